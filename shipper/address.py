@@ -1,0 +1,87 @@
+"""Where the telemetry-processor is: the base URL, and which prefix really answers.
+
+The processor's routes stand under `/v1`; its client's documented default says `/api/v1`. When the
+given base answers 404 the other prefix is tried once, and whichever worked is said and kept.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping
+from urllib.parse import urlsplit, urlunsplit
+
+from shipper.errors import Unreachable
+from shipper.http import Poster
+from shipper.outcome import Answer, Outcome, classify, classify_failure
+from spooler.spool.identity import Identity
+
+log = logging.getLogger(__name__)
+
+_PREFIXES = ("/api/v1", "/v1")
+
+
+class Address:
+    """Posts to the processor under the prefix that answers.
+
+    `base_url` is the operator's choice; where it is empty, the URL that the training process
+    recorded is used for its own records.
+    """
+
+    def __init__(self, base_url: str, poster: Poster) -> None:
+        self._base_url = base_url
+        self._poster = poster
+        self._working: dict[str, str] = {}
+        self._lock = threading.Lock()
+
+    def send(
+        self,
+        identity: Identity,
+        path: str,
+        body: bytes,
+        headers: Mapping[str, str],
+        *,
+        items: int | None,
+        tries: int,
+    ) -> Outcome:
+        """Post to `path` below the base and judge what comes back."""
+        given = (self._base_url or identity.api_base_url).rstrip("/")
+        if not given:
+            return classify_failure(
+                Unreachable("no-url", "no --processor-url, and the job recorded none", sent=False),
+                tries=tries,
+            )
+        base = self._working.get(given, given)
+        try:
+            answer = self._poster.post(base + path, body, headers)
+            if answer.status == 404:
+                answer = self._try_other(given, base, path, body, headers) or answer
+        except Unreachable as failure:
+            return classify_failure(failure, tries=tries)
+        return classify(answer, items=items, tries=tries)
+
+    def _try_other(
+        self, given: str, base: str, path: str, body: bytes, headers: Mapping[str, str]
+    ) -> Answer | None:
+        other = other_prefix(base)
+        if other is None:
+            return None
+        answer = self._poster.post(other + path, body, headers)
+        if answer.status == 404:
+            return None
+        with self._lock:
+            self._working[given] = other
+        log.warning("%s answers 404, %s answers: using the latter", base, other)
+        return answer
+
+
+def other_prefix(base: str) -> str | None:
+    """The same host under the other known prefix; None for a path that is neither nor empty."""
+    parts = urlsplit(base)
+    path = parts.path.rstrip("/")
+    for prefix, other in (_PREFIXES, _PREFIXES[::-1]):
+        if path.endswith(prefix) and not (prefix == "/v1" and path.endswith("/api/v1")):
+            return urlunsplit(parts._replace(path=path[: -len(prefix)] + other))
+    if not path:
+        return urlunsplit(parts._replace(path="/v1"))
+    return None

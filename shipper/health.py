@@ -1,0 +1,55 @@
+"""Whether a sink or a workload takes data now, and when to try again; said once per change."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+from shipper.delivery import Patience
+from shipper.outcome import Outcome
+
+log = logging.getLogger(__name__)
+
+
+class Health:
+    """The state of one way out; safe for several threads."""
+
+    def __init__(self, name: str, now: Callable[[], float]) -> None:
+        self.name = name
+        self.trouble: Outcome | None = None  # what is wrong at present
+        self.ready_at = 0.0  # monotonic seconds before which there is no use in trying
+        self._patience = Patience()
+        self._now = now
+        self._lock = threading.Lock()
+
+    def failed(self, outcome: Outcome) -> float:
+        """Note a failure; return the seconds to wait. Failures of one moment count once."""
+        with self._lock:
+            now = self._now()
+            if now < self.ready_at:
+                return self.ready_at - now
+            wait = self._patience.failed(alarm=outcome.alarm, retry_after=outcome.retry_after)
+            self.ready_at = now + wait
+            changed = self.trouble is None or self.trouble.reason != outcome.reason
+            self.trouble = outcome
+        if changed:
+            say = log.error if outcome.alarm else log.warning
+            say(
+                "%s: %s (%s); everything is kept and sent when it works again",
+                self.name,
+                outcome.reason,
+                outcome.detail,
+            )
+        else:
+            log.debug("%s: %s again, next try in %.1f s", self.name, outcome.reason, wait)
+        return wait
+
+    def succeeded(self) -> None:
+        """Note a success; whatever was wrong is over."""
+        with self._lock:
+            trouble, self.trouble = self.trouble, None
+            self._patience.succeeded()
+            self.ready_at = 0.0
+        if trouble is not None:
+            log.info("%s: works again after %s", self.name, trouble.reason)

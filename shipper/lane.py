@@ -1,0 +1,153 @@
+"""One workload on its way to one sink: its spools share one request at a time, in fair turns.
+
+The receiver's rows are shared by all ranks and runs of a workload, so two requests for it at once
+would lose updates; another workload's requests need not wait for it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from shipper.errors import ShipperError
+from shipper.health import Health
+from shipper.outcome import Outcome, Verdict
+from shipper.pipeline import Progress, Route
+from spooler.errors import SpoolError
+
+log = logging.getLogger(__name__)
+
+TURN_SECONDS = 0.5
+# A spool that cannot be read is looked at again after this many seconds.
+TROUBLE_SECONDS = 30.0
+
+
+@dataclass(kw_only=True)
+class _Place:
+    """A route in the lane: when it is due, and whether it has nothing more to give."""
+
+    route: Route
+    due: float
+    caught_up: bool = False
+    finished: bool = False
+    said: str = ""
+
+
+class Lane:
+    """The spools of one workload for one sink. `turn` is called by one thread at a time."""
+
+    def __init__(
+        self, *, key: str, sink_health: Health, flush_all: bool, now: Callable[[], float]
+    ) -> None:
+        self.key = key
+        self.health = Health(f"{sink_health.name}, workload {key}", now)
+        self._sink = sink_health
+        self._flush_all = flush_all
+        self._now = now
+        self._places: dict[str, _Place] = {}
+        self._lock = threading.Lock()
+
+    def add(self, route: Route) -> None:
+        """Take a spool in; it is due at once."""
+        with self._lock:
+            self._places[route.identity.spool] = _Place(route=route, due=self._now())
+
+    def routes(self) -> list[Route]:
+        """Every route here."""
+        with self._lock:
+            return [place.route for place in self._places.values()]
+
+    def remove(self, spool: str) -> None:
+        """Forget a spool that has been deleted."""
+        with self._lock:
+            self._places.pop(spool, None)
+
+    def due(self) -> float:
+        """Monotonic time of the next turn worth taking; infinity when there is none."""
+        with self._lock:
+            dues = [place.due for place in self._places.values() if not place.finished]
+        if not dues:
+            return float("inf")
+        return max(min(dues), self._sink.ready_at, self.health.ready_at)
+
+    def caught_up(self) -> bool:
+        """Whether every spool here has been seen to its end with nothing left to send."""
+        with self._lock:
+            return all(place.caught_up for place in self._places.values())
+
+    def rest(self) -> None:
+        """Leave the whole lane alone for a while, after a fault that nobody foresaw."""
+        with self._lock:
+            for place in self._places.values():
+                place.due = self._now() + TROUBLE_SECONDS
+
+    def turn(self) -> None:
+        """Give the spool that is due longest one turn."""
+        with self._lock:
+            waiting = [place for place in self._places.values() if not place.finished]
+        if not waiting:
+            return
+        place = min(waiting, key=lambda place: place.due)
+        route = place.route
+        try:
+            if self._is_idle(place):
+                place.due = self._now() + route.flush_seconds
+                return
+            owned = route.reader.is_owned()
+            progress = route.turn(
+                now=self._now,
+                until=self._now() + TURN_SECONDS,
+                owned=owned,
+                flush_all=self._flush_all,
+            )
+        except (SpoolError, ShipperError, OSError) as error:
+            self._in_trouble(place, error)
+            return
+        self._note(place, progress, owned)
+
+    def _is_idle(self, place: _Place) -> bool:
+        """Nothing new in a spool that was read to its end while its writer lives."""
+        return (
+            place.caught_up and not place.route.reader.has_news() and place.route.reader.is_owned()
+        )
+
+    def _note(self, place: _Place, progress: Progress, owned: bool) -> None:
+        now = self._now()
+        if progress.failure is not None:
+            place.caught_up = False
+            self._note_failure(progress.failure)
+            place.due = now
+            return
+        if place.route.take_delivered():
+            self._sink.succeeded()
+            self.health.succeeded()
+        place.caught_up = progress.at_end
+        place.finished = progress.at_end and not owned
+        if progress.more:
+            place.due = now
+        elif progress.wait is not None:
+            place.due = now + min(progress.wait, place.route.flush_seconds)
+        else:
+            place.due = now + place.route.flush_seconds
+
+    def _note_failure(self, outcome: Outcome) -> None:
+        if outcome.verdict is Verdict.RETRY and outcome.scope == "sink":
+            self._sink.failed(outcome)
+        else:
+            self.health.failed(outcome)
+
+    def _in_trouble(self, place: _Place, error: Exception) -> None:
+        """This spool cannot be read, or its progress not be written down; the others go on."""
+        place.caught_up = False
+        place.due = self._now() + TROUBLE_SECONDS
+        text = str(error)
+        if text != place.said:
+            place.said = text
+            log.error(
+                "%s: %s; it is left as it is and tried again every %.0f s",
+                place.route.reader.directory,
+                text,
+                TROUBLE_SECONDS,
+            )

@@ -1,0 +1,254 @@
+"""One spool on its way to one sink: read, plan, send, acknowledge. The whole way out is here.
+
+The order of two lines is the guarantee: `sink.send` returns delivered, then the ledger is written.
+A death between the two repeats one request and loses nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from shipper.batcher import Refused
+from shipper.config import Config
+from shipper.ledger import DeadLetter, Ledger, Position
+from shipper.outcome import Outcome, Verdict
+from shipper.sinks import Parcel, Sink, Stretch
+from spooler.spool.identity import Identity
+from spooler.spool.reader import Chunk, Reader, Stored
+
+log = logging.getLogger(__name__)
+
+# Records read at once: enough for several requests, little enough for a thousand spools.
+READ_RECORDS = 500
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Progress:
+    """How a turn ended.
+
+    `failure` is set when a parcel was not delivered and has to be tried again; `more` when there
+    is work left that could go on at once; `wait` seconds until held steps are due.
+    """
+
+    more: bool = False
+    failure: Outcome | None = None
+    wait: float | None = None
+    at_end: bool = False
+
+
+class Route:
+    """The state of one spool for one sink; used by one thread at a time."""
+
+    def __init__(
+        self,
+        *,
+        reader: Reader,
+        identity: Identity,
+        sink: Sink,
+        ledger: Ledger,
+        config: Config,
+    ) -> None:
+        self.reader = reader
+        self.identity = identity
+        self.sink = sink
+        self._ledger = ledger
+        self.flush_seconds = config.seconds_to_flush(identity)
+        self.position = ledger.position(identity.spool, sink.name)
+        self._delivered = 0
+        self._parcels: deque[Parcel] = deque()
+        self._split = False  # the parcels are halves of one that was refused
+        self._through = self.position.seq
+        self._held: tuple[int, ...] = ()
+        self._since: dict[int, float] = {}  # held step -> monotonic seconds when first seen
+        self._bodies: dict[int, Stored] = {}
+        self._tries = (0, 0)  # first seq of the parcel in hand, attempts at it
+        self._at_end = False
+
+    def turn(
+        self, *, now: Callable[[], float], until: float, owned: bool, flush_all: bool
+    ) -> Progress:
+        """Move on until monotonic time `until`, the end of the spool, or a failure.
+
+        `owned` tells whether the writer was alive before this turn; `flush_all` sends open steps
+        without waiting for their next part.
+        """
+        try:
+            while True:
+                before = self.position
+                if not self._parcels:
+                    self._load(now(), ended=flush_all or not owned)
+                failure = self._deliver_all(now, until)
+                if failure is not None:
+                    return Progress(failure=failure)
+                if self._at_end and not self._parcels:
+                    return Progress(wait=self._wait(now()), at_end=not self._held)
+                if now() >= until:
+                    return Progress(more=True)
+                if self.position == before:
+                    # The whole stretch waits for one open step: come back when that is due.
+                    return Progress(wait=self._wait(now()))
+        finally:
+            self._drop_ballast()
+
+    def take_delivered(self) -> int:
+        """Records delivered since the last call."""
+        delivered, self._delivered = self._delivered, 0
+        return delivered
+
+    def _drop_ballast(self) -> None:
+        """Between turns keep nothing that can be read again: there may be a thousand routes."""
+        if self._split:
+            return
+        self._parcels.clear()
+        self._bodies = {}
+
+    # --- in ---------------------------------------------------------------------------------------
+
+    def _load(self, now: float, *, ended: bool) -> None:
+        """Read the next stretch and plan it; settle at once what needs no sending."""
+        chunk = self.reader.read(self.position.seq, READ_RECORDS)
+        self._note_damage(chunk)
+        plan = self.sink.plan(
+            Stretch(
+                identity=self.identity,
+                records=chunk.records,
+                ahead=self.position.ahead,
+                ended=ended and chunk.at_end,
+                waited=frozenset(
+                    seq for seq, since in self._since.items() if now - since >= self.flush_seconds
+                ),
+            )
+        )
+        self._bury(plan.refused)
+        self._parcels.extend(plan.parcels)
+        self._through = chunk.through
+        self._at_end = chunk.at_end
+        self._held = plan.held
+        self._since = {seq: self._since.get(seq, now) for seq in plan.held}
+        self._bodies = {stored.seq: stored for stored in chunk.records}
+        if not self._parcels:
+            self._settle(None, delivered=0, requests=0)
+
+    def _wait(self, now: float) -> float | None:
+        if not self._since:
+            return None
+        return max(0.0, min(self._since.values()) + self.flush_seconds - now)
+
+    # --- out --------------------------------------------------------------------------------------
+
+    def _deliver_all(self, now: Callable[[], float], until: float) -> Outcome | None:
+        while self._parcels:
+            failure = self._deliver(self._parcels[0])
+            if failure is not None:
+                return failure
+            if now() >= until:
+                break
+        self._split = self._split and bool(self._parcels)
+        return None
+
+    def _deliver(self, parcel: Parcel) -> Outcome | None:
+        """Send one parcel and settle it; the outcome if it must be tried again."""
+        tries = self._tries[1] + 1 if self._tries[0] == parcel.first else 1
+        self._tries = (parcel.first, tries)
+        outcome = self.sink.send(parcel, self.identity, tries)
+        if outcome.verdict is Verdict.DELIVERED:
+            if outcome.reason != "delivered":
+                log.info("%s to %s: %s", self.identity.spool, self.sink.name, outcome.detail)
+            self._parcels.popleft()
+            self._settle(parcel, delivered=len(parcel.seqs), requests=1)
+            self._delivered += len(parcel.seqs)
+            return None
+        if outcome.verdict is Verdict.SPLIT:
+            halves = parcel.halves()
+            if halves is not None:
+                self._parcels.popleft()
+                self._parcels.extendleft(reversed(halves))
+                self._split = True
+                self._tries = (0, 0)
+                return None
+            if outcome.ambiguous:
+                return outcome
+        if outcome.verdict is Verdict.RETRY:
+            return outcome
+        self._give_up(parcel, outcome)
+        return None
+
+    def _give_up(self, parcel: Parcel, outcome: Outcome) -> None:
+        """Keep the records of a refused parcel as dead letters and go past them."""
+        self._bury(
+            [
+                Refused(stored=self._bodies[seq], reason=outcome.reason, detail=outcome.detail)
+                for seq in parcel.seqs
+            ]
+        )
+        self._parcels.popleft()
+        self._settle(parcel, delivered=0, requests=1)
+
+    def _settle(self, parcel: Parcel | None, *, delivered: int, requests: int) -> None:
+        """Write down how far this sink is, now that `parcel` is settled."""
+        remaining = [p.first for p in self._parcels]
+        remaining.extend(self._held)
+        seq = min(remaining) - 1 if remaining else self._through
+        ahead = dict(self.position.ahead)
+        if parcel is not None:
+            ahead[parcel.run] = parcel.last
+        position = Position(seq=seq, ahead={run: last for run, last in ahead.items() if last > seq})
+        if position == self.position:
+            return
+        self._ledger.acknowledge(
+            self.identity.spool, self.sink.name, position, delivered=delivered, requests=requests
+        )
+        self.position = position
+
+    # --- what cannot be sent ----------------------------------------------------------------------
+
+    def _bury(self, refused: Sequence[Refused]) -> None:
+        """Keep refused records; one line in the log for all of them."""
+        if not refused:
+            return
+        for one in refused:
+            self._ledger.bury(
+                DeadLetter(
+                    spool=self.identity.spool,
+                    sink=self.sink.name,
+                    seq=one.stored.seq,
+                    kind=one.stored.kind,
+                    body=one.stored.body,
+                    reason=one.reason,
+                    detail=one.detail,
+                )
+            )
+        first, last = refused[0], refused[-1]
+        log.error(
+            "%s: %d records (%d to %d) are refused by %s for good (%s: %s); they are kept as dead"
+            " letters in %s",
+            self.reader.directory,
+            len(refused),
+            first.stored.seq,
+            last.stored.seq,
+            self.sink.name,
+            first.reason,
+            first.detail,
+            self._ledger.directory,
+        )
+
+    def _note_damage(self, chunk: Chunk) -> None:
+        for damage in chunk.damage:
+            log.error(
+                "%s: records %d to %d cannot be read (%s); the ones after them are shipped",
+                damage.path,
+                damage.first,
+                damage.last,
+                damage.reason,
+            )
+            self._ledger.note_damage(
+                self.identity.spool,
+                self.sink.name,
+                first=damage.first,
+                last=damage.last,
+                path=damage.path,
+                reason=damage.reason,
+            )

@@ -1,0 +1,346 @@
+"""The life of the service: finds spools, gives lanes their turns, tidies up, ends when told to."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+import spooler
+from shipper.address import Address
+from shipper.config import Config
+from shipper.discovery import find_spools
+from shipper.health import Health
+from shipper.http import Poster
+from shipper.lane import Lane
+from shipper.ledger import Ledger
+from shipper.pipeline import Route
+from shipper.retention import Kept, to_delete
+from shipper.sinks import REGISTRY, Sink
+from shipper.watch import Watch
+from spooler.errors import NewerFormat, SpoolError
+from spooler.spool.identity import Identity
+from spooler.spool.reader import Reader
+
+log = logging.getLogger(__name__)
+
+# SIGTERM promises an end within ten seconds; a request may take longer than its share of them.
+STOP_SECONDS = 8.0
+TIDY_SECONDS = 10.0
+# A spool folder is made a moment before its first segment.
+NEW_SPOOL_SECONDS = 0.2
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Spool:
+    reader: Reader
+    identity: Identity
+
+
+class Service:
+    """Ships everything under `config.spool` until `stop`; see `run` and `ship_once`."""
+
+    def __init__(self, config: Config, *, once: bool = False) -> None:
+        self._config = config
+        self._once = once
+        self._ledger = Ledger(config.state)
+        self._now = time.monotonic
+        self._condition = threading.Condition()
+        self._stopping = False
+        self._look = True  # the root is worth a walk
+        self._looked = 0.0
+        self._tidied = self._now()
+        self._spools: dict[str, _Spool] = {}
+        self._withheld: set[str] = set()
+        self._said: dict[str, str] = {}
+        self._unreadable: dict[str, str] = {}
+        self._lanes: dict[tuple[str, str], Lane] = {}
+        self._busy: set[tuple[str, str]] = set()
+        self._sinks = _build_sinks(config)
+        self._health = {name: Health(name, self._now) for name in self._sinks}
+
+    # --- for whoever runs it ----------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Ship until `stop` is called; returns within `STOP_SECONDS` of that."""
+        log.info("shipping %s, state in %s", self._config.spool, self._config.state)
+        watch = Watch(self._config.spool, self.look) if self._config.spool.is_dir() else None
+        workers = self._start_workers()
+        try:
+            while not self._stopping:
+                if watch is None and self._config.spool.is_dir():
+                    watch = Watch(self._config.spool, self.look)
+                self._discover_if_due()
+                self._tidy_if_due()
+                if self._once and self._is_done():
+                    break
+                self._pause()
+        finally:
+            self.stop()
+            if watch is not None:
+                watch.stop()
+            self._end(workers)
+
+    def stop(self) -> None:
+        """End soon; safe from any thread and from a signal handler's."""
+        self._stopping = True
+        with self._condition:
+            self._condition.notify_all()
+
+    def look(self) -> None:
+        """Walk the root now: something has appeared there."""
+        self._look = True
+        with self._condition:
+            self._condition.notify_all()
+
+    def pending(self) -> list[str]:
+        """One line for each spool and sink that still has something to send, and why."""
+        lines = [f"{path}: {text}" for path, text in sorted(self._unreadable.items())]
+        for (sink, _), lane in sorted(self._lanes.items()):
+            for route in lane.routes():
+                last = route.reader.last_seq()
+                if last > route.position.seq:
+                    trouble = self._health[sink].trouble or lane.health.trouble
+                    why = f" ({trouble.reason}: {trouble.detail})" if trouble else ""
+                    lines.append(
+                        f"{route.reader.directory}: {last - route.position.seq} records for"
+                        f" {sink}{why}"
+                    )
+        return lines
+
+    # --- finding spools ---------------------------------------------------------------------------
+
+    def _discover_if_due(self) -> None:
+        if not self._look and self._now() - self._looked < self._config.rescan_seconds:
+            return
+        self._look = False
+        self._looked = self._now()
+        if not self._config.spool.is_dir():
+            self._say_once(
+                str(self._config.spool), "is not there yet; waiting for the first job to make it"
+            )
+            return
+        self._unreadable.clear()
+        for directory in find_spools(self._config.spool):
+            if directory.name not in self._spools:
+                self._take_in(directory)
+
+    def _take_in(self, directory: Path) -> None:
+        reader = Reader(directory)
+        if not reader.segments():
+            if reader.is_owned():
+                self._looked = self._now() - self._config.rescan_seconds + NEW_SPOOL_SECONDS
+            return
+        try:
+            identity = reader.identity()
+        except (SpoolError, OSError) as error:
+            self._unreadable[str(directory)] = f"cannot be read: {error}"
+            hint = "" if isinstance(error, NewerFormat) else "; it is left untouched"
+            self._say_once(str(directory), f"cannot be read: {error}{hint}")
+            return
+        self._spools[identity.spool] = _Spool(reader=reader, identity=identity)
+        if not (self._config.api_reporting and identity.api_reporting):
+            self._withheld.add(identity.spool)
+            log.info("%s: reporting is switched off for it; recorded, not shipped", directory)
+            return
+        log.info("%s: shipping (%s)", directory, workload_key(identity))
+        for sink in self._sinks.values():
+            self._open_route(sink, reader, identity)
+
+    def _open_route(self, sink: Sink, reader: Reader, identity: Identity) -> None:
+        key = (sink.name, workload_key(identity))
+        lane = self._lanes.get(key)
+        if lane is None:
+            lane = Lane(
+                key=key[1],
+                sink_health=self._health[sink.name],
+                flush_all=self._once,
+                now=self._now,
+            )
+        lane.add(
+            Route(
+                reader=Reader(reader.directory),
+                identity=identity,
+                sink=sink,
+                ledger=self._ledger,
+                config=self._config,
+            )
+        )
+        with self._condition:
+            self._lanes[key] = lane
+            self._condition.notify_all()
+
+    def _say_once(self, path: str, text: str) -> None:
+        if self._said.get(path) != text:
+            self._said[path] = text
+            log.warning("%s %s", path, text)
+
+    # --- turns ------------------------------------------------------------------------------------
+
+    def _start_workers(self) -> list[threading.Thread]:
+        workers = [
+            threading.Thread(target=self._work, name=f"worker-{number}", daemon=True)
+            for number in range(self._config.workers)
+        ]
+        for worker in workers:
+            worker.start()
+        return workers
+
+    def _work(self) -> None:
+        while True:
+            key = self._next_lane()
+            if key is None:
+                return
+            try:
+                self._lanes[key].turn()
+            except Exception:
+                # A fault of ours in one lane must not end the thread all lanes share.
+                log.exception("lane %s of %s: unexpected; it is tried again", key[1], key[0])
+                self._lanes[key].rest()
+            finally:
+                with self._condition:
+                    self._busy.discard(key)
+                    self._condition.notify_all()
+
+    def _next_lane(self) -> tuple[str, str] | None:
+        """Wait for the lane that is due longest and take it; None when the service ends."""
+        with self._condition:
+            while not self._stopping:
+                now = self._now()
+                dues = {k: lane.due() for k, lane in self._lanes.items() if k not in self._busy}
+                key = min(dues, key=dues.__getitem__, default=None)
+                if key is not None and dues[key] <= now:
+                    self._busy.add(key)
+                    return key
+                wait = self._config.rescan_seconds if key is None else dues[key] - now
+                self._condition.wait(min(max(wait, 0.001), self._config.rescan_seconds))
+        return None
+
+    def _pause(self) -> None:
+        """Let the main thread sleep until the next walk or tidying, or until it is told."""
+        with self._condition:
+            if self._stopping or self._look or (self._once and self._is_done()):
+                return
+            due = self._looked + self._config.rescan_seconds - self._now()
+            self._condition.wait(max(0.001, min(due, TIDY_SECONDS, 1.0 if self._once else due)))
+
+    def _is_done(self) -> bool:
+        return (
+            not self._look
+            and not self._busy
+            and all(lane.caught_up() for lane in self._lanes.values())
+        )
+
+    def _end(self, workers: list[threading.Thread]) -> None:
+        deadline = self._now() + STOP_SECONDS
+        for worker in workers:
+            worker.join(max(0.0, deadline - self._now()))
+        late = [worker.name for worker in workers if worker.is_alive()]
+        if late:
+            log.warning("a request is still under way; its records stay pending and are sent again")
+            return
+        self._tidy()
+        self._ledger.close()
+        log.info("stopped; positions are saved in %s", self._config.state)
+
+    # --- tidying up -------------------------------------------------------------------------------
+
+    def _tidy_if_due(self) -> None:
+        if self._now() - self._tidied >= TIDY_SECONDS:
+            self._tidied = self._now()
+            self._tidy()
+
+    def _tidy(self) -> None:
+        """Delete delivered segments that retention does not keep, and ended spools with them."""
+        kept: list[Kept] = []
+        for spool_id in sorted(self._spools.keys() - self._withheld):
+            try:
+                kept.extend(self._delivered_segments(spool_id))
+            except (SpoolError, OSError) as error:
+                log.debug("%s: not tidied: %s", self._spools[spool_id].reader.directory, error)
+        doomed = to_delete(
+            kept, max_seconds=self._config.retain_seconds, max_bytes=self._config.retain_bytes
+        )
+        for segment in doomed:
+            self._delete(segment)
+
+    def _delivered_segments(self, spool_id: str) -> list[Kept]:
+        spool = self._spools[spool_id]
+        routes = [
+            route
+            for lane in self._lanes.values()
+            for route in lane.routes()
+            if route.identity.spool == spool_id
+        ]
+        through = min((route.position.seq for route in routes), default=0)
+        reader, now = spool.reader, time.time()
+        save = self._config.save_local and spool.identity.save_local
+        numbers: list[int | None] = list(reader.complete_through(through))
+        if not reader.is_owned() and reader.is_exhausted(through):
+            numbers = [None]
+        return [
+            Kept(
+                spool=spool_id,
+                number=number,
+                bytes=sum(reader.segment_bytes(n) for n in _numbers(reader, number)),
+                age=max(0.0, min(reader.segment_age(n, now) for n in _numbers(reader, number))),
+                save=save,
+            )
+            for number in numbers
+            if _numbers(reader, number)
+        ]
+
+    def _delete(self, segment: Kept) -> None:
+        reader = self._spools[segment.spool].reader
+        try:
+            if segment.number is None:
+                reader.delete_spool()
+                for lane in self._lanes.values():
+                    lane.remove(segment.spool)
+                del self._spools[segment.spool]
+                self._ledger.forget(segment.spool)
+            else:
+                reader.delete_segment(segment.number)
+        except OSError as error:
+            self._say_once(str(reader.directory), f"cannot be deleted: {error}")
+            return
+        log.debug("%s: delivered, deleted %s", reader.directory, segment.number or "all of it")
+
+
+def workload_key(identity: Identity) -> str:
+    """What the receiver's rows are shared by: the workload, else the pod, else the spool alone."""
+    return identity.workload_uid or identity.pod_name or identity.spool
+
+
+def ship_once(config: Config, *, timeout: float) -> list[str]:
+    """Ship everything that is there; return what is still pending after `timeout` seconds."""
+    service = Service(config, once=True)
+    timer = threading.Timer(timeout, service.stop)
+    timer.daemon = True
+    timer.start()
+    try:
+        service.run()
+    finally:
+        timer.cancel()
+    return service.pending()
+
+
+def _numbers(reader: Reader, number: int | None) -> list[int]:
+    return reader.segments() if number is None else [number]
+
+
+def _build_sinks(config: Config) -> dict[str, Sink]:
+    poster = Poster(
+        user_agent=f"lens-ship/{spooler.__version__}",
+        connect_seconds=config.connect_timeout,
+        read_seconds=config.read_timeout,
+    )
+    address = Address(config.processor_url, poster)
+    sinks: dict[str, Sink] = {}
+    for name, place in REGISTRY.items():
+        module, _, attribute = place.partition(":")
+        sinks[name] = getattr(import_module(module), attribute)(config, address)
+    return sinks

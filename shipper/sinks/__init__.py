@@ -1,0 +1,84 @@
+"""Sinks: where records go.
+
+A sink is one file and one line in `REGISTRY`. It says what of a stretch of a spool it takes and
+turns that into parcels (`plan`, pure), and sends one parcel (`send`), returning an `Outcome`: it
+never raises for anything that a receiver or the network does. ``DELIVERED`` means that the receiver
+has said that it has the data. Sinks are independent: each has its own position in every spool, and
+none knows another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from shipper.batcher import Refused
+from shipper.outcome import Outcome
+from spooler.spool.identity import Identity
+from spooler.spool.reader import Stored
+
+REGISTRY: dict[str, str] = {
+    "processor": "shipper.sinks.processor:ProcessorSink",
+    "processor-detection": "shipper.sinks.processor_detection:ProcessorDetectionSink",
+}
+
+
+class Parcel(Protocol):
+    """What a sink sends at once: some records of one run, in order."""
+
+    @property
+    def run(self) -> str:
+        """The run whose records these are."""
+
+    @property
+    def first(self) -> int:
+        """Seq of the first record in it."""
+
+    @property
+    def last(self) -> int:
+        """Seq of the last record in it."""
+
+    @property
+    def seqs(self) -> tuple[int, ...]:
+        """Seqs of all records in it."""
+
+    def halves(self) -> tuple[Parcel, Parcel] | None:
+        """Two parcels that together are this one, or None when it is the smallest possible."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stretch:
+    """Consecutive records of one spool, read from a sink's position on."""
+
+    identity: Identity
+    records: tuple[Stored, ...]
+    ahead: Mapping[str, int]  # run -> seq up to which it is settled beyond the position
+    ended: bool  # nothing will follow these records
+    waited: frozenset[int]  # first seqs of open steps that have been held back long enough
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """What is to become of a stretch.
+
+    `held` are the first seqs of what must wait for its next part; `notes` counts what is worth
+    counting by name (points left out, for instance).
+    """
+
+    parcels: tuple[Parcel, ...]
+    held: tuple[int, ...] = ()
+    refused: tuple[Refused, ...] = ()
+    notes: Mapping[str, int] = field(default_factory=dict)
+
+
+class Sink(Protocol):
+    """The contract of a sink; one instance serves all spools and threads."""
+
+    name: str
+
+    def plan(self, stretch: Stretch) -> Plan:
+        """Turn records into parcels. Pure."""
+
+    def send(self, parcel: Any, identity: Identity, tries: int) -> Outcome:
+        """Send one of its own parcels; `tries` counts the attempts at it, this one included."""

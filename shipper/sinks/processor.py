@@ -1,0 +1,112 @@
+"""Training metrics to the telemetry-processor: whole steps, in order, one request at a time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from shipper import wire
+from shipper.address import Address
+from shipper.batcher import Refused, Step, collect_steps
+from shipper.config import Config
+from shipper.outcome import Outcome
+from shipper.sinks import Plan, Stretch
+from spooler.spool.identity import Identity
+from spooler.spool.reader import Stored
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepParcel:
+    """Steps of one run that go out in one request."""
+
+    request: wire.Request
+
+    @property
+    def run(self) -> str:
+        """The run whose steps these are."""
+        return self.request.run
+
+    @property
+    def first(self) -> int:
+        """Seq of the first record in it."""
+        return self.request.first
+
+    @property
+    def last(self) -> int:
+        """Seq of the last record in it."""
+        return self.request.last
+
+    @property
+    def seqs(self) -> tuple[int, ...]:
+        """Seqs of all records in it."""
+        return tuple(seq for step in self.request.steps for seq in step.seqs)
+
+    def halves(self) -> tuple[StepParcel, StepParcel] | None:
+        """Two parcels of half the steps each, or None for a single step."""
+        if len(self.request.steps) < 2:
+            return None
+        one, other = self.request.halves()
+        return StepParcel(request=one), StepParcel(request=other)
+
+
+class ProcessorSink:
+    """See the module."""
+
+    name = "processor"
+
+    def __init__(self, config: Config, address: Address) -> None:
+        self._config = config
+        self._address = address
+        self._options = wire.Options(
+            numbers_only=config.numbers_only, rank_prefix=config.rank_prefix
+        )
+
+    def plan(self, stretch: Stretch) -> Plan:
+        """Complete steps become requests; open ones wait unless it has been long enough."""
+        steps = collect_steps(stretch.records, stretch.ahead)
+        ripe = [s for s in steps.open if stretch.ended or s.first in stretch.waited]
+        held = tuple(s.first for s in steps.open if not stretch.ended and s not in ripe)
+        going = sorted([*steps.complete, *ripe], key=lambda step: step.first)
+        refused = list(steps.refused)
+        encoded = []
+        by_seq = {stored.seq: stored for stored in stretch.records}
+        for step in going:
+            problem = wire.problem(step)
+            if problem:
+                refused.extend(_refuse(step, by_seq, problem))
+                continue
+            encoded.append(wire.encode_step(step, stretch.identity, self._options))
+        requests = wire.group(
+            (step for step in encoded if step.items),
+            max_steps=self._config.steps_per_request(stretch.identity),
+            max_bytes=self._config.request_bytes,
+        )
+        return Plan(
+            parcels=tuple(StepParcel(request=request) for request in requests),
+            held=held,
+            refused=tuple(refused),
+            notes={
+                "nonfinite": sum(step.nonfinite for step in encoded),
+                "left_out": sum(step.left_out for step in encoded),
+                "empty": sum(1 for step in encoded if not step.items),
+            },
+        )
+
+    def send(self, parcel: StepParcel, identity: Identity, tries: int) -> Outcome:
+        """Post one request."""
+        request = parcel.request
+        return self._address.send(
+            identity,
+            request.path,
+            wire.body(request, identity),
+            wire.records_header(identity, self.name, parcel.first, parcel.last),
+            items=request.items,
+            tries=tries,
+        )
+
+
+def _refuse(step: Step, by_seq: dict[int, Stored], problem: str) -> list[Refused]:
+    return [
+        Refused(stored=by_seq[seq], reason="unsendable", detail=problem)
+        for seq in step.seqs
+        if seq in by_seq
+    ]

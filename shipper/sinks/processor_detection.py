@@ -1,0 +1,98 @@
+"""Detection evidence to the telemetry-processor: one request each, never in the way of metrics.
+
+The processor asks an advisor behind it and may take two minutes over that, which is why detections
+have a sink, and so a position and a pace, of their own. They are best effort: after a few refusals
+that are not the network's doing, a detection becomes a dead letter.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from shipper import wire
+from shipper.address import Address
+from shipper.batcher import Refused
+from shipper.config import Config
+from shipper.outcome import Outcome, Verdict
+from shipper.sinks import Plan, Stretch
+from spooler.errors import BodyUnreadable
+from spooler.spool import codec
+from spooler.spool.identity import Identity
+from spooler.spool.reader import Stored
+
+TRIES = 8
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DetectionParcel:
+    """One detection."""
+
+    run: str
+    seq: int
+    body: bytes
+
+    @property
+    def first(self) -> int:
+        """Seq of the record."""
+        return self.seq
+
+    @property
+    def last(self) -> int:
+        """Seq of the record."""
+        return self.seq
+
+    @property
+    def seqs(self) -> tuple[int, ...]:
+        """Seq of the record."""
+        return (self.seq,)
+
+    def halves(self) -> None:
+        """A detection cannot be split."""
+        return
+
+
+class ProcessorDetectionSink:
+    """See the module."""
+
+    name = "processor-detection"
+
+    def __init__(self, config: Config, address: Address) -> None:
+        self._address = address
+
+    def plan(self, stretch: Stretch) -> Plan:
+        """Every detection is a parcel."""
+        parcels: list[DetectionParcel] = []
+        refused: list[Refused] = []
+        for stored in stretch.records:
+            if stored.kind != "detection":
+                continue
+            try:
+                parcels.append(_parcel(stored, stretch.identity))
+            except (BodyUnreadable, KeyError) as error:
+                refused.append(Refused(stored=stored, reason="unreadable", detail=str(error)))
+        return Plan(
+            parcels=tuple(p for p in parcels if stretch.ahead.get(p.run, 0) < p.seq),
+            refused=tuple(refused),
+        )
+
+    def send(self, parcel: DetectionParcel, identity: Identity, tries: int) -> Outcome:
+        """Post one detection."""
+        outcome = self._address.send(
+            identity,
+            "/wandb/detection",
+            parcel.body,
+            wire.records_header(identity, self.name, parcel.first, parcel.last),
+            items=None,
+            tries=tries,
+        )
+        given_up = outcome.scope == "workload" and tries >= TRIES
+        if outcome.verdict in (Verdict.RETRY, Verdict.SPLIT) and given_up:
+            return replace(outcome, verdict=Verdict.DEAD)
+        return outcome
+
+
+def _parcel(stored: Stored, identity: Identity) -> DetectionParcel:
+    record = codec.unpack(stored.body)
+    return DetectionParcel(
+        run=str(record["run"]), seq=stored.seq, body=wire.detection_body(record, identity)
+    )

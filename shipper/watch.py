@@ -1,0 +1,70 @@
+"""Tells when something appears under the spool root; the only importer of watchdog.
+
+Only the making, moving and removing of files is watched: a training process writes its log many
+times a second, and waking for that would cost more than looking once per flush interval.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from watchdog.events import (
+    DirCreatedEvent,
+    DirMovedEvent,
+    FileCreatedEvent,
+    FileMovedEvent,
+    FileSystemEvent,
+    FileSystemEventHandler,
+)
+from watchdog.observers import Observer
+
+log = logging.getLogger(__name__)
+
+_EVENTS: list[type[FileSystemEvent]] = [
+    DirCreatedEvent,
+    DirMovedEvent,
+    FileCreatedEvent,
+    FileMovedEvent,
+]
+
+
+class Watch:
+    """Calls `notice` when a folder or file appears anywhere below `root`, until stopped.
+
+    Where the kernel refuses (too many watches, a file system without notices) it says so once, and
+    the periodic walk of the root finds new spools instead.
+    """
+
+    def __init__(self, root: Path, notice: Callable[[], None]) -> None:
+        self._observer = Observer()
+        self._started = False
+        try:
+            self._observer.schedule(
+                _Handler(notice), str(root), recursive=True, event_filter=_EVENTS
+            )
+            self._observer.start()
+            self._started = True
+        except OSError as error:
+            log.warning(
+                "%s: the kernel gives no notice of new files here (%s); new spools are found by"
+                " walking the root instead",
+                root,
+                error,
+            )
+
+    def stop(self) -> None:
+        """End the watching thread."""
+        if self._started:
+            self._observer.stop()
+            self._observer.join(2.0)
+
+
+class _Handler(FileSystemEventHandler):
+    def __init__(self, notice: Callable[[], None]) -> None:
+        self._notice = notice
+
+    def on_any_event(self, event: FileSystemEvent) -> None:
+        """Whatever it is, the root is worth a look."""
+        self._notice()

@@ -1,0 +1,35 @@
+"""The part of lens-ship that runs inside the training process.
+
+Importing it starts no thread, opens no file and loads nothing but itself; everything begins at
+the first call. Names are resolved on use, so that the service can import `spooler.spool` without
+the hook.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from spooler.hook import install as install
+    from spooler.hook import uninstall as uninstall
+    from spooler.recorder import get_global_reporter as get_global_reporter
+    from spooler.recorder import stats as stats
+
+_FRONT = {
+    "install": "spooler.hook",
+    "uninstall": "spooler.hook",
+    "get_global_reporter": "spooler.recorder",
+    "stats": "spooler.recorder",
+}
+
+__all__ = ["install", "uninstall", "stats", "get_global_reporter"]
+
+
+def __getattr__(name: str) -> Any:
+    room = _FRONT.get(name)
+    if room is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(room), name)

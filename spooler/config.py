@@ -1,0 +1,104 @@
+"""Every setting of the training side: variable, default, meaning, and why that default. Pure.
+
+All come from the environment, because the hook is there before any code of the user's. They are
+read when a spool is opened, so a script may set them before its first `wandb.init`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from spooler.spool.identity import is_on
+
+OUTPUT_PATH = "PRIMUS_LENS_WANDB_OUTPUT_PATH"
+HOOK = "PRIMUS_LENS_WANDB_HOOK"
+DEBUG = "PRIMUS_LENS_WANDB_DEBUG"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variable:
+    """One row of the table below."""
+
+    name: str
+    default: str
+    meaning: str
+
+
+VARIABLES = (
+    Variable(
+        name=OUTPUT_PATH,
+        default="",
+        meaning="The spool root. Unset: the hook stays out of the way entirely.",
+    ),
+    Variable(name=HOOK, default="true", meaning="`false` switches the hook off."),
+    Variable(name=DEBUG, default="false", meaning="`true` prints what the hook does to stderr."),
+    Variable(
+        name="PRIMUS_LENS_SPOOL_SEGMENT_BYTES",
+        default="8388608",
+        meaning="Record bytes after which a new segment begins; a whole segment is the unit in"
+        " which disk comes back, and 8 MiB is minutes to hours of most jobs.",
+    ),
+    Variable(
+        name="PRIMUS_LENS_SPOOL_SEGMENT_RECORDS",
+        default="16384",
+        meaning="Records after which a new segment begins; bounds the write-ahead log, which"
+        " takes about 1.4 kB a record until the segment is sealed.",
+    ),
+    Variable(
+        name="PRIMUS_LENS_SPOOL_SEGMENT_SECONDS",
+        default="3600",
+        meaning="Age in seconds after which a segment that holds records ends.",
+    ),
+    Variable(
+        name="PRIMUS_LENS_SPOOL_GROUP",
+        default="",
+        meaning="Group (name or number) that may read and delete spools, for a service that"
+        " runs as another user. Unset: folders are 0700 and files 0600.",
+    ),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The variables above, read and checked; a malformed number counts as not set."""
+
+    root: Path | None
+    segment_bytes: int
+    segment_records: int
+    segment_seconds: float
+    group: str
+    debug: bool
+
+
+def from_environ(environ: Mapping[str, str]) -> Settings:
+    """Read the settings. Nothing here raises: a bad value falls back to its default."""
+    root = environ.get(OUTPUT_PATH, "")
+    return Settings(
+        root=Path(root) if root else None,
+        segment_bytes=int(_positive(environ, "PRIMUS_LENS_SPOOL_SEGMENT_BYTES")),
+        segment_records=int(_positive(environ, "PRIMUS_LENS_SPOOL_SEGMENT_RECORDS")),
+        segment_seconds=_positive(environ, "PRIMUS_LENS_SPOOL_SEGMENT_SECONDS"),
+        group=environ.get("PRIMUS_LENS_SPOOL_GROUP", ""),
+        debug=environ.get(DEBUG, "").strip().lower() in {"true", "1", "yes", "on"},
+    )
+
+
+def is_wanted(environ: Mapping[str, str]) -> bool:
+    """Whether the hook is to be active in this process."""
+    return bool(environ.get(OUTPUT_PATH)) and is_hook_on(environ)
+
+
+def is_hook_on(environ: Mapping[str, str]) -> bool:
+    """Whether the hook has not been switched off."""
+    return is_on(environ, HOOK)
+
+
+def _positive(environ: Mapping[str, str], name: str) -> float:
+    default = next(v.default for v in VARIABLES if v.name == name)
+    try:
+        value = float(environ.get(name, ""))
+    except ValueError:
+        return float(default)
+    return value if 1 <= value < float("inf") else float(default)

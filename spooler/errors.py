@@ -1,0 +1,41 @@
+"""Every exception of this package, each saying when it is raised; none reaches training code."""
+
+from __future__ import annotations
+
+
+class SpoolError(Exception):
+    """Base of everything below; also what a caller catches who only wants to go on."""
+
+
+class SpoolUnavailable(SpoolError):
+    """A record cannot be committed now. `reason` is a short stable word for counters.
+
+    Reasons: `disk-full`, `read-only`, `io-error`, `locked`, `cannot-open`, `gone`, `error`.
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+class NotASpool(SpoolError):
+    """The file or directory is not one that this package wrote."""
+
+
+class NewerFormat(SpoolError):
+    """The file says it has a format version above the one this reader knows."""
+
+
+class SpoolDamaged(SpoolError):
+    """A file of the spool cannot be read at all, or not beyond a position; it names both."""
+
+    def __init__(self, path: str, position: int, reason: str) -> None:
+        super().__init__(f"{path}: after record {position}: {reason}")
+        self.path = path
+        self.position = position
+        self.reason = reason
+
+
+class BodyUnreadable(SpoolError):
+    """A record's body does not decode though its checksum may hold."""

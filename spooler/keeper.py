@@ -1,0 +1,66 @@
+"""The one background thread of the training side: rotation, sealing and evidence happen here."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+
+TICK_SECONDS = 1.0
+
+Task = Callable[[], bool]
+
+
+class Keeper:
+    """Runs `tend` about once a second and when woken, and tasks that were handed to it.
+
+    A task that returns True is run again at the next tick. Neither `tend` nor a task may raise.
+    The thread is a daemon: the interpreter's end never waits for it beyond `finish`.
+    """
+
+    def __init__(self, tend: Callable[[], None]) -> None:
+        self._tend = tend
+        self._tasks: deque[Task] = deque()
+        self._woken = threading.Event()
+        self._ending = False
+        self._thread = threading.Thread(target=self._run, name="lens-ship-keeper", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread.
+
+        Raises:
+            RuntimeError: the interpreter is ending and gives no more threads.
+        """
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Have `tend` called now rather than at the next tick."""
+        self._woken.set()
+
+    def add(self, task: Task) -> None:
+        """Run `task` soon, after those added before it."""
+        self._tasks.append(task)
+        self._woken.set()
+
+    def finish(self, last: Task, seconds: float) -> None:
+        """Run what is waiting, then `last`, and end; give up waiting after `seconds`."""
+        self._tasks.append(last)
+        self._ending = True
+        self._woken.set()
+        self._thread.join(seconds)
+
+    def _run(self) -> None:
+        while True:
+            ending = self._ending
+            self._run_tasks()
+            if ending:
+                return
+            self._tend()
+            self._woken.wait(TICK_SECONDS)
+            self._woken.clear()
+
+    def _run_tasks(self) -> None:
+        for _ in range(len(self._tasks)):
+            task = self._tasks.popleft()
+            if task():
+                self._tasks.append(task)

@@ -1,0 +1,396 @@
+"""The process's one way into its spool: opens it on first use, survives every failure, counts.
+
+Rules:
+
+- Nothing escapes: what cannot be recorded is counted by reason, said once on stderr, and written
+  into the spool as a `gap` as soon as that works again.
+- After a failure the spool is tried again at most every `_RETRY_SECONDS`; between tries a record
+  costs a comparison, so a broken disk cannot slow training.
+- A forked child starts with an empty recorder. The parent's connection is neither used nor closed
+  there, and a fork waits until no thread of ours is inside SQLite, whose own locks would otherwise
+  stay taken in the child for ever.
+"""
+
+from __future__ import annotations
+
+import atexit
+import grp
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import spooler
+from spooler import config, notice
+from spooler.errors import SpoolUnavailable
+from spooler.keeper import Keeper, Task
+from spooler.records import exit as exit_record
+from spooler.records import gap as gap_record
+from spooler.records.values import careful, plain
+from spooler.spool import codec, identity
+from spooler.spool import format as fmt
+from spooler.spool.writer import Limits, Writer
+
+_RETRY_SECONDS = 1.0
+_GOODBYE_SECONDS = 2.0
+_FORK_SECONDS = 1.0
+# A packed step above this many bytes is packed again with long texts and lists cut.
+_LARGE_BODY = 1024 * 1024
+# After these the files themselves are suspect: go on in a new spool rather than in this one.
+_START_ANEW = frozenset({"gone", "io-error", "read-only", "cannot-open", "error"})
+
+
+@dataclass(kw_only=True)
+class _Loss:
+    count: int
+    first: float
+    last: float
+
+
+class Recorder:
+    """What the hook and the collectors write to. One per process, see `recorder()`."""
+
+    def __init__(self) -> None:
+        self.generation = 0  # changes whenever records begin to go to a new spool
+        self.recorded: dict[str, int] = {}  # kind -> records committed by this process
+        self.dropped: dict[str, int] = {}  # reason -> records this process could not commit
+        self.steps: dict[str, int] = {}  # run -> last step recorded
+        self._lock = threading.RLock()
+        self._writer: Writer | None = None
+        self._farewells: list[Callable[[], None]] = []
+        self._losses: dict[str, _Loss] = {}
+        self._retry_at = 0.0
+        self._silent = False  # a child of a fork that could not be made safe
+        self._keeper: Keeper | None = None
+        self._held: Writer | None = None
+
+    def record(self, kind: str, body: dict[str, Any]) -> bool:
+        """Commit one record; True once it is safe. Never raises, never waits for long."""
+        try:
+            packed = _pack(body)
+        except Exception as error:  # noqa: BLE001 - border with training code: nothing escapes
+            self.bug(error, reason="unencodable")
+            return False
+        return self.append(kind, packed)
+
+    def append(self, kind: str, packed: bytes) -> bool:
+        """As `record`, for a body that is already packed."""
+        try:
+            with self._lock:
+                if self._retry_at and time.monotonic() < self._retry_at:
+                    self._lose(next(reversed(self._losses), "error"))
+                    return False
+                return self._append(kind, packed)
+        except Exception as error:  # noqa: BLE001 - border with training code: nothing escapes
+            self.bug(error)
+            return False
+
+    def bug(self, error: Exception, reason: str = "bug") -> None:
+        """Count a record lost to an unexpected failure of ours and say so once."""
+        with self._lock:
+            self._lose(reason)
+        notice.say_once(
+            f"{reason} {type(error).__name__}",
+            f"lens-ship could not record: {type(error).__name__}: {error}."
+            " Training goes on; the record is counted as dropped."
+            f" {config.DEBUG}=true shows more.",
+        )
+
+    def defer(self, task: Task) -> None:
+        """Run `task` on the background thread, off the training thread, soon.
+
+        It is run again a second later for as long as it returns True. It must not raise.
+        """
+        with self._lock:
+            keeper = self._start_keeper()
+        if keeper is not None:
+            keeper.add(task)
+
+    def before_goodbye(self, farewell: Callable[[], None]) -> None:
+        """Call `farewell`, which must not raise, before the exit record is written."""
+        self._farewells.append(farewell)
+
+    @property
+    def directory(self) -> str | None:
+        """Where the records of this process go now, None before the first."""
+        return str(self._writer.directory) if self._writer else None
+
+    # --- opening, failing, coming back ----------------------------------------------------------
+
+    def _append(self, kind: str, packed: bytes) -> bool:
+        try:
+            writer = self._writer or self._open()
+            if writer is None:
+                return False
+            if self._losses:
+                self._write_gaps(writer)
+            writer.append(kind, packed)
+        except SpoolUnavailable as error:
+            self._fail(error)
+            return False
+        self.recorded[kind] = self.recorded.get(kind, 0) + 1
+        return True
+
+    def _open(self) -> Writer | None:
+        settings = config.from_environ(os.environ)
+        if self._silent:
+            return None
+        if settings.root is None:
+            notice.say_once(
+                "no root", f"{config.OUTPUT_PATH} is not set: wandb is hooked, nothing is recorded"
+            )
+            return None
+        now = time.time()
+        start = time.strftime("%Y%m%dT%H%M%S", time.gmtime(now))
+        spool = fmt.spool_id(start, os.getpid(), os.urandom(4).hex())
+        who = identity.from_environ(
+            os.environ,
+            spool=spool,
+            created=now,
+            pid=os.getpid(),
+            host=os.uname().nodename,
+            version=spooler.__version__,
+        )
+        writer = Writer(
+            root=settings.root,
+            below=identity.directory_of(os.environ),
+            spool=spool,
+            identity=codec.pack(who.to_map()),
+            limits=_limits(settings),
+        )
+        self._writer = writer
+        self.generation += 1
+        keeper = self._start_keeper()
+        if keeper is not None:
+            writer.wake = keeper.wake
+        notice.debug(f"Recording to {writer.directory}")
+        return writer
+
+    def _fail(self, error: SpoolUnavailable) -> None:
+        self._lose(error.reason)
+        self._retry_at = time.monotonic() + _RETRY_SECONDS
+        if error.reason in _START_ANEW:
+            # Left open on purpose: closing could write to what is broken.
+            self._writer = None
+        notice.say_once(
+            error.reason,
+            f"lens-ship cannot record now ({error}). Training goes on; records are counted as"
+            f" dropped, and recording is tried again every {_RETRY_SECONDS:.0f} s. Free space or"
+            f" correct {config.OUTPUT_PATH} to end this.",
+        )
+
+    def _lose(self, reason: str) -> None:
+        now = time.time()
+        loss = self._losses.setdefault(reason, _Loss(count=0, first=now, last=now))
+        loss.count += 1
+        loss.last = now
+        self.dropped[reason] = self.dropped.get(reason, 0) + 1
+
+    def _write_gaps(self, writer: Writer) -> None:
+        """Put what was lost into the spool, in the place where it is missing."""
+        for reason, loss in list(self._losses.items()):
+            body = gap_record.make(
+                time=time.time(),
+                reason=reason,
+                count=loss.count,
+                first=loss.first,
+                last=loss.last,
+            )
+            writer.append(gap_record.NAME, codec.pack(body))
+            del self._losses[reason]
+        self._retry_at = 0.0
+
+    # --- the background thread, the end, the fork -----------------------------------------------
+
+    def _start_keeper(self) -> Keeper | None:
+        if self._keeper is None:
+            keeper = Keeper(self._tend)
+            try:
+                keeper.start()
+            except RuntimeError:
+                # The interpreter is ending: segments simply grow a little longer.
+                return None
+            self._keeper = keeper
+        return self._keeper
+
+    def _tend(self) -> None:
+        """Let the writer rotate, seal and notice files that are gone; on the keeper's thread."""
+        writer = self._writer
+        if writer is None:
+            return
+        try:
+            writer.tend()
+        except SpoolUnavailable as error:
+            with self._lock:
+                if error.reason == "gone" and self._writer is writer:
+                    self._writer = None
+            notice.say_once(f"tend {error.reason}", f"lens-ship: {error}. Training goes on.")
+        except Exception as error:  # noqa: BLE001 - border with training code: nothing escapes
+            notice.say_once("tend", f"lens-ship: {type(error).__name__}: {error}.")
+
+    def goodbye(self) -> None:
+        """Write the exit record and seal the spool, within `_GOODBYE_SECONDS`."""
+        keeper, self._keeper = self._keeper, None
+        if keeper is not None:
+            keeper.finish(self._say_goodbye, _GOODBYE_SECONDS)
+        elif self._writer is not None:
+            self._say_goodbye()
+
+    def _say_goodbye(self) -> bool:
+        if self._writer is None:
+            return False
+        for farewell in self._farewells:
+            farewell()
+        self.record(exit_record.NAME, exit_record.make(time=time.time(), steps=dict(self.steps)))
+        with self._lock:
+            writer, self._writer = self._writer, None
+        if writer is not None:
+            try:
+                writer.close()
+            except SpoolUnavailable as error:
+                notice.debug(f"The last segment stays unsealed: {error}")
+        return False
+
+    def hold(self, seconds: float) -> bool:
+        """Keep every thread of ours out of SQLite until `release`; False if one stays in."""
+        if not self._lock.acquire(timeout=seconds):
+            return False
+        self._held = self._writer
+        if self._held is not None and not self._held.hold(seconds):
+            self._held = None
+            self._lock.release()
+            return False
+        return True
+
+    def release(self) -> None:
+        """Undo a `hold` that returned True."""
+        if self._held is not None:
+            self._held.release()
+            self._held = None
+        self._lock.release()
+
+    def heir(self, *, silent: bool) -> Recorder:
+        """The recorder of a forked child: nothing of this one's, in a spool of its own."""
+        child = Recorder()
+        child.generation = self.generation + 1
+        child._silent = silent
+        child._farewells = list(self._farewells)
+        return child
+
+
+class _Process:
+    """This process's recorder, and what happens to it at a fork and at the end."""
+
+    def __init__(self) -> None:
+        self.recorder = Recorder()
+        self._held = False
+        # Kept for good: an inherited recorder must not be torn down in the child.
+        self._inherited: list[Recorder] = []
+        os.register_at_fork(
+            before=self._before_fork,
+            after_in_parent=self._after_fork_in_parent,
+            after_in_child=self._after_fork_in_child,
+        )
+        atexit.register(self._at_exit)
+
+    def _before_fork(self) -> None:
+        self._held = self.recorder.hold(_FORK_SECONDS)
+
+    def _after_fork_in_parent(self) -> None:
+        if self._held:
+            self.recorder.release()
+
+    def _after_fork_in_child(self) -> None:
+        parent = self.recorder
+        self._inherited.append(parent)
+        self.recorder = parent.heir(silent=not self._held)
+        if not self._held:
+            notice.say_once(
+                "fork",
+                "lens-ship was busy writing when this process was forked; to be safe from a"
+                " deadlock, this child records nothing.",
+            )
+
+    def _at_exit(self) -> None:
+        self.recorder.goodbye()
+
+
+_process: _Process | None = None
+_process_lock = threading.Lock()
+
+
+def recorder() -> Recorder:
+    """This process's recorder; made, with its fork and exit handlers, at the first call."""
+    global _process
+    if _process is None:
+        with _process_lock:
+            if _process is None:
+                _process = _Process()
+    return _process.recorder
+
+
+def stats() -> dict[str, Any]:
+    """What this process has recorded by kind, dropped by reason, and where it records to."""
+    mine = recorder()
+    return {
+        "recorded": dict(mine.recorded),
+        "dropped": dict(mine.dropped),
+        "directory": mine.directory,
+    }
+
+
+class GlobalReporter:
+    """The reporter of earlier exporters, for scripts that print its `stats`.
+
+    "Sent" here means committed to the spool: from there on delivery does not depend on this
+    process any more. What has been delivered, `lens-ship status` knows.
+    """
+
+    @property
+    def stats(self) -> dict[str, int]:
+        """Counts under the names that such scripts expect."""
+        mine = recorder()
+        return {
+            "detection_sent": mine.recorded.get("detection", 0),
+            "metrics_sent": mine.recorded.get("step", 0),
+            "logs_sent": 0,
+            "errors": sum(mine.dropped.values()),
+        }
+
+
+def get_global_reporter() -> GlobalReporter:
+    """See `GlobalReporter`."""
+    return GlobalReporter()
+
+
+def _pack(body: dict[str, Any]) -> bytes:
+    try:
+        packed = codec.pack(body, plain)
+    except (TypeError, ValueError, OverflowError, RecursionError, AttributeError, RuntimeError):
+        packed = codec.pack(careful(body))
+    if len(packed) > _LARGE_BODY:
+        packed = codec.pack(careful(body))
+    return packed
+
+
+def _limits(settings: config.Settings) -> Limits:
+    return Limits(
+        segment_bytes=settings.segment_bytes,
+        segment_records=settings.segment_records,
+        segment_seconds=settings.segment_seconds,
+        group=_group_id(settings.group),
+    )
+
+
+def _group_id(group: str) -> int | None:
+    if not group:
+        return None
+    if group.isdigit():
+        return int(group)
+    try:
+        return grp.getgrnam(group).gr_gid
+    except KeyError:
+        notice.say_once("group", f"PRIMUS_LENS_SPOOL_GROUP: no group {group!r} here; not used")
+        return None

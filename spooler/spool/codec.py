@@ -1,0 +1,67 @@
+"""Record bodies to bytes and back, and their checksum. Pure.
+
+The only importer of msgpack in the training process and of the record format in the service.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import msgpack
+
+from spooler.errors import BodyUnreadable
+
+_prefixes: dict[str, int] = {}
+
+
+def _prefix(kind: str) -> int:
+    """CRC state after `kind` and its terminating zero; a handful of kinds, so kept."""
+    state = zlib.crc32(kind.encode("utf-8", "surrogatepass") + b"\0")
+    if len(_prefixes) < 256:
+        _prefixes[kind] = state
+    return state
+
+
+def checksum(kind: str, body: bytes, seq: int) -> int:
+    """CRC-32 of a record as `spooler.spool.format` defines it: 0 … 2**32-1."""
+    state = _prefixes.get(kind)
+    if state is None:
+        state = _prefix(kind)
+    return zlib.crc32(seq.to_bytes(8, "big"), zlib.crc32(body, state))
+
+
+def pack(body: dict[str, Any], default: Callable[[Any], Any] | None = None) -> bytes:
+    """Encode a body as msgpack; `default` turns what msgpack does not know into what it does.
+
+    Raises what msgpack raises (TypeError, ValueError, OverflowError) when that is not enough.
+    """
+    packed: bytes = msgpack.packb(body, default=default, unicode_errors="surrogatepass")
+    return packed
+
+
+def unpack(body: bytes) -> dict[str, Any]:
+    """Decode a body.
+
+    Raises:
+        BodyUnreadable: it is not a msgpack map, or holds extension types, which no writer of
+            this format produces.
+    """
+    try:
+        value = msgpack.unpackb(
+            body,
+            ext_hook=_refuse_extension,
+            timestamp=0,
+            strict_map_key=False,
+            unicode_errors="surrogatepass",
+        )
+    except (ValueError, TypeError, KeyError, msgpack.UnpackException, RecursionError) as error:
+        raise BodyUnreadable(f"not msgpack: {type(error).__name__}: {error}") from error
+    if not isinstance(value, dict):
+        raise BodyUnreadable(f"a msgpack {type(value).__name__}, not a map")
+    return value
+
+
+def _refuse_extension(code: int, data: bytes) -> Any:
+    raise ValueError(f"extension type {code} of {len(data)} bytes")

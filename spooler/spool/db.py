@@ -1,0 +1,183 @@
+"""Opens SQLite the one way each side opens it; the only importer of sqlite3 beside the ledger.
+
+Rules that keep a live spool safe:
+
+- Only the training process opens a segment for writing, and only through one connection.
+- A reader never writes: it opens read-only and queries only. A segment without WAL content is
+  opened `immutable`, so that reading it neither needs nor creates any other file.
+- A writing connection is closed on purpose or never: it is given one reference for good, so that
+  neither the interpreter's end nor a forked child closes (and thereby checkpoints) it implicitly.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sqlite3
+from pathlib import Path
+from urllib.parse import quote
+
+from spooler.errors import NewerFormat, NotASpool, SpoolDamaged, SpoolUnavailable
+from spooler.spool import format as fmt
+
+Connection = sqlite3.Connection
+IntegrityError = sqlite3.IntegrityError
+Error = sqlite3.Error
+
+_WRITER_PRAGMAS = (
+    "PRAGMA journal_mode=WAL",
+    "PRAGMA synchronous=NORMAL",
+    # A checkpoint in the calling thread costs milliseconds; sealing does it off the hot path.
+    "PRAGMA wal_autocheckpoint=0",
+    "PRAGMA mmap_size=0",
+)
+_READER_PRAGMAS = (
+    "PRAGMA query_only=ON",
+    "PRAGMA trusted_schema=OFF",
+    "PRAGMA cell_size_check=ON",
+    "PRAGMA mmap_size=0",
+)
+# How long a writer waits for a lock that nobody should hold, in seconds.
+_BUSY_SECONDS = 0.02
+
+_REASONS = (
+    ("full", "disk-full"),
+    ("quota", "disk-full"),
+    ("readonly", "read-only"),
+    ("disk i/o", "io-error"),
+    ("locked", "locked"),
+    ("busy", "locked"),
+    ("unable to open", "cannot-open"),
+)
+
+
+def unavailable(error: Exception, path: Path) -> SpoolUnavailable:
+    """Translate a failure of SQLite or of the file system into a counted reason."""
+    text = str(error).lower()
+    if isinstance(error, OSError) and error.errno is not None:
+        text += " " + os.strerror(error.errno).lower()
+    for sign, reason in (*_REASONS, ("no space", "disk-full"), ("read-only", "read-only")):
+        if sign in text:
+            return SpoolUnavailable(reason, f"{path}: {error}")
+    return SpoolUnavailable("error", f"{path}: {error}")
+
+
+def create(path: Path, number: int, identity: bytes, checksum: int, *, mode: int) -> None:
+    """Write an empty segment file at `path`, complete but for its records, and close it.
+
+    Raises:
+        SpoolUnavailable: the file cannot be created here.
+    """
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, mode))
+        os.chmod(path, mode)
+        connection = sqlite3.connect(path, isolation_level=None, timeout=_BUSY_SECONDS)
+        try:
+            connection.execute(f"PRAGMA page_size={fmt.PAGE_SIZE}")
+            connection.execute("PRAGMA synchronous=OFF")
+            connection.execute("BEGIN")
+            connection.execute(f"PRAGMA application_id={fmt.APPLICATION_ID}")
+            connection.execute(f"PRAGMA user_version={fmt.FORMAT_VERSION}")
+            for statement in fmt.SCHEMA:
+                connection.execute(statement)
+            connection.execute(fmt.INSERT_IDENTITY, (identity, checksum))
+            connection.execute("COMMIT")
+        finally:
+            connection.close()
+    except (sqlite3.Error, OSError) as error:
+        raise unavailable(error, path) from error
+
+
+def open_for_writing(path: Path) -> Connection:
+    """Open a created segment for its one writer, with its WAL and shared memory ready.
+
+    Raises:
+        SpoolUnavailable: it cannot be opened, or WAL mode is refused (a network file system).
+    """
+    try:
+        connection = sqlite3.connect(
+            path, isolation_level=None, timeout=_BUSY_SECONDS, check_same_thread=False
+        )
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
+        mode = connection.execute(_WRITER_PRAGMAS[0]).fetchone()[0]
+        if mode != "wal":
+            raise SpoolUnavailable("cannot-open", f"{path}: no WAL here, journal mode is {mode}")
+        for pragma in _WRITER_PRAGMAS[1:]:
+            connection.execute(pragma)
+        # The first write of a connection creates -wal and -shm and takes the page cache's
+        # memory; done here, the first record does not pay for it.
+        connection.execute("UPDATE identity SET checksum = checksum")
+    except sqlite3.Error as error:
+        raise unavailable(error, path) from error
+    return connection
+
+
+def seal(connection: Connection) -> None:
+    """Move everything from the WAL into the segment and close it; leaves the WAL if it cannot."""
+    try:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    finally:
+        connection.close()
+
+
+def open_for_reading(path: Path) -> Connection:
+    """Open a segment read-only and make sure that it is one of ours.
+
+    Raises:
+        NotASpool: another application's file, or a schema that is not exactly ours.
+        NewerFormat: written by a later version of this package.
+        SpoolDamaged: SQLite cannot read it.
+        FileNotFoundError: it has been deleted meanwhile.
+    """
+    if not path.exists():
+        raise FileNotFoundError(path)
+    options = "mode=ro" if _has_wal(path) else "mode=ro&immutable=1"
+    try:
+        connection = sqlite3.connect(
+            f"file:{quote(str(path))}?{options}",
+            uri=True,
+            isolation_level=None,
+            timeout=1.0,
+            check_same_thread=False,
+        )
+    except sqlite3.Error as error:
+        raise SpoolDamaged(str(path), 0, f"{error}") from error
+    try:
+        for pragma in _READER_PRAGMAS:
+            connection.execute(pragma)
+        _check_ours(connection, path)
+    except sqlite3.Error as error:
+        connection.close()
+        raise SpoolDamaged(str(path), 0, f"{error}") from error
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def wal_size(path: Path) -> int:
+    """Bytes in the segment's WAL; 0 when it has none, which means that it will not change."""
+    try:
+        return os.stat(f"{path}-wal").st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _has_wal(path: Path) -> bool:
+    return wal_size(path) > 0
+
+
+def _check_ours(connection: Connection, path: Path) -> None:
+    application = connection.execute("PRAGMA application_id").fetchone()[0]
+    if application != fmt.APPLICATION_ID:
+        raise NotASpool(f"{path}: application_id {application:#x}, not a spool segment")
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version > fmt.FORMAT_VERSION:
+        raise NewerFormat(
+            f"{path}: format version {version}, this reader knows {fmt.FORMAT_VERSION};"
+            " it is kept untouched: upgrade lens-ship to ship it"
+        )
+    # A view, trigger or virtual table under our names would run code of the file's author.
+    schema = connection.execute("SELECT sql FROM sqlite_master ORDER BY name").fetchall()
+    if [row[0] for row in schema] != list(fmt.SCHEMA):
+        raise NotASpool(f"{path}: its schema is not that of a spool segment")

@@ -1,0 +1,102 @@
+"""The on-disk format of a spool, version 1: the contract between training process and service.
+
+Ownership, in one sentence: the training process that created a spool is the only one that ever
+writes or checkpoints its files; the service only reads them, and deletes whole files once they
+are delivered (or its configured policy gives them up).
+
+Layout below the spool root::
+
+    node_<NODE_RANK>/rank_<LOCAL_RANK>/<spool id>/
+        owner                POSIX write lock (fcntl) held by the writer for as long as it lives;
+                             its text is "<pid> <host>", for people
+        00000001.sqlite      segment 1; its -wal and -shm stand beside it while it is written
+        00000002.sqlite      segment 2; segments are numbered from 1, names sort by position
+        .00000003.new        a segment being prepared; not part of the spool until renamed
+
+Spool id: ``<UTC start, yyyymmddThhmmss>-<pid>-<8 hex digits>``, unique per process and start,
+never used again. One process writes one spool; a forked child starts its own.
+
+A segment is a SQLite 3 database in WAL mode with ``application_id`` 0x4C454E53 ("LENS"),
+``user_version`` 1 (this format) and exactly these tables:
+
+    | table    | column   | type    | meaning                                                   |
+    |----------|----------|---------|-----------------------------------------------------------|
+    | identity | body     | BLOB    | msgpack map: who wrote this (`spooler.spool.identity`)    |
+    | identity | checksum | INTEGER | of kind "identity", this body, the segment's number       |
+    | record   | seq      | INTEGER | primary key; 1, 2, 3 … across all segments, without a gap |
+    | record   | kind     | TEXT    | what the body is (`spooler.records`); unknown ones occur  |
+    | record   | body     | BLOB    | msgpack map, at most 64 MiB                               |
+    | record   | checksum | INTEGER | of this kind, body and seq                                |
+
+``identity`` holds one row, the same in every segment, so that a segment alone can be attributed.
+
+Checksum: CRC-32 as of zlib (reflected polynomial 0xEDB88320), unsigned, over the bytes
+``kind in UTF-8 | 0x00 | body | seq (or segment number) as 8 bytes, big-endian``.
+
+Commit: each record is one transaction, WAL with ``synchronous=NORMAL``: when the append has
+returned, the record survives the death of the process; it survives power loss once the segment
+is sealed (checkpointed) or the operating system has written it back.
+
+Sealing: when a segment is full, later records go to the next one. The writer then checkpoints
+the full one and closes it; a segment without a ``-wal`` file, or with an empty one, will not
+change any more. A record in segment n+1 proves that segment n has got its last record.
+
+Versions: a reader accepts `FORMAT_VERSION` and older ones that it names; a higher ``user_version``
+is "newer than this reader" and is left untouched; another ``application_id`` is "not a spool".
+"""
+
+from __future__ import annotations
+
+import re
+
+APPLICATION_ID = 0x4C454E53
+FORMAT_VERSION = 1
+
+OWNER_NAME = "owner"
+SEGMENT_SUFFIX = ".sqlite"
+PAGE_SIZE = 1024  # bytes; a small page keeps the WAL bytes of one small commit small
+BODY_LIMIT = 64 * 1024 * 1024  # bytes of one record's body
+
+SCHEMA = (
+    "CREATE TABLE identity (body BLOB NOT NULL, checksum INTEGER NOT NULL)",
+    (
+        "CREATE TABLE record (seq INTEGER PRIMARY KEY, kind TEXT NOT NULL,"
+        " body BLOB NOT NULL, checksum INTEGER NOT NULL)"
+    ),
+)
+INSERT_IDENTITY = "INSERT INTO identity (body, checksum) VALUES (?, ?)"
+INSERT_RECORD = "INSERT INTO record (seq, kind, body, checksum) VALUES (?, ?, ?, ?)"
+SELECT_IDENTITY = "SELECT body, checksum FROM identity"
+SELECT_RECORDS = "SELECT seq, kind, body, checksum FROM record WHERE seq > ? ORDER BY seq LIMIT ?"
+SELECT_BOUNDS = "SELECT min(seq), max(seq) FROM record"
+
+IDENTITY_KIND = "identity"
+
+_SEGMENT_NAME = re.compile(r"([0-9]{8,})\.sqlite")
+_SPOOL_ID = re.compile(r"[0-9]{8}T[0-9]{6}-[0-9]+-[0-9a-f]{8}")
+
+
+def segment_name(number: int) -> str:
+    """File name of segment `number` (1 or more); names sort as numbers do."""
+    return f"{number:08d}{SEGMENT_SUFFIX}"
+
+
+def preparing_name(number: int) -> str:
+    """Name of segment `number` while it is prepared; readers pass it over."""
+    return f".{number:08d}.new"
+
+
+def segment_number(name: str) -> int | None:
+    """Number of the segment called `name`, or None when `name` is no segment's name."""
+    match = _SEGMENT_NAME.fullmatch(name)
+    return int(match[1]) if match else None
+
+
+def is_spool_id(name: str) -> bool:
+    """Whether `name` has the form of a spool id."""
+    return _SPOOL_ID.fullmatch(name) is not None
+
+
+def spool_id(start: str, pid: int, salt: str) -> str:
+    """Compose a spool id from the UTC start (`yyyymmddThhmmss`), the pid and 8 hex digits."""
+    return f"{start}-{pid}-{salt}"

@@ -1,0 +1,307 @@
+"""Reads a spool in order and checks every record; deletes closed files when told to.
+
+Rules:
+
+- Files are opened read-only and only for the length of one call: between two calls the writer may
+  rotate, seal or die, and the service may hold thousands of spools.
+- One damaged record costs that record: it is reported with its position, the next one follows.
+- This is the only module that deletes anything of a spool.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import itertools
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from spooler.errors import NotASpool, SpoolDamaged
+from spooler.spool import codec, db
+from spooler.spool import format as fmt
+from spooler.spool.identity import Identity
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stored:
+    """One record as it lies on disk, its checksum verified, its body not decoded."""
+
+    seq: int
+    kind: str
+    body: bytes
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Damage:
+    """Records that cannot be delivered: `first` to `last` seq, in file `path`, and why."""
+
+    path: str
+    first: int
+    last: int
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Chunk:
+    """What one read found.
+
+    `through` is the position up to which everything is in `records` or in `damage`;
+    `at_end` says that there was nothing further at the time of reading.
+    """
+
+    records: tuple[Stored, ...]
+    damage: tuple[Damage, ...]
+    through: int
+    at_end: bool
+
+
+class Reader:
+    """A spool directory, seen from the service. Holds no file open."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._first_seqs: dict[int, int] = {}  # segment number -> seq of its first record
+        self._watermark: tuple[int, int, int] | None = None
+
+    @property
+    def spool(self) -> str:
+        """The spool id, which is the directory's name."""
+        return self.directory.name
+
+    def segments(self) -> list[int]:
+        """Numbers of the segments there are, ascending."""
+        try:
+            names = os.listdir(self.directory)
+        except FileNotFoundError:
+            return []
+        return sorted(n for name in names if (n := fmt.segment_number(name)) is not None)
+
+    def identity(self) -> Identity:
+        """Who wrote this spool, from the first segment that can tell.
+
+        Raises:
+            NotASpool: no segment has an identity that belongs to this directory.
+            NewerFormat, SpoolDamaged: as for opening.
+        """
+        failure: Exception = NotASpool(f"{self.directory}: no segment in it")
+        for number in self.segments():
+            try:
+                return self._identity_in(number)
+            except (NotASpool, SpoolDamaged) as error:
+                failure = error
+            except FileNotFoundError:
+                continue
+        raise failure
+
+    def read(self, after: int, limit: int) -> Chunk:
+        """Return at most `limit` records with a seq above `after`, in order.
+
+        Raises:
+            NotASpool, NewerFormat, SpoolDamaged: the segment that holds the next record cannot be
+                read; what lies before it has been returned by earlier calls.
+        """
+        records: list[Stored] = []
+        damage: list[Damage] = []
+        position = after
+        for number in self._from(after):
+            if len(records) >= limit:
+                return Chunk(
+                    records=tuple(records), damage=tuple(damage), through=position, at_end=False
+                )
+            try:
+                rows = self._rows(number, position, limit - len(records))
+                if rows and rows[0][0] > position + 1:
+                    # Between listing and reading, the one before may have got its last records.
+                    rows = self._recheck(number, position, limit - len(records)) or rows
+            except FileNotFoundError:
+                continue
+            position = _verify(self._path(number), rows, position, records, damage)
+        return Chunk(
+            records=tuple(records),
+            damage=tuple(damage),
+            through=position,
+            at_end=len(records) < limit,
+        )
+
+    def has_news(self) -> bool:
+        """Whether the files changed since the last call; costs one or two stat calls."""
+        numbers = self.segments()
+        last = numbers[-1] if numbers else 0
+        path = self._path(last)
+        try:
+            mark = (last, db.wal_size(path), os.stat(path).st_size)
+        except FileNotFoundError:
+            mark = (last, 0, 0)
+        changed = mark != self._watermark
+        self._watermark = mark
+        return changed
+
+    def last_seq(self) -> int:
+        """Seq of the last record there is, 0 without any; unreadable segments are skipped."""
+        for number in reversed(self.segments()):
+            try:
+                bounds = self._bounds(number)
+            except (FileNotFoundError, NotASpool, SpoolDamaged):
+                continue
+            if bounds is not None:
+                return bounds[1]
+        return 0
+
+    def is_owned(self) -> bool:
+        """Whether the process that writes this spool is alive, in whatever pid namespace."""
+        try:
+            descriptor = os.open(self.directory / fmt.OWNER_NAME, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+        finally:
+            os.close(descriptor)
+        return False
+
+    def complete_through(self, position: int) -> list[int]:
+        """Segments whose records all lie at or before `position` and that cannot get more."""
+        numbers = self.segments()
+        done = []
+        for number, following in itertools.pairwise(numbers):
+            try:
+                bounds, after = self._bounds(number), self._bounds(following)
+            except FileNotFoundError:
+                continue
+            if after is None or after[0] > position + 1:
+                break
+            if bounds is None or bounds[1] <= position:
+                done.append(number)
+        return done
+
+    def is_exhausted(self, position: int) -> bool:
+        """Whether every segment can be read and holds nothing beyond `position`.
+
+        Raises:
+            NotASpool, NewerFormat, SpoolDamaged: a segment cannot be read, so nobody can say.
+        """
+        bounds = [self._bounds(number) for number in self.segments()]
+        return all(bound is None or bound[1] <= position for bound in bounds)
+
+    def segment_bytes(self, number: int) -> int:
+        """Bytes on disk of a segment with its WAL."""
+        path = self._path(number)
+        try:
+            return os.stat(path).st_size + db.wal_size(path)
+        except FileNotFoundError:
+            return 0
+
+    def segment_age(self, number: int, now: float) -> float:
+        """Seconds since the segment was last written, `now` in Unix seconds."""
+        try:
+            return now - os.stat(self._path(number)).st_mtime
+        except FileNotFoundError:
+            return 0.0
+
+    def delete_segment(self, number: int) -> None:
+        """Free a closed segment: the database last, so that a half-done deletion is repeated."""
+        path = self._path(number)
+        for name in (f"{path}-shm", f"{path}-wal", str(path)):
+            Path(name).unlink(missing_ok=True)
+
+    def delete_spool(self) -> None:
+        """Remove the directory of a spool whose writer is gone, with all in it that is ours."""
+        for number in self.segments():
+            self.delete_segment(number)
+        for path in self.directory.glob(".*.new*"):
+            path.unlink(missing_ok=True)
+        (self.directory / fmt.OWNER_NAME).unlink(missing_ok=True)
+        self.directory.rmdir()
+
+    def _path(self, number: int) -> Path:
+        return self.directory / fmt.segment_name(number)
+
+    def _from(self, after: int) -> Iterator[int]:
+        """Segments that may hold records beyond `after`: those before the last known start."""
+        numbers = self.segments()
+        known = [n for n in numbers if self._first_seqs.get(n, after + 1) <= after]
+        start = known[-1] if known else 0
+        return (n for n in numbers if n >= start)
+
+    def _rows(self, number: int, after: int, limit: int) -> list[tuple[int, str, bytes, int]]:
+        path = self._path(number)
+        connection = db.open_for_reading(path)
+        try:
+            rows = connection.execute(fmt.SELECT_RECORDS, (after, limit)).fetchall()
+            if rows and number not in self._first_seqs:
+                first = connection.execute(fmt.SELECT_BOUNDS).fetchone()[0]
+                self._first_seqs[number] = first
+        except db.Error as error:
+            raise SpoolDamaged(str(path), after, f"{error}") from error
+        finally:
+            connection.close()
+        return rows
+
+    def _recheck(
+        self, number: int, after: int, limit: int
+    ) -> list[tuple[int, str, bytes, int]] | None:
+        earlier = [n for n in self.segments() if n < number]
+        if not earlier:
+            return None
+        rows = self._rows(earlier[-1], after, limit)
+        if rows and len(rows) < limit:
+            rows += self._rows(number, rows[-1][0], limit - len(rows))
+        return rows or None
+
+    def _bounds(self, number: int) -> tuple[int, int] | None:
+        path = self._path(number)
+        connection = db.open_for_reading(path)
+        try:
+            first, last = connection.execute(fmt.SELECT_BOUNDS).fetchone()
+        except db.Error as error:
+            raise SpoolDamaged(str(path), 0, f"{error}") from error
+        finally:
+            connection.close()
+        return None if first is None else (first, last)
+
+    def _identity_in(self, number: int) -> Identity:
+        path = self._path(number)
+        connection = db.open_for_reading(path)
+        try:
+            row = connection.execute(fmt.SELECT_IDENTITY).fetchone()
+        except db.Error as error:
+            raise SpoolDamaged(str(path), 0, f"{error}") from error
+        finally:
+            connection.close()
+        if row is None or codec.checksum(fmt.IDENTITY_KIND, row[0], number) != row[1]:
+            raise SpoolDamaged(str(path), 0, "the identity's checksum does not hold")
+        try:
+            identity = Identity.from_map(codec.unpack(row[0]))
+        except TypeError as error:
+            raise SpoolDamaged(str(path), 0, f"identity: {error}") from error
+        if identity.spool != self.spool:
+            raise NotASpool(f"{path}: belongs to spool {identity.spool}, not to this directory")
+        return identity
+
+
+def _verify(
+    path: Path,
+    rows: list[tuple[int, str, bytes, int]],
+    position: int,
+    records: list[Stored],
+    damage: list[Damage],
+) -> int:
+    """Sort rows into records and damage; return the position reached."""
+    for seq, kind, body, checksum in rows:
+        if seq > position + 1:
+            damage.append(
+                Damage(path=str(path), first=position + 1, last=seq - 1, reason="missing")
+            )
+        if (
+            isinstance(kind, str)
+            and isinstance(body, bytes)
+            and codec.checksum(kind, body, seq) == checksum
+        ):
+            records.append(Stored(seq=seq, kind=kind, body=body))
+        else:
+            damage.append(Damage(path=str(path), first=seq, last=seq, reason="checksum"))
+        position = seq
+    return position

@@ -1,0 +1,297 @@
+"""Appends records to one spool: a returned `append` is a promise that the record survives SIGKILL.
+
+Rules:
+
+- One writer per process and spool; it holds the POSIX lock on `owner` for its life.
+- `append` does one INSERT in autocommit mode and nothing else that can wait; preparing the next
+  segment, sealing the last and looking whether the files are still there happen in `tend`, on
+  another thread.
+- Threads are serialised by a re-entrant lock. A signal handler may append while its own thread
+  is inside `append`: the primary key decides, and the one that comes second takes the next seq.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from spooler.errors import SpoolUnavailable
+from spooler.spool import codec, db
+from spooler.spool import format as fmt
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """When a segment ends, and who may read it."""
+
+    segment_bytes: int = 8 * 1024 * 1024  # of record bodies
+    segment_records: int = 16384
+    segment_seconds: float = 3600.0
+    group: int | None = None  # group id that may read and delete; None: the owner alone
+
+    @property
+    def directory_mode(self) -> int:
+        """Set-group-id keeps the group on every file created inside."""
+        return 0o700 if self.group is None else 0o2770
+
+    @property
+    def file_mode(self) -> int:
+        """-wal and -shm take this mode from the segment: SQLite copies it."""
+        return 0o600 if self.group is None else 0o660
+
+
+@dataclass(kw_only=True)
+class _Segment:
+    number: int
+    path: Path
+    connection: db.Connection
+    inode: int
+    opened: float  # monotonic seconds
+    records: int = 0
+    bytes: int = 0
+
+
+class Writer:
+    """The one writer of a spool directory, which it creates.
+
+    Raises:
+        SpoolUnavailable: the directory or the first segment cannot be created.
+    """
+
+    def __init__(
+        self,
+        *,
+        root: Path,
+        below: tuple[str, ...],
+        spool: str,
+        identity: bytes,
+        limits: Limits,
+        opener: Callable[[Path], db.Connection] = db.open_for_writing,
+    ) -> None:
+        self.directory = root.joinpath(*below, spool)
+        self._identity = identity
+        self._limits = limits
+        self._open = opener
+        self._gate = threading.RLock()
+        self._tending = threading.Lock()
+        self._retired: list[_Segment] = []
+        self._next: _Segment | None = None
+        self._next_seq = 1
+        self.wake: Callable[[], None] = _nobody
+        try:
+            _make_directories(root, (*below, spool), limits)
+            self._owner = _take_ownership(self.directory, limits)
+        except OSError as error:
+            raise db.unavailable(error, self.directory) from error
+        try:
+            self._segment = self._prepare(1)
+        except SpoolUnavailable:
+            # Nothing was recorded here: an empty spool would only be noise for the service.
+            os.close(self._owner)
+            shutil.rmtree(self.directory, ignore_errors=True)
+            raise
+
+    @property
+    def last_seq(self) -> int:
+        """Number of the last committed record, 0 before the first."""
+        return self._next_seq - 1
+
+    def append(self, kind: str, body: bytes) -> int:
+        """Commit one record and return its seq.
+
+        Raises:
+            SpoolUnavailable: it was not committed; a later try may succeed.
+        """
+        with self._gate:
+            segment = self._segment
+            while True:
+                seq = self._next_seq
+                row = (seq, kind, body, codec.checksum(kind, body, seq))
+                try:
+                    segment.connection.execute(fmt.INSERT_RECORD, row)
+                    break
+                except db.IntegrityError:
+                    # A signal handler inside this very call has taken the number.
+                    self._next_seq = seq + 1
+                except db.Error as error:
+                    raise db.unavailable(error, segment.path) from error
+            if self._next_seq <= seq:
+                self._next_seq = seq + 1
+            segment.records += 1
+            segment.bytes += len(body)
+            if segment.records * 2 >= self._limits.segment_records or (
+                segment.bytes * 2 >= self._limits.segment_bytes
+            ):
+                self._half_full(segment)
+            return seq
+
+    def tend(self) -> None:
+        """Do what `append` must not wait for; called about once a second and when woken.
+
+        Raises:
+            SpoolUnavailable: with reason `gone` when the files were deleted under the writer;
+                with others when the next segment cannot be prepared or the last not sealed, in
+                which case appending goes on where it was.
+        """
+        with self._tending:
+            segment = self._segment
+            self._check_present(segment)
+            if self._next is None and self._wants_next(segment):
+                self._next = self._prepare(segment.number + 1)
+            if self._is_due(segment):
+                with self._gate:
+                    self._rotate(segment)
+            while self._retired:
+                self._seal(self._retired.pop(0))
+
+    def close(self) -> None:
+        """Seal the last segment and give up ownership; nothing can be appended afterwards."""
+        with self._tending, self._gate:
+            for segment in (*self._retired, self._segment):
+                self._seal(segment)
+            self._retired.clear()
+            if self._next is not None:
+                self._next.connection.close()
+            os.close(self._owner)
+
+    def hold(self, seconds: float) -> bool:
+        """Keep every thread out of SQLite, as a fork needs; False if one would not leave in time.
+
+        Both locks stay taken until `release`.
+        """
+        if not self._tending.acquire(timeout=seconds):
+            return False
+        if not self._gate.acquire(timeout=seconds):
+            self._tending.release()
+            return False
+        return True
+
+    def release(self) -> None:
+        """Undo `hold`."""
+        self._gate.release()
+        self._tending.release()
+
+    # --- everything below runs off the hot path -------------------------------------------------
+
+    def _half_full(self, segment: _Segment) -> None:
+        if self._next is None:
+            if segment is self._segment:
+                self.wake()
+        elif self._is_due(segment):
+            self._rotate(segment)
+            self.wake()
+
+    def _is_full(self, segment: _Segment) -> bool:
+        return (
+            segment.records >= self._limits.segment_records
+            or segment.bytes >= self._limits.segment_bytes
+        )
+
+    def _is_old(self, segment: _Segment) -> bool:
+        age = time.monotonic() - segment.opened
+        return segment.records > 0 and age >= self._limits.segment_seconds
+
+    def _is_due(self, segment: _Segment) -> bool:
+        return self._is_full(segment) or self._is_old(segment)
+
+    def _wants_next(self, segment: _Segment) -> bool:
+        return (
+            segment.records * 2 >= self._limits.segment_records
+            or segment.bytes * 2 >= self._limits.segment_bytes
+            or self._is_old(segment)
+        )
+
+    def _rotate(self, segment: _Segment) -> None:
+        """Point appends at the prepared segment. With the gate held; without one, do nothing."""
+        if self._next is None or segment is not self._segment:
+            return
+        self._next.opened = time.monotonic()
+        self._retired.append(segment)
+        self._segment, self._next = self._next, None
+
+    def _prepare(self, number: int) -> _Segment:
+        """Create segment `number` complete, publish it under its name, open it for writing."""
+        final = self.directory / fmt.segment_name(number)
+        draft = self.directory / fmt.preparing_name(number)
+        body = self._identity
+        draft.unlink(missing_ok=True)
+        db.create(
+            draft,
+            number,
+            body,
+            codec.checksum(fmt.IDENTITY_KIND, body, number),
+            mode=self._limits.file_mode,
+        )
+        try:
+            os.rename(draft, final)
+            inode = os.stat(final).st_ino
+        except OSError as error:
+            raise db.unavailable(error, final) from error
+        return _Segment(
+            number=number,
+            path=final,
+            connection=self._open(final),
+            inode=inode,
+            opened=time.monotonic(),
+        )
+
+    def _seal(self, segment: _Segment) -> None:
+        try:
+            db.seal(segment.connection)
+        except db.Error as error:
+            # The WAL keeps what could not be moved; readers read it from there.
+            raise db.unavailable(error, segment.path) from error
+
+    def _check_present(self, segment: _Segment) -> None:
+        """Writes to a deleted file succeed and are lost, so ask the directory now and then."""
+        try:
+            if os.stat(segment.path).st_ino == segment.inode:
+                return
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise db.unavailable(error, segment.path) from error
+        raise SpoolUnavailable("gone", f"{segment.path} was removed while it was being written")
+
+
+def _nobody() -> None:
+    """Stands where a thread to wake will be."""
+
+
+def _make_directories(root: Path, below: tuple[str, ...], limits: Limits) -> None:
+    """Create what is missing of the path, each folder with our mode; others' stay as they are."""
+    missing = [root] if not root.exists() else []
+    if missing:
+        root.parent.mkdir(parents=True, exist_ok=True)
+    path = root
+    for part in below:
+        path = path / part
+        missing.append(path)
+    for folder in missing:
+        try:
+            folder.mkdir(mode=limits.directory_mode)
+        except FileExistsError:
+            continue
+        if limits.group is not None:
+            os.chown(folder, -1, limits.group)
+        os.chmod(folder, limits.directory_mode)
+
+
+def _take_ownership(directory: Path, limits: Limits) -> int:
+    """Create and lock the owner file.
+
+    It is opened only here: closing any other descriptor of it in this process would drop the
+    lock, as POSIX has it.
+    """
+    flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC
+    descriptor = os.open(directory / fmt.OWNER_NAME, flags, limits.file_mode)
+    os.fchmod(descriptor, limits.file_mode)
+    fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.write(descriptor, f"{os.getpid()} {os.uname().nodename}\n".encode())
+    return descriptor
