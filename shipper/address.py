@@ -70,8 +70,10 @@ class Address:
         if answer.status == 404:
             return None
         with self._lock:
+            known = self._working.get(given) == other
             self._working[given] = other
-        log.warning("%s answers 404, %s answers: using the latter", base, other)
+        if not known:
+            log.warning("%s answers 404, %s answers: using the latter", base, other)
         return answer
 
 

@@ -66,12 +66,12 @@ class _Building:
         self.run: str = body["run"]
         self.step: int = body["step"]
         self.time: float = body["time"]
-        self.data: dict[str, Any] = flatten(body["data"])
+        self.data: dict[str, Any] = body["data"]
         self.seqs = [seq]
 
     def add(self, seq: int, body: Mapping[str, Any]) -> None:
         """Later parts overwrite names of earlier ones, as they do in wandb."""
-        self.data.update(flatten(body["data"]))
+        self.data.update(body["data"])
         self.seqs.append(seq)
 
     def build(self) -> Step:
@@ -119,12 +119,18 @@ def collect_steps(records: Iterable[Stored], ahead: Mapping[str, int]) -> Steps:
 
 
 def _decode(stored: Stored, refused: list[Refused]) -> dict[str, Any] | None:
+    """The body of a step with its data flat, or that of a finish."""
     try:
         body = codec.unpack(stored.body)
     except BodyUnreadable as error:
         refused.append(Refused(stored=stored, reason="unreadable", detail=str(error)))
         return None
     problem = _problem(body) if stored.kind == "step" else _no_run(body)
+    if stored.kind == "step" and not problem:
+        try:
+            body["data"] = flatten(body["data"])
+        except RecursionError:
+            problem = "data is nested too deeply"
     if problem:
         refused.append(Refused(stored=stored, reason="malformed", detail=problem))
         return None
@@ -146,6 +152,8 @@ def _problem(body: Mapping[str, Any]) -> str:
         return "time is no float"
     if not isinstance(body.get("data"), dict):
         return "data is no map"
+    if not all(isinstance(name, str) for name in body["data"]):
+        return "data has a name that is no text"
     if not isinstance(body.get("closed"), bool):
         return "closed is no boolean"
     return ""

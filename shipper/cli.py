@@ -111,7 +111,7 @@ def run(once: bool, timeout: float, config_file: Path | None, **flags: Any) -> N
 @click.option("--prefix", default="/v1", show_default=True, help="Where the routes stand.")
 def receive(listen: str, data: Path, prefix: str) -> None:
     """Run a small local telemetry-processor, to try things out. Not for production."""
-    from shipper.receiver import serve
+    from shipper.receiver.server import serve
 
     host, _, port = listen.rpartition(":")
     if not port.isdecimal():

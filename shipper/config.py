@@ -76,6 +76,8 @@ def _integer(low: int, high: int) -> Callable[[Any], int]:
         if isinstance(value, bool):
             raise ValueError("is no whole number")
         number = int(value)
+        if isinstance(value, float) and number != value:
+            raise ValueError("is no whole number")
         if not low <= number <= high:
             raise ValueError(f"is outside {low} … {high}")
         return number

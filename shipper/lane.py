@@ -115,14 +115,15 @@ class Lane:
 
     def _note(self, place: _Place, progress: Progress, owned: bool) -> None:
         now = self._now()
+        if place.route.take_delivered():
+            # Before the failure that may have ended the turn: that one begins a new row.
+            self._sink.succeeded()
+            self.health.succeeded()
         if progress.failure is not None:
             place.caught_up = False
             self._note_failure(progress.failure)
             place.due = now
             return
-        if place.route.take_delivered():
-            self._sink.succeeded()
-            self.health.succeeded()
         place.caught_up = progress.at_end
         place.finished = progress.at_end and not owned
         if progress.more:

@@ -19,6 +19,7 @@ from shipper.lane import Lane
 from shipper.ledger import Ledger
 from shipper.pipeline import Route
 from shipper.retention import Kept, to_delete
+from shipper.schedule import Schedule
 from shipper.sinks import REGISTRY, Sink
 from shipper.watch import Watch
 from spooler.errors import NewerFormat, SpoolError
@@ -32,6 +33,9 @@ STOP_SECONDS = 8.0
 TIDY_SECONDS = 10.0
 # A spool folder is made a moment before its first segment.
 NEW_SPOOL_SECONDS = 0.2
+
+
+LaneKey = tuple[str, str]  # sink, workload
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +52,7 @@ class Service:
         self._once = once
         self._ledger = Ledger(config.state)
         self._now = time.monotonic
-        self._condition = threading.Condition()
+        self._woken = threading.Event()  # the main thread has something to see to
         self._stopping = False
         self._look = True  # the root is worth a walk
         self._looked = 0.0
@@ -57,8 +61,8 @@ class Service:
         self._withheld: set[str] = set()
         self._said: dict[str, str] = {}
         self._unreadable: dict[str, str] = {}
-        self._lanes: dict[tuple[str, str], Lane] = {}
-        self._busy: set[tuple[str, str]] = set()
+        self._lanes: dict[LaneKey, Lane] = {}
+        self._schedule: Schedule[LaneKey] = Schedule(lambda key: self._lanes[key].due(), self._now)
         self._sinks = _build_sinks(config)
         self._health = {name: Health(name, self._now) for name in self._sinks}
 
@@ -79,22 +83,19 @@ class Service:
                     break
                 self._pause()
         finally:
-            self.stop()
             if watch is not None:
                 watch.stop()
             self._end(workers)
 
     def stop(self) -> None:
-        """End soon; safe from any thread and from a signal handler's."""
+        """End soon; safe from any thread and from a signal handler."""
         self._stopping = True
-        with self._condition:
-            self._condition.notify_all()
+        self._woken.set()
 
     def look(self) -> None:
         """Walk the root now: something has appeared there."""
         self._look = True
-        with self._condition:
-            self._condition.notify_all()
+        self._woken.set()
 
     def pending(self) -> list[str]:
         """One line for each spool and sink that still has something to send, and why."""
@@ -169,9 +170,8 @@ class Service:
                 config=self._config,
             )
         )
-        with self._condition:
-            self._lanes[key] = lane
-            self._condition.notify_all()
+        self._lanes[key] = lane
+        self._schedule.put(key)
 
     def _say_once(self, path: str, text: str) -> None:
         if self._said.get(path) != text:
@@ -190,56 +190,39 @@ class Service:
         return workers
 
     def _work(self) -> None:
-        while True:
-            key = self._next_lane()
-            if key is None:
-                return
+        while (key := self._schedule.take()) is not None:
+            lane = self._lanes[key]
             try:
-                self._lanes[key].turn()
+                lane.turn()
             except Exception:
                 # A fault of ours in one lane must not end the thread all lanes share.
-                log.exception("lane %s of %s: unexpected; it is tried again", key[1], key[0])
-                self._lanes[key].rest()
+                log.exception("%s, %s: unexpected; tried again later", *key)
+                lane.rest()
             finally:
-                with self._condition:
-                    self._busy.discard(key)
-                    self._condition.notify_all()
-
-    def _next_lane(self) -> tuple[str, str] | None:
-        """Wait for the lane that is due longest and take it; None when the service ends."""
-        with self._condition:
-            while not self._stopping:
-                now = self._now()
-                dues = {k: lane.due() for k, lane in self._lanes.items() if k not in self._busy}
-                key = min(dues, key=dues.__getitem__, default=None)
-                if key is not None and dues[key] <= now:
-                    self._busy.add(key)
-                    return key
-                wait = self._config.rescan_seconds if key is None else dues[key] - now
-                self._condition.wait(min(max(wait, 0.001), self._config.rescan_seconds))
-        return None
+                self._schedule.give_back(key)
+                if self._once:
+                    self._woken.set()
 
     def _pause(self) -> None:
-        """Let the main thread sleep until the next walk or tidying, or until it is told."""
-        with self._condition:
-            if self._stopping or self._look or (self._once and self._is_done()):
-                return
+        """Let the main thread sleep until the next walk or tidying, or until it is woken."""
+        if not self._stopping:
             due = self._looked + self._config.rescan_seconds - self._now()
-            self._condition.wait(max(0.001, min(due, TIDY_SECONDS, 1.0 if self._once else due)))
+            self._woken.wait(max(0.001, min(due, TIDY_SECONDS)))
+        self._woken.clear()
 
     def _is_done(self) -> bool:
         return (
             not self._look
-            and not self._busy
+            and self._schedule.is_quiet()
             and all(lane.caught_up() for lane in self._lanes.values())
         )
 
     def _end(self, workers: list[threading.Thread]) -> None:
+        self._schedule.end()
         deadline = self._now() + STOP_SECONDS
         for worker in workers:
             worker.join(max(0.0, deadline - self._now()))
-        late = [worker.name for worker in workers if worker.is_alive()]
-        if late:
+        if any(worker.is_alive() for worker in workers):
             log.warning("a request is still under way; its records stay pending and are sent again")
             return
         self._tidy()

@@ -45,7 +45,10 @@ STEP_MAX = 2**31 - 1
 ID_LIMIT = 256  # characters of workload_uid and pod_uid
 TIME_MAX = 9.2e9  # seconds; beyond it the receiver's clock arithmetic overflows
 
-_RESERVED = ("step", "run_id", "source", "history", "created_at", "updated_at", "iteration")
+# The empty name is none that a reader could ask for.
+_RESERVED = ("step", "run_id", "source", "history", "created_at", "updated_at", "iteration", "")
+# Levels of nesting inside one value; what lies deeper is cut, as no JSON library reads it all.
+_DEEPEST = 100
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -266,16 +269,18 @@ def _sort_values(
     return numbers, others, nonfinite, nulls
 
 
-def _clean(value: Any) -> Any:
+def _clean(value: Any, depth: int = 0) -> Any:
     """Any decoded msgpack value as JSON that the receiver takes."""
     if isinstance(value, str):
         return clean_text(value)
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
+    if isinstance(value, dict | list) and depth >= _DEEPEST:
+        return f"nested deeper than {_DEEPEST} levels"
     if isinstance(value, dict):
-        return {clean_text(str(key)): _clean(item) for key, item in value.items()}
+        return {clean_text(str(key)): _clean(item, depth + 1) for key, item in value.items()}
     if isinstance(value, list):
-        return [_clean(item) for item in value]
+        return [_clean(item, depth + 1) for item in value]
     if isinstance(value, bytes):
         return f"{len(value)} bytes"
     return value
@@ -288,4 +293,4 @@ def _name(prefix: str, name: str) -> str:
         return f"{prefix}{name}"
     if name.rstrip("_") in _RESERVED:
         return f"{name}_"
-    return name or "_"
+    return name

@@ -6,6 +6,8 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
+from spooler import notice
+
 TICK_SECONDS = 1.0
 
 Task = Callable[[], bool]
@@ -14,8 +16,8 @@ Task = Callable[[], bool]
 class Keeper:
     """Runs `tend` about once a second and when woken, and tasks that were handed to it.
 
-    A task that returns True is run again at the next tick. Neither `tend` nor a task may raise.
-    The thread is a daemon: the interpreter's end never waits for it beyond `finish`.
+    A task that returns True is run again at the next tick; one that raises is said once and
+    dropped. The thread is a daemon: the interpreter's end never waits for it beyond `finish`.
     """
 
     def __init__(self, tend: Callable[[], None]) -> None:
@@ -62,5 +64,10 @@ class Keeper:
     def _run_tasks(self) -> None:
         for _ in range(len(self._tasks)):
             task = self._tasks.popleft()
-            if task():
+            try:
+                again = task()
+            except Exception as error:  # noqa: BLE001 - border with training code: nothing escapes
+                notice.say_once(f"task {error!r}", f"lens-ship: {type(error).__name__}: {error}")
+                continue
+            if again:
                 self._tasks.append(task)

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 
 from spooler import config
 
 _PREFIX = "[Primus Lens WandB]"
-_said: set[str] = set()
-_lock = threading.Lock()
+_said: dict[str, object] = {}
 
 
 def say_once(key: str, message: str) -> None:
-    """Print `message` unless something has been said under `key` in this process."""
-    with _lock:
-        if key in _said:
-            return
-        _said.add(key)
-    _print(message)
+    """Print `message` unless something has been said under `key` in this process.
+
+    One step of the interpreter decides, not a lock: a signal handler or a forked child that comes
+    here while another call is under way must not wait for it.
+    """
+    mine = object()
+    if _said.setdefault(key, mine) is mine:
+        _print(message)
 
 
 def debug(message: str) -> None:
@@ -31,6 +31,6 @@ def debug(message: str) -> None:
 def _print(message: str) -> None:
     try:
         sys.stderr.write(f"{_PREFIX} {message}\n")
-    except (OSError, ValueError, AttributeError):
-        # stderr is closed or gone: there is nobody left to tell, and training goes on.
+    except Exception:  # noqa: BLE001 - border with training code: stderr may be any object
+        # It is closed, gone, or busy below a signal handler: nobody to tell, training goes on.
         return

@@ -368,10 +368,12 @@ def get_global_reporter() -> GlobalReporter:
 def _pack(body: dict[str, Any]) -> bytes:
     try:
         packed = codec.pack(body, plain)
-    except (TypeError, ValueError, OverflowError, RecursionError, AttributeError, RuntimeError):
+    except Exception:  # noqa: BLE001 - code of any library may run in `item`
         packed = codec.pack(careful(body))
     if len(packed) > _LARGE_BODY:
         packed = codec.pack(careful(body))
+    if len(packed) > fmt.BODY_LIMIT:
+        raise ValueError(f"{len(packed)} bytes, more than a record may have")
     return packed
 
 

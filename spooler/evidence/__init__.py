@@ -21,6 +21,7 @@ more has been imported.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
@@ -62,10 +63,10 @@ def collect(
     view = View(run=run, environ=environ, modules=loaded, files=files)
     evidence: dict[str, Any] = {}
     for name in REGISTRY:
-        section = _attempt(name, lambda name=name: _section(name, view), errors)  # type: ignore[misc]
+        section = _attempt(name, partial(_section, name, view), errors)
         if section:
             _place(evidence, name, section)
-    hints = _attempt("hints", lambda: _hints(evidence), errors)
+    hints = _attempt("hints", partial(_hints, evidence), errors)
     if errors:
         evidence.setdefault("system", {})["evidence_errors"] = errors
     return {"evidence": evidence, "hints": hints or {"confidence": "low"}}

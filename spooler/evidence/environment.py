@@ -4,7 +4,7 @@ Rules:
 - An allow-list: a variable is reported because it stands here, never because it is set.
 - A prefix stands here only where a launcher owns it. Even then a name that tells of a secret,
   or one that configures the telemetry itself, is left out.
-- Values are masked like every other text on the way out (a user and password in a URL go).
+- Values are masked and shortened on the way out like every other text (a password in a URL goes).
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from spooler.evidence.masking import names_secret
 from spooler.evidence.view import View
 
 MOST_VARIABLES = 256
-LONGEST_VALUE = 1024
 
 # What the job says of itself, and who runs it.
 _JOB = """
@@ -86,7 +85,7 @@ def look(view: View) -> dict[str, str]:
     """Return the variables of the allow-list that are set."""
     # Names first: listing them is one step, while other threads may set variables.
     names = sorted(name for name in list(view.environ) if is_listed(name))
-    found = {name: view.environ.get(name, "")[:LONGEST_VALUE] for name in names[:MOST_VARIABLES]}
+    found = {name: view.environ.get(name, "") for name in names[:MOST_VARIABLES]}
     return {name: value for name, value in found.items() if value}
 
 

@@ -7,7 +7,8 @@ Rules:
   and lone surrogates become U+FFFD.
 - The result written as JSON (ASCII, default separators) is at most ``Limits.total`` bytes, and
   what was left out is marked with ``[cut]``. Plain values go before nested ones, so that one
-  huge sub-tree does not push out its small neighbours.
+  huge sub-tree does not push out its small neighbours. The first value that does not fit ends
+  the walk, so that its time is bounded like its result.
 - A text that looks like a credential is masked everywhere; a key that names one only on request.
 """
 
@@ -44,7 +45,7 @@ class Limits:
     depth: int = 8
     items: int = 128
     keys: int = 512
-    text: int = 2048
+    text: int = 1024
     key: int = 256
 
 
@@ -59,13 +60,13 @@ def json_safe(value: object, *, hide_by_key: bool = False, limits: Limits = DEFA
 
 def safe_text(text: str, limit: int = DEFAULT.text) -> str:
     """Return a text masked, storable, and at most about ``limit`` long."""
-    seen = masking.mask_text(text[: 2 * limit])
-    if len(text) > 2 * limit:
-        seen = seen[: -min(SEAM, len(seen))]
-    seen = _UNSTORABLE.sub("\ufffd", seen)
-    if len(seen) <= limit and len(text) <= 2 * limit:
-        return seen
-    return f"{seen[:limit]}{CUT}"
+    window = 2 * limit + SEAM
+    seen = masking.mask_text(text[:window])
+    if len(text) > window:
+        seen = seen[: max(len(seen) - SEAM, 0)]
+    elif len(seen) <= limit:
+        return _UNSTORABLE.sub("\ufffd", seen)
+    return _UNSTORABLE.sub("\ufffd", seen[:limit]) + CUT
 
 
 def leaf(raw: object, limits: Limits = DEFAULT) -> Any:
@@ -153,7 +154,7 @@ class _Walk:
         hidden = masking.hidden_keys(pairs) if self._hide_by_key else frozenset()
         kept: dict[str, Any] = {}
         for nested in (False, True):
-            for key, item in pairs:
+            for key, item in pairs if self._left else ():
                 if is_a(item, CONTAINERS) is nested:
                     shown = masking.MASK if key in hidden else item
                     self._keep(kept, key, shown, depth)
@@ -166,13 +167,10 @@ class _Walk:
         return result
 
     def _keep(self, kept: dict[str, Any], key: str, item: object, depth: int) -> None:
-        before = self._left
         if self._spend(len(json.dumps(key)) + _SEPARATORS):
             value = self.visit(item, depth + 1)
             if value is not _LEFT_OUT:
                 kept[key] = value
-                return
-            self._left = before
 
     def _list(self, raw: Any, depth: int) -> list[Any]:
         kind: Any = next(base for base in CONTAINERS if is_a(raw, base))
@@ -202,7 +200,5 @@ class _Walk:
         return value if self._spend(len(json.dumps(value)) + _SEPARATORS) else _LEFT_OUT
 
     def _spend(self, cost: int) -> bool:
-        if cost > self._left:
-            return False
-        self._left -= cost
-        return True
+        self._left = self._left - cost if cost <= self._left else 0
+        return self._left > 0

@@ -62,8 +62,8 @@ _RANDOM = re.compile(r"(?=[^a-zA-Z]*[a-zA-Z])(?=[^0-9]*[0-9])[A-Za-z0-9+/=]{24,}
 
 _KNOWN = re.compile(
     r"-----BEGIN [A-Z ]*PRIVATE KEY-----(?s:.*?)(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)"
-    r"|\beyJ[\w-]{6,}(?:\.[\w-]*){1,2}"
-    r"|\bsk-(?=[\w-]{0,64}[0-9])[\w-]{16,}|\b[prs]k_(?:live|test)_\w{8,}"
+    r"|(?<![\w-])eyJ[\w-]{6,}(?:\.[\w-]*){1,2}"
+    r"|(?<![\w-])sk-(?=[\w-]{0,64}[0-9])[\w-]{16,}|\b[prs]k_(?:live|test)_\w{8,}"
     r"|\bgh[opusr]_\w{16,}|\bgithub_pat_\w{16,}|\bglpat-[\w-]{16,}|\bhf_[A-Za-z0-9]{16,}"
     r"|\bxox[a-z]-[\w-]{10,}|\b(?:AKIA|ASIA)[0-9A-Z]{16}\b|\bAIza[\w-]{30,}"
     r"|\bwandb_v[0-9]+_\w{16,}|\blocal-[0-9a-f]{40}\b|\bnpm_[A-Za-z0-9]{30,}|\bpypi-[\w-]{30,}"
@@ -75,7 +75,7 @@ _USERINFO = re.compile(
     r"(?i)\b([a-z][a-z0-9+.-]{0,30}://)(?:[^\s/?#]{1,512}@|[^\s/:@]{0,256}:(?![0-9]+/)[^\s@]{1,256}@)"
 )
 _ASSIGNED = re.compile(
-    r"(?i)([\w-]{0,40}(?:passwd|password|passphrase|secret|api[_-]?key|access[_-]?key"
+    r"(?i)((?:passwd|password|passphrase|secret|api[_-]?key|access[_-]?key"
     r"|(?:auth|access|api|hf|wandb|refresh)[_-]?token|[?&;](?:token|sig|signature|x-amz-signature"
     r"|key|code)|(?<![\w-])token(?==))[\w-]{0,20}[\"']?\s{0,3}[=:]\s{0,3}[\"']?)[^\s&;,\"']+"
 )
@@ -87,12 +87,15 @@ def mask_text(text: str) -> str:
     """Return a text without what looks like a credential."""
     if len(text) < 8:
         return text
-    text = _USERINFO.sub(rf"\1{MASK}@", text)
-    text = _WEBHOOK.sub(rf"\1{MASK}", text)
+    # Most texts hold none of the marks; looking for those first is a hundred times cheaper.
+    if "://" in text:
+        text = _WEBHOOK.sub(rf"\1{MASK}", _USERINFO.sub(rf"\1{MASK}@", text))
     text = _KNOWN.sub(MASK, text)
-    text = _SCHEME.sub(rf"\1{MASK}", text)
-    text = _ASSIGNED.sub(rf"\1{MASK}", text)
-    return _OPTION.sub(_mask_option, text)
+    if " " in text:
+        text = _SCHEME.sub(rf"\1{MASK}", text)
+    if "=" in text or ":" in text:
+        text = _ASSIGNED.sub(rf"\1{MASK}", text)
+    return _OPTION.sub(_mask_option, text) if "-" in text else text
 
 
 def hides(name: str, value: object) -> bool:

@@ -45,6 +45,13 @@ def careful(value: Any, depth: int = 0) -> Any:
 
     Never raises for any one value: what cannot be turned becomes a placeholder that says so.
     """
+    try:
+        return _careful(value, depth)
+    except Exception as error:  # noqa: BLE001 - code of any library may run in `item`
+        return {"_type": "error", "class": _class_name(value), "error": type(error).__name__}
+
+
+def _careful(value: Any, depth: int) -> Any:
     if value is None or isinstance(value, bool | float):
         return value
     if isinstance(value, int):
@@ -58,13 +65,10 @@ def careful(value: Any, depth: int = 0) -> Any:
     if isinstance(value, list | tuple):
         if len(value) > LIST_LIMIT:
             return {"_type": "list", "length": len(value)}
-        return [careful(item, depth + 1) for item in value]
+        return [careful(item, depth + 1) for item in list(value)]
     if isinstance(value, bytes | bytearray | memoryview):
         return {"_type": "bytes", "length": len(value)}
-    try:
-        return careful(plain(value), depth + 1)
-    except Exception as error:  # noqa: BLE001 - code of any library may run in `item`
-        return {"_type": "error", "class": _class_name(value), "error": type(error).__name__}
+    return careful(plain(value), depth + 1)
 
 
 def _array(value: Any) -> Any:

@@ -6,7 +6,7 @@ The only importer of msgpack in the training process and of the record format in
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgpack
@@ -49,18 +49,31 @@ def unpack(body: bytes) -> dict[str, Any]:
             this format produces.
     """
     try:
-        value = msgpack.unpackb(
-            body,
-            ext_hook=_refuse_extension,
-            timestamp=0,
-            strict_map_key=False,
-            unicode_errors="surrogatepass",
-        )
+        try:
+            value = _decode(body)
+        except TypeError:
+            # A key that Python cannot hash: msgpack gives a user's tuple back as a list.
+            value = _decode(body, _map_with_text_keys)
     except (ValueError, TypeError, KeyError, msgpack.UnpackException, RecursionError) as error:
         raise BodyUnreadable(f"not msgpack: {type(error).__name__}: {error}") from error
     if not isinstance(value, dict):
         raise BodyUnreadable(f"a msgpack {type(value).__name__}, not a map")
     return value
+
+
+def _decode(body: bytes, pairs_hook: Callable[[Any], Any] | None = None) -> Any:
+    return msgpack.unpackb(
+        body,
+        ext_hook=_refuse_extension,
+        timestamp=1,  # Unix seconds: what msgpack itself knows stays a number
+        strict_map_key=False,
+        unicode_errors="surrogatepass",
+        object_pairs_hook=pairs_hook,
+    )
+
+
+def _map_with_text_keys(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
+    return {str(k) if isinstance(k, list | dict) else k: value for k, value in pairs}
 
 
 def _refuse_extension(code: int, data: bytes) -> Any:

@@ -143,6 +143,8 @@ def open_for_reading(path: Path) -> Connection:
     except sqlite3.Error as error:
         raise SpoolDamaged(str(path), 0, f"{error}") from error
     try:
+        # A damaged `kind` need not be UTF-8; it must cost its record, not the whole query.
+        connection.text_factory = _text
         for pragma in _READER_PRAGMAS:
             connection.execute(pragma)
         _check_ours(connection, path)
@@ -161,6 +163,10 @@ def wal_size(path: Path) -> int:
         return os.stat(f"{path}-wal").st_size
     except FileNotFoundError:
         return 0
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "surrogateescape")
 
 
 def _has_wal(path: Path) -> bool:

@@ -117,12 +117,14 @@ def is_on(environ: Mapping[str, str], name: str) -> bool:
 
 
 def first_int(environ: Mapping[str, str], names: tuple[str, ...]) -> int | None:
-    """The first of these variables that holds a whole number."""
+    """The first of these variables that holds a whole number, of 64 bits at most."""
     for name in names:
         try:
-            return int(environ.get(name, ""))
+            value = int(environ.get(name, ""))
         except ValueError:
             continue
+        if -(2**63) <= value < 2**63:
+            return value
     return None
 
 

@@ -17,10 +17,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from spooler.errors import NotASpool, SpoolDamaged
+from spooler.errors import NotASpool, SpoolDamaged, SpoolError
 from spooler.spool import codec, db
 from spooler.spool import format as fmt
 from spooler.spool.identity import Identity
+
+_Row = tuple[int, str, bytes, int]  # seq, kind, body, checksum; a damaged file may hold others
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,9 +99,10 @@ class Reader:
     def read(self, after: int, limit: int) -> Chunk:
         """Return at most `limit` records with a seq above `after`, in order.
 
+        A call that meets something unreadable returns what lies before it.
+
         Raises:
-            NotASpool, NewerFormat, SpoolDamaged: the segment that holds the next record cannot be
-                read; what lies before it has been returned by earlier calls.
+            NotASpool, NewerFormat, SpoolDamaged: the very next record cannot be read.
         """
         records: list[Stored] = []
         damage: list[Damage] = []
@@ -110,13 +113,21 @@ class Reader:
                     records=tuple(records), damage=tuple(damage), through=position, at_end=False
                 )
             try:
-                rows = self._rows(number, position, limit - len(records))
+                rows, whole = self._rows(number, position, limit - len(records))
                 if rows and rows[0][0] > position + 1:
                     # Between listing and reading, the one before may have got its last records.
-                    rows = self._recheck(number, position, limit - len(records)) or rows
+                    rows, whole = self._recheck(number, position, limit - len(records), rows, whole)
             except FileNotFoundError:
                 continue
+            except SpoolError:
+                if position == after:
+                    raise
+                rows, whole = [], False
             position = _verify(self._path(number), rows, position, records, damage)
+            if not whole:
+                return Chunk(
+                    records=tuple(records), damage=tuple(damage), through=position, at_end=False
+                )
         return Chunk(
             records=tuple(records),
             damage=tuple(damage),
@@ -226,30 +237,39 @@ class Reader:
         start = known[-1] if known else 0
         return (n for n in numbers if n >= start)
 
-    def _rows(self, number: int, after: int, limit: int) -> list[tuple[int, str, bytes, int]]:
+    def _rows(self, number: int, after: int, limit: int) -> tuple[list[_Row], bool]:
+        """At most `limit` rows, and whether all that there are; False: the next is unreadable."""
         path = self._path(number)
         connection = db.open_for_reading(path)
+        rows: list[_Row] = []
         try:
-            rows = connection.execute(fmt.SELECT_RECORDS, (after, limit)).fetchall()
+            for row in connection.execute(fmt.SELECT_RECORDS, (after, limit)):
+                rows.append(row)  # noqa: PERF402 - a damaged page must not cost those before it
             if rows and number not in self._first_seqs:
                 first = connection.execute(fmt.SELECT_BOUNDS).fetchone()[0]
                 self._first_seqs[number] = first
         except db.Error as error:
-            raise SpoolDamaged(str(path), after, f"{error}") from error
+            if not rows:
+                raise SpoolDamaged(str(path), after, f"{error}") from error
+            return rows, False
         finally:
             connection.close()
-        return rows
+        return rows, True
 
     def _recheck(
-        self, number: int, after: int, limit: int
-    ) -> list[tuple[int, str, bytes, int]] | None:
+        self, number: int, after: int, limit: int, rows: list[_Row], whole: bool
+    ) -> tuple[list[_Row], bool]:
+        """Ask the segment before `number` once more for rows beyond `after`."""
         earlier = [n for n in self.segments() if n < number]
         if not earlier:
-            return None
-        rows = self._rows(earlier[-1], after, limit)
-        if rows and len(rows) < limit:
-            rows += self._rows(number, rows[-1][0], limit - len(rows))
-        return rows or None
+            return rows, whole
+        late, whole_before = self._rows(earlier[-1], after, limit)
+        if not late:
+            return rows, whole
+        if not whole_before or len(late) == limit:
+            return late, whole_before
+        rows, whole = self._rows(number, late[-1][0], limit - len(late))
+        return late + rows, whole
 
     def _bounds(self, number: int) -> tuple[int, int] | None:
         path = self._path(number)
@@ -284,7 +304,7 @@ class Reader:
 
 def _verify(
     path: Path,
-    rows: list[tuple[int, str, bytes, int]],
+    rows: list[_Row],
     position: int,
     records: list[Stored],
     damage: list[Damage],

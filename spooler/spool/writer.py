@@ -8,6 +8,7 @@ Rules:
   another thread.
 - Threads are serialised by a re-entrant lock. A signal handler may append while its own thread
   is inside `append`: the primary key decides, and the one that comes second takes the next seq.
+  The handler never rotates: the interrupted append goes on in the segment that it began with.
 """
 
 from __future__ import annotations
@@ -55,6 +56,8 @@ class _Segment:
     opened: float  # monotonic seconds
     records: int = 0
     bytes: int = 0
+    next_seq: int = 0  # 0: one more than the last of `previous`
+    previous: _Segment | None = None  # until the first number here is known
 
 
 class Writer:
@@ -82,7 +85,7 @@ class Writer:
         self._tending = threading.Lock()
         self._retired: list[_Segment] = []
         self._next: _Segment | None = None
-        self._next_seq = 1
+        self._nesting = 0  # appends under way: more than one below a signal handler
         self.wake: Callable[[], None] = _nobody
         try:
             _make_directories(root, (*below, spool), limits)
@@ -91,6 +94,7 @@ class Writer:
             raise db.unavailable(error, self.directory) from error
         try:
             self._segment = self._prepare(1)
+            self._segment.next_seq = 1
         except SpoolUnavailable:
             # Nothing was recorded here: an empty spool would only be noise for the service.
             os.close(self._owner)
@@ -100,7 +104,7 @@ class Writer:
     @property
     def last_seq(self) -> int:
         """Number of the last committed record, 0 before the first."""
-        return self._next_seq - 1
+        return _next_seq(self._segment) - 1
 
     def append(self, kind: str, body: bytes) -> int:
         """Commit one record and return its seq.
@@ -109,27 +113,11 @@ class Writer:
             SpoolUnavailable: it was not committed; a later try may succeed.
         """
         with self._gate:
-            segment = self._segment
-            while True:
-                seq = self._next_seq
-                row = (seq, kind, body, codec.checksum(kind, body, seq))
-                try:
-                    segment.connection.execute(fmt.INSERT_RECORD, row)
-                    break
-                except db.IntegrityError:
-                    # A signal handler inside this very call has taken the number.
-                    self._next_seq = seq + 1
-                except db.Error as error:
-                    raise db.unavailable(error, segment.path) from error
-            if self._next_seq <= seq:
-                self._next_seq = seq + 1
-            segment.records += 1
-            segment.bytes += len(body)
-            if segment.records * 2 >= self._limits.segment_records or (
-                segment.bytes * 2 >= self._limits.segment_bytes
-            ):
-                self._half_full(segment)
-            return seq
+            self._nesting += 1
+            try:
+                return self._insert(self._segment, kind, body)
+            finally:
+                self._nesting -= 1
 
     def tend(self) -> None:
         """Do what `append` must not wait for; called about once a second and when woken.
@@ -140,9 +128,12 @@ class Writer:
                 which case appending goes on where it was.
         """
         with self._tending:
+            self._check_present(self._segment)
+            unprepared = self._next is None
+            # In this order: without a prepared segment nobody rotates, so this one stays the
+            # current one. The other way round, the number prepared could be one in use.
             segment = self._segment
-            self._check_present(segment)
-            if self._next is None and self._wants_next(segment):
+            if unprepared and self._wants_next(segment):
                 self._next = self._prepare(segment.number + 1)
             if self._is_due(segment):
                 with self._gate:
@@ -177,13 +168,35 @@ class Writer:
         self._gate.release()
         self._tending.release()
 
+    def _insert(self, segment: _Segment, kind: str, body: bytes) -> int:
+        while True:
+            seq = _next_seq(segment)
+            row = (seq, kind, body, codec.checksum(kind, body, seq))
+            try:
+                segment.connection.execute(fmt.INSERT_RECORD, row)
+                break
+            except db.IntegrityError:
+                # A signal handler inside this very call has taken the number.
+                segment.next_seq = seq + 1
+            except db.Error as error:
+                raise db.unavailable(error, segment.path) from error
+        if segment.next_seq <= seq:
+            segment.next_seq = seq + 1
+        segment.records += 1
+        segment.bytes += len(body)
+        if segment.records * 2 >= self._limits.segment_records or (
+            segment.bytes * 2 >= self._limits.segment_bytes
+        ):
+            self._half_full(segment)
+        return seq
+
     # --- everything below runs off the hot path -------------------------------------------------
 
     def _half_full(self, segment: _Segment) -> None:
         if self._next is None:
             if segment is self._segment:
                 self.wake()
-        elif self._is_due(segment):
+        elif self._nesting == 1 and self._is_due(segment):
             self._rotate(segment)
             self.wake()
 
@@ -211,9 +224,15 @@ class Writer:
         """Point appends at the prepared segment. With the gate held; without one, do nothing."""
         if self._next is None or segment is not self._segment:
             return
-        self._next.opened = time.monotonic()
+        new, self._next = self._next, None
+        new.opened = time.monotonic()
+        new.previous = segment
+        self._segment = new
+        # From here on nobody appends to the old segment, so its last number is final. Were the
+        # number counted here and stored before, a signal handler in between could take it twice.
+        new.next_seq = max(new.next_seq, _next_seq(new))
+        new.previous = None
         self._retired.append(segment)
-        self._segment, self._next = self._next, None
 
     def _prepare(self, number: int) -> _Segment:
         """Create segment `number` complete, publish it under its name, open it for writing."""
@@ -258,6 +277,23 @@ class Writer:
         except OSError as error:
             raise db.unavailable(error, segment.path) from error
         raise SpoolUnavailable("gone", f"{segment.path} was removed while it was being written")
+
+
+def _next_seq(segment: _Segment) -> int:
+    """The number of the next record: a guess, which the primary key confirms.
+
+    It can be too low when a signal handler appends between two steps of an append, never too high.
+    """
+    if segment.next_seq:
+        return segment.next_seq
+    previous = segment.previous
+    if previous is None:
+        return segment.next_seq  # it has become known meanwhile
+    try:
+        last = previous.connection.execute(fmt.SELECT_BOUNDS).fetchone()[1]
+    except db.Error:
+        last = None
+    return _next_seq(previous) if last is None else int(last) + 1
 
 
 def _nobody() -> None:

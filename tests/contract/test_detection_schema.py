@@ -197,9 +197,9 @@ class Hostile:
     def _fail(self, *_: Any) -> Any:
         raise RuntimeError("code of the user's ran")
 
-    __repr__ = __str__ = __eq__ = __len__ = __iter__ = __bool__ = __index__ = _fail  # type: ignore[assignment]
+    __repr__ = __str__ = __eq__ = __len__ = __iter__ = __bool__ = __index__ = _fail
     __getattr__ = _fail
-    __class__ = property(_fail)  # type: ignore[assignment]
+    __class__ = property(_fail)
     __hash__ = object.__hash__
 
 
@@ -209,14 +209,14 @@ class HostileText(str):
     def _fail(self, *_: Any) -> Any:
         raise RuntimeError("code of the user's ran")
 
-    __str__ = __repr__ = __len__ = __getitem__ = encode = _fail  # type: ignore[assignment]
+    __str__ = __repr__ = __len__ = __getitem__ = encode = _fail
 
 
-class HostileTable(dict):  # type: ignore[type-arg]
+class HostileTable(dict):
     def _fail(self, *_: Any) -> Any:
         raise RuntimeError("code of the user's ran")
 
-    __iter__ = __getitem__ = __len__ = items = keys = values = get = _fail  # type: ignore[assignment]
+    __iter__ = __getitem__ = __len__ = items = keys = values = get = _fail
 
 
 def leaves() -> SearchStrategy[Any]:
@@ -264,7 +264,7 @@ CONFIGS = st.dictionaries(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(config=CONFIGS, name=st.text(st.characters(codec=None)), tag=st.text())
 def test_any_configuration_becomes_a_valid_request(
     config: dict[Any, Any], name: str, tag: str

@@ -1,0 +1,67 @@
+# The index of what can be run. `make demo` and `make test` need nothing but Python 3.10 or later.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+# The oldest wandb that is promised to work; `make test` runs the hook's contract against it and
+# against the newest one, `make test-wandb` against those between as well.
+WANDB_OLDEST = 0.16.0
+WANDB_BETWEEN = 0.19.0 0.22.0
+
+.PHONY: help demo test check unit wandb-oldest test-wandb crash bench clean
+
+help:
+	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | column -t -s '|'
+
+demo: $(VENV)/.demo ## train, kill, cut the network, and count: under a minute
+	$(BIN)/lens-ship demo
+
+test: check unit wandb-oldest ## everything that must hold, in under ten minutes
+
+check: $(VENV)/.test ## style, types, import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+unit: $(VENV)/.test ## the tests, with the newest wandb
+	$(BIN)/python -m pytest -n 2 --dist worksteal -q
+
+wandb-oldest: $(VENV)/.test $(VENV)/.wandb-$(WANDB_OLDEST) ## the hook against the oldest wandb
+	LENS_SHIP_TEST_PYTHON=$(VENV)/wandb-$(WANDB_OLDEST)/bin/python \
+	  $(BIN)/python -m pytest -q tests/contract/wandb
+
+test-wandb: $(VENV)/.test $(WANDB_BETWEEN:%=$(VENV)/.wandb-%) wandb-oldest ## the hook against all of them
+	for version in $(WANDB_BETWEEN); do \
+	  LENS_SHIP_TEST_PYTHON=$(VENV)/wandb-$$version/bin/python \
+	    $(BIN)/python -m pytest -q tests/contract/wandb || exit 1; \
+	done
+
+crash: $(VENV)/.test ## the kill tests alone, ten times as many
+	LENS_SHIP_KILLS=2000 $(BIN)/python -m pytest -n 2 -q tests/crash
+
+bench: $(VENV)/.test ## what the hook and the spool cost, side by side in one run
+	$(BIN)/python bench/hook_cost.py
+
+clean: ## remove the virtual environments and all caches
+	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: pyproject.toml packaging/lens_ship.pth | $(BIN)/python
+	$(BIN)/python -m pip install -q -e '.[demo]'
+	touch $@
+
+$(VENV)/.test: pyproject.toml packaging/lens_ship.pth constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[demo,test,check]'
+	touch $@
+
+# Each wandb stands in an environment of its own, with the wheel and no other part of the service.
+$(VENV)/.wandb-%: pyproject.toml packaging/lens_ship.pth $(shell find spooler -name '*.py') | $(VENV)/.test
+	test -d $(VENV)/wandb-$* || $(BIN)/python -m venv $(VENV)/wandb-$*
+	test -f $(VENV)/wandb-$*/.wandb || $(VENV)/wandb-$*/bin/python -m pip install -q 'wandb==$*' 'numpy<2' 'setuptools<81' msgpack pillow
+	touch $(VENV)/wandb-$*/.wandb
+	$(BIN)/python -m build -q --wheel --outdir $(VENV)/dist .
+	$(VENV)/wandb-$*/bin/python -m pip install -q --no-deps --force-reinstall $(VENV)/dist/lens_ship-*.whl
+	touch $@

@@ -1,0 +1,97 @@
+"""Reads what the processes left behind: reports of the training, spools, the receiver's database.
+
+Rule: read only, and each thing by its own public reader.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from shipper.demo.count import Call, Received, Source
+from shipper.discovery import find_spools
+from shipper.receiver import Receiver, queries
+from spooler.spool import codec
+from spooler.spool.reader import Reader, Stored
+
+_READ_RECORDS = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spool:
+    """What one training process recorded; `run` is empty when it never got as far as a step."""
+
+    spool: str
+    run: str
+    calls: tuple[Call, ...]
+
+
+class Report:
+    """The lines that a training process prints after each call, followed while they grow.
+
+    A last line without its end was cut off by a kill; it does not count.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.calls: list[Call] = []
+        self._offset = 0
+
+    def follow(self) -> Call | None:
+        """Take in what is new; return the latest call."""
+        with self.path.open("rb") as file:
+            file.seek(self._offset)
+            new = file.read()
+        whole = new[: new.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        for line in whole.splitlines():
+            said = json.loads(line)
+            self.calls.append(Call(step=said["step"], data=said["data"]))
+        return self.calls[-1] if self.calls else None
+
+
+def spools(root: Path) -> dict[int, Spool]:
+    """Every spool below `root` by the pid of the process that wrote it."""
+    found: dict[int, Spool] = {}
+    for directory in find_spools(root):
+        reader = Reader(directory)
+        identity = reader.identity()
+        run, calls = "", []
+        for stored in _records(reader):
+            if stored.kind == "step":
+                body = codec.unpack(stored.body)
+                run = body["run"]
+                calls.append(Call(step=body["step"], data=body["data"], seq=stored.seq))
+        found[identity.pid] = Spool(spool=identity.spool, run=run, calls=tuple(calls))
+    return found
+
+
+def source(name: str, pid: int, report: Report, recorded: dict[int, Spool]) -> Source:
+    """Put together what is known of one training process."""
+    report.follow()
+    mine = recorded.get(pid, Spool(spool="", run="", calls=()))
+    return Source(
+        name=name,
+        spool=mine.spool,
+        run=mine.run,
+        written=tuple(report.calls),
+        recorded=mine.calls,
+    )
+
+
+def received(database: Path, workload: str) -> Received:
+    """Everything that the receiver has of a workload, and every request it got."""
+    store = Receiver(path=database).store
+    return Received(rows=queries.rows(store, workload), requests=queries.requests(store))
+
+
+def _records(reader: Reader) -> Iterator[Stored]:
+    position = 0
+    while True:
+        chunk = reader.read(position, _READ_RECORDS)
+        yield from chunk.records
+        position = chunk.through
+        if chunk.at_end:
+            return
