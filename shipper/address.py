@@ -1,7 +1,8 @@
 """Where the telemetry-processor is: the base URL, and which prefix really answers.
 
 The processor's routes stand under `/v1`; its client's documented default says `/api/v1`. When the
-given base answers 404 the other prefix is tried once, and whichever worked is said and kept.
+given base answers 404 the other prefix is tried, and when the processor answers there, that is
+said and kept.
 """
 
 from __future__ import annotations
@@ -9,11 +10,12 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from urllib.parse import urlsplit, urlunsplit
 
 from shipper.errors import Unreachable
 from shipper.http import Poster
-from shipper.outcome import Answer, Outcome, classify, classify_failure
+from shipper.outcome import Answer, Outcome, classify, classify_failure, is_processors
 from spooler.spool.identity import Identity
 
 log = logging.getLogger(__name__)
@@ -44,7 +46,23 @@ class Address:
         items: int | None,
         tries: int,
     ) -> Outcome:
-        """Post to `path` below the base and judge what comes back."""
+        """Post to `path` below the base and judge what comes back.
+
+        An address that a job recorded is that job's own: others need not wait for its trouble.
+        """
+        outcome = self._send(identity, path, body, headers, items=items, tries=tries)
+        return outcome if self._base_url else replace(outcome, scope="workload")
+
+    def _send(
+        self,
+        identity: Identity,
+        path: str,
+        body: bytes,
+        headers: Mapping[str, str],
+        *,
+        items: int | None,
+        tries: int,
+    ) -> Outcome:
         given = (self._base_url or identity.api_base_url).rstrip("/")
         if not given:
             return classify_failure(
@@ -67,7 +85,8 @@ class Address:
         if other is None:
             return None
         answer = self._poster.post(other + path, body, headers)
-        if answer.status == 404:
+        if not is_processors(answer):
+            # A page of somebody else must not become the address.
             return None
         with self._lock:
             known = self._working.get(given) == other

@@ -121,13 +121,24 @@ def receive(listen: str, data: Path, prefix: str) -> None:
 
 
 @cli.command()
-@click.option("--seconds", type=click.FloatRange(10, 600), default=25.0, show_default=True)
-@click.option("--keep", type=click.Path(file_okay=False, path_type=Path), help="Keep the files.")
-def demo(seconds: float, keep: Path | None) -> None:
+@click.option(
+    "--seconds",
+    type=click.FloatRange(10, 600),
+    default=25.0,
+    show_default=True,
+    help="How long to train, both processes together.",
+)
+@click.option(
+    "--keep",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="New or empty folder for spool, state, database and logs, which then stay.",
+)
+@click.option("--seed", type=int, help="Repeat the planned moments of another demo.")
+def demo(seconds: float, keep: Path | None, seed: int | None) -> None:
     """Train, kill, restart, cut the network, and count: nothing is lost. Under a minute."""
     from shipper.demo import run_demo
 
-    sys.exit(run_demo(seconds=seconds, keep=keep))
+    sys.exit(run_demo(seconds=seconds, keep=keep, seed=seed))
 
 
 @cli.group()

@@ -127,7 +127,8 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
         until = email.utils.parsedate_to_datetime(text)
         now = email.utils.parsedate_to_datetime(headers.get("date", ""))
         return max(0.0, (until - now).total_seconds())
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError, IndexError):
+        # The standard library's reader of dates lets all of these out for a malformed one.
         return None
 
 
@@ -153,6 +154,8 @@ def _judge_success(answer: Answer, items: int | None) -> Outcome:
             "miscounted", f"{items} items sent, {count} counted by the receiver", alarm=True
         )
     succeeded, workloads = facts.get("success_count"), facts.get("workloads_count")
+    if succeeded == 0:
+        return _retry("not-stored", f"stored for none of {workloads} workloads", alarm=True)
     if isinstance(succeeded, int) and isinstance(workloads, int) and succeeded < workloads:
         return Outcome(
             verdict=Verdict.DELIVERED,
@@ -189,6 +192,11 @@ def _judge_server_error(answer: Answer, tries: int) -> Outcome:
             verdict=Verdict.SPLIT, reason="server-error", detail=_said(answer), ambiguous=True
         )
     return _retry("server-error", _said(answer))
+
+
+def is_processors(answer: Answer) -> bool:
+    """Whether an answer has the form that all of the telemetry-processor's own answers have."""
+    return _envelope(answer.body) is not None
 
 
 def _envelope(body: bytes) -> dict[str, Any] | None:

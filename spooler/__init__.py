@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from spooler.hook import install as install
-    from spooler.hook import uninstall as uninstall
+    from spooler.activate import install as install
+    from spooler.activate import uninstall as uninstall
     from spooler.recorder import get_global_reporter as get_global_reporter
     from spooler.recorder import stats as stats
 
 _FRONT = {
-    "install": "spooler.hook",
-    "uninstall": "spooler.hook",
+    "install": "spooler.activate",
+    "uninstall": "spooler.activate",
     "get_global_reporter": "spooler.recorder",
     "stats": "spooler.recorder",
 }

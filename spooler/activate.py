@@ -70,6 +70,32 @@ def deactivate() -> None:
     sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, _Waiting)]
 
 
+def install() -> None:
+    """Hook wandb by hand: now if it is imported, else as soon as it is.
+
+    The same as starting Python with `PRIMUS_LENS_WANDB_OUTPUT_PATH` set, for environments where
+    the `.pth` file is not in place. Does nothing where `PRIMUS_LENS_WANDB_HOOK` is off.
+    """
+    import os
+
+    from spooler import config, notice
+
+    if config.is_hook_on(os.environ):
+        activate()
+    else:
+        notice.debug(f"{config.HOOK} is off: wandb is not hooked")
+
+
+def uninstall() -> None:
+    """Take the hook off again; what is recorded stays recorded."""
+    deactivate()
+    module = sys.modules.get(_TARGET)
+    if module is not None:
+        from spooler.hook import unhook
+
+        unhook(module)
+
+
 def _hook(module: Any) -> None:
     try:
         from spooler.hook import hook

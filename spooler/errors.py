@@ -28,13 +28,17 @@ class NewerFormat(SpoolError):
 
 
 class SpoolDamaged(SpoolError):
-    """A file of the spool cannot be read at all, or not beyond a position; it names both."""
+    """A file of the spool cannot be read at all, or not beyond a position; it names both.
 
-    def __init__(self, path: str, position: int, reason: str) -> None:
+    `lasting` says that no later attempt will have more success.
+    """
+
+    def __init__(self, path: str, position: int, reason: str, *, lasting: bool = False) -> None:
         super().__init__(f"{path}: after record {position}: {reason}")
         self.path = path
         self.position = position
         self.reason = reason
+        self.lasting = lasting
 
 
 class BodyUnreadable(SpoolError):

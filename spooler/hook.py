@@ -22,7 +22,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from spooler import config, evidence, notice
+from spooler import evidence, notice
 from spooler.recorder import Recorder, recorder
 from spooler.records import detection, finish, run, step
 
@@ -49,38 +49,12 @@ class _RunState:
         self.last_step: int | None = None
 
 
-def install() -> None:
-    """Hook wandb by hand: now if it is imported, else as soon as it is.
-
-    The same as starting Python with `PRIMUS_LENS_WANDB_OUTPUT_PATH` set, for environments where
-    the `.pth` file is not in place. Does nothing where `PRIMUS_LENS_WANDB_HOOK` is off.
-    """
-    from spooler import activate
-
-    if not config.is_hook_on(os.environ):
-        notice.debug(f"{config.HOOK} is off: wandb is not hooked")
-        return
-    activate.activate()
-
-
-def uninstall() -> None:
-    """Take the hook off again; what is recorded stays recorded."""
-    from spooler import activate
-
-    activate.deactivate()
-    wandb: Any = sys.modules.get("wandb")
-    if wandb is None:
-        return
-    for owner, name in _places(wandb):
-        original = getattr(vars(owner).get(name), _MARK, None)
-        if original is not None:
-            setattr(owner, name, original)
-    _rebind_log(wandb)
-
-
 def hook(wandb: Any) -> None:
     """Put the hook on the imported module `wandb`; calling it twice changes nothing."""
     notice.debug("Installing WandB hook...")
+    mine = recorder()
+    if _finish_all not in mine.farewells:
+        mine.farewells.append(_finish_all)
     wrappers = {"init": _wrap_init, "log": _wrap_log, "_finish": _wrap_finish}
     for owner, name in _places(wandb):
         original = vars(owner).get(name)
@@ -89,7 +63,15 @@ def hook(wandb: Any) -> None:
             setattr(wrapped, _MARK, original)
             setattr(owner, name, wrapped)
     _rebind_log(wandb)
-    recorder().before_goodbye(_finish_all)
+
+
+def unhook(wandb: Any) -> None:
+    """Give the module its own functions back; what is recorded stays recorded."""
+    for owner, name in _places(wandb):
+        original = getattr(vars(owner).get(name), _MARK, None)
+        if original is not None:
+            setattr(owner, name, original)
+    _rebind_log(wandb)
 
 
 def _places(wandb: Any) -> list[tuple[Any, str]]:
@@ -104,9 +86,9 @@ def _places(wandb: Any) -> list[tuple[Any, str]]:
 
 def _rebind_log(wandb: Any) -> None:
     """A run that is active already has put its bound method on the module: take the new one."""
-    active: Any = getattr(wandb, "run", None)
-    if active is not None and getattr(wandb.log, "__self__", None) is active:
-        wandb.log = active.log
+    bound_to: Any = getattr(wandb.log, "__self__", None)
+    if bound_to is not None and bound_to is wandb.run:
+        wandb.log = bound_to.log
 
 
 # --- the wrappers ---------------------------------------------------------------------------------

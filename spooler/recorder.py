@@ -59,7 +59,8 @@ class Recorder:
         self.steps: dict[str, int] = {}  # run -> last step recorded
         self._lock = threading.RLock()
         self._writer: Writer | None = None
-        self._farewells: list[Callable[[], None]] = []
+        # Called before the exit record is written; they must not raise.
+        self.farewells: list[Callable[[], None]] = []
         self._losses: dict[str, _Loss] = {}
         self._retry_at = 0.0
         self._silent = False  # a child of a fork that could not be made safe
@@ -107,10 +108,6 @@ class Recorder:
             keeper = self._start_keeper()
         if keeper is not None:
             keeper.add(task)
-
-    def before_goodbye(self, farewell: Callable[[], None]) -> None:
-        """Call `farewell`, which must not raise, before the exit record is written."""
-        self._farewells.append(farewell)
 
     @property
     def directory(self) -> str | None:
@@ -241,7 +238,7 @@ class Recorder:
     def _say_goodbye(self) -> bool:
         if self._writer is None:
             return False
-        for farewell in self._farewells:
+        for farewell in self.farewells:
             farewell()
         self.record(exit_record.NAME, exit_record.make(time=time.time(), steps=dict(self.steps)))
         with self._lock:
@@ -276,7 +273,7 @@ class Recorder:
         child = Recorder()
         child.generation = self.generation + 1
         child._silent = silent
-        child._farewells = list(self._farewells)
+        child.farewells = list(self.farewells)
         return child
 
 

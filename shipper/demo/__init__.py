@@ -1,6 +1,6 @@
-"""``lens-ship demo``: a real training job and real failures on this machine, and a count at the end.
+"""``lens-ship demo``: a real training job, real failures, and a count at the end.
 
-Each file is one room: `story` is the sequence of events, `processes` starts and kills, `gather`
+`run` is one demo as a whole, `story` the sequence of events, `processes` starts and kills, `gather`
 reads what is left behind, `count` (pure) compares it, `screen` shows it, `curve` draws the loss.
 """
 

@@ -128,6 +128,11 @@ def merged(calls: Iterable[Call]) -> dict[int, dict[str, Any]]:
     return steps
 
 
+def shared(first: Source, second: Source) -> int:
+    """How many steps both processes trained."""
+    return len(merged(first.written).keys() & merged(second.written).keys())
+
+
 def curve(rows: Sequence[_Row], name: str) -> list[tuple[int, float]]:
     """The points (step, value) of one metric, in the order of the steps."""
     points = [

@@ -38,9 +38,13 @@ class DemoFailed(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """The folder of one demo."""
+    """The folder of one demo; `scratch` is for temporary files of the training, sockets included.
+
+    A socket's path must be short, so `scratch` is not below a `root` that the user may have chosen.
+    """
 
     root: Path
+    scratch: Path
 
     @property
     def spool(self) -> Path:
@@ -192,6 +196,7 @@ def training_environment(place: Place) -> dict[str, str]:
         "POD_NAME": POD,
         "WANDB_MODE": "offline",
         "WANDB_DIR": str(place.training),
+        "TMPDIR": str(place.scratch),
         "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
     }

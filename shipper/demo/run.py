@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.resources import files
@@ -29,31 +30,30 @@ from shipper.demo.screen import Screen
 from shipper.demo.story import Plan, Story, Told
 
 _CANNOT = 2
+_REMOVE_SECONDS = 3.0
 _NEEDED = ("numpy", "wandb")
 _PROBE = "import sys; sys.exit('spooler.activate' not in sys.modules)"
 
 
 def run(*, seconds: float, keep: Path | None, seed: int | None) -> int:
     """See `shipper.demo.run_demo`."""
-    missing = _missing()
-    if missing:
-        click.echo(f"lens-ship: {missing}", err=True)
+    obstacle = _obstacle(keep)
+    if obstacle:
+        click.echo(f"lens-ship: {obstacle}", err=True)
         return _CANNOT
     chosen = random.SystemRandom().randrange(10_000) if seed is None else seed
     plan = Plan.drawn(chosen, seconds)
-    with _place(keep) as place, _terminated(), Screen() as screen:
+    with _place(keep) as place, _terminated(), Screen() as screen, Stage(place) as stage:
         screen.head(chosen)
-        with Stage(place) as stage:
-            story = Story(stage=stage, screen=screen, plan=plan, script=script())
-            try:
-                told = story.play()
-            except DemoFailed as failure:
-                screen.still()
-                screen.failure(str(failure), [(c.log, c.tail()) for c in _last(stage)])
-                code = 1
-            else:
-                screen.still()
-                code = _report(told, place, screen)
+        try:
+            told = Story(stage=stage, screen=screen, plan=plan, script=script()).play()
+            code = _report(told, place, screen)
+        except DemoFailed as failure:
+            screen.failure(str(failure), _tails(stage))
+            code = 1
+        except Exception as error:
+            screen.failure(f"{type(error).__name__}: {error}", _tails(stage))
+            raise
         if keep is not None:
             screen.note(f"Spool, state, database and logs are in {place.root}.")
         return code
@@ -67,14 +67,16 @@ def script() -> Path:
     return Path(str(files("shipper"))).parent / "examples" / "train.py"
 
 
-def _missing() -> str:
+def _obstacle(keep: Path | None) -> str:
     """What keeps the demo from running and how to repair it, or nothing."""
-    absent = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    absent = " ".join(name for name in _NEEDED if importlib.util.find_spec(name) is None)
     if absent:
-        names = " and ".join(absent)
-        return f"the demo trains with numpy and wandb; {names} not found: pip install {' '.join(absent)}"
+        return f"the demo trains with numpy and wandb, which have to be there: pip install {absent}"
+    if keep is not None and keep.exists() and any(keep.iterdir()):
+        return f"{keep} is not empty: give --keep a new folder, as old files would be counted"
     probe = [sys.executable, "-c", _PROBE]
-    environ = training_environment(Place(root=Path(tempfile.gettempdir())))
+    temporary = Path(tempfile.gettempdir())
+    environ = training_environment(Place(root=temporary, scratch=temporary))
     if subprocess.run(probe, env=environ, check=False).returncode != 0:
         return (
             "the .pth file that activates the hook is not in effect in this environment:"
@@ -85,19 +87,35 @@ def _missing() -> str:
 
 def _report(told: Told, place: Place, screen: Screen) -> int:
     """Count, show, judge."""
+    screen.still()
     recorded = gather.spools(place.spool)
     received = gather.received(place.received, WORKLOAD)
-    accounts = []
-    for training in (told.first, told.second):
-        name = training.child.name
-        source = gather.source(name, training.child.pid, training.report, recorded)
-        accounts.append((name, count.account(source, received)))
-    total = count.total(account for _, account in accounts)
-    screen.table([*accounts, ("total", total)])
+    first, second = (
+        gather.source(one.child.name, one.child.pid, one.report, recorded)
+        for one in (told.first, told.second)
+    )
+    accounts = {source.name: count.account(source, received) for source in (first, second)}
+    total = count.total(accounts.values())
+    screen.table([*accounts.items(), ("both", total)])
+    for remark in _remarks(total, count.shared(first, second)):
+        screen.note(remark)
     screen.loss(count.curve(received.rows, "loss"), told.restart)
     good = total.is_clean and told.drained and total.written > 0
     screen.result(_sentence(total, drained=told.drained), good=good)
     return 0 if good else 1
+
+
+def _remarks(total: count.Account, shared: int) -> list[str]:
+    """What a careful reader of the table may ask."""
+    remarks = []
+    if shared:
+        remarks.append(f"Trained twice: {shared:,} steps after the checkpoint; both count.")
+    if total.recorded > total.written:
+        extra = total.recorded - total.written
+        remarks.append(f"Recorded, but killed before wandb.log returned: {extra:,}.")
+    if total.duplicated:
+        remarks.append("Duplicated: a kill fell between delivery and its acknowledgement.")
+    return remarks
 
 
 def _sentence(total: count.Account, *, drained: bool) -> str:
@@ -112,28 +130,34 @@ def _sentence(total: count.Account, *, drained: bool) -> str:
         )
     return (
         f"Nothing is lost: all {total.written:,} steps whose wandb.log returned are at the"
-        " receiver,\nin their order, with every name and value as it was logged."
+        " receiver, in their order, with every name and value as it was logged."
     )
 
 
-def _last(stage: Stage) -> list[gather.Child]:
-    """The latest process of each name."""
-    return list({child.name: child for child in stage.children}.values())
+def _tails(stage: Stage) -> list[tuple[Path, list[str]]]:
+    """What the latest process of each name said last."""
+    return [(one.log, one.tail()) for one in {one.name: one for one in stage.children}.values()]
 
 
 @contextmanager
 def _place(keep: Path | None) -> Iterator[Place]:
     """A folder that is kept, or one that is not."""
-    root = Path(tempfile.mkdtemp(prefix="lens-ship-demo-")) if keep is None else keep.resolve()
-    place = Place(root=root)
-    place.prepare()
+    scratch = Path(tempfile.mkdtemp(prefix="lens-ship-demo-"))
+    place = Place(root=scratch / "demo" if keep is None else keep.resolve(), scratch=scratch)
     try:
+        place.prepare()
         yield place
     finally:
-        if keep is None:
-            # wandb's own helper follows its training into the grave a moment later.
-            shutil.rmtree(root, ignore_errors=True)
-            shutil.rmtree(root, ignore_errors=True)
+        _remove(scratch)
+
+
+def _remove(root: Path) -> None:
+    """Remove the folder; wandb's own helper may write to it until it sees its training dead."""
+    until = time.monotonic() + _REMOVE_SECONDS
+    shutil.rmtree(root, ignore_errors=True)
+    while root.exists() and time.monotonic() < until:
+        time.sleep(0.1)
+        shutil.rmtree(root, ignore_errors=True)
 
 
 @contextmanager

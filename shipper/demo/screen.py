@@ -78,17 +78,14 @@ class Screen:
 
     def table(self, accounts: Sequence[tuple[str, Account]]) -> None:
         """The count, one row each; the last one is the total."""
-        table = Table(box=SIMPLE_HEAD, title="Steps", title_style="bold", pad_edge=False)
-        table.add_column("")
+        table = Table(box=SIMPLE_HEAD, pad_edge=False)
+        table.add_column("steps of", vertical="bottom")
         for name in _COLUMNS:
             table.add_column(_HEADS.get(name, name), justify="right", vertical="bottom")
-        for number, (name, account) in enumerate(accounts):
-            last = number == len(accounts) - 1
-            if last:
-                table.add_section()
+        for number, (name, account) in enumerate(accounts, 1):
+            last = number == len(accounts)
             cells = [_cell(column, getattr(account, column)) for column in _COLUMNS]
             table.add_row(name, *cells, style="bold" if last else None)
-        self._console.print()
         self._console.print(table)
 
     def loss(self, points: Sequence[curve.Point], restart: int) -> None:
@@ -96,7 +93,7 @@ class Screen:
         if not points or not self._console.encoding.lower().startswith("utf"):
             return
         drawing = curve.Drawing(
-            title="loss, as the receiver has it (dotted: the restart from the checkpoint)",
+            title="loss, as the receiver has it (upright line: the restart)",
             points=points,
             mark=(restart, f"step {restart:,}"),
             width=min(self._console.width, _WIDEST) - 2,
@@ -106,23 +103,24 @@ class Screen:
         text.highlight_regex("[\u2801-\u28ff]+", "cyan")
         text.highlight_regex("┊", "yellow")
         self._console.print(text)
-        self._console.print()
 
     def note(self, text: str) -> None:
         """A remark below the table."""
-        self._console.print(Text(text, "dim"))
+        self._console.print(Text(text, "dim"), soft_wrap=True)
 
     def result(self, text: str, *, good: bool) -> None:
-        """The last line."""
+        """The last word."""
+        self._console.print()
         self._console.print(Text(text, "bold green" if good else "bold red"))
 
     def failure(self, text: str, tails: Sequence[tuple[Path, Sequence[str]]]) -> None:
         """Why the story could not go on, and what its processes said last."""
+        self.still()
         self._console.print(Text(f"The demo could not go on: {text}", "bold red"))
         for path, lines in tails:
             if lines:
                 self._console.print(Text(f"\n{path.name}, last lines:", "bold"))
-                self._console.print(Text("\n".join(lines)))
+                self._console.print(Text("\n".join(lines)), soft_wrap=True)
 
 
 def _cell(column: str, number: int) -> Text:

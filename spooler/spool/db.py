@@ -62,6 +62,13 @@ def unavailable(error: Exception, path: Path) -> SpoolUnavailable:
     return SpoolUnavailable("error", f"{path}: {error}")
 
 
+def damaged(error: sqlite3.Error, path: Path, position: int) -> SpoolDamaged:
+    """Translate a failure of reading; only what SQLite says of the bytes themselves is lasting."""
+    text = str(error)
+    lasting = "malformed" in text or "not a database" in text
+    return SpoolDamaged(str(path), position, text, lasting=lasting)
+
+
 def create(path: Path, number: int, identity: bytes, checksum: int, *, mode: int) -> None:
     """Write an empty segment file at `path`, complete but for its records, and close it.
 
@@ -141,7 +148,7 @@ def open_for_reading(path: Path) -> Connection:
             check_same_thread=False,
         )
     except sqlite3.Error as error:
-        raise SpoolDamaged(str(path), 0, f"{error}") from error
+        raise damaged(error, path, 0) from error
     try:
         # A damaged `kind` need not be UTF-8; it must cost its record, not the whole query.
         connection.text_factory = _text
@@ -150,7 +157,7 @@ def open_for_reading(path: Path) -> Connection:
         _check_ours(connection, path)
     except sqlite3.Error as error:
         connection.close()
-        raise SpoolDamaged(str(path), 0, f"{error}") from error
+        raise damaged(error, path, 0) from error
     except BaseException:
         connection.close()
         raise

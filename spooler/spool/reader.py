@@ -11,7 +11,6 @@ Rules:
 from __future__ import annotations
 
 import fcntl
-import itertools
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -64,7 +63,7 @@ class Reader:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._first_seqs: dict[int, int] = {}  # segment number -> seq of its first record
-        self._watermark: tuple[int, int, int] | None = None
+        self._watermark: tuple[tuple[int, int, int], ...] | None = None
 
     @property
     def spool(self) -> str:
@@ -99,10 +98,12 @@ class Reader:
     def read(self, after: int, limit: int) -> Chunk:
         """Return at most `limit` records with a seq above `after`, in order.
 
-        A call that meets something unreadable returns what lies before it.
+        A call that meets something unreadable returns what lies before it. A segment that is
+        damaged for good is passed over, as damage, as soon as a later one holds records.
 
         Raises:
-            NotASpool, NewerFormat, SpoolDamaged: the very next record cannot be read.
+            NotASpool, NewerFormat, SpoolDamaged: the very next record cannot be read, and may
+                become readable or is the last.
         """
         records: list[Stored] = []
         damage: list[Damage] = []
@@ -119,10 +120,12 @@ class Reader:
                     rows, whole = self._recheck(number, position, limit - len(records), rows, whole)
             except FileNotFoundError:
                 continue
-            except SpoolError:
-                if position == after:
-                    raise
-                rows, whole = [], False
+            except SpoolError as error:
+                if records or damage:
+                    rows, whole = [], False
+                else:
+                    position = self._pass_over(number, position, error, damage)
+                    continue
             position = _verify(self._path(number), rows, position, records, damage)
             if not whole:
                 return Chunk(
@@ -136,14 +139,12 @@ class Reader:
         )
 
     def has_news(self) -> bool:
-        """Whether the files changed since the last call; costs one or two stat calls."""
-        numbers = self.segments()
-        last = numbers[-1] if numbers else 0
-        path = self._path(last)
-        try:
-            mark = (last, db.wal_size(path), os.stat(path).st_size)
-        except FileNotFoundError:
-            mark = (last, 0, 0)
+        """Whether the files changed since the last call; costs a few stat calls.
+
+        Records go to the last segment, or to the one before it while the last is only prepared.
+        """
+        last_two = self.segments()[-2:]
+        mark = tuple((number, *self._sizes(number)) for number in last_two)
         changed = mark != self._watermark
         self._watermark = mark
         return changed
@@ -174,16 +175,19 @@ class Reader:
         return False
 
     def complete_through(self, position: int) -> list[int]:
-        """Segments whose records all lie at or before `position` and that cannot get more."""
-        numbers = self.segments()
+        """Segments whose records all lie at or before `position` and that cannot get more.
+
+        A segment that cannot be read is never among them: it is kept for people to look at.
+        """
         done = []
-        for number, following in itertools.pairwise(numbers):
-            try:
-                bounds, after = self._bounds(number), self._bounds(following)
-            except FileNotFoundError:
-                continue
-            if after is None or after[0] > position + 1:
+        for number in self.segments():
+            begun = self._first_beyond(number)
+            if begun is None or begun > position + 1:
                 break
+            try:
+                bounds = self._bounds(number)
+            except (FileNotFoundError, NotASpool, SpoolDamaged):
+                continue
             if bounds is None or bounds[1] <= position:
                 done.append(number)
         return done
@@ -199,11 +203,7 @@ class Reader:
 
     def segment_bytes(self, number: int) -> int:
         """Bytes on disk of a segment with its WAL."""
-        path = self._path(number)
-        try:
-            return os.stat(path).st_size + db.wal_size(path)
-        except FileNotFoundError:
-            return 0
+        return sum(self._sizes(number))
 
     def segment_age(self, number: int, now: float) -> float:
         """Seconds since the segment was last written, `now` in Unix seconds."""
@@ -226,6 +226,14 @@ class Reader:
             path.unlink(missing_ok=True)
         (self.directory / fmt.OWNER_NAME).unlink(missing_ok=True)
         self.directory.rmdir()
+
+    def _sizes(self, number: int) -> tuple[int, int]:
+        """Bytes of a segment and of its WAL."""
+        path = self._path(number)
+        try:
+            return os.stat(path).st_size, db.wal_size(path)
+        except FileNotFoundError:
+            return 0, 0
 
     def _path(self, number: int) -> Path:
         return self.directory / fmt.segment_name(number)
@@ -250,7 +258,7 @@ class Reader:
                 self._first_seqs[number] = first
         except db.Error as error:
             if not rows:
-                raise SpoolDamaged(str(path), after, f"{error}") from error
+                raise db.damaged(error, path, after) from error
             return rows, False
         finally:
             connection.close()
@@ -271,13 +279,42 @@ class Reader:
         rows, whole = self._rows(number, late[-1][0], limit - len(late))
         return late + rows, whole
 
+    def _pass_over(
+        self, number: int, position: int, error: SpoolError, damage: list[Damage]
+    ) -> int:
+        """Give up a segment that can never be read; return the position reached.
+
+        Raises:
+            SpoolError: `error`, while a later look may have more success.
+        """
+        first = self._first_beyond(number)
+        if first is None or not _is_lasting(error):
+            raise error
+        if first <= position + 1:
+            return position
+        path = str(self._path(number))
+        damage.append(Damage(path=path, first=position + 1, last=first - 1, reason=str(error)))
+        return first - 1
+
+    def _first_beyond(self, number: int) -> int | None:
+        """First seq in the readable segments after `number`, None without any record there."""
+        for later in self.segments():
+            if later > number:
+                try:
+                    bounds = self._bounds(later)
+                except (FileNotFoundError, NotASpool, SpoolDamaged):
+                    continue
+                if bounds is not None:
+                    return bounds[0]
+        return None
+
     def _bounds(self, number: int) -> tuple[int, int] | None:
         path = self._path(number)
         connection = db.open_for_reading(path)
         try:
             first, last = connection.execute(fmt.SELECT_BOUNDS).fetchone()
         except db.Error as error:
-            raise SpoolDamaged(str(path), 0, f"{error}") from error
+            raise db.damaged(error, path, 0) from error
         finally:
             connection.close()
         return None if first is None else (first, last)
@@ -288,7 +325,7 @@ class Reader:
         try:
             row = connection.execute(fmt.SELECT_IDENTITY).fetchone()
         except db.Error as error:
-            raise SpoolDamaged(str(path), 0, f"{error}") from error
+            raise db.damaged(error, path, 0) from error
         finally:
             connection.close()
         if row is None or codec.checksum(fmt.IDENTITY_KIND, row[0], number) != row[1]:
@@ -300,6 +337,11 @@ class Reader:
         if identity.spool != self.spool:
             raise NotASpool(f"{path}: belongs to spool {identity.spool}, not to this directory")
         return identity
+
+
+def _is_lasting(error: SpoolError) -> bool:
+    """Whether a segment that was refused with `error` will be refused for ever."""
+    return isinstance(error, NotASpool) or (isinstance(error, SpoolDamaged) and error.lasting)
 
 
 def _verify(

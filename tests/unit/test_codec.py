@@ -22,7 +22,7 @@ from spooler.spool import codec
         {"a": "ü — 損失", "": None, "t": True, "f": False},
         {"deep": {"er": [{"and": ["more", []]}]}},
         {"raw": b"\x00\xff"},
-        {1: "int key", 2.5: "float key", None: "no key", True: "bool key"},
+        {2: "int key", 2.5: "float key", None: "no key", True: "bool key"},
     ],
     ids=lambda body: "-".join(str(key) for key in body) or "empty",
 )
@@ -105,7 +105,7 @@ def test_what_is_no_body_is_refused_and_with_our_error_only(raw: bytes) -> None:
 
 @pytest.mark.promise("G7")
 def test_a_key_that_python_cannot_hash_costs_the_key_not_the_body() -> None:
-    """msgpack has no tuples: the key (1, 2) of a user's map comes back as a list."""
+    """Msgpack has no tuples: the key (1, 2) of a user's map comes back as a list."""
     raw = codec.pack({"data": {"grid": {(1, 2): 3.5, "x": 1}}})
     assert codec.unpack(raw) == {"data": {"grid": {"[1, 2]": 3.5, "x": 1}}}
 

@@ -1,4 +1,4 @@
-"""The writer: numbers without a gap, segments that end at their limits, files sealed and private."""
+"""The writer: numbers without a gap, segments that end at their limits, sealed private files."""
 
 from __future__ import annotations
 
@@ -145,6 +145,7 @@ def test_tending_seals_the_full_segment(tmp_path: Path) -> None:
     one.tend()
     assert not (directory / "00000001.sqlite-wal").exists()
     assert not (directory / "00000001.sqlite-shm").exists()
+    one.append("step", spools.body(5))
     assert wal_bytes(directory, 2) > 0
 
 

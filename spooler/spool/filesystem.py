@@ -1,0 +1,87 @@
+"""What kind of file system a path is on, and whether a write-ahead log can live there.
+
+SQLite's write-ahead log needs memory that all processes of the host share through the file, which
+network file systems do not give. They are told by their type in the kernel's table of mounts; what
+is not known to be shared between hosts counts as local. Reading the table is the only thing done.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+_MOUNTS = Path("/proc/self/mountinfo")
+
+# Types whose files other hosts can change, or whose shared memory mappings are not coherent.
+_NETWORK = frozenset(
+    {
+        "9p",
+        "acfs",
+        "afs",
+        "beegfs",
+        "ceph",
+        "cifs",
+        "glusterfs",
+        "gpfs",
+        "lustre",
+        "ncpfs",
+        "nfs",
+        "nfs4",
+        "ocfs2",
+        "panfs",
+        "pvfs2",
+        "smb3",
+        "smbfs",
+        "virtiofs",
+        "wekafs",
+    }
+)
+# Of the FUSE file systems, those that only stack on a local one.
+_LOCAL_FUSE = frozenset({"fuse.fuse-overlayfs", "fuseblk", "fuse.gocryptfs", "fuse.lxcfs"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileSystem:
+    """The file system under a path: its type as the kernel names it, "" when it cannot be told."""
+
+    type: str
+    mount: str
+
+    @property
+    def takes_wal(self) -> bool:
+        """Whether a write-ahead log works here."""
+        if self.type in _NETWORK:
+            return False
+        return not self.type.startswith("fuse") or self.type in _LOCAL_FUSE
+
+
+def file_system_of(path: Path, mounts: str | None = None) -> FileSystem:
+    """Look up `path`, or the nearest folder above it that exists; `mounts` is for other tables."""
+    if mounts is None:
+        try:
+            mounts = _MOUNTS.read_text(encoding="utf-8", errors="surrogateescape")
+        except OSError:
+            return FileSystem(type="", mount="")
+    place = Path(os.path.realpath(path))
+    best = FileSystem(type="", mount="")
+    for line in mounts.splitlines():
+        entry = _parse(line)
+        # Of two mounts on one place the later hides the earlier.
+        if entry and _is_below(place, entry.mount) and len(entry.mount) >= len(best.mount):
+            best = entry
+    return best
+
+
+def _parse(line: str) -> FileSystem | None:
+    fields, separator, rest = line.partition(" - ")
+    parts = fields.split(" ")
+    if not separator or len(parts) < 5:
+        return None
+    mount = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), parts[4])
+    return FileSystem(type=rest.split(" ")[0], mount=mount)
+
+
+def _is_below(place: Path, mount: str) -> bool:
+    return mount == "/" or place == Path(mount) or Path(mount) in place.parents

@@ -1,0 +1,86 @@
+"""README and code say the same: promises and tests, settings, commands, targets, the unit."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import click
+import pytest
+
+from shipper.cli import cli
+from shipper.config import SETTINGS
+from spooler.config import VARIABLES
+
+ROOT = Path(__file__).parent.parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_every_promise_has_a_test_and_every_marked_test_a_promise() -> None:
+    promised = set(re.findall(r"^\| (G\d+) \|", README, re.MULTILINE))
+    marked = {
+        number
+        for path in (ROOT / "tests").rglob("*.py")
+        for number in re.findall(r'mark\.promise\("(G\d+)"\)', path.read_text(encoding="utf-8"))
+    }
+    assert promised == marked
+
+
+def test_every_setting_of_the_service_stands_in_the_readme_with_its_older_name() -> None:
+    table = README.split("## Settings of the service")[1].split("\n## ")[0]
+    for setting in SETTINGS:
+        row = next((line for line in table.splitlines() if f"`{setting.name}`" in line), "")
+        assert row.startswith("|"), setting.name
+        if setting.alias:
+            assert setting.alias in row, setting.name
+    named = set(re.findall(r"^\| `([a-z_]+)`", table, re.MULTILINE))
+    assert named <= {setting.name for setting in SETTINGS}
+
+
+def test_every_variable_of_the_training_side_stands_in_the_readme() -> None:
+    table = README.split("## Settings of the training side")[1].split("\n## ")[0]
+    for variable in VARIABLES:
+        stem, _, last = variable.name.rpartition("_")
+        assert variable.name in table or (stem in table and f"`_{last}`" in table), variable.name
+
+
+def commands(group: click.Group, before: str = "lens-ship") -> list[str]:
+    """Every command with the words that call it."""
+    found = []
+    for name, command in group.commands.items():
+        words = f"{before} {name}"
+        found += commands(command, words) if isinstance(command, click.Group) else [words]
+    return found
+
+
+def test_every_command_is_named_in_the_readme() -> None:
+    for words in commands(cli):
+        last = words.removeprefix("lens-ship ")
+        assert words in README or last in README.replace("\n", " "), words
+
+
+def test_every_make_target_that_is_named_exists() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    texts = README + (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    for target in set(re.findall(r"`make ([a-z-]+)`", texts)):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+@pytest.mark.parametrize("unit", sorted((ROOT / "systemd").glob("*.service")))
+def test_the_unit_starts_a_command_line_that_the_parser_takes(unit: Path) -> None:
+    line = re.search(r"^ExecStart=(.+)$", unit.read_text(encoding="utf-8"), re.MULTILINE)
+    assert line is not None
+    program, *words = shlex.split(line[1])
+    assert Path(program).name == "lens-ship"
+    name, *arguments = words
+    context = cli.commands[name].make_context(name, arguments)
+    assert context.params["once"] is False
+
+
+def test_the_environment_file_of_the_unit_holds_settings_that_exist() -> None:
+    known = {setting.variable for setting in SETTINGS}
+    text = (ROOT / "systemd" / "lens-ship.env").read_text(encoding="utf-8")
+    names = re.findall(r"^([A-Z_]+)=", text, re.MULTILINE)
+    assert names
+    assert set(names) <= known

@@ -1,0 +1,121 @@
+"""`lens-ship demo` as a user runs it: everything in it is real, and its own count is checked."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from shipper.discovery import find_spools
+from shipper.receiver import Receiver
+from spooler.spool.reader import Reader
+
+COMMAND = [sys.executable, "-c", "from shipper.cli import main; main()", "demo"]
+COLUMNS = ("written", "recorded", "delivered", "duplicated", "lost", "changed", "disordered")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """One demo: its exit code, what it printed, and what it kept."""
+
+    code: int
+    text: str
+    kept: Path
+
+    def row(self, name: str) -> dict[str, int]:
+        """A row of the table."""
+        found = re.search(rf"^ *{name} +((?:[\d,]+ *){{7}})$", self.text, re.MULTILINE)
+        assert found is not None, self.text
+        numbers = [int(number.replace(",", "")) for number in found[1].split()]
+        return dict(zip(COLUMNS, numbers, strict=True))
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory: pytest.TempPathFactory) -> Shown:
+    kept = tmp_path_factory.mktemp("demo") / "kept"
+    environ = {k: v for k, v in os.environ.items() if k not in ("FORCE_COLOR", "COLUMNS")}
+    done = subprocess.run(
+        [*COMMAND, "--seconds", "10", "--seed", "3", "--keep", str(kept)],
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        env={**environ, "PYTHONIOENCODING": "utf-8"},
+        timeout=180,
+        check=False,
+    )
+    return Shown(code=done.returncode, text=done.stdout + done.stderr, kept=kept)
+
+
+def test_nothing_is_lost(shown: Shown):
+    assert shown.code == 0, shown.text
+    both = shown.row("both")
+    assert both["written"] > 0
+    assert both["written"] <= both["recorded"] <= both["written"] + 1  # killed within a call
+    assert both["delivered"] == both["recorded"]
+    assert (both["lost"], both["changed"], both["disordered"]) == (0, 0, 0)
+    assert "Nothing is lost" in shown.text
+
+
+def test_both_trainings_took_part_and_add_up(shown: Shown):
+    first, second, both = (shown.row(name) for name in ("training 1", "training 2", "both"))
+
+    assert first["written"] > 0
+    assert second["written"] > 0
+    assert {name: first[name] + second[name] for name in COLUMNS} == both
+
+
+def test_the_training_was_really_killed(shown: Shown):
+    """A killed process leaves no exit record; the second one, which ended by itself, does."""
+    ended = {}
+    for directory in find_spools(shown.kept / "spool"):
+        reader = Reader(directory)
+        kinds = [stored.kind for stored in reader.read(0, 1_000_000).records]
+        ended[reader.identity().created] = kinds[-1]
+
+    first, second = (ended[created] for created in sorted(ended))
+    assert first == "step"
+    assert second == "exit"
+    assert re.search(r"training 1 +SIGKILL in mid-run, after step [\d,]+", shown.text)
+
+
+def test_receiver_and_shipper_were_killed_and_came_back(shown: Shown):
+    events = re.findall(
+        r"^ *[\d.]+ s  (receiver|shipper) +(up again|up|SIGKILL|back)", shown.text, re.M
+    )
+
+    assert [what for who, what in events if who == "receiver"] == ["up", "SIGKILL", "back"]
+    assert [what for who, what in events if who == "shipper"] == ["up", "SIGKILL", "up again"]
+
+
+def test_the_receiver_has_as_many_rows_as_there_are_steps(shown: Shown):
+    """The table's sum, checked once more with a query that shares no code with it."""
+    store = Receiver(path=shown.kept / "received.sqlite").store
+    rows = store.select("SELECT count(*) AS n, max(iteration) AS last FROM training_performance")
+
+    again = re.search(r"Trained twice: ([\d,]+) steps", shown.text)
+    twice = int(again[1].replace(",", "")) if again else 0
+    assert rows[0]["n"] == rows[0]["last"] + 1
+    assert rows[0]["n"] in (shown.row("both")[name] - twice for name in ("written", "recorded"))
+
+
+def test_it_fits_a_terminal_of_80_columns(shown: Shown):
+    lines = shown.text.partition("Spool, state, database")[0].splitlines()
+
+    assert max(map(len, lines)) <= 80
+    assert "\x1b" not in shown.text
+
+
+def test_old_files_are_not_counted(tmp_path: Path):
+    (tmp_path / "something").touch()
+
+    done = subprocess.run(
+        [*COMMAND, "--keep", str(tmp_path)], capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 2
+    assert "is not empty" in done.stderr

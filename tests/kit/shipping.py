@@ -1,0 +1,169 @@
+"""What the service's tests are built from: records, spools, scripts, a clock to drive."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from shipper.address import Address
+from shipper.config import Config, load
+from shipper.errors import Unreachable
+from shipper.http import Poster
+from shipper.outcome import Answer, Outcome, Verdict
+from shipper.sinks import Plan, Stretch
+from shipper.sinks.processor import ProcessorSink, StepParcel
+from spooler.spool import codec
+from spooler.spool.identity import Identity
+from spooler.spool.reader import Reader, Stored
+from spooler.spool.writer import Writer
+from tests.kit import spools
+
+T0 = 1700000000.0
+DELIVERED = Outcome(verdict=Verdict.DELIVERED, reason="delivered")
+OK_BODY = b'{"meta":{"code":2000,"message":"OK"},"data":{},"tracing":null}'
+NOT_FOUND = Answer(status=404, headers={}, body=b"404 page not found")
+
+Record = tuple[str, dict[str, Any]]  # kind and body
+
+
+class Clock:
+    """Time that passes only when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def pass_by(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def step(number: int, *, run: str = "r", closed: bool = True, **data: Any) -> Record:
+    """A part of a step, or a whole one; without data, one number that tells the step."""
+    body = {"run": run, "step": number, "time": T0 + number, "closed": closed}
+    return "step", {**body, "data": data or {"loss": number + 0.5}}
+
+
+def finish(run: str = "r") -> Record:
+    return "finish", {"run": run, "time": T0, "step": None, "exit_code": 0}
+
+
+def goodbye() -> Record:
+    return "exit", {"time": T0, "steps": {}}
+
+
+def detection(run: str = "r") -> Record:
+    evidence = {"wandb": {"project": "p"}}
+    return "detection", {"run": run, "time": T0, "look": 1, "evidence": evidence, "hints": {}}
+
+
+def stored(*records: Record, first: int = 1) -> list[Stored]:
+    """Records as a reader gives them, numbered from `first`."""
+    return [
+        Stored(seq=seq, kind=kind, body=codec.pack(body))
+        for seq, (kind, body) in enumerate(records, first)
+    ]
+
+
+def config(folder: Path, **more: Any) -> Config:
+    """A service's settings with everything below `folder`."""
+    return load({"spool": folder / "spool", "state": folder / "state", **more}, {})
+
+
+def spool(
+    root: Path,
+    records: Iterable[Record],
+    *,
+    who: Identity | None = None,
+    close: bool = True,
+    **limits: Any,
+) -> tuple[Path, Writer]:
+    """A spool of these records; its directory and its writer, closed unless told otherwise."""
+    root.mkdir(parents=True, exist_ok=True)
+    writer = spools.writer(root, who=who or spools.identity(workload_uid="w"), **limits)
+    append(writer, records)
+    if close:
+        writer.close()
+    return writer.directory, writer
+
+
+def append(writer: Writer, records: Iterable[Record]) -> None:
+    for kind, body in records:
+        writer.append(kind, codec.pack(body))
+        writer.tend()
+
+
+class OwnedReader(Reader):
+    """A reader that is told whether the writer lives; asking would drop a lock of this process."""
+
+    def __init__(self, directory: Path, *, owned: bool = True) -> None:
+        super().__init__(directory)
+        self.owned = owned
+
+    def is_owned(self) -> bool:
+        return self.owned
+
+
+class NoNetwork(Poster):
+    """Answers by script: a status, an answer, or a failure for each URL and turn."""
+
+    def __init__(self, judge: Callable[[str, int], Answer | Unreachable]) -> None:
+        super().__init__(user_agent="test")
+        self.urls: list[str] = []
+        self._judge = judge
+
+    def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> Answer:
+        self.urls.append(url)
+        answer = self._judge(url, len(self.urls))
+        if isinstance(answer, Unreachable):
+            raise answer
+        return answer
+
+
+Judge = Callable[[StepParcel, int], Outcome]
+
+
+class ScriptedSink(ProcessorSink):
+    """The real planning with an answer by script; remembers every parcel that was sent."""
+
+    def __init__(self, settings: Config, judge: Judge | None = None) -> None:
+        nowhere = NoNetwork(lambda url, turn: NOT_FOUND)
+        super().__init__(settings, Address("http://127.0.0.1:9/v1", nowhere))
+        self.judge: Judge = judge or (lambda parcel, tries: DELIVERED)
+        self.sent: list[StepParcel] = []
+        self.tries: list[int] = []
+        self.plans: list[Stretch] = []
+
+    @property
+    def steps(self) -> list[list[int]]:
+        """The step numbers of every request so far."""
+        return [[step.step for step in parcel.request.steps] for parcel in self.sent]
+
+    def plan(self, stretch: Stretch) -> Plan:
+        self.plans.append(stretch)
+        return super().plan(stretch)
+
+    def send(self, parcel: StepParcel, identity: Identity, tries: int) -> Outcome:
+        self.sent.append(parcel)
+        self.tries.append(tries)
+        return self.judge(parcel, tries)
+
+
+def retry(reason: str = "busy", *, scope: str = "workload", alarm: bool = False) -> Outcome:
+    return Outcome(verdict=Verdict.RETRY, reason=reason, scope=scope, alarm=alarm)
+
+
+def script(*outcomes: Outcome, then: Outcome = DELIVERED) -> Judge:
+    """Give these outcomes one after the other, whatever is sent."""
+    left: Sequence[Outcome] = list(outcomes)
+
+    def judge(parcel: StepParcel, tries: int) -> Outcome:
+        nonlocal left
+        if not left:
+            return then
+        outcome, left = left[0], left[1:]
+        return outcome
+
+    return judge

@@ -1,0 +1,259 @@
+"""The demo's count: it must see a loss, a changed value and a wrong order wherever there is one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+
+from shipper.demo.count import (
+    Account,
+    Call,
+    Received,
+    Source,
+    account,
+    curve,
+    merged,
+    shared,
+    total,
+)
+from shipper.demo.curve import Drawing, draw, thinned
+from shipper.receiver.rows import Write, first_document, merged_document
+
+Logged = Sequence[tuple[int, Mapping[str, Any]]]
+
+FIRST: Logged = [(0, {"loss": 1.5}), (1, {"loss": 1.25}), (2, {"loss": 1.0, "v": {"loss": 2.0}})]
+# Goes on from a checkpoint of step 2, with another value there.
+SECOND: Logged = [(2, {"loss": 1.0625}), (3, {"loss": 0.75})]
+
+
+def source(run: str, logged: Logged, *, cut: int = 0, first_seq: int = 3) -> Source:
+    """A process that reported all calls but the last `cut`, and recorded all."""
+    calls = [Call(step=step, data=data) for step, data in logged]
+    recorded = [
+        Call(step=call.step, data=call.data, seq=seq) for seq, call in enumerate(calls, first_seq)
+    ]
+    return Source(
+        name=f"training {run}",
+        spool=f"spool-{run}",
+        run=run,
+        written=tuple(calls[: len(calls) - cut]),
+        recorded=tuple(recorded),
+    )
+
+
+class Telemetry:
+    """The receiver's rows, made by the receiver's own rules."""
+
+    def __init__(self) -> None:
+        self.rows: dict[int, dict[str, Any]] = {}
+        self.requests: list[dict[str, Any]] = []
+
+    def take(self, whom: Source, *, only: slice = slice(None), code: int = 2000) -> Telemetry:
+        """Receive these records of a source in one request."""
+        calls = whom.recorded[only]
+        for step, values in merged(calls).items():
+            self.write(whom.run, step, values)
+        header = f"{whom.spool}/processor/{calls[0].seq}-{calls[-1].seq}"
+        self.requests.append({"lens_ship_records": header, "code": code})
+        return self
+
+    def write(self, run: str, step: int, values: Mapping[str, Any]) -> None:
+        """One write to the row of a step."""
+        write = Write(step=step, timestamp=0.0, values=values)
+        old = self.rows.get(step)
+        if old is None:
+            document = first_document(run, write)
+            row_id = len(self.rows) + 1
+        else:
+            document = merged_document(old["performance"], 0, run, write)
+            row_id = old["id"]
+        self.rows[step] = {"id": row_id, "iteration": step, "performance": document}
+
+    def all(self) -> Received:
+        """What the demo reads at the end."""
+        return Received(
+            rows=[self.rows[step] for step in sorted(self.rows)], requests=self.requests
+        )
+
+
+def test_everything_arrived():
+    first, second = source("a", FIRST), source("b", SECOND)
+    received = Telemetry().take(first).take(second).all()
+
+    one, other = account(first, received), account(second, received)
+
+    assert one == Account(written=3, recorded=3, delivered=3)
+    assert other == Account(written=2, recorded=2, delivered=2)
+    assert total([one, other]) == Account(written=5, recorded=5, delivered=5)
+    assert total([one, other]).is_clean
+    assert shared(first, second) == 1
+
+
+def test_a_step_that_was_trained_again_is_compared_with_its_own_run():
+    """The row of step 2 holds both runs: each counts, and neither may stand for the other."""
+    first, second = source("a", FIRST), source("b", SECOND)
+    only_second = Telemetry().take(first, only=slice(2)).take(second).all()
+
+    assert account(first, only_second).lost == 1
+    assert account(second, only_second).is_clean
+
+
+def test_a_lost_step():
+    first = source("a", FIRST)
+    received = Telemetry().take(first).all()
+    gap = Received(rows=[r for r in received.rows if r["iteration"] != 1], requests=[])
+
+    counted = account(first, gap)
+
+    assert (counted.delivered, counted.lost, counted.changed) == (2, 1, 0)
+    assert not counted.is_clean
+
+
+@pytest.mark.parametrize(
+    ("step", "values"),
+    [
+        pytest.param(1, {"loss": 1.2500000000000002}, id="a value that differs in its last bit"),
+        pytest.param(1, {"loss": 1.25, "ghost": 0.0}, id="a name that nobody logged"),
+        pytest.param(1, {"Loss": 1.25}, id="another name"),
+        pytest.param(2, {"loss": 1.0}, id="a part of a step that is missing"),
+    ],
+)
+def test_a_changed_step(step: int, values: Mapping[str, Any]):
+    first = source("a", FIRST)
+    telemetry = Telemetry().take(first)
+    del telemetry.rows[step]
+    telemetry.write("a", step, values)
+
+    counted = account(first, telemetry.all())
+
+    assert (counted.delivered, counted.lost, counted.changed) == (2, 0, 1)
+    assert not counted.is_clean
+
+
+def test_a_value_that_was_changed_on_its_way_into_the_spool():
+    """Spool and receiver agree, but not with what returned to the caller."""
+    told = source("a", FIRST)
+    recorded = source("a", [(0, {"loss": 1.5}), (1, {"loss": 9.0}), FIRST[2]]).recorded
+    both = Source(
+        name="x", spool=told.spool, run="a", written=told.written, recorded=tuple(recorded)
+    )
+
+    counted = account(both, Telemetry().take(both).all())
+
+    assert (counted.delivered, counted.changed) == (2, 1)
+
+
+def test_a_step_that_returned_and_was_never_recorded_is_lost():
+    whole = source("a", FIRST)
+    part = Source(
+        name="x", spool=whole.spool, run="a", written=whole.written, recorded=whole.recorded[:2]
+    )
+
+    counted = account(part, Telemetry().take(part).all())
+
+    assert (counted.written, counted.recorded, counted.lost) == (3, 2, 1)
+
+
+def test_a_record_whose_call_did_not_return_may_arrive():
+    first = source("a", FIRST, cut=1)
+
+    counted = account(first, Telemetry().take(first).all())
+
+    assert counted == Account(written=2, recorded=3, delivered=3)
+    assert counted.is_clean
+
+
+def test_a_process_that_recorded_nothing_has_lost_all_it_wrote():
+    told = source("a", FIRST)
+    nothing = Source(name="x", spool="", run="", written=told.written, recorded=())
+
+    assert account(nothing, Telemetry().take(source("b", SECOND)).all()).lost == 3
+
+
+def test_a_repetition_is_no_fault():
+    first = source("a", FIRST)
+    again = Telemetry().take(first, only=slice(2)).take(first).all()
+
+    counted = account(first, again)
+
+    assert counted == Account(written=3, recorded=3, delivered=3, duplicated=2)
+    assert counted.is_clean
+
+
+def test_a_refused_request_is_no_repetition():
+    first = source("a", FIRST)
+    telemetry = Telemetry().take(first)
+    telemetry.requests.insert(0, {**telemetry.requests[0], "code": 500})
+
+    assert account(first, telemetry.all()).duplicated == 0
+
+
+def test_other_requests_are_passed_over():
+    first = source("a", FIRST)
+    telemetry = Telemetry().take(first)
+    telemetry.requests += [
+        {"lens_ship_records": None, "code": 2000},
+        {"lens_ship_records": "spool-a/processor-detection/1-9", "code": 2000},
+        {"lens_ship_records": "spool-b/processor/1-9", "code": 2000},
+    ]
+
+    assert account(first, telemetry.all()).duplicated == 0
+
+
+def test_requests_out_of_order():
+    first = source("a", FIRST)
+    received = Telemetry().take(first, only=slice(1, 3)).take(first, only=slice(1)).all()
+
+    assert account(first, received).disordered == 1
+
+
+def test_steps_out_of_order_within_a_request():
+    first = source("a", FIRST)
+    telemetry = Telemetry()
+    for step, data in reversed(FIRST):
+        telemetry.write("a", step, merged([Call(step=step, data=data)])[step])
+
+    counted = account(first, telemetry.all())
+
+    assert (counted.delivered, counted.disordered) == (3, 2)
+    assert not counted.is_clean
+
+
+def test_parts_of_a_step_are_merged_and_nested_names_joined():
+    calls = [
+        Call(step=4, data={"a": {"b": {"c": 1}}, "x": 1}),
+        Call(step=4, data={"x": 2}),
+        Call(step=5, data={"y": 3}),
+    ]
+
+    assert merged(calls) == {4: {"a.b.c": 1, "x": 2}, 5: {"y": 3}}
+
+
+def test_the_curve_is_what_the_receiver_has_last():
+    first, second = source("a", FIRST), source("b", SECOND)
+    rows = Telemetry().take(first).take(second).all().rows
+
+    assert curve(rows, "loss") == [(0, 1.5), (1, 1.25), (2, 1.0625), (3, 0.75)]
+
+
+def test_a_long_curve_is_thinned_to_means():
+    points = [(step, float(step % 2)) for step in range(1000)]
+
+    few = thinned(points, 100)
+
+    assert len(few) == 100
+    assert {value for _, value in few} == {0.5}
+    assert thinned(points[:3], 100) == points[:3]
+
+
+def test_the_drawing_keeps_to_its_width():
+    points = [(step, 1.0 / (step + 1)) for step in range(500)]
+    drawing = Drawing(title="loss", points=points, mark=(200, "step 200"), width=78, height=12)
+
+    lines = draw(drawing).splitlines()
+
+    assert len(lines) == 12
+    assert max(map(len, lines)) <= 78
+    assert "step 200" in lines[-1]

@@ -1,0 +1,254 @@
+"""The reader: in order, from any position, beside a living writer; what may be deleted and when."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from spooler.errors import NotASpool
+from spooler.spool.reader import Reader
+from tests.kit import spools
+
+LAST = 9
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Path:
+    """Nine records in segments of four."""
+    return spools.fill(tmp_path, LAST, segment_records=4)[0]
+
+
+@pytest.mark.promise("G3")
+@pytest.mark.parametrize("after", range(LAST + 1))
+@pytest.mark.parametrize("limit", [1, 3, 4, 100])
+def test_any_stretch_is_given_in_order(after: int, limit: int, spool: Path) -> None:
+    chunk = Reader(spool).read(after, limit)
+    expected = list(range(after + 1, min(after + limit, LAST) + 1))
+    assert [stored.seq for stored in chunk.records] == expected
+    assert [spools.number_of(stored) for stored in chunk.records] == expected
+    assert chunk.damage == ()
+    assert chunk.through == after + len(expected)
+    assert not (chunk.at_end and chunk.through < LAST)
+
+
+def test_the_end_is_told_when_there_was_room_for_more(spool: Path) -> None:
+    assert Reader(spool).read(0, LAST + 1).at_end
+    assert Reader(spool).read(LAST, 1).at_end
+    assert not Reader(spool).read(0, LAST).at_end
+
+
+def test_one_reader_may_go_back(spool: Path) -> None:
+    """A replay starts again where the same reader has been before."""
+    reader = Reader(spool)
+    for after in (8, 0, 5, 4, LAST, 0):
+        assert [s.seq for s in reader.read(after, 2).records] == [
+            seq for seq in (after + 1, after + 2) if seq <= LAST
+        ]
+
+
+def test_last_seq_is_that_of_the_last_record_there_is(tmp_path: Path) -> None:
+    directory, one = spools.fill(tmp_path, 0, close=False, segment_records=4)
+    reader = Reader(directory)
+    for number in range(1, 7):
+        assert reader.last_seq() == number - 1
+        one.append("step", spools.body(number))
+        one.tend()
+    assert reader.last_seq() == 6
+
+
+def test_identity_is_that_of_the_writer(tmp_path: Path) -> None:
+    who = spools.identity(workload_uid="w-1", rank=3, node_id=7, api_reporting=False)
+    one = spools.writer(tmp_path, who=who)
+    assert Reader(one.directory).identity() == who
+    assert Reader(one.directory).spool == who.spool
+    one.close()
+    assert Reader(one.directory).identity() == who
+
+
+def test_news_are_a_new_record_or_a_new_segment_and_nothing_else(tmp_path: Path) -> None:
+    directory, one = spools.fill(tmp_path, 0, close=False, segment_records=2)
+    reader = Reader(directory)
+    assert reader.has_news(), "nothing has been seen yet"
+    assert not reader.has_news()
+    for number in range(1, 8):
+        one.append("step", spools.body(number))
+        assert reader.has_news(), number
+        reader.read(0, 100)
+        assert not reader.has_news(), "reading is no news"
+        one.tend()
+        reader.has_news()
+
+
+def test_a_directory_that_is_not_there_is_an_empty_spool(tmp_path: Path) -> None:
+    reader = Reader(tmp_path / "nowhere")
+    assert reader.segments() == []
+    assert reader.read(0, 5).at_end
+    assert reader.last_seq() == 0
+    assert not reader.is_owned()
+    reader.has_news()
+    assert not reader.has_news()
+    with pytest.raises(NotASpool):
+        reader.identity()
+
+
+def test_only_segments_are_taken_for_segments(spool: Path) -> None:
+    for name in ("1.sqlite", ".00000009.new", "00000009.sqlite-wal", "00000009.sqlite.bak", "x"):
+        (spool / name).write_bytes(b"not ours")
+    assert Reader(spool).segments() == [1, 2, 3]
+    assert spools.read_whole(spool).numbers == list(range(1, LAST + 1))
+
+
+def test_reading_changes_no_file_of_a_sealed_spool(spool: Path) -> None:
+    before = {path.name: path.read_bytes() for path in spool.iterdir()}
+    reader = Reader(spool)
+    reader.read(0, 100)
+    reader.complete_through(LAST)
+    reader.is_exhausted(LAST)
+    assert {path.name: path.read_bytes() for path in spool.iterdir()} == before
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another user")
+def test_a_sealed_spool_is_read_where_nothing_can_be_written(spool: Path) -> None:
+    """By another user, in a folder that is not his: without -shm SQLite would want to make one."""
+    for path in (spool, *spool.parents):
+        if path == Path("/tmp"):
+            break
+        path.chmod(0o755)
+    for path in spool.iterdir():
+        path.chmod(0o644)
+    code = (
+        "import os, sys, json, pathlib; from tests.kit import spools\n"
+        "directory = pathlib.Path(sys.argv[1])\n"
+        "sys.dont_write_bytecode = True\n"
+        "os.setgid(65534); os.setuid(65534)\n"
+        "assert not os.access(directory, os.W_OK)\n"
+        "print(json.dumps(spools.read_whole(directory).numbers))"
+    )
+    assert spools.answer(spools.python(code, spool)) == list(range(1, LAST + 1))
+
+
+# --- what may be deleted --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("position", "complete"),
+    [(0, []), (3, []), (4, [1]), (7, [1]), (8, [1, 2]), (LAST, [1, 2])],
+)
+def test_a_segment_is_complete_when_the_next_one_has_begun_and_all_of_it_is_behind(
+    position: int, complete: list[int], spool: Path
+) -> None:
+    assert Reader(spool).complete_through(position) == complete
+
+
+def test_a_full_segment_is_not_complete_while_the_next_is_empty(tmp_path: Path) -> None:
+    """Being prepared is not being begun: the one before may still get records."""
+    directory, one = spools.fill(tmp_path, 4, close=False, segment_records=4)
+    reader = Reader(directory)
+    assert reader.segments() == [1, 2]
+    assert reader.complete_through(4) == []
+    one.append("step", spools.body(5))
+    assert reader.complete_through(4) == [1]
+
+
+def test_exhausted_means_that_nothing_lies_beyond(spool: Path) -> None:
+    reader = Reader(spool)
+    assert not reader.is_exhausted(0)
+    assert not reader.is_exhausted(8)
+    assert reader.is_exhausted(LAST)
+
+
+def test_a_spool_without_records_is_exhausted(tmp_path: Path) -> None:
+    directory, _ = spools.fill(tmp_path, 0)
+    assert Reader(directory).is_exhausted(0)
+
+
+def test_what_is_deleted_is_gone_and_the_rest_is_read(spool: Path) -> None:
+    reader = Reader(spool)
+    reader.delete_segment(1)
+    reader.delete_segment(1)
+    assert reader.segments() == [2, 3]
+    assert [stored.seq for stored in reader.read(4, 100).records] == [5, 6, 7, 8, 9]
+    assert reader.segment_bytes(1) == 0
+    assert reader.segment_bytes(2) == (spool / "00000002.sqlite").stat().st_size
+    reader.delete_spool()
+    assert not spool.exists()
+
+
+def test_deleting_a_spool_keeps_what_is_not_ours(spool: Path) -> None:
+    (spool / "notes.txt").write_text("mine")
+    with pytest.raises(OSError):
+        Reader(spool).delete_spool()
+    assert (spool / "notes.txt").read_text() == "mine"
+
+
+def test_age_counts_from_the_last_write(spool: Path) -> None:
+    reader = Reader(spool)
+    written = (spool / "00000002.sqlite").stat().st_mtime
+    assert reader.segment_age(2, written + 60) == pytest.approx(60)
+    assert reader.segment_age(99, written) == 0.0
+
+
+# --- beside a living writer -----------------------------------------------------------------------
+
+_FULL_SPEED = """
+import sys, pathlib, threading
+from tests.kit import spools
+one = spools.writer(pathlib.Path(sys.argv[1]), segment_records=25)
+print(one.directory, flush=True)
+stop = threading.Event()
+wake = threading.Event()
+one.wake = wake.set
+def tend():
+    while not stop.is_set():
+        wake.wait(0.01)
+        wake.clear()
+        one.tend()
+thread = threading.Thread(target=tend)
+thread.start()
+for number in range(1, int(sys.argv[2]) + 1):
+    one.append("step", spools.body(number))
+stop.set()
+thread.join()
+one.close()
+"""
+
+
+@pytest.mark.promise("G3")
+@pytest.mark.parametrize("limit", [3, 40])
+def test_a_reader_beside_a_writer_at_full_speed_sees_each_record_once(
+    limit: int, tmp_path: Path
+) -> None:
+    count = 6000
+    with subprocess.Popen(
+        [sys.executable, "-c", _FULL_SPEED, str(tmp_path), str(count)],
+        cwd=spools.REPOSITORY,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as child:
+        assert child.stdout is not None
+        directory = Path(child.stdout.readline().strip())
+        reader, seen, turns_beside = Reader(directory), [], 0
+        deleted: list[int] = []
+        while len(seen) < count:
+            alive = child.poll() is None
+            chunk = reader.read(len(seen), limit)
+            assert chunk.damage == (), json.dumps([repr(d) for d in chunk.damage])
+            numbers = [spools.number_of(stored) for stored in chunk.records]
+            assert numbers == list(range(len(seen) + 1, len(seen) + len(numbers) + 1))
+            assert chunk.through == len(seen) + len(numbers)
+            seen += numbers
+            turns_beside += alive
+            assert alive or numbers, "the writer has ended and the rest does not come"
+            if alive and turns_beside % 10 == 0:
+                for number in reader.complete_through(len(seen)):
+                    reader.delete_segment(number)
+                    deleted.append(number)
+        assert child.wait(spools.PATIENCE_SECONDS) == 0
+    assert turns_beside >= 10, "the writer was over before reading had begun"
+    assert deleted
+    assert reader.is_exhausted(count)

@@ -1,0 +1,348 @@
+"""The damage table: what was damaged, what survives, and what is reported with file and position.
+
+Each spool holds twelve records in three segments of four (and a prepared fourth is left out).
+"""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from spooler.errors import NewerFormat, NotASpool, SpoolDamaged
+from spooler.spool import codec, db
+from spooler.spool.reader import Reader
+from tests.kit import spools
+
+pytestmark = pytest.mark.promise("G7")
+
+SIZE = 4
+LAST = 12
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Path:
+    return sealed(tmp_path)
+
+
+def sealed(root: Path, *, spool: str = "", count: int = LAST) -> Path:
+    """A closed spool of `count` records in segments of `SIZE`."""
+    directory, one = spools.fill(root, 0, close=False, spool=spool, segment_records=SIZE)
+    for number in range(1, count + 1):
+        if number > 1 and number % SIZE == 1:
+            one.tend()
+        elif number % SIZE == SIZE - 1 and number < count - 1:
+            one.tend()
+        one.append("step", spools.body(number))
+    one.close()
+    return directory
+
+
+def segment(directory: Path, number: int) -> Path:
+    return directory / f"{number:08d}.sqlite"
+
+
+def edit(path: Path, *statements: str) -> None:
+    """Change a segment through SQLite, as somebody with a shell might."""
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute("PRAGMA journal_mode=DELETE")
+    for statement in statements:
+        connection.execute(statement)
+    connection.close()
+
+
+def flip(path: Path, needle: bytes, offset: int = 0, bit: int = 0) -> None:
+    """Flip one bit of the only place where the file holds `needle`."""
+    raw = bytearray(path.read_bytes())
+    assert raw.count(needle) == 1
+    raw[raw.index(needle) + offset] ^= 1 << bit
+    path.write_bytes(raw)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: damage done, seqs lost, the reason given, the segment named."""
+
+    damage: Callable[[Path], None]
+    lost: range
+    reason: str
+    file: int
+
+
+def _flip_body(directory: Path) -> None:
+    flip(segment(directory, 2), spools.body(6), offset=3)
+
+
+def _flip_kind(directory: Path) -> None:
+    flip(segment(directory, 2), b"step" + spools.body(6), offset=1)
+
+
+def _kind_not_text(directory: Path) -> None:
+    flip(segment(directory, 2), b"step" + spools.body(6), offset=1, bit=7)
+
+
+def _wrong_checksum(directory: Path) -> None:
+    edit(segment(directory, 2), "UPDATE record SET checksum = checksum + 1 WHERE seq = 6")
+
+
+def _checksum_of_another_seq(directory: Path) -> None:
+    other = codec.checksum("step", spools.body(6), 7)
+    edit(segment(directory, 2), f"UPDATE record SET checksum = {other} WHERE seq = 6")
+
+
+def _text_body(directory: Path) -> None:
+    edit(segment(directory, 2), "UPDATE record SET body = 'text' WHERE seq = 6")
+
+
+def _number_kind(directory: Path) -> None:
+    edit(segment(directory, 2), "UPDATE record SET kind = x'ff00' WHERE seq = 6")
+
+
+def _row_deleted(directory: Path) -> None:
+    edit(segment(directory, 2), "DELETE FROM record WHERE seq = 6")
+
+
+def _rows_deleted_at_the_start(directory: Path) -> None:
+    edit(segment(directory, 2), "DELETE FROM record WHERE seq IN (5, 6)")
+
+
+def _rows_deleted_at_the_end(directory: Path) -> None:
+    edit(segment(directory, 2), "DELETE FROM record WHERE seq IN (7, 8)")
+
+
+def _segment_deleted(directory: Path) -> None:
+    segment(directory, 2).unlink()
+
+
+def _truncated(directory: Path) -> None:
+    path = segment(directory, 2)
+    path.write_bytes(path.read_bytes()[:1500])
+
+
+def _zero_length(directory: Path) -> None:
+    segment(directory, 2).write_bytes(b"")
+
+
+def _rubbish(directory: Path) -> None:
+    segment(directory, 2).write_bytes(b"\x00\xffrubbish" * 500)
+
+
+def _other_application(directory: Path) -> None:
+    edit(segment(directory, 2), "PRAGMA application_id=7")
+
+
+def _with_a_view(directory: Path) -> None:
+    edit(segment(directory, 2), "CREATE VIEW extra AS SELECT * FROM record")
+
+
+def _with_a_trigger(directory: Path) -> None:
+    edit(
+        segment(directory, 2),
+        "CREATE TRIGGER evil AFTER INSERT ON record BEGIN DELETE FROM record; END",
+    )
+
+
+def _view_instead_of_the_table(directory: Path) -> None:
+    edit(
+        segment(directory, 2),
+        "ALTER TABLE record RENAME TO hidden",
+        "CREATE VIEW record AS SELECT seq, kind, randomblob(100) AS body, checksum FROM hidden",
+    )
+
+
+def _identity_damaged(directory: Path) -> None:
+    edit(segment(directory, 1), "UPDATE identity SET checksum = 0")
+
+
+def _nothing(_directory: Path) -> None:
+    """The line that shows that the table is not true of anything."""
+
+
+NONE = range(0)
+ONE = range(6, 7)
+ALL = range(5, 9)
+TABLE = {
+    "nothing": Row(_nothing, NONE, "", 0),
+    "a bit of a body": Row(_flip_body, ONE, "checksum", 2),
+    "a bit of a kind": Row(_flip_kind, ONE, "checksum", 2),
+    "a kind that is not UTF-8": Row(_kind_not_text, ONE, "checksum", 2),
+    "a checksum": Row(_wrong_checksum, ONE, "checksum", 2),
+    "a checksum for another seq": Row(_checksum_of_another_seq, ONE, "checksum", 2),
+    "a body that is text": Row(_text_body, ONE, "checksum", 2),
+    "a kind that is a blob": Row(_number_kind, ONE, "checksum", 2),
+    "a deleted row": Row(_row_deleted, ONE, "missing", 2),
+    "deleted rows at a segment's start": Row(_rows_deleted_at_the_start, range(5, 7), "missing", 2),
+    "deleted rows at a segment's end": Row(_rows_deleted_at_the_end, range(7, 9), "missing", 3),
+    "a deleted segment": Row(_segment_deleted, ALL, "missing", 3),
+    "a truncated segment": Row(_truncated, ALL, "malformed", 2),
+    "a segment of length zero": Row(_zero_length, ALL, "not a spool segment", 2),
+    "a segment of rubbish": Row(_rubbish, ALL, "not a database", 2),
+    "another application's file": Row(_other_application, ALL, "not a spool segment", 2),
+    "a schema with a view": Row(_with_a_view, ALL, "schema", 2),
+    "a schema with a trigger": Row(_with_a_trigger, ALL, "schema", 2),
+    "a view in place of the table": Row(_view_instead_of_the_table, ALL, "schema", 2),
+    "the identity of one segment": Row(_identity_damaged, NONE, "", 0),
+}
+
+
+@pytest.mark.parametrize("limit", [1, 5, 100])
+@pytest.mark.parametrize("row", TABLE.values(), ids=TABLE.keys())
+def test_what_is_damaged_is_lost_alone_and_named(row: Row, limit: int, spool: Path) -> None:
+    row.damage(spool)
+    found = spools.read(spool, limit=limit)
+    assert found.numbers == [n for n in range(1, LAST + 1) if n not in row.lost]
+    assert found.seqs == found.numbers
+    assert found.through == LAST
+    lost = [seq for one in found.damage for seq in range(one.first, one.last + 1)]
+    assert lost == list(row.lost)
+    for one in found.damage:
+        assert one.path == str(segment(spool, row.file))
+        assert row.reason in one.reason
+    assert Reader(spool).last_seq() == LAST
+    assert Reader(spool).identity() == spools.identity()
+
+
+@pytest.mark.parametrize("row", TABLE.values(), ids=TABLE.keys())
+def test_reading_goes_on_from_beyond_the_damage(row: Row, spool: Path) -> None:
+    """The service was restarted there, and does not stumble over what it has left behind."""
+    row.damage(spool)
+    chunk = Reader(spool).read(8, 100)
+    assert [spools.number_of(stored) for stored in chunk.records] == [9, 10, 11, 12]
+    assert chunk.damage == ()
+
+
+def test_a_page_in_the_middle_costs_no_record_before_it(tmp_path: Path) -> None:
+    directory, one = spools.fill(tmp_path, 0, close=False, segment_records=200)
+    for number in range(1, 200):
+        one.append("step", codec.pack({"n": number, "text": "x" * 100}))
+    one.tend()
+    for number in range(200, 203):
+        one.append("step", codec.pack({"n": number, "text": "x" * 100}))
+    one.close()
+    path = segment(directory, 1)
+    raw = bytearray(path.read_bytes())
+    page = (raw.index(codec.pack({"n": 100, "text": "x" * 100})) // 1024) * 1024
+    raw[page : page + 1024] = b"\xff" * 1024
+    path.write_bytes(raw)
+    found = spools.read(directory, limit=500)
+    assert len(found.numbers) > 80
+    assert found.numbers[:-2] == list(range(1, len(found.numbers) - 1))
+    assert found.numbers[-2:] == [201, 202]
+    (damage,) = found.damage
+    assert (damage.first, damage.last) == (len(found.numbers) - 1, 200)
+    assert damage.path == str(path)
+
+
+@pytest.mark.parametrize("damage", [_truncated, _rubbish, _zero_length, _with_a_view])
+def test_the_last_segment_is_refused_but_what_lies_before_it_is_given(
+    damage: Callable[[Path], None], tmp_path: Path
+) -> None:
+    """Nothing proves that it is complete: it could become readable, so nobody goes past it."""
+    directory = sealed(tmp_path, count=8)
+    damage(directory)
+    reader = Reader(directory)
+    chunk = reader.read(0, 100)
+    assert [stored.seq for stored in chunk.records] == [1, 2, 3, 4]
+    assert not chunk.at_end
+    with pytest.raises((NotASpool, SpoolDamaged)) as caught:
+        reader.read(4, 100)
+    assert str(segment(directory, 2)) in str(caught.value)
+    with pytest.raises((NotASpool, SpoolDamaged)):
+        reader.is_exhausted(4)
+    assert reader.last_seq() == 4
+
+
+def test_a_newer_format_is_left_alone_and_never_passed(spool: Path) -> None:
+    edit(segment(spool, 2), "PRAGMA user_version=2")
+    before = segment(spool, 2).read_bytes()
+    reader = Reader(spool)
+    assert [stored.seq for stored in reader.read(0, 100).records] == [1, 2, 3, 4]
+    with pytest.raises(NewerFormat, match="upgrade"):
+        reader.read(4, 100)
+    assert segment(spool, 2).read_bytes() == before
+
+
+def test_a_damaged_segment_is_never_among_those_to_delete(spool: Path) -> None:
+    _truncated(spool)
+    assert Reader(spool).complete_through(LAST) == [1]
+    assert segment(spool, 2).exists()
+
+
+def test_trouble_that_may_pass_is_not_taken_for_damage(
+    spool: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that does not answer now must not cost the records that are on it."""
+    real = db.open_for_reading
+
+    def failing(path: Path) -> db.Connection:
+        if path == segment(spool, 2):
+            raise db.damaged(sqlite3.OperationalError("disk I/O error"), path, 0)
+        return real(path)
+
+    monkeypatch.setattr(db, "open_for_reading", failing)
+    reader = Reader(spool)
+    assert reader.read(0, 100).through == 4
+    with pytest.raises(SpoolDamaged, match="disk I/O error"):
+        reader.read(4, 100)
+    monkeypatch.setattr(db, "open_for_reading", real)
+    assert reader.read(4, 100).through == LAST
+
+
+# --- a living spool that was copied or mixed up ---------------------------------------------------
+
+
+@pytest.fixture
+def living(tmp_path: Path) -> Path:
+    """A spool whose last records are in the WAL only, as a killed process leaves it."""
+    return spools.fill(tmp_path, 6, close=False, segment_records=SIZE)[0]
+
+
+def test_a_missing_shm_costs_nothing_where_it_can_be_made_again(
+    living: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / living.name
+    shutil.copytree(living, copy, ignore=shutil.ignore_patterns("*-shm", "owner"))
+    assert (copy / "00000002.sqlite-wal").stat().st_size > 0
+    assert spools.read_whole(copy).numbers == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_missing_wal_costs_what_was_only_there(living: Path, tmp_path: Path) -> None:
+    copy = tmp_path / living.name
+    shutil.copytree(living, copy, ignore=shutil.ignore_patterns("*-wal", "*-shm"))
+    assert spools.read_whole(copy).numbers == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.3, 0.6, 0.9, 0.99])
+def test_a_cut_wal_costs_only_its_end(keep: float, living: Path, tmp_path: Path) -> None:
+    """Power was lost while the operating system wrote it back."""
+    copy = tmp_path / living.name
+    shutil.copytree(living, copy, ignore=shutil.ignore_patterns("*-shm"))
+    wal = copy / "00000002.sqlite-wal"
+    raw = wal.read_bytes()
+    wal.write_bytes(raw[: int(len(raw) * keep)])
+    found = spools.read_whole(copy)
+    assert 4 <= len(found.numbers) <= 6
+    assert found.numbers == list(range(1, len(found.numbers) + 1))
+
+
+def test_segments_of_another_spool_are_known_by_their_identity(tmp_path: Path) -> None:
+    mine = sealed(tmp_path / "a", spool=spools.spool_id(1))
+    other = sealed(tmp_path / "b", spool=spools.spool_id(2))
+    shutil.copy(segment(other, 1), segment(mine, 1))
+    assert Reader(mine).identity().spool == spools.spool_id(1), "the next segment can tell"
+    for number in (2, 3):
+        shutil.copy(segment(other, number), segment(mine, number))
+    with pytest.raises(NotASpool, match=spools.spool_id(2)):
+        Reader(mine).identity()
+
+
+def test_a_renumbered_segment_has_no_identity(spool: Path) -> None:
+    """The identity's checksum covers the segment's number."""
+    shutil.move(segment(spool, 3), segment(spool, 1))
+    segment(spool, 2).unlink()
+    with pytest.raises(SpoolDamaged, match="checksum"):
+        Reader(spool).identity()
