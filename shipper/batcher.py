@@ -17,6 +17,9 @@ from spooler.records.step import flatten
 from spooler.spool import codec
 from spooler.spool.reader import Stored
 
+# The metric that tells of records the training process could not commit: `<this>/<reason>`.
+DROPPED_NAME = "lens-ship/dropped"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Step:
@@ -49,12 +52,26 @@ class Refused:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Passed:
+    """A record that a sink has no use for; `run` is "" where it belongs to none."""
+
+    seq: int
+    run: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Steps:
-    """What a stretch of records holds: complete steps by first seq, open ones, and refused."""
+    """What a stretch of records holds: complete steps by first seq, open ones, and refused.
+
+    `passed` are the records that are no part of a step; `gaps` the seqs of gaps that no step has
+    followed yet, which would tell of them.
+    """
 
     complete: tuple[Step, ...]
     open: tuple[Step, ...]
     refused: tuple[Refused, ...]
+    passed: tuple[Passed, ...] = ()
+    gaps: tuple[int, ...] = ()
 
 
 class _Building:
@@ -62,16 +79,16 @@ class _Building:
 
     __slots__ = ("data", "run", "seqs", "step", "time")
 
-    def __init__(self, seq: int, body: Mapping[str, Any]) -> None:
-        self.run: str = body["run"]
-        self.step: int = body["step"]
-        self.time: float = body["time"]
-        self.data: dict[str, Any] = body["data"]
-        self.seqs = [seq]
+    def __init__(self, run: str, step: int, time: float) -> None:
+        self.run = run
+        self.step = step
+        self.time = time
+        self.data: dict[str, Any] = {}
+        self.seqs: list[int] = []
 
-    def add(self, seq: int, body: Mapping[str, Any]) -> None:
+    def add(self, seq: int, data: Mapping[str, Any]) -> None:
         """Later parts overwrite names of earlier ones, as they do in wandb."""
-        self.data.update(body["data"])
+        self.data.update(data)
         self.seqs.append(seq)
 
     def build(self) -> Step:
@@ -85,37 +102,87 @@ class _Building:
 
 
 def collect_steps(records: Iterable[Stored], ahead: Mapping[str, int]) -> Steps:
-    """Merge records into steps, leaving out what `ahead` (run -> seq) says is delivered."""
-    building: dict[str, _Building] = {}
-    complete: list[Step] = []
-    refused: list[Refused] = []
+    """Merge records into steps, leaving out what `ahead` (run -> seq) says is settled."""
+    collector = _Collector(ahead)
     for stored in records:
-        if stored.kind == "exit":
-            complete.extend(step.build() for step in building.values())
-            building.clear()
-        if stored.kind not in ("step", "finish"):
-            continue
-        body = _decode(stored, refused)
-        if body is None or ahead.get(body["run"], 0) >= stored.seq:
-            continue
-        started = building.get(body["run"])
-        if stored.kind == "finish":
-            if started is not None:
-                complete.append(building.pop(body["run"]).build())
-            continue
-        if started is not None and started.step == body["step"]:
-            started.add(stored.seq, body)
+        collector.take(stored)
+    return collector.result()
+
+
+class _Collector:
+    """Goes through a stretch once, one record at a time."""
+
+    def __init__(self, ahead: Mapping[str, int]) -> None:
+        self._ahead = ahead
+        self._building: dict[str, _Building] = {}
+        self._gaps: list[tuple[int, dict[str, Any]]] = []  # seq, what the next step tells of it
+        self._complete: list[Step] = []
+        self._refused: list[Refused] = []
+        self._passed: list[Passed] = []
+
+    def take(self, stored: Stored) -> None:
+        """Go on by one record."""
+        if stored.kind == "step":
+            self._take_step(stored)
+        elif stored.kind == "finish":
+            self._take_finish(stored)
+        elif stored.kind == "gap":
+            self._take_gap(stored)
         else:
+            if stored.kind == "exit":
+                self._complete.extend(step.build() for step in self._building.values())
+                self._building.clear()
+            self._passed.append(Passed(seq=stored.seq))
+
+    def result(self) -> Steps:
+        """What there was."""
+        return Steps(
+            complete=tuple(sorted(self._complete, key=lambda step: step.first)),
+            open=tuple(step.build() for step in self._building.values()),
+            refused=tuple(self._refused),
+            passed=tuple(self._passed),
+            gaps=tuple(seq for seq, _ in self._gaps),
+        )
+
+    def _take_step(self, stored: Stored) -> None:
+        body = _decode(stored, self._refused)
+        if body is None:
+            return
+        gaps, self._gaps = self._gaps, []
+        run = body["run"]
+        if self._ahead.get(run, 0) >= stored.seq:
+            return
+        started = self._building.get(run)
+        if started is None or started.step != body["step"]:
             if started is not None:
-                complete.append(started.build())
-            started = building[body["run"]] = _Building(stored.seq, body)
+                self._complete.append(started.build())
+            started = self._building[run] = _Building(run, body["step"], body["time"])
+        for seq, told in gaps:
+            started.add(seq, told)
+        started.add(stored.seq, body["data"])
         if body["closed"]:
-            complete.append(building.pop(body["run"]).build())
-    return Steps(
-        complete=tuple(sorted(complete, key=lambda step: step.first)),
-        open=tuple(step.build() for step in building.values()),
-        refused=tuple(refused),
-    )
+            self._complete.append(self._building.pop(run).build())
+
+    def _take_finish(self, stored: Stored) -> None:
+        body = _decode(stored, self._refused)
+        if body is None or self._ahead.get(body["run"], 0) >= stored.seq:
+            return
+        self._passed.append(Passed(seq=stored.seq, run=body["run"]))
+        started = self._building.pop(body["run"], None)
+        if started is not None:
+            self._complete.append(started.build())
+
+    def _take_gap(self, stored: Stored) -> None:
+        """Records that are missing here: the step that follows tells how many, and why."""
+        try:
+            body = codec.unpack(stored.body)
+        except BodyUnreadable:
+            body = {}
+        reason, count = body.get("reason"), body.get("count")
+        if not isinstance(reason, str) or not isinstance(count, int):
+            self._passed.append(Passed(seq=stored.seq))
+            return
+        self._gaps.append((stored.seq, {f"{DROPPED_NAME}/{reason}": count}))
 
 
 def _decode(stored: Stored, refused: list[Refused]) -> dict[str, Any] | None:

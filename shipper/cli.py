@@ -10,7 +10,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,140 @@ def demo(seconds: float, keep: Path | None, seed: int | None) -> None:
     from shipper.demo import run_demo
 
     sys.exit(run_demo(seconds=seconds, keep=keep, seed=seed))
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="For machines: one JSON object.")
+@_settings("spool", "state")
+def audit(as_json: bool, config_file: Path | None, **flags: Any) -> None:
+    """Account for every record of every spool; exit 1 when an account does not balance."""
+    from shipper.audit import take_accounts
+    from shipper.dead_letters import open_ledger
+    from shipper.report import print_accounts
+    from shipper.sinks import REGISTRY
+
+    config = _load(flags, config_file)
+    ledger = open_ledger(config)
+    try:
+        accounts = take_accounts(ledger, config.spool, REGISTRY)
+    finally:
+        ledger.close()
+    print_accounts(accounts, as_json=as_json)
+    sys.exit(0 if all(account.balances for account in accounts) else 1)
+
+
+@cli.group("dead-letter")
+def dead_letter() -> None:
+    """Records that a receiver has refused for good."""
+
+
+def _selection(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in (
+        click.argument("numbers", nargs=-1, type=int),
+        click.option("--sink", default="", help="Only those of this sink."),
+        click.option("--reason", default="", help="Only those refused for this reason."),
+        click.option("--of", "spool_id", default="", help="Only those of this spool."),
+    ):
+        command = option(command)
+    return command
+
+
+def _chosen(ledger: Any, numbers: tuple[int, ...], sink: str, reason: str, spool_id: str) -> Any:
+    from shipper.dead_letters import Selection, select
+
+    return select(ledger, Selection(numbers=numbers, sink=sink, reason=reason, spool=spool_id))
+
+
+@dead_letter.command("list")
+@click.option("--json", "as_json", is_flag=True, help="For machines: a JSON list.")
+@_selection
+@_settings("state")
+def dead_letter_list(
+    as_json: bool, config_file: Path | None, state: str | None, **selection: Any
+) -> None:
+    """List dead letters, oldest first."""
+    from shipper.report import print_dead_letters
+
+    with _ledger(state, config_file) as ledger:
+        print_dead_letters(_chosen(ledger, **selection), as_json=as_json)
+
+
+@dead_letter.command("show")
+@click.argument("number", type=int)
+@_settings("state")
+def dead_letter_show(number: int, config_file: Path | None, state: str | None) -> None:
+    """Print one dead letter with the receiver's answer and the record itself, as JSON."""
+    from shipper.dead_letters import Selection, select, show
+    from shipper.report import print_json
+
+    with _ledger(state, config_file) as ledger:
+        rows = select(ledger, Selection(numbers=(number,)))
+        if not rows:
+            raise click.ClickException(f"no dead letter {number} is kept; see `dead-letter list`")
+        print_json(show(ledger, rows[0]))
+
+
+@dead_letter.command("retry")
+@_selection
+@_settings()
+def dead_letter_retry(
+    numbers: tuple[int, ...],
+    sink: str,
+    reason: str,
+    spool_id: str,
+    config_file: Path | None,
+    **flags: Any,
+) -> None:
+    """Send dead letters again; exit 1 when one is refused again. Without numbers: all of them."""
+    from shipper.dead_letters import retry
+    from shipper.outcome import Verdict
+    from shipper.service import build_sinks
+
+    config = _load(flags, config_file)
+    with _ledger(str(config.state), None) as ledger:
+        rows = _chosen(ledger, numbers, sink, reason, spool_id)
+        done = retry(ledger, rows, build_sinks(config))
+    failed = [one for one in done if one.outcome.verdict is not Verdict.DELIVERED]
+    for one in failed:
+        click.echo(f"{one.number}: {one.outcome.reason}: {one.outcome.detail}", err=True)
+    click.echo(f"{len(done) - len(failed)} delivered, {len(failed)} still dead letters")
+    sys.exit(1 if failed else 0)
+
+
+@dead_letter.command("drop")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@_selection
+@_settings("state")
+def dead_letter_drop(
+    yes: bool, config_file: Path | None, state: str | None, **selection: Any
+) -> None:
+    """Give dead letters up for good; they stay counted. Without numbers: all of them."""
+    from shipper.dead_letters import drop
+
+    with _ledger(state, config_file) as ledger:
+        rows = _chosen(ledger, **selection)
+        if rows and not yes:
+            click.confirm(f"Give up {len(rows)} dead letters for good?", abort=True)
+        click.echo(f"{drop(ledger, rows)} given up")
+
+
+def _load(flags: dict[str, Any], config_file: Path | None) -> Any:
+    from shipper.config import load
+
+    return load(flags, os.environ, config_file)
+
+
+@contextmanager
+def _ledger(state: str | None, config_file: Path | None) -> Iterator[Any]:
+    """The ledger of the given state directory, beside a service that may be running."""
+    from shipper.dead_letters import open_ledger
+
+    # These commands need no spool root; the table of settings wants one.
+    ledger = open_ledger(_load({"state": state, "spool": "."}, config_file))
+    try:
+        yield ledger
+    finally:
+        ledger.close()
 
 
 @cli.group()

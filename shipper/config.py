@@ -212,6 +212,18 @@ SETTINGS = (
         help="How many bytes of delivered segments are kept under the root; the oldest go first.",
     ),
     Setting(
+        name="dead_letter_count",
+        default=100_000,
+        parse=_integer(0, 10**9),
+        help="How many dead letters are kept; beyond it the oldest are given up, and counted.",
+    ),
+    Setting(
+        name="dead_letter_bytes",
+        default=256 * 1024 * 1024,
+        parse=_integer(0, 2**50),
+        help="How many bytes of dead letters are kept; beyond it the oldest are given up.",
+    ),
+    Setting(
         name="rescan_seconds",
         default=30.0,
         parse=_number(0.1, 3600),
@@ -251,6 +263,8 @@ class Config:
     save_local: bool
     retain_seconds: float
     retain_bytes: int
+    dead_letter_count: int
+    dead_letter_bytes: int
     rescan_seconds: float
     workers: int
     log_level: str
@@ -287,7 +301,7 @@ def load(flags: Mapping[str, Any], environ: Mapping[str, str], file: Path | None
             given[setting.name] = source
             try:
                 values[setting.name] = setting.parse(raw)
-            except (ValueError, TypeError) as error:
+            except (ValueError, TypeError, OverflowError) as error:
                 problems.append(f"{source}: {raw!r} {_reason(error)}")
         else:
             values[setting.name] = setting.default

@@ -86,12 +86,6 @@ class Poster:
 
 def _translate(error: Exception, url: str) -> Unreachable:
     """Name the failure and say whether the receiver may have got the request."""
-    host = urlsplit(url).netloc
-    text = f"{host}: {_innermost(error)}"
-    if isinstance(error, requests.exceptions.ConnectTimeout):
-        return Unreachable("connect-timeout", text, sent=False)
-    if isinstance(error, requests.exceptions.Timeout | urllib3.exceptions.TimeoutError):
-        return Unreachable("timeout", text, sent=True)
     if isinstance(
         error,
         requests.exceptions.InvalidURL
@@ -99,6 +93,14 @@ def _translate(error: Exception, url: str) -> Unreachable:
         | requests.exceptions.InvalidSchema,
     ):
         return Unreachable("bad-url", f"{url}: {error}", sent=False)
+    host = urlsplit(url).netloc
+    text = f"{host}: {_innermost(error)}"
+    if isinstance(error, requests.exceptions.ConnectTimeout):
+        return Unreachable("connect-timeout", text, sent=False)
+    if isinstance(error, requests.exceptions.Timeout | urllib3.exceptions.TimeoutError):
+        return Unreachable("timeout", text, sent=True)
+    if isinstance(error, requests.exceptions.SSLError):
+        return Unreachable("tls", text, sent=False)
     chain = repr(error)
     if "NewConnectionError" in chain or "NameResolutionError" in chain:
         refused = "refused" in chain.lower()

@@ -13,18 +13,75 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import sqlite_utils
 
 from shipper.errors import StateInUse, StateUnusable
+from spooler.spool.reader import Damage
 
 DATABASE_NAME = "ledger.sqlite"
 LOCK_NAME = "lock"
 _STATE_VERSION = 1
+_BUSY_SECONDS = 10.0
+
+# Table -> columns, primary key. All counts are of records unless named otherwise; times are Unix
+# seconds. Counters only grow, and change in the transaction that moves the position they belong to.
+_TABLES: dict[str, tuple[dict[str, type], tuple[str, ...]]] = {
+    "spool": (
+        {"id": str, "directory": str, "identity": str, "found": float, "deleted": float},
+        ("id",),
+    ),
+    "position": (
+        {
+            "spool": str,
+            "sink": str,
+            "seq": int,
+            "ahead": str,  # JSON map
+            "delivered": int,
+            "passed": int,
+            "requests": int,
+            "updated": float,
+        },
+        ("spool", "sink"),
+    ),
+    "dead_letter": (
+        {
+            "id": int,
+            "spool": str,
+            "sink": str,
+            "seq": int,
+            "kind": str,
+            "body": bytes,
+            "reason": str,
+            "detail": str,
+            "time": float,
+            "state": str,  # kept, delivered (by a later try), dropped (by an operator or a limit)
+        },
+        ("id",),
+    ),
+    "damage": (
+        {
+            "spool": str,
+            "sink": str,
+            "first": int,
+            "last": int,
+            "path": str,
+            "reason": str,
+            "time": float,
+        },
+        ("spool", "sink", "first"),
+    ),
+    "gap": (
+        {"spool": str, "seq": int, "reason": str, "count": int, "time": float},
+        ("spool", "seq"),
+    ),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +94,15 @@ class Position:
 
     seq: int = 0
     ahead: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settled:
+    """What one acknowledgement settles: counts of records, and of requests."""
+
+    delivered: int = 0
+    passed: int = 0  # records that the sink has no use for
+    requests: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,179 +126,238 @@ class Ledger:
         StateUnusable: it cannot be created, or its database cannot be opened.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, exclusive: bool = True) -> None:
+        """Open it; without `exclusive`, beside a service that may be running on it."""
         self.directory = directory
         self._lock = threading.Lock()
-        try:
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._guard = os.open(
-                directory / LOCK_NAME, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600
-            )
-        except OSError as error:
+        if not exclusive and not (directory / DATABASE_NAME).exists():
             raise StateUnusable(
-                f"state directory {directory}: {error}; nothing was read or sent:"
-                " give --state a directory that this user may write"
-            ) from error
+                f"{directory / DATABASE_NAME} is not there: no service has used this state"
+                " directory; give --state the one of the service"
+            )
+        self._guard = _lock_directory(directory) if exclusive else -1
         try:
-            fcntl.flock(self._guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(self._guard)
-            raise StateInUse(
-                f"state directory {directory} is in use by another lens-ship: stop that one,"
-                " or give this one its own --state and --spool"
-            ) from error
-        try:
-            self._db = self._connect(directory / DATABASE_NAME)
+            self._db = _connect(directory / DATABASE_NAME, create=exclusive)
         except sqlite3.Error as error:
-            os.close(self._guard)
+            if exclusive:
+                os.close(self._guard)
             raise StateUnusable(
                 f"{directory / DATABASE_NAME}: {error}; nothing was read or sent. Without this"
                 " file everything still in the spools is sent again: move it away to go on"
             ) from error
 
-    @staticmethod
-    def _connect(path: Path) -> sqlite_utils.Database:
-        connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=NORMAL")
-        database = sqlite_utils.Database(connection)
-        database.table("position").create(
-            {
-                "spool": str,
-                "sink": str,
-                "seq": int,
-                "ahead": str,
-                "delivered": int,
-                "requests": int,
-                "updated": float,
-            },
-            pk=("spool", "sink"),
-            if_not_exists=True,
-        )
-        database.table("dead_letter").create(
-            {
-                "id": int,
-                "spool": str,
-                "sink": str,
-                "seq": int,
-                "kind": str,
-                "body": bytes,
-                "reason": str,
-                "detail": str,
-                "time": float,
-            },
-            pk="id",
-            if_not_exists=True,
-        )
-        database.table("dead_letter").create_index(
-            ["spool", "sink", "seq"], unique=True, if_not_exists=True
-        )
-        database.table("damage").create(
-            {
-                "spool": str,
-                "sink": str,
-                "first": int,
-                "last": int,
-                "path": str,
-                "reason": str,
-                "time": float,
-            },
-            pk=("spool", "sink", "first"),
-            if_not_exists=True,
-        )
-        connection.execute(f"PRAGMA user_version={_STATE_VERSION}")
-        return database
+    # --- spools and positions ---------------------------------------------------------------------
+
+    def remember_spool(self, spool: str, directory: Path, identity: Mapping[str, Any]) -> None:
+        """Note a spool that has been found, so that it is known after its files are gone."""
+        with self._using() as database:
+            database.table("spool").insert(
+                {
+                    "id": spool,
+                    "directory": str(directory),
+                    "identity": json.dumps(dict(identity)),
+                    "found": time.time(),
+                    "deleted": None,
+                },
+                ignore=True,
+            )
+
+    def spools(self) -> list[dict[str, Any]]:
+        """Every spool that was ever found and is not forgotten; `identity` is a map."""
+        with self._using() as database:
+            rows = list(database.table("spool").rows)
+        return [{**row, "identity": json.loads(row["identity"])} for row in rows]
 
     def position(self, spool: str, sink: str) -> Position:
         """Where `sink` is in `spool`; the beginning when it has never been there."""
-        with self._lock:
-            row = self._db.execute(
+        with self._using() as database:
+            row = database.execute(
                 "SELECT seq, ahead FROM position WHERE spool = ? AND sink = ?", (spool, sink)
             ).fetchone()
         if row is None:
             return Position()
         return Position(seq=row[0], ahead=json.loads(row[1] or "{}"))
 
-    def acknowledge(
-        self, spool: str, sink: str, position: Position, *, delivered: int, requests: int = 1
-    ) -> None:
-        """Move `sink` on to `position`, having delivered so many records in so many requests."""
-        with self._lock:
-            self._db.execute(
-                "INSERT INTO position (spool, sink, seq, ahead, delivered, requests, updated)"
-                " VALUES (:spool, :sink, :seq, :ahead, :delivered, :requests, :updated)"
-                " ON CONFLICT (spool, sink) DO UPDATE SET seq = :seq, ahead = :ahead,"
-                " delivered = delivered + :delivered, requests = requests + :requests,"
-                " updated = :updated",
+    def acknowledge(self, spool: str, sink: str, position: Position, settled: Settled) -> None:
+        """Move `sink` on to `position`, with what has been settled on the way."""
+        with self._using() as database:
+            database.execute(
+                "INSERT INTO position VALUES (:spool, :sink, :seq, :ahead, :delivered, :passed,"
+                " :requests, :updated) ON CONFLICT (spool, sink) DO UPDATE SET"
+                " seq = :seq, ahead = :ahead, delivered = delivered + :delivered,"
+                " passed = passed + :passed, requests = requests + :requests, updated = :updated",
                 {
                     "spool": spool,
                     "sink": sink,
                     "seq": position.seq,
                     "ahead": json.dumps(dict(position.ahead)) if position.ahead else "",
-                    "delivered": delivered,
-                    "requests": requests,
+                    "delivered": settled.delivered,
+                    "passed": settled.passed,
+                    "requests": settled.requests,
                     "updated": time.time(),
                 },
             )
 
+    def positions(self) -> list[dict[str, Any]]:
+        """Every position with its counters; `ahead` is a map."""
+        with self._using() as database:
+            rows = list(database.table("position").rows)
+        return [{**row, "ahead": json.loads(row["ahead"] or "{}")} for row in rows]
+
+    def forget(self, spool: str) -> None:
+        """Note that a spool's files are deleted; what was settled of it stays known."""
+        with self._using() as database:
+            database.execute(
+                "UPDATE spool SET deleted = ? WHERE id = ? AND deleted IS NULL",
+                (time.time(), spool),
+            )
+
+    def prune(self, before: float) -> None:
+        """Drop everything but dead letters of spools whose files were deleted before that time."""
+        old = "(SELECT id FROM spool WHERE deleted < ?)"
+        with self._using() as database:
+            for table in ("position", "damage", "gap"):
+                database.execute(f"DELETE FROM {table} WHERE spool IN {old}", (before,))
+            database.execute("DELETE FROM spool WHERE deleted < ?", (before,))
+
+    # --- what was not delivered -------------------------------------------------------------------
+
     def bury(self, letter: DeadLetter) -> None:
         """Keep a refused record; keeping the same one twice changes nothing."""
-        with self._lock:
-            self._db.table("dead_letter").insert(
-                {
-                    "spool": letter.spool,
-                    "sink": letter.sink,
-                    "seq": letter.seq,
-                    "kind": letter.kind,
-                    "body": letter.body,
-                    "reason": letter.reason,
-                    "detail": letter.detail,
-                    "time": time.time(),
-                },
-                ignore=True,
+        with self._using() as database:
+            database.table("dead_letter").insert(
+                {**asdict(letter), "time": time.time(), "state": "kept"}, ignore=True
             )
-
-    def note_damage(
-        self, spool: str, sink: str, *, first: int, last: int, path: str, reason: str
-    ) -> None:
-        """Remember records that a sink will never get because the file is damaged there."""
-        with self._lock:
-            self._db.table("damage").insert(
-                {
-                    "spool": spool,
-                    "sink": sink,
-                    "first": first,
-                    "last": last,
-                    "path": path,
-                    "reason": reason,
-                    "time": time.time(),
-                },
-                ignore=True,
-            )
-
-    def positions(self) -> list[dict[str, Any]]:
-        """Every position with its counters, for people and for the account."""
-        with self._lock:
-            return list(self._db.table("position").rows)
 
     def dead_letters(self) -> list[dict[str, Any]]:
         """Every dead letter without its body, oldest first."""
-        with self._lock:
+        with self._using() as database:
             return list(
-                self._db.query(
-                    "SELECT id, spool, sink, seq, kind, reason, detail, time,"
+                database.query(
+                    "SELECT id, spool, sink, seq, kind, reason, detail, time, state,"
                     " length(body) AS bytes FROM dead_letter ORDER BY id"
                 )
             )
 
-    def forget(self, spool: str) -> None:
-        """Drop the positions of a spool that has been deleted; its dead letters stay."""
+    def dead_letter_body(self, number: int) -> bytes | None:
+        """The body of dead letter `number` as it was in the spool; None if it is not there."""
+        with self._using() as database:
+            row = database.execute(
+                "SELECT body FROM dead_letter WHERE id = ?", (number,)
+            ).fetchone()
+        return None if row is None else bytes(row[0])
+
+    def close_dead_letters(self, numbers: Iterable[int], state: str) -> None:
+        """Mark dead letters `delivered` or `dropped`: they stay counted, their bodies go."""
+        with self._using() as database:
+            for number in numbers:
+                database.execute(
+                    "UPDATE dead_letter SET state = ?, body = x'' WHERE id = ?", (state, number)
+                )
+
+    def trim_dead_letters(self, *, max_count: int, max_bytes: int) -> int:
+        """Give up the oldest dead letters beyond these limits; returns how many."""
+        kept = [row for row in self.dead_letters() if row["state"] == "kept"]
+        count, size, doomed = 0, 0, []
+        for row in reversed(kept):
+            count, size = count + 1, size + row["bytes"]
+            if count > max_count or size > max_bytes:
+                doomed.append(row["id"])
+        self.close_dead_letters(doomed, "dropped")
+        return len(doomed)
+
+    def note_damage(self, spool: str, sink: str, damage: Damage) -> None:
+        """Remember records that a sink will never get because the file is damaged there."""
+        with self._using() as database:
+            database.table("damage").insert(
+                {"spool": spool, "sink": sink, **asdict(damage), "time": time.time()}, ignore=True
+            )
+
+    def damages(self) -> list[dict[str, Any]]:
+        """Every damage that was met."""
+        with self._using() as database:
+            return list(database.table("damage").rows)
+
+    def note_gap(self, spool: str, seq: int, *, reason: str, count: int) -> None:
+        """Remember records that the training process could not commit, as its spool tells."""
+        with self._using() as database:
+            database.table("gap").insert(
+                {"spool": spool, "seq": seq, "reason": reason, "count": count, "time": time.time()},
+                ignore=True,
+            )
+
+    def gaps(self) -> list[dict[str, Any]]:
+        """Every gap that was met."""
+        with self._using() as database:
+            return list(database.table("gap").rows)
+
+    @contextmanager
+    def _using(self) -> Iterator[sqlite_utils.Database]:
+        """The database, for one thread at a time; what SQLite refuses is said in our words."""
         with self._lock:
-            self._db.table("position").delete_where("spool = ?", [spool])
-            self._db.table("damage").delete_where("spool = ?", [spool])
+            try:
+                yield self._db
+            except sqlite3.Error as error:
+                raise StateUnusable(
+                    f"{self.directory / DATABASE_NAME}: {error}; what was sent since the last"
+                    " saved position is sent again: look for a full or read-only disk"
+                ) from error
 
     def close(self) -> None:
         """Close the database and unlock the directory."""
         with self._lock:
             self._db.conn.close()
-            os.close(self._guard)
+            if self._guard >= 0:
+                os.close(self._guard)
+
+
+def _lock_directory(directory: Path) -> int:
+    """Create the directory and take its lock; the descriptor that holds it."""
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        guard = os.open(directory / LOCK_NAME, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StateUnusable(
+            f"state directory {directory}: {error}; nothing was read or sent:"
+            " give --state a directory that this user may write"
+        ) from error
+    try:
+        fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(guard)
+        raise StateInUse(
+            f"state directory {directory} is in use by another lens-ship: stop that one,"
+            " or give this one its own --state and --spool"
+        ) from error
+    return guard
+
+
+def _connect(path: Path, *, create: bool) -> sqlite_utils.Database:
+    mode = "rwc" if create else "rw"
+    connection = sqlite3.connect(
+        f"file:{quote(str(path))}?mode={mode}",
+        uri=True,
+        check_same_thread=False,
+        isolation_level=None,
+        timeout=_BUSY_SECONDS,
+    )
+    try:
+        return _prepare(connection)
+    except BaseException:
+        connection.close()
+        raise
+
+
+def _prepare(connection: sqlite3.Connection) -> sqlite_utils.Database:
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=NORMAL")
+    database = sqlite_utils.Database(connection)
+    for name, (columns, key) in _TABLES.items():
+        database.table(name).create(
+            columns, pk=key[0] if len(key) == 1 else key, if_not_exists=True
+        )
+    database.table("dead_letter").create_index(
+        ["spool", "sink", "seq"], unique=True, if_not_exists=True
+    )
+    connection.execute(f"PRAGMA user_version={_STATE_VERSION}")
+    return database

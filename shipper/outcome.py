@@ -34,6 +34,9 @@ TRIES_ON_500 = 4
 TRIES_ON_PANIC = 3
 TRIES_ON_TIMEOUT = 2
 
+# Failures that no waiting ends.
+_FOR_OPERATORS = frozenset({"no-url", "bad-url", "tls"})
+
 
 class Verdict(Enum):
     """What becomes of the records of a request."""
@@ -112,7 +115,8 @@ def classify_failure(failure: Unreachable, *, tries: int) -> Outcome:
             verdict=Verdict.SPLIT, reason="timeout", detail=failure.detail, ambiguous=True
         )
     scope = "workload" if failure.sent else "sink"
-    return _retry(failure.reason, failure.detail, scope=scope)
+    alarm = failure.reason in _FOR_OPERATORS
+    return _retry(failure.reason, failure.detail, scope=scope, alarm=alarm)
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

@@ -11,11 +11,13 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from shipper.batcher import Refused
+from shipper.batcher import Passed, Refused
 from shipper.config import Config
-from shipper.ledger import DeadLetter, Ledger, Position
+from shipper.ledger import DeadLetter, Ledger, Position, Settled
 from shipper.outcome import Outcome, Verdict
 from shipper.sinks import Parcel, Sink, Stretch
+from spooler.errors import BodyUnreadable
+from spooler.spool import codec
 from spooler.spool.identity import Identity
 from spooler.spool.reader import Chunk, Reader, Stored
 
@@ -64,6 +66,7 @@ class Route:
         self._held: tuple[int, ...] = ()
         self._since: dict[int, float] = {}  # held step -> monotonic seconds when first seen
         self._bodies: dict[int, Stored] = {}
+        self._passed: list[Passed] = []
         self._tries = (0, 0)  # first seq of the parcel in hand, attempts at it
         self._at_end = False
 
@@ -111,6 +114,7 @@ class Route:
         """Read the next stretch and plan it; settle at once what needs no sending."""
         chunk = self.reader.read(self.position.seq, READ_RECORDS)
         self._note_damage(chunk)
+        self._note_gaps(chunk)
         plan = self.sink.plan(
             Stretch(
                 identity=self.identity,
@@ -124,6 +128,7 @@ class Route:
         )
         self._bury(plan.refused)
         self._parcels.extend(plan.parcels)
+        self._passed = list(plan.passed)
         self._through = chunk.through
         self._at_end = chunk.at_end
         self._held = plan.held
@@ -198,9 +203,14 @@ class Route:
         position = Position(seq=seq, ahead={run: last for run, last in ahead.items() if last > seq})
         if position == self.position:
             return
+        passed = [p for p in self._passed if p.seq <= seq or p.seq <= ahead.get(p.run, 0)]
         self._ledger.acknowledge(
-            self.identity.spool, self.sink.name, position, delivered=delivered, requests=requests
+            self.identity.spool,
+            self.sink.name,
+            position,
+            Settled(delivered=delivered, passed=len(passed), requests=requests),
         )
+        self._passed = [p for p in self._passed if p not in passed] if passed else self._passed
         self.position = position
 
     # --- what cannot be sent ----------------------------------------------------------------------
@@ -244,11 +254,15 @@ class Route:
                 damage.last,
                 damage.reason,
             )
-            self._ledger.note_damage(
-                self.identity.spool,
-                self.sink.name,
-                first=damage.first,
-                last=damage.last,
-                path=damage.path,
-                reason=damage.reason,
-            )
+            self._ledger.note_damage(self.identity.spool, self.sink.name, damage)
+
+    def _note_gaps(self, chunk: Chunk) -> None:
+        for stored in chunk.records:
+            if stored.kind != "gap":
+                continue
+            try:
+                body = codec.unpack(stored.body)
+                reason, count = str(body["reason"]), int(body["count"])
+            except (BodyUnreadable, KeyError, TypeError, ValueError):
+                continue
+            self._ledger.note_gap(self.identity.spool, stored.seq, reason=reason, count=count)

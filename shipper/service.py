@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 # SIGTERM promises an end within ten seconds; a request may take longer than its share of them.
 STOP_SECONDS = 8.0
 TIDY_SECONDS = 10.0
+# How long the ledger remembers what was settled of spools whose files are gone.
+MEMORY_SECONDS = 30 * 86400.0
 # A spool folder is made a moment before its first segment.
 NEW_SPOOL_SECONDS = 0.2
 
@@ -63,7 +65,7 @@ class Service:
         self._unreadable: dict[str, str] = {}
         self._lanes: dict[LaneKey, Lane] = {}
         self._schedule: Schedule[LaneKey] = Schedule(lambda key: self._lanes[key].due(), self._now)
-        self._sinks = _build_sinks(config)
+        self._sinks = build_sinks(config)
         self._health = {name: Health(name, self._now) for name in self._sinks}
 
     # --- for whoever runs it ----------------------------------------------------------------------
@@ -143,6 +145,7 @@ class Service:
             self._say_once(str(directory), f"cannot be read: {error}{hint}")
             return
         self._spools[identity.spool] = _Spool(reader=reader, identity=identity)
+        self._ledger.remember_spool(identity.spool, directory, identity.to_map())
         if not (self._config.api_reporting and identity.api_reporting):
             self._withheld.add(identity.spool)
             log.info("%s: reporting is switched off for it; recorded, not shipped", directory)
@@ -249,6 +252,12 @@ class Service:
         )
         for segment in doomed:
             self._delete(segment)
+        given_up = self._ledger.trim_dead_letters(
+            max_count=self._config.dead_letter_count, max_bytes=self._config.dead_letter_bytes
+        )
+        if given_up:
+            log.error("%d dead letters are given up: more than their limits allow", given_up)
+        self._ledger.prune(before=time.time() - MEMORY_SECONDS)
 
     def _delivered_segments(self, spool_id: str) -> list[Kept]:
         spool = self._spools[spool_id]
@@ -315,7 +324,8 @@ def _numbers(reader: Reader, number: int | None) -> list[int]:
     return reader.segments() if number is None else [number]
 
 
-def _build_sinks(config: Config) -> dict[str, Sink]:
+def build_sinks(config: Config) -> dict[str, Sink]:
+    """One of every registered sink, by name."""
     poster = Poster(
         user_agent=f"lens-ship/{spooler.__version__}",
         connect_seconds=config.connect_timeout,

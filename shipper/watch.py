@@ -7,6 +7,7 @@ times a second, and waking for that would cost more than looking once per flush 
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +22,9 @@ from watchdog.events import (
 from watchdog.observers import Observer
 
 log = logging.getLogger(__name__)
+
+# watchdog warns when a folder tree grows so fast that it meets a folder twice; it goes on rightly.
+warnings.filterwarnings("ignore", message="Callback with id", category=RuntimeWarning)
 
 _EVENTS: list[type[FileSystemEvent]] = [
     DirCreatedEvent,

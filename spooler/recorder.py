@@ -187,7 +187,10 @@ class Recorder:
 
     def _write_gaps(self, writer: Writer) -> None:
         """Put what was lost into the spool, in the place where it is missing."""
-        for reason, loss in list(self._losses.items()):
+        for reason in list(self._losses):
+            loss = self._losses.pop(reason, None)
+            if loss is None:
+                continue  # a signal handler has told it meanwhile
             body = gap_record.make(
                 time=time.time(),
                 reason=reason,
@@ -195,8 +198,11 @@ class Recorder:
                 first=loss.first,
                 last=loss.last,
             )
-            writer.append(gap_record.NAME, codec.pack(body))
-            del self._losses[reason]
+            try:
+                writer.append(gap_record.NAME, codec.pack(body))
+            except SpoolUnavailable:
+                self._losses[reason] = loss
+                raise
         self._retry_at = 0.0
 
     # --- the background thread, the end, the fork -----------------------------------------------

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from shipper.batcher import Refused
+from shipper.batcher import Passed, Refused
 from shipper.outcome import Outcome
 from spooler.spool.identity import Identity
 from spooler.spool.reader import Stored
@@ -62,13 +62,15 @@ class Stretch:
 class Plan:
     """What is to become of a stretch.
 
-    `held` are the first seqs of what must wait for its next part; `notes` counts what is worth
-    counting by name (points left out, for instance).
+    `held` are the first seqs of what must wait for its next part, `passed` the records that this
+    sink has no use for; `notes` counts what is worth counting by name (points left out, for
+    instance). Every record of the stretch is in exactly one of these, or is ahead already.
     """
 
     parcels: tuple[Parcel, ...]
     held: tuple[int, ...] = ()
     refused: tuple[Refused, ...] = ()
+    passed: tuple[Passed, ...] = ()
     notes: Mapping[str, int] = field(default_factory=dict)
 
 

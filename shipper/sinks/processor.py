@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from shipper import wire
 from shipper.address import Address
-from shipper.batcher import Refused, Step, collect_steps
+from shipper.batcher import Passed, Refused, Step, collect_steps
 from shipper.config import Config
 from shipper.outcome import Outcome
 from shipper.sinks import Plan, Stretch
@@ -64,7 +64,9 @@ class ProcessorSink:
         """Complete steps become requests; open ones wait unless it has been long enough."""
         steps = collect_steps(stretch.records, stretch.ahead)
         ripe = [s for s in steps.open if stretch.ended or s.first in stretch.waited]
-        held = tuple(s.first for s in steps.open if not stretch.ended and s not in ripe)
+        told = [gap for gap in steps.gaps if stretch.ended or gap in stretch.waited]
+        held = [s.first for s in steps.open if s not in ripe]
+        held += [gap for gap in steps.gaps if gap not in told]
         going = sorted([*steps.complete, *ripe], key=lambda step: step.first)
         refused = list(steps.refused)
         encoded = []
@@ -82,8 +84,9 @@ class ProcessorSink:
         )
         return Plan(
             parcels=tuple(StepParcel(request=request) for request in requests),
-            held=held,
+            held=tuple(held),
             refused=tuple(refused),
+            passed=(*steps.passed, *(Passed(seq=gap) for gap in told), *_empty(encoded)),
             notes={
                 "nonfinite": sum(step.nonfinite for step in encoded),
                 "left_out": sum(step.left_out for step in encoded),
@@ -102,6 +105,13 @@ class ProcessorSink:
             items=request.items,
             tries=tries,
         )
+
+
+def _empty(encoded: list[wire.EncodedStep]) -> list[Passed]:
+    """Steps that hold nothing to send: only values that are left out."""
+    return [
+        Passed(seq=seq, run=step.run) for step in encoded if not step.items for seq in step.seqs
+    ]
 
 
 def _refuse(step: Step, by_seq: dict[int, Stored], problem: str) -> list[Refused]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from shipper import wire
 from shipper.address import Address
-from shipper.batcher import Refused
+from shipper.batcher import Passed, Refused
 from shipper.config import Config
 from shipper.outcome import Outcome, Verdict
 from shipper.sinks import Plan, Stretch
@@ -63,8 +63,10 @@ class ProcessorDetectionSink:
         """Every detection is a parcel."""
         parcels: list[DetectionParcel] = []
         refused: list[Refused] = []
+        passed: list[Passed] = []
         for stored in stretch.records:
             if stored.kind != "detection":
+                passed.append(Passed(seq=stored.seq))
                 continue
             try:
                 parcels.append(_parcel(stored, stretch.identity))
@@ -73,6 +75,7 @@ class ProcessorDetectionSink:
         return Plan(
             parcels=tuple(p for p in parcels if stretch.ahead.get(p.run, 0) < p.seq),
             refused=tuple(refused),
+            passed=tuple(passed),
         )
 
     def send(self, parcel: DetectionParcel, identity: Identity, tries: int) -> Outcome:

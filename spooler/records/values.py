@@ -77,7 +77,10 @@ def _array(value: Any) -> Any:
     size = math.prod(shape)
     if size == 1:
         item = value.item()
-        return _placeholder(value) if hasattr(item, "dtype") else item
+        if not hasattr(item, "dtype"):
+            return item
+        # numpy has no Python number for its long double; the nearest one is what can be kept.
+        return float(item) if getattr(item.dtype, "kind", "") == "f" else _placeholder(value)
     if size <= ARRAY_LIMIT and hasattr(value, "tolist"):
         return value.tolist()
     return {"_type": "array", "shape": list(shape), "dtype": str(value.dtype)}

@@ -105,7 +105,9 @@ def open_for_writing(path: Path) -> Connection:
         connection = sqlite3.connect(
             path, isolation_level=None, timeout=_BUSY_SECONDS, check_same_thread=False
         )
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
+    except sqlite3.Error as error:
+        raise unavailable(error, path) from error
+    try:
         mode = connection.execute(_WRITER_PRAGMAS[0]).fetchone()[0]
         if mode != "wal":
             raise SpoolUnavailable("cannot-open", f"{path}: no WAL here, journal mode is {mode}")
@@ -115,7 +117,12 @@ def open_for_writing(path: Path) -> Connection:
         # memory; done here, the first record does not pay for it.
         connection.execute("UPDATE identity SET checksum = checksum")
     except sqlite3.Error as error:
+        connection.close()
         raise unavailable(error, path) from error
+    except SpoolUnavailable:
+        connection.close()
+        raise
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
     return connection
 
 

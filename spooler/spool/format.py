@@ -68,6 +68,7 @@ INSERT_IDENTITY = "INSERT INTO identity (body, checksum) VALUES (?, ?)"
 INSERT_RECORD = "INSERT INTO record (seq, kind, body, checksum) VALUES (?, ?, ?, ?)"
 SELECT_IDENTITY = "SELECT body, checksum FROM identity"
 SELECT_RECORDS = "SELECT seq, kind, body, checksum FROM record WHERE seq > ? ORDER BY seq LIMIT ?"
+COUNT_RECORDS = "SELECT count(*) FROM record WHERE seq > ?"
 SELECT_BOUNDS = "SELECT min(seq), max(seq) FROM record"
 
 IDENTITY_KIND = "identity"

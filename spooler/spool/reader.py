@@ -160,6 +160,25 @@ class Reader:
                 return bounds[1]
         return 0
 
+    def count_after(self, position: int) -> int:
+        """How many records there are beyond `position`, damaged ones included.
+
+        Segments that cannot be opened count nothing.
+        """
+        count = 0
+        for number in self.segments():
+            try:
+                connection = db.open_for_reading(self._path(number))
+            except (FileNotFoundError, SpoolError):
+                continue
+            try:
+                count += connection.execute(fmt.COUNT_RECORDS, (position,)).fetchone()[0]
+            except db.Error:
+                continue
+            finally:
+                connection.close()
+        return count
+
     def is_owned(self) -> bool:
         """Whether the process that writes this spool is alive, in whatever pid namespace."""
         try:

@@ -13,6 +13,7 @@ Rules:
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import shutil
@@ -91,6 +92,8 @@ class Writer:
             _make_directories(root, (*below, spool), limits)
             self._owner = _take_ownership(self.directory, limits)
         except OSError as error:
+            with contextlib.suppress(OSError):
+                self.directory.rmdir()  # if it is ours and empty; tried anew every second
             raise db.unavailable(error, self.directory) from error
         try:
             self._segment = self._prepare(1)
@@ -327,7 +330,12 @@ def _take_ownership(directory: Path, limits: Limits) -> int:
     """
     flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC
     descriptor = os.open(directory / fmt.OWNER_NAME, flags, limits.file_mode)
-    os.fchmod(descriptor, limits.file_mode)
-    fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    os.write(descriptor, f"{os.getpid()} {os.uname().nodename}\n".encode())
+    try:
+        os.fchmod(descriptor, limits.file_mode)
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.write(descriptor, f"{os.getpid()} {os.uname().nodename}\n".encode())
+    except OSError:
+        os.close(descriptor)
+        os.unlink(directory / fmt.OWNER_NAME)
+        raise
     return descriptor

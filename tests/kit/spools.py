@@ -10,8 +10,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
+import pytest
+
+from spooler import notice, recorder
 from spooler.spool import codec, db
 from spooler.spool import format as fmt
 from spooler.spool.identity import Identity
@@ -120,6 +124,35 @@ def read_whole(directory: Path, *, limit: int = 500) -> Found:
     return found
 
 
+def interrupt(
+    module_file: str, work: Callable[[], Any], at: int, handler: Callable[[], Any]
+) -> int:
+    """Run `work`, calling `handler` before its `at`-th bytecode in that file; the bytecodes seen.
+
+    Between two bytecodes is where CPython runs a signal handler.
+    """
+    seen = 0
+
+    def trace(frame: FrameType, event: str, _argument: Any) -> Any:
+        nonlocal seen
+        if frame.f_code.co_filename != module_file:
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode":
+            if seen == at:
+                handler()
+            seen += 1
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        work()
+    finally:
+        sys.settrace(before)
+    return seen
+
+
 def spools_below(root: Path) -> list[Path]:
     """Every spool directory below a root, in order of their names."""
     return sorted(
@@ -166,6 +199,20 @@ def environment(**changes: str | None) -> dict[str, str]:
         if value is None:
             kept.pop(name, None)
     return kept
+
+
+def settle(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
+    """In this process: record below `root`, try again at once after a failure, say all anew."""
+    for name in set(os.environ) - set(environment()):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PRIMUS_LENS_WANDB_OUTPUT_PATH", str(root))
+    monkeypatch.setattr(recorder, "_RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(notice, "_said", {})
+
+
+def kinds(directory: Path) -> list[str]:
+    """The kinds of a whole spool's records, in order."""
+    return [stored.kind for stored in read_whole(directory).records]
 
 
 def answer(done: subprocess.CompletedProcess[str]) -> Any:

@@ -161,6 +161,7 @@ def test_a_redirect_says_where_to() -> None:
         ("connect-timeout", False, 99, RETRY, S),
         ("no-url", False, 99, RETRY, S),
         ("bad-url", False, 99, RETRY, S),
+        ("tls", False, 99, RETRY, S),
         ("connection-lost", True, 99, RETRY, W),
         ("timeout", True, 1, RETRY, W),
         ("timeout", True, 2, SPLIT, W),
@@ -173,6 +174,7 @@ def test_a_failure_means(reason: str, sent: bool, tries: int, verdict: Verdict, 
     outcome = classify_failure(Unreachable(reason, "why", sent=sent), tries=tries)
     assert (outcome.verdict, outcome.scope, outcome.reason) == (verdict, scope, reason)
     assert outcome.ambiguous == (verdict is SPLIT)
+    assert outcome.alarm == (reason in ("no-url", "bad-url", "tls"))
     assert outcome.detail == "why"
 
 

@@ -33,9 +33,9 @@ def sealed(root: Path, *, spool: str = "", count: int = LAST) -> Path:
     """A closed spool of `count` records in segments of `SIZE`."""
     directory, one = spools.fill(root, 0, close=False, spool=spool, segment_records=SIZE)
     for number in range(1, count + 1):
-        if number > 1 and number % SIZE == 1:
-            one.tend()
-        elif number % SIZE == SIZE - 1 and number < count - 1:
+        begins = number > 1 and number % SIZE == 1
+        fills = number % SIZE == SIZE - 1 and number < count - 1
+        if begins or fills:
             one.tend()
         one.append("step", spools.body(number))
     one.close()

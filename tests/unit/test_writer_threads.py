@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import inspect
 import signal
-import sys
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import pytest
 
@@ -81,35 +78,6 @@ def test_a_signal_handler_may_append_while_its_own_thread_does(tmp_path: Path) -
     assert len(found.records) == len(own) + len(handled)
 
 
-def interrupt(
-    module_file: str, work: Callable[[], Any], at: int, handler: Callable[[], Any]
-) -> int:
-    """Run `work`, calling `handler` before its `at`-th bytecode in that file; the bytecodes seen.
-
-    Between two bytecodes is where CPython runs a signal handler.
-    """
-    seen = 0
-
-    def trace(frame: FrameType, event: str, _argument: Any) -> Any:
-        nonlocal seen
-        if frame.f_code.co_filename != module_file:
-            return None
-        frame.f_trace_opcodes = True
-        if event == "opcode":
-            if seen == at:
-                handler()
-            seen += 1
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        work()
-    finally:
-        sys.settrace(before)
-    return seen
-
-
 @pytest.mark.promise("G2")
 @pytest.mark.promise("G3")
 @pytest.mark.parametrize(("filled", "times"), [(3, 1), (3, 2), (2, 3)])
@@ -133,7 +101,7 @@ def test_an_append_may_be_interrupted_by_appends_at_any_bytecode(
         def append(one: writer_module.Writer = one, expected: list[int] = expected) -> None:
             expected.append(one.append("step", spools.body(0)))
 
-        seen = interrupt(inspect.getfile(writer_module), append, at, nested)
+        seen = spools.interrupt(inspect.getfile(writer_module), append, at, nested)
         expected += [one.append("after", spools.body(n)) for n in range(2)]
         one.tend()
         expected += [one.append("after", spools.body(n)) for n in range(2)]
@@ -161,7 +129,7 @@ def test_an_append_that_is_given_up_leaves_the_writer_usable(tmp_path: Path) -> 
             one.append("step", spools.body(0))
 
         try:
-            seen = interrupt(inspect.getfile(writer_module), append, at, give_up)
+            seen = spools.interrupt(inspect.getfile(writer_module), append, at, give_up)
         except KeyboardInterrupt:
             seen = at + 2
         after = [one.append("after", spools.body(number)) for number in range(6)]

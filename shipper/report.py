@@ -1,0 +1,101 @@
+"""What commands print: tables for people, JSON for machines. The only importer of rich."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import orjson
+from rich.console import Console
+from rich.table import Table
+
+from shipper.account import Account, total
+
+_WIDTH = 100
+
+
+def print_json(value: Any) -> None:
+    """Indented JSON on standard output."""
+    print(orjson.dumps(value, option=orjson.OPT_INDENT_2, default=str).decode())  # noqa: T201
+
+
+def print_accounts(accounts: list[Account], *, as_json: bool) -> None:
+    """The account of every spool, sink by sink, with totals."""
+    sinks = sorted({account.sink for account in accounts})
+    by_sink = {sink: [a for a in accounts if a.sink == sink] for sink in sinks}
+    if as_json:
+        totals = {sink: total(group) for sink, group in by_sink.items()}
+        print_json({"accounts": [a.to_map() for a in accounts], "totals": totals})
+        return
+    console = _console()
+    for sink, group in by_sink.items():
+        console.print(_account_table(sink, group))
+    dropped: dict[str, dict[str, int]] = {}
+    for account in accounts:
+        if account.dropped:
+            dropped[account.spool] = dict(account.dropped)
+    for spool, reasons in sorted(dropped.items()):
+        told = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
+        console.print(f"{spool}: dropped by the training process: {told}")
+    wrong = [account for account in accounts if not account.balances]
+    for account in wrong:
+        console.print(
+            f"{account.directory}, {account.sink}: does not balance: {account.difference}"
+            f" unaccounted for, {account.missing} missing from the files",
+            style="bold red",
+        )
+    if not accounts:
+        console.print("no spools: nothing to account for")
+    elif not wrong:
+        console.print("every record is accounted for")
+
+
+def print_dead_letters(rows: Iterable[Mapping[str, Any]], *, as_json: bool) -> None:
+    """One line for each dead letter."""
+    rows = list(rows)
+    if as_json:
+        print_json(rows)
+        return
+    table = Table(box=None, pad_edge=False)
+    for column in ("id", "when", "sink", "reason", "record", "bytes", "answer"):
+        table.add_column(column, justify="right" if column in ("id", "bytes") else "left")
+    for row in rows:
+        table.add_row(
+            str(row["id"]),
+            time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(row["time"])),
+            row["sink"],
+            row["reason"],
+            f"{row['spool']}/{row['seq']} {row['kind']}",
+            str(row["bytes"]),
+            row["detail"],
+        )
+    console = _console()
+    if rows:
+        console.print(table)
+    console.print(f"{len(rows)} dead letters")
+
+
+def _account_table(sink: str, accounts: list[Account]) -> Table:
+    table = Table(title=sink, title_justify="left", box=None, pad_edge=False, show_footer=True)
+    sums = total(accounts)
+    table.add_column("spool", footer="total")
+    for name, label in (
+        ("written", "written"),
+        ("delivered", "delivered"),
+        ("passed", "not for it"),
+        ("pending", "pending"),
+        ("dead", "dead"),
+        ("corrupt", "corrupt"),
+        ("missing", "missing"),
+    ):
+        table.add_column(label, justify="right", footer=f"{getattr(sums, name):,}")
+    for account in accounts:
+        names = ("written", "delivered", "passed", "pending", "dead", "corrupt", "missing")
+        table.add_row(account.spool, *(f"{getattr(account, name):,}" for name in names))
+    return table
+
+
+def _console() -> Console:
+    console = Console()
+    return console if console.is_terminal else Console(width=_WIDTH)

@@ -1,0 +1,159 @@
+"""The base URL and its two prefixes: found out once, remembered, said once, never a stranger's."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from shipper.address import Address, other_prefix
+from shipper.errors import Unreachable
+from shipper.outcome import Answer, Outcome, Verdict
+from spooler.spool.identity import Identity
+from tests.kit.shipping import NOT_FOUND, OK_BODY, NoNetwork
+from tests.kit.spools import identity
+
+OK = Answer(status=200, headers={}, body=OK_BODY)
+PAGE = Answer(status=200, headers={}, body=b"<html>")
+HOST = "http://host:8989"
+WHO = identity(workload_uid="w")
+
+
+def send(address: Address, who: Identity = WHO, tries: int = 1) -> Outcome:
+    return address.send(who, "/wandb/metrics", b"{}", {}, items=None, tries=tries)
+
+
+def served_under(*bases: str, otherwise: Answer = NOT_FOUND) -> NoNetwork:
+    """A host where the processor answers below these bases, and `otherwise` elsewhere."""
+    known = {f"{base}/wandb/metrics" for base in bases}
+    return NoNetwork(lambda url, turn: OK if url in known else otherwise)
+
+
+@pytest.mark.parametrize(
+    ("base", "other"),
+    [
+        (f"{HOST}/api/v1", f"{HOST}/v1"),
+        (f"{HOST}/v1", f"{HOST}/api/v1"),
+        (f"{HOST}/lens/api/v1", f"{HOST}/lens/v1"),
+        (f"{HOST}/lens/v1", f"{HOST}/lens/api/v1"),
+        (f"{HOST}/api/v1/", f"{HOST}/v1"),
+        (HOST, f"{HOST}/v1"),
+        (f"{HOST}/", f"{HOST}/v1"),
+        (f"{HOST}/v2", None),
+        (f"{HOST}/api", None),
+    ],
+)
+def test_the_other_prefix_of_the_same_host(base: str, other: str | None) -> None:
+    assert other_prefix(base) == other
+
+
+@pytest.mark.parametrize(("given", "true"), [("/api/v1", "/v1"), ("/v1", "/api/v1"), ("", "/v1")])
+def test_the_other_prefix_is_tried_remembered_and_said_once(
+    given: str, true: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    poster = served_under(HOST + true)
+    address = Address(HOST + given, poster)
+    for _ in range(3):
+        assert send(address).verdict is Verdict.DELIVERED
+    wrong, right = f"{HOST}{given}/wandb/metrics", f"{HOST}{true}/wandb/metrics"
+    assert poster.urls == [wrong, right, right, right]
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    assert HOST + true in caplog.text
+
+
+def test_the_given_prefix_is_come_back_to_when_the_other_one_ends() -> None:
+    where = [f"{HOST}/v1"]
+    poster = NoNetwork(lambda url, turn: OK if url.startswith(where[0]) else NOT_FOUND)
+    address = Address(f"{HOST}/api/v1", poster)
+    assert send(address).verdict is Verdict.DELIVERED
+    where[0] = f"{HOST}/api/v1"
+    assert send(address).verdict is Verdict.DELIVERED
+    assert send(address).verdict is Verdict.DELIVERED
+    assert [url.removeprefix(HOST).removesuffix("/wandb/metrics") for url in poster.urls] == [
+        "/api/v1", "/v1", "/v1", "/api/v1", "/api/v1",
+    ]  # fmt: skip
+
+
+def test_nobody_under_either_prefix_is_a_wrong_address_that_is_kept_and_asked_again() -> None:
+    poster = served_under()
+    address = Address(f"{HOST}/v1", poster)
+    for _ in range(2):
+        outcome = send(address)
+        assert (outcome.verdict, outcome.reason) == (Verdict.RETRY, "wrong-address")
+        assert outcome.alarm
+    assert len(poster.urls) == 4
+
+
+def test_a_base_with_another_path_has_no_other_prefix() -> None:
+    poster = served_under()
+    assert send(Address(f"{HOST}/v2", poster)).reason == "wrong-address"
+    assert len(poster.urls) == 1
+
+
+@pytest.mark.parametrize("status", [200, 503, 405])
+def test_a_strangers_answer_under_the_other_prefix_does_not_become_the_address(
+    status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    page = Answer(status=status, headers={}, body=b"<html>")
+    back = [NOT_FOUND]
+    poster = NoNetwork(lambda url, turn: back[0] if url.startswith(f"{HOST}/v1") else page)
+    address = Address(f"{HOST}/v1", poster)
+    assert send(address).reason == "wrong-address"
+    assert not caplog.records
+    back[0] = OK
+    assert send(address).verdict is Verdict.DELIVERED
+
+
+def test_an_error_of_the_processor_itself_under_the_other_prefix_is_its_address() -> None:
+    unknown = b'{"meta":{"code":400,"message":"no valid workload found"},"data":null}'
+    own = Answer(status=400, headers={}, body=unknown)
+    poster = NoNetwork(lambda url, turn: own if "/api/" not in url else NOT_FOUND)
+    address = Address(f"{HOST}/api/v1", poster)
+    assert send(address).reason == "unknown-workload"
+    assert send(address).reason == "unknown-workload"
+    assert len(poster.urls) == 3
+
+
+@pytest.mark.parametrize("turn_of_failure", [1, 2])
+def test_no_answer_is_judged_whichever_prefix_gave_none(turn_of_failure: int) -> None:
+    failure = Unreachable("refused", "nobody", sent=False)
+    poster = NoNetwork(lambda url, turn: failure if turn == turn_of_failure else NOT_FOUND)
+    outcome = send(Address(f"{HOST}/v1", poster))
+    assert (outcome.verdict, outcome.reason) == (Verdict.RETRY, "refused")
+
+
+def test_the_operators_url_comes_before_the_jobs() -> None:
+    poster = served_under(f"{HOST}/v1")
+    who = identity(api_base_url="http://job/v1")
+    assert send(Address(f"{HOST}/v1", poster), who).verdict is Verdict.DELIVERED
+    assert poster.urls == [f"{HOST}/v1/wandb/metrics"]
+
+
+def test_each_job_has_its_own_url_and_its_own_prefix_where_the_operator_gave_none() -> None:
+    poster = served_under("http://one/v1", "http://two/api/v1")
+    address = Address("", poster)
+    for url in ("http://one/api/v1/", "http://two/api/v1"):
+        assert send(address, identity(api_base_url=url)).verdict is Verdict.DELIVERED
+    assert [url.rpartition("/wandb")[0] for url in poster.urls] == [
+        "http://one/api/v1",
+        "http://one/v1",
+        "http://two/api/v1",
+    ]
+
+
+def test_without_any_url_nothing_is_sent_and_everything_kept() -> None:
+    poster = served_under()
+    outcome = send(Address("", poster), identity())
+    assert (outcome.verdict, outcome.reason) == (Verdict.RETRY, "no-url")
+    assert "--processor-url" in outcome.detail
+    assert poster.urls == []
+
+
+@pytest.mark.parametrize("answer", [NOT_FOUND, PAGE, Unreachable("refused", "x", sent=False)])
+def test_trouble_with_a_jobs_own_url_is_not_that_of_the_others(
+    answer: Answer | Unreachable,
+) -> None:
+    poster = NoNetwork(lambda url, turn: answer)
+    assert send(Address(f"{HOST}/v1", poster)).scope == "sink"
+    assert send(Address("", poster), identity(api_base_url=f"{HOST}/v1")).scope == "workload"
+    assert send(Address("", poster), identity()).scope == "workload"

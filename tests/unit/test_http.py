@@ -1,0 +1,221 @@
+"""A post comes back as a whole answer or as one named failure that says whether it was sent."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+import pytest
+
+from shipper.errors import Unreachable
+from shipper.http import ANSWER_LIMIT, Poster
+from tests.kit.faulty_receiver import (
+    Answer,
+    Behaviour,
+    Eof,
+    FaultyReceiver,
+    Garbage,
+    HalfAnswer,
+    Hang,
+    Reset,
+    SlowBody,
+    redirect,
+)
+
+BODY = b'{"workload_uid":"w","metrics":[{"name":"loss","value":1,"step":1}]}'
+
+
+@pytest.fixture
+def receiver(tmp_path: Path) -> Iterator[FaultyReceiver]:
+    with FaultyReceiver(path=tmp_path / "received.sqlite") as running:
+        yield running
+
+
+@pytest.fixture
+def poster() -> Poster:
+    return Poster(user_agent="lens-ship/test", connect_seconds=10.0, read_seconds=10.0)
+
+
+@pytest.fixture
+def hasty() -> Poster:
+    return Poster(user_agent="lens-ship/test", connect_seconds=0.2, read_seconds=0.2)
+
+
+def metrics(receiver: FaultyReceiver) -> str:
+    return receiver.url + "/wandb/metrics"
+
+
+def failure(poster: Poster, url: str) -> Unreachable:
+    with pytest.raises(Unreachable) as raised:
+        poster.post(url, BODY, {})
+    return raised.value
+
+
+def test_an_answer_is_read_whole_and_its_header_names_are_lower_case(
+    receiver: FaultyReceiver, poster: Poster
+) -> None:
+    receiver.then(Answer(status=418, body="short", headers=(("Retry-After", "7"),)))
+    answer = poster.post(metrics(receiver), BODY, {})
+    assert (answer.status, answer.body) == (418, b"short")
+    assert answer.headers["retry-after"] == "7"
+
+
+def test_what_is_posted_arrives_with_its_headers(receiver: FaultyReceiver, poster: Poster) -> None:
+    poster.post(metrics(receiver), BODY, {"Lens-Ship-Records": "s/processor/1-1"})
+    (seen,) = receiver.seen
+    assert seen.raw == BODY
+    headers = {name.lower(): value for name, value in seen.headers.items()}
+    assert headers["content-type"] == "application/json"
+    assert headers["user-agent"] == "lens-ship/test"
+    assert headers["lens-ship-records"] == "s/processor/1-1"
+
+
+def test_a_slow_answer_is_waited_for(receiver: FaultyReceiver, poster: Poster) -> None:
+    receiver.then(SlowBody(pause=0.01))
+    assert b'"code":2000' in poster.post(metrics(receiver), BODY, {}).body.replace(b" ", b"")
+
+
+def test_a_strangers_endless_page_is_not_read_to_its_end(
+    receiver: FaultyReceiver, poster: Poster
+) -> None:
+    receiver.then(Answer(status=200, body=b"x" * (2 * ANSWER_LIMIT)))
+    assert len(poster.post(metrics(receiver), BODY, {}).body) == ANSWER_LIMIT
+    assert poster.post(metrics(receiver), BODY, {}).status == 200
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "reason"),
+    [
+        (Reset(), "connection-lost"),
+        (Reset(processed=True), "connection-lost"),
+        (Eof(), "connection-lost"),
+        (Eof(processed=True), "connection-lost"),
+        (HalfAnswer(), "connection-lost"),
+        (Garbage(), "connection-lost"),
+    ],
+)
+def test_an_exchange_that_breaks_off_may_have_been_processed(
+    receiver: FaultyReceiver, poster: Poster, behaviour: Behaviour, reason: str
+) -> None:
+    receiver.then(behaviour)
+    lost = failure(poster, metrics(receiver))
+    assert (lost.reason, lost.sent) == (reason, True)
+    assert f"127.0.0.1:{receiver.port}" in lost.detail
+    assert len(receiver.seen) == 1
+    assert poster.post(metrics(receiver), BODY, {}).status == 200
+
+
+@pytest.mark.parametrize("behaviour", [Hang(), SlowBody(pause=30.0)])
+def test_an_answer_that_does_not_come_is_a_timeout_after_sending(
+    receiver: FaultyReceiver, hasty: Poster, behaviour: Behaviour
+) -> None:
+    receiver.then(behaviour)
+    late = failure(hasty, metrics(receiver))
+    assert (late.reason, late.sent) == ("timeout", True)
+
+
+def test_nobody_listening_is_a_refusal_before_sending(poster: Poster) -> None:
+    with closing(socket.socket()) as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        port = reserved.getsockname()[1]
+        refused = failure(poster, f"http://127.0.0.1:{port}/v1")
+    assert (refused.reason, refused.sent) == ("refused", False)
+    assert "refused" in refused.detail
+
+
+def test_a_host_that_does_not_take_the_connection_is_a_timeout_before_sending(
+    hasty: Poster,
+) -> None:
+    with ExitStack() as stack:
+        full = stack.enter_context(closing(socket.socket()))
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        for _ in range(4):  # the queue of a socket that nobody accepts from
+            waiting = stack.enter_context(closing(socket.socket()))
+            waiting.setblocking(False)
+            waiting.connect_ex(full.getsockname())
+        late = failure(hasty, f"http://127.0.0.1:{full.getsockname()[1]}/v1")
+    assert (late.reason, late.sent) == ("connect-timeout", False)
+
+
+def test_a_name_that_does_not_resolve_is_known_before_sending(
+    poster: Poster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nobody(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", nobody)
+    unknown = failure(poster, "http://processor.invalid/v1")
+    assert (unknown.reason, unknown.sent) == ("no-connection", False)
+    assert "processor.invalid" in unknown.detail
+
+
+@pytest.mark.parametrize(
+    "url", ["ftp://host/v1", "host:8989/v1", "http://", "/v1", "http://host:99999999/v1", "x"]
+)
+def test_a_url_that_is_none_is_known_before_sending(poster: Poster, url: str) -> None:
+    bad = failure(poster, url)
+    assert (bad.reason, bad.sent) == ("bad-url", False)
+    assert url in bad.detail
+
+
+@pytest.mark.parametrize("host", ["a..b", "x" * 64, "\u00f6" * 70, "[::1", "a b"])
+def test_an_impossible_host_name_is_a_failure_like_any_other(poster: Poster, host: str) -> None:
+    failure(poster, f"http://{host}/v1")
+
+
+def test_a_server_without_encryption_is_not_sent_anything_in_the_clear(
+    receiver: FaultyReceiver, poster: Poster
+) -> None:
+    plain = failure(poster, metrics(receiver).replace("http:", "https:"))
+    assert (plain.reason, plain.sent) == ("tls", False)
+    assert receiver.seen == []
+
+
+def test_a_redirect_is_an_answer_and_is_not_followed(
+    receiver: FaultyReceiver, poster: Poster
+) -> None:
+    receiver.then(redirect(metrics(receiver)))
+    answer = poster.post(metrics(receiver) + "/", BODY, {})
+    assert answer.status == 307
+    assert answer.headers["location"] == metrics(receiver)
+    assert len(receiver.seen) == 1
+
+
+def test_no_password_is_taken_from_a_netrc(
+    receiver: FaultyReceiver,
+    poster: Poster,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in (".netrc", "_netrc"):
+        (tmp_path / name).write_text("machine 127.0.0.1 login me password secret\n")
+        (tmp_path / name).chmod(0o600)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / ".netrc"))
+    poster.post(metrics(receiver), BODY, {})
+    assert "authorization" not in {name.lower() for name in receiver.seen[0].headers}
+
+
+def test_one_thread_keeps_one_connection(poster: Poster) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as server:
+        counted: list[int] = []
+
+        def serve() -> None:
+            connection, _ = server.accept()
+            with closing(connection):
+                for number in range(3):
+                    connection.recv(65536)
+                    counted.append(number)
+                    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+
+        serving = threading.Thread(target=serve, daemon=True)
+        serving.start()
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/v1"
+        # The server accepts once, so a second connection would never be answered.
+        assert [poster.post(url, b"", {}).body for _ in range(3)] == [b"{}"] * 3
+        serving.join(10)
+        assert counted == [0, 1, 2]

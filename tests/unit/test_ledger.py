@@ -1,0 +1,149 @@
+"""The service's own database: what it was told is still there, and it has one owner at a time."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from shipper.errors import ShipperError, StateInUse, StateUnusable
+from shipper.ledger import DATABASE_NAME, LOCK_NAME, DeadLetter, Ledger, Position
+
+LETTER = DeadLetter(
+    spool="s", sink="processor", seq=7, kind="step", body=b"\x00\xff", reason="r", detail="why"
+)
+
+
+def other_eyes(folder: Path, sql: str) -> list[tuple[object, ...]]:
+    """What another connection sees of the database at this moment."""
+    with closing(sqlite3.connect(folder / DATABASE_NAME)) as connection:
+        return connection.execute(sql).fetchall()
+
+
+def test_a_sink_that_was_never_in_a_spool_is_at_its_beginning(tmp_path: Path) -> None:
+    with closing(Ledger(tmp_path)) as ledger:
+        assert ledger.position("s", "processor") == Position(seq=0, ahead={})
+
+
+@pytest.mark.promise("G4")
+@pytest.mark.parametrize(
+    "position",
+    [
+        Position(seq=5),
+        Position(seq=2**62, ahead={"a": 2**62 + 1}),
+        Position(seq=1, ahead={"": 2, "a/b": 3, "\u00f6": 4, "\ud800": 5, '"': 6}),
+    ],
+)
+def test_a_position_is_there_at_once_and_after_reopening(
+    tmp_path: Path, position: Position
+) -> None:
+    with closing(Ledger(tmp_path)) as ledger:
+        ledger.acknowledge("s", "processor", position, delivered=3)
+        assert ledger.position("s", "processor") == position
+        assert other_eyes(tmp_path, "SELECT seq FROM position") == [(position.seq,)]
+    with closing(Ledger(tmp_path)) as ledger:
+        assert ledger.position("s", "processor") == position
+
+
+def test_sinks_and_spools_do_not_share_a_position(tmp_path: Path) -> None:
+    with closing(Ledger(tmp_path)) as ledger:
+        ledger.acknowledge("s", "processor", Position(seq=5), delivered=5)
+        assert ledger.position("s", "processor-detection") == Position()
+        assert ledger.position("t", "processor") == Position()
+
+
+def test_counters_add_up(tmp_path: Path) -> None:
+    with closing(Ledger(tmp_path)) as ledger:
+        ledger.acknowledge("s", "processor", Position(seq=5), delivered=5)
+        ledger.acknowledge("s", "processor", Position(seq=9), delivered=3, requests=2)
+        (row,) = ledger.positions()
+        assert (row["seq"], row["delivered"], row["requests"]) == (9, 8, 3)
+
+
+@pytest.mark.promise("G6")
+def test_a_dead_letter_is_kept_whole_and_once(tmp_path: Path) -> None:
+    with closing(Ledger(tmp_path)) as ledger:
+        ledger.bury(LETTER)
+        ledger.bury(LETTER)
+        assert other_eyes(tmp_path, "SELECT body, reason FROM dead_letter") == [(b"\x00\xff", "r")]
+        (told,) = ledger.dead_letters()
+        assert (told["seq"], told["kind"], told["bytes"]) == (7, "step", 2)
+
+
+@pytest.mark.promise("G7")
+def test_damage_is_noted_once(tmp_path: Path) -> None:
+    with closing(Ledger(tmp_path)) as ledger:
+        for _ in range(2):
+            ledger.note_damage("s", "processor", first=3, last=5, path="p", reason="checksum")
+        assert other_eyes(tmp_path, "SELECT first, last, reason FROM damage") == [
+            (3, 5, "checksum")
+        ]
+
+
+@pytest.mark.promise("G6")
+def test_a_forgotten_spool_leaves_its_dead_letters(tmp_path: Path) -> None:
+    with closing(Ledger(tmp_path)) as ledger:
+        for spool in ("s", "t"):
+            ledger.acknowledge(spool, "processor", Position(seq=5), delivered=5)
+        ledger.bury(LETTER)
+        ledger.forget("s")
+        assert [row["spool"] for row in ledger.positions()] == ["t"]
+        assert len(ledger.dead_letters()) == 1
+
+
+def test_the_directory_is_made_and_is_private(tmp_path: Path) -> None:
+    folder = tmp_path / "a" / "b"
+    with closing(Ledger(folder)):
+        assert folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_second_owner_is_refused_and_told_what_to_do(tmp_path: Path) -> None:
+    with closing(Ledger(tmp_path)):
+        with pytest.raises(StateInUse, match=r"another lens-ship.*--state") as refusal:
+            Ledger(tmp_path)
+        assert refusal.value.exit_code == 3
+    with closing(Ledger(tmp_path)):
+        pass  # free again
+
+
+def test_a_place_that_cannot_be_a_directory_is_refused_with_a_next_step(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StateUnusable, match=r"nothing was read or sent.*--state") as refusal:
+        Ledger(tmp_path / "file" / "state")
+    assert refusal.value.exit_code == 4
+
+
+@pytest.mark.parametrize("name", [LOCK_NAME, DATABASE_NAME])
+def test_a_file_that_cannot_be_opened_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    with pytest.raises(StateUnusable, match="nothing was read or sent"):
+        Ledger(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"this is no database at all, whatever its name says" * 40])
+def test_a_corrupt_database_is_refused_untouched_and_leaves_the_lock(
+    tmp_path: Path, content: bytes
+) -> None:
+    (tmp_path / DATABASE_NAME).write_bytes(content)
+    for _ in range(2):
+        with pytest.raises(StateUnusable, match="move it away to go on") as refusal:
+            Ledger(tmp_path)
+        assert refusal.value.exit_code == 4
+    assert (tmp_path / DATABASE_NAME).read_bytes() == content
+    (tmp_path / DATABASE_NAME).rename(tmp_path / "away")
+    with closing(Ledger(tmp_path)) as ledger:
+        assert ledger.position("s", "processor") == Position()
+
+
+def test_a_write_that_fails_later_is_said_in_our_own_words(tmp_path: Path) -> None:
+    with closing(Ledger(tmp_path)) as ledger:
+        other_eyes(tmp_path, "DROP TABLE position")
+        with pytest.raises(StateUnusable, match="sent again") as refusal:
+            ledger.acknowledge("s", "processor", Position(seq=1), delivered=1)
+        assert isinstance(refusal.value, ShipperError)
+        with pytest.raises(StateUnusable):
+            ledger.position("s", "processor")
+        ledger.bury(LETTER)
+        assert len(ledger.dead_letters()) == 1

@@ -1,0 +1,205 @@
+"""A refused request is split until the one step that is refused is found; damage is gone past."""
+
+from __future__ import annotations
+
+import logging
+import math
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shipper.ledger import DATABASE_NAME, Ledger
+from shipper.outcome import Outcome, Verdict
+from shipper.pipeline import Progress, Route
+from shipper.sinks.processor import StepParcel
+from spooler.spool.reader import Reader
+from tests.kit.shipping import DELIVERED, Clock, ScriptedSink, config, retry, script, spool, step
+from tests.kit.spools import identity
+
+WHO = identity(workload_uid="w")
+SPLIT = Outcome(verdict=Verdict.SPLIT, reason="bad-request", detail="400")
+AMBIGUOUS = Outcome(verdict=Verdict.SPLIT, reason="server-error", detail="500", ambiguous=True)
+
+
+class Setup:
+    """A closed spool of `count` steps in requests of a hundred."""
+
+    def __init__(self, folder: Path, count: int) -> None:
+        self.clock = Clock()
+        self.config = config(folder)
+        self.ledger = Ledger(self.config.state)
+        self.sink = ScriptedSink(self.config)
+        self.directory, _ = spool(folder / "spool", (step(n) for n in range(count)), who=WHO)
+        self.route = self.new_route()
+
+    def new_route(self) -> Route:
+        return Route(
+            reader=Reader(self.directory),
+            identity=WHO,
+            sink=self.sink,
+            ledger=self.ledger,
+            config=self.config,
+        )
+
+    def turn(self) -> Progress:
+        until = self.clock.now + 1e9
+        return self.route.turn(now=self.clock, until=until, owned=False, flush_all=False)
+
+    def buried(self) -> list[int]:
+        return [letter["seq"] for letter in self.ledger.dead_letters()]
+
+    def delivered(self) -> list[int]:
+        """Step numbers of what was answered well, one for each time."""
+        return [
+            step.step
+            for parcel in self.sink.sent
+            if self.sink.judge(parcel, 1) is DELIVERED
+            for step in parcel.request.steps
+        ]
+
+
+@pytest.fixture
+def setup(tmp_path: Path) -> Iterator[Setup]:
+    made = Setup(tmp_path, 100)
+    yield made
+    made.ledger.close()
+
+
+def refusing(*poisoned: int, outcome: Outcome = SPLIT) -> Any:
+    def judge(parcel: StepParcel, tries: int) -> Outcome:
+        bad = any(step.step in poisoned for step in parcel.request.steps)
+        return outcome if bad else DELIVERED
+
+    return judge
+
+
+@pytest.mark.promise("G3")
+@pytest.mark.promise("G6")
+@pytest.mark.parametrize("poisoned", [0, 1, 49, 50, 63, 98, 99])
+def test_one_poisoned_step_is_found_by_halves_and_everything_else_arrives_in_order(
+    setup: Setup, poisoned: int
+) -> None:
+    setup.sink.judge = refusing(poisoned)
+    assert setup.turn() == Progress(at_end=True)
+    assert setup.delivered() == [number for number in range(100) if number != poisoned]
+    assert setup.buried() == [poisoned + 1]
+    assert setup.route.position.seq == 100
+    # On each level one half is refused and the other one arrives.
+    assert len(setup.sink.sent) <= 1 + 2 * math.ceil(math.log2(100))
+
+
+@pytest.mark.promise("G6")
+def test_several_poisoned_steps_are_all_found(setup: Setup) -> None:
+    setup.sink.judge = refusing(3, 4, 77)
+    setup.turn()
+    assert setup.buried() == [4, 5, 78]
+    assert len(setup.delivered()) == 97
+
+
+@pytest.mark.promise("G6")
+def test_a_single_step_with_an_ambiguous_answer_is_retried_and_never_buried(setup: Setup) -> None:
+    setup.sink.judge = refusing(50, outcome=AMBIGUOUS)
+    for _ in range(20):
+        assert setup.turn().failure == AMBIGUOUS
+    assert setup.buried() == []
+    assert setup.route.position.seq == 50
+    assert setup.delivered() == list(range(50))
+    assert [s.step for s in setup.sink.sent[-1].request.steps] == [50]
+    setup.sink.judge = refusing()
+    assert setup.turn().at_end
+    assert setup.route.position.seq == 100
+
+
+def test_the_halves_of_a_split_stay_between_turns(setup: Setup) -> None:
+    setup.sink.judge = script(SPLIT, retry())
+    setup.turn()
+    setup.sink.judge = script()
+    setup.turn()
+    assert [len(steps) for steps in setup.sink.steps] == [100, 50, 50, 50]
+    assert setup.sink.tries == [1, 1, 2, 1]
+
+
+def test_a_half_is_tried_as_something_new(setup: Setup) -> None:
+    setup.sink.judge = script(retry(), retry(), SPLIT, SPLIT)
+    for _ in range(3):
+        setup.turn()
+    assert setup.sink.tries == [1, 2, 3, 1, 1, 1, 1]
+    assert [len(steps) for steps in setup.sink.steps] == [100, 100, 100, 50, 25, 25, 50]
+
+
+@pytest.mark.promise("G4")
+def test_a_restart_in_the_middle_of_a_split_begins_it_again_where_it_was_saved(
+    setup: Setup,
+) -> None:
+    setup.sink.judge = script(SPLIT, DELIVERED, SPLIT, retry())
+    setup.turn()
+    assert setup.route.position.seq == 50
+    setup.route = setup.new_route()
+    setup.sink.judge = script()
+    assert setup.turn().at_end
+    assert setup.sink.steps[-1] == list(range(50, 100))
+
+
+def damaged(directory: Path, sql: str) -> None:
+    with closing(sqlite3.connect(directory / "00000001.sqlite", isolation_level=None)) as segment:
+        segment.execute(sql)
+
+
+@pytest.mark.promise("G7")
+@pytest.mark.parametrize(
+    ("sql", "lost", "reason"),
+    [
+        ("UPDATE record SET body = x'80' WHERE seq = 51", (51, 51), "checksum"),
+        ("UPDATE record SET kind = 'finish' WHERE seq = 51", (51, 51), "checksum"),
+        ("UPDATE record SET kind = CAST(x'ff' AS TEXT) WHERE seq = 51", (51, 51), "checksum"),
+        ("UPDATE record SET checksum = checksum + 1 WHERE seq = 51", (51, 51), "checksum"),
+        ("DELETE FROM record WHERE seq BETWEEN 51 AND 60", (51, 60), "missing"),
+    ],
+)
+def test_a_damaged_record_is_noted_and_gone_past(
+    setup: Setup,
+    sql: str,
+    lost: tuple[int, int],
+    reason: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    damaged(setup.directory, sql)
+    with caplog.at_level(logging.ERROR, logger="shipper.pipeline"):
+        assert setup.turn().at_end
+    first, last = lost
+    assert setup.delivered() == [n for n in range(100) if not first <= n + 1 <= last]
+    assert setup.route.position.seq == 100
+    with closing(sqlite3.connect(setup.config.state / DATABASE_NAME)) as state:
+        noted = state.execute("SELECT first, last, reason FROM damage").fetchall()
+    assert noted == [(first, last, reason)]
+    assert f"records {first} to {last}" in caplog.text
+
+
+@pytest.mark.promise("G7")
+def test_damage_at_the_very_end_or_of_everything_is_gone_past(setup: Setup) -> None:
+    damaged(setup.directory, "UPDATE record SET body = x'80'")
+    assert setup.turn().at_end
+    assert setup.sink.sent == []
+    assert setup.route.position.seq == 100
+
+
+def test_what_cannot_be_sent_is_said_once_while_the_receiver_is_away(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = Setup(tmp_path, 0)
+    with closing(made.ledger):
+        records = [step(1), ("step", {"run": 7}), step(2)]
+        directory, _ = spool(tmp_path / "other", records, who=WHO)
+        damaged(directory, "UPDATE record SET checksum = 0 WHERE seq = 3")
+        made.directory = directory
+        made.route = made.new_route()
+        made.sink.judge = lambda parcel, tries: retry()
+        with caplog.at_level(logging.ERROR, logger="shipper.pipeline"):
+            for _ in range(5):
+                made.turn()
+        assert len(caplog.records) == 2, caplog.text
+        assert made.buried() == [2]

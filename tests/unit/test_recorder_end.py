@@ -1,0 +1,82 @@
+"""The end of a process: the exit record, the seal, and never a long wait."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from spooler import recorder
+from spooler.recorder import Recorder
+from tests.kit import spools
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A spool root named by the environment; failures are tried again at once."""
+    root = tmp_path / "spool"
+    spools.settle(monkeypatch, root)
+    return root
+
+
+@pytest.fixture
+def mine(root: Path) -> Iterator[Recorder]:
+    one = Recorder()
+    yield one
+    one.goodbye()
+
+
+def test_goodbye_says_how_far_each_run_came_and_seals(root: Path, mine: Recorder) -> None:
+    called = []
+    mine.farewells.append(lambda: called.append(mine.record("finish", {"run": "r"})))
+    mine.record("step", spools.step(7))
+    mine.steps["r"] = 7
+    mine.goodbye()
+    (directory,) = spools.spools_below(root)
+    assert spools.kinds(directory) == ["step", "finish", "exit"]
+    (body,) = spools.read_whole(directory).bodies("exit")
+    assert body["steps"] == {"r": 7}
+    assert called == [True]
+    assert not list(directory.glob("*-wal"))
+    assert not spools.is_owned(directory)
+    mine.goodbye()
+    assert len(spools.kinds(directory)) == 3
+
+
+def test_goodbye_without_records_leaves_nothing(root: Path, mine: Recorder) -> None:
+    mine.goodbye()
+    assert not root.exists()
+
+
+@pytest.mark.promise("G2")
+def test_goodbye_is_bounded(root: Path, mine: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that hangs while the background thread seals does not hold the process up."""
+    stuck, freed = threading.Event(), threading.Event()
+
+    def hang() -> bool:
+        stuck.set()
+        freed.wait(spools.PATIENCE_SECONDS)
+        return False
+
+    monkeypatch.setattr(recorder, "_GOODBYE_SECONDS", 0.05)
+    mine.record("step", spools.step(1))
+    keeper = mine._keeper
+    mine.defer(hang)
+    assert stuck.wait(spools.PATIENCE_SECONDS)
+    mine.goodbye()
+    assert not freed.is_set()
+    freed.set()
+    assert keeper is not None
+    keeper._thread.join(spools.PATIENCE_SECONDS)
+    (directory,) = spools.spools_below(root)
+    assert spools.kinds(directory) == ["step", "exit"], "what could still be done was done"
+
+
+def test_a_record_after_goodbye_is_not_lost(root: Path, mine: Recorder) -> None:
+    """Another exit handler of the program may log after ours has run."""
+    mine.record("step", spools.step(1))
+    mine.goodbye()
+    assert mine.record("step", spools.step(2))
+    assert len(spools.spools_below(root)) == 2

@@ -1,0 +1,82 @@
+"""The settings of the training side: every variable is read, a bad value costs only itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from spooler import config
+from spooler.spool.writer import Limits
+
+DEFAULTS = config.from_environ({})
+
+
+def test_nothing_set_means_off_and_the_defaults_of_the_table() -> None:
+    assert DEFAULTS.root is None
+    assert not config.is_wanted({})
+    table = {variable.name: variable.default for variable in config.VARIABLES}
+    assert str(DEFAULTS.segment_bytes) == table["PRIMUS_LENS_SPOOL_SEGMENT_BYTES"]
+    assert str(DEFAULTS.segment_records) == table["PRIMUS_LENS_SPOOL_SEGMENT_RECORDS"]
+    assert f"{DEFAULTS.segment_seconds:.0f}" == table["PRIMUS_LENS_SPOOL_SEGMENT_SECONDS"]
+    assert DEFAULTS.group == table["PRIMUS_LENS_SPOOL_GROUP"] == ""
+    assert not DEFAULTS.debug
+
+
+def test_the_writer_has_the_same_defaults() -> None:
+    limits = Limits()
+    assert limits.segment_bytes == DEFAULTS.segment_bytes
+    assert limits.segment_records == DEFAULTS.segment_records
+    assert limits.segment_seconds == DEFAULTS.segment_seconds
+
+
+def test_every_variable_is_read() -> None:
+    settings = config.from_environ(
+        {
+            "PRIMUS_LENS_WANDB_OUTPUT_PATH": "/data/spool",
+            "PRIMUS_LENS_WANDB_DEBUG": "true",
+            "PRIMUS_LENS_SPOOL_SEGMENT_BYTES": "1000",
+            "PRIMUS_LENS_SPOOL_SEGMENT_RECORDS": "10",
+            "PRIMUS_LENS_SPOOL_SEGMENT_SECONDS": "1.5",
+            "PRIMUS_LENS_SPOOL_GROUP": "telemetry",
+        }
+    )
+    assert settings == config.Settings(
+        root=Path("/data/spool"),
+        segment_bytes=1000,
+        segment_records=10,
+        segment_seconds=1.5,
+        group="telemetry",
+        debug=True,
+    )
+
+
+def test_every_variable_says_what_it_means() -> None:
+    names = [variable.name for variable in config.VARIABLES]
+    assert len(set(names)) == len(names)
+    assert all(variable.meaning.endswith(".") for variable in config.VARIABLES)
+
+
+@pytest.mark.promise("G2")
+@pytest.mark.parametrize("value", ["", "many", "0", "-5", "nan", "inf", "-inf", "1e999", "0.5"])
+@pytest.mark.parametrize("name", ["BYTES", "RECORDS", "SECONDS"])
+def test_a_bad_number_counts_as_not_set(name: str, value: str) -> None:
+    assert config.from_environ({f"PRIMUS_LENS_SPOOL_SEGMENT_{name}": value}) == DEFAULTS
+
+
+@pytest.mark.parametrize("off", ["false", "0", "no", "off", "False", " OFF "])
+def test_the_hook_can_be_switched_off(off: str) -> None:
+    environ = {"PRIMUS_LENS_WANDB_OUTPUT_PATH": "/data", "PRIMUS_LENS_WANDB_HOOK": off}
+    assert not config.is_hook_on(environ)
+    assert not config.is_wanted(environ)
+
+
+@pytest.mark.parametrize("on", ["true", "1", "", "anything"])
+def test_anything_else_leaves_it_on(on: str) -> None:
+    environ = {"PRIMUS_LENS_WANDB_OUTPUT_PATH": "/data", "PRIMUS_LENS_WANDB_HOOK": on}
+    assert config.is_wanted(environ)
+
+
+def test_an_empty_path_is_no_path() -> None:
+    assert not config.is_wanted({"PRIMUS_LENS_WANDB_OUTPUT_PATH": ""})
+    assert config.from_environ({"PRIMUS_LENS_WANDB_OUTPUT_PATH": ""}).root is None
