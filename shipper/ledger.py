@@ -222,12 +222,10 @@ class Ledger:
 
     # --- what was not delivered -------------------------------------------------------------------
 
-    def bury(self, letter: DeadLetter) -> None:
-        """Keep a refused record; keeping the same one twice changes nothing."""
-        with self._using() as database:
-            database.table("dead_letter").insert(
-                {**asdict(letter), "time": time.time(), "state": "kept"}, ignore=True
-            )
+    def bury(self, letter: DeadLetter) -> bool:
+        """Keep a refused record; False when it was kept already, which changes nothing."""
+        row = {**asdict(letter), "time": time.time(), "state": "kept"}
+        return self._insert_new("dead_letter", row)
 
     def dead_letters(self) -> list[dict[str, Any]]:
         """Every dead letter without its body, oldest first."""
@@ -266,12 +264,10 @@ class Ledger:
         self.close_dead_letters(doomed, "dropped")
         return len(doomed)
 
-    def note_damage(self, spool: str, sink: str, damage: Damage) -> None:
-        """Remember records that a sink will never get because the file is damaged there."""
-        with self._using() as database:
-            database.table("damage").insert(
-                {"spool": spool, "sink": sink, **asdict(damage), "time": time.time()}, ignore=True
-            )
+    def note_damage(self, spool: str, sink: str, damage: Damage) -> bool:
+        """Remember records that a sink will never get for damage; False when that was known."""
+        row = {"spool": spool, "sink": sink, **asdict(damage), "time": time.time()}
+        return self._insert_new("damage", row)
 
     def damages(self) -> list[dict[str, Any]]:
         """Every damage that was met."""
@@ -290,6 +286,12 @@ class Ledger:
         """Every gap that was met."""
         with self._using() as database:
             return list(database.table("gap").rows)
+
+    def _insert_new(self, table: str, row: Mapping[str, Any]) -> bool:
+        with self._using() as database:
+            before = database.conn.total_changes
+            database.table(table).insert(dict(row), ignore=True)
+            return bool(database.conn.total_changes > before)
 
     @contextmanager
     def _using(self) -> Iterator[sqlite_utils.Database]:

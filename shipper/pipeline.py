@@ -217,26 +217,15 @@ class Route:
 
     def _bury(self, refused: Sequence[Refused]) -> None:
         """Keep refused records; one line in the log for all of them."""
-        if not refused:
+        new = [one for one in refused if self._ledger.bury(self._letter(one))]
+        if not new:
             return
-        for one in refused:
-            self._ledger.bury(
-                DeadLetter(
-                    spool=self.identity.spool,
-                    sink=self.sink.name,
-                    seq=one.stored.seq,
-                    kind=one.stored.kind,
-                    body=one.stored.body,
-                    reason=one.reason,
-                    detail=one.detail,
-                )
-            )
-        first, last = refused[0], refused[-1]
+        first, last = new[0], new[-1]
         log.error(
             "%s: %d records (%d to %d) are refused by %s for good (%s: %s); they are kept as dead"
             " letters in %s",
             self.reader.directory,
-            len(refused),
+            len(new),
             first.stored.seq,
             last.stored.seq,
             self.sink.name,
@@ -245,8 +234,21 @@ class Route:
             self._ledger.directory,
         )
 
+    def _letter(self, refused: Refused) -> DeadLetter:
+        return DeadLetter(
+            spool=self.identity.spool,
+            sink=self.sink.name,
+            seq=refused.stored.seq,
+            kind=refused.stored.kind,
+            body=refused.stored.body,
+            reason=refused.reason,
+            detail=refused.detail,
+        )
+
     def _note_damage(self, chunk: Chunk) -> None:
         for damage in chunk.damage:
+            if not self._ledger.note_damage(self.identity.spool, self.sink.name, damage):
+                continue
             log.error(
                 "%s: records %d to %d cannot be read (%s); the ones after them are shipped",
                 damage.path,
@@ -254,7 +256,6 @@ class Route:
                 damage.last,
                 damage.reason,
             )
-            self._ledger.note_damage(self.identity.spool, self.sink.name, damage)
 
     def _note_gaps(self, chunk: Chunk) -> None:
         for stored in chunk.records:

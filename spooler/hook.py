@@ -27,6 +27,7 @@ from spooler.recorder import Recorder, recorder
 from spooler.records import detection, finish, run, step
 
 _MARK = "_lens_ship_original"
+_RUN_MODULE = "wandb.sdk.wandb_run"
 # Under this key a Run object carries our state: in its __dict__, because wandb refuses new
 # attributes; with the object it comes and goes.
 _STATE = "_lens_ship_state"
@@ -67,6 +68,8 @@ def hook(wandb: Any) -> None:
 
 def unhook(wandb: Any) -> None:
     """Give the module its own functions back; what is recorded stays recorded."""
+    if _RUN_MODULE not in sys.modules:
+        return  # something else of the name wandb, which could not be hooked either
     for owner, name in _places(wandb):
         original = getattr(vars(owner).get(name), _MARK, None)
         if original is not None:
@@ -80,7 +83,7 @@ def _places(wandb: Any) -> list[tuple[Any, str]]:
     places: list[tuple[Any, str]] = [
         (module, "init") for module in modules if module is not None and hasattr(module, "init")
     ]
-    run_class = sys.modules["wandb.sdk.wandb_run"].Run
+    run_class = sys.modules[_RUN_MODULE].Run
     return [*places, (run_class, "log"), (run_class, "_finish")]
 
 
@@ -141,7 +144,7 @@ def _guarded(observe: Callable[[Any], None], subject: Any) -> None:
 
 def _observe_init(subject: Any) -> None:
     notice.debug("Intercepted wandb.init()")
-    run_class = sys.modules["wandb.sdk.wandb_run"].Run
+    run_class = sys.modules[_RUN_MODULE].Run
     if isinstance(subject, run_class):
         state = _state(subject)
         if not state.ignored:

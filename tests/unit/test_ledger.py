@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from shipper.errors import ShipperError, StateInUse, StateUnusable
-from shipper.ledger import DATABASE_NAME, LOCK_NAME, DeadLetter, Ledger, Position
+from shipper.ledger import DATABASE_NAME, LOCK_NAME, DeadLetter, Ledger, Position, Settled
+from spooler.spool.reader import Damage
 
 LETTER = DeadLetter(
     spool="s", sink="processor", seq=7, kind="step", body=b"\x00\xff", reason="r", detail="why"
@@ -40,7 +41,7 @@ def test_a_position_is_there_at_once_and_after_reopening(
     tmp_path: Path, position: Position
 ) -> None:
     with closing(Ledger(tmp_path)) as ledger:
-        ledger.acknowledge("s", "processor", position, delivered=3)
+        ledger.acknowledge("s", "processor", position, Settled(delivered=3, requests=1))
         assert ledger.position("s", "processor") == position
         assert other_eyes(tmp_path, "SELECT seq FROM position") == [(position.seq,)]
     with closing(Ledger(tmp_path)) as ledger:
@@ -49,15 +50,15 @@ def test_a_position_is_there_at_once_and_after_reopening(
 
 def test_sinks_and_spools_do_not_share_a_position(tmp_path: Path) -> None:
     with closing(Ledger(tmp_path)) as ledger:
-        ledger.acknowledge("s", "processor", Position(seq=5), delivered=5)
+        ledger.acknowledge("s", "processor", Position(seq=5), Settled(delivered=5, requests=1))
         assert ledger.position("s", "processor-detection") == Position()
         assert ledger.position("t", "processor") == Position()
 
 
 def test_counters_add_up(tmp_path: Path) -> None:
     with closing(Ledger(tmp_path)) as ledger:
-        ledger.acknowledge("s", "processor", Position(seq=5), delivered=5)
-        ledger.acknowledge("s", "processor", Position(seq=9), delivered=3, requests=2)
+        ledger.acknowledge("s", "processor", Position(seq=5), Settled(delivered=5, requests=1))
+        ledger.acknowledge("s", "processor", Position(seq=9), Settled(delivered=3, requests=2))
         (row,) = ledger.positions()
         assert (row["seq"], row["delivered"], row["requests"]) == (9, 8, 3)
 
@@ -65,8 +66,8 @@ def test_counters_add_up(tmp_path: Path) -> None:
 @pytest.mark.promise("G6")
 def test_a_dead_letter_is_kept_whole_and_once(tmp_path: Path) -> None:
     with closing(Ledger(tmp_path)) as ledger:
-        ledger.bury(LETTER)
-        ledger.bury(LETTER)
+        assert ledger.bury(LETTER)
+        assert not ledger.bury(LETTER)
         assert other_eyes(tmp_path, "SELECT body, reason FROM dead_letter") == [(b"\x00\xff", "r")]
         (told,) = ledger.dead_letters()
         assert (told["seq"], told["kind"], told["bytes"]) == (7, "step", 2)
@@ -75,20 +76,30 @@ def test_a_dead_letter_is_kept_whole_and_once(tmp_path: Path) -> None:
 @pytest.mark.promise("G7")
 def test_damage_is_noted_once(tmp_path: Path) -> None:
     with closing(Ledger(tmp_path)) as ledger:
-        for _ in range(2):
-            ledger.note_damage("s", "processor", first=3, last=5, path="p", reason="checksum")
+        damage = Damage(path="p", first=3, last=5, reason="checksum")
+        assert ledger.note_damage("s", "processor", damage)
+        assert not ledger.note_damage("s", "processor", damage)
         assert other_eyes(tmp_path, "SELECT first, last, reason FROM damage") == [
             (3, 5, "checksum")
         ]
 
 
 @pytest.mark.promise("G6")
-def test_a_forgotten_spool_leaves_its_dead_letters(tmp_path: Path) -> None:
+def test_a_deleted_spool_is_known_until_it_is_pruned_and_its_dead_letters_stay(
+    tmp_path: Path,
+) -> None:
     with closing(Ledger(tmp_path)) as ledger:
         for spool in ("s", "t"):
-            ledger.acknowledge(spool, "processor", Position(seq=5), delivered=5)
+            ledger.remember_spool(spool, tmp_path / spool, {"spool": spool})
+            ledger.acknowledge(spool, "processor", Position(seq=5), Settled(delivered=5))
         ledger.bury(LETTER)
         ledger.forget("s")
+        assert [row["deleted"] is None for row in ledger.spools()] == [False, True]
+        assert len(ledger.positions()) == 2
+        (deleted, _) = (row["deleted"] for row in ledger.spools())
+        ledger.prune(before=deleted)
+        assert len(ledger.positions()) == 2
+        ledger.prune(before=deleted + 1)
         assert [row["spool"] for row in ledger.positions()] == ["t"]
         assert len(ledger.dead_letters()) == 1
 
@@ -141,7 +152,7 @@ def test_a_write_that_fails_later_is_said_in_our_own_words(tmp_path: Path) -> No
     with closing(Ledger(tmp_path)) as ledger:
         other_eyes(tmp_path, "DROP TABLE position")
         with pytest.raises(StateUnusable, match="sent again") as refusal:
-            ledger.acknowledge("s", "processor", Position(seq=1), delivered=1)
+            ledger.acknowledge("s", "processor", Position(seq=1), Settled(delivered=1, requests=1))
         assert isinstance(refusal.value, ShipperError)
         with pytest.raises(StateUnusable):
             ledger.position("s", "processor")
