@@ -78,6 +78,7 @@ class Route:
         `owned` tells whether the writer was alive before this turn; `flush_all` sends open steps
         without waiting for their next part.
         """
+        self._at_end = False  # whoever wrote meanwhile wrote after what is still in hand
         try:
             while True:
                 before = self.position
