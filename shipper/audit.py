@@ -129,14 +129,20 @@ def _settled_beyond(books: _Books, reader: Reader | None) -> int:
     for first, end, _ in books.damage:
         settled.update(range(max(first, seq + 1), end + 1))
     horizon = max(ahead.values(), default=0)
+    gaps: list[int] = []
     while reader is not None and seq < horizon:
         try:
             chunk = reader.read(seq, _READ_RECORDS)
         except (SpoolError, OSError):
             break
-        settled.update(
-            stored.seq for stored in chunk.records if stored.seq <= ahead.get(_run_of(stored), 0)
-        )
+        for stored in chunk.records:
+            if stored.kind == "gap":
+                gaps.append(stored.seq)  # it goes with the step that follows
+                continue
+            if stored.seq <= ahead.get(_run_of(stored), 0):
+                settled.update((stored.seq, *gaps))
+            if stored.kind == "step":
+                gaps = []
         seq = horizon if chunk.at_end else chunk.through
     return len(settled)
 

@@ -63,6 +63,9 @@ class Records(Protocol):
 class Readable(Records, Protocol):
     """What a route reads from."""
 
+    def is_exhausted(self, position: int) -> bool:
+        """Whether everything can be read and nothing lies beyond `position`."""
+
     def is_owned(self) -> bool:
         """Whether a process is writing it."""
 

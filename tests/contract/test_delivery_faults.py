@@ -31,7 +31,7 @@ from tests.kit.faulty_receiver import (
     other_code,
     redirect,
 )
-from tests.kit.shipping import Record, config, detection, spool, step
+from tests.kit.shipping import Record, config, detection, goodbye, spool, step
 from tests.kit.spools import identity, spool_id
 
 STEPS = 40
@@ -55,7 +55,7 @@ def receiver(tmp_path: Path) -> Iterator[FaultyReceiver]:
 def write(folder: Path, *before: Record, workload: str = "w", salt: int = 0) -> None:
     """A spool of these records and then the steps, whose writer is gone."""
     who = identity(spool_id(salt), workload_uid=workload)
-    spool(folder / "spool", [*before, *(step(n) for n in range(STEPS))], who=who)
+    spool(folder / "spool", [*before, *(step(n) for n in range(STEPS)), goodbye()], who=who)
 
 
 def settings(folder: Path, receiver: FaultyReceiver, **more: Any) -> Config:
@@ -252,7 +252,7 @@ def test_a_dead_address_of_one_job_does_not_hold_up_another(
         dead = f"http://127.0.0.1:{nobody.getsockname()[1]}/v1"
         for salt, (workload, url) in enumerate([("dead", dead), ("good", receiver.url)]):
             who = identity(spool_id(salt), workload_uid=workload, api_base_url=url)
-            spool(tmp_path / "spool", [step(n) for n in range(STEPS)], who=who)
+            spool(tmp_path / "spool", [*(step(n) for n in range(STEPS)), goodbye()], who=who)
         made = settings(tmp_path, receiver, processor_url="", workers=1)
         with Said("workload dead: refused") as refused, serving(made):
             assert refused.heard.wait(LONG)

@@ -16,10 +16,10 @@ from spooler.spool.reader import Reader
 from tests.kit.command import Ran, lens_ship
 from tests.kit.delivery import arrived
 from tests.kit.faulty_receiver import Answer, FaultyReceiver, Normal
-from tests.kit.shipping import spool, step
+from tests.kit.shipping import goodbye, spool, step
 from tests.kit.spools import identity, spool_id, spools_below
 
-STEPS = 30
+STEPS = 30  # records: the steps and a goodbye
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def once(folder: Path, url: str, *more: str, **environ: str) -> Ran:
 def write(folder: Path, *, salt: int = 0, save_local: bool = True, reporting: bool = True) -> Path:
     """A spool of several segments whose writer is gone."""
     who = identity(spool_id(salt), workload_uid="w", save_local=save_local, api_reporting=reporting)
-    records = [step(number) for number in range(STEPS)]
+    records = [*(step(number) for number in range(STEPS - 1)), goodbye()]
     directory, _ = spool(folder / "spool", records, who=who, segment_records=10)
     return directory
 
@@ -81,7 +81,7 @@ def test_everything_delivered_is_success_and_is_kept_for_replay(
     directory = write(tmp_path)
     done = once(tmp_path, receiver.url)
     assert (done.code, done.out) == (0, "")
-    assert sorted(arrived(receiver.store, "w").steps) == list(range(STEPS))
+    assert sorted(arrived(receiver.store, "w").steps) == list(range(STEPS - 1))
     assert Reader(directory).last_seq() == STEPS
     before = len(receiver.seen)
     assert once(tmp_path, receiver.url).code == 0
@@ -111,7 +111,7 @@ def test_what_is_pending_is_delivered_by_the_next_one(
     assert once(tmp_path, receiver.url, "--timeout", "1").code == 1
     receiver.otherwise = Normal()
     assert once(tmp_path, receiver.url).code == 0
-    assert sorted(arrived(receiver.store, "w").steps) == list(range(STEPS))
+    assert sorted(arrived(receiver.store, "w").steps) == list(range(STEPS - 1))
 
 
 def test_a_spool_of_a_newer_format_is_left_untouched_and_is_pending(
@@ -128,7 +128,7 @@ def test_a_spool_of_a_newer_format_is_left_untouched_and_is_pending(
     assert f"still pending: {newer}" in done.err
     assert "upgrade lens-ship" in done.err
     assert {path: path.read_bytes() for path in newer.glob("*.sqlite")} == contents
-    assert sorted(arrived(receiver.store, "w").steps) == list(range(STEPS))
+    assert sorted(arrived(receiver.store, "w").steps) == list(range(STEPS - 1))
 
 
 def test_a_state_directory_in_use_is_refused(tmp_path: Path, receiver: FaultyReceiver) -> None:
@@ -185,7 +185,7 @@ def test_without_local_saving_what_is_delivered_is_deleted_at_once(
     environ = {"PRIMUS_LENS_WANDB_SAVE_LOCAL": "false"} if how == "older variable" else {}
     assert once(tmp_path, receiver.url, *flags, **environ).code == 0
     assert not directory.exists()
-    assert sorted(arrived(receiver.store, "w").steps) == list(range(STEPS))
+    assert sorted(arrived(receiver.store, "w").steps) == list(range(STEPS - 1))
 
 
 def test_what_is_delivered_and_old_is_deleted_and_what_is_young_stays(

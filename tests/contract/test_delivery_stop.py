@@ -13,7 +13,7 @@ from shipper.ledger import Ledger
 from tests.kit.command import lens_ship, start_lens_ship
 from tests.kit.delivery import arrived, is_ordered
 from tests.kit.faulty_receiver import FaultyReceiver, Hang, Normal
-from tests.kit.shipping import append, spool, step
+from tests.kit.shipping import append, goodbye, spool, step
 from tests.kit.spools import identity
 
 STEPS = 30
@@ -55,7 +55,7 @@ def start(tmp_path: Path, receiver: FaultyReceiver) -> Iterator[Start]:
 
 def write(folder: Path) -> None:
     who = identity(workload_uid="w")
-    spool(folder / "spool", [step(number) for number in range(STEPS)], who=who)
+    spool(folder / "spool", [*(step(number) for number in range(STEPS)), goodbye()], who=who)
 
 
 def end(process: subprocess.Popen[str], number: int) -> tuple[int, str]:
@@ -76,7 +76,7 @@ def test_it_ends_when_told_to_with_everything_saved(
     assert code == 0
     assert "positions are saved" in said
     ledger = Ledger(tmp_path / "state")
-    assert [row["seq"] for row in ledger.positions() if row["sink"] == "processor"] == [STEPS]
+    assert [row["seq"] for row in ledger.positions() if row["sink"] == "processor"] == [STEPS + 1]
     ledger.close()
 
 
