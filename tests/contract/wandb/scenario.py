@@ -24,45 +24,6 @@ warnings.simplefilter("ignore")
 REPORT: dict[str, Any] = {}
 
 
-class Tensor:
-    """What a torch tensor looks like: wandb asks its type's name, we its dtype, shape and item."""
-
-    __module__ = "torch"
-
-    def __init__(self, value: Any, shape: tuple[int, ...] = ()) -> None:
-        self._value, self.shape, self.dtype = value, shape, "torch.float32"
-
-    def item(self) -> Any:
-        if isinstance(self._value, Exception):
-            raise self._value
-        return self._value
-
-    def __float__(self) -> float:
-        return float(self.item())
-
-    def dim(self) -> int:
-        return len(self.shape)
-
-    def size(self) -> tuple[int, ...]:
-        return self.shape
-
-    requires_grad = False
-
-    def detach(self) -> Tensor:
-        return self
-
-    cpu = clone = detach
-
-    @property
-    def data(self) -> Tensor:
-        return self
-
-    def numpy(self) -> Any:
-        import numpy
-
-        return numpy.full(self.shape, self.item())
-
-
 def outcome(call: Callable[[], Any]) -> list[str]:
     """What a call returned or raised, in a form that is the same in two processes."""
     try:
@@ -92,6 +53,7 @@ def values() -> None:
     import spooler
 
     spooler.install()
+    import logged
     import numpy as np
     import wandb
 
@@ -108,17 +70,17 @@ def values() -> None:
             "one": np.array([1.5]),
             "bool": np.bool_(True),
         },
-        "tensor": {"loss": Tensor(0.25), "one": Tensor(0.75, (1,))},
+        "tensor": {"loss": logged.Tensor(0.25), "one": logged.Tensor(0.75, (1,))},
         "large": {"large": 2**70, "largest": 10**400},
         "nonfinite": {"nan": math.nan, "inf": math.inf, "ninf": -math.inf},
         "list": {"list": [1, 2.5, "x"], "small": np.arange(3), "array": np.zeros((10, 10))},
         "histogram": {"media": wandb.Histogram([1.0, 2.0, 2.0])},
         "html": {"media": wandb.Html("<p>x</p>")},
-        "table": {"media": _table()},
-        "image": {"media": _image(np.zeros((2, 2, 3), dtype=np.uint8))},
+        "table": {"media": logged.table()},
+        "image": {"media": logged.image(np.zeros((2, 2, 3), dtype=np.uint8))},
         "empty": {},
-        "raises": {"bad": Tensor(KeyError("gone")), "good": 1},
-        "raises to us": {"bad": _stubborn(), "good": 1},
+        "raises": {"bad": logged.Tensor(KeyError("gone")), "good": 1},
+        "raises to us": {"bad": logged.stubborn(), "good": 1},
     }
     for name, data in given.items():
         shape = {key: id(value) for key, value in data.items()}
@@ -132,38 +94,6 @@ def values() -> None:
     REPORT["after finish"] = outcome(lambda: run.log({"a": 1}))
     REPORT["module after finish"] = outcome(lambda: wandb.log({"a": 1}))
     REPORT["finish again"] = outcome(run.finish)
-
-
-def _image(pixels: Any) -> Any:
-    """A wandb image where Pillow is installed, which wandb needs for it; else another medium."""
-    import wandb
-
-    try:
-        return wandb.Image(pixels)
-    except wandb.Error:
-        return wandb.Html("<p>no Pillow</p>")
-
-
-def _table() -> Any:
-    """A wandb table; some versions ask their server what it can do before they log one."""
-    import wandb
-
-    if wandb.__version__.startswith(("0.17", "0.18", "0.19", "0.20", "0.21")):
-        return wandb.Html("<p>no table offline</p>")
-    return wandb.Table(columns=["a"], data=[[1]])
-
-
-def _stubborn() -> Any:
-    """A medium that wandb takes, with an `item` for us that raises."""
-    import wandb
-
-    class Stubborn(wandb.Html):
-        dtype, shape = "odd", ()
-
-        def item(self) -> Any:
-            raise KeyError("not for you")
-
-    return Stubborn("<p>x</p>")
 
 
 def steps() -> None:
@@ -362,6 +292,7 @@ def parallel() -> None:
     if child == 0:
         from spooler.recorder import recorder
 
+        run.log({"child": 7})
         recorder().record("child", {"pid": os.getpid()})
         os._exit(0)
     REPORT["fork"] = [child, os.waitpid(child, 0)[1]]
