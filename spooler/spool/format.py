@@ -39,7 +39,8 @@ is sealed (checkpointed) or the operating system has written it back.
 
 Sealing: when a segment is full, later records go to the next one. The writer then checkpoints
 the full one and closes it. A segment without a ``-wal`` file will not change any more: it has one,
-be it empty, from before it gets its name until it is sealed. A record in segment n+1 proves that segment n has got its last record.
+be it empty, from before it gets its name until it is sealed. A record in segment n+1 proves that
+segment n has got its last record.
 
 Versions: a reader accepts `FORMAT_VERSION` and older ones that it names; a higher ``user_version``
 is "newer than this reader" and is left untouched; another ``application_id`` is "not a spool".

@@ -124,7 +124,7 @@ class Reader:
                 if records or damage:
                     rows, whole = [], False
                 else:
-                    position = self._pass_over(number, position, error, damage)
+                    position = self._pass_over(number, (position, limit), error, damage)
                     continue
             position = _verify(self._path(number), rows, position, records, damage)
             if not whole:
@@ -299,19 +299,27 @@ class Reader:
         return late + rows, whole
 
     def _pass_over(
-        self, number: int, position: int, error: SpoolError, damage: list[Damage]
+        self, number: int, asked: tuple[int, int], error: SpoolError, damage: list[Damage]
     ) -> int:
         """Give up a segment that can never be read; return the position reached.
+
+        `asked` are the position and limit of the read that failed.
 
         Raises:
             SpoolError: `error`, while a later look may have more success.
         """
+        position, limit = asked
         first = self._first_beyond(number)
         if first is None or not _is_lasting(error):
             raise error
         if first <= position + 1:
             return position
-        path = str(self._path(number))
+        try:
+            self._rows(number, position, limit)
+        except SpoolError:
+            path = str(self._path(number))
+        else:
+            raise error  # it is readable after all: giving it up would lose it
         damage.append(Damage(path=path, first=position + 1, last=first - 1, reason=str(error)))
         return first - 1
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from spooler.errors import NotASpool
+from spooler.spool import db
 from spooler.spool.reader import Reader
 from tests.kit import spools
 
@@ -259,3 +260,38 @@ def test_a_reader_beside_a_writer_at_full_speed_sees_each_record_once(
     assert let_go == count // 500
     assert len(deleted) >= 5
     assert reader.is_exhausted(count)
+
+
+@pytest.mark.promise("G1")
+def test_a_reader_that_pauses_while_its_segment_is_filled_and_sealed_still_sees_a_whole_one(
+    tmp_path: Path,
+) -> None:
+    """It was opened when empty, as a prepared segment is; SQLite must not take it for constant."""
+    directory, one = spools.fill(tmp_path, 3, close=False, segment_records=4)
+    assert Reader(directory).segments() == [1, 2]
+    paused = db.open_for_reading(directory / "00000002.sqlite")
+    for number in range(4, 300):
+        one.append("step", spools.body(number))
+    one.tend()
+    one.close()
+    assert paused.execute("SELECT count(*) FROM record").fetchone()[0] in (0, 295)
+    paused.close()
+    assert spools.read_whole(directory).numbers == list(range(1, 300))
+
+
+@pytest.mark.promise("G1")
+def test_a_segment_is_safe_to_read_from_the_moment_it_has_its_name(tmp_path: Path) -> None:
+    """The reader comes between the naming of a segment and its opening by the writer."""
+    paused: list[db.Connection] = []
+
+    def opener(path: Path) -> db.Connection:
+        paused.append(db.open_for_reading(path))
+        return db.open_for_writing(path)
+
+    one = spools.writer(tmp_path, opener=opener)
+    for number in range(1, 300):
+        one.append("step", spools.body(number))
+    one.close()
+    assert paused[0].execute("SELECT count(*) FROM record").fetchone()[0] in (0, 299)
+    paused[0].close()
+    assert spools.read_whole(one.directory).numbers == list(range(1, 300))

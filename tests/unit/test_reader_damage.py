@@ -292,6 +292,25 @@ def test_trouble_that_may_pass_is_not_taken_for_damage(
     assert reader.read(4, 100).through == LAST
 
 
+def test_a_segment_that_is_refused_only_once_is_not_given_up(
+    spool: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever made it look malformed for a moment: going past it would lose its records."""
+    real, refusals = db.open_for_reading, [1]
+
+    def once(path: Path) -> db.Connection:
+        if path == segment(spool, 2) and refusals:
+            refusals.pop()
+            raise db.damaged(sqlite3.DatabaseError("database disk image is malformed"), path, 0)
+        return real(path)
+
+    monkeypatch.setattr(db, "open_for_reading", once)
+    reader = Reader(spool)
+    with pytest.raises(SpoolDamaged):
+        reader.read(4, 100)
+    assert reader.read(4, 100).through == LAST
+
+
 # --- a living spool that was copied or mixed up ---------------------------------------------------
 
 
