@@ -11,15 +11,17 @@ import logging
 import threading
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from shipper.errors import Unreachable
 from shipper.http import Poster
-from shipper.outcome import Answer, Outcome, classify, classify_failure, is_processors
+from shipper.outcome import Answer, Outcome, classify, classify_failure, is_processors, pods_in
 from spooler.spool.identity import Identity
 
 log = logging.getLogger(__name__)
 
+PODS_PATH = "/pods/workload/cache"
 _PREFIXES = ("/api/v1", "/v1")
 
 
@@ -77,6 +79,17 @@ class Address:
         except Unreachable as failure:
             return classify_failure(failure, tries=tries)
         return classify(answer, items=items, tries=tries)
+
+    def pods(self, identity: Identity) -> Mapping[str, Any] | None:
+        """The processor's map from pod name to its workloads; None when it cannot be had now."""
+        given = (self._base_url or identity.api_base_url).rstrip("/")
+        if not given:
+            return None
+        try:
+            answer = self._poster.get(self._working.get(given, given) + PODS_PATH)
+        except Unreachable:
+            return None
+        return pods_in(answer)
 
     def _try_other(
         self, given: str, base: str, path: str, body: bytes, headers: Mapping[str, str]

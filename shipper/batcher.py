@@ -8,7 +8,7 @@ for at most one flush interval, so that its parts travel together, and no longer
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,8 @@ from spooler.spool.reader import Stored
 
 # The metric that tells of records the training process could not commit: `<this>/<reason>`.
 DROPPED_NAME = "lens-ship/dropped"
+# The metric that marks the last step of a run whose process ended without a goodbye.
+CUT_OFF_NAME = "lens-ship/cut_off"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,6 +109,33 @@ def collect_steps(records: Iterable[Stored], ahead: Mapping[str, int]) -> Steps:
     for stored in records:
         collector.take(stored)
     return collector.result()
+
+
+def cut_off(tail: Sequence[Stored]) -> tuple[Step, ...]:
+    """From the last records of a process that is gone: the last step of each run it left open.
+
+    Empty when the process said goodbye, or had no run open.
+    """
+    if not tail or tail[-1].kind == "exit":
+        return ()
+    open_runs: dict[str, Step] = {}
+    for stored in tail:
+        if stored.kind not in ("step", "finish"):
+            continue
+        body = _decode(stored, [])
+        if body is None:
+            continue
+        if stored.kind == "finish":
+            open_runs.pop(body["run"], None)
+        else:
+            open_runs[body["run"]] = Step(
+                run=body["run"],
+                step=body["step"],
+                time=body["time"],
+                data={CUT_OFF_NAME: 1},
+                seqs=(stored.seq,),
+            )
+    return tuple(open_runs.values())
 
 
 class _Collector:

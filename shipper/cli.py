@@ -227,12 +227,12 @@ def dead_letter_retry(
     """Send dead letters again; exit 1 when one is refused again. Without numbers: all of them."""
     from shipper.dead_letters import retry
     from shipper.outcome import Verdict
-    from shipper.service import build_sinks
+    from shipper.service import build_address, build_sinks
 
     config = _load(flags, config_file)
     with _ledger(str(config.state), None) as ledger:
         rows = _chosen(ledger, numbers, sink, reason, spool_id)
-        done = retry(ledger, rows, build_sinks(config))
+        done = retry(ledger, rows, build_sinks(config, build_address(config)))
     failed = [one for one in done if one.outcome.verdict is not Verdict.DELIVERED]
     for one in failed:
         click.echo(f"{one.number}: {one.outcome.reason}: {one.outcome.detail}", err=True)

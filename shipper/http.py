@@ -23,6 +23,8 @@ CONNECT_SECONDS = 5.0
 READ_SECONDS = 30.0
 # An answer is a few hundred bytes; a stranger's page need not be read to its end.
 ANSWER_LIMIT = 1024 * 1024
+# What is asked for may be long: the pods of a whole cluster.
+LISTING_LIMIT = 64 * 1024 * 1024
 
 
 class _NoCredentials(requests.auth.AuthBase):
@@ -52,16 +54,32 @@ class Poster:
         Raises:
             Unreachable: no answer, or only a part of one.
         """
+        headers = {"Content-Type": "application/json", **headers}
+        return self._request("POST", url, body, headers)
+
+    def get(self, url: str) -> Answer:
+        """GET `url` and return the whole answer.
+
+        Raises:
+            Unreachable: no answer, or only a part of one.
+        """
+        return self._request("GET", url, None, {})
+
+    def _request(
+        self, method: str, url: str, body: bytes | None, headers: Mapping[str, str]
+    ) -> Answer:
         try:
-            with self._session().post(
+            with self._session().request(
+                method,
                 url,
                 data=body,
-                headers={"Content-Type": "application/json", **headers},
+                headers=dict(headers),
                 timeout=self._timeout,
                 allow_redirects=False,
                 stream=True,
             ) as response:
-                content = response.raw.read(ANSWER_LIMIT, decode_content=True)
+                limit = ANSWER_LIMIT if method == "POST" else LISTING_LIMIT
+                content = response.raw.read(limit, decode_content=True)
                 return Answer(
                     status=response.status_code,
                     headers={name.lower(): value for name, value in response.headers.items()},

@@ -34,7 +34,14 @@ _BUSY_SECONDS = 10.0
 # seconds. Counters only grow, and change in the transaction that moves the position they belong to.
 _TABLES: dict[str, tuple[dict[str, type], tuple[str, ...]]] = {
     "spool": (
-        {"id": str, "directory": str, "identity": str, "found": float, "deleted": float},
+        {
+            "id": str,
+            "directory": str,
+            "identity": str,  # JSON map
+            "workload": str,  # its uid, where it had to be asked for
+            "found": float,
+            "deleted": float,
+        },
         ("id",),
     ),
     "position": (
@@ -46,6 +53,7 @@ _TABLES: dict[str, tuple[dict[str, type], tuple[str, ...]]] = {
             "delivered": int,
             "passed": int,
             "requests": int,
+            "cut_off_told": int,  # 1 once the sink knows that the process died
             "updated": float,
         },
         ("spool", "sink"),
@@ -156,6 +164,7 @@ class Ledger:
                     "id": spool,
                     "directory": str(directory),
                     "identity": json.dumps(dict(identity)),
+                    "workload": "",
                     "found": time.time(),
                     "deleted": None,
                 },
@@ -167,6 +176,17 @@ class Ledger:
         with self._using() as database:
             rows = list(database.table("spool").rows)
         return [{**row, "identity": json.loads(row["identity"])} for row in rows]
+
+    def workload(self, spool: str) -> str:
+        """The workload that was found for a spool, or ""."""
+        with self._using() as database:
+            row = database.execute("SELECT workload FROM spool WHERE id = ?", (spool,)).fetchone()
+        return str(row[0]) if row else ""
+
+    def remember_workload(self, spool: str, uid: str) -> None:
+        """Keep the workload that was found for a spool."""
+        with self._using() as database:
+            database.execute("UPDATE spool SET workload = ? WHERE id = ?", (uid, spool))
 
     def position(self, spool: str, sink: str) -> Position:
         """Where `sink` is in `spool`; the beginning when it has never been there."""
@@ -183,7 +203,7 @@ class Ledger:
         with self._using() as database:
             database.execute(
                 "INSERT INTO position VALUES (:spool, :sink, :seq, :ahead, :delivered, :passed,"
-                " :requests, :updated) ON CONFLICT (spool, sink) DO UPDATE SET"
+                " :requests, 0, :updated) ON CONFLICT (spool, sink) DO UPDATE SET"
                 " seq = :seq, ahead = :ahead, delivered = delivered + :delivered,"
                 " passed = passed + :passed, requests = requests + :requests, updated = :updated",
                 {
@@ -196,6 +216,21 @@ class Ledger:
                     "requests": settled.requests,
                     "updated": time.time(),
                 },
+            )
+
+    def is_cut_off_told(self, spool: str, sink: str) -> bool:
+        """Whether `sink` knows that the process of `spool` died."""
+        with self._using() as database:
+            row = database.execute(
+                "SELECT cut_off_told FROM position WHERE spool = ? AND sink = ?", (spool, sink)
+            ).fetchone()
+        return bool(row and row[0])
+
+    def cut_off_is_told(self, spool: str, sink: str) -> None:
+        """Remember that it does; without a position nothing was ever settled, nor is this."""
+        with self._using() as database:
+            database.execute(
+                "UPDATE position SET cut_off_told = 1 WHERE spool = ? AND sink = ?", (spool, sink)
             )
 
     def positions(self) -> list[dict[str, Any]]:

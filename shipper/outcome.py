@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import email.utils
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
@@ -28,6 +28,9 @@ SUCCESS_CODE = 2000
 BAD_REQUEST = "invalid request format"
 NO_IDENTITY = "either workload_uid or pod_name is required"
 NO_WORKLOAD = "no valid workload found"
+
+UNKNOWN_WORKLOAD = "unknown-workload"
+UNKNOWN_WORKLOAD_SECONDS = 12.0
 
 # Tries of one unchanged request after which an ambiguous refusal is taken for the data's fault.
 TRIES_ON_500 = 4
@@ -136,6 +139,15 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
         return None
 
 
+def pods_in(answer: Answer) -> dict[str, Any] | None:
+    """The `data` of a true answer to the question which pod belongs to which workload."""
+    envelope = _envelope(answer.body) if answer.status == 200 else None
+    if envelope is None or envelope["meta"].get("code") != SUCCESS_CODE:
+        return None
+    data = envelope.get("data")
+    return data if isinstance(data, dict) else None
+
+
 def _judge_success(answer: Answer, items: int | None) -> Outcome:
     envelope = _envelope(answer.body)
     if envelope is None:
@@ -185,7 +197,10 @@ def _judge_bad_request(answer: Answer, tries: int) -> Outcome:
             alarm=True,
         )
     if message == NO_WORKLOAD:
-        return _retry("unknown-workload", _said(answer))
+        # The processor looks its pods up anew every 20 seconds or so.
+        return replace(
+            _retry(UNKNOWN_WORKLOAD, _said(answer)), retry_after=UNKNOWN_WORKLOAD_SECONDS
+        )
     return _retry("other-service", _said(answer), alarm=True, scope="sink")
 
 

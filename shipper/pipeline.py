@@ -11,11 +11,12 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from shipper.batcher import Passed, Refused
+from shipper.batcher import Passed, Refused, Step, cut_off
 from shipper.config import Config
 from shipper.ledger import DeadLetter, Ledger, Position, Settled
-from shipper.outcome import Outcome, Verdict
+from shipper.outcome import UNKNOWN_WORKLOAD, Outcome, Verdict
 from shipper.sinks import Parcel, Sink, Stretch
+from shipper.workloads import Workloads
 from spooler.errors import BodyUnreadable
 from spooler.spool import codec
 from spooler.spool.identity import Identity
@@ -25,6 +26,9 @@ log = logging.getLogger(__name__)
 
 # Records read at once: enough for several requests, little enough for a thousand spools.
 READ_RECORDS = 500
+# How long a workload may be unknown to the receiver while its job runs, and after it has ended.
+UNKNOWN_ALIVE_SECONDS = 600.0
+UNKNOWN_ENDED_SECONDS = 180.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,11 +56,15 @@ class Route:
         sink: Sink,
         ledger: Ledger,
         config: Config,
+        workloads: Workloads | None = None,
     ) -> None:
         self.reader = reader
         self.identity = identity
         self.sink = sink
         self._ledger = ledger
+        self._workloads = workloads
+        self._unknown_since: float | None = None  # monotonic; the receiver knows no such workload
+        self._owned = True
         self.flush_seconds = config.seconds_to_flush(identity)
         self.position = ledger.position(identity.spool, sink.name)
         self._delivered = 0
@@ -78,12 +86,17 @@ class Route:
         `owned` tells whether the writer was alive before this turn; `flush_all` sends open steps
         without waiting for their next part.
         """
+        self._owned = owned
+        if self._workloads is not None:
+            self.identity = self._workloads.complete(self.identity, alive=owned)
         try:
             while True:
                 before = self.position
                 if not self._parcels:
                     self._load(now(), ended=flush_all or not owned)
                 failure = self._deliver_all(now, until)
+                if failure is None and self._at_end and not self._parcels and not self._held:
+                    failure = self._tell_cut_off()
                 if failure is not None:
                     return Progress(failure=failure)
                 if self._at_end and not self._parcels:
@@ -147,8 +160,10 @@ class Route:
     def _deliver_all(self, now: Callable[[], float], until: float) -> Outcome | None:
         while self._parcels:
             failure = self._deliver(self._parcels[0])
-            if failure is not None:
+            if failure is not None and not self._is_hopeless(failure, now()):
                 return failure
+            if failure is not None:
+                self._give_up(self._parcels[0], failure)
             if now() >= until:
                 break
         self._split = self._split and bool(self._parcels)
@@ -163,6 +178,7 @@ class Route:
             if outcome.reason != "delivered":
                 log.info("%s to %s: %s", self.identity.spool, self.sink.name, outcome.detail)
             self._parcels.popleft()
+            self._unknown_since = None
             self._settle(parcel, delivered=len(parcel.seqs), requests=1)
             self._delivered += len(parcel.seqs)
             return None
@@ -180,6 +196,41 @@ class Route:
             return outcome
         self._give_up(parcel, outcome)
         return None
+
+    def _is_hopeless(self, outcome: Outcome, now: float) -> bool:
+        """Whether a workload has been unknown for so long that it will stay so.
+
+        A young job may not be indexed yet; one that has ended has left the index for good.
+        """
+        if outcome.reason != UNKNOWN_WORKLOAD:
+            return False
+        if self._unknown_since is None:
+            self._unknown_since = now
+        patience = UNKNOWN_ALIVE_SECONDS if self._owned else UNKNOWN_ENDED_SECONDS
+        return now - self._unknown_since >= patience
+
+    def _tell_cut_off(self) -> Outcome | None:
+        """After the last record of a process that died: say so to the sink, once."""
+        if self._owned or self._ledger.is_cut_off_told(self.identity.spool, self.sink.name):
+            return None
+        steps = self._last_steps()
+        for parcel in self.sink.tell_cut_off(steps, self.identity) if steps else ():
+            outcome = self.sink.send(parcel, self.identity, 1)
+            if outcome.verdict is Verdict.RETRY:
+                return outcome
+        if steps:
+            log.warning(
+                "%s: its process ended without a goodbye; last step %s",
+                self.reader.directory,
+                ", ".join(f"{step.step} of run {step.run}" for step in steps),
+            )
+        self._ledger.cut_off_is_told(self.identity.spool, self.sink.name)
+        return None
+
+    def _last_steps(self) -> tuple[Step, ...]:
+        """The last step of every run that was cut off; none after a goodbye."""
+        last = self.reader.last_seq()
+        return cut_off(self.reader.read(max(0, last - READ_RECORDS), READ_RECORDS).records)
 
     def _give_up(self, parcel: Parcel, outcome: Outcome) -> None:
         """Keep the records of a refused parcel as dead letters and go past them."""

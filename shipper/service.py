@@ -22,6 +22,7 @@ from shipper.retention import Kept, to_delete
 from shipper.schedule import Schedule
 from shipper.sinks import REGISTRY, Sink
 from shipper.watch import Watch
+from shipper.workloads import Workloads
 from spooler.errors import NewerFormat, SpoolError
 from spooler.spool.identity import Identity
 from spooler.spool.reader import Reader
@@ -65,7 +66,9 @@ class Service:
         self._unreadable: dict[str, str] = {}
         self._lanes: dict[LaneKey, Lane] = {}
         self._schedule: Schedule[LaneKey] = Schedule(lambda key: self._lanes[key].due(), self._now)
-        self._sinks = build_sinks(config)
+        address = build_address(config)
+        self._sinks = build_sinks(config, address)
+        self._workloads = Workloads(address, self._ledger, self._now)
         self._health = {name: Health(name, self._now) for name in self._sinks}
 
     # --- for whoever runs it ----------------------------------------------------------------------
@@ -171,6 +174,7 @@ class Service:
                 sink=sink,
                 ledger=self._ledger,
                 config=self._config,
+                workloads=self._workloads,
             )
         )
         self._lanes[key] = lane
@@ -324,14 +328,18 @@ def _numbers(reader: Reader, number: int | None) -> list[int]:
     return reader.segments() if number is None else [number]
 
 
-def build_sinks(config: Config) -> dict[str, Sink]:
-    """One of every registered sink, by name."""
+def build_address(config: Config) -> Address:
+    """The processor's, as the settings say."""
     poster = Poster(
         user_agent=f"lens-ship/{spooler.__version__}",
         connect_seconds=config.connect_timeout,
         read_seconds=config.read_timeout,
     )
-    address = Address(config.processor_url, poster)
+    return Address(config.processor_url, poster)
+
+
+def build_sinks(config: Config, address: Address) -> dict[str, Sink]:
+    """One of every registered sink, by name."""
     sinks: dict[str, Sink] = {}
     for name, place in REGISTRY.items():
         module, _, attribute = place.partition(":")

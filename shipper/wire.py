@@ -213,9 +213,11 @@ def detection_body(record: Mapping[str, Any], identity: Identity) -> bytes:
     )
 
 
-def records_header(identity: Identity, sink: str, first: int, last: int) -> dict[str, str]:
+def records_header(
+    identity: Identity, sink: str, first: int, last: int, mark: str = ""
+) -> dict[str, str]:
     """The header that identifies the records of a request across repetitions."""
-    return {RECORDS_HEADER: f"{identity.spool}/{sink}/{first}-{last}"}
+    return {RECORDS_HEADER: f"{identity.spool}/{sink}/{first}-{last}{mark}"}
 
 
 def rank_prefix(identity: Identity) -> str:

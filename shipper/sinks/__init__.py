@@ -9,11 +9,11 @@ none knows another.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from shipper.batcher import Passed, Refused
+from shipper.batcher import Passed, Refused, Step
 from shipper.outcome import Outcome
 from spooler.spool.identity import Identity
 from spooler.spool.reader import Stored
@@ -81,6 +81,9 @@ class Sink(Protocol):
 
     def plan(self, stretch: Stretch) -> Plan:
         """Turn records into parcels. Pure."""
+
+    def tell_cut_off(self, steps: Sequence[Step], identity: Identity) -> tuple[Parcel, ...]:
+        """What to send when a process has died and left runs open at these steps; often nothing."""
 
     def send(self, parcel: Any, identity: Identity, tries: int) -> Outcome:
         """Send one of its own parcels; `tries` counts the attempts at it, this one included."""

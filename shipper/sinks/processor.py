@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from shipper import wire
@@ -19,6 +20,7 @@ class StepParcel:
     """Steps of one run that go out in one request."""
 
     request: wire.Request
+    mark: str = ""  # sets the header of a note apart from that of the records it is about
 
     @property
     def run(self) -> str:
@@ -94,6 +96,16 @@ class ProcessorSink:
             },
         )
 
+    def tell_cut_off(self, steps: Sequence[Step], identity: Identity) -> tuple[StepParcel, ...]:
+        """A metric at the last step of each run."""
+        encoded = [
+            wire.encode_step(step, identity, self._options)
+            for step in steps
+            if not wire.problem(step)
+        ]
+        requests = wire.group(encoded, max_steps=1, max_bytes=self._config.request_bytes)
+        return tuple(StepParcel(request=request, mark="/cut-off") for request in requests)
+
     def send(self, parcel: StepParcel, identity: Identity, tries: int) -> Outcome:
         """Post one request."""
         request = parcel.request
@@ -101,7 +113,7 @@ class ProcessorSink:
             identity,
             request.path,
             wire.body(request, identity),
-            wire.records_header(identity, self.name, parcel.first, parcel.last),
+            wire.records_header(identity, self.name, parcel.first, parcel.last, parcel.mark),
             items=request.items,
             tries=tries,
         )

@@ -7,11 +7,12 @@ that are not the network's doing, a detection becomes a dead letter.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from shipper import wire
 from shipper.address import Address
-from shipper.batcher import Passed, Refused
+from shipper.batcher import Passed, Refused, Step
 from shipper.config import Config
 from shipper.outcome import Outcome, Verdict
 from shipper.sinks import Plan, Stretch
@@ -77,6 +78,10 @@ class ProcessorDetectionSink:
             refused=tuple(refused),
             passed=tuple(passed),
         )
+
+    def tell_cut_off(self, steps: Sequence[Step], identity: Identity) -> tuple[()]:
+        """Nothing: the metrics tell it."""
+        return ()
 
     def send(self, parcel: DetectionParcel, identity: Identity, tries: int) -> Outcome:
         """Post one detection."""
