@@ -7,7 +7,7 @@ that spool is counted again.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ class _Books:
     damage: list[tuple[int, int, str]]  # first and last seq, reason
 
 
-def take_accounts(ledger: Ledger, root: Path, sinks: Iterable[str]) -> list[Account]:
+def take_accounts(ledger: Ledger, root: Path, sinks: Collection[str]) -> list[Account]:
     """The account of every spool that the ledger knows or that lies below `root`, for each sink."""
     spools = {row["id"]: row for row in ledger.spools()}
     dropped: dict[str, Counter[str]] = {}
@@ -40,6 +40,8 @@ def take_accounts(ledger: Ledger, root: Path, sinks: Iterable[str]) -> list[Acco
         dropped.setdefault(gap["spool"], Counter())[gap["reason"]] += gap["count"]
     accounts = []
     for row in ledger.positions():
+        if row["sink"] not in sinks:
+            continue  # the position of a replay: its records are somebody else's already
         spool = spools.get(row["spool"])
         if spool is not None:
             accounts.append(_take(ledger, row, spool, dropped.get(row["spool"], Counter())))

@@ -15,6 +15,7 @@ from shipper.errors import ShipperError
 from shipper.health import Health
 from shipper.outcome import Outcome, Verdict
 from shipper.pipeline import Progress, Route
+from shipper.workloads import Workloads
 from spooler.errors import SpoolError
 
 log = logging.getLogger(__name__)
@@ -39,11 +40,18 @@ class Lane:
     """The spools of one workload for one sink. `turn` is called by one thread at a time."""
 
     def __init__(
-        self, *, key: str, sink_health: Health, flush_all: bool, now: Callable[[], float]
+        self,
+        *,
+        key: str,
+        sink_health: Health,
+        flush_all: bool,
+        now: Callable[[], float],
+        workloads: Workloads | None = None,
     ) -> None:
         self.key = key
         self.health = Health(f"{sink_health.name}, workload {key}", now)
         self._sink = sink_health
+        self._workloads = workloads
         self._flush_all = flush_all
         self._now = now
         self._places: dict[str, _Place] = {}
@@ -96,6 +104,8 @@ class Lane:
                 place.due = self._now() + route.flush_seconds
                 return
             owned = route.reader.is_owned()
+            if self._workloads is not None:
+                route.identity = self._workloads.complete(route.identity, alive=owned)
             progress = route.turn(
                 now=self._now,
                 until=self._now() + TURN_SECONDS,

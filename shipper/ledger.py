@@ -85,6 +85,20 @@ _TABLES: dict[str, tuple[dict[str, type], tuple[str, ...]]] = {
         },
         ("spool", "sink", "first"),
     ),
+    "replay": (
+        {
+            "spool": str,
+            "entry": str,  # the name of its position: sink, or sink~selection~number
+            "directory": str,
+            "begun": float,
+            "ended": float,
+            "first": int,
+            "last": int,
+            "records": int,
+            "digest": str,
+        },
+        ("spool", "entry"),
+    ),
     "gap": (
         {"spool": str, "seq": int, "reason": str, "count": int, "time": float},
         ("spool", "seq"),
@@ -114,6 +128,19 @@ class Settled:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Receipt:
+    """What a finished replay has sent: records `first` to `last`, and a digest over them."""
+
+    spool: str
+    entry: str
+    directory: str
+    first: int
+    last: int
+    records: int
+    digest: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class DeadLetter:
     """One record that a sink refused for good, as it was in the spool, with the answer."""
 
@@ -134,18 +161,24 @@ class Ledger:
         StateUnusable: it cannot be created, or its database cannot be opened.
     """
 
-    def __init__(self, directory: Path, *, exclusive: bool = True) -> None:
-        """Open it; without `exclusive`, beside a service that may be running on it."""
+    def __init__(self, directory: Path, *, exclusive: bool = True, create: bool = False) -> None:
+        """Open it; without `exclusive`, beside a service that may be running on it.
+
+        A ledger that is not there is made when it is opened exclusively or with `create`.
+        """
         self.directory = directory
         self._lock = threading.Lock()
-        if not exclusive and not (directory / DATABASE_NAME).exists():
+        create = create or exclusive
+        if create:
+            _make_directory(directory)
+        elif not (directory / DATABASE_NAME).exists():
             raise StateUnusable(
                 f"{directory / DATABASE_NAME} is not there: no service has used this state"
                 " directory; give --state the one of the service"
             )
         self._guard = _lock_directory(directory) if exclusive else -1
         try:
-            self._db = _connect(directory / DATABASE_NAME, create=exclusive)
+            self._db = _connect(directory / DATABASE_NAME, create=create)
         except sqlite3.Error as error:
             if exclusive:
                 os.close(self._guard)
@@ -255,6 +288,37 @@ class Ledger:
                 database.execute(f"DELETE FROM {table} WHERE spool IN {old}", (before,))
             database.execute("DELETE FROM spool WHERE deleted < ?", (before,))
 
+    # --- replays ----------------------------------------------------------------------------------
+
+    def open_replay(self, spool: str, sink: str, again: str) -> int:
+        """The number of an unfinished replay of this kind, else that of the next one."""
+        begun = [
+            row
+            for row in self.replays()
+            if row["spool"] == spool and row["entry"].startswith(f"{sink}~{again}~")
+        ]
+        numbers = {int(row["entry"].rpartition("~")[2]): row["ended"] for row in begun}
+        unfinished = [number for number, ended in numbers.items() if ended is None]
+        return unfinished[0] if unfinished else max(numbers, default=0) + 1
+
+    def begin_replay(self, spool: str, entry: str) -> None:
+        """Note that a replay is under way; one that is already, goes on."""
+        row = {"spool": spool, "entry": entry, "directory": "", "begun": time.time()}
+        nothing = {"ended": None, "first": 0, "last": 0, "records": 0, "digest": ""}
+        self._insert_new("replay", {**row, **nothing})
+
+    def end_replay(self, receipt: Receipt) -> None:
+        """Keep the receipt of a replay that got to its end."""
+        with self._using() as database:
+            database.table("replay").update(
+                (receipt.spool, receipt.entry), {**asdict(receipt), "ended": time.time()}
+            )
+
+    def replays(self) -> list[dict[str, Any]]:
+        """Every replay with its receipt; `ended` is None while it is unfinished."""
+        with self._using() as database:
+            return list(database.table("replay").rows)
+
     # --- what was not delivered -------------------------------------------------------------------
 
     def bury(self, letter: DeadLetter) -> bool:
@@ -348,16 +412,26 @@ class Ledger:
                 os.close(self._guard)
 
 
-def _lock_directory(directory: Path) -> int:
-    """Create the directory and take its lock; the descriptor that holds it."""
+def _make_directory(directory: Path) -> None:
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unusable(directory, error) from error
+
+
+def _unusable(directory: Path, error: OSError) -> StateUnusable:
+    return StateUnusable(
+        f"state directory {directory}: {error}; nothing was read or sent:"
+        " give --state a directory that this user may write"
+    )
+
+
+def _lock_directory(directory: Path) -> int:
+    """Take the directory's lock; the descriptor that holds it."""
+    try:
         guard = os.open(directory / LOCK_NAME, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise StateUnusable(
-            f"state directory {directory}: {error}; nothing was read or sent:"
-            " give --state a directory that this user may write"
-        ) from error
+        raise _unusable(directory, error) from error
     try:
         fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

@@ -10,17 +10,18 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
 
 from shipper.batcher import Passed, Refused, Step, cut_off
 from shipper.config import Config
 from shipper.ledger import DeadLetter, Ledger, Position, Settled
 from shipper.outcome import UNKNOWN_WORKLOAD, Outcome, Verdict
 from shipper.sinks import Parcel, Sink, Stretch
-from shipper.workloads import Workloads
 from spooler.errors import BodyUnreadable
 from spooler.spool import codec
 from spooler.spool.identity import Identity
-from spooler.spool.reader import Chunk, Reader, Stored
+from spooler.spool.reader import Chunk, Stored
 
 log = logging.getLogger(__name__)
 
@@ -45,28 +46,55 @@ class Progress:
     at_end: bool = False
 
 
+class Records(Protocol):
+    """Records in order: a spool, a closed range of one, or a foreign file."""
+
+    @property
+    def directory(self) -> Path:
+        """Where they lie."""
+
+    def read(self, after: int, limit: int) -> Chunk:
+        """At most `limit` records with a seq above `after`, in order."""
+
+    def last_seq(self) -> int:
+        """Seq of the last record there is."""
+
+
+class Readable(Records, Protocol):
+    """What a route reads from."""
+
+    def is_owned(self) -> bool:
+        """Whether a process is writing it."""
+
+    def has_news(self) -> bool:
+        """Whether it may have changed since the last call."""
+
+
 class Route:
     """The state of one spool for one sink; used by one thread at a time."""
+
+    tells_end = True  # whether the sink is told when the process ended without a goodbye
 
     def __init__(
         self,
         *,
-        reader: Reader,
+        reader: Readable,
         identity: Identity,
         sink: Sink,
         ledger: Ledger,
         config: Config,
-        workloads: Workloads | None = None,
+        entry: str = "",
     ) -> None:
+        """`entry` is the name of the position in the ledger, the sink's own unless given."""
         self.reader = reader
         self.identity = identity
         self.sink = sink
         self._ledger = ledger
-        self._workloads = workloads
         self._unknown_since: float | None = None  # monotonic; the receiver knows no such workload
         self._owned = True
         self.flush_seconds = config.seconds_to_flush(identity)
-        self.position = ledger.position(identity.spool, sink.name)
+        self._entry = entry or sink.name
+        self.position = ledger.position(identity.spool, self._entry)
         self._delivered = 0
         self._parcels: deque[Parcel] = deque()
         self._split = False  # the parcels are halves of one that was refused
@@ -87,8 +115,6 @@ class Route:
         without waiting for their next part.
         """
         self._owned = owned
-        if self._workloads is not None:
-            self.identity = self._workloads.complete(self.identity, alive=owned)
         try:
             while True:
                 before = self.position
@@ -211,7 +237,7 @@ class Route:
 
     def _tell_cut_off(self) -> Outcome | None:
         """After the last record of a process that died: say so to the sink, once."""
-        if self._owned or self._ledger.is_cut_off_told(self.identity.spool, self.sink.name):
+        if self._owned or not self.tells_end or self._is_told():
             return None
         steps = self._last_steps()
         for parcel in self.sink.tell_cut_off(steps, self.identity) if steps else ():
@@ -224,8 +250,11 @@ class Route:
                 self.reader.directory,
                 ", ".join(f"{step.step} of run {step.run}" for step in steps),
             )
-        self._ledger.cut_off_is_told(self.identity.spool, self.sink.name)
+        self._ledger.cut_off_is_told(self.identity.spool, self._entry)
         return None
+
+    def _is_told(self) -> bool:
+        return self._ledger.is_cut_off_told(self.identity.spool, self._entry)
 
     def _last_steps(self) -> tuple[Step, ...]:
         """The last step of every run that was cut off; none after a goodbye."""
@@ -257,7 +286,7 @@ class Route:
         passed = [p for p in self._passed if p.seq <= seq or p.seq <= ahead.get(p.run, 0)]
         self._ledger.acknowledge(
             self.identity.spool,
-            self.sink.name,
+            self._entry,
             position,
             Settled(delivered=delivered, passed=len(passed), requests=requests),
         )
@@ -298,7 +327,7 @@ class Route:
 
     def _note_damage(self, chunk: Chunk) -> None:
         for damage in chunk.damage:
-            if not self._ledger.note_damage(self.identity.spool, self.sink.name, damage):
+            if not self._ledger.note_damage(self.identity.spool, self._entry, damage):
                 continue
             log.error(
                 "%s: records %d to %d cannot be read (%s); the ones after them are shipped",
@@ -318,3 +347,9 @@ class Route:
             except (BodyUnreadable, KeyError, TypeError, ValueError):
                 continue
             self._ledger.note_gap(self.identity.spool, stored.seq, reason=reason, count=count)
+
+
+class ClosedRoute(Route):
+    """A range that was closed long ago; what became of its process is no news."""
+
+    tells_end = False

@@ -28,27 +28,27 @@ def print_accounts(accounts: list[Account], *, as_json: bool) -> None:
         totals = {sink: total(group) for sink, group in by_sink.items()}
         print_json({"accounts": [a.to_map() for a in accounts], "totals": totals})
         return
-    console = _console()
+    out = console()
     for sink, group in by_sink.items():
-        console.print(_account_table(sink, group))
+        out.print(_account_table(sink, group))
     dropped: dict[str, dict[str, int]] = {}
     for account in accounts:
         if account.dropped:
             dropped[account.spool] = dict(account.dropped)
     for spool, reasons in sorted(dropped.items()):
         told = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
-        console.print(f"{spool}: dropped by the training process: {told}")
+        out.print(f"{spool}: dropped by the training process: {told}")
     wrong = [account for account in accounts if not account.balances]
     for account in wrong:
-        console.print(
+        out.print(
             f"{account.directory}, {account.sink}: does not balance: {account.difference}"
             f" unaccounted for, {account.missing} missing from the files",
             style="bold red",
         )
     if not accounts:
-        console.print("no spools: nothing to account for")
+        out.print("no spools: nothing to account for")
     elif not wrong:
-        console.print("every record is accounted for")
+        out.print("every record is accounted for")
 
 
 def print_dead_letters(rows: Iterable[Mapping[str, Any]], *, as_json: bool) -> None:
@@ -70,10 +70,10 @@ def print_dead_letters(rows: Iterable[Mapping[str, Any]], *, as_json: bool) -> N
             str(row["bytes"]),
             row["detail"],
         )
-    console = _console()
+    out = console()
     if rows:
-        console.print(table)
-    console.print(f"{len(rows)} dead letters")
+        out.print(table)
+    out.print(f"{len(rows)} dead letters")
 
 
 def _account_table(sink: str, accounts: list[Account]) -> Table:
@@ -96,6 +96,7 @@ def _account_table(sink: str, accounts: list[Account]) -> Table:
     return table
 
 
-def _console() -> Console:
-    console = Console()
-    return console if console.is_terminal else Console(width=_WIDTH)
+def console() -> Console:
+    """Standard output: as wide as the terminal, or 100 columns where it is none."""
+    out = Console()
+    return out if out.is_terminal else Console(width=_WIDTH)

@@ -166,6 +166,7 @@ class Service:
                 sink_health=self._health[sink.name],
                 flush_all=self._once,
                 now=self._now,
+                workloads=self._workloads,
             )
         lane.add(
             Route(
@@ -174,7 +175,6 @@ class Service:
                 sink=sink,
                 ledger=self._ledger,
                 config=self._config,
-                workloads=self._workloads,
             )
         )
         self._lanes[key] = lane

@@ -1,0 +1,81 @@
+"""The command's own part: from options to a plan, from a plan to lines and a progress bar."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from shipper.config import Config, load
+from shipper.ledger import Ledger
+from shipper.replay.plan import Part, Wish, make_plan
+from shipper.replay.selection import Selection
+from shipper.replay.send import Means, carry_out
+from shipper.replay.show import print_plan, print_receipts, progress_bar
+from shipper.service import build_address, build_sinks
+from shipper.sinks import REGISTRY
+from shipper.workloads import Workloads
+
+_SELECTING = ("run", "workload", "first_step", "last_step", "since", "until")
+_WISHING = ("only_sink", "kind", "again", "overwrite", "as_workload", "as_pod", *_SELECTING)
+
+
+def replay_command(
+    paths: tuple[Path, ...],
+    given: Mapping[str, Any],
+    config_file: Path | None,
+    *,
+    plan_only: bool,
+    rate: float | None,
+) -> int:
+    """Plan, show, send, show; the exit code: 0 done, 1 something was left."""
+    flags = {name: value for name, value in given.items() if name not in _WISHING}
+    config = load(flags, os.environ, config_file)
+    ledger = Ledger(config.state, exclusive=False, create=True)
+    try:
+        parts, problems = make_plan(_wish(paths, given, config), ledger)
+        sending = [part for part in parts if part.to_send]
+        print_plan(parts, problems, config.processor_url)
+        if plan_only or not sending:
+            return 1 if problems else 0
+        receipts = _send(sending, ledger, config, rate)
+        print_receipts(receipts)
+        return 0 if len(receipts) == len(sending) and not problems else 1
+    finally:
+        ledger.close()
+
+
+def _wish(paths: tuple[Path, ...], given: Mapping[str, Any], config: Config) -> Wish:
+    sinks = (given["only_sink"],) if given["only_sink"] else tuple(REGISTRY)
+    return Wish(
+        root=config.spool,
+        paths=paths,
+        selection=Selection(kind=given["kind"] or "", **{name: given[name] for name in _SELECTING}),
+        sinks=tuple(sink for sink in sinks if sink in REGISTRY),
+        again=given["again"],
+        overwrite=given["overwrite"],
+        workload_uid=given["as_workload"],
+        pod_name=given["as_pod"],
+    )
+
+
+def _send(parts: Sequence[Part], ledger: Ledger, config: Config, rate: float | None) -> Any:
+    address = build_address(config)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    means = Means(
+        ledger=ledger,
+        config=config,
+        sinks=build_sinks(config, address),
+        workloads=Workloads(address, ledger, time.monotonic),
+        now=time.monotonic,
+        stop=stop,
+        rate=rate,
+    )
+    with progress_bar(sum(part.to_send for part in parts)) as advance:
+        return carry_out(parts, means, lambda _part, records: advance(records))

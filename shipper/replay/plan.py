@@ -1,0 +1,214 @@
+"""What a replay would do: for each source and sink, what there is, and what of it would go out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from shipper.discovery import find_spools
+from shipper.foreign import open_foreign
+from shipper.ledger import Ledger
+from shipper.pipeline import Records
+from shipper.replay.selection import CARRYING, Selection
+from shipper.replay.source import Source, decode
+from spooler.errors import SpoolError
+from spooler.spool import format as fmt
+from spooler.spool.identity import Identity
+from spooler.spool.reader import Reader
+
+_READ_RECORDS = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wish:
+    """What was asked for on the command line."""
+
+    root: Path
+    paths: tuple[Path, ...] = ()
+    selection: Selection = field(default_factory=Selection)
+    sinks: tuple[str, ...]
+    again: bool = False
+    overwrite: bool = False
+    workload_uid: str = ""
+    pod_name: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One source for one sink. Counts are of records; `entry` is its name in the ledger."""
+
+    source: Source
+    sink: str
+    entry: str
+    records: int
+    bytes: int
+    delivered: int  # already, and therefore not sent without `again`
+    overwriting: int  # steps left out because a later process has written them since
+    steps: tuple[int, int] | None  # lowest and highest
+    runs: tuple[str, ...]
+    again: bool
+
+    @property
+    def to_send(self) -> int:
+        """Records that would go out."""
+        return self.records if self.again else self.records - self.delivered
+
+    @property
+    def spool(self) -> str:
+        """Whose records these are."""
+        return self.source.identity.spool
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Found:
+    reader: Records
+    identity: Identity
+    live: bool  # the service ships it
+
+
+def make_plan(wish: Wish, ledger: Ledger) -> tuple[list[Part], list[str]]:
+    """All parts in the order in which they are sent, and what could not be read, in words."""
+    found, problems = _find(wish)
+    newer = _NewerSteps(found)
+    parts: list[Part] = []
+    for one in sorted(found, key=lambda one: (one.identity.created, one.identity.spool)):
+        if wish.selection.workload not in ("", one.identity.workload_uid):
+            continue
+        later = newer.than(one) if not wish.overwrite else frozenset()
+        parts.extend(_part(wish, ledger, one, sink, later) for sink in wish.sinks)
+    return parts, problems
+
+
+def _find(wish: Wish) -> tuple[list[_Found], list[str]]:
+    problems: list[str] = []
+    found: dict[str, _Found] = {}
+    directories = list(find_spools(wish.root)) if not wish.paths else []
+    for path in wish.paths:
+        if fmt.is_spool_id(path.name):
+            directories.append(path)
+            continue
+        spools = list(find_spools(path)) if path.is_dir() else []
+        directories.extend(spools)
+        try:
+            for source in open_foreign(
+                path, workload_uid=wish.workload_uid, pod_name=wish.pod_name
+            ):
+                found[source.spool] = _Found(reader=source, identity=source.identity(), live=False)
+        except (SpoolError, OSError) as error:
+            problems.append(f"{path}: {error}")
+    for directory in directories:
+        reader = Reader(directory)
+        try:
+            identity = reader.identity()
+        except (SpoolError, OSError) as error:
+            problems.append(f"{directory}: {error}")
+            continue
+        live = directory.resolve().is_relative_to(wish.root.resolve())
+        found[identity.spool] = _Found(reader=reader, identity=identity, live=live)
+    return list(found.values()), problems
+
+
+def _part(wish: Wish, ledger: Ledger, found: _Found, sink: str, newer: frozenset[int]) -> Part:
+    position = ledger.position(found.identity.spool, sink)
+    last = found.reader.last_seq()
+    through = position.seq if found.live else last
+    source = Source(
+        reader=found.reader,
+        identity=found.identity,
+        through=through,
+        selection=wish.selection,
+        newer=newer,
+    )
+    counted = _count(source, sink, position.seq)
+    entry = sink
+    if wish.again:
+        again = wish.selection.digest(sink, "overwrite" if wish.overwrite else "")
+        entry = f"{sink}~{again}~{ledger.open_replay(found.identity.spool, sink, again)}"
+    return Part(source=source, sink=sink, entry=entry, again=wish.again, **counted)
+
+
+def _count(source: Source, sink: str, delivered_to: int) -> dict[str, Any]:
+    """One walk over the source."""
+    kind = "detection" if sink.endswith("detection") else "step"
+    counts: Counter[str] = Counter()
+    steps: list[int] = []
+    runs: dict[str, None] = {}
+    whole = Source(
+        reader=source.reader,
+        identity=source.identity,
+        through=source.through,
+        selection=source.selection,
+    )
+    after = 0
+    while True:
+        chunk = whole.read(after, _READ_RECORDS)
+        for stored in chunk.records:
+            if stored.kind != kind or stored.kind not in CARRYING:
+                continue
+            body = decode(stored)
+            if body.get("step") in source.newer:
+                counts["overwriting"] += 1
+                continue
+            counts["records"] += 1
+            counts["bytes"] += len(stored.body)
+            counts["delivered"] += stored.seq <= delivered_to
+            runs.setdefault(str(body.get("run", "")))
+            if isinstance(body.get("step"), int):
+                steps = [min([*steps, body["step"]]), max([*steps, body["step"]])]
+        after = chunk.through
+        if chunk.at_end:
+            break
+    return {
+        "records": counts["records"],
+        "bytes": counts["bytes"],
+        "delivered": counts["delivered"],
+        "overwriting": counts["overwriting"],
+        "steps": (steps[0], steps[1]) if steps else None,
+        "runs": tuple(runs),
+    }
+
+
+class _NewerSteps:
+    """Step numbers that later spools of the same workload and rank hold."""
+
+    def __init__(self, found: Iterable[_Found]) -> None:
+        self._found = list(found)
+        self._steps: Mapping[str, frozenset[int]] = {}
+
+    def than(self, one: _Found) -> frozenset[int]:
+        """Steps that were written after `one` by another process of its workload and rank."""
+        later = [
+            other
+            for other in self._found
+            if other.identity.created > one.identity.created
+            and other.identity.spool != one.identity.spool
+            and _rows(other.identity) == _rows(one.identity)
+        ]
+        return frozenset().union(*(self._of(other) for other in later))
+
+    def _of(self, other: _Found) -> frozenset[int]:
+        spool = other.identity.spool
+        if spool not in self._steps:
+            self._steps = {**self._steps, spool: frozenset(_steps(other.reader))}
+        return self._steps[spool]
+
+
+def _rows(identity: Identity) -> tuple[str, int]:
+    """What decides whether two spools write to the same names of the same rows."""
+    return identity.workload_uid or identity.pod_name, identity.rank or 0
+
+
+def _steps(reader: Records) -> Iterable[int]:
+    after = 0
+    while True:
+        chunk = reader.read(after, _READ_RECORDS)
+        for stored in chunk.records:
+            step = decode(stored).get("step") if stored.kind == "step" else None
+            if isinstance(step, int):
+                yield step
+        after = chunk.through
+        if chunk.at_end:
+            return

@@ -1,0 +1,62 @@
+"""Which records are meant. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import orjson
+
+from spooler.spool.reader import Stored
+
+# Kinds that carry something to a receiver; the others only mark beginnings and ends.
+CARRYING = ("step", "detection")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """Every condition that is given must hold; `since` and `until` are Unix seconds."""
+
+    run: str = ""
+    workload: str = ""
+    kind: str = ""
+    first_step: int | None = None
+    last_step: int | None = None
+    since: float | None = None
+    until: float | None = None
+
+    def takes(self, stored: Stored, body: Mapping[str, Any]) -> bool:
+        """Whether a record with this decoded body is meant; marks are never left out."""
+        if stored.kind not in CARRYING:
+            return True
+        if self.kind not in ("", stored.kind):
+            return False
+        if self.run not in ("", body.get("run")):
+            return False
+        return self._takes_step(stored, body) and self._takes_time(body.get("time"))
+
+    def digest(self, *more: str) -> str:
+        """A short name for this selection, with whatever else makes a replay the same one."""
+        text = orjson.dumps([asdict(self), sorted(more)], option=orjson.OPT_SORT_KEYS)
+        return hashlib.sha256(text).hexdigest()[:12]
+
+    def _takes_step(self, stored: Stored, body: Mapping[str, Any]) -> bool:
+        if self.first_step is None and self.last_step is None:
+            return True
+        step = body.get("step")
+        if stored.kind != "step" or not isinstance(step, int):
+            return False
+        low = self.first_step if self.first_step is not None else step
+        high = self.last_step if self.last_step is not None else step
+        return low <= step <= high
+
+    def _takes_time(self, time: Any) -> bool:
+        if self.since is None and self.until is None:
+            return True
+        if not isinstance(time, float):
+            return False
+        return (self.since is None or time >= self.since) and (
+            self.until is None or time <= self.until
+        )

@@ -1,0 +1,105 @@
+"""Carries out a plan: the ordinary route for each part, at a chosen pace, then a receipt."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from shipper.config import Config
+from shipper.health import Health
+from shipper.ledger import Ledger, Receipt
+from shipper.pipeline import ClosedRoute
+from shipper.replay.plan import Part
+from shipper.replay.selection import CARRYING
+from shipper.sinks import Sink
+from shipper.workloads import Workloads
+
+log = logging.getLogger(__name__)
+
+TURN_SECONDS = 0.5
+_READ_RECORDS = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Means:
+    """What a replay works with."""
+
+    ledger: Ledger
+    config: Config
+    sinks: Mapping[str, Sink]
+    workloads: Workloads
+    now: Callable[[], float]
+    stop: threading.Event
+    rate: float | None  # records a second at most; None: as fast as the receiver takes them
+
+
+def carry_out(
+    parts: Sequence[Part], means: Means, delivered: Callable[[Part, int], None]
+) -> list[Receipt]:
+    """Send every part; `delivered` is told of progress in records. Ends early when stopped."""
+    receipts = []
+    for part in parts:
+        means.ledger.begin_replay(part.spool, part.entry)
+        if not _send(part, means, delivered):
+            break
+        receipt = receipt_of(part)
+        means.ledger.end_replay(receipt)
+        receipts.append(receipt)
+    return receipts
+
+
+def receipt_of(part: Part) -> Receipt:
+    """Count and digest what the part holds: SHA-256 over seq (8 bytes), kind, body of each."""
+    kind = "detection" if part.sink.endswith("detection") else "step"
+    digest, count, after = hashlib.sha256(), 0, 0
+    first = last = 0
+    while True:
+        chunk = part.source.read(after, _READ_RECORDS)
+        for stored in chunk.records:
+            if stored.kind == kind and kind in CARRYING:
+                digest.update(stored.seq.to_bytes(8, "big") + stored.kind.encode() + stored.body)
+                count += 1
+                first, last = first or stored.seq, stored.seq
+        after = chunk.through
+        if chunk.at_end:
+            break
+    return Receipt(
+        spool=part.spool,
+        entry=part.entry,
+        directory=str(part.source.directory),
+        first=first,
+        last=last,
+        records=count,
+        digest=digest.hexdigest(),
+    )
+
+
+def _send(part: Part, means: Means, delivered: Callable[[Part, int], None]) -> bool:
+    """Whether the part was sent to its end."""
+    route = ClosedRoute(
+        reader=part.source,
+        identity=means.workloads.complete(part.source.identity, alive=False),
+        sink=means.sinks[part.sink],
+        ledger=means.ledger,
+        config=means.config,
+        entry=part.entry,
+    )
+    health = Health(f"replay to {part.sink}", means.now)
+    while not means.stop.is_set():
+        begun = means.now()
+        pace = begun if means.rate else begun + TURN_SECONDS
+        progress = route.turn(now=means.now, until=pace, owned=False, flush_all=True)
+        sent = route.take_delivered()
+        if sent:
+            health.succeeded()
+            delivered(part, sent)
+        if progress.failure is not None:
+            means.stop.wait(health.failed(progress.failure))
+        elif progress.at_end:
+            return True
+        elif means.rate and sent:
+            means.stop.wait(max(0.0, sent / means.rate - (means.now() - begun)))
+    return False

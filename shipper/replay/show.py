@@ -1,0 +1,65 @@
+"""What a replay prints: its plan, a bar while it goes on, its receipts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from shipper.ledger import Receipt
+from shipper.replay.plan import Part
+from shipper.report import console
+
+
+def print_plan(parts: Iterable[Part], problems: Iterable[str], url: str) -> None:
+    """What a replay would send, and what it would not, and why."""
+    out = console()
+    table = Table(box=None, pad_edge=False)
+    for column in ("source", "to", "run", "steps", "records", "bytes", "delivered", "to send"):
+        right = column in ("records", "bytes", "delivered", "to send")
+        table.add_column(column, justify="right" if right else "left", overflow="fold")
+    for part in parts:
+        table.add_row(
+            part.spool,
+            part.sink,
+            ", ".join(part.runs),
+            f"{part.steps[0]} to {part.steps[1]}" if part.steps else "",
+            f"{part.records:,}",
+            f"{part.bytes:,}",
+            f"{part.delivered:,}",
+            f"{part.to_send:,}",
+        )
+    out.print(table if table.row_count else "nothing found to replay")
+    for part in parts:
+        if part.overwriting:
+            out.print(
+                f"{part.spool}: {part.overwriting:,} steps are left out, as a later process of the"
+                " same workload has written them since; --overwrite sends them"
+            )
+    if any(part.delivered and not part.again for part in parts):
+        out.print("what is delivered already is sent again only with --again")
+    for problem in problems:
+        out.print(f"cannot be read: {problem}", style="red")
+    out.print(f"destination: {url or 'what each job recorded'}")
+
+
+def print_receipts(receipts: Iterable[Receipt]) -> None:
+    """What was sent, for the record."""
+    out = console()
+    for receipt in receipts:
+        out.print(
+            f"sent {receipt.records:,} records of {receipt.spool} to"
+            f" {receipt.entry.partition('~')[0]}: {receipt.first} to {receipt.last},"
+            f" sha256 {receipt.digest[:16]}"
+        )
+
+
+@contextmanager
+def progress_bar(whole: int) -> Iterator[Callable[[int], None]]:
+    """A bar on standard error while records go out; the value given is called with each advance."""
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("replay", total=whole)
+        yield lambda records: progress.advance(task, records)

@@ -1,0 +1,75 @@
+"""A closed range of records, seen through a selection; what a replay's `Route` reads from."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from shipper.pipeline import Records
+from shipper.replay.selection import Selection
+from spooler.errors import BodyUnreadable
+from spooler.spool import codec
+from spooler.spool.identity import Identity
+from spooler.spool.reader import Chunk, Stored
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Records 1 to `through` of `reader`; steps in `newer` are somebody else's by now."""
+
+    reader: Records
+    identity: Identity
+    through: int
+    selection: Selection
+    newer: Collection[int] = ()
+
+    @property
+    def directory(self) -> Path:
+        """Where the records lie."""
+        return self.reader.directory
+
+    def last_seq(self) -> int:
+        """The end of the range."""
+        return min(self.through, self.reader.last_seq())
+
+    def is_owned(self) -> bool:
+        """Nobody writes a closed range."""
+        return False
+
+    def has_news(self) -> bool:
+        """A closed range does not change."""
+        return False
+
+    def read(self, after: int, limit: int) -> Chunk:
+        """As a spool's reader, with what is not meant left out."""
+        if after >= self.through:
+            return Chunk(records=(), damage=(), through=after, at_end=True)
+        chunk = self.reader.read(after, limit)
+        ended = chunk.through >= self.through
+        return replace(
+            chunk,
+            records=tuple(
+                stored
+                for stored in chunk.records
+                if stored.seq <= self.through and self._takes(stored)
+            ),
+            damage=tuple(damage for damage in chunk.damage if damage.first <= self.through),
+            through=min(chunk.through, self.through),
+            at_end=ended or chunk.at_end,
+        )
+
+    def _takes(self, stored: Stored) -> bool:
+        body = decode(stored)
+        if stored.kind == "step" and body.get("step") in self.newer:
+            return False
+        return self.selection.takes(stored, body)
+
+
+def decode(stored: Stored) -> dict[str, Any]:
+    """A record's body; nothing for one that cannot be decoded, which its sink will refuse."""
+    try:
+        return codec.unpack(stored.body)
+    except BodyUnreadable:
+        return {}
