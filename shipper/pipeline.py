@@ -240,11 +240,12 @@ class Route:
         if self._owned or not self.tells_end or self._is_told():
             return None
         steps = self._last_steps()
-        for parcel in self.sink.tell_cut_off(steps, self.identity) if steps else ():
+        parcels = self.sink.tell_cut_off(steps, self.identity) if steps else ()
+        for parcel in parcels:
             outcome = self.sink.send(parcel, self.identity, 1)
             if outcome.verdict is Verdict.RETRY:
                 return outcome
-        if steps:
+        if parcels:
             log.warning(
                 "%s: its process ended without a goodbye; last step %s",
                 self.reader.directory,

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import abc
 import bisect
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Generic, TypeVar
 
 from shipper.foreign import Origin
-from spooler.errors import SpoolDamaged
+from spooler.errors import SpoolDamaged, SpoolError
 from spooler.records.values import careful, plain
 from spooler.spool import codec
 from spooler.spool import format as fmt
@@ -106,6 +107,8 @@ class ScannedFile(abc.ABC, Generic[State]):
     def read(self, after: int, limit: int) -> Chunk:
         """At most `limit` records and stretches of damage beyond `after`, in order.
 
+        A call that meets something unreadable returns what lies before it.
+
         Raises:
             NotASpool, NewerFormat, SpoolDamaged: the file cannot be read at all.
         """
@@ -113,18 +116,22 @@ class ScannedFile(abc.ABC, Generic[State]):
         damage: list[Damage] = []
         size = 0
         through = after
-        for seq, item in self._items(after):
-            through = seq
-            if isinstance(item, Content):
-                records.append(Stored(seq=seq, kind=item.kind, body=item.body))
-                size += len(item.body)
-            else:
-                damage.append(
-                    Damage(path=str(self.path), first=seq, last=seq, reason=item.reason)
-                )
-            full = size > CHUNK_BYTES and len(records) > 1
-            if full or len(records) + len(damage) >= limit:
-                return _chunk(records, damage, through, at_end=False)
+        try:
+            with contextlib.closing(self._items(after)) as items:
+                for seq, item in items:
+                    through = seq
+                    if isinstance(item, Content):
+                        records.append(Stored(seq=seq, kind=item.kind, body=item.body))
+                        size += len(item.body)
+                    else:
+                        damage.append(self._damage(seq, item))
+                    full = size > CHUNK_BYTES and len(records) > 1
+                    if full or len(records) + len(damage) >= limit:
+                        return _chunk(records, damage, through, at_end=False)
+        except SpoolError:
+            if through == after:
+                raise
+            return _chunk(records, damage, through, at_end=False)
         return _chunk(records, damage, through, at_end=True)
 
     def last_seq(self) -> int:
@@ -148,7 +155,10 @@ class ScannedFile(abc.ABC, Generic[State]):
                     break
         return state
 
-    def _items(self, after: int) -> Iterator[tuple[int, Item]]:
+    def _damage(self, seq: int, lost: Lost) -> Damage:
+        return Damage(path=str(self.path), first=seq, last=seq, reason=lost.reason)
+
+    def _items(self, after: int) -> Generator[tuple[int, Item], None, None]:
         seq, state = self._index.before(after)
         with _opened(self.path) as file:
             try:

@@ -21,7 +21,10 @@ def print_plan(parts: Iterable[Part], problems: Iterable[str], url: str) -> None
     for column in ("source", "to", "run", "steps", "records", "bytes", "delivered", "to send"):
         right = column in ("records", "bytes", "delivered", "to send")
         table.add_column(column, justify="right" if right else "left", overflow="fold")
+    parts = list(parts)
     for part in parts:
+        if not part.records + part.overwriting:
+            continue
         table.add_row(
             part.spool,
             part.sink,
