@@ -18,9 +18,7 @@ from shipper.discovery import find_spools
 from shipper.ledger import Gap, Ledger
 from shipper.pipeline import gap_of
 from shipper.ranges import Range
-from spooler.errors import BodyUnreadable, SpoolError
-from spooler.spool import codec
-from spooler.spool.reader import Reader, Stored
+from spooler.spool.reader import Reader
 
 _TRIES = 5
 _READ_RECORDS = 1000
@@ -128,7 +126,7 @@ def _reckon(books: _Books, spool: dict[str, Any], reader: Reader | None, gaps: _
     position = books.position
     seq = position["seq"]
     last = max(seq, reader.last_seq()) if reader else seq
-    settled = _settled_beyond(books, reader)
+    settled = _settled_beyond(books)
     unmet = _deleted_beyond(seq, settled, reader, gaps)
     beyond = [*settled, *(piece for pieces in unmet.values() for piece in pieces)]
     lost, evicted = _losses(books, gaps)
@@ -199,29 +197,10 @@ def _present(reader: Reader | None, wanted: list[Range]) -> int:
     return sum(reader.count_between(first, last) for first, last in ranges.merged(wanted))
 
 
-def _settled_beyond(books: _Books, reader: Reader | None) -> list[Range]:
+def _settled_beyond(books: _Books) -> list[Range]:
     """Records after the position that are settled already: ahead, dead, or damaged."""
-    seq, ahead = books.position["seq"], books.position["ahead"]
+    seq = books.position["seq"]
     early = [*books.position["early"], *((first, last) for first, last, _ in books.damage)]
     settled = [(max(first, seq + 1), last) for first, last in early]
     settled += ranges.of_numbers(number for number in books.dead if number > seq)
-    horizon = max(ahead.values(), default=0)
-    while reader is not None and seq < horizon:
-        try:
-            chunk = reader.read(seq, _READ_RECORDS)
-        except (SpoolError, OSError):
-            break
-        settled += ranges.of_numbers(
-            stored.seq for stored in chunk.records if stored.seq <= ahead.get(_run_of(stored), 0)
-        )
-        seq = horizon if chunk.at_end else chunk.through
     return ranges.merged(settled)
-
-
-def _run_of(stored: Stored) -> str:
-    if stored.kind not in ("step", "finish", "detection"):
-        return ""
-    try:
-        return str(codec.unpack(stored.body).get("run", ""))
-    except BodyUnreadable:
-        return ""

@@ -112,13 +112,19 @@ def run(once: bool, timeout: float, config_file: Path | None, **flags: Any) -> N
 @click.option("--prefix", default="/v1", show_default=True, help="Where the routes stand.")
 def receive(listen: str, data: Path, prefix: str) -> None:
     """Run a small local telemetry-processor, to try things out. Not for production."""
+    from shipper.receiver.errors import CannotListen, StoreFailed
     from shipper.receiver.server import serve
 
     host, _, port = listen.rpartition(":")
     if not port.isdecimal():
         raise click.BadParameter(f"{listen!r} is not HOST:PORT", param_hint="--listen")
     _start_logging("info")
-    serve(host or "127.0.0.1", int(port), data, prefix)
+    try:
+        serve(host or "127.0.0.1", int(port), data, prefix)
+    except CannotListen as error:
+        raise click.BadParameter(str(error), param_hint="--listen") from error
+    except StoreFailed as error:
+        raise click.BadParameter(str(error), param_hint="--data") from error
 
 
 @cli.command()

@@ -365,14 +365,15 @@ class Ledger:
 
     def trim_dead_letters(self, *, max_count: int, max_bytes: int) -> int:
         """Give up the oldest dead letters beyond these limits; returns how many."""
-        kept = [row for row in self.dead_letters() if row["state"] == "kept"]
-        count, size, doomed = 0, 0, []
-        for row in reversed(kept):
-            count, size = count + 1, size + row["bytes"]
-            if count > max_count or size > max_bytes:
-                doomed.append(row["id"])
-        self.close_dead_letters(doomed, "dropped")
-        return len(doomed)
+        with self._using() as database:
+            rows = database.execute(
+                "SELECT id FROM (SELECT id, row_number() OVER newest AS place,"
+                " sum(length(body)) OVER newest AS size FROM dead_letter WHERE state = 'kept'"
+                " WINDOW newest AS (ORDER BY id DESC)) WHERE place > ? OR size > ?",
+                (max_count, max_bytes),
+            ).fetchall()
+        self.close_dead_letters([row[0] for row in rows], "dropped")
+        return len(rows)
 
     def note_damage(self, spool: str, sink: str, damage: Damage) -> bool:
         """Remember records that a sink will never get for damage; False when that was known.

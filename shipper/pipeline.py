@@ -64,6 +64,9 @@ class Records(Protocol):
 class Readable(Records, Protocol):
     """What a route reads from."""
 
+    def is_exhausted(self, position: int) -> bool:
+        """Whether everything can be read and nothing lies beyond `position`."""
+
     def is_owned(self) -> bool:
         """Whether a process is writing it."""
 
@@ -115,6 +118,7 @@ class Route:
         `owned` tells whether the writer was alive before this turn; `flush_all` sends open steps
         without waiting for their next part.
         """
+        self._at_end = False  # whoever wrote meanwhile wrote after what is still in hand
         self._owned = owned
         try:
             while True:

@@ -111,15 +111,12 @@ class Service:
         """One line for each spool and sink that still has something to send, and why."""
         lines = [f"{path}: {text}" for path, text in sorted(self._unreadable.items())]
         for (sink, _), lane in sorted(self._lanes.items()):
+            trouble = self._health[sink].trouble or lane.health.trouble
             for route in lane.routes():
-                last = route.reader.last_seq()
-                if last > route.position.seq:
-                    trouble = self._health[sink].trouble or lane.health.trouble
+                left = _left(route)
+                if left:
                     why = f" ({trouble.reason}: {trouble.detail})" if trouble else ""
-                    lines.append(
-                        f"{route.reader.directory}: {last - route.position.seq} records for"
-                        f" {sink}{why}"
-                    )
+                    lines.append(f"{route.reader.directory}: {left} for {sink}{why}")
         return lines
 
     # --- finding spools ---------------------------------------------------------------------------
@@ -428,6 +425,18 @@ def ship_once(config: Config, *, timeout: float) -> list[str]:
     finally:
         timer.cancel()
     return service.pending()
+
+
+def _left(route: Route) -> str:
+    """What a route has still to send, in words; "" when there is nothing."""
+    left = route.reader.last_seq() - route.position.seq
+    if left > 0:
+        return f"{left} records"
+    try:
+        route.reader.is_exhausted(route.position.seq)
+    except (SpoolError, OSError) as error:
+        return f"unreadable ({error}), perhaps records"
+    return ""
 
 
 def _numbers(reader: Reader, number: int | None) -> list[int]:

@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, Generic, TypeVar
 
 from shipper.foreign import Origin
 from spooler.errors import SpoolDamaged, SpoolError
+from spooler.records import run as run_record
 from spooler.records.values import careful, plain
 from spooler.spool import codec
 from spooler.spool import format as fmt
@@ -31,6 +32,13 @@ CHUNK_BYTES = 16 * 1024 * 1024
 LARGE_BODY = 1024 * 1024  # above this, long texts and lists are cut as in the training process
 _MARKS = 512
 _STRIDE = 256  # records between two marks, at first
+
+_NOTHING_KNOWN: dict[str, Any] = {
+    **dict.fromkeys(("project", "name", "entity", "group", "job_type", "mode", "wandb"), ""),
+    "tags": [],
+    "resumed": False,
+    "step": 0,
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -169,6 +177,14 @@ class ScannedFile(abc.ABC, Generic[State]):
                         yield seq, item
             except OSError as error:
                 raise SpoolDamaged(str(self.path), seq, f"{error}") from error
+
+
+def announcement(*, run: str, time: float, **known: Any) -> Content:
+    """The "run" record of a source, with the facts that are `known` of it."""
+    facts = {**_NOTHING_KNOWN, **known}
+    return Content(
+        kind=run_record.NAME, body=pack(run_record.make(run=run, time=time, facts=facts))
+    )
 
 
 def pack(body: dict[str, Any]) -> bytes:

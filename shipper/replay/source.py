@@ -34,6 +34,10 @@ class Source:
         """The end of the range."""
         return min(self.through, self.reader.last_seq())
 
+    def is_exhausted(self, position: int) -> bool:
+        """Whether nothing of the range lies beyond `position`."""
+        return position >= self.last_seq()
+
     def is_owned(self) -> bool:
         """Nobody writes a closed range."""
         return False

@@ -3,8 +3,9 @@
 Rules that keep a live spool safe:
 
 - Only the training process opens a segment for writing, and only through one connection.
-- A reader never writes: it opens read-only and queries only. A segment without WAL content is
-  opened `immutable`, so that reading it neither needs nor creates any other file.
+- A reader never writes: it opens read-only and queries only. A segment without a ``-wal`` file
+  is opened `immutable`, so that reading it neither needs nor creates any other file. That is safe
+  because it has one, be it empty, from before it gets its name until it is sealed.
 - A writing connection is closed on purpose or never: it is given one reference for good, so that
   neither the interpreter's end nor a forked child closes (and thereby checkpoints) it implicitly.
 """
@@ -95,6 +96,25 @@ def create(path: Path, number: int, identity: bytes, checksum: int, *, mode: int
         raise unavailable(error, path) from error
 
 
+def publish(draft: Path, final: Path, *, mode: int) -> int:
+    """Give a created segment its name, with an empty WAL beside it; return its inode.
+
+    The WAL is there first: a reader takes a segment without one for sealed.
+
+    Raises:
+        SpoolUnavailable: it cannot be done here.
+    """
+    wal = f"{final}-wal"
+    try:
+        Path(wal).unlink(missing_ok=True)
+        os.close(os.open(wal, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, mode))
+        os.chmod(wal, mode)
+        os.rename(draft, final)
+        return os.stat(final).st_ino
+    except OSError as error:
+        raise unavailable(error, final) from error
+
+
 def open_for_writing(path: Path) -> Connection:
     """Open a created segment for its one writer, with its WAL and shared memory ready.
 
@@ -145,7 +165,18 @@ def open_for_reading(path: Path) -> Connection:
     """
     if not path.exists():
         raise FileNotFoundError(path)
-    options = "mode=ro" if _has_wal(path) else "mode=ro&immutable=1"
+    if not os.path.exists(f"{path}-wal"):
+        return _open_for_reading(path, "mode=ro&immutable=1")
+    try:
+        return _open_for_reading(path, "mode=ro")
+    except SpoolDamaged:
+        if wal_size(path) > 0:
+            raise
+        # It was sealed at this moment, or its -shm is missing where none can be made.
+        return _open_for_reading(path, "mode=ro&immutable=1")
+
+
+def _open_for_reading(path: Path, options: str) -> Connection:
     try:
         connection = sqlite3.connect(
             f"file:{quote(str(path))}?{options}",
@@ -172,7 +203,7 @@ def open_for_reading(path: Path) -> Connection:
 
 
 def wal_size(path: Path) -> int:
-    """Bytes in the segment's WAL; 0 when it has none, which means that it will not change."""
+    """Bytes in the segment's WAL; 0 when it has none."""
     try:
         return os.stat(f"{path}-wal").st_size
     except FileNotFoundError:
@@ -181,10 +212,6 @@ def wal_size(path: Path) -> int:
 
 def _text(raw: bytes) -> str:
     return raw.decode("utf-8", "surrogateescape")
-
-
-def _has_wal(path: Path) -> bool:
-    return wal_size(path) > 0
 
 
 def _check_ours(connection: Connection, path: Path) -> None:

@@ -40,8 +40,9 @@ returned, the record survives the death of the process; it survives power loss o
 is sealed (checkpointed) or the operating system has written it back.
 
 Sealing: when a segment is full, later records go to the next one. The writer then checkpoints
-the full one and closes it; a segment that holds records and has no ``-wal`` file, or an empty one,
-will not change any more. A record in segment n+1 proves that segment n has got its last record.
+the full one and closes it. A segment without a ``-wal`` file will not change any more: it has one,
+be it empty, from before it gets its name until it is sealed. A record in segment n+1 proves that
+segment n has got its last record.
 
 Limits: the writer keeps its own spool within its limit: it refuses new records, or deletes its
 oldest closed segments, each told beforehand in a ``gap`` record with the seqs. What is delivered

@@ -306,11 +306,7 @@ class Writer:
             codec.checksum(fmt.IDENTITY_KIND, body, number),
             mode=self._limits.file_mode,
         )
-        try:
-            os.rename(draft, final)
-            inode = os.stat(final).st_ino
-        except OSError as error:
-            raise db.unavailable(error, final) from error
+        inode = db.publish(draft, final, mode=self._limits.file_mode)
         return _Segment(
             number=number,
             path=final,

@@ -12,9 +12,10 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from shipper.batcher import collect_steps
@@ -57,6 +58,14 @@ ACTIONS = st.lists(
     ),
     max_size=6,
 )
+
+
+OPEN, LAST = ("a", False, False, False), ("a", True, True, False)
+# Once: records logged while halves of a refused request were in hand were taken for read.
+HALVES_IN_HAND: list[Any] = [
+    ([LAST, LAST], ["split", "retry"], False, 0.0, 1e9),
+    ([OPEN], [], False, 0.0, 0.0),
+]
 
 
 class Killed(BaseException):
@@ -158,6 +167,7 @@ def world(batch_size: int) -> Iterator[World]:
 @pytest.mark.promise("G4")
 @settings(deadline=None)
 @given(ACTIONS, st.integers(1, 4))
+@example(HALVES_IN_HAND, 2)
 def test_every_record_arrives_once_and_in_order_whatever_happens(
     actions: list[tuple[list[tuple[str, bool, bool, bool] | str], list[str], bool, float, float]],
     batch_size: int,

@@ -6,7 +6,7 @@ import json
 import math
 from typing import Any
 
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from shipper import wire
@@ -62,6 +62,7 @@ def from_record(run: str, number: int, time: float, data: dict[str, Any]) -> lis
     return list(collect_steps([record], {}).complete)
 
 
+@settings(deadline=None)
 @given(RUNS, st.integers(0, 2**31 - 1), TIMES, DATA, WHO, OPTIONS)
 @example("r", 0, 0.0, {"": 1, "_": 2, "step": 3, "step_": 4}, identity(), wire.Options())
 @example("r", 0, 0.0, {"x": [[[[]]]], "y": {"z": {}}}, identity(), wire.Options())
@@ -84,6 +85,7 @@ def test_every_step_is_taken(
         assert 0 <= element.timestamp <= wire.TIME_MAX
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.text(st.characters(codec="ascii", exclude_characters="\0")), NUMBERS))
 @example({"step": 1, "step_": 2, "step__": 3, "": 4, "_": 5})
 def test_every_finite_number_arrives_under_a_name_of_its_own(data: dict[str, Any]) -> None:
@@ -102,6 +104,7 @@ def test_every_finite_number_arrives_under_a_name_of_its_own(data: dict[str, Any
 STEPS = st.lists(st.tuples(st.sampled_from("abc"), st.booleans(), st.integers(1, 40)), max_size=30)
 
 
+@settings(deadline=None)
 @given(STEPS, st.integers(1, 5), st.integers(1, 2000))
 def test_grouping_keeps_every_step_once_in_the_order_of_its_run_within_the_limits(
     made: list[tuple[str, bool, int]], max_steps: int, max_bytes: int
@@ -134,6 +137,7 @@ def test_grouping_keeps_every_step_once_in_the_order_of_its_run_within_the_limit
         assert len(received(request, who)) == request.items
 
 
+@settings(deadline=None)
 @given(
     st.dictionaries(
         st.just("evidence") | st.just("hints") | st.just("time") | TEXT,

@@ -87,13 +87,52 @@ def test_the_end_of_the_process_closes_every_step() -> None:
     assert told(steps) == ([("a", 1), ("b", 1)], [])
 
 
-@pytest.mark.parametrize("kind", ["run", "gap", "detection", "something of next year"])
+@pytest.mark.parametrize("kind", ["run", "detection", "something of next year"])
 def test_other_kinds_neither_end_a_step_nor_are_refused(kind: str) -> None:
     other = Stored(seq=2, kind=kind, body=b"\xc1 not even msgpack")
     records = [*stored(step(1, closed=False, a=1)), other, *stored(step(1, b=2), first=3)]
     steps = collect_steps(records, {})
     assert [s.seqs for s in steps.complete] == [(1, 3)]
     assert not steps.refused
+    assert [passed.seq for passed in steps.passed] == [2]
+
+
+def gap(count: Any = 12, reason: Any = "disk-full") -> Record:
+    return "gap", {"time": T0, "reason": reason, "count": count, "first": T0, "last": T0}
+
+
+def test_a_gap_is_told_by_the_step_that_follows_it() -> None:
+    steps = collected(step(1, a=1), gap(), step(2, b=2))
+    assert [s.data for s in steps.complete] == [
+        {"a": 1},
+        {"lens-ship/dropped/disk-full": 12, "b": 2},
+    ]
+    assert [s.seqs for s in steps.complete] == [(1,), (2, 3)]
+    assert steps.gaps == ()
+
+
+def test_a_gap_within_a_step_is_a_part_of_it() -> None:
+    (merged,) = collected(step(1, closed=False, a=1), gap(), step(1, b=2)).complete
+    assert merged.seqs == (1, 2, 3)
+
+
+def test_a_gap_that_no_step_follows_waits_to_be_told() -> None:
+    steps = collected(step(1), gap(), ("step", {**GOOD, "time": "x"}))
+    assert steps.gaps == (2,)
+    assert steps.passed == ()
+
+
+def test_a_gap_is_told_once_however_far_its_run_is_ahead() -> None:
+    steps = collected(gap(), step(1, run="a"), step(1, run="b", x=1), ahead={"a": 2})
+    assert [s.data for s in steps.complete] == [{"x": 1}]
+    assert steps.gaps == ()
+
+
+@pytest.mark.parametrize("bad", [gap(count="many"), gap(reason=None), ("gap", {})])
+def test_a_gap_that_says_nothing_is_passed_over(bad: Record) -> None:
+    steps = collected(bad, step(1, a=1))
+    assert [s.data for s in steps.complete] == [{"a": 1}]
+    assert [passed.seq for passed in steps.passed] == [1]
 
 
 @pytest.mark.promise("G4")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from shipper.errors import ShipperError, StateInUse, StateUnusable
-from shipper.ledger import DATABASE_NAME, LOCK_NAME, DeadLetter, Ledger, Position, Settled
+from shipper.ledger import DATABASE_NAME, LOCK_NAME, DeadLetter, Gap, Ledger, Position, Settled
 from spooler.spool.reader import Damage
 
 LETTER = DeadLetter(
@@ -102,6 +103,69 @@ def test_a_deleted_spool_is_known_until_it_is_pruned_and_its_dead_letters_stay(
         ledger.prune(before=deleted + 1)
         assert [row["spool"] for row in ledger.positions()] == ["t"]
         assert len(ledger.dead_letters()) == 1
+
+
+def test_a_gap_is_noted_once(tmp_path: Path) -> None:
+    with closing(Ledger(tmp_path)) as ledger:
+        for _ in range(2):
+            ledger.note_gap(Gap(spool="s", seq=4, reason="disk-full", count=12))
+        assert [(g["seq"], g["reason"], g["count"]) for g in ledger.gaps()] == [
+            (4, "disk-full", 12)
+        ]
+
+
+def test_a_spool_is_remembered_with_who_wrote_it(tmp_path: Path) -> None:
+    with closing(Ledger(tmp_path)) as ledger:
+        for directory in ("first", "second"):
+            ledger.remember_spool("s", tmp_path / directory, {"host": "h", "rank": 3})
+        (row,) = ledger.spools()
+        assert row["directory"] == str(tmp_path / "first")
+        assert row["identity"] == {"host": "h", "rank": 3}
+        assert row["deleted"] is None
+
+
+def letters(ledger: Ledger, *sizes: int) -> None:
+    for seq, size in enumerate(sizes, 1):
+        ledger.bury(replace(LETTER, seq=seq, body=b"x" * size))
+
+
+@pytest.mark.parametrize(
+    ("max_count", "max_bytes", "given_up"),
+    [(4, 100, []), (2, 100, [1, 2]), (0, 100, [1, 2, 3, 4]), (4, 60, [1]), (4, 59, [1, 2])],
+)
+def test_the_oldest_dead_letters_beyond_the_limits_lose_their_bodies_and_stay_counted(
+    tmp_path: Path, max_count: int, max_bytes: int, given_up: list[int]
+) -> None:
+    with closing(Ledger(tmp_path)) as ledger:
+        letters(ledger, 10, 10, 20, 30)
+        trimmed = ledger.trim_dead_letters(max_count=max_count, max_bytes=max_bytes)
+        assert trimmed == len(given_up)
+        rows = ledger.dead_letters()
+        assert [row["seq"] for row in rows if row["state"] == "dropped"] == given_up
+        assert len(rows) == 4
+        assert all(ledger.dead_letter_body(seq) == b"" for seq in given_up)
+        assert ledger.trim_dead_letters(max_count=max_count, max_bytes=max_bytes) == 0
+
+
+def test_the_body_of_a_dead_letter_that_is_not_there_is_none(tmp_path: Path) -> None:
+    with closing(Ledger(tmp_path)) as ledger:
+        letters(ledger, 3)
+        assert (ledger.dead_letter_body(1), ledger.dead_letter_body(2)) == (b"xxx", None)
+
+
+def test_a_reader_beside_the_owner_neither_needs_nor_takes_the_lock(tmp_path: Path) -> None:
+    with closing(Ledger(tmp_path)) as owner:
+        owner.acknowledge("s", "processor", Position(seq=5), Settled(delivered=5))
+        with closing(Ledger(tmp_path, exclusive=False)) as beside:
+            assert beside.position("s", "processor") == Position(seq=5)
+        with pytest.raises(StateInUse):
+            Ledger(tmp_path)
+
+
+def test_there_is_nothing_to_read_where_no_service_was(tmp_path: Path) -> None:
+    with pytest.raises(StateUnusable, match="give --state the one of the service"):
+        Ledger(tmp_path, exclusive=False)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_directory_is_made_and_is_private(tmp_path: Path) -> None:

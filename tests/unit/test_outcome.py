@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from shipper.errors import Unreachable
@@ -209,6 +209,7 @@ def test_a_busy_receiver_is_asked_how_long(status: int) -> None:
     assert classify(answer, items=1, tries=1).retry_after == 42.0
 
 
+@settings(deadline=None)
 @given(st.text(), st.text())
 @example("Mon, 01 Jan 0001 00:00:00 +2359", "Fri, 31 Dec 9999 23:59:59 -2359")
 @example("9" * 400, "")
@@ -220,6 +221,7 @@ def test_no_header_breaks_the_reading_of_it(wish: str, date: str) -> None:
     assert seconds is None or seconds >= 0
 
 
+@settings(deadline=None)
 @given(st.binary(), st.integers(100, 599), st.integers(1, 10))
 def test_no_body_breaks_the_judgement(body: bytes, status: int, tries: int) -> None:
     assert judged(status, body, tries=tries).verdict is not DELIVERED

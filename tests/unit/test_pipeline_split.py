@@ -17,7 +17,17 @@ from shipper.outcome import Outcome, Verdict
 from shipper.pipeline import Progress, Route
 from shipper.sinks.processor import StepParcel
 from spooler.spool.reader import Reader
-from tests.kit.shipping import DELIVERED, Clock, ScriptedSink, config, retry, script, spool, step
+from tests.kit.shipping import (
+    DELIVERED,
+    Clock,
+    ScriptedSink,
+    append,
+    config,
+    retry,
+    script,
+    spool,
+    step,
+)
 from tests.kit.spools import identity
 
 WHO = identity(workload_uid="w")
@@ -129,6 +139,22 @@ def test_a_half_is_tried_as_something_new(setup: Setup) -> None:
         setup.turn()
     assert setup.sink.tries == [1, 2, 3, 1, 1, 1, 1]
     assert [len(steps) for steps in setup.sink.steps] == [100, 100, 100, 50, 25, 25, 50]
+
+
+@pytest.mark.promise("G3")
+def test_what_is_logged_while_halves_are_in_hand_is_read_before_the_end_is_told(
+    tmp_path: Path,
+) -> None:
+    made = Setup(tmp_path, 0)
+    directory, writer = spool(tmp_path / "live", [step(1), step(2)], who=WHO, close=False)
+    made.directory = directory
+    made.route = made.new_route()
+    with closing(made.ledger), closing(writer):
+        made.sink.judge = script(SPLIT, retry())
+        assert made.turn().failure is not None
+        append(writer, [step(3)])
+        assert made.turn().at_end
+        assert made.sink.steps[-1] == [3]
 
 
 @pytest.mark.promise("G4")

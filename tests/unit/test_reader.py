@@ -211,6 +211,9 @@ def tend():
 thread = threading.Thread(target=tend)
 thread.start()
 for number in range(1, int(sys.argv[2]) + 1):
+    if number % 500 == 0:
+        one.tend()
+        sys.stdin.readline()  # never so far ahead that the reader has nothing to do beside it
     one.append("step", spools.body(number))
 stop.set()
 thread.join()
@@ -227,12 +230,14 @@ def test_a_reader_beside_a_writer_at_full_speed_sees_each_record_once(
     with subprocess.Popen(
         [sys.executable, "-c", _FULL_SPEED, str(tmp_path), str(count)],
         cwd=spools.REPOSITORY,
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     ) as child:
+        assert child.stdin is not None
         assert child.stdout is not None
         directory = Path(child.stdout.readline().strip())
-        reader, seen, turns_beside = Reader(directory), [], 0
+        reader, seen, let_go = Reader(directory), list[int](), 0
         deleted: list[int] = []
         while len(seen) < count:
             alive = child.poll() is None
@@ -242,13 +247,15 @@ def test_a_reader_beside_a_writer_at_full_speed_sees_each_record_once(
             assert numbers == list(range(len(seen) + 1, len(seen) + len(numbers) + 1))
             assert chunk.through == len(seen) + len(numbers)
             seen += numbers
-            turns_beside += alive
             assert alive or numbers, "the writer has ended and the rest does not come"
-            if alive and turns_beside % 10 == 0:
-                for number in reader.complete_through(len(seen)):
-                    reader.delete_segment(number)
-                    deleted.append(number)
+            if let_go < count // 500 and len(seen) >= let_go * 500 + 250:
+                let_go += 1
+                child.stdin.write("\n")
+                child.stdin.flush()
+            for number in reader.complete_through(len(seen)):
+                reader.delete_segment(number)
+                deleted.append(number)
         assert child.wait(spools.PATIENCE_SECONDS) == 0
-    assert turns_beside >= 10, "the writer was over before reading had begun"
-    assert deleted
+    assert let_go == count // 500
+    assert len(deleted) >= 5
     assert reader.is_exhausted(count)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shipper.retention import Kept, in_order, oldest, to_delete
@@ -58,6 +58,7 @@ SEGMENTS = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(SEGMENTS)
 def test_what_stays_is_wanted_young_and_within_the_bound(segments: list[Kept]) -> None:
     gone = to_delete(segments, max_seconds=100, max_bytes=250)
@@ -68,6 +69,7 @@ def test_what_stays_is_wanted_young_and_within_the_bound(segments: list[Kept]) -
     assert all(one.save and one.age <= 100 for one in stays)
 
 
+@settings(deadline=None)
 @given(SEGMENTS)
 def test_nothing_goes_without_a_reason(segments: list[Kept]) -> None:
     roomy = [one for one in segments if one.save and one.age <= 100]

@@ -1,0 +1,215 @@
+"""The framing of a LevelDB log, as wandb uses it: records in blocks of 32 KiB. Meaning: none.
+
+Blocks are counted from the start of the file. A record is one FULL fragment or a FIRST, any number
+of MIDDLE and a LAST one; a fragment never crosses a block's end. A fragment::
+
+    checksum  4 bytes  little-endian CRC-32 as of zlib over type and data; LevelDB itself has a
+                       masked CRC-32C here, wandb has not
+    length    2 bytes  little-endian, of the data
+    type      1 byte   FULL 1, FIRST 2, MIDDLE 3, LAST 4
+    data
+
+The last bytes of a block are zero where no fragment's head fits.
+
+Rules for what is not as it should be:
+
+- A record that the file ends in, or zeros up to its end, is not written yet: the end, no damage.
+- Everything else is damage of one record, found where the record begins; reading goes on at the
+  next byte where a whole record begins, which is mostly the very next one.
+- What is decided about a place depends on the bytes there alone, so a file that grows tells the
+  same. One thing cannot be told: a last record whose length is wrong looks like one half-written.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from spooler.spool import format as fmt
+
+BLOCK = 32 * 1024
+FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
+HEAD = struct.Struct("<IHB")  # checksum, length, type
+
+_TYPES = (FULL, FIRST, MIDDLE, LAST)
+_TYPE_BYTE = re.compile(rb"[\x01-\x04]")
+_SEEDS = {kind: zlib.crc32(bytes([kind])) for kind in _TYPES}
+# A record that ends in this many zeros, and zeros to the end of the file: never written there.
+_ZEROS = 16
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Place:
+    """Where to go on; `lost` says that a record may begin at any byte from there, or at none."""
+
+    offset: int
+    lost: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Entry:
+    """One whole record and the place after it."""
+
+    start: int
+    data: bytes
+    then: Place
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Broken:
+    """A record that cannot be read, why, and the place after it."""
+
+    start: int
+    reason: str
+    then: Place
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Fragment:
+    start: int
+    end: int
+    kind: int
+    data: bytes
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Flaw:
+    start: int
+    reason: str
+
+
+def entries(file: BinaryIO, place: Place) -> Iterator[Entry | Broken]:
+    """The records of a log from `place` on, up to the last whole one."""
+    blocks = _Blocks(file)
+    while (found := _next(blocks, place)) is not None:
+        yield found
+        place = found.then
+
+
+def _next(blocks: _Blocks, place: Place) -> Entry | Broken | None:
+    start = place.offset
+    if place.lost:
+        found = _recover(blocks, start)
+        if found is None:
+            return None
+        start = found
+    first = blocks.fragment(start)
+    if first is None:
+        return None
+    start = first.start
+    if isinstance(first, _Flaw):
+        return _broken(start, first)
+    if first.kind not in (FULL, FIRST):
+        then = Place(offset=first.end, lost=True)
+        return Broken(start=start, reason="a record without its beginning", then=then)
+    return _assemble(blocks, first)
+
+
+def _assemble(blocks: _Blocks, first: _Fragment) -> Entry | Broken | None:
+    """The record that begins with this fragment."""
+    parts, size, last = [first.data], len(first.data), first
+    while last.kind not in (FULL, LAST):
+        piece = blocks.fragment(last.end)
+        if piece is None:
+            return None
+        if isinstance(piece, _Flaw):
+            return _broken(first.start, piece)
+        if piece.kind in (FULL, FIRST):
+            reason = f"its end is missing, another record begins at byte {piece.start}"
+            return Broken(start=first.start, reason=reason, then=Place(offset=piece.start))
+        last, size = piece, size + len(piece.data)
+        if size <= fmt.BODY_LIMIT:
+            parts.append(piece.data)
+    then = Place(offset=last.end)
+    if size > fmt.BODY_LIMIT:
+        return Broken(start=first.start, reason=f"{size} bytes, more than is read", then=then)
+    return Entry(start=first.start, data=b"".join(parts), then=then)
+
+
+def _broken(start: int, flaw: _Flaw) -> Broken:
+    where = "" if flaw.start == start else f" in its part at byte {flaw.start}"
+    then = Place(offset=flaw.start + 1, lost=True)
+    return Broken(start=start, reason=f"{flaw.reason}{where}", then=then)
+
+
+def _recover(blocks: _Blocks, offset: int) -> int | None:
+    """Where the first whole fragment that begins a record lies, at `offset` or later."""
+    while (found := blocks.next_whole(offset)) is not None:
+        if found.kind in (FULL, FIRST):
+            return found.start
+        offset = found.end
+    return None
+
+
+class _Blocks:
+    """A file in blocks, the last one that was used kept."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._number = -1
+        self._block = b""
+
+    def fragment(self, offset: int) -> _Fragment | _Flaw | None:
+        """The fragment at `offset`; None when the file ends before it does."""
+        if BLOCK - offset % BLOCK < HEAD.size:
+            offset += BLOCK - offset % BLOCK
+        block, within = self._at(offset // BLOCK), offset % BLOCK
+        if len(block) - within < HEAD.size:
+            return None
+        found = _whole(block, within, offset)
+        if found is not None:
+            return found
+        _, length, kind = HEAD.unpack_from(block, within)
+        if not any(block[within : within + HEAD.size]):
+            return None if self._is_zero(offset) else _Flaw(start=offset, reason="zeros")
+        if kind not in _TYPES or HEAD.size + length > BLOCK - within:
+            return _Flaw(start=offset, reason="no head of a record")
+        end = offset + HEAD.size + length
+        if within + HEAD.size + length > len(block):
+            if self.next_whole(offset + 1) is None:
+                return None
+            return _Flaw(start=offset, reason="its length is wrong")
+        if length >= _ZEROS and self._is_zero(end - _ZEROS):
+            return None
+        return _Flaw(start=offset, reason="its checksum does not hold")
+
+    def next_whole(self, offset: int) -> _Fragment | None:
+        """The first whole fragment at `offset` or later, tried byte by byte."""
+        number, within = divmod(offset, BLOCK)
+        while block := self._at(number):
+            for match in _TYPE_BYTE.finditer(block, within + HEAD.size - 1):
+                at = match.start() - HEAD.size + 1
+                found = _whole(block, at, number * BLOCK + at)
+                if found is not None:
+                    return found
+            number, within = number + 1, 0
+        return None
+
+    def _at(self, number: int) -> bytes:
+        if number != self._number:
+            self._file.seek(number * BLOCK)
+            self._block = self._file.read(BLOCK)
+            self._number = number
+        return self._block
+
+    def _is_zero(self, offset: int) -> bool:
+        """Whether nothing but zeros lies between `offset` and the end of the file."""
+        number, within = divmod(offset, BLOCK)
+        while block := self._at(number):
+            if any(block[within:]):
+                return False
+            number, within = number + 1, 0
+        return True
+
+
+def _whole(block: bytes, at: int, offset: int) -> _Fragment | None:
+    """The fragment at `at` of a block, if there is one and all of it."""
+    checksum, length, kind = HEAD.unpack_from(block, at)
+    data = block[at + HEAD.size : at + HEAD.size + length]
+    if kind not in _TYPES or len(data) < length or zlib.crc32(data, _SEEDS[kind]) != checksum:
+        return None
+    return _Fragment(start=offset, end=offset + HEAD.size + length, kind=kind, data=data)

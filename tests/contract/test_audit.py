@@ -1,0 +1,134 @@
+"""Every record is accounted for, whatever became of it; a record that is lost is missed."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from shipper.account import Account
+from shipper.audit import take_accounts
+from shipper.ledger import Ledger
+from shipper.receiver import queries
+from shipper.service import ship_once
+from shipper.sinks import REGISTRY
+from tests.kit.delivery import arrived
+from tests.kit.faulty_receiver import Answer, FaultyReceiver, Normal
+from tests.kit.shipping import Record, config, detection, goodbye, spool, step
+
+
+@pytest.fixture
+def receiver(tmp_path: Path) -> Iterator[FaultyReceiver]:
+    with FaultyReceiver(path=tmp_path / "telemetry.sqlite") as receiver:
+        yield receiver
+
+
+def accounts(tmp_path: Path) -> dict[str, Account]:
+    with closing(Ledger(tmp_path / "state", exclusive=False)) as ledger:
+        taken = take_accounts(ledger, tmp_path / "spool", REGISTRY)
+    return {account.sink: account for account in taken}
+
+
+def ship(tmp_path: Path, receiver: FaultyReceiver, timeout: float = 60) -> None:
+    ship_once(config(tmp_path, processor_url=receiver.url, batch_size=4), timeout=timeout)
+
+
+def gap(reason: str, count: int) -> Record:
+    body = {"time": 1.0, "reason": reason, "count": count, "first": 1.0, "last": 2.0}
+    return "gap", body
+
+
+MIXED: list[Record] = [
+    detection(),
+    *(step(n, run="ab"[n % 2]) for n in range(10)),
+    step(2**40),  # nobody can take this one
+    ("mystery", {"time": 1.0}),
+    step(11, loss=None),  # nothing to send
+    gap("disk-full", 7),
+    step(12, run="a"),
+    goodbye(),
+]
+
+
+def test_everything_delivered_refused_or_of_no_use_adds_up(
+    tmp_path: Path, receiver: FaultyReceiver
+) -> None:
+    spool(tmp_path / "spool", MIXED)
+    ship(tmp_path, receiver)
+    steps = accounts(tmp_path)["processor"]
+    assert (steps.written, steps.delivered, steps.dead, steps.pending) == (len(MIXED), 12, 1, 0)
+    assert steps.dropped == {"disk-full": 7}
+    assert steps.balances
+    evidence = accounts(tmp_path)["processor-detection"]
+    assert (evidence.delivered, evidence.passed) == (1, len(MIXED) - 1)
+    assert evidence.balances
+
+
+def test_a_gap_is_told_with_the_step_that_follows(tmp_path: Path, receiver: FaultyReceiver) -> None:
+    spool(tmp_path / "spool", MIXED)
+    ship(tmp_path, receiver)
+    assert arrived(receiver.store, "w").steps[12] == {
+        "loss": 12.5,
+        "lens-ship/dropped/disk-full": 7,
+    }
+
+
+@pytest.mark.parametrize("answered", range(6))
+def test_it_adds_up_wherever_delivery_stops(
+    tmp_path: Path, receiver: FaultyReceiver, answered: int
+) -> None:
+    spool(tmp_path / "spool", MIXED)
+    receiver.otherwise = Answer(status=401)
+    for _ in range(answered):
+        receiver.then(Answer(status=200, body={"meta": {"code": 2000}, "data": {}}))
+    ship(tmp_path, receiver, timeout=0.5)
+    for account in accounts(tmp_path).values():
+        assert account.balances, account
+        assert account.delivered + account.pending > 0
+    receiver.otherwise = Normal()
+    ship(tmp_path, receiver)
+    assert all(account.pending == 0 and account.balances for account in accounts(tmp_path).values())
+
+
+def test_a_damaged_record_is_counted_as_corrupt(tmp_path: Path, receiver: FaultyReceiver) -> None:
+    directory, _ = spool(tmp_path / "spool", MIXED)
+    with closing(sqlite3.connect(directory / "00000001.sqlite")) as segment:
+        segment.execute("UPDATE record SET checksum = checksum + 1 WHERE seq = 4")
+        segment.commit()
+    ship(tmp_path, receiver)
+    for account in accounts(tmp_path).values():
+        assert (account.corrupt, account.balances) == (1, True), account
+
+
+def test_a_spool_nobody_has_read_yet_is_pending(tmp_path: Path, receiver: FaultyReceiver) -> None:
+    ship(tmp_path, receiver)
+    spool(tmp_path / "spool", MIXED)
+    account = accounts(tmp_path)["processor"]
+    assert (account.pending, account.balances) == (len(MIXED), True)
+
+
+def test_records_that_vanish_undelivered_are_missed(
+    tmp_path: Path, receiver: FaultyReceiver
+) -> None:
+    directory, _ = spool(tmp_path / "spool", MIXED)
+    receiver.otherwise = Answer(status=401)
+    ship(tmp_path, receiver, timeout=0.5)
+    with closing(sqlite3.connect(directory / "00000001.sqlite")) as segment:
+        segment.execute("DELETE FROM record WHERE seq IN (8, 9)")
+        segment.commit()
+    account = accounts(tmp_path)["processor"]
+    assert (account.missing, account.balances) == (2, False)
+
+
+def test_an_acknowledgement_too_many_is_noticed(tmp_path: Path, receiver: FaultyReceiver) -> None:
+    spool(tmp_path / "spool", MIXED)
+    ship(tmp_path, receiver)
+    with closing(sqlite3.connect(tmp_path / "state" / "ledger.sqlite")) as ledger:
+        ledger.execute("UPDATE position SET delivered = delivered - 1 WHERE sink = 'processor'")
+        ledger.commit()
+    account = accounts(tmp_path)["processor"]
+    assert (account.difference, account.balances) == (1, False)
+    assert queries.requests(receiver.store), "the receiver did get them"

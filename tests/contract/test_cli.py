@@ -1,0 +1,264 @@
+"""The command line: every command explains itself, and wrong input is told apart and explained."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from shipper import cli as room
+from shipper.config import SETTINGS, Config
+from shipper.errors import ConfigError
+from tests.kit.command import lens_ship
+
+BY_NAME = {setting.name: setting for setting in SETTINGS}
+OTHER = {
+    "spool": "/other/spool",
+    "state": "/other/state",
+    "processor_url": "http://host:8989/v1",
+    "batch_size": 7,
+    "flush_interval": 0.5,
+    "request_bytes": 2048,
+    "connect_timeout": 1.5,
+    "read_timeout": 90.0,
+    "numbers_only": True,
+    "rank_prefix": False,
+    "api_reporting": False,
+    "save_local": False,
+    "retain_seconds": 60.0,
+    "retain_bytes": 1000,
+    "root_bytes": 5000,
+    "when_full": "drop-oldest",
+    "dead_letter_count": 5,
+    "dead_letter_bytes": 500,
+    "rescan_seconds": 1.0,
+    "workers": 2,
+    "log_level": "debug",
+}
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a command makes where it is run does not stay."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+
+
+def commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """The path of every command and group that there is."""
+    yield path
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from commands(command, (*path, name))
+        else:
+            yield (*path, name)
+
+
+COMMANDS = sorted(commands(room.cli))
+
+
+def found(path: tuple[str, ...]) -> click.Command:
+    command: click.Command = room.cli
+    for name in path:
+        assert isinstance(command, click.Group)
+        command = command.commands[name]
+    return command
+
+
+def invoke(*arguments: str, environ: Mapping[str, str] | None = None) -> Result:
+    """Run in this process, without the settings of this one."""
+    cleared: dict[str, str | None] = {
+        name: None for name in os.environ if name.startswith(("LENS_SHIP_", "PRIMUS_LENS_"))
+    }
+    return CliRunner().invoke(room.cli, arguments, env={**cleared, **(environ or {})})
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+@pytest.mark.parametrize("option", ["--help", "-h"])
+def test_every_command_explains_itself(path: tuple[str, ...], option: str) -> None:
+    result = invoke(*path, option)
+    assert result.exit_code == 0
+    assert result.output.startswith("Usage: ")
+    command = found(path)
+    assert command.help
+    assert command.help.split("\n")[0].split(".")[0].split()[0] in result.output
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_every_option_of_every_command_is_explained(path: tuple[str, ...]) -> None:
+    for parameter in found(path).params:
+        if isinstance(parameter, click.Option):
+            assert parameter.help, parameter.opts
+
+
+def test_the_help_of_run_names_every_setting_with_its_default() -> None:
+    words = " ".join(invoke("run", "--help").output.split())
+    for setting in SETTINGS:
+        assert setting.flag in words
+        if setting.default not in (None, ""):
+            assert f"[default: {setting.default}]" in words, setting.name
+
+
+def test_the_version_is_told() -> None:
+    result = invoke("--version")
+    assert result.exit_code == 0
+    assert result.output.startswith("lens-ship, version ")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["ship"],
+        ["run", "--colour", "red"],
+        ["run", "--once", "--timeout", "soon", "--spool", "s"],
+        ["run", "--once", "--timeout", "0", "--spool", "s"],
+        ["run", "extra"],
+        ["receive", "--listen", "host:"],
+        ["receive", "--listen", "127.0.0.1:99999"],
+        ["receive", "--listen", "127.0.0.1:0", "--data", "no/such/folder/x.sqlite"],
+        ["receive", "--listen", "host:port"],
+        ["dead-letter"],
+        ["dead-letter", "show"],
+        ["dead-letter", "show", "one"],
+        ["hook", "repair"],
+        ["run", "--config", "."],
+    ],
+    ids=" ".join,
+)
+def test_wrong_words_are_told_apart_with_code_2(arguments: list[str]) -> None:
+    done = lens_ship(*arguments)
+    assert done.code == 2
+    assert done.err
+    assert "Traceback" not in done.err
+    assert done.out == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (
+            ["--processor-url", "host:8989"],
+            "--processor-url: 'host:8989' is no http:// or https://",
+        ),
+        (["--batch-size", "many"], "--batch-size: 'many'"),
+        (["--workers", "0"], "--workers: '0' is outside 1 … 64"),
+        (["--log-level", "loud"], "--log-level: 'loud' is none of debug"),
+        (["--config", "nowhere.toml"], "nowhere.toml"),
+    ],
+)
+def test_a_setting_that_cannot_be_used_is_named(arguments: list[str], told: str) -> None:
+    done = lens_ship("run", "--once", "--spool", "s", *arguments)
+    assert done.code == 2
+    (line,) = done.err.splitlines()
+    assert line.startswith("lens-ship: ")
+    assert told in line
+
+
+def test_every_setting_that_cannot_be_used_has_a_line(tmp_path: Path) -> None:
+    file = tmp_path / "bad.toml"
+    file.write_text("workers = 0\ncolour = 'red'\n")
+    done = lens_ship("run", "--config", str(file), "--batch-size", "0", LENS_SHIP_READ_TIMEOUT="x")
+    assert done.code == 2
+    lines = done.err.splitlines()
+    assert all(line.startswith("lens-ship: ") for line in lines)
+    told = ("workers", "colour", "--batch-size", "LENS_SHIP_READ_TIMEOUT", "no spool root")
+    assert all(any(word in line for line in lines) for word in told)
+    assert len(lines) == 5
+
+
+def test_a_file_that_is_no_toml_is_named(tmp_path: Path) -> None:
+    (tmp_path / "bad.toml").write_text("workers = = 1")
+    done = lens_ship("run", "--spool", "s", LENS_SHIP_CONFIG=str(tmp_path / "bad.toml"))
+    assert done.code == 2
+    assert str(tmp_path / "bad.toml") in done.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run", "--once", "--spool", "s"],
+        ["audit", "--spool", "s"],
+        ["dead-letter", "list"],
+        ["dead-letter", "retry", "--spool", "s"],
+    ],
+    ids=lambda arguments: " ".join(arguments[:2]),
+)
+def test_a_state_that_cannot_be_used_ends_with_code_4_and_a_next_step(
+    tmp_path: Path, arguments: list[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    done = lens_ship(*arguments, "--state", str(tmp_path / "file"))
+    assert done.code == 4
+    assert done.err.startswith("lens-ship: ")
+    assert "give --state" in done.err
+    assert "Traceback" not in done.err
+
+
+class Loaded(Exception):
+    """Ends a command when its settings are known."""
+
+
+@pytest.fixture
+def load(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Run `lens-ship run` as far as its settings and return those."""
+    seen: list[Config] = []
+
+    def stop(config: Config, **_: Any) -> None:
+        seen.append(config)
+        raise Loaded
+
+    monkeypatch.setattr("shipper.service.ship_once", stop)
+    monkeypatch.setattr(room, "_start_logging", lambda level: None)
+
+    def run(*arguments: str, environ: Mapping[str, str] | None = None) -> Config:
+        result = invoke("run", "--once", *arguments, environ=environ)
+        assert isinstance(result.exception, Loaded), (result.output, result.exception)
+        return seen.pop()
+
+    return run
+
+
+def toml(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool | int | float) else f"'{value}'"
+
+
+def test_there_is_another_value_here_for_every_setting() -> None:
+    assert OTHER.keys() == BY_NAME.keys()
+
+
+@pytest.mark.parametrize("name", sorted(OTHER))
+def test_flag_variable_and_file_mean_the_same(load: Any, tmp_path: Path, name: str) -> None:
+    value = OTHER[name]
+    base = {key: str(tmp_path / key) for key in ("spool", "state") if key != name}
+    flags = [word for key, path in base.items() for word in (f"--{key}", path)]
+    file = tmp_path / "settings.toml"
+    file.write_text(f"{name} = {toml(value)}\n")
+    setting = BY_NAME[name]
+    configs = [
+        load(*flags, setting.flag, str(value)),
+        load(*flags, environ={setting.variable: str(value)}),
+        load(*flags, "--config", str(file)),
+        load(*flags, environ={"LENS_SHIP_CONFIG": str(file)}),
+    ]
+    if setting.alias:
+        configs.append(load(*flags, environ={setting.alias: str(value)}))
+    values = [getattr(config, name) for config in configs]
+    assert [str(one) for one in values] == [str(value)] * len(values)
+
+
+def test_the_command_line_comes_first(load: Any, tmp_path: Path) -> None:
+    (tmp_path / "settings.toml").write_text("workers = 3\n")
+    environ = {"LENS_SHIP_WORKERS": "2", "LENS_SHIP_CONFIG": str(tmp_path / "settings.toml")}
+    assert load("--spool", "s", "--workers", "1", environ=environ).workers == 1
+    assert load("--spool", "s", environ=environ).workers == 2
+    del environ["LENS_SHIP_WORKERS"]
+    assert load("--spool", "s", environ=environ).workers == 3
+
+
+def test_settings_that_cannot_be_used_are_one_exception_for_callers() -> None:
+    assert isinstance(invoke("run", "--once").exception, ConfigError)

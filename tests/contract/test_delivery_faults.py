@@ -1,0 +1,260 @@
+"""A real service meets every fault of a receiver: nothing is lost, order is kept, it recovers."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shipper.config import Config
+from shipper.receiver.listener import Exchange
+from shipper.receiver.routes import Call
+from shipper.service import Service, ship_once
+from tests.kit.delivery import arrived, is_ordered
+from tests.kit.faulty_receiver import (
+    Answer,
+    Behaviour,
+    Eof,
+    FaultyReceiver,
+    Garbage,
+    HalfAnswer,
+    Hang,
+    Normal,
+    Reset,
+    not_json,
+    other_code,
+    redirect,
+)
+from tests.kit.shipping import Record, config, detection, goodbye, spool, step
+from tests.kit.spools import identity, spool_id
+
+STEPS = 40
+BATCH = 10
+LONG = 60.0  # far more than anything here takes
+
+
+@pytest.fixture(autouse=True)
+def _brisk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pauses between tries of hundredths of a second instead of seconds."""
+    monkeypatch.setattr("shipper.delivery.FIRST_SECONDS", 0.01)
+    monkeypatch.setattr("shipper.delivery.ALARM_FIRST_SECONDS", 0.02)
+
+
+@pytest.fixture
+def receiver(tmp_path: Path) -> Iterator[FaultyReceiver]:
+    with FaultyReceiver(path=tmp_path / "received.sqlite") as running:
+        yield running
+
+
+def write(folder: Path, *before: Record, workload: str = "w", salt: int = 0) -> None:
+    """A spool of these records and then the steps, whose writer is gone."""
+    who = identity(spool_id(salt), workload_uid=workload)
+    spool(folder / "spool", [*before, *(step(n) for n in range(STEPS)), goodbye()], who=who)
+
+
+def settings(folder: Path, receiver: FaultyReceiver, **more: Any) -> Config:
+    given = {"batch_size": BATCH, "read_timeout": 0.5, "processor_url": receiver.url, **more}
+    return config(folder, **given)
+
+
+def check(receiver: FaultyReceiver, *, twice: int = 0, workload: str = "w") -> None:
+    """Everything is there in order, and just so many requests came twice."""
+    got = arrived(receiver.store, workload)
+    assert sorted(got.steps) == list(range(STEPS))
+    for number, values in got.steps.items():
+        assert values == {"loss": number + 0.5}
+    assert is_ordered(list(dict.fromkeys(got.order)))
+    assert sum(got.repeated.values()) == twice
+
+
+def envelope(code: int, message: str) -> dict[str, Any]:
+    return {"meta": {"code": code, "message": message}, "data": {}, "tracing": None}
+
+
+FAULTS: dict[str, tuple[Behaviour, int]] = {
+    "reset before processing": (Reset(), 0),
+    "reset after processing": (Reset(processed=True), 1),
+    "closed before processing": (Eof(), 0),
+    "closed after processing": (Eof(processed=True), 1),
+    "hanging": (Hang(), 0),
+    "processed, then hanging": (Hang(processed=True), 1),
+    "half an answer": (HalfAnswer(), 1),
+    "garbage": (Garbage(), 0),
+    "garbage after processing": (Garbage(processed=True), 1),
+    "500": (Answer(status=500, body=envelope(500, "failed to process metrics")), 0),
+    "500 after all": (Answer(status=500, body=envelope(500, "x"), processed=True), 1),
+    "panic": (Answer(status=500), 0),
+    "503 with a wish": (Answer(status=503, headers=(("Retry-After", "0"),)), 0),
+    "429": (Answer(status=429, headers=(("Retry-After", "0"),)), 0),
+    "502 after processing": (Answer(status=502, processed=True), 1),
+    "redirect": (redirect("http://127.0.0.1:9/"), 0),
+    "a page of somebody else": (not_json(), 0),
+    "another service's success": (other_code(0), 0),
+    "401": (Answer(status=401), 0),
+    "404": (Answer(status=404, body="404 page not found"), 0),
+    "413": (Answer(status=413), 0),
+    "a body cut on the way": (Answer(status=400, body=envelope(400, "invalid request format")), 0),
+    "unknown for now": (Answer(status=400, body=envelope(400, "no valid workload found")), 0),
+}
+
+
+@pytest.mark.promise("G3")
+@pytest.mark.promise("G4")
+@pytest.mark.promise("G6")
+@pytest.mark.parametrize("before", [0, 2])
+@pytest.mark.parametrize("fault", sorted(FAULTS))
+def test_one_fault_loses_nothing_and_repeats_at_most_what_was_in_flight(
+    tmp_path: Path, receiver: FaultyReceiver, fault: str, before: int
+) -> None:
+    write(tmp_path)
+    behaviour, twice = FAULTS[fault]
+    receiver.then(*[Normal()] * before, behaviour)
+    assert ship_once(settings(tmp_path, receiver), timeout=LONG) == []
+    check(receiver, twice=twice)
+
+
+@pytest.mark.promise("G4")
+def test_one_fault_after_the_other_loses_nothing(tmp_path: Path, receiver: FaultyReceiver) -> None:
+    write(tmp_path)
+    mixed = [Reset(processed=True), Eof(), HalfAnswer(), Answer(status=503), Garbage(), not_json()]
+    for fault in mixed:
+        receiver.then(fault, Normal())
+    assert ship_once(settings(tmp_path, receiver), timeout=LONG) == []
+    check(receiver, twice=2)
+
+
+@pytest.mark.promise("G4")
+@pytest.mark.parametrize(("served", "given"), [("/v1", "/api/v1"), ("/api/v1", "/v1"), ("/v1", "")])
+def test_the_wrong_prefix_is_found_out(tmp_path: Path, served: str, given: str) -> None:
+    write(tmp_path)
+    with FaultyReceiver(path=tmp_path / "received.sqlite", prefix=served) as receiver:
+        url = f"http://127.0.0.1:{receiver.port}{given}"
+        made = settings(tmp_path, receiver, processor_url=url)
+        assert ship_once(made, timeout=LONG) == []
+        check(receiver)
+
+
+class Said(logging.Handler):
+    """Waits for the service to say something, instead of for time to pass."""
+
+    def __init__(self, word: str) -> None:
+        super().__init__()
+        self.word = word
+        self.heard = threading.Event()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self.word in record.getMessage():
+            self.heard.set()
+
+    def __enter__(self) -> Said:
+        logging.getLogger("shipper").addHandler(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        logging.getLogger("shipper").removeHandler(self)
+
+
+@contextmanager
+def serving(made: Config) -> Iterator[Service]:
+    """A service that runs meanwhile."""
+    service = Service(made)
+    running = threading.Thread(target=service.run, daemon=True)
+    running.start()
+    try:
+        yield service
+    finally:
+        service.stop()
+        running.join(LONG)
+        assert not running.is_alive()
+
+
+@pytest.mark.promise("G4")
+def test_a_receiver_that_comes_back_is_found_without_help(
+    tmp_path: Path, receiver: FaultyReceiver
+) -> None:
+    write(tmp_path)
+    receiver.go_away()
+    with Said("refused") as away, serving(settings(tmp_path, receiver)):
+        assert away.heard.wait(LONG)
+        receiver.come_back()
+        receiver.wait_for(lambda seen: sum(post.processed for post in seen) == STEPS / BATCH)
+    check(receiver)
+
+
+@pytest.mark.promise("G4")
+def test_a_receiver_that_went_away_in_the_middle_is_found_again(
+    tmp_path: Path, receiver: FaultyReceiver
+) -> None:
+    write(tmp_path)
+    receiver.then(Normal(), Normal(), Hang())
+    made = settings(tmp_path, receiver, read_timeout=LONG, workers=1)
+    with Said("connection-lost") as lost, serving(made):
+        receiver.wait_for(lambda seen: len(seen) == 3)
+        receiver.go_away()
+        assert lost.heard.wait(LONG)
+        receiver.come_back()
+        receiver.wait_for(lambda seen: sum(post.processed for post in seen) == STEPS / BATCH)
+    check(receiver)
+
+
+class Holding(FaultyReceiver):
+    """Keeps every request with `word` in its path or body waiting, without reading it."""
+
+    def __init__(self, path: Path, word: str) -> None:
+        super().__init__(path=path)
+        self.word = word
+        self.gate = threading.Event()
+
+    def conclude(self, exchange: Exchange, call: Call) -> None:
+        if self.word in call.path or self.word.encode() in call.body:
+            self.hold(self.gate, None)
+        super().conclude(exchange, call)
+
+
+def test_a_detection_that_hangs_does_not_hold_up_metrics(tmp_path: Path) -> None:
+    write(tmp_path, detection())
+    with Holding(tmp_path / "received.sqlite", "detection") as receiver:
+        with serving(settings(tmp_path, receiver, read_timeout=LONG)):
+            seen = receiver.wait_for(lambda seen: len(seen) == STEPS / BATCH)
+            assert {post.path for post in seen} == {"/v1/wandb/metrics"}
+            receiver.gate.set()
+            receiver.wait_for(lambda seen: seen[-1].path == "/v1/wandb/detection")
+        check(receiver)
+
+
+def test_trouble_of_one_workload_does_not_hold_up_another(tmp_path: Path) -> None:
+    for salt, workload in enumerate(("slow", "quick")):
+        write(tmp_path, workload=workload, salt=salt)
+    with Holding(tmp_path / "received.sqlite", '"workload_uid":"slow"') as receiver:
+        with serving(settings(tmp_path, receiver, read_timeout=LONG)):
+            seen = receiver.wait_for(lambda seen: len(seen) == STEPS / BATCH)
+            assert {post.body["workload_uid"] for post in seen} == {"quick"}
+            receiver.gate.set()
+            receiver.wait_for(lambda seen: len(seen) == 2 * STEPS / BATCH)
+        check(receiver, workload="quick")
+        check(receiver, workload="slow")
+
+
+def test_a_dead_address_of_one_job_does_not_hold_up_another(
+    tmp_path: Path, receiver: FaultyReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Trouble of the other job would now put everyone off for longer than this test may take.
+    monkeypatch.setattr("shipper.delivery.FIRST_SECONDS", 1000 * LONG)
+    monkeypatch.setattr("random.uniform", lambda low, high: high)
+    with closing(socket.socket()) as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        dead = f"http://127.0.0.1:{nobody.getsockname()[1]}/v1"
+        for salt, (workload, url) in enumerate([("dead", dead), ("good", receiver.url)]):
+            who = identity(spool_id(salt), workload_uid=workload, api_base_url=url)
+            spool(tmp_path / "spool", [*(step(n) for n in range(STEPS)), goodbye()], who=who)
+        made = settings(tmp_path, receiver, processor_url="", workers=1)
+        with Said("workload dead: refused") as refused, serving(made):
+            assert refused.heard.wait(LONG)
+            receiver.wait_for(lambda seen: sum(p.processed for p in seen) == STEPS / BATCH)
+    check(receiver, workload="good")

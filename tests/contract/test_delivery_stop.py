@@ -1,0 +1,144 @@
+"""`lens-ship run` as a process: it ships while it lives, and ends when told to, all saved."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from shipper.ledger import Ledger
+from tests.kit.command import lens_ship, start_lens_ship
+from tests.kit.delivery import arrived, is_ordered
+from tests.kit.faulty_receiver import FaultyReceiver, Hang, Normal
+from tests.kit.shipping import append, goodbye, spool, step
+from tests.kit.spools import identity
+
+STEPS = 30
+BATCH = 10
+PROMISED_SECONDS = 10.0
+LONG = 60.0
+
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def receiver(tmp_path: Path) -> Iterator[FaultyReceiver]:
+    with FaultyReceiver(path=tmp_path / "received.sqlite") as running:
+        yield running
+
+
+def settings(folder: Path, receiver: FaultyReceiver) -> list[str]:
+    return [
+        *("--spool", str(folder / "spool"), "--state", str(folder / "state")),
+        *("--processor-url", receiver.url, "--batch-size", str(BATCH)),
+        *("--flush-interval", "0.1"),
+    ]
+
+
+@pytest.fixture
+def start(tmp_path: Path, receiver: FaultyReceiver) -> Iterator[Start]:
+    """Start a service on the spools of this test; none outlives it."""
+    started: list[subprocess.Popen[str]] = []
+
+    def begin(*more: str) -> subprocess.Popen[str]:
+        started.append(start_lens_ship("run", *settings(tmp_path, receiver), *more))
+        return started[-1]
+
+    yield begin
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def write(folder: Path) -> None:
+    who = identity(workload_uid="w")
+    spool(folder / "spool", [*(step(number) for number in range(STEPS)), goodbye()], who=who)
+
+
+def end(process: subprocess.Popen[str], number: int) -> tuple[int, str]:
+    """Tell it to end; its code and its words, if that was within what is promised."""
+    process.send_signal(number)
+    _, said = process.communicate(timeout=PROMISED_SECONDS)
+    return process.returncode, said
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_ends_when_told_to_with_everything_saved(
+    tmp_path: Path, receiver: FaultyReceiver, start: Start, number: int
+) -> None:
+    write(tmp_path)
+    process = start()
+    receiver.wait_for(lambda seen: [post.status for post in seen] == [200] * 3, LONG)
+    code, said = end(process, number)
+    assert code == 0
+    assert "positions are saved" in said
+    ledger = Ledger(tmp_path / "state")
+    assert [row["seq"] for row in ledger.positions() if row["sink"] == "processor"] == [STEPS + 1]
+    ledger.close()
+
+
+@pytest.mark.promise("G4")
+def test_it_ends_in_time_while_a_request_hangs_and_repeats_at_most_that_one(
+    tmp_path: Path, receiver: FaultyReceiver, start: Start
+) -> None:
+    write(tmp_path)
+    receiver.then(Normal(), Hang(processed=True))
+    process = start()
+    receiver.wait_for(lambda seen: len(seen) == 2 and seen[1].processed, LONG)
+    code, said = end(process, signal.SIGTERM)
+    assert code == 0
+    assert "still under way" in said
+    assert lens_ship("run", "--once", *settings(tmp_path, receiver)).code == 0
+    got = arrived(receiver.store, "w")
+    assert sorted(got.steps) == list(range(STEPS))
+    assert is_ordered(list(dict.fromkeys(got.order)))
+    assert sum(got.repeated.values()) == 1
+
+
+@pytest.mark.promise("G4")
+def test_it_waits_for_an_answer_that_still_comes(
+    tmp_path: Path, receiver: FaultyReceiver, start: Start
+) -> None:
+    write(tmp_path)
+    receiver.then(Normal(), Hang(processed=True))
+    process = start()
+    receiver.wait_for(lambda seen: len(seen) == 2 and seen[1].processed, LONG)
+    process.send_signal(signal.SIGTERM)
+    receiver.release()
+    _, said = process.communicate(timeout=PROMISED_SECONDS)
+    assert process.returncode == 0
+    assert "positions are saved" in said
+    assert lens_ship("run", "--once", *settings(tmp_path, receiver)).code == 0
+    assert arrived(receiver.store, "w").repeated == {}
+
+
+@pytest.mark.promise("G3")
+def test_it_finds_spools_and_records_that_come_while_it_runs(
+    tmp_path: Path, receiver: FaultyReceiver, start: Start
+) -> None:
+    (tmp_path / "spool").mkdir()
+    process = start()
+    _, writer = spool(tmp_path / "spool", [step(0)], who=identity(workload_uid="w"), close=False)
+    for number in range(1, 4):
+        receiver.wait_for(lambda seen, done=number: len(seen) >= done, LONG)
+        append(writer, [step(number)])
+    receiver.wait_for(lambda seen: len(seen) >= 4, LONG)
+    writer.close()
+    assert end(process, signal.SIGTERM)[0] == 0
+    got = arrived(receiver.store, "w")
+    assert got.order == [0, 1, 2, 3]
+    assert got.repeated == {}
+
+
+def test_a_root_that_is_made_later_is_found(
+    tmp_path: Path, receiver: FaultyReceiver, start: Start
+) -> None:
+    process = start("--rescan-seconds", "0.1")
+    assert process.stderr is not None
+    assert any("not there yet" in line for line in process.stderr)
+    write(tmp_path)
+    receiver.wait_for(lambda seen: [post.status for post in seen] == [200] * 3, LONG)
+    assert end(process, signal.SIGTERM)[0] == 0

@@ -1,0 +1,238 @@
+"""Sinks: the registry and the files match, and every sink keeps the contract of its package."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import shipper.sinks
+from shipper.address import Address
+from shipper.config import Config
+from shipper.http import Poster
+from shipper.outcome import Outcome, Verdict
+from shipper.sinks import REGISTRY, Parcel, Plan, Sink, Stretch
+from spooler.records import REGISTRY as KINDS
+from tests.kit.faulty_receiver import (
+    Answer,
+    Behaviour,
+    Eof,
+    FaultyReceiver,
+    Garbage,
+    HalfAnswer,
+    Hang,
+    Reset,
+    not_json,
+    other_code,
+    redirect,
+)
+from tests.kit.shipping import config, stored
+from tests.kit.spools import identity
+
+WHO = identity(workload_uid="w")
+SINKS = sorted(REGISTRY)
+
+
+def load(name: str) -> Any:
+    module, _, attribute = REGISTRY[name].partition(":")
+    return getattr(import_module(module), attribute)
+
+
+def examples() -> list[tuple[str, dict[str, Any]]]:
+    """One real record of every kind there is, twice, and one of a kind there is not yet."""
+    bodies = [(kind, import_module(place).EXAMPLE) for kind, place in KINDS.items()]
+    return [*bodies, *bodies, ("of next year", {"time": 1.0})]
+
+
+def stretch(ahead: Mapping[str, int] | None = None) -> Stretch:
+    return Stretch(
+        identity=WHO,
+        records=tuple(stored(*examples())),
+        ahead=ahead or {},
+        ended=True,
+        waited=frozenset(),
+    )
+
+
+def test_every_file_is_registered_and_every_line_has_its_file() -> None:
+    folder = Path(shipper.sinks.__file__).parent
+    files = {path.stem for path in folder.glob("*.py")} - {"__init__"}
+    lines = {place.partition(":")[0] for place in REGISTRY.values()}
+    assert lines == {f"shipper.sinks.{name}" for name in files}
+
+
+class Connected:
+    """One sink, and a receiver that it sends to."""
+
+    def __init__(self, name: str, receiver: FaultyReceiver, settings: Config) -> None:
+        self.receiver = receiver
+        self.poster = Poster(user_agent="test", connect_seconds=5.0, read_seconds=0.3)
+        self.settings = settings
+        self.make = load(name)
+        self.sink = self.at(receiver.url)
+
+    def at(self, url: str) -> Sink:
+        sink: Sink = self.make(self.settings, Address(url, self.poster))
+        return sink
+
+    def plan(self, **changes: Any) -> Plan:
+        return self.sink.plan(stretch(**changes))
+
+    @property
+    def parcel(self) -> Parcel:
+        return self.plan().parcels[0]
+
+    def send(self, tries: int = 1) -> Outcome:
+        return self.sink.send(self.parcel, WHO, tries)
+
+
+@pytest.fixture(params=SINKS)
+def connected(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Connected]:
+    with FaultyReceiver(path=tmp_path / "received.sqlite") as receiver:
+        yield Connected(request.param, receiver, config(tmp_path))
+
+
+@pytest.mark.parametrize("name", SINKS)
+def test_a_sink_has_the_name_it_is_registered_under(name: str) -> None:
+    assert load(name).name == name
+
+
+def test_a_plan_finds_a_place_for_every_record(connected: Connected) -> None:
+    plan = connected.plan()
+    assert plan.parcels
+    places = Counter(
+        [seq for parcel in plan.parcels for seq in parcel.seqs]
+        + list(plan.held)
+        + [refused.stored.seq for refused in plan.refused]
+        + [passed.seq for passed in plan.passed]
+    )
+    assert places == Counter(range(1, len(examples()) + 1))
+
+
+def test_a_plan_is_pure(connected: Connected) -> None:
+    assert connected.plan() == connected.plan()
+    assert connected.receiver.seen == []
+
+
+def test_the_parcels_of_a_plan_are_in_order_and_say_what_is_in_them(connected: Connected) -> None:
+    parcels = connected.plan().parcels
+    assert [p.first for p in parcels] == sorted(p.first for p in parcels)
+    for parcel in parcels:
+        assert (parcel.first, parcel.last) == (parcel.seqs[0], parcel.seqs[-1])
+        assert list(parcel.seqs) == sorted(parcel.seqs)
+        assert isinstance(parcel.run, str)
+
+
+def test_what_is_ahead_is_not_sent_again(connected: Connected) -> None:
+    whole = connected.plan().parcels
+    last = whole[-1]
+    rest = connected.plan(ahead={last.run: last.last}).parcels
+    assert not [p for p in rest if p.run == last.run]
+
+
+def test_halves_are_the_whole(connected: Connected) -> None:
+    for parcel in connected.plan().parcels:
+        halves = parcel.halves()
+        if halves is not None:
+            assert halves[0].seqs + halves[1].seqs == parcel.seqs
+
+
+@pytest.mark.promise("G4")
+def test_delivered_is_what_the_receiver_said(connected: Connected) -> None:
+    assert connected.send().verdict is Verdict.DELIVERED
+    (seen,) = connected.receiver.seen
+    assert seen.processed
+    assert seen.status == 200
+
+
+@pytest.mark.promise("G5")
+def test_a_repetition_is_the_same_request_with_the_same_header(connected: Connected) -> None:
+    parcel = connected.parcel
+    for tries in (1, 2):
+        connected.sink.send(parcel, WHO, tries)
+    one, other = connected.receiver.seen
+    assert one.raw == other.raw
+    header = f"{WHO.spool}/{connected.sink.name}/{parcel.first}-{parcel.last}"
+    names = [{k.lower(): v for k, v in seen.headers.items()} for seen in (one, other)]
+    assert [name["lens-ship-records"] for name in names] == [header, header]
+
+
+def envelope(code: int, message: str) -> dict[str, Any]:
+    return {"meta": {"code": code, "message": message}, "data": None, "tracing": None}
+
+
+FAULTS: dict[str, Behaviour] = {
+    "reset": Reset(),
+    "reset, processed": Reset(processed=True),
+    "eof": Eof(),
+    "eof, processed": Eof(processed=True),
+    "no answer": Hang(),
+    "half an answer": HalfAnswer(),
+    "garbage": Garbage(),
+    "no bytes of http": Garbage(data=b""),
+    "half a head": Garbage(data=b"HTTP/1.1 200 OK\r\nContent-Le"),
+    "wrong length": Garbage(data=b"HTTP/1.1 200 OK\r\nContent-Length: -7\r\n\r\n"),
+    "wrong chunks": Garbage(data=b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"),
+    "wrong gzip": Answer(status=200, body=b"x", headers=(("Content-Encoding", "gzip"),)),
+    "a page": not_json(),
+    "another code": other_code(5000),
+    "nothing": Answer(status=200),
+    "not utf-8": Answer(status=200, body=b"\xff\xfe\x00"),
+    "redirect": redirect("http://127.0.0.1:9/"),
+    "created": Answer(status=201),
+    "bad request": Answer(status=400, body=envelope(400, "invalid request format")),
+    "unknown workload": Answer(status=400, body=envelope(400, "no valid workload found")),
+    "odd request": Answer(status=400, body=b"\x80"),
+    "unauthorized": Answer(status=401),
+    "forbidden": Answer(status=403),
+    "not found": Answer(status=404, body="404 page not found"),
+    "too large": Answer(status=413),
+    "slow down": Answer(status=429, headers=(("Retry-After", "Mon, 99 Foo 99999999999999"),)),
+    "failed": Answer(status=500, body=envelope(500, "failed to process metrics")),
+    "panic": Answer(status=500),
+    "bad gateway": Answer(status=502, body="<html>"),
+    "away": Answer(status=503),
+    "odd status": Answer(status=599),
+}
+
+
+@pytest.mark.promise("G4")
+@pytest.mark.promise("G6")
+@pytest.mark.parametrize("fault", sorted(FAULTS))
+@pytest.mark.parametrize("tries", [1, 3])
+def test_nothing_but_a_success_is_delivered_and_nothing_escapes(
+    connected: Connected, fault: str, tries: int
+) -> None:
+    connected.receiver.otherwise = FAULTS[fault]
+    outcome = connected.send(tries=tries)
+    assert outcome.verdict in (Verdict.RETRY, Verdict.SPLIT)
+    assert outcome.reason
+    assert outcome.detail
+    assert outcome.scope in ("sink", "workload")
+
+
+@pytest.mark.promise("G6")
+def test_a_refusal_of_the_identity_is_for_good(connected: Connected) -> None:
+    nobody = identity()
+    parcel = connected.sink.plan(replace(stretch(), identity=nobody)).parcels[0]
+    outcome = connected.sink.send(parcel, nobody, 1)
+    assert (outcome.verdict, outcome.reason) == (Verdict.DEAD, "no-identity")
+
+
+def test_nobody_there_holds_up_the_sink_and_keeps_everything(connected: Connected) -> None:
+    connected.receiver.go_away()
+    outcome = connected.send()
+    assert (outcome.verdict, outcome.scope) == (Verdict.RETRY, "sink")
+
+
+@pytest.mark.parametrize("url", ["", "http://[", "nonsense", "http://a..b/v1", "ftp://host/v1"])
+def test_an_impossible_address_is_an_outcome_too(connected: Connected, url: str) -> None:
+    outcome = connected.at(url).send(connected.parcel, WHO, 1)
+    assert outcome.verdict is Verdict.RETRY
+    recorded = identity(workload_uid="w", api_base_url=url)
+    assert connected.at("").send(connected.parcel, recorded, 1).verdict is Verdict.RETRY

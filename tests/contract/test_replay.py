@@ -1,0 +1,192 @@
+"""Replay: the ordinary way out with another source, which knows what it has sent."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shipper.config import Config
+from shipper.ledger import Ledger, Receipt
+from shipper.receiver import queries
+from shipper.replay.plan import Part, Wish, make_plan
+from shipper.replay.selection import Selection
+from shipper.replay.send import Means, carry_out, receipt_of
+from shipper.service import build_address, build_sinks, ship_once
+from shipper.sinks import REGISTRY
+from shipper.workloads import Workloads
+from tests.kit.delivery import arrived
+from tests.kit.faulty_receiver import FaultyReceiver
+from tests.kit.shipping import config, detection, goodbye, spool, step
+from tests.kit.spools import identity, spool_id
+
+STEPS = 20
+
+
+@pytest.fixture
+def receiver(tmp_path: Path) -> Iterator[FaultyReceiver]:
+    with FaultyReceiver(path=tmp_path / "telemetry.sqlite") as receiver:
+        yield receiver
+
+
+def settings(tmp_path: Path, receiver: FaultyReceiver, **more: Any) -> Config:
+    return config(tmp_path, processor_url=receiver.url, batch_size=4, **more)
+
+
+def deliver(tmp_path: Path, receiver: FaultyReceiver) -> None:
+    records = [detection(), *(step(number) for number in range(STEPS)), goodbye()]
+    spool(tmp_path / "spool", records)
+    assert ship_once(settings(tmp_path, receiver), timeout=60) == []
+
+
+def plan(tmp_path: Path, ledger: Ledger, **wish: Any) -> list[Part]:
+    given = {"root": tmp_path / "spool", "sinks": tuple(REGISTRY), **wish}
+    parts, problems = make_plan(Wish(**given), ledger)
+    assert problems == []
+    return [part for part in parts if part.to_send]
+
+
+def replay(
+    tmp_path: Path, receiver: FaultyReceiver, *, stop_after: int = 10**9, **wish: Any
+) -> list[Receipt]:
+    """Plan and send; stopped once so many records have gone out."""
+    given = settings(tmp_path, receiver)
+    address, stop, sent = build_address(given), threading.Event(), [0]
+
+    def delivered(part: Part, records: int) -> None:
+        sent[0] += records
+        if sent[0] >= stop_after:
+            stop.set()
+
+    with closing(Ledger(given.state, exclusive=False, create=True)) as ledger:
+        means = Means(
+            ledger=ledger,
+            config=given,
+            sinks=build_sinks(given, address),
+            workloads=Workloads(address, ledger, time.monotonic),
+            now=time.monotonic,
+            stop=stop,
+            rate=1e6 if stop_after < 10**9 else None,
+        )
+        return carry_out(plan(tmp_path, ledger, **wish), means, delivered)
+
+
+def state(receiver: FaultyReceiver) -> dict[int, Any]:
+    return dict(arrived(receiver.store, "w").steps)
+
+
+def test_what_is_delivered_is_not_sent_again_unless_asked(
+    tmp_path: Path, receiver: FaultyReceiver
+) -> None:
+    deliver(tmp_path, receiver)
+    before = len(queries.requests(receiver.store))
+    assert replay(tmp_path, receiver) == []
+    assert len(queries.requests(receiver.store)) == before
+    receipts = replay(tmp_path, receiver, again=True)
+    assert sorted(receipt.records for receipt in receipts) == [1, STEPS]
+    assert len(queries.requests(receiver.store)) == 2 * before
+
+
+def test_twice_the_same_replay_leaves_the_same_values_and_the_live_position(
+    tmp_path: Path, receiver: FaultyReceiver
+) -> None:
+    deliver(tmp_path, receiver)
+    before = state(receiver)
+    with closing(Ledger(tmp_path / "state", exclusive=False)) as ledger:
+        live = [row for row in ledger.positions() if row["sink"] in REGISTRY]
+    one, other = replay(tmp_path, receiver, again=True), replay(tmp_path, receiver, again=True)
+    assert state(receiver) == before
+    assert [receipt.digest for receipt in one] == [receipt.digest for receipt in other]
+    with closing(Ledger(tmp_path / "state", exclusive=False)) as ledger:
+        assert [row for row in ledger.positions() if row["sink"] in REGISTRY] == live
+
+
+def test_it_goes_on_where_it_was_interrupted(tmp_path: Path, receiver: FaultyReceiver) -> None:
+    deliver(tmp_path, receiver)
+    before = len(queries.requests(receiver.store))
+    sinks = ("processor",)
+    assert replay(tmp_path, receiver, again=True, sinks=sinks, stop_after=8) == []
+    (receipt,) = replay(tmp_path, receiver, again=True, sinks=sinks)
+    assert receipt.records == STEPS
+    assert len(queries.requests(receiver.store)) == before + STEPS // 4, "nothing was sent twice"
+
+
+@pytest.mark.parametrize(
+    ("selection", "expected"),
+    [
+        (Selection(first_step=5, last_step=8), 4),
+        (Selection(run="r", kind="step"), STEPS),
+        (Selection(run="other"), 0),
+        (Selection(kind="detection"), 1),
+        (Selection(since=1700000015.0, kind="step"), 5),
+        (Selection(until=1700000003.0, kind="step"), 4),
+        (Selection(workload="w", kind="step"), STEPS),
+        (Selection(workload="another"), 0),
+    ],
+)
+def test_only_what_is_selected_goes_out(
+    tmp_path: Path, receiver: FaultyReceiver, selection: Selection, expected: int
+) -> None:
+    deliver(tmp_path, receiver)
+    receipts = replay(tmp_path, receiver, again=True, selection=selection)
+    assert sum(receipt.records for receipt in receipts) == expected
+
+
+def test_steps_that_a_later_process_has_written_are_left_alone(
+    tmp_path: Path, receiver: FaultyReceiver
+) -> None:
+    first = identity(spool_id(0), workload_uid="w", created=1.0)
+    second = identity(spool_id(1), workload_uid="w", created=2.0)
+    spool(tmp_path / "spool", [*(step(n, v=1.0) for n in range(6)), goodbye()], who=first)
+    assert ship_once(settings(tmp_path, receiver), timeout=60) == []
+    spool(tmp_path / "spool", [*(step(n, v=2.0) for n in range(4, 9)), goodbye()], who=second)
+    assert ship_once(settings(tmp_path, receiver), timeout=60) == []
+    newest = state(receiver)
+    replay(tmp_path, receiver, again=True)
+    assert state(receiver) == newest
+    parts: list[Part] = []
+    with closing(Ledger(tmp_path / "state", exclusive=False)) as ledger:
+        parts = plan(tmp_path, ledger, again=True, overwrite=True)
+        kept = plan(tmp_path, ledger, again=True)
+    assert [part.records for part in parts] == [6, 5]
+    assert [(part.records, part.overwriting) for part in kept] == [(4, 2), (5, 0)]
+
+
+def test_a_file_of_the_older_exporter_is_sent_once_and_grows(
+    tmp_path: Path, receiver: FaultyReceiver
+) -> None:
+    file = tmp_path / "old" / "node_0" / "rank_0" / "wandb_metrics.jsonl"
+    file.parent.mkdir(parents=True)
+
+    def write(first: int, last: int) -> None:
+        with file.open("a", encoding="utf-8") as out:
+            for number in range(first, last):
+                entry = {"timestamp": 1.7e9 + number, "step": number, "data": {"loss": number / 2}}
+                out.write(json.dumps(entry) + "\n")
+
+    write(0, 7)
+    wish = {"paths": (tmp_path / "old",), "workload_uid": "w", "sinks": ("processor",)}
+    replay(tmp_path, receiver, **wish)
+    assert state(receiver) == {number: {"loss": number / 2} for number in range(7)}
+    assert replay(tmp_path, receiver, **wish) == []
+    write(7, 9)
+    replay(tmp_path, receiver, **wish)
+    assert state(receiver) == {number: {"loss": number / 2} for number in range(9)}
+    assert not arrived(receiver.store, "w").repeated
+
+
+def test_a_receipt_can_be_checked_against_the_source(
+    tmp_path: Path, receiver: FaultyReceiver
+) -> None:
+    deliver(tmp_path, receiver)
+    receipts = replay(tmp_path, receiver, again=True, sinks=("processor",))
+    with closing(Ledger(tmp_path / "state", exclusive=False)) as ledger:
+        kept = [row["digest"] for row in ledger.replays()]
+        (part,) = plan(tmp_path, ledger, again=True, sinks=("processor",))
+    assert kept == [receipt.digest for receipt in receipts] == [receipt_of(part).digest]

@@ -1,0 +1,329 @@
+"""Training programs against real wandb offline: `scenario.py NAME REPORT` writes what it saw.
+
+Runs in an interpreter that has wandb and lens-ship and perhaps nothing of the tests; it imports
+neither pytest nor the test kit. Whether the hook is on, the environment says; a program that wants
+it calls `spooler.install()`, which does nothing where the environment switches it off.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+# On Python 3.12 and later forking a process that has threads is warned of.
+warnings.simplefilter("ignore")
+
+REPORT: dict[str, Any] = {}
+
+
+def outcome(call: Callable[[], Any]) -> list[str]:
+    """What a call returned or raised, in a form that is the same in two processes."""
+    try:
+        returned = call()
+    except Exception as error:  # noqa: BLE001 - whichever it is, it is what we look at
+        return ["raised", type(error).__name__, str(error).split("(")[0]]
+    return ["returned", type(returned).__name__]
+
+
+def start(**settings: Any) -> Any:
+    """`wandb.init` without anything that needs a network or a terminal."""
+    import wandb
+
+    return wandb.init(
+        project="scenario",
+        dir=os.environ["WANDB_DIR"],
+        settings=wandb.Settings(console="off", silent=True),
+        **settings,
+    )
+
+
+# --- the programs ---------------------------------------------------------------------------------
+
+
+def values() -> None:
+    """One run that logs everything that users log."""
+    import spooler
+
+    spooler.install()
+    import logged
+    import numpy as np
+    import wandb
+
+    REPORT["before init"] = outcome(lambda: wandb.log({"a": 1}))
+    run = start(config={"lr": 0.1}, name="all-values", tags=["one"], group="g", job_type="train")
+    REPORT["run"] = run.id
+    given: dict[str, dict[str, Any]] = {
+        "python": {"int": 7, "float": 0.1, "true": True, "text": "ü", "none": None},
+        "nested": {"train": {"loss": 0.5, "deep": {"er": 1}}, "flat": 2},
+        "numpy": {
+            "float32": np.float32(0.5),
+            "int64": np.int64(3),
+            "0d": np.array(2.5),
+            "one": np.array([1.5]),
+            "bool": np.bool_(True),
+        },
+        "tensor": {"loss": logged.Tensor(0.25), "one": logged.Tensor(0.75, (1,))},
+        "large": {"large": 2**70, "largest": 10**400},
+        "nonfinite": {"nan": math.nan, "inf": math.inf, "ninf": -math.inf},
+        "list": {"list": [1, 2.5, "x"], "small": np.arange(3), "array": np.zeros((10, 10))},
+        "histogram": {"media": wandb.Histogram([1.0, 2.0, 2.0])},
+        "html": {"media": wandb.Html("<p>x</p>")},
+        "table": {"media": logged.table()},
+        "image": {"media": logged.image(np.zeros((2, 2, 3), dtype=np.uint8))},
+        "empty": {},
+        "raises": {"bad": logged.Tensor(KeyError("gone")), "good": 1},
+        "raises to us": {"bad": logged.stubborn(), "good": 1},
+    }
+    for name, data in given.items():
+        shape = {key: id(value) for key, value in data.items()}
+        REPORT[name] = outcome(lambda data=data: wandb.log(data))  # type: ignore[misc]
+        REPORT[f"{name} unchanged"] = {key: id(value) for key, value in data.items()} == shape
+    REPORT["not a map"] = outcome(lambda: wandb.log([1, 2]))
+    REPORT["keys no text"] = outcome(lambda: wandb.log({1: 2}))
+    REPORT["wrong argument"] = outcome(lambda: wandb.log({"a": 1}, no_such_argument=1))
+    REPORT["no argument"] = outcome(lambda: wandb.log())
+    REPORT["finish"] = outcome(wandb.finish)
+    REPORT["after finish"] = outcome(lambda: run.log({"a": 1}))
+    REPORT["module after finish"] = outcome(lambda: wandb.log({"a": 1}))
+    REPORT["finish again"] = outcome(run.finish)
+
+
+def steps() -> None:
+    """Steps by wandb's own counter, given ones, parts; several runs; and one that is left open."""
+    import spooler
+
+    spooler.install()
+    import wandb
+
+    run = start()
+    wandb.log({"a": 0})
+    wandb.log({"a": 1})
+    run.log({"part": 1}, commit=False)
+    run.log({"part": 2, "b": {"c": 3}}, commit=False)
+    run.log({"last": 3})
+    wandb.log({"a": 3})
+    wandb.log({"given": 10}, step=10)
+    wandb.log({"same": 10}, step=10)
+    wandb.log({"positional": 12}, 12)
+    wandb.log({"positional": 13}, 13, True)
+    wandb.log({"closed": 20}, step=20, commit=True)
+    wandb.log(data={"named": 21})
+    wandb.log({"open": 22}, commit=False)
+    run.finish()
+    REPORT["first"] = run.id
+
+    with start() as second:
+        second.log({"x": 1})
+        wandb.log({"x": 2})
+    REPORT["second"] = second.id
+
+    try:
+        left, right = start(reinit="create_new"), start(reinit="create_new")
+    except Exception:  # noqa: BLE001 - each version that has one run at a time says so in its way
+        REPORT["beside"] = None
+    else:
+        for number in range(3):
+            left.log({"left": number})
+            right.log({"right": number * 10}, step=number * 10)
+        left.finish()
+        right.log({"right": 30}, step=30)
+        right.finish()
+        REPORT["beside"] = [left.id, right.id]
+
+    try:
+        with start() as failed:
+            failed.log({"y": 1})
+            raise ValueError("the user's own")
+    except ValueError as error:
+        REPORT["user's error"] = str(error)
+    REPORT["failed"] = failed.id
+
+    last = start()
+    wandb.log({"z": 1})
+    wandb.log({"z": 2})
+    REPORT["last"] = last.id
+
+
+def plain() -> None:
+    """A script that has never heard of us, and forgets to finish."""
+    import wandb
+
+    REPORT["run"] = start(name="plain").id
+    for number in range(5):
+        wandb.log({"loss": 1 / (number + 1)})
+    REPORT["hooked"] = hasattr(wandb.init, "_lens_ship_original")
+    raise SystemExit(3)
+
+
+def adopt() -> None:
+    """The hook comes when a run has begun and `wandb.log` has been handed around."""
+    import wandb
+
+    run = start(name="adopted")
+    held = wandb.log
+    held({"before": 1})
+    held({"before": 2})
+    os.environ["PRIMUS_LENS_WANDB_OUTPUT_PATH"] = os.environ["LATE_OUTPUT_PATH"]
+    import spooler
+
+    spooler.install()
+    wandb.log({"after": 2})
+    run.log({"after": 3})
+    from wandb import log
+
+    log({"after": 4})
+    spooler.uninstall()
+    wandb.log({"unhooked": 5})
+    run.log({"unhooked": 6})
+    spooler.install()
+    wandb.log({"again": 7})
+    run.finish()
+    REPORT["run"] = run.id
+
+
+def disabled() -> None:
+    """Disabled by WANDB_MODE or else by the argument: wandb does nothing, and so do we."""
+    import spooler
+
+    spooler.install()
+    import wandb
+
+    run = start() if os.environ["WANDB_MODE"] == "disabled" else start(mode="disabled")
+    wandb.log({"a": 1})
+    run.log({"a": 2})
+    run.finish()
+    REPORT["directory"] = spooler.stats()["directory"]
+
+
+def faults() -> None:
+    """Our own code fails in every place: training notices nothing."""
+    import spooler
+
+    spooler.install()
+    import wandb
+
+    from spooler import hook, recorder
+
+    run = start()
+    REPORT["run"] = run.id
+    wandb.log({"a": 0})
+    for place, name in (
+        (recorder.Recorder, "record"),
+        (hook, "_observe_log"),
+        (recorder, "_pack"),
+    ):
+        original = getattr(place, name)
+
+        def broken(*_args: Any, **_kwargs: Any) -> Any:
+            raise ZeroDivisionError("ours")
+
+        setattr(place, name, broken)
+        REPORT[name] = [outcome(lambda: wandb.log({"a": 1})) for _ in range(3)]
+        setattr(place, name, original)
+    wandb.log({"a": 99})
+    REPORT["dropped"] = spooler.stats()["dropped"]
+    hook._observe_finish = broken
+    REPORT["finish"] = outcome(run.finish)
+    hook._observe_init = broken
+    REPORT["init"] = outcome(lambda: REPORT.update(second=start().id))
+    REPORT["log"] = outcome(lambda: wandb.log({"b": 1}))
+    wandb.finish()
+
+
+def unwritable() -> None:
+    """The spool's path is a file."""
+    import spooler
+
+    spooler.install()
+    import wandb
+
+    run = start()
+    REPORT["logs"] = [outcome(lambda: wandb.log({"a": 1})) for _ in range(5)]
+    REPORT["finish"] = outcome(run.finish)
+    stats = spooler.stats()
+    REPORT["dropped"], REPORT["recorded"] = sum(stats["dropped"].values()), stats["recorded"]
+    REPORT["errors"] = spooler.get_global_reporter().stats["errors"]
+    REPORT["run"] = run.id
+
+
+def parallel() -> None:
+    """Threads, a signal handler, a fork and multiprocessing under one run."""
+    import multiprocessing
+
+    import spooler
+
+    spooler.install()
+    import wandb
+
+    run = start()
+
+    def log(index: int) -> None:
+        for number in range(100):
+            run.log({f"thread-{index}": number})
+
+    handled = []
+
+    def handler(_signal: int, _frame: Any) -> None:
+        from spooler.recorder import recorder
+
+        handled.append(recorder().record("signal", {"n": len(handled)}))
+
+    signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.002, 0.002)
+    threads = [threading.Thread(target=log, args=(index,)) for index in range(4)]
+    for thread in threads:
+        thread.start()
+    for number in range(100):
+        wandb.log({"main": number})
+    for thread in threads:
+        thread.join()
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    REPORT["handled"] = [len(handled), all(handled)]
+
+    child = os.fork()
+    if child == 0:
+        from spooler.recorder import recorder
+
+        run.log({"child": 7})
+        recorder().record("child", {"pid": os.getpid()})
+        os._exit(0)
+    REPORT["fork"] = [child, os.waitpid(child, 0)[1]]
+
+    process = multiprocessing.get_context("fork").Process(target=_nothing)
+    process.start()
+    process.join()
+    REPORT["multiprocessing"] = process.exitcode
+    wandb.log({"end": 1})
+    run.finish()
+    REPORT["run"], REPORT["pid"] = run.id, os.getpid()
+
+
+def _nothing() -> None:
+    """A data loader's worker: it is forked, and ends."""
+
+
+PROGRAMS = {
+    program.__name__: program
+    for program in (values, steps, plain, adopt, disabled, faults, unwritable, parallel)
+}
+
+
+def main() -> None:
+    """Run one program; write down what it saw, also when it does not get to its end."""
+    name, report = sys.argv[1:]
+    try:
+        PROGRAMS[name]()
+    finally:
+        Path(report).write_text(json.dumps(REPORT), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""Steps have wandb's own numbers; runs begin, stand beside each other, are adopted, and end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.contract.wandb.ran import Ran, assert_as_stored
+from tests.kit import spools
+
+
+@pytest.mark.promise("G3")
+@pytest.mark.parametrize("which", ["first", "second", "failed", "last"])
+def test_steps_have_wandb_s_own_numbers(which: str, run: Callable[..., Ran]) -> None:
+    """Counted, given, in parts, positional, and of a run that is never finished."""
+    ran = run("steps")
+    assert_as_stored(ran.steps(ran.report[which]), ran.stored(ran.report[which]))
+
+
+def test_parts_of_a_step_are_told_from_its_end(run: Callable[..., Ran]) -> None:
+    ran = run("steps")
+    parts = [
+        (body["step"], sorted(body["data"]), body["closed"])
+        for kind, body in ran.records()
+        if kind == "step" and body["run"] == ran.report["first"]
+    ]
+    assert parts == [
+        (0, ["a"], True),
+        (1, ["a"], True),
+        (2, ["part"], False),
+        (2, ["b", "part"], False),
+        (2, ["last"], True),
+        (3, ["a"], True),
+        (10, ["given"], False),
+        (10, ["same"], False),
+        (12, ["positional"], False),
+        (13, ["positional"], True),
+        (20, ["closed"], True),
+        (21, ["named"], True),
+        (22, ["open"], False),
+    ]
+
+
+def test_runs_beside_each_other_stay_apart(run: Callable[..., Ran]) -> None:
+    ran = run("steps")
+    if ran.report["beside"] is None:
+        pytest.skip("this version of wandb has one run at a time")
+    left, right = ran.report["beside"]
+    assert ran.steps(left) == {number: {"left": number} for number in range(3)}
+    assert ran.steps(right) == {number * 10: {"right": number * 10} for number in range(4)}
+    for one in (left, right):
+        assert_as_stored(ran.steps(one), ran.stored(one))
+        assert ran.kinds(one)[0] == "run"
+        assert ran.kinds(one)[-1] == "finish"
+
+
+@pytest.mark.parametrize(
+    ("which", "last", "code"), [("first", 22, None), ("second", 1, 0), ("failed", 0, 1)]
+)
+def test_the_end_of_a_run_is_recorded_once(
+    which: str, last: int, code: int | None, run: Callable[..., Ran]
+) -> None:
+    """By `finish`, by leaving the block, and by leaving it with an error."""
+    ran = run("steps")
+    body = ran.one("finish", ran.report[which])
+    assert body["step"] == last
+    assert code is None or body["exit_code"] == code
+    assert ran.kinds(ran.report[which])[-1] == "finish"
+    assert ran.report["user's error"] == "the user's own"
+
+
+def test_a_run_that_is_left_open_ends_with_the_interpreter(run: Callable[..., Ran]) -> None:
+    ran = run("steps")
+    assert ran.one("finish", ran.report["last"])["step"] == 1
+    assert ran.records()[-1][0] == "exit"
+    assert ran.records()[-1][1]["steps"][ran.report["last"]] == 1
+    assert not list(ran.spools[0].glob("*-wal"))
+
+
+def test_a_program_that_does_not_know_of_us_is_recorded(run: Callable[..., Ran]) -> None:
+    """By the one line in site-packages; it ends without finishing, with an exit code of its own."""
+    ran = run("plain")
+    assert ran.code == 3
+    assert ran.report["hooked"]
+    assert_as_stored(ran.steps(ran.report["run"]), ran.stored(ran.report["run"]))
+    assert [kind for kind, _ in ran.records() if kind != "detection"] == [
+        "run",
+        *["step"] * 5,
+        "finish",
+        "exit",
+    ]
+    who = spools.Reader(ran.spools[0]).identity()
+    assert who.workload_uid == "workload-1"
+    assert ran.said == []
+
+
+@pytest.mark.parametrize("mode", ["disabled", "offline"], ids=["variable", "argument"])
+def test_a_disabled_run_records_nothing(mode: str, run: Callable[..., Ran]) -> None:
+    ran = run("disabled", WANDB_MODE=mode)
+    assert ran.report == {"directory": None}
+    assert ran.spools == []
+    assert ran.said == []
+
+
+def test_a_run_that_began_before_the_hook_is_adopted(run: Callable[..., Ran]) -> None:
+    """And a hook that is taken off records nothing until it is put on again."""
+    ran = run("adopt")
+    stored = ran.stored(ran.report["run"])
+    hooked = {
+        number: data for number, data in stored.items() if not {"before", "unhooked"} & set(data)
+    }
+    assert len(hooked) == 4
+    assert_as_stored(ran.steps(ran.report["run"]), hooked)
+    body = ran.one("run", ran.report["run"])
+    assert body["name"] == "adopted"
+    assert ran.kinds(ran.report["run"])[0] == "run"
+    assert ran.kinds(ran.report["run"])[-1] == "finish"

@@ -1,0 +1,58 @@
+"""The `lens-ship` command as a process of its own, away from the settings of this one."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import dataclass
+
+from tests.kit.spools import PATIENCE_SECONDS, environment
+
+_RUN = (sys.executable, "-W", "error", "-c", "from shipper.cli import main; main()")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ran:
+    """How a command ended and what it said."""
+
+    code: int
+    out: str
+    err: str
+
+
+def lens_ship(*arguments: str, **environ: str) -> Ran:
+    """Run the command to its end."""
+    done = subprocess.run(
+        [*_RUN, *arguments],
+        env=_environment(environ),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=False,
+    )
+    return Ran(code=done.returncode, out=done.stdout, err=done.stderr)
+
+
+def start_lens_ship(*arguments: str, **environ: str) -> subprocess.Popen[str]:
+    """Start the command; its words are in `stderr`."""
+    return subprocess.Popen(
+        [*_RUN, *arguments],
+        env=_environment(environ),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def _environment(changes: dict[str, str]) -> dict[str, str]:
+    """Without the service's own variables and without proxies, then with `changes`."""
+    return {
+        name: value
+        for name, value in environment(**changes).items()
+        if name in changes
+        or not (
+            name.startswith("LENS_SHIP_")
+            or name == "STATE_DIRECTORY"
+            or name.lower().endswith("_proxy")
+        )
+    }

@@ -1,0 +1,85 @@
+"""A pod's workload is asked for once, remembered, and used for what is sent from then on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from shipper.workloads import ASK_SECONDS, Workloads
+from spooler.spool.identity import Identity
+from tests.kit.shipping import Clock
+
+
+class Asked:
+    """Counts how often it is asked; `pods` is what it answers."""
+
+    def __init__(self, pods: Mapping[str, Any] | None) -> None:
+        self.answer = pods
+        self.times = 0
+
+    def pods(self, identity: Identity) -> Mapping[str, Any] | None:
+        self.times += 1
+        return self.answer
+
+
+class Memory(dict[str, str]):
+    """A ledger's part."""
+
+    def workload(self, spool: str) -> str:
+        return self.get(spool, "")
+
+    def remember_workload(self, spool: str, uid: str) -> None:
+        self[spool] = uid
+
+
+def identity(**more: Any) -> Identity:
+    return Identity(spool="s", created=1.0, pid=1, host="h", **more)
+
+
+POD = identity(pod_name="p")
+
+
+def test_a_workload_that_is_known_is_not_asked_for() -> None:
+    asked = Asked({})
+    workloads = Workloads(asked, Memory(), Clock())
+    known, nameless = identity(workload_uid="w", pod_name="p"), identity()
+    assert workloads.complete(known, alive=True) == known
+    assert workloads.complete(nameless, alive=True) == nameless
+    assert asked.times == 0
+
+
+def test_it_is_asked_for_once_and_survives_the_pod() -> None:
+    asked, memory = Asked({"p": [["job", "uid-1"]]}), Memory()
+    assert Workloads(asked, memory, Clock()).complete(POD, alive=True).workload_uid == "uid-1"
+    later = Workloads(Asked(None), memory, Clock())
+    assert later.complete(POD, alive=False).workload_uid == "uid-1"
+    assert asked.times == 1
+
+
+def test_an_unknown_pod_is_asked_for_again_but_not_at_once() -> None:
+    asked, clock = Asked({}), Clock()
+    workloads = Workloads(asked, Memory(), clock)
+    for _ in range(3):
+        assert workloads.complete(POD, alive=True).workload_uid == ""
+    assert asked.times == 1
+    clock.pass_by(ASK_SECONDS)
+    asked.answer = {"p": [["job", "uid-1"]]}
+    assert workloads.complete(POD, alive=True).workload_uid == "uid-1"
+
+
+def test_a_pod_of_several_workloads_is_left_to_the_receiver_while_it_lives() -> None:
+    asked = Asked({"p": [["job", "uid-1"], ["parent", "uid-2"]]})
+    workloads = Workloads(asked, Memory(), Clock())
+    assert workloads.complete(POD, alive=True).workload_uid == ""
+    assert workloads.complete(POD, alive=False).workload_uid == "uid-1"
+    assert asked.times == 1
+
+
+@pytest.mark.parametrize(
+    "answer", [None, {}, {"p": None}, {"p": "uid"}, {"p": [["job"], "x", ["job", ""], ["job", 7]]}]
+)
+def test_an_answer_of_another_shape_is_no_answer(answer: Any) -> None:
+    workloads = Workloads(Asked(answer), Memory(), Clock())
+    assert workloads.complete(POD, alive=True).workload_uid == ""
