@@ -1,8 +1,9 @@
 """The account of one spool and sink: every record is in exactly one place. Pure.
 
-    written = delivered + not for this sink + pending + dead letters + corrupt
+    written = delivered + not for this sink + pending + dead letters + corrupt + evicted
 
-and beside it what the training process could not write at all, by reason. The two sides come from
+and beside it what the training process could not write at all, by reason. Evicted is what was
+written and then deleted undelivered, to keep a limit of disk. The two sides come from
 different places: what is settled from the ledger's counters, what is written and pending from the
 files.
 """
@@ -28,12 +29,14 @@ class Account:
     dead: int
     corrupt: int
     missing: int = 0
-    dropped: Mapping[str, int] = field(default_factory=dict)  # by the training process, by reason
+    evicted: Mapping[str, int] = field(default_factory=dict)  # by reason
+    dropped: Mapping[str, int] = field(default_factory=dict)  # never written, by reason
 
     @property
     def difference(self) -> int:
         """Records that the right side of the account has too few; 0 when it balances."""
         settled = self.delivered + self.passed + self.dead + self.corrupt
+        settled += sum(self.evicted.values())
         return self.written - settled - self.pending
 
     @property
@@ -49,6 +52,7 @@ class Account:
             "dead": self.dead,
             "corrupt": self.corrupt,
             "missing": self.missing,
+            "evicted": dict(self.evicted),
             "dropped": dict(self.dropped),
             "balances": self.balances,
         }
@@ -65,6 +69,7 @@ class Totals:
     dead: int
     corrupt: int
     missing: int
+    evicted: int
     unbalanced: int  # accounts that do not balance
 
 
@@ -72,4 +77,5 @@ def total(accounts: list[Account]) -> Totals:
     """Add up accounts of one sink."""
     names = ("written", "delivered", "passed", "pending", "dead", "corrupt", "missing")
     sums = {name: sum(getattr(account, name) for account in accounts) for name in names}
+    sums["evicted"] = sum(sum(account.evicted.values()) for account in accounts)
     return Totals(**sums, unbalanced=sum(not account.balances for account in accounts))

@@ -12,15 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from shipper import ranges
 from shipper.account import Account
 from shipper.discovery import find_spools
-from shipper.ledger import Ledger
-from spooler.errors import BodyUnreadable, SpoolError
-from spooler.spool import codec
-from spooler.spool.reader import Reader, Stored
+from shipper.ledger import Gap, Ledger
+from shipper.pipeline import gap_of
+from shipper.ranges import Range
+from spooler.spool.reader import Reader
 
 _TRIES = 5
 _READ_RECORDS = 1000
+_DROPPED = "dropped:"  # what the service says of damage that is its own doing
+_NOWHERE: dict[str, Any] = {"seq": 0, "ahead": {}, "early": [], "delivered": 0, "passed": 0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,48 +37,72 @@ class _Books:
 
 def take_accounts(ledger: Ledger, root: Path, sinks: Collection[str]) -> list[Account]:
     """The account of every spool that the ledger knows or that lies below `root`, for each sink."""
+    gaps = _gaps(ledger)
     spools = {row["id"]: row for row in ledger.spools()}
-    dropped: dict[str, Counter[str]] = {}
-    for gap in ledger.gaps():
-        dropped.setdefault(gap["spool"], Counter())[gap["reason"]] += gap["count"]
+    readers = {row["id"]: _reader(row) for row in spools.values()}
     accounts = []
     for row in ledger.positions():
         if row["sink"] not in sinks:
             continue  # the position of a replay: its records are somebody else's already
         spool = spools.get(row["spool"])
         if spool is not None:
-            accounts.append(_take(ledger, row, spool, dropped.get(row["spool"], Counter())))
+            reader = readers[row["spool"]]
+            _read_gaps(gaps, reader)
+            accounts.append(_take(ledger, row, spool, reader, gaps.get(row["spool"], {})))
     known = {(account.spool, account.sink) for account in accounts}
     for directory in find_spools(root):
+        reader = Reader(directory)
         untouched = [sink for sink in sinks if (directory.name, sink) not in known]
-        accounts.extend(_untouched(Reader(directory), sink) for sink in untouched)
+        if untouched:
+            _read_gaps(gaps, reader)
+        for sink in untouched:
+            nothing = {"id": reader.spool, "directory": str(directory)}
+            books = _books(ledger, reader.spool, sink)
+            accounts.append(_reckon(books, nothing, reader, gaps.get(reader.spool, {})))
     return sorted(accounts, key=lambda account: (account.spool, account.sink))
 
 
-def _untouched(reader: Reader, sink: str) -> Account:
-    """A spool in which this sink has not settled anything yet."""
-    last = reader.last_seq()
-    return Account(
-        spool=reader.spool,
-        sink=sink,
-        directory=str(reader.directory),
-        written=last,
-        delivered=0,
-        passed=0,
-        pending=last,
-        dead=0,
-        corrupt=0,
-        missing=last - reader.count_after(0),
-    )
+_Gaps = dict[int, Gap]  # by seq
+
+
+def _gaps(ledger: Ledger) -> dict[str, _Gaps]:
+    """The gaps that the service has met."""
+    gaps: dict[str, _Gaps] = {}
+    for row in ledger.gaps():
+        gap = Gap(
+            spool=row["spool"],
+            seq=row["seq"],
+            reason=row["reason"],
+            count=row["count"],
+            first=row["first"] or 0,
+            last=row["last"] or 0,
+        )
+        gaps.setdefault(gap.spool, {})[gap.seq] = gap
+    return gaps
+
+
+def _read_gaps(gaps: dict[str, _Gaps], reader: Reader | None) -> None:
+    """Add those that lie further on in the spool, once."""
+    for stored in reader.gaps() if reader else ():
+        gap = gap_of(reader.spool, stored) if reader else None
+        if gap is not None:
+            gaps.setdefault(gap.spool, {})[gap.seq] = gap
+
+
+def _reader(spool: dict[str, Any]) -> Reader | None:
+    return None if spool["deleted"] else Reader(Path(spool["directory"]))
 
 
 def _take(
-    ledger: Ledger, row: dict[str, Any], spool: dict[str, Any], dropped: Counter[str]
+    ledger: Ledger,
+    row: dict[str, Any],
+    spool: dict[str, Any],
+    reader: Reader | None,
+    gaps: _Gaps,
 ) -> Account:
-    reader = None if spool["deleted"] else Reader(Path(spool["directory"]))
     for _ in range(_TRIES):
         books = _books(ledger, row["spool"], row["sink"])
-        account = _reckon(books, spool, reader, dropped)
+        account = _reckon(books, spool, reader, gaps)
         if _books(ledger, row["spool"], row["sink"]) == books:
             break
     return account
@@ -86,27 +113,30 @@ def _books(ledger: Ledger, spool: str, sink: str) -> _Books:
         return bool(row["spool"] == spool and row["sink"] == sink)
 
     return _Books(
-        position=next(row for row in ledger.positions() if mine(row)),
+        position=next(
+            (row for row in ledger.positions() if mine(row)),
+            {**_NOWHERE, "spool": spool, "sink": sink},
+        ),
         dead=[row["seq"] for row in ledger.dead_letters() if mine(row)],
         damage=[(r["first"], r["last"], r["reason"]) for r in ledger.damages() if mine(r)],
     )
 
 
-def _reckon(
-    books: _Books, spool: dict[str, Any], reader: Reader | None, dropped: Counter[str]
-) -> Account:
+def _reckon(books: _Books, spool: dict[str, Any], reader: Reader | None, gaps: _Gaps) -> Account:
     position = books.position
     seq = position["seq"]
     last = max(seq, reader.last_seq()) if reader else seq
-    beyond = _settled_beyond(books, reader)
-    corrupt = sum(end - start + 1 for start, end, _ in books.damage)
-    # Damaged rows are still rows; damaged files are not.
-    lost = sum(
-        max(0, end - max(start, seq + 1) + 1)
-        for start, end, reason in books.damage
-        if reason != "checksum"
-    )
+    settled = _settled_beyond(books)
+    unmet = _deleted_beyond(seq, settled, reader, gaps)
+    beyond = [*settled, *(piece for pieces in unmet.values() for piece in pieces)]
+    lost, evicted = _losses(books, gaps)
+    for reason, pieces in unmet.items():
+        evicted[reason] += ranges.size(pieces)
     present = reader.count_after(seq) if reader else 0
+    explained = ranges.size(beyond) - _present(reader, beyond)
+    unwritten = Counter[str]()
+    for gap in gaps.values():
+        unwritten[gap.reason] += 0 if gap.first else gap.count
     return Account(
         spool=position["spool"],
         sink=position["sink"],
@@ -114,43 +144,63 @@ def _reckon(
         written=last,
         delivered=position["delivered"],
         passed=position["passed"],
-        pending=last - seq - beyond,
+        pending=last - seq - ranges.size(beyond),
         dead=len(books.dead),
-        corrupt=corrupt,
-        missing=max(0, last - seq - lost - present),
-        dropped=dict(dropped),
+        corrupt=lost,
+        missing=max(0, last - seq - present - explained),
+        evicted=dict(+evicted),
+        dropped=dict(+unwritten),
     )
 
 
-def _settled_beyond(books: _Books, reader: Reader | None) -> int:
+def _losses(books: _Books, gaps: _Gaps) -> tuple[int, Counter[str]]:
+    """What this sink knows to be lost: corrupt, and deleted to keep a limit, by reason."""
+    corrupt, evicted = 0, Counter[str]()
+    for first, last, reason in books.damage:
+        rest = [(first, last)]
+        if reason.startswith(_DROPPED):
+            evicted[reason.removeprefix(_DROPPED)] += ranges.size(rest)
+            continue
+        if reason == "missing":
+            for gap in gaps.values():
+                told = ranges.common(rest, _range(gap))
+                evicted[gap.reason] += ranges.size(told)
+                rest = ranges.without(rest, told)
+        corrupt += ranges.size(rest)
+    return corrupt, evicted
+
+
+def _deleted_beyond(
+    seq: int, settled: list[Range], reader: Reader | None, gaps: _Gaps
+) -> dict[str, list[Range]]:
+    """What the writer says it has deleted, is gone, and has not been met by this sink yet."""
+    unmet: dict[str, list[Range]] = {}
+    if reader is None:
+        return unmet
+    # Told before it is done, and always from the beginning: what is there begins after it.
+    begin = reader.first_seq()
+    for gap in gaps.values():
+        told = [(max(first, seq + 1), min(last, begin - 1)) for first, last in _range(gap)]
+        seen = [piece for pieces in unmet.values() for piece in pieces]
+        unmet.setdefault(gap.reason, []).extend(ranges.without(told, [*settled, *seen]))
+    return unmet
+
+
+def _range(gap: Gap) -> list[Range]:
+    return [(gap.first, gap.last)] if gap.first else []
+
+
+def _present(reader: Reader | None, wanted: list[Range]) -> int:
+    """How many of these are in the files."""
+    if reader is None:
+        return 0
+    return sum(reader.count_between(first, last) for first, last in ranges.merged(wanted))
+
+
+def _settled_beyond(books: _Books) -> list[Range]:
     """Records after the position that are settled already: ahead, dead, or damaged."""
-    seq, ahead = books.position["seq"], books.position["ahead"]
-    settled = {number for number in books.dead if number > seq}
-    for first, end, _ in books.damage:
-        settled.update(range(max(first, seq + 1), end + 1))
-    horizon = max(ahead.values(), default=0)
-    gaps: list[int] = []
-    while reader is not None and seq < horizon:
-        try:
-            chunk = reader.read(seq, _READ_RECORDS)
-        except (SpoolError, OSError):
-            break
-        for stored in chunk.records:
-            if stored.kind == "gap":
-                gaps.append(stored.seq)  # it goes with the step that follows
-                continue
-            if stored.seq <= ahead.get(_run_of(stored), 0):
-                settled.update((stored.seq, *gaps))
-            if stored.kind == "step":
-                gaps = []
-        seq = horizon if chunk.at_end else chunk.through
-    return len(settled)
-
-
-def _run_of(stored: Stored) -> str:
-    if stored.kind not in ("step", "finish", "detection"):
-        return ""
-    try:
-        return str(codec.unpack(stored.body).get("run", ""))
-    except BodyUnreadable:
-        return ""
+    seq = books.position["seq"]
+    early = [*books.position["early"], *((first, last) for first, last, _ in books.damage)]
+    settled = [(max(first, seq + 1), last) for first, last in early]
+    settled += ranges.of_numbers(number for number in books.dead if number > seq)
+    return ranges.merged(settled)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from spooler.errors import BodyUnreadable
@@ -21,6 +22,7 @@ from spooler.spool.reader import Stored
 DROPPED_NAME = "lens-ship/dropped"
 # The metric that marks the last step of a run whose process ended without a goodbye.
 CUT_OFF_NAME = "lens-ship/cut_off"
+NOTHING_DELETED: Mapping[int, int] = MappingProxyType({})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,9 +105,16 @@ class _Building:
         )
 
 
-def collect_steps(records: Iterable[Stored], ahead: Mapping[str, int]) -> Steps:
-    """Merge records into steps, leaving out what `ahead` (run -> seq) says is settled."""
-    collector = _Collector(ahead)
+def collect_steps(
+    records: Iterable[Stored],
+    ahead: Mapping[str, int],
+    deleted: Mapping[int, int] = NOTHING_DELETED,
+) -> Steps:
+    """Merge records into steps, leaving out what `ahead` (run -> seq) says is settled.
+
+    `deleted` tells of gaps whose records had a seq how many of them are lost to this sink.
+    """
+    collector = _Collector(ahead, deleted)
     for stored in records:
         collector.take(stored)
     return collector.result()
@@ -141,8 +150,9 @@ def cut_off(tail: Sequence[Stored]) -> tuple[Step, ...]:
 class _Collector:
     """Goes through a stretch once, one record at a time."""
 
-    def __init__(self, ahead: Mapping[str, int]) -> None:
+    def __init__(self, ahead: Mapping[str, int], deleted: Mapping[int, int]) -> None:
         self._ahead = ahead
+        self._deleted = deleted
         self._building: dict[str, _Building] = {}
         self._gaps: list[tuple[int, dict[str, Any]]] = []  # seq, what the next step tells of it
         self._complete: list[Step] = []
@@ -210,6 +220,10 @@ class _Collector:
         reason, count = body.get("reason"), body.get("count")
         if not isinstance(reason, str) or not isinstance(count, int):
             self._passed.append(Passed(seq=stored.seq))
+            return
+        count = self._deleted.get(stored.seq, count)
+        if count == 0:
+            self._passed.append(Passed(seq=stored.seq))  # all of them were delivered in time
             return
         self._gaps.append((stored.seq, {f"{DROPPED_NAME}/{reason}": count}))
 

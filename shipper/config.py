@@ -22,6 +22,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+POLICIES = ("drop-newest", "drop-oldest")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -100,6 +101,13 @@ def _level(value: Any) -> str:
     text = str(value).strip().lower()
     if text not in LOG_LEVELS:
         raise ValueError(f"is none of {', '.join(LOG_LEVELS)}")
+    return text
+
+
+def _policy(value: Any) -> str:
+    text = str(value).strip().lower()
+    if text not in POLICIES:
+        raise ValueError(f"is none of {', '.join(POLICIES)}")
     return text
 
 
@@ -212,6 +220,21 @@ SETTINGS = (
         help="How many bytes of delivered segments are kept under the root; the oldest go first.",
     ),
     Setting(
+        name="root_bytes",
+        default=0,
+        parse=_integer(0, 2**60),
+        help="Bytes of disk that all spools under the root may take; 0: no limit. Delivered"
+        " segments go first, whatever retention says.",
+    ),
+    Setting(
+        name="when_full",
+        default="drop-newest",
+        parse=_policy,
+        help="What gives way when root_bytes is reached and nothing delivered is left to delete:"
+        " drop-newest has the training processes refuse new records, drop-oldest deletes the"
+        " oldest segments. Both are counted.",
+    ),
+    Setting(
         name="dead_letter_count",
         default=100_000,
         parse=_integer(0, 10**9),
@@ -263,6 +286,8 @@ class Config:
     save_local: bool
     retain_seconds: float
     retain_bytes: int
+    root_bytes: int
+    when_full: str
     dead_letter_count: int
     dead_letter_bytes: int
     rescan_seconds: float

@@ -22,6 +22,7 @@ from urllib.parse import quote
 
 import sqlite_utils
 
+from shipper import ranges
 from shipper.errors import StateInUse, StateUnusable
 from spooler.spool.reader import Damage
 
@@ -50,6 +51,7 @@ _TABLES: dict[str, tuple[dict[str, type], tuple[str, ...]]] = {
             "sink": str,
             "seq": int,
             "ahead": str,  # JSON map
+            "early": str,  # JSON list of ranges
             "delivered": int,
             "passed": int,
             "requests": int,
@@ -80,7 +82,7 @@ _TABLES: dict[str, tuple[dict[str, type], tuple[str, ...]]] = {
             "first": int,
             "last": int,
             "path": str,
-            "reason": str,
+            "reason": str,  # `dropped:<why>` for what this service has deleted undelivered
             "time": float,
         },
         ("spool", "sink", "first"),
@@ -100,7 +102,15 @@ _TABLES: dict[str, tuple[dict[str, type], tuple[str, ...]]] = {
         ("spool", "entry"),
     ),
     "gap": (
-        {"spool": str, "seq": int, "reason": str, "count": int, "time": float},
+        {
+            "spool": str,
+            "seq": int,
+            "reason": str,
+            "count": int,
+            "first": int,  # seqs of what the writer has deleted; 0 where there never were any
+            "last": int,
+            "time": float,
+        },
         ("spool", "seq"),
     ),
 }
@@ -111,11 +121,13 @@ class Position:
     """How far a sink is in a spool.
 
     Everything up to `seq` is settled. Where runs lie between each other in a spool, `ahead` says
-    how far single runs are beyond that: run -> seq.
+    how far single runs are beyond that: run -> seq; `early` are those of their records that are
+    settled and lie beyond `seq`: they stay settled when the file is lost that tells whose they are.
     """
 
     seq: int = 0
     ahead: Mapping[str, int] = field(default_factory=dict)
+    early: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +163,18 @@ class DeadLetter:
     body: bytes
     reason: str
     detail: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gap:
+    """What a gap record tells; `first` and `last` are 0 where the records never had a seq."""
+
+    spool: str
+    seq: int
+    reason: str
+    count: int
+    first: int = 0
+    last: int = 0
 
 
 class Ledger:
@@ -224,32 +248,12 @@ class Ledger:
     def position(self, spool: str, sink: str) -> Position:
         """Where `sink` is in `spool`; the beginning when it has never been there."""
         with self._using() as database:
-            row = database.execute(
-                "SELECT seq, ahead FROM position WHERE spool = ? AND sink = ?", (spool, sink)
-            ).fetchone()
-        if row is None:
-            return Position()
-        return Position(seq=row[0], ahead=json.loads(row[1] or "{}"))
+            return _position(database, spool, sink)
 
     def acknowledge(self, spool: str, sink: str, position: Position, settled: Settled) -> None:
         """Move `sink` on to `position`, with what has been settled on the way."""
         with self._using() as database:
-            database.execute(
-                "INSERT INTO position VALUES (:spool, :sink, :seq, :ahead, :delivered, :passed,"
-                " :requests, 0, :updated) ON CONFLICT (spool, sink) DO UPDATE SET"
-                " seq = :seq, ahead = :ahead, delivered = delivered + :delivered,"
-                " passed = passed + :passed, requests = requests + :requests, updated = :updated",
-                {
-                    "spool": spool,
-                    "sink": sink,
-                    "seq": position.seq,
-                    "ahead": json.dumps(dict(position.ahead)) if position.ahead else "",
-                    "delivered": settled.delivered,
-                    "passed": settled.passed,
-                    "requests": settled.requests,
-                    "updated": time.time(),
-                },
-            )
+            _move(database, spool, sink, position, settled)
 
     def is_cut_off_told(self, spool: str, sink: str) -> bool:
         """Whether `sink` knows that the process of `spool` died."""
@@ -267,10 +271,17 @@ class Ledger:
             )
 
     def positions(self) -> list[dict[str, Any]]:
-        """Every position with its counters; `ahead` is a map."""
+        """Every position with its counters; `ahead` is a map, `early` a list of ranges."""
         with self._using() as database:
             rows = list(database.table("position").rows)
-        return [{**row, "ahead": json.loads(row["ahead"] or "{}")} for row in rows]
+        return [
+            {
+                **row,
+                "ahead": json.loads(row["ahead"] or "{}"),
+                "early": [(first, last) for first, last in json.loads(row["early"] or "[]")],
+            }
+            for row in rows
+        ]
 
     def forget(self, spool: str) -> None:
         """Note that a spool's files are deleted; what was settled of it stays known."""
@@ -365,27 +376,72 @@ class Ledger:
         return len(rows)
 
     def note_damage(self, spool: str, sink: str, damage: Damage) -> bool:
-        """Remember records that a sink will never get for damage; False when that was known."""
-        row = {"spool": spool, "sink": sink, **asdict(damage), "time": time.time()}
-        return self._insert_new("damage", row)
+        """Remember records that a sink will never get for damage; False when that was known.
+
+        What is settled or known to be lost already stays what it is.
+        """
+        with self._transaction() as database:
+            return bool(_lose(database, spool, sink, damage))
+
+    def give_up(self, spool: str, sink: str, through: int, *, path: str, why: str) -> int:
+        """Go past what `sink` has not got up to `through`, for good; returns how much that is.
+
+        The records are counted as dropped in the step that moves the position, so that none is
+        delivered afterwards, whatever happens before their file is gone.
+        """
+        with self._transaction() as database:
+            position = _position(database, spool, sink)
+            if position.seq >= through:
+                return 0
+            lost = Damage(path=path, first=position.seq + 1, last=through, reason=f"dropped:{why}")
+            count = _lose(database, spool, sink, lost)
+            beyond = Position(
+                seq=through,
+                ahead={run: seq for run, seq in position.ahead.items() if seq > through},
+                early=frozenset(seq for seq in position.early if seq > through),
+            )
+            _move(database, spool, sink, beyond, Settled())
+            return count
+
+    def lost_in(self, gap: Gap, sink: str) -> int:
+        """How many records are missing for `sink` that no earlier gap of the spool has told of."""
+        with self._using() as database:
+            rows = database.execute(
+                "SELECT first, last FROM damage WHERE spool = ? AND sink = ? AND last >= ?"
+                " AND first <= ? AND reason = 'missing'",
+                (gap.spool, sink, gap.first, gap.last),
+            ).fetchall()
+            told = database.execute(
+                "SELECT first, last FROM gap WHERE spool = ? AND seq < ? AND first > 0",
+                (gap.spool, gap.seq),
+            ).fetchall()
+        return ranges.size(ranges.without(ranges.common(rows, [(gap.first, gap.last)]), told))
 
     def damages(self) -> list[dict[str, Any]]:
         """Every damage that was met."""
         with self._using() as database:
             return list(database.table("damage").rows)
 
-    def note_gap(self, spool: str, seq: int, *, reason: str, count: int) -> None:
-        """Remember records that the training process could not commit, as its spool tells."""
-        with self._using() as database:
-            database.table("gap").insert(
-                {"spool": spool, "seq": seq, "reason": reason, "count": count, "time": time.time()},
-                ignore=True,
-            )
+    def note_gap(self, gap: Gap) -> None:
+        """Remember records that the training process lost or deleted, as its spool tells."""
+        self._insert_new("gap", {**asdict(gap), "time": time.time()})
 
     def gaps(self) -> list[dict[str, Any]]:
         """Every gap that was met."""
         with self._using() as database:
             return list(database.table("gap").rows)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite_utils.Database]:
+        """As `_using`; all of it happens, or nothing."""
+        with self._using() as database:
+            database.execute("BEGIN IMMEDIATE")
+            try:
+                yield database
+            except BaseException:
+                database.execute("ROLLBACK")
+                raise
+            database.execute("COMMIT")
 
     def _insert_new(self, table: str, row: Mapping[str, Any]) -> bool:
         with self._using() as database:
@@ -411,6 +467,56 @@ class Ledger:
             self._db.conn.close()
             if self._guard >= 0:
                 os.close(self._guard)
+
+
+def _position(database: sqlite_utils.Database, spool: str, sink: str) -> Position:
+    row = database.execute(
+        "SELECT seq, ahead, early FROM position WHERE spool = ? AND sink = ?", (spool, sink)
+    ).fetchone()
+    if row is None:
+        return Position()
+    early = json.loads(row[2] or "[]")
+    return Position(
+        seq=row[0],
+        ahead=json.loads(row[1] or "{}"),
+        early=frozenset(seq for first, last in early for seq in range(first, last + 1)),
+    )
+
+
+def _move(
+    database: sqlite_utils.Database, spool: str, sink: str, position: Position, settled: Settled
+) -> None:
+    database.execute(
+        "INSERT INTO position (spool, sink, seq, ahead, early, delivered, passed, requests,"
+        " cut_off_told, updated) VALUES (:spool, :sink, :seq, :ahead, :early, :delivered, :passed,"
+        " :requests, 0, :updated) ON CONFLICT (spool, sink) DO UPDATE SET"
+        " seq = :seq, ahead = :ahead, early = :early, delivered = delivered + :delivered,"
+        " passed = passed + :passed, requests = requests + :requests, updated = :updated",
+        {
+            "spool": spool,
+            "sink": sink,
+            "seq": position.seq,
+            "ahead": json.dumps(dict(position.ahead)) if position.ahead else "",
+            "early": json.dumps(ranges.of_numbers(position.early)) if position.early else "",
+            "delivered": settled.delivered,
+            "passed": settled.passed,
+            "requests": settled.requests,
+            "updated": time.time(),
+        },
+    )
+
+
+def _lose(database: sqlite_utils.Database, spool: str, sink: str, lost: Damage) -> int:
+    """Note what of `lost` is neither settled nor noted; how many records that is."""
+    where = "FROM {} WHERE spool = ? AND sink = ?"
+    known = database.execute(f"SELECT first, last {where.format('damage')}", (spool, sink))
+    dead = database.execute(f"SELECT seq, seq {where.format('dead_letter')}", (spool, sink))
+    early = ranges.of_numbers(_position(database, spool, sink).early)
+    new = ranges.without([(lost.first, lost.last)], [*known, *dead, *early])
+    for first, last in new:
+        row = {**asdict(lost), "first": first, "last": last}
+        database.table("damage").insert({"spool": spool, "sink": sink, **row, "time": time.time()})
+    return ranges.size(new)
 
 
 def _make_directory(directory: Path) -> None:
@@ -468,6 +574,8 @@ def _prepare(connection: sqlite3.Connection) -> sqlite_utils.Database:
         database.table(name).create(
             columns, pk=key[0] if len(key) == 1 else key, if_not_exists=True
         )
+        for column in columns.keys() - database.table(name).columns_dict.keys():
+            database.table(name).add_column(column, columns[column])
     database.table("dead_letter").create_index(
         ["spool", "sink", "seq"], unique=True, if_not_exists=True
     )

@@ -15,10 +15,11 @@ from typing import Protocol
 
 from shipper.batcher import Passed, Refused, Step, cut_off
 from shipper.config import Config
-from shipper.ledger import DeadLetter, Ledger, Position, Settled
+from shipper.ledger import DeadLetter, Gap, Ledger, Position, Settled
 from shipper.outcome import UNKNOWN_WORKLOAD, Outcome, Verdict
 from shipper.sinks import Parcel, Sink, Stretch
 from spooler.errors import BodyUnreadable
+from spooler.records import gap as gap_record
 from spooler.spool import codec
 from spooler.spool.identity import Identity
 from spooler.spool.reader import Chunk, Stored
@@ -139,6 +140,16 @@ class Route:
         finally:
             self._drop_ballast()
 
+    def resume(self) -> None:
+        """Go on from where the ledger says: it was moved by another hand than this one's."""
+        self.position = self._ledger.position(self.identity.spool, self._entry)
+        self._parcels.clear()
+        self._split = False
+        self._bodies, self._passed = {}, []
+        self._held, self._since = (), {}
+        self._through = self.position.seq
+        self._at_end = False
+
     def take_delivered(self) -> int:
         """Records delivered since the last call."""
         delivered, self._delivered = self._delivered, 0
@@ -157,13 +168,14 @@ class Route:
         """Read the next stretch and plan it; settle at once what needs no sending."""
         chunk = self.reader.read(self.position.seq, READ_RECORDS)
         self._note_damage(chunk)
-        self._note_gaps(chunk)
+        deleted = self._note_gaps(chunk)
         plan = self.sink.plan(
             Stretch(
                 identity=self.identity,
                 records=chunk.records,
                 ahead=self.position.ahead,
                 ended=ended and chunk.at_end,
+                deleted=deleted,
                 waited=frozenset(
                     seq for seq, since in self._since.items() if now - since >= self.flush_seconds
                 ),
@@ -285,7 +297,13 @@ class Route:
         ahead = dict(self.position.ahead)
         if parcel is not None:
             ahead[parcel.run] = parcel.last
-        position = Position(seq=seq, ahead={run: last for run, last in ahead.items() if last > seq})
+        early = {*self.position.early, *(parcel.seqs if parcel is not None else ())}
+        early.update(p.seq for p in self._passed if seq < p.seq <= ahead.get(p.run, 0))
+        position = Position(
+            seq=seq,
+            ahead={run: last for run, last in ahead.items() if last > seq},
+            early=frozenset(number for number in early if number > seq),
+        )
         if position == self.position:
             return
         passed = [p for p in self._passed if p.seq <= seq or p.seq <= ahead.get(p.run, 0)]
@@ -342,16 +360,30 @@ class Route:
                 damage.reason,
             )
 
-    def _note_gaps(self, chunk: Chunk) -> None:
+    def _note_gaps(self, chunk: Chunk) -> dict[int, int]:
+        """Remember what gaps tell; of those of deleted records, how many are missing here."""
+        deleted = {}
         for stored in chunk.records:
             if stored.kind != "gap":
                 continue
-            try:
-                body = codec.unpack(stored.body)
-                reason, count = str(body["reason"]), int(body["count"])
-            except (BodyUnreadable, KeyError, TypeError, ValueError):
+            gap = gap_of(self.identity.spool, stored)
+            if gap is None:
                 continue
-            self._ledger.note_gap(self.identity.spool, stored.seq, reason=reason, count=count)
+            self._ledger.note_gap(gap)
+            if gap.first:
+                deleted[stored.seq] = self._ledger.lost_in(gap, self._entry)
+        return deleted
+
+
+def gap_of(spool: str, stored: Stored) -> Gap | None:
+    """What a gap record tells; None when it cannot be understood."""
+    try:
+        body = codec.unpack(stored.body)
+        reason, count = str(body["reason"]), int(body["count"])
+    except (BodyUnreadable, KeyError, TypeError, ValueError):
+        return None
+    first, last = gap_record.deleted(body) or (0, 0)
+    return Gap(spool=spool, seq=stored.seq, reason=reason, count=count, first=first, last=last)
 
 
 class ClosedRoute(Route):

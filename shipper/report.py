@@ -31,13 +31,7 @@ def print_accounts(accounts: list[Account], *, as_json: bool) -> None:
     out = console()
     for sink, group in by_sink.items():
         out.print(_account_table(sink, group))
-    dropped: dict[str, dict[str, int]] = {}
-    for account in accounts:
-        if account.dropped:
-            dropped[account.spool] = dict(account.dropped)
-    for spool, reasons in sorted(dropped.items()):
-        told = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
-        out.print(f"{spool}: dropped by the training process: {told}")
+    _print_lost(out, accounts)
     wrong = [account for account in accounts if not account.balances]
     for account in wrong:
         out.print(
@@ -49,6 +43,21 @@ def print_accounts(accounts: list[Account], *, as_json: bool) -> None:
         out.print("no spools: nothing to account for")
     elif not wrong:
         out.print("every record is accounted for")
+
+
+def _print_lost(out: Console, accounts: list[Account]) -> None:
+    """What will never arrive, and why."""
+    dropped = {account.spool: account.dropped for account in accounts if account.dropped}
+    for spool, reasons in sorted(dropped.items()):
+        out.print(f"{spool}: dropped by the training process: {_told(reasons)}")
+    for account in accounts:
+        if account.evicted:
+            told = _told(account.evicted)
+            out.print(f"{account.spool}: deleted before {account.sink} had it: {told}")
+
+
+def _told(reasons: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
 
 
 def print_dead_letters(rows: Iterable[Mapping[str, Any]], *, as_json: bool) -> None:
@@ -87,12 +96,15 @@ def _account_table(sink: str, accounts: list[Account]) -> Table:
         ("pending", "pending"),
         ("dead", "dead"),
         ("corrupt", "corrupt"),
+        ("evicted", "evicted"),
         ("missing", "missing"),
     ):
         table.add_column(label, justify="right", footer=f"{getattr(sums, name):,}")
     for account in accounts:
-        names = ("written", "delivered", "passed", "pending", "dead", "corrupt", "missing")
-        table.add_row(account.spool, *(f"{getattr(account, name):,}" for name in names))
+        names = ("written", "delivered", "passed", "pending", "dead", "corrupt")
+        cells = [getattr(account, name) for name in names]
+        cells += [sum(account.evicted.values()), account.missing]
+        table.add_row(account.spool, *(f"{cell:,}" for cell in cells))
     return table
 
 

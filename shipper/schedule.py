@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import threading
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Collection, Hashable
 from typing import Generic, TypeVar
 
 Key = TypeVar("Key", bound=Hashable)
@@ -54,6 +54,16 @@ class Schedule(Generic[Key]):
             self._taken.discard(key)
             self._push(key, self._due(key))
             self._condition.notify()
+
+    def hold(self, keys: Collection[Key]) -> bool:
+        """Take all of these at once, due or not, unless one is taken; each is to be given back."""
+        with self._condition:
+            if any(key in self._taken for key in keys):
+                return False
+            for key in keys:
+                self._waiting.pop(key, None)  # what the heap has of it is no entry any more
+                self._taken.add(key)
+            return True
 
     def is_quiet(self) -> bool:
         """Whether no key is taken at the moment."""

@@ -10,11 +10,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from spooler.spool.identity import is_on
+from spooler.spool.identity import MAX_BYTES, is_on
 
 OUTPUT_PATH = "PRIMUS_LENS_WANDB_OUTPUT_PATH"
 HOOK = "PRIMUS_LENS_WANDB_HOOK"
 DEBUG = "PRIMUS_LENS_WANDB_DEBUG"
+WHEN_FULL = "PRIMUS_LENS_SPOOL_WHEN_FULL"
+
+# Two empty segments with their shared memory take a tenth of this: below it nothing would fit.
+_LEAST_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +56,18 @@ VARIABLES = (
         meaning="Age in seconds after which a segment that holds records ends.",
     ),
     Variable(
+        name=MAX_BYTES,
+        default="4294967296",
+        meaning="Bytes of disk that one spool may take, 1048576 at least; 4 GiB is days of most"
+        " jobs without a receiver, and little of a node's disk.",
+    ),
+    Variable(
+        name=WHEN_FULL,
+        default="drop-newest",
+        meaning="What gives way when nothing delivered is left to delete: `drop-newest` refuses"
+        " new records, `drop-oldest` deletes the oldest segment. Both are counted.",
+    ),
+    Variable(
         name="PRIMUS_LENS_SPOOL_GROUP",
         default="",
         meaning="Group (name or number) that may read and delete spools, for a service that"
@@ -68,6 +84,8 @@ class Settings:
     segment_bytes: int
     segment_records: int
     segment_seconds: float
+    max_bytes: int
+    drop_oldest: bool
     group: str
     debug: bool
 
@@ -80,6 +98,8 @@ def from_environ(environ: Mapping[str, str]) -> Settings:
         segment_bytes=int(_positive(environ, "PRIMUS_LENS_SPOOL_SEGMENT_BYTES")),
         segment_records=int(_positive(environ, "PRIMUS_LENS_SPOOL_SEGMENT_RECORDS")),
         segment_seconds=_positive(environ, "PRIMUS_LENS_SPOOL_SEGMENT_SECONDS"),
+        max_bytes=max(_LEAST_BYTES, int(_positive(environ, MAX_BYTES))),
+        drop_oldest=environ.get(WHEN_FULL, "").strip().lower() == "drop-oldest",
         group=environ.get("PRIMUS_LENS_SPOOL_GROUP", ""),
         debug=environ.get(DEBUG, "").strip().lower() in {"true", "1", "yes", "on"},
     )

@@ -10,7 +10,8 @@ class SpoolError(Exception):
 class SpoolUnavailable(SpoolError):
     """A record cannot be committed now. `reason` is a short stable word for counters.
 
-    Reasons: `disk-full`, `read-only`, `io-error`, `locked`, `cannot-open`, `gone`, `error`.
+    Reasons: `disk-full`, `read-only`, `io-error`, `locked`, `cannot-open`, `gone`, `error`; `cap`
+    when the spool has reached its own limit, `root-cap` when all spools together have.
     """
 
     def __init__(self, reason: str, detail: str) -> None:

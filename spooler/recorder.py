@@ -246,6 +246,11 @@ class Recorder:
             return False
         for farewell in self.farewells:
             farewell()
+        # A few bytes beyond a limit, or one more try, are worth knowing what was lost.
+        writer = self._writer
+        if writer is not None:
+            writer.insist()
+        self._retry_at = 0.0
         self.record(exit_record.NAME, exit_record.make(time=time.time(), steps=dict(self.steps)))
         with self._lock:
             writer, self._writer = self._writer, None
@@ -382,7 +387,10 @@ def _pack(body: dict[str, Any]) -> bytes:
 
 def _limits(settings: config.Settings) -> Limits:
     return Limits(
-        segment_bytes=settings.segment_bytes,
+        # Disk comes back in whole segments: one must be a small part of what there may be.
+        segment_bytes=min(settings.segment_bytes, settings.max_bytes // 8),
+        max_bytes=settings.max_bytes,
+        drop_oldest=settings.drop_oldest,
         segment_records=settings.segment_records,
         segment_seconds=settings.segment_seconds,
         group=_group_id(settings.group),

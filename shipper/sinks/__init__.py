@@ -56,6 +56,8 @@ class Stretch:
     ahead: Mapping[str, int]  # run -> seq up to which it is settled beyond the position
     ended: bool  # nothing will follow these records
     waited: frozenset[int]  # first seqs of open steps that have been held back long enough
+    # Gaps of records that their writer has deleted: seq -> how many of them this sink has not got.
+    deleted: Mapping[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -64,7 +64,7 @@ class ProcessorSink:
 
     def plan(self, stretch: Stretch) -> Plan:
         """Complete steps become requests; open ones wait unless it has been long enough."""
-        steps = collect_steps(stretch.records, stretch.ahead)
+        steps = collect_steps(stretch.records, stretch.ahead, stretch.deleted)
         ripe = [s for s in steps.open if stretch.ended or s.first in stretch.waited]
         told = [gap for gap in steps.gaps if stretch.ended or gap in stretch.waited]
         held = [s.first for s in steps.open if s not in ripe]

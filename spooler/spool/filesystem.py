@@ -1,12 +1,14 @@
-"""What kind of file system a path is on, and whether a write-ahead log can live there.
+"""What kind of file system a path is on, whether a write-ahead log can live there, what it takes.
 
 SQLite's write-ahead log needs memory that all processes of the host share through the file, which
 network file systems do not give. They are told by their type in the kernel's table of mounts; what
-is not known to be shared between hosts counts as local. Reading the table is the only thing done.
+is not known to be shared between hosts counts as local. Nothing is done here but reading the table
+and asking for sizes.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from dataclasses import dataclass
@@ -85,3 +87,13 @@ def _parse(line: str) -> FileSystem | None:
 
 def _is_below(place: Path, mount: str) -> bool:
     return mount == "/" or place == Path(mount) or Path(mount) in place.parents
+
+
+def bytes_in(directory: Path) -> int:
+    """Bytes of all files in `directory`; what vanishes or cannot be looked at counts nothing."""
+    total = 0
+    with contextlib.suppress(OSError), os.scandir(directory) as entries:
+        for entry in entries:
+            with contextlib.suppress(OSError):
+                total += entry.stat(follow_symlinks=False).st_size
+    return total

@@ -2,10 +2,12 @@
 
 Ownership, in one sentence: the training process that created a spool is the only one that ever
 writes or checkpoints its files; the service only reads them, and deletes whole files once they
-are delivered (or its configured policy gives them up).
+are delivered (or its configured policy gives them up). A writer, too, may delete whole closed files
+of its own; see "Limits".
 
 Layout below the spool root::
 
+    full                     written by the service; see "Limits"
     node_<NODE_RANK>/rank_<LOCAL_RANK>/<spool id>/
         owner                POSIX write lock (fcntl) held by the writer for as long as it lives;
                              its text is "<pid> <host>", for people
@@ -42,6 +44,14 @@ the full one and closes it. A segment without a ``-wal`` file will not change an
 be it empty, from before it gets its name until it is sealed. A record in segment n+1 proves that
 segment n has got its last record.
 
+Limits: the writer keeps its own spool within its limit: it refuses new records, or deletes its
+oldest closed segments, each told beforehand in a ``gap`` record with the seqs. What is delivered
+is deleted by the service alone, which also keeps the limit of the root. For that it may delete
+undelivered segments if its policy says so, or put the file ``full`` into the root: as long as that
+was modified less than 60 s ago, by the clock of its host, every writer below the root refuses new
+records. The service touches it while it holds and removes it afterwards; one that has died stops
+nobody for longer.
+
 Versions: a reader accepts `FORMAT_VERSION` and older ones that it names; a higher ``user_version``
 is "newer than this reader" and is left untouched; another ``application_id`` is "not a spool".
 """
@@ -54,6 +64,8 @@ APPLICATION_ID = 0x4C454E53
 FORMAT_VERSION = 1
 
 OWNER_NAME = "owner"
+ROOT_FULL_NAME = "full"
+ROOT_FULL_SECONDS = 60.0  # how long `full` counts after it was touched
 SEGMENT_SUFFIX = ".sqlite"
 PAGE_SIZE = 1024  # bytes; a small page keeps the WAL bytes of one small commit small
 BODY_LIMIT = 64 * 1024 * 1024  # bytes of one record's body
@@ -69,7 +81,8 @@ INSERT_IDENTITY = "INSERT INTO identity (body, checksum) VALUES (?, ?)"
 INSERT_RECORD = "INSERT INTO record (seq, kind, body, checksum) VALUES (?, ?, ?, ?)"
 SELECT_IDENTITY = "SELECT body, checksum FROM identity"
 SELECT_RECORDS = "SELECT seq, kind, body, checksum FROM record WHERE seq > ? ORDER BY seq LIMIT ?"
-COUNT_RECORDS = "SELECT count(*) FROM record WHERE seq > ?"
+SELECT_KIND = "SELECT seq, kind, body, checksum FROM record WHERE kind = ? ORDER BY seq"
+COUNT_RECORDS = "SELECT count(*) FROM record WHERE seq BETWEEN ? AND ?"
 SELECT_BOUNDS = "SELECT min(seq), max(seq) FROM record"
 
 IDENTITY_KIND = "identity"

@@ -16,6 +16,9 @@ _LOCAL_RANK = ("LOCAL_RANK", "SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK")
 _NODE_RANK = ("NODE_RANK", "GROUP_RANK", "SLURM_NODEID")
 _WORLD_SIZE = ("WORLD_SIZE", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
 
+# The limit of a spool is a setting of its writer; the service frees what is delivered in time.
+MAX_BYTES = "PRIMUS_LENS_SPOOL_MAX_BYTES"
+
 _FALSE = frozenset({"false", "0", "no", "off"})
 
 
@@ -38,6 +41,8 @@ class Identity:
     local_rank: int | None = None  # on this node
     node_rank: int | None = None
     world_size: int | None = None
+
+    max_bytes: int | None = None  # of disk for this spool; None: what the writer takes by default
 
     # What the job asks of delivery; the service's own settings come first.
     api_base_url: str = ""
@@ -91,6 +96,7 @@ def from_environ(
         local_rank=first_int(environ, _LOCAL_RANK),
         node_rank=first_int(environ, _NODE_RANK),
         world_size=first_int(environ, _WORLD_SIZE),
+        max_bytes=first_int(environ, (MAX_BYTES,)),
         api_base_url=environ.get("PRIMUS_LENS_API_BASE_URL", ""),
         api_reporting=is_on(environ, "PRIMUS_LENS_WANDB_API_REPORTING"),
         save_local=is_on(environ, "PRIMUS_LENS_WANDB_SAVE_LOCAL"),

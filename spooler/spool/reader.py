@@ -5,11 +5,12 @@ Rules:
 - Files are opened read-only and only for the length of one call: between two calls the writer may
   rotate, seal or die, and the service may hold thousands of spools.
 - One damaged record costs that record: it is reported with its position, the next one follows.
-- This is the only module that deletes anything of a spool.
+- This is the only module of the service that deletes anything of a spool.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 from collections.abc import Iterator
@@ -17,9 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from spooler.errors import NotASpool, SpoolDamaged, SpoolError
-from spooler.spool import codec, db
+from spooler.spool import codec, db, filesystem
 from spooler.spool import format as fmt
 from spooler.spool.identity import Identity
+
+_LAST_SEQ = 2**63 - 1
 
 _Row = tuple[int, str, bytes, int]  # seq, kind, body, checksum; a damaged file may hold others
 
@@ -160,11 +163,19 @@ class Reader:
                 return bounds[1]
         return 0
 
+    def first_seq(self) -> int:
+        """Seq of the first record there is, 0 without any; unreadable segments are skipped."""
+        return self._first_beyond(0) or 0
+
     def count_after(self, position: int) -> int:
         """How many records there are beyond `position`, damaged ones included.
 
         Segments that cannot be opened count nothing.
         """
+        return self.count_between(position + 1, _LAST_SEQ)
+
+    def count_between(self, first: int, last: int) -> int:
+        """As `count_after`, from `first` to `last`."""
         count = 0
         for number in self.segments():
             try:
@@ -172,12 +183,48 @@ class Reader:
             except (FileNotFoundError, SpoolError):
                 continue
             try:
-                count += connection.execute(fmt.COUNT_RECORDS, (position,)).fetchone()[0]
+                count += connection.execute(fmt.COUNT_RECORDS, (first, last)).fetchone()[0]
             except db.Error:
                 continue
             finally:
                 connection.close()
         return count
+
+    def gaps(self) -> list[Stored]:
+        """Every sound `gap` record there is; what cannot be read is passed over."""
+        found: list[Stored] = []
+        for number in self.segments():
+            try:
+                connection = db.open_for_reading(self._path(number))
+            except (FileNotFoundError, SpoolError):
+                continue
+            try:
+                rows = connection.execute(fmt.SELECT_KIND, ("gap",)).fetchall()
+            except db.Error:
+                continue
+            finally:
+                connection.close()
+            _verify(self._path(number), rows, _LAST_SEQ, found, [])
+        return found
+
+    def closed(self) -> list[tuple[int, int]]:
+        """Readable segments that hold records and get no more: number and last seq, ascending."""
+        # In this order: what is last is known only after the writer is known to be gone, or
+        # after the segment that follows is known to hold a record.
+        owned = self.is_owned()
+        found: list[tuple[int, int]] = []
+        for number in reversed(self.segments()):
+            try:
+                bounds = self._bounds(number)
+            except (FileNotFoundError, SpoolError):
+                continue
+            if bounds is not None:
+                found.insert(0, (number, bounds[1]))
+        return found[:-1] if owned else found
+
+    def bytes(self) -> int:
+        """Bytes on disk of everything in the directory."""
+        return filesystem.bytes_in(self.directory)
 
     def is_owned(self) -> bool:
         """Whether the process that writes this spool is alive, in whatever pid namespace."""
@@ -225,11 +272,12 @@ class Reader:
         return sum(self._sizes(number))
 
     def segment_age(self, number: int, now: float) -> float:
-        """Seconds since the segment was last written, `now` in Unix seconds."""
-        try:
-            return now - os.stat(self._path(number)).st_mtime
-        except FileNotFoundError:
-            return 0.0
+        """Seconds since the segment or its WAL was last written, `now` in Unix seconds."""
+        written = []
+        for name in (self._path(number), f"{self._path(number)}-wal"):
+            with contextlib.suppress(FileNotFoundError):
+                written.append(os.stat(name).st_mtime)
+        return now - max(written, default=now)
 
     def delete_segment(self, number: int) -> None:
         """Free a closed segment: the database last, so that a half-done deletion is repeated."""

@@ -4,8 +4,11 @@ Rules:
 
 - One writer per process and spool; it holds the POSIX lock on `owner` for its life.
 - `append` does one INSERT in autocommit mode and nothing else that can wait; preparing the next
-  segment, sealing the last and looking whether the files are still there happen in `tend`, on
-  another thread.
+  segment, sealing the last, looking whether the files are still there and how much disk they take
+  happen in `tend`, on another thread.
+- The disk that a spool takes is bounded by its writer. Above the limit it ends its segment, so that
+  the service can deliver and delete that too, and then refuses records (`drop-newest`), or deletes
+  its oldest closed segments (`drop-oldest`). Each deletion is told first, in a `gap` record.
 - Threads are serialised by a re-entrant lock. A signal handler may append while its own thread
   is inside `append`: the primary key decides, and the one that comes second takes the next seq.
   The handler never rotates: the interrupted append goes on in the segment that it began with.
@@ -24,7 +27,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from spooler.errors import SpoolUnavailable
-from spooler.spool import codec, db
+from spooler.records import gap
+from spooler.spool import codec, db, filesystem
 from spooler.spool import format as fmt
 
 
@@ -35,6 +39,8 @@ class Limits:
     segment_bytes: int = 8 * 1024 * 1024  # of record bodies
     segment_records: int = 16384
     segment_seconds: float = 3600.0
+    max_bytes: int = 4 * 1024**3  # on disk, of the whole spool
+    drop_oldest: bool = False  # above that: rather the oldest records than the newest
     group: int | None = None  # group id that may read and delete; None: the owner alone
 
     @property
@@ -46,6 +52,17 @@ class Limits:
     def file_mode(self) -> int:
         """-wal and -shm take this mode from the segment: SQLite copies it."""
         return 0o600 if self.group is None else 0o660
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Closed:
+    """A segment that gets no more records: its number, first and last seq, and when it was used."""
+
+    number: int
+    first: int
+    last: int
+    began: float  # Unix seconds
+    ended: float
 
 
 @dataclass(kw_only=True)
@@ -79,12 +96,18 @@ class Writer:
         opener: Callable[[Path], db.Connection] = db.open_for_writing,
     ) -> None:
         self.directory = root.joinpath(*below, spool)
+        self._root_full = root / fmt.ROOT_FULL_NAME
         self._identity = identity
         self._limits = limits
         self._open = opener
         self._gate = threading.RLock()
         self._tending = threading.Lock()
         self._retired: list[_Segment] = []
+        self._closed: list[_Closed] = []
+        self._first_deleted: _Closed | None = None
+        self._above = ""  # which limit is exceeded: reason of what is refused
+        self._refusal = ""  # why appends are refused now
+        self._insisting = False
         self._next: _Segment | None = None
         self._nesting = 0  # appends under way: more than one below a signal handler
         self.wake: Callable[[], None] = _nobody
@@ -116,11 +139,22 @@ class Writer:
             SpoolUnavailable: it was not committed; a later try may succeed.
         """
         with self._gate:
+            if self._refusal:
+                raise SpoolUnavailable(
+                    self._refusal,
+                    f"{self.directory}: no more disk is allowed until the service has delivered"
+                    " and deleted some",
+                )
             self._nesting += 1
             try:
                 return self._insert(self._segment, kind, body)
             finally:
                 self._nesting -= 1
+
+    def insist(self) -> None:
+        """Refuse nothing any more for a limit's sake: the last records of a process are due."""
+        self._insisting = True
+        self._refusal = ""
 
     def tend(self) -> None:
         """Do what `append` must not wait for; called about once a second and when woken.
@@ -132,17 +166,14 @@ class Writer:
         """
         with self._tending:
             self._check_present(self._segment)
-            unprepared = self._next is None
-            # In this order: without a prepared segment nobody rotates, so this one stays the
-            # current one. The other way round, the number prepared could be one in use.
-            segment = self._segment
-            if unprepared and self._wants_next(segment):
-                self._next = self._prepare(segment.number + 1)
-            if self._is_due(segment):
-                with self._gate:
-                    self._rotate(segment)
-            while self._retired:
-                self._seal(self._retired.pop(0))
+            try:
+                self._turn_over()
+                self._above = self._exceeded()
+                if self._above:
+                    self._turn_over()
+            finally:
+                # Ending and sealing a segment gives disk back, so this comes last.
+                self._keep_limits()
 
     def close(self) -> None:
         """Seal the last segment and give up ownership; nothing can be appended afterwards."""
@@ -195,6 +226,20 @@ class Writer:
 
     # --- everything below runs off the hot path -------------------------------------------------
 
+    def _turn_over(self) -> None:
+        """Prepare the next segment, change to it and seal the last, as far as each is due."""
+        unprepared = self._next is None
+        # In this order: without a prepared segment nobody rotates, so this one stays the
+        # current one. The other way round, the number prepared could be one in use.
+        segment = self._segment
+        if unprepared and self._wants_next(segment):
+            self._next = self._prepare(segment.number + 1)
+        if self._is_due(segment):
+            with self._gate:
+                self._rotate(segment)
+        while self._retired:
+            self._retire(self._retired.pop(0))
+
     def _half_full(self, segment: _Segment) -> None:
         if self._next is None:
             if segment is self._segment:
@@ -214,13 +259,24 @@ class Writer:
         return segment.records > 0 and age >= self._limits.segment_seconds
 
     def _is_due(self, segment: _Segment) -> bool:
-        return self._is_full(segment) or self._is_old(segment)
+        return self._is_full(segment) or self._is_old(segment) or self._is_in_the_way(segment)
+
+    def _is_in_the_way(self, segment: _Segment) -> bool:
+        """Whether it could be delivered and deleted, if it only ended."""
+        if not self._above or segment.records == 0:
+            return False
+        return not (self._gives_up_oldest() and self._closed)
+
+    def _gives_up_oldest(self) -> bool:
+        """For a full root nothing is deleted here: that is the service's to decide."""
+        return self._above == "cap" and self._limits.drop_oldest
 
     def _wants_next(self, segment: _Segment) -> bool:
         return (
             segment.records * 2 >= self._limits.segment_records
             or segment.bytes * 2 >= self._limits.segment_bytes
             or self._is_old(segment)
+            or self._is_in_the_way(segment)
         )
 
     def _rotate(self, segment: _Segment) -> None:
@@ -259,12 +315,83 @@ class Writer:
             opened=time.monotonic(),
         )
 
+    def _retire(self, segment: _Segment) -> None:
+        try:
+            first, last = segment.connection.execute(fmt.SELECT_BOUNDS).fetchone()
+        except db.Error:
+            first = None  # never deleted by us, then
+        if first is not None:
+            now = time.time()
+            began = now - (time.monotonic() - segment.opened)
+            self._closed.append(
+                _Closed(number=segment.number, first=first, last=last, began=began, ended=now)
+            )
+        self._seal(segment)
+
     def _seal(self, segment: _Segment) -> None:
         try:
             db.seal(segment.connection)
         except db.Error as error:
             # The WAL keeps what could not be moved; readers read it from there.
             raise db.unavailable(error, segment.path) from error
+
+    def _exceeded(self) -> str:
+        """Which limit is exceeded now, as the reason of what is refused; "" when none is."""
+        if self._used() > self._limits.max_bytes:
+            return "cap"
+        return "root-cap" if self._is_root_full() else ""
+
+    def _used(self) -> int:
+        """Bytes of disk that the spool takes."""
+        return filesystem.bytes_in(self.directory)
+
+    def _is_root_full(self) -> bool:
+        """Whether the service says so, and still lives."""
+        try:
+            touched = os.stat(self._root_full).st_mtime
+        except OSError:
+            return False
+        return abs(time.time() - touched) < fmt.ROOT_FULL_SECONDS
+
+    def _keep_limits(self) -> None:
+        """Delete what the policy gives up, then refuse records or take them again."""
+        try:
+            if self._gives_up_oldest():
+                self._delete_oldest()
+        finally:
+            self._above = self._exceeded()
+            self._refusal = "" if self._insisting else self._above
+
+    def _delete_oldest(self) -> None:
+        """Delete closed segments until the limit is kept, each told in a gap beforehand.
+
+        In this order: a death in between leaves records that are told to be missing and are
+        delivered, never the reverse. A gap that cannot be written keeps its segment.
+        """
+        while self._closed and self._used() > self._limits.max_bytes:
+            oldest = self._closed[0]
+            path = self.directory / fmt.segment_name(oldest.number)
+            if path.exists():
+                self._tell_deleted(oldest)
+                _unlink(path)
+            self._closed.pop(0)  # deleted or not: the service may have been here before
+
+    def _tell_deleted(self, segment: _Closed) -> None:
+        # From the very first on: the gaps that told of earlier ones may go with this segment.
+        self._first_deleted = self._first_deleted or segment
+        body = gap.make_deleted(
+            time=time.time(),
+            reason="cap",
+            seqs=(self._first_deleted.first, segment.last),
+            first=self._first_deleted.began,
+            last=segment.ended,
+        )
+        with self._gate:
+            self._nesting += 1
+            try:
+                self._insert(self._segment, gap.NAME, codec.pack(body))
+            finally:
+                self._nesting -= 1
 
     def _check_present(self, segment: _Segment) -> None:
         """Writes to a deleted file succeed and are lost, so ask the directory now and then."""
@@ -293,6 +420,19 @@ def _next_seq(segment: _Segment) -> int:
     except db.Error:
         last = None
     return _next_seq(previous) if last is None else int(last) + 1
+
+
+def _files(segment: Path) -> tuple[str, str, str]:
+    """A segment's files: the database last, so that a half-done deletion is repeated."""
+    return f"{segment}-shm", f"{segment}-wal", str(segment)
+
+
+def _unlink(segment: Path) -> None:
+    try:
+        for name in _files(segment):
+            Path(name).unlink(missing_ok=True)
+    except OSError as error:
+        raise db.unavailable(error, segment) from error
 
 
 def _nobody() -> None:

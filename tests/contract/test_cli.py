@@ -32,6 +32,8 @@ OTHER = {
     "save_local": False,
     "retain_seconds": 60.0,
     "retain_bytes": 1000,
+    "root_bytes": 5000,
+    "when_full": "drop-oldest",
     "dead_letter_count": 5,
     "dead_letter_bytes": 500,
     "rescan_seconds": 1.0,

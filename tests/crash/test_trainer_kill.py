@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from shipper.batcher import CUT_OFF_NAME
 from shipper.receiver import Receiver
 from shipper.service import ship_once
 from tests.crash.trainer_zygote import values
@@ -53,7 +54,10 @@ def test_every_step_whose_log_returned_is_delivered_as_it_was_recorded(
             assert numbers[:returned] == list(range(returned)), f"lost: {trial}, seed {seed}"
             # The one call that was under way when the signal came may have been recorded too.
             assert len(numbers) <= returned + 1, f"too many: {trial}, seed {seed}"
+            marked = [step for step, metrics in here.steps.items() if CUT_OFF_NAME in metrics]
+            assert marked == numbers[-1:], f"the last step tells of the kill: {trial}"
             for step, metrics in here.steps.items():
+                metrics = {n: v for n, v in metrics.items() if n != CUT_OFF_NAME}
                 assert metrics == pytest.approx(values(step), abs=0), f"{trial}, seed {seed}"
             assert is_ordered(here.order), f"out of order: {trial}, seed {seed}"
             assert not here.repeated, f"sent twice without need: {trial}, seed {seed}"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from shipper.errors import ShipperError, StateInUse, StateUnusable
-from shipper.ledger import DATABASE_NAME, LOCK_NAME, DeadLetter, Ledger, Position, Settled
+from shipper.ledger import DATABASE_NAME, LOCK_NAME, DeadLetter, Gap, Ledger, Position, Settled
 from spooler.spool.reader import Damage
 
 LETTER = DeadLetter(
@@ -108,7 +108,7 @@ def test_a_deleted_spool_is_known_until_it_is_pruned_and_its_dead_letters_stay(
 def test_a_gap_is_noted_once(tmp_path: Path) -> None:
     with closing(Ledger(tmp_path)) as ledger:
         for _ in range(2):
-            ledger.note_gap("s", 4, reason="disk-full", count=12)
+            ledger.note_gap(Gap(spool="s", seq=4, reason="disk-full", count=12))
         assert [(g["seq"], g["reason"], g["count"]) for g in ledger.gaps()] == [
             (4, "disk-full", 12)
         ]

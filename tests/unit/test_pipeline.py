@@ -220,7 +220,7 @@ def test_an_open_step_does_not_hold_up_another_run(setup: Setup) -> None:
     setup.log(step(1, run="a", closed=False), *(step(number, run="b") for number in range(15)))
     setup.turn()
     assert [parcel.run for parcel in setup.sink.sent] == ["b", "b"]
-    assert setup.saved == Position(seq=0, ahead={"b": 16})
+    assert setup.saved == Position(seq=0, ahead={"b": 16}, early=frozenset(range(2, 17)))
     setup.route = setup.new_route()
     setup.turn(owned=False)
     assert [(parcel.run, parcel.seqs) for parcel in setup.sink.sent[2:]] == [("a", (1,))]

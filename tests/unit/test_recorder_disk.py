@@ -133,6 +133,52 @@ print(json.dumps([refused, left_behind, taken, found(), mine.dropped]))
     assert said.count("\n") == 1
 
 
+@pytest.mark.promise("G11")
+def test_recording_resumes_by_itself_and_the_loss_arrives_at_the_receiver(
+    mountpoint: Path, tmp_path: Path
+) -> None:
+    told, _said = run(
+        f"""
+from shipper.config import load
+from shipper.receiver import queries
+from shipper.service import ship_once
+from tests.kit.faulty_receiver import FaultyReceiver
+recorder._RETRY_SECONDS = 0.5
+elsewhere = pathlib.Path({str(tmp_path)!r})
+assert mine.record("step", spools.step(0))
+ballast = place / "ballast"
+with ballast.open("wb", buffering=0) as file:
+    try:
+        while file.write(bytes(4096)):
+            pass
+    except OSError:
+        pass
+number = 0
+while mine.dropped.get("disk-full", 0) < 5:
+    number += 1
+    mine.record("step", spools.step(number))
+ballast.unlink()
+freed = time.monotonic()
+number += 1
+while not mine.record("step", spools.step(number)):
+    assert time.monotonic() - freed < 5, "it does not come back"
+    number += 1
+mine.goodbye()
+with FaultyReceiver(path=elsewhere / "receiver.sqlite") as receiver:
+    config = load({{"spool": place / "spool", "state": elsewhere / "state",
+                    "processor_url": receiver.url}}, {{}})
+    pending = ship_once(config, timeout=20)
+    bodies = [post.body for post in receiver.seen]
+print(json.dumps([pending, number, sum(mine.dropped.values()), json.dumps(bodies)]))
+""",
+        mountpoint,
+    )
+    pending, last, dropped, bodies = told
+    assert pending == []
+    assert f'"name": "lens-ship/dropped/disk-full", "value": {dropped}' in bodies
+    assert f'"step": {last}' in bodies
+
+
 @pytest.mark.promise("G2")
 def test_a_read_only_file_system_is_survived(mountpoint: Path) -> None:
     told, said = run(

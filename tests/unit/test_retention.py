@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shipper.retention import Kept, to_delete
+from shipper.retention import Kept, in_order, oldest, to_delete
 
 
 def kept(number: int, *, age: float, size: int = 10, save: bool = True) -> Kept:
@@ -73,3 +74,34 @@ def test_what_stays_is_wanted_young_and_within_the_bound(segments: list[Kept]) -
 def test_nothing_goes_without_a_reason(segments: list[Kept]) -> None:
     roomy = [one for one in segments if one.save and one.age <= 100]
     assert list(to_delete(roomy, max_seconds=100, max_bytes=10**9)) == []
+
+
+def place(spool: str, number: int | None, *, age: float, size: int = 10) -> Kept:
+    return Kept(spool=spool, number=number, bytes=size, age=age, save=True)
+
+
+@pytest.mark.promise("G11")
+def test_for_room_the_oldest_go_and_no_more_than_needed() -> None:
+    segments = [place("a", 1, age=30), place("b", 1, age=50), place("c", 1, age=40)]
+    assert [one.spool for one in oldest(segments, 11)] == ["b", "c"]
+    assert [one.spool for one in oldest(segments, 10)] == ["b"]
+    assert list(oldest(segments, 0)) == []
+    assert len(oldest(segments, 1000)) == 3
+
+
+@pytest.mark.promise("G11")
+def test_a_spool_is_deleted_from_its_beginning_whatever_was_touched_last() -> None:
+    segments = [place("a", 1, age=5), place("a", 2, age=50), place("b", 1, age=20)]
+    order = [(one.spool, one.number) for one in in_order(segments)]
+    assert order == [("a", 1), ("a", 2), ("b", 1)]
+
+
+@given(SEGMENTS, st.integers(0, 500))
+def test_what_goes_for_room_is_enough_and_without_its_last_it_would_not_be(
+    segments: list[Kept], excess: int
+) -> None:
+    gone = oldest(segments, excess)
+    if len(gone) < len(segments):
+        assert sum(one.bytes for one in gone) >= excess
+    if gone:
+        assert sum(one.bytes for one in gone[:-1]) < excess

@@ -38,6 +38,8 @@ def test_every_variable_is_read() -> None:
             "PRIMUS_LENS_SPOOL_SEGMENT_BYTES": "1000",
             "PRIMUS_LENS_SPOOL_SEGMENT_RECORDS": "10",
             "PRIMUS_LENS_SPOOL_SEGMENT_SECONDS": "1.5",
+            "PRIMUS_LENS_SPOOL_MAX_BYTES": "2000000",
+            "PRIMUS_LENS_SPOOL_WHEN_FULL": "drop-oldest",
             "PRIMUS_LENS_SPOOL_GROUP": "telemetry",
         }
     )
@@ -46,6 +48,8 @@ def test_every_variable_is_read() -> None:
         segment_bytes=1000,
         segment_records=10,
         segment_seconds=1.5,
+        max_bytes=2_000_000,
+        drop_oldest=True,
         group="telemetry",
         debug=True,
     )

@@ -1,0 +1,328 @@
+"""The limit of the root with a real service: what goes, what stays, and the account of both."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shipper import service as service_module
+from shipper.account import Account
+from shipper.audit import take_accounts
+from shipper.dead_letters import open_ledger
+from shipper.ledger import Gap, Ledger
+from shipper.pipeline import Route
+from shipper.ranges import merged, without
+from shipper.service import Service, ship_once
+from shipper.sinks import REGISTRY
+from spooler.spool import format as fmt
+from spooler.spool.filesystem import bytes_in
+from tests.kit import spools
+from tests.kit.delivery import arrived, settings
+from tests.kit.faulty_receiver import FaultyReceiver
+from tests.kit.shipping import OwnedReader, ScriptedSink, config, goodbye, spool, step
+
+PAD = "x" * 1500
+STEPS = 200
+
+
+@pytest.fixture
+def receiver(tmp_path: Path) -> Iterator[FaultyReceiver]:
+    with FaultyReceiver(path=tmp_path / "receiver.sqlite") as one:
+        yield one
+
+
+class Root:
+    """A root with the spools of ended processes, and the settings of its service."""
+
+    def __init__(self, folder: Path, receiver: FaultyReceiver) -> None:
+        self.folder = folder
+        self.receiver = receiver
+        self.root = folder / "spool"
+        self.directories: list[Path] = []
+
+    def spool(self, workload: str, count: int = STEPS) -> Path:
+        """Segments of 20 records each, the last a goodbye."""
+        who = spools.identity(spools.spool_id(len(self.directories)), workload_uid=workload)
+        records = [step(number, loss=number, text=PAD) for number in range(count)]
+        directory, _ = spool(self.root, [*records, goodbye()], who=who, segment_records=20)
+        self.directories.append(directory)
+        return directory
+
+    @property
+    def used(self) -> int:
+        return sum(bytes_in(path) for path in self.directories if path.is_dir())
+
+    def config(self, **more: Any) -> Any:
+        return settings(
+            self.root,
+            self.folder / "state",
+            self.receiver.url,
+            **{"flush_interval": 0.05, "numbers_only": True, **more},
+        )
+
+    def accounts(self) -> list[Account]:
+        ledger = open_ledger(self.config())
+        try:
+            return take_accounts(ledger, self.root, REGISTRY)
+        finally:
+            ledger.close()
+
+    def arrived(self, workload: str) -> list[int]:
+        return arrived(self.receiver.store, workload).order
+
+
+@pytest.fixture
+def root(tmp_path: Path, receiver: FaultyReceiver) -> Root:
+    return Root(tmp_path, receiver)
+
+
+@contextmanager
+def tidied(config: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """A service that runs and tidies all the time; the event is set when it has done so anew."""
+    done = threading.Event()
+    monkeypatch.setattr(service_module, "TIDY_SECONDS", 0.02)
+    tidy = Service._tidy
+
+    def and_tell(self: Service) -> None:
+        tidy(self)
+        done.set()
+
+    monkeypatch.setattr(Service, "_tidy", and_tell)
+    service = Service(config)
+    thread = threading.Thread(target=service.run)
+    thread.start()
+    try:
+        yield done
+    finally:
+        service.stop()
+        thread.join(20)
+        assert not thread.is_alive()
+
+
+def wait(event: threading.Event, times: int = 3) -> None:
+    for _ in range(times):
+        event.clear()
+        assert event.wait(20)
+
+
+def wait_until(reached: Callable[[], bool], done: threading.Event) -> None:
+    """Give the service a bounded number of looks to get there."""
+    for _ in range(300):
+        if reached():
+            return
+        wait(done, 1)
+    raise AssertionError("not within 300 looks")
+
+
+@pytest.mark.promise("G11")
+def test_with_drop_newest_nothing_undelivered_goes_and_writers_are_told(
+    root: Root, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root.spool("w")
+    before, marker = root.used, root.root / fmt.ROOT_FULL_NAME
+    root.receiver.go_away()
+    with tidied(root.config(root_bytes=before // 2), monkeypatch) as done:
+        wait(done)
+        assert marker.exists()
+        assert root.used == before
+        root.receiver.come_back()
+        root.receiver.wait_for(lambda seen: sum(post.status == 200 for post in seen) >= 2, 30)
+        wait_until(lambda: not marker.exists(), done)
+        assert root.used <= before // 2
+    assert root.arrived("w") == list(range(STEPS))
+    assert all(account.balances and not account.evicted for account in root.accounts())
+    assert not marker.exists()
+
+
+@pytest.mark.promise("G11")
+def test_a_service_that_stops_leaves_nobody_waiting(
+    root: Root, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root.spool("w")
+    root.receiver.go_away()
+    marker = root.root / fmt.ROOT_FULL_NAME
+    with tidied(root.config(root_bytes=1000), monkeypatch) as done:
+        wait(done)
+        assert marker.exists()
+    assert not marker.exists()
+
+
+@pytest.mark.promise("G11")
+def test_with_drop_oldest_the_oldest_go_and_the_rest_arrives_in_order(
+    root: Root, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root.spool("w")
+    limit = root.used // 2
+    root.receiver.go_away()
+    with tidied(root.config(root_bytes=limit, when_full="drop-oldest"), monkeypatch) as done:
+        wait_until(lambda: root.used <= limit, done)
+        root.receiver.come_back()
+        root.receiver.wait_for(lambda seen: sum(post.status == 200 for post in seen) >= 1, 30)
+    ship_once(root.config(), timeout=20)
+    order = root.arrived("w")
+    assert order == list(range(order[0], STEPS))
+    assert order[0] > 0
+    accounts = {account.sink: account for account in root.accounts()}
+    assert all(account.balances for account in accounts.values())
+    main = accounts["processor"]
+    assert main.evicted == {"root-cap": order[0]}
+    assert (main.corrupt, main.missing) == (0, 0)
+    assert main.delivered == STEPS - order[0]
+
+
+@pytest.mark.promise("G11")
+@pytest.mark.parametrize("policy", ["drop-newest", "drop-oldest"])
+def test_what_is_delivered_goes_first_whatever_retention_says(root: Root, policy: str) -> None:
+    delivered = root.spool("done")
+    ship_once(root.config(), timeout=20)
+    assert delivered.is_dir()
+    kept = root.spool("waiting")
+    root.receiver.go_away()
+    config = root.config(root_bytes=bytes_in(kept) * 5 // 4, when_full=policy)
+    ship_once(config, timeout=0.5)
+    assert not delivered.is_dir()
+    assert spools.read(kept).seqs == list(range(1, STEPS + 2))
+    assert not any(account.evicted for account in root.accounts())
+
+
+@pytest.mark.promise("G11")
+@pytest.mark.parametrize("limit", [None, 60_000])
+def test_a_spool_near_its_own_limit_is_freed_of_what_is_delivered(
+    root: Root, limit: int | None
+) -> None:
+    who = spools.identity(workload_uid="w", max_bytes=limit)
+    records = [step(number, loss=number, text=PAD) for number in range(STEPS)]
+    directory, writer = spool(root.root, records, who=who, close=False, segment_records=20)
+    # The lock of a writer in this process does not show; without its goodbye it is the same.
+    before = bytes_in(directory)
+    assert ship_once(root.config(), timeout=20) == []
+    if limit is None:
+        assert bytes_in(directory) == before
+    else:
+        assert bytes_in(directory) < limit
+    assert all(account.balances and not account.evicted for account in root.accounts())
+    writer.close()
+
+
+@pytest.mark.promise("G11")
+def test_a_route_writes_down_which_records_are_settled_ahead(tmp_path: Path) -> None:
+    records = [step(0, run="a", closed=False)]
+    records += [step(number, run="b") for number in range(3)]
+    directory, _ = spool(tmp_path / "spool", records)
+    own = config(tmp_path, flush_interval=1000.0)
+    ledger = Ledger(own.state)
+    route = Route(
+        reader=OwnedReader(directory),
+        identity=spools.identity(workload_uid="w"),
+        sink=ScriptedSink(own),
+        ledger=ledger,
+        config=own,
+    )
+    route.turn(now=lambda: 0.0, until=1.0, owned=True, flush_all=False)
+    assert ledger.position(directory.name, "processor") == route.position
+    assert route.position.seq == 0
+    assert route.position.early == {2, 3, 4}
+    ledger.close()
+
+
+@pytest.mark.promise("G11")
+def test_nothing_goes_while_a_lane_has_a_turn(root: Root) -> None:
+    directory = root.spool("w")
+    service = Service(root.config(root_bytes=1000, when_full="drop-oldest"))
+    service._discover_if_due()
+    key = service._schedule.take()
+    assert key is not None
+    service._tidy()
+    assert spools.read(directory).seqs == list(range(1, STEPS + 2))
+    service._schedule.give_back(key)
+    service._tidy()
+    assert not directory.is_dir()
+    service._ledger.close()
+
+
+@pytest.mark.promise("G11")
+def test_a_death_before_the_file_is_gone_delivers_nothing_twice_and_counts_nothing_twice(
+    root: Root, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root.spool("w")
+    service = Service(root.config(root_bytes=root.used // 2, when_full="drop-oldest"))
+    service._discover_if_due()
+    monkeypatch.setattr(service, "_delete", lambda segment: None)
+    service._tidy()
+    for (sink, _), lane in service._lanes.items():
+        (route,) = lane.routes()
+        assert route.position.seq > 0
+        assert route.position == service._ledger.position(route.identity.spool, sink)
+    service._ledger.close()
+    ship_once(root.config(), timeout=20)
+    order = root.arrived("w")
+    (account,) = (one for one in root.accounts() if one.sink == "processor")
+    assert account.balances
+    assert account.evicted == {"root-cap": STEPS - len(order)}
+    assert order == list(range(STEPS - len(order), STEPS))
+
+
+@pytest.mark.promise("G11")
+@pytest.mark.parametrize("met", [False, True])
+def test_what_the_writer_deleted_is_evicted_and_not_corrupt(root: Root, met: bool) -> None:
+    who = spools.identity(workload_uid="w")
+    records = [step(number, loss=number, text=PAD) for number in range(STEPS)]
+    root.root.mkdir()
+    directory, _ = spool(
+        root.root,
+        [*records, goodbye()],
+        who=who,
+        segment_records=20,
+        max_bytes=150_000,
+        drop_oldest=True,
+    )
+    root.directories.append(directory)
+    if met:
+        assert ship_once(root.config(), timeout=20) == []
+        assert root.arrived("w")[-1] == STEPS - 1
+    else:
+        Ledger(root.folder / "state").close()
+    found = spools.read(directory)
+    for account in root.accounts():
+        assert account.balances, account
+        assert (account.corrupt, account.missing) == (0, 0)
+        assert account.evicted == {"cap": found.damage[0].last}
+        assert account.dropped == {}
+        assert account.pending == (0 if met else len(found.records))
+
+
+@pytest.mark.promise("G11")
+def test_what_was_settled_ahead_is_not_counted_as_deleted_too(tmp_path: Path) -> None:
+    """Two runs that take turns: one is delivered further than the other when the file goes."""
+    from shipper.ledger import Position, Settled
+    from spooler.spool.reader import Damage
+
+    ledger = Ledger(tmp_path / "state")
+    position = Position(seq=1, ahead={"b": 6}, early=frozenset({2, 4, 6}))
+    ledger.acknowledge("s", "k", position, Settled(delivered=4))
+    assert ledger.note_damage("s", "k", Damage(path="p", first=2, last=5, reason="missing"))
+    assert not ledger.note_damage("s", "k", Damage(path="p", first=2, last=5, reason="missing"))
+    assert ledger.give_up("s", "k", 8, path="p", why="root-cap") == 2
+    rows = [(row["first"], row["last"], row["reason"]) for row in ledger.damages()]
+    assert sorted(rows) == [
+        (3, 3, "missing"),
+        (5, 5, "missing"),
+        (7, 8, "dropped:root-cap"),
+    ]
+    assert ledger.position("s", "k") == Position(seq=8)
+    assert ledger.give_up("s", "k", 8, path="p", why="root-cap") == 0
+    gap = Gap(spool="s", seq=9, reason="cap", count=2, first=2, last=4)
+    ledger.note_gap(gap)
+    assert ledger.lost_in(gap, "k") == 1
+    assert ledger.lost_in(Gap(spool="s", seq=12, reason="cap", count=4, first=2, last=5), "k") == 1
+    ledger.close()
+
+
+def test_ranges_are_what_sets_of_numbers_would_be() -> None:
+    assert merged([(5, 6), (1, 2), (3, 3), (9, 8)]) == [(1, 3), (5, 6)]
+    assert without([(1, 10)], [(0, 2), (5, 5), (9, 20)]) == [(3, 4), (6, 8)]
