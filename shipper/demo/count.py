@@ -164,12 +164,17 @@ def _left_by(run: str, rows: Iterable[_Row]) -> dict[int, _Left]:
     for row in rows:
         others: set[str] = set()
         for state in _states(row):
-            values = {name: value for name, value in state.items() if name not in HIDDEN}
+            values = {name: value for name, value in state.items() if not _is_hidden(name)}
             if state["run_id"] == run:
                 left[row["iteration"]] = _Left(values=values, inherited=frozenset(others))
             else:
                 others |= values.keys()
     return left
+
+
+def _is_hidden(name: str) -> bool:
+    """What the receiver or the shipper itself has added, as the mark of a run that was cut off."""
+    return name in HIDDEN or name.startswith(OWN_PREFIX)
 
 
 def _is_whole(wanted: Mapping[str, Any], left: _Left | None) -> bool:

@@ -324,6 +324,10 @@ class Reader:
                 first = connection.execute(fmt.SELECT_BOUNDS).fetchone()[0]
                 self._first_seqs[number] = first
         except db.Error as error:
+            # sqlite3 looks one row ahead: the one before the damage is still to be had.
+            last = rows[-1][0] if rows else after
+            with contextlib.suppress(db.Error):
+                rows += connection.execute(fmt.SELECT_RECORDS, (last, 1)).fetchall()
             if not rows:
                 raise db.damaged(error, path, after) from error
             return rows, False
