@@ -34,6 +34,8 @@ SUCCESS = 2000
 
 _RECORDS = re.compile(r"(?P<spool>[^/]+)/(?P<sink>[^/]+)/(?P<first>\d+)-(?P<last>\d+)")
 _Row = Mapping[str, Any]
+# Metrics of the shipper's own, beside what the job logged.
+OWN_PREFIX = "lens-ship/"
 
 
 @dataclass(frozen=True, kw_only=True)
