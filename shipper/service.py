@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 
@@ -19,10 +17,9 @@ from shipper.http import Poster
 from shipper.lane import Lane
 from shipper.ledger import Ledger
 from shipper.pipeline import Route
-from shipper.retention import Kept, in_order, oldest, to_delete
-from shipper.room import Room, spool_excess
 from shipper.schedule import Schedule
 from shipper.sinks import REGISTRY, Sink
+from shipper.tidying import LaneKey, Spool, Tidying
 from shipper.watch import Watch
 from shipper.workloads import Workloads
 from spooler.errors import NewerFormat, SpoolError
@@ -33,21 +30,10 @@ log = logging.getLogger(__name__)
 
 # SIGTERM promises an end within ten seconds; a request may take longer than its share of them.
 STOP_SECONDS = 8.0
-TIDY_SECONDS = 10.0
-CROWDED_SECONDS = 1.0  # instead, while the root is full and a lane in the way
 # How long the ledger remembers what was settled of spools whose files are gone.
 MEMORY_SECONDS = 30 * 86400.0
 # A spool folder is made a moment before its first segment.
 NEW_SPOOL_SECONDS = 0.2
-
-
-LaneKey = tuple[str, str]  # sink, workload
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Spool:
-    reader: Reader
-    identity: Identity
 
 
 class Service:
@@ -63,8 +49,7 @@ class Service:
         self._look = True  # the root is worth a walk
         self._looked = 0.0
         self._tidied = self._now()
-        self._spools: dict[str, _Spool] = {}
-        self._withheld: set[str] = set()
+        self._spools: dict[str, Spool] = {}
         self._said: dict[str, str] = {}
         self._unreadable: dict[str, str] = {}
         self._lanes: dict[LaneKey, Lane] = {}
@@ -72,8 +57,13 @@ class Service:
         address = build_address(config)
         self._sinks = build_sinks(config, address)
         self._workloads = Workloads(address, self._ledger, self._now)
-        self._room = Room(config.spool, config.root_bytes)
-        self._crowded = False  # the root is full, and what should go is in use at the moment
+        self._tidying = Tidying(
+            config=config,
+            ledger=self._ledger,
+            schedule=self._schedule,
+            spools=self._spools,
+            lanes=self._lanes,
+        )
         self._health = {name: Health(name, self._now) for name in self._sinks}
 
     # --- for whoever runs it ----------------------------------------------------------------------
@@ -149,10 +139,10 @@ class Service:
             hint = "" if isinstance(error, NewerFormat) else "; it is left untouched"
             self._say_once(str(directory), f"cannot be read: {error}{hint}")
             return
-        self._spools[identity.spool] = _Spool(reader=reader, identity=identity)
+        withheld = not (self._config.api_reporting and identity.api_reporting)
+        self._spools[identity.spool] = Spool(reader=reader, identity=identity, withheld=withheld)
         self._ledger.remember_spool(identity.spool, directory, identity.to_map())
-        if not (self._config.api_reporting and identity.api_reporting):
-            self._withheld.add(identity.spool)
+        if withheld:
             log.info("%s: reporting is switched off for it; recorded, not shipped", directory)
             return
         log.info("%s: shipping (%s)", directory, workload_key(identity))
@@ -216,7 +206,7 @@ class Service:
         """Let the main thread sleep until the next walk or tidying, or until it is woken."""
         if not self._stopping:
             due = self._looked + self._config.rescan_seconds - self._now()
-            self._woken.wait(max(0.001, min(due, self._tidy_seconds())))
+            self._woken.wait(max(0.001, min(due, self._tidying.seconds)))
         self._woken.clear()
 
     def _is_done(self) -> bool:
@@ -233,180 +223,27 @@ class Service:
             worker.join(max(0.0, deadline - self._now()))
         if any(worker.is_alive() for worker in workers):
             log.warning("a request is still under way; its records stay pending and are sent again")
-            self._room.mark(full=False)
+            self._tidying.end()
             return
         self._tidy()
-        self._room.mark(full=False)
+        self._tidying.end()
         self._ledger.close()
         log.info("stopped; positions are saved in %s", self._config.state)
 
-    # --- tidying up -------------------------------------------------------------------------------
-
     def _tidy_if_due(self) -> None:
-        if self._now() - self._tidied >= self._tidy_seconds():
+        if self._now() - self._tidied >= self._tidying.seconds:
             self._tidied = self._now()
             self._tidy()
 
-    def _tidy_seconds(self) -> float:
-        return CROWDED_SECONDS if self._crowded else TIDY_SECONDS
-
     def _tidy(self) -> None:
-        """Delete what is delivered and not kept, keep the limits, forget what is long over."""
-        self._delete_delivered()
-        self._keep_root_limit()
+        """Delete what may go, and forget what is long over."""
+        self._tidying.tidy()
         given_up = self._ledger.trim_dead_letters(
             max_count=self._config.dead_letter_count, max_bytes=self._config.dead_letter_bytes
         )
         if given_up:
             log.error("%d dead letters are given up: more than their limits allow", given_up)
         self._ledger.prune(before=time.time() - MEMORY_SECONDS)
-
-    def _delete_delivered(self) -> None:
-        """Delete delivered segments that retention does not keep, or that take needed room."""
-        kept: list[Kept] = []
-        for spool_id in sorted(self._spools.keys() - self._withheld):
-            try:
-                kept.extend(self._delivered_segments(spool_id))
-            except (SpoolError, OSError) as error:
-                log.debug("%s: not tidied: %s", self._spools[spool_id].reader.directory, error)
-        doomed = to_delete(
-            kept, max_seconds=self._config.retain_seconds, max_bytes=self._config.retain_bytes
-        )
-        kept = self._delete_all(doomed, kept)
-        for spool_id, spool in list(self._spools.items()):
-            mine = [one for one in kept if one.spool == spool_id]
-            if mine:
-                excess = spool_excess(spool.reader.directory, spool.identity)
-                kept = self._delete_all(oldest(mine, excess), kept)
-        self._delete_all(oldest(kept, self._room.excess()), kept)
-
-    def _delete_all(self, doomed: Sequence[Kept], kept: list[Kept]) -> list[Kept]:
-        """Delete these; the others of `kept`."""
-        for segment in doomed:
-            self._delete(segment)
-        return [one for one in kept if one not in doomed]
-
-    def _keep_root_limit(self) -> None:
-        """What deleting delivered segments does not achieve, the policy does."""
-        excess, self._crowded = self._room.excess(), False
-        if excess > 0 and self._config.when_full == "drop-oldest":
-            self._give_up_oldest(excess)
-            excess = self._room.excess()
-        # A busy lane may be about to make room, or to let go of what can be deleted.
-        self._room.mark(full=excess > 0 and not self._crowded)
-
-    def _give_up_oldest(self, excess: int) -> None:
-        """Delete closed segments that are not delivered, oldest first, for `excess` bytes."""
-        busy: set[str] = set()
-        records = 0
-        for segment in in_order(self._undelivered()):
-            if excess <= 0:
-                break
-            if segment.spool in busy:
-                continue
-            lost = self._give_up(segment)
-            if lost is None:
-                busy.add(segment.spool)  # what follows in it must not go first
-                self._crowded = True
-                continue
-            records, excess = records + lost, excess - segment.bytes
-        if records:
-            log.error(
-                "%s: %d records are dropped undelivered: the root is full, and when_full is"
-                " drop-oldest",
-                self._config.spool,
-                records,
-            )
-
-    def _undelivered(self) -> Iterator[Kept]:
-        for spool_id, spool in self._spools.items():
-            through, now = self._through(spool_id), time.time()
-            for number, last in spool.reader.closed():
-                if last > through:
-                    yield Kept(
-                        spool=spool_id,
-                        number=number,
-                        bytes=spool.reader.segment_bytes(number),
-                        age=max(0.0, spool.reader.segment_age(number, now)),
-                        save=True,
-                    )
-
-    def _give_up(self, segment: Kept) -> int | None:
-        """Drop a segment for every sink that is not past it; None while one of them has a turn."""
-        spool = self._spools[segment.spool]
-        keys = [
-            key
-            for key, lane in self._lanes.items()
-            if any(route.identity.spool == segment.spool for route in lane.routes())
-        ]
-        if not self._schedule.hold(keys):
-            return None
-        try:
-            last = dict(spool.reader.closed()).get(segment.number or 0)
-            if last is None:
-                return 0
-            lost = max(self._drop(spool, sink, last) for sink in self._sinks)
-            for route in self._routes(segment.spool):
-                route.resume()
-        finally:
-            for key in keys:
-                self._schedule.give_back(key)
-        ended = not spool.reader.is_owned() and spool.reader.last_seq() <= last
-        self._delete(replace(segment, number=None) if ended else segment)
-        return lost
-
-    def _drop(self, spool: _Spool, sink: str, last: int) -> int:
-        return self._ledger.give_up(
-            spool.identity.spool, sink, last, path=str(spool.reader.directory), why="root-cap"
-        )
-
-    def _routes(self, spool_id: str) -> list[Route]:
-        return [
-            route
-            for lane in self._lanes.values()
-            for route in lane.routes()
-            if route.identity.spool == spool_id
-        ]
-
-    def _through(self, spool_id: str) -> int:
-        """Up to where every sink is."""
-        return min((route.position.seq for route in self._routes(spool_id)), default=0)
-
-    def _delivered_segments(self, spool_id: str) -> list[Kept]:
-        spool = self._spools[spool_id]
-        through = self._through(spool_id)
-        reader, now = spool.reader, time.time()
-        save = self._config.save_local and spool.identity.save_local
-        numbers: list[int | None] = list(reader.complete_through(through))
-        if not reader.is_owned() and reader.is_exhausted(through):
-            numbers = [None]
-        return [
-            Kept(
-                spool=spool_id,
-                number=number,
-                bytes=sum(reader.segment_bytes(n) for n in _numbers(reader, number)),
-                age=max(0.0, min(reader.segment_age(n, now) for n in _numbers(reader, number))),
-                save=save,
-            )
-            for number in numbers
-            if _numbers(reader, number)
-        ]
-
-    def _delete(self, segment: Kept) -> None:
-        reader = self._spools[segment.spool].reader
-        try:
-            if segment.number is None:
-                reader.delete_spool()
-                for lane in self._lanes.values():
-                    lane.remove(segment.spool)
-                del self._spools[segment.spool]
-                self._ledger.forget(segment.spool)
-            else:
-                reader.delete_segment(segment.number)
-        except OSError as error:
-            self._say_once(str(reader.directory), f"cannot be deleted: {error}")
-            return
-        log.debug("%s: delivered, deleted %s", reader.directory, segment.number or "all of it")
 
 
 def workload_key(identity: Identity) -> str:
@@ -437,10 +274,6 @@ def _left(route: Route) -> str:
     except (SpoolError, OSError) as error:
         return f"unreadable ({error}), perhaps records"
     return ""
-
-
-def _numbers(reader: Reader, number: int | None) -> list[int]:
-    return reader.segments() if number is None else [number]
 
 
 def build_address(config: Config) -> Address:

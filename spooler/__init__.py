@@ -15,14 +15,14 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from spooler.activate import install as install
     from spooler.activate import uninstall as uninstall
-    from spooler.recorder import get_global_reporter as get_global_reporter
-    from spooler.recorder import stats as stats
+    from spooler.reporter import get_global_reporter as get_global_reporter
+    from spooler.reporter import stats as stats
 
 _FRONT = {
     "install": "spooler.activate",
     "uninstall": "spooler.activate",
-    "get_global_reporter": "spooler.recorder",
-    "stats": "spooler.recorder",
+    "get_global_reporter": "spooler.reporter",
+    "stats": "spooler.reporter",
 }
 
 __all__ = ["install", "uninstall", "stats", "get_global_reporter"]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from shipper import service as service_module
+from shipper import tidying as tidying_module
 from shipper.account import Account
 from shipper.audit import take_accounts
 from shipper.dead_letters import open_ledger
@@ -85,7 +85,7 @@ def root(tmp_path: Path, receiver: FaultyReceiver) -> Root:
 def tidied(config: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """A service that runs and tidies all the time; the event is set when it has done so anew."""
     done = threading.Event()
-    monkeypatch.setattr(service_module, "TIDY_SECONDS", 0.02)
+    monkeypatch.setattr(tidying_module, "TIDY_SECONDS", 0.02)
     tidy = Service._tidy
 
     def and_tell(self: Service) -> None:
@@ -252,7 +252,7 @@ def test_a_death_before_the_file_is_gone_delivers_nothing_twice_and_counts_nothi
     root.spool("w")
     service = Service(root.config(root_bytes=root.used // 2, when_full="drop-oldest"))
     service._discover_if_due()
-    monkeypatch.setattr(service, "_delete", lambda segment: None)
+    monkeypatch.setattr(service._tidying, "_delete", lambda segment: None)
     service._tidy()
     for (sink, _), lane in service._lanes.items():
         (route,) = lane.routes()

@@ -1,0 +1,229 @@
+"""Deletes what every sink has, keeps the limit of the root, and gives up what the policy says.
+
+Runs in the service's main thread. Undelivered segments are only dropped while no lane of their
+spool has a turn, and the ledger is told before a file goes.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from shipper.config import Config
+from shipper.lane import Lane
+from shipper.ledger import Ledger
+from shipper.pipeline import Route
+from shipper.retention import Kept, in_order, oldest, to_delete
+from shipper.room import Room, spool_excess
+from shipper.schedule import Schedule
+from shipper.sinks import REGISTRY
+from spooler.errors import SpoolError
+from spooler.spool.identity import Identity
+from spooler.spool.reader import Reader
+
+log = logging.getLogger(__name__)
+
+TIDY_SECONDS = 10.0
+CROWDED_SECONDS = 1.0  # instead, while the root is full and a lane in the way
+
+LaneKey = tuple[str, str]  # sink, workload
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spool:
+    """A spool that the service has found; one that is `withheld` is not shipped, by its wish."""
+
+    reader: Reader
+    identity: Identity
+    withheld: bool = False
+
+
+class Tidying:
+    """Works on the service's own maps of spools and lanes."""
+
+    def __init__(
+        self,
+        *,
+        config: Config,
+        ledger: Ledger,
+        schedule: Schedule[LaneKey],
+        spools: dict[str, Spool],
+        lanes: dict[LaneKey, Lane],
+    ) -> None:
+        self._config = config
+        self._ledger = ledger
+        self._schedule = schedule
+        self._spools = spools
+        self._lanes = lanes
+        self._room = Room(config.spool, config.root_bytes)
+        self._crowded = False  # the root is full, and what should go is in use at the moment
+        self._said: set[str] = set()
+
+    @property
+    def seconds(self) -> float:
+        """How long to wait until the next time."""
+        return CROWDED_SECONDS if self._crowded else TIDY_SECONDS
+
+    def tidy(self) -> None:
+        """Delete what is delivered and not kept, then keep the limits."""
+        self._delete_delivered()
+        self._keep_root_limit()
+
+    def end(self) -> None:
+        """Let writers go on: nobody keeps the limit of the root from here on."""
+        self._room.mark(full=False)
+
+    def _delete_delivered(self) -> None:
+        """Delete delivered segments that retention does not keep, or that take needed room."""
+        kept: list[Kept] = []
+        for spool_id in sorted(id_ for id_, spool in self._spools.items() if not spool.withheld):
+            try:
+                kept.extend(self._delivered_segments(spool_id))
+            except (SpoolError, OSError) as error:
+                log.debug("%s: not tidied: %s", self._spools[spool_id].reader.directory, error)
+        doomed = to_delete(
+            kept, max_seconds=self._config.retain_seconds, max_bytes=self._config.retain_bytes
+        )
+        kept = self._delete_all(doomed, kept)
+        for spool_id, spool in list(self._spools.items()):
+            mine = [one for one in kept if one.spool == spool_id]
+            if mine:
+                excess = spool_excess(spool.reader.directory, spool.identity)
+                kept = self._delete_all(oldest(mine, excess), kept)
+        self._delete_all(oldest(kept, self._room.excess()), kept)
+
+    def _delete_all(self, doomed: Sequence[Kept], kept: list[Kept]) -> list[Kept]:
+        """Delete these; the others of `kept`."""
+        for segment in doomed:
+            self._delete(segment)
+        return [one for one in kept if one not in doomed]
+
+    def _keep_root_limit(self) -> None:
+        """What deleting delivered segments does not achieve, the policy does."""
+        excess, self._crowded = self._room.excess(), False
+        if excess > 0 and self._config.when_full == "drop-oldest":
+            self._give_up_oldest(excess)
+            excess = self._room.excess()
+        # A busy lane may be about to make room, or to let go of what can be deleted.
+        self._room.mark(full=excess > 0 and not self._crowded)
+
+    def _give_up_oldest(self, excess: int) -> None:
+        """Delete closed segments that are not delivered, oldest first, for `excess` bytes."""
+        busy: set[str] = set()
+        records = 0
+        for segment in in_order(self._undelivered()):
+            if excess <= 0:
+                break
+            if segment.spool in busy:
+                continue
+            lost = self._give_up(segment)
+            if lost is None:
+                busy.add(segment.spool)  # what follows in it must not go first
+                self._crowded = True
+                continue
+            records, excess = records + lost, excess - segment.bytes
+        if records:
+            log.error(
+                "%s: %d records are dropped undelivered: the root is full, and when_full is"
+                " drop-oldest",
+                self._config.spool,
+                records,
+            )
+
+    def _undelivered(self) -> Iterator[Kept]:
+        for spool_id, spool in self._spools.items():
+            through, now = self._through(spool_id), time.time()
+            for number, last in spool.reader.closed():
+                if last > through:
+                    yield Kept(
+                        spool=spool_id,
+                        number=number,
+                        bytes=spool.reader.segment_bytes(number),
+                        age=max(0.0, spool.reader.segment_age(number, now)),
+                        save=True,
+                    )
+
+    def _give_up(self, segment: Kept) -> int | None:
+        """Drop a segment for every sink that is not past it; None while one of them has a turn."""
+        spool = self._spools[segment.spool]
+        keys = [
+            key
+            for key, lane in self._lanes.items()
+            if any(route.identity.spool == segment.spool for route in lane.routes())
+        ]
+        if not self._schedule.hold(keys):
+            return None
+        try:
+            last = dict(spool.reader.closed()).get(segment.number or 0)
+            if last is None:
+                return 0
+            lost = max(self._drop(spool, sink, last) for sink in REGISTRY)
+            for route in self._routes(segment.spool):
+                route.resume()
+        finally:
+            for key in keys:
+                self._schedule.give_back(key)
+        ended = not spool.reader.is_owned() and spool.reader.last_seq() <= last
+        self._delete(replace(segment, number=None) if ended else segment)
+        return lost
+
+    def _drop(self, spool: Spool, sink: str, last: int) -> int:
+        return self._ledger.give_up(
+            spool.identity.spool, sink, last, path=str(spool.reader.directory), why="root-cap"
+        )
+
+    def _routes(self, spool_id: str) -> list[Route]:
+        return [
+            route
+            for lane in self._lanes.values()
+            for route in lane.routes()
+            if route.identity.spool == spool_id
+        ]
+
+    def _through(self, spool_id: str) -> int:
+        """Up to where every sink is."""
+        return min((route.position.seq for route in self._routes(spool_id)), default=0)
+
+    def _delivered_segments(self, spool_id: str) -> list[Kept]:
+        spool = self._spools[spool_id]
+        through = self._through(spool_id)
+        reader, now = spool.reader, time.time()
+        save = self._config.save_local and spool.identity.save_local
+        numbers: list[int | None] = list(reader.complete_through(through))
+        if not reader.is_owned() and reader.is_exhausted(through):
+            numbers = [None]
+        return [
+            Kept(
+                spool=spool_id,
+                number=number,
+                bytes=sum(reader.segment_bytes(n) for n in _numbers(reader, number)),
+                age=max(0.0, min(reader.segment_age(n, now) for n in _numbers(reader, number))),
+                save=save,
+            )
+            for number in numbers
+            if _numbers(reader, number)
+        ]
+
+    def _delete(self, segment: Kept) -> None:
+        reader = self._spools[segment.spool].reader
+        try:
+            if segment.number is None:
+                reader.delete_spool()
+                for lane in self._lanes.values():
+                    lane.remove(segment.spool)
+                del self._spools[segment.spool]
+                self._ledger.forget(segment.spool)
+            else:
+                reader.delete_segment(segment.number)
+        except OSError as error:
+            if str(reader.directory) not in self._said:
+                self._said.add(str(reader.directory))
+                log.warning("%s cannot be deleted: %s", reader.directory, error)
+            return
+        log.debug("%s: delivered, deleted %s", reader.directory, segment.number or "all of it")
+
+
+def _numbers(reader: Reader, number: int | None) -> list[int]:
+    return reader.segments() if number is None else [number]
