@@ -14,7 +14,7 @@ help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | column -t -s '|'
 
 demo: $(VENV)/.demo ## train, kill, cut the network, and count: under a minute
-	$(BIN)/lens-ship demo
+	@$(BIN)/lens-ship demo
 
 test: check unit wandb-oldest ## everything that must hold, in under ten minutes
 
@@ -28,12 +28,12 @@ unit: $(VENV)/.test ## the tests, with the newest wandb
 	$(BIN)/python -m pytest -n 2 --dist worksteal -q
 
 wandb-oldest: $(VENV)/.test $(VENV)/.wandb-$(WANDB_OLDEST) ## the hook against the oldest wandb
-	LENS_SHIP_TEST_PYTHON=$(VENV)/wandb-$(WANDB_OLDEST)/bin/python \
+	LENS_SHIP_TEST_PYTHON=$(abspath $(VENV))/wandb-$(WANDB_OLDEST)/bin/python \
 	  $(BIN)/python -m pytest -q tests/contract/wandb
 
 test-wandb: $(VENV)/.test $(WANDB_BETWEEN:%=$(VENV)/.wandb-%) wandb-oldest ## the hook against all of them
 	for version in $(WANDB_BETWEEN); do \
-	  LENS_SHIP_TEST_PYTHON=$(VENV)/wandb-$$version/bin/python \
+	  LENS_SHIP_TEST_PYTHON=$(abspath $(VENV))/wandb-$$version/bin/python \
 	    $(BIN)/python -m pytest -q tests/contract/wandb || exit 1; \
 	done
 
@@ -50,12 +50,12 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.demo: pyproject.toml packaging/lens_ship.pth | $(BIN)/python
-	$(BIN)/python -m pip install -q -e '.[demo]'
-	touch $@
+	@$(BIN)/python -m pip install -q -e '.[demo]'
+	@touch $@
 
 $(VENV)/.test: pyproject.toml packaging/lens_ship.pth constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[demo,test,check]'
-	touch $@
+	@touch $@
 
 # Each wandb stands in an environment of its own, with the wheel and no other part of the service.
 $(VENV)/.wandb-%: pyproject.toml packaging/lens_ship.pth $(shell find spooler -name '*.py') | $(VENV)/.test
@@ -64,4 +64,4 @@ $(VENV)/.wandb-%: pyproject.toml packaging/lens_ship.pth $(shell find spooler -n
 	touch $(VENV)/wandb-$*/.wandb
 	$(BIN)/python -m build -q --wheel --outdir $(VENV)/dist .
 	$(VENV)/wandb-$*/bin/python -m pip install -q --no-deps --force-reinstall $(VENV)/dist/lens_ship-*.whl
-	touch $@
+	@touch $@
