@@ -14,50 +14,18 @@ import contextlib
 import fcntl
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from spooler.errors import NotASpool, SpoolDamaged, SpoolError
 from spooler.spool import codec, db, filesystem
 from spooler.spool import format as fmt
 from spooler.spool.identity import Identity
+from spooler.spool.stored import Chunk as Chunk
+from spooler.spool.stored import Damage as Damage
+from spooler.spool.stored import Row, verify
+from spooler.spool.stored import Stored as Stored
 
 _LAST_SEQ = 2**63 - 1
-
-_Row = tuple[int, str, bytes, int]  # seq, kind, body, checksum; a damaged file may hold others
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Stored:
-    """One record as it lies on disk, its checksum verified, its body not decoded."""
-
-    seq: int
-    kind: str
-    body: bytes
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Damage:
-    """Records that cannot be delivered: `first` to `last` seq, in file `path`, and why."""
-
-    path: str
-    first: int
-    last: int
-    reason: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Chunk:
-    """What one read found.
-
-    `through` is the position up to which everything is in `records` or in `damage`;
-    `at_end` says that there was nothing further at the time of reading.
-    """
-
-    records: tuple[Stored, ...]
-    damage: tuple[Damage, ...]
-    through: int
-    at_end: bool
 
 
 class Reader:
@@ -129,7 +97,7 @@ class Reader:
                 else:
                     position = self._pass_over(number, (position, limit), error, damage)
                     continue
-            position = _verify(self._path(number), rows, position, records, damage)
+            position = verify(self._path(number), rows, position, records, damage)
             if not whole:
                 return Chunk(
                     records=tuple(records), damage=tuple(damage), through=position, at_end=False
@@ -204,7 +172,7 @@ class Reader:
                 continue
             finally:
                 connection.close()
-            _verify(self._path(number), rows, _LAST_SEQ, found, [])
+            verify(self._path(number), rows, _LAST_SEQ, found, [])
         return found
 
     def closed(self) -> list[tuple[int, int]]:
@@ -312,11 +280,11 @@ class Reader:
         start = known[-1] if known else 0
         return (n for n in numbers if n >= start)
 
-    def _rows(self, number: int, after: int, limit: int) -> tuple[list[_Row], bool]:
+    def _rows(self, number: int, after: int, limit: int) -> tuple[list[Row], bool]:
         """At most `limit` rows, and whether all that there are; False: the next is unreadable."""
         path = self._path(number)
         connection = db.open_for_reading(path)
-        rows: list[_Row] = []
+        rows: list[Row] = []
         try:
             for row in connection.execute(fmt.SELECT_RECORDS, (after, limit)):
                 rows.append(row)  # noqa: PERF402 - a damaged page must not cost those before it
@@ -336,8 +304,8 @@ class Reader:
         return rows, True
 
     def _recheck(
-        self, number: int, after: int, limit: int, rows: list[_Row], whole: bool
-    ) -> tuple[list[_Row], bool]:
+        self, number: int, after: int, limit: int, rows: list[Row], whole: bool
+    ) -> tuple[list[Row], bool]:
         """Ask the segment before `number` once more for rows beyond `after`."""
         earlier = [n for n in self.segments() if n < number]
         if not earlier:
@@ -421,28 +389,3 @@ class Reader:
 def _is_lasting(error: SpoolError) -> bool:
     """Whether a segment that was refused with `error` will be refused for ever."""
     return isinstance(error, NotASpool) or (isinstance(error, SpoolDamaged) and error.lasting)
-
-
-def _verify(
-    path: Path,
-    rows: list[_Row],
-    position: int,
-    records: list[Stored],
-    damage: list[Damage],
-) -> int:
-    """Sort rows into records and damage; return the position reached."""
-    for seq, kind, body, checksum in rows:
-        if seq > position + 1:
-            damage.append(
-                Damage(path=str(path), first=position + 1, last=seq - 1, reason="missing")
-            )
-        if (
-            isinstance(kind, str)
-            and isinstance(body, bytes)
-            and codec.checksum(kind, body, seq) == checksum
-        ):
-            records.append(Stored(seq=seq, kind=kind, body=body))
-        else:
-            damage.append(Damage(path=str(path), first=seq, last=seq, reason="checksum"))
-        position = seq
-    return position

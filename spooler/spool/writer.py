@@ -17,7 +17,6 @@ Rules:
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 import threading
@@ -30,28 +29,8 @@ from spooler.errors import SpoolUnavailable
 from spooler.records import gap
 from spooler.spool import codec, db, filesystem
 from spooler.spool import format as fmt
-
-
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """When a segment ends, and who may read it."""
-
-    segment_bytes: int = 8 * 1024 * 1024  # of record bodies
-    segment_records: int = 16384
-    segment_seconds: float = 3600.0
-    max_bytes: int = 4 * 1024**3  # on disk, of the whole spool
-    drop_oldest: bool = False  # above that: rather the oldest records than the newest
-    group: int | None = None  # group id that may read and delete; None: the owner alone
-
-    @property
-    def directory_mode(self) -> int:
-        """Set-group-id keeps the group on every file created inside."""
-        return 0o700 if self.group is None else 0o2770
-
-    @property
-    def file_mode(self) -> int:
-        """-wal and -shm take this mode from the segment: SQLite copies it."""
-        return 0o600 if self.group is None else 0o660
+from spooler.spool.place import Limits as Limits
+from spooler.spool.place import make_directories, take_ownership, unlink_segment
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,8 +91,8 @@ class Writer:
         self._nesting = 0  # appends under way: more than one below a signal handler
         self.wake: Callable[[], None] = _nobody
         try:
-            _make_directories(root, (*below, spool), limits)
-            self._owner = _take_ownership(self.directory, limits)
+            make_directories(root, (*below, spool), limits)
+            self._owner = take_ownership(self.directory, limits)
         except OSError as error:
             with contextlib.suppress(OSError):
                 self.directory.rmdir()  # if it is ours and empty; tried anew every second
@@ -373,7 +352,7 @@ class Writer:
             path = self.directory / fmt.segment_name(oldest.number)
             if path.exists():
                 self._tell_deleted(oldest)
-                _unlink(path)
+                unlink_segment(path)
             self._closed.pop(0)  # deleted or not: the service may have been here before
 
     def _tell_deleted(self, segment: _Closed) -> None:
@@ -422,56 +401,5 @@ def _next_seq(segment: _Segment) -> int:
     return _next_seq(previous) if last is None else int(last) + 1
 
 
-def _files(segment: Path) -> tuple[str, str, str]:
-    """A segment's files: the database last, so that a half-done deletion is repeated."""
-    return f"{segment}-shm", f"{segment}-wal", str(segment)
-
-
-def _unlink(segment: Path) -> None:
-    try:
-        for name in _files(segment):
-            Path(name).unlink(missing_ok=True)
-    except OSError as error:
-        raise db.unavailable(error, segment) from error
-
-
 def _nobody() -> None:
     """Stands where a thread to wake will be."""
-
-
-def _make_directories(root: Path, below: tuple[str, ...], limits: Limits) -> None:
-    """Create what is missing of the path, each folder with our mode; others' stay as they are."""
-    missing = [root] if not root.exists() else []
-    if missing:
-        root.parent.mkdir(parents=True, exist_ok=True)
-    path = root
-    for part in below:
-        path = path / part
-        missing.append(path)
-    for folder in missing:
-        try:
-            folder.mkdir(mode=limits.directory_mode)
-        except FileExistsError:
-            continue
-        if limits.group is not None:
-            os.chown(folder, -1, limits.group)
-        os.chmod(folder, limits.directory_mode)
-
-
-def _take_ownership(directory: Path, limits: Limits) -> int:
-    """Create and lock the owner file.
-
-    It is opened only here: closing any other descriptor of it in this process would drop the
-    lock, as POSIX has it.
-    """
-    flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC
-    descriptor = os.open(directory / fmt.OWNER_NAME, flags, limits.file_mode)
-    try:
-        os.fchmod(descriptor, limits.file_mode)
-        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.write(descriptor, f"{os.getpid()} {os.uname().nodename}\n".encode())
-    except OSError:
-        os.close(descriptor)
-        os.unlink(directory / fmt.OWNER_NAME)
-        raise
-    return descriptor

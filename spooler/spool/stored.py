@@ -1,0 +1,68 @@
+"""Records as they lie on disk, and what reading them finds. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from spooler.spool import codec
+
+Row = tuple[int, str, bytes, int]  # seq, kind, body, checksum; a damaged file may hold others
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stored:
+    """One record as it lies on disk, its checksum verified, its body not decoded."""
+
+    seq: int
+    kind: str
+    body: bytes
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Damage:
+    """Records that cannot be delivered: `first` to `last` seq, in file `path`, and why."""
+
+    path: str
+    first: int
+    last: int
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Chunk:
+    """What one read found.
+
+    `through` is the position up to which everything is in `records` or in `damage`;
+    `at_end` says that there was nothing further at the time of reading.
+    """
+
+    records: tuple[Stored, ...]
+    damage: tuple[Damage, ...]
+    through: int
+    at_end: bool
+
+
+def verify(
+    path: Path,
+    rows: list[Row],
+    position: int,
+    records: list[Stored],
+    damage: list[Damage],
+) -> int:
+    """Sort rows into records and damage; return the position reached."""
+    for seq, kind, body, checksum in rows:
+        if seq > position + 1:
+            damage.append(
+                Damage(path=str(path), first=position + 1, last=seq - 1, reason="missing")
+            )
+        if (
+            isinstance(kind, str)
+            and isinstance(body, bytes)
+            and codec.checksum(kind, body, seq) == checksum
+        ):
+            records.append(Stored(seq=seq, kind=kind, body=body))
+        else:
+            damage.append(Damage(path=str(path), first=seq, last=seq, reason="checksum"))
+        position = seq
+    return position
