@@ -20,6 +20,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import spooler
@@ -31,6 +32,7 @@ from spooler.records import gap as gap_record
 from spooler.records.values import careful, plain
 from spooler.spool import codec, identity
 from spooler.spool import format as fmt
+from spooler.spool.filesystem import file_system_of
 from spooler.spool.writer import Limits, Writer
 
 _RETRY_SECONDS = 1.0
@@ -163,6 +165,7 @@ class Recorder:
         if keeper is not None:
             writer.wake = keeper.wake
         notice.debug(f"Recording to {writer.directory}")
+        _warn_of_network(settings.root)
         return writer
 
     def _fail(self, error: SpoolUnavailable) -> None:
@@ -349,6 +352,18 @@ def _pack(body: dict[str, Any]) -> bytes:
     if len(packed) > fmt.BODY_LIMIT:
         raise ValueError(f"{len(packed)} bytes, more than a record may have")
     return packed
+
+
+def _warn_of_network(root: Path) -> None:
+    """Say so when the spool is where SQLite's log is not safe; recording all the same."""
+    place = file_system_of(root)
+    if not place.takes_wal:
+        notice.say_once(
+            "network file system",
+            f"{root} is on {place.type}, a network file system: its spools are safe only as long"
+            " as no other host opens them, and slower. Point"
+            f" {config.OUTPUT_PATH} at a local disk of this node.",
+        )
 
 
 def _limits(settings: config.Settings) -> Limits:

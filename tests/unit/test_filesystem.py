@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from spooler.spool.filesystem import file_system_of
+from spooler import notice
+from spooler import recorder as recorder_module
+from spooler.spool.filesystem import FileSystem, file_system_of
 
 MOUNTS = """\
 22 1 254:1 / / rw,relatime shared:1 - ext4 /dev/vda1 rw
@@ -53,3 +55,20 @@ def test_the_kernels_own_table_can_be_read(tmp_path: Path) -> None:
     found = file_system_of(tmp_path / "not" / "there")
     assert found.type
     assert found.takes_wal
+
+
+def test_a_network_file_system_is_said_once_and_recorded_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PRIMUS_LENS_WANDB_OUTPUT_PATH", str(tmp_path))
+    monkeypatch.setattr(notice, "_said", {})
+    monkeypatch.setattr(
+        recorder_module, "file_system_of", lambda path: FileSystem(type="nfs4", mount="/")
+    )
+    recorder = recorder_module.Recorder()
+    try:
+        assert recorder.record("step", {"a": 1})
+        assert recorder.record("step", {"a": 2})
+    finally:
+        recorder.goodbye()
+    assert capsys.readouterr().err.count("is on nfs4, a network file system") == 1
