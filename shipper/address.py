@@ -52,37 +52,15 @@ class Address:
 
         An address that a job recorded is that job's own: others need not wait for its trouble.
         """
-        outcome = self._send(identity, path, body, headers, items=items, tries=tries)
-        return outcome if self._base_url else replace(outcome, scope="workload")
-
-    def _send(
-        self,
-        identity: Identity,
-        path: str,
-        body: bytes,
-        headers: Mapping[str, str],
-        *,
-        items: int | None,
-        tries: int,
-    ) -> Outcome:
-        given = (self._base_url or identity.api_base_url).rstrip("/")
-        if not given:
-            return classify_failure(
-                Unreachable("no-url", "no --processor-url, and the job recorded none", sent=False),
-                tries=tries,
-            )
-        base = self._working.get(given, given)
         try:
-            answer = self._poster.post(base + path, body, headers)
-            if answer.status == 404:
-                answer = self._try_other(given, base, path, body, headers) or answer
+            outcome = classify(self._post(identity, path, body, headers), items=items, tries=tries)
         except Unreachable as failure:
-            return classify_failure(failure, tries=tries)
-        return classify(answer, items=items, tries=tries)
+            outcome = classify_failure(failure, tries=tries)
+        return outcome if self._base_url else replace(outcome, scope="workload")
 
     def pods(self, identity: Identity) -> Mapping[str, Any] | None:
         """The processor's map from pod name to its workloads; None when it cannot be had now."""
-        given = (self._base_url or identity.api_base_url).rstrip("/")
+        given = self._given(identity)
         if not given:
             return None
         try:
@@ -90,6 +68,21 @@ class Address:
         except Unreachable:
             return None
         return pods_in(answer)
+
+    def _given(self, identity: Identity) -> str:
+        return (self._base_url or identity.api_base_url).rstrip("/")
+
+    def _post(
+        self, identity: Identity, path: str, body: bytes, headers: Mapping[str, str]
+    ) -> Answer:
+        given = self._given(identity)
+        if not given:
+            raise Unreachable("no-url", "no --processor-url, and the job recorded none", sent=False)
+        base = self._working.get(given, given)
+        answer = self._poster.post(base + path, body, headers)
+        if answer.status == 404:
+            answer = self._try_other(given, base, path, body, headers) or answer
+        return answer
 
     def _try_other(
         self, given: str, base: str, path: str, body: bytes, headers: Mapping[str, str]

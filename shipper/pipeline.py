@@ -306,14 +306,14 @@ class Route:
         )
         if position == self.position:
             return
-        passed = [p for p in self._passed if p.seq <= seq or p.seq <= ahead.get(p.run, 0)]
+        left = [p for p in self._passed if p.seq > max(seq, ahead.get(p.run, 0))]
         self._ledger.acknowledge(
             self.identity.spool,
             self._entry,
             position,
-            Settled(delivered=delivered, passed=len(passed), requests=requests),
+            Settled(delivered=delivered, passed=len(self._passed) - len(left), requests=requests),
         )
-        self._passed = [p for p in self._passed if p not in passed] if passed else self._passed
+        self._passed = left
         self.position = position
 
     # --- what cannot be sent ----------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,12 @@ from shipper.discovery import find_spools
 from shipper.foreign import open_foreign
 from shipper.ledger import Ledger
 from shipper.pipeline import Records
-from shipper.replay.selection import CARRYING, Selection
-from shipper.replay.source import Source, decode
+from shipper.replay.selection import Selection, kind_for
+from shipper.replay.source import Source, decode, records_in
 from spooler.errors import SpoolError
 from spooler.spool import format as fmt
 from spooler.spool.identity import Identity
 from spooler.spool.reader import Reader
-
-_READ_RECORDS = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,35 +130,23 @@ def _part(wish: Wish, ledger: Ledger, found: _Found, sink: str, newer: frozenset
 
 def _count(source: Source, sink: str, delivered_to: int) -> dict[str, Any]:
     """One walk over the source."""
-    kind = "detection" if sink.endswith("detection") else "step"
+    kind = kind_for(sink)
     counts: Counter[str] = Counter()
     steps: list[int] = []
     runs: dict[str, None] = {}
-    whole = Source(
-        reader=source.reader,
-        identity=source.identity,
-        through=source.through,
-        selection=source.selection,
-    )
-    after = 0
-    while True:
-        chunk = whole.read(after, _READ_RECORDS)
-        for stored in chunk.records:
-            if stored.kind != kind or stored.kind not in CARRYING:
-                continue
-            body = decode(stored)
-            if body.get("step") in source.newer:
-                counts["overwriting"] += 1
-                continue
-            counts["records"] += 1
-            counts["bytes"] += len(stored.body)
-            counts["delivered"] += stored.seq <= delivered_to
-            runs.setdefault(str(body.get("run", "")))
-            if isinstance(body.get("step"), int):
-                steps = [min([*steps, body["step"]]), max([*steps, body["step"]])]
-        after = chunk.through
-        if chunk.at_end:
-            break
+    for stored in records_in(replace(source, newer=())):
+        if stored.kind != kind:
+            continue
+        body = decode(stored)
+        if body.get("step") in source.newer:
+            counts["overwriting"] += 1
+            continue
+        counts["records"] += 1
+        counts["bytes"] += len(stored.body)
+        counts["delivered"] += stored.seq <= delivered_to
+        runs.setdefault(str(body.get("run", "")))
+        if isinstance(body.get("step"), int):
+            steps = [min([*steps, body["step"]]), max([*steps, body["step"]])]
     return {
         "records": counts["records"],
         "bytes": counts["bytes"],
@@ -202,13 +188,7 @@ def _rows(identity: Identity) -> tuple[str, int]:
 
 
 def _steps(reader: Records) -> Iterable[int]:
-    after = 0
-    while True:
-        chunk = reader.read(after, _READ_RECORDS)
-        for stored in chunk.records:
-            step = decode(stored).get("step") if stored.kind == "step" else None
-            if isinstance(step, int):
-                yield step
-        after = chunk.through
-        if chunk.at_end:
-            return
+    for stored in records_in(reader):
+        step = decode(stored).get("step") if stored.kind == "step" else None
+        if isinstance(step, int):
+            yield step

@@ -15,6 +15,11 @@ from spooler.spool.reader import Stored
 CARRYING = ("step", "detection")
 
 
+def kind_for(sink: str) -> str:
+    """The kind of record that this sink carries."""
+    return "detection" if sink.endswith("detection") else "step"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Selection:
     """Every condition that is given must hold; `since` and `until` are Unix seconds."""

@@ -13,14 +13,14 @@ from shipper.health import Health
 from shipper.ledger import Ledger, Receipt
 from shipper.pipeline import ClosedRoute
 from shipper.replay.plan import Part
-from shipper.replay.selection import CARRYING
+from shipper.replay.selection import kind_for
+from shipper.replay.source import records_in
 from shipper.sinks import Sink
 from shipper.workloads import Workloads
 
 log = logging.getLogger(__name__)
 
 TURN_SECONDS = 0.5
-_READ_RECORDS = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,19 +53,14 @@ def carry_out(
 
 def receipt_of(part: Part) -> Receipt:
     """Count and digest what the part holds: SHA-256 over seq (8 bytes), kind, body of each."""
-    kind = "detection" if part.sink.endswith("detection") else "step"
-    digest, count, after = hashlib.sha256(), 0, 0
+    kind = kind_for(part.sink)
+    digest, count = hashlib.sha256(), 0
     first = last = 0
-    while True:
-        chunk = part.source.read(after, _READ_RECORDS)
-        for stored in chunk.records:
-            if stored.kind == kind and kind in CARRYING:
-                digest.update(stored.seq.to_bytes(8, "big") + stored.kind.encode() + stored.body)
-                count += 1
-                first, last = first or stored.seq, stored.seq
-        after = chunk.through
-        if chunk.at_end:
-            break
+    for stored in records_in(part.source):
+        if stored.kind == kind:
+            digest.update(stored.seq.to_bytes(8, "big") + stored.kind.encode() + stored.body)
+            count += 1
+            first, last = first or stored.seq, stored.seq
     return Receipt(
         spool=part.spool,
         entry=part.entry,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ from spooler.errors import BodyUnreadable
 from spooler.spool import codec
 from spooler.spool.identity import Identity
 from spooler.spool.reader import Chunk, Stored
+
+_READ_RECORDS = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +71,17 @@ class Source:
         if stored.kind == "step" and body.get("step") in self.newer:
             return False
         return self.selection.takes(stored, body)
+
+
+def records_in(source: Records) -> Iterator[Stored]:
+    """Every record of a source, in order, in constant memory."""
+    after = 0
+    while True:
+        chunk = source.read(after, _READ_RECORDS)
+        yield from chunk.records
+        after = chunk.through
+        if chunk.at_end:
+            return
 
 
 def decode(stored: Stored) -> dict[str, Any]:
