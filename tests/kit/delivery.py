@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,11 +61,3 @@ def settings(spool: Path, state: Path, url: str, **more: Any) -> Config:
 def is_ordered(order: list[int]) -> bool:
     """Whether no step arrived after a later one."""
     return all(earlier <= later for earlier, later in itertools.pairwise(order))
-
-
-def headers_by_spool(headers: Mapping[str, int]) -> dict[str, int]:
-    """Repetitions summed per spool id."""
-    found: dict[str, int] = defaultdict(int)
-    for header, times in headers.items():
-        found[header.split("/")[0]] += times
-    return dict(found)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +16,6 @@ from spooler.recorder import Recorder
 from spooler.spool import format as fmt
 from spooler.spool.writer import Writer
 from tests.kit import spools
-
-
-@pytest.fixture
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A spool root named by the environment; failures are tried again at once."""
-    root = tmp_path / "spool"
-    spools.settle(monkeypatch, root)
-    return root
-
-
-@pytest.fixture
-def mine(root: Path) -> Iterator[Recorder]:
-    one = Recorder()
-    yield one
-    one.goodbye()
 
 
 def fail_with(monkeypatch: pytest.MonkeyPatch, error: Exception, *, times: int = 1) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,21 +10,6 @@ import pytest
 from spooler import recorder
 from spooler.recorder import Recorder
 from tests.kit import spools
-
-
-@pytest.fixture
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A spool root named by the environment; failures are tried again at once."""
-    root = tmp_path / "spool"
-    spools.settle(monkeypatch, root)
-    return root
-
-
-@pytest.fixture
-def mine(root: Path) -> Iterator[Recorder]:
-    one = Recorder()
-    yield one
-    one.goodbye()
 
 
 def test_goodbye_says_how_far_each_run_came_and_seals(root: Path, mine: Recorder) -> None:

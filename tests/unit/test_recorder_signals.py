@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +13,6 @@ import pytest
 from spooler import notice, recorder
 from spooler.recorder import Recorder
 from tests.kit import spools
-
-
-@pytest.fixture
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A spool root named by the environment; failures are tried again at once."""
-    root = tmp_path / "spool"
-    spools.settle(monkeypatch, root)
-    return root
-
-
-@pytest.fixture
-def mine(root: Path) -> Iterator[Recorder]:
-    one = Recorder()
-    yield one
-    one.goodbye()
 
 
 @pytest.mark.promise("G2")
