@@ -110,15 +110,15 @@ def _take(
 
 def _books(ledger: Ledger, spool: str, sink: str) -> _Books:
     def mine(row: dict[str, Any]) -> bool:
-        return bool(row["spool"] == spool and row["sink"] == sink)
+        return bool(row["sink"] == sink)
 
     return _Books(
         position=next(
-            (row for row in ledger.positions() if mine(row)),
+            (row for row in ledger.positions(spool) if mine(row)),
             {**_NOWHERE, "spool": spool, "sink": sink},
         ),
-        dead=[row["seq"] for row in ledger.dead_letters() if mine(row)],
-        damage=[(r["first"], r["last"], r["reason"]) for r in ledger.damages() if mine(r)],
+        dead=[row["seq"] for row in ledger.dead_letters(spool) if mine(row)],
+        damage=[(r["first"], r["last"], r["reason"]) for r in ledger.damages(spool) if mine(r)],
     )
 
 

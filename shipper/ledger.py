@@ -152,10 +152,10 @@ class Ledger(State):
                 "UPDATE position SET cut_off_told = 1 WHERE spool = ? AND sink = ?", (spool, sink)
             )
 
-    def positions(self) -> list[dict[str, Any]]:
-        """Every position with its counters; `ahead` is a map, `early` a list of ranges."""
+    def positions(self, spool: str = "") -> list[dict[str, Any]]:
+        """Every position, or a spool's; `ahead` is a map, `early` a list of ranges."""
         with self.using() as database:
-            rows = list(database.table("position").rows)
+            rows = list(database.table("position").rows_where(*_of(spool)))
         return [
             {
                 **row,
@@ -219,14 +219,12 @@ class Ledger(State):
         row = {**asdict(letter), "time": time.time(), "state": "kept"}
         return self.insert_new("dead_letter", row)
 
-    def dead_letters(self) -> list[dict[str, Any]]:
-        """Every dead letter without its body, oldest first."""
+    def dead_letters(self, spool: str = "") -> list[dict[str, Any]]:
+        """Every dead letter, or a spool's, without its body, oldest first."""
+        columns = "id, spool, sink, seq, kind, reason, detail, time, state, length(body) AS bytes"
         with self.using() as database:
             return list(
-                database.query(
-                    "SELECT id, spool, sink, seq, kind, reason, detail, time, state,"
-                    " length(body) AS bytes FROM dead_letter ORDER BY id"
-                )
+                database.table("dead_letter").rows_where(*_of(spool), select=columns, order_by="id")
             )
 
     def dead_letter_body(self, number: int) -> bytes | None:
@@ -299,10 +297,10 @@ class Ledger(State):
             ).fetchall()
         return ranges.size(ranges.without(ranges.common(rows, [(gap.first, gap.last)]), told))
 
-    def damages(self) -> list[dict[str, Any]]:
-        """Every damage that was met."""
+    def damages(self, spool: str = "") -> list[dict[str, Any]]:
+        """Every damage that was met, or a spool's."""
         with self.using() as database:
-            return list(database.table("damage").rows)
+            return list(database.table("damage").rows_where(*_of(spool)))
 
     def note_gap(self, gap: Gap) -> None:
         """Remember records that the training process lost or deleted, as its spool tells."""
@@ -312,6 +310,11 @@ class Ledger(State):
         """Every gap that was met."""
         with self.using() as database:
             return list(database.table("gap").rows)
+
+
+def _of(spool: str) -> tuple[str | None, list[str]]:
+    """A condition and its values: this spool's rows, or all of them for ""."""
+    return ("spool = ?", [spool]) if spool else (None, [])
 
 
 def _position(database: Database, spool: str, sink: str) -> Position:
