@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 from shipper import cli as room
 from shipper.config import SETTINGS, Config
 from shipper.errors import ConfigError
-from tests.kit.command import lens_ship
+from tests.kit.command import commands_of, lens_ship
 
 BY_NAME = {setting.name: setting for setting in SETTINGS}
 OTHER = {
@@ -52,7 +52,7 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     """The path of every command and group that there is."""
     yield path
-    for name, command in group.commands.items():
+    for name, command in commands_of(group).items():
         if isinstance(command, click.Group):
             yield from commands(command, (*path, name))
         else:
@@ -66,7 +66,7 @@ def found(path: tuple[str, ...]) -> click.Command:
     command: click.Command = room.cli
     for name in path:
         assert isinstance(command, click.Group)
-        command = command.commands[name]
+        command = commands_of(command)[name]
     return command
 
 
@@ -213,7 +213,7 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Any:
         raise Loaded
 
     monkeypatch.setattr("shipper.service.ship_once", stop)
-    monkeypatch.setattr(room, "_start_logging", lambda level: None)
+    monkeypatch.setattr("shipper.commands.run.start_logging", lambda level: None)
 
     def run(*arguments: str, environ: Mapping[str, str] | None = None) -> Config:
         result = invoke("run", "--once", *arguments, environ=environ)

@@ -1,4 +1,4 @@
-"""README and code say the same: promises and tests, settings, commands, targets, the unit."""
+"""README, docs and code say the same: promises and tests, settings, commands, targets, the unit."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ import pytest
 from shipper.cli import cli
 from shipper.config import SETTINGS
 from spooler.config import VARIABLES
+from tests.kit.command import commands_of
 
 ROOT = Path(__file__).parent.parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+SETTINGS_PAGE = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
+PAGES = [README, *(p.read_text(encoding="utf-8") for p in sorted((ROOT / "docs").glob("*.md")))]
 
 
 def test_every_promise_has_a_test_and_every_marked_test_a_promise() -> None:
@@ -27,8 +30,8 @@ def test_every_promise_has_a_test_and_every_marked_test_a_promise() -> None:
     assert promised == marked
 
 
-def test_every_setting_of_the_service_stands_in_the_readme_with_its_older_name() -> None:
-    table = README.split("## Settings of the service")[1].split("\n## ")[0]
+def test_every_setting_of_the_service_is_documented_with_its_older_name() -> None:
+    table = SETTINGS_PAGE.split("## Settings of the service")[1].split("\n## ")[0]
     for setting in SETTINGS:
         row = next((line for line in table.splitlines() if f"`{setting.name}`" in line), "")
         assert row.startswith("|"), setting.name
@@ -38,8 +41,8 @@ def test_every_setting_of_the_service_stands_in_the_readme_with_its_older_name()
     assert named <= {setting.name for setting in SETTINGS}
 
 
-def test_every_variable_of_the_training_side_stands_in_the_readme() -> None:
-    table = README.split("## Settings of the training side")[1].split("\n## ")[0]
+def test_every_variable_of_the_training_side_is_documented() -> None:
+    table = SETTINGS_PAGE.split("## Settings of the training side")[1].split("\n## ")[0]
     for variable in VARIABLES:
         stem, _, last = variable.name.rpartition("_")
         assert variable.name in table or (stem in table and f"`_{last}`" in table), variable.name
@@ -48,21 +51,21 @@ def test_every_variable_of_the_training_side_stands_in_the_readme() -> None:
 def commands(group: click.Group, before: str = "lens-ship") -> list[str]:
     """Every command with the words that call it."""
     found = []
-    for name, command in group.commands.items():
+    for name, command in commands_of(group).items():
         words = f"{before} {name}"
         found += commands(command, words) if isinstance(command, click.Group) else [words]
     return found
 
 
-def test_every_command_is_named_in_the_readme() -> None:
+def test_every_command_is_named_in_the_readme_or_the_docs() -> None:
+    text = " ".join(" ".join(PAGES).split())
     for words in commands(cli):
-        last = words.removeprefix("lens-ship ")
-        assert words in README or last in README.replace("\n", " "), words
+        assert words in text or f"`{words.removeprefix('lens-ship ')}`" in text, words
 
 
 def test_every_make_target_that_is_named_exists() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    texts = README + (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    texts = "".join([*PAGES, (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")])
     for target in set(re.findall(r"`make ([a-z-]+)`", texts)):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
@@ -74,7 +77,7 @@ def test_the_unit_starts_a_command_line_that_the_parser_takes(unit: Path) -> Non
     program, *words = shlex.split(line[1])
     assert Path(program).name == "lens-ship"
     name, *arguments = words
-    context = cli.commands[name].make_context(name, arguments)
+    context = commands_of(cli)[name].make_context(name, arguments)
     assert context.params["once"] is False
 
 

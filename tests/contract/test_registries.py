@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
+import shipper.commands
 import shipper.sinks
 from shipper.address import Address
+from shipper.commands import REGISTRY as COMMANDS
 from shipper.config import Config
 from shipper.http import Poster
 from shipper.outcome import Outcome, Verdict
@@ -236,3 +238,10 @@ def test_an_impossible_address_is_an_outcome_too(connected: Connected, url: str)
     assert outcome.verdict is Verdict.RETRY
     recorded = identity(workload_uid="w", api_base_url=url)
     assert connected.at("").send(connected.parcel, recorded, 1).verdict is Verdict.RETRY
+
+
+def test_every_file_of_the_commands_is_registered() -> None:
+    folder = Path(shipper.commands.__file__).parent
+    files = {path.stem for path in folder.glob("*.py")} - {"__init__", "options"}
+    registered = {place.split(":")[0].rpartition(".")[2] for place in COMMANDS.values()}
+    assert files == registered

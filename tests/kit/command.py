@@ -6,6 +6,8 @@ import subprocess
 import sys
 from dataclasses import dataclass
 
+import click
+
 from tests.kit.spools import PATIENCE_SECONDS, environment
 
 _RUN = (sys.executable, "-W", "error", "-c", "from shipper.cli import main; main()")
@@ -56,3 +58,10 @@ def _environment(changes: dict[str, str]) -> dict[str, str]:
             or name.lower().endswith("_proxy")
         )
     }
+
+
+def commands_of(group: click.Group) -> dict[str, click.Command]:
+    """The commands of a group by name, loaded."""
+    context = click.Context(group)
+    found = {name: group.get_command(context, name) for name in group.list_commands(context)}
+    return {name: command for name, command in found.items() if command is not None}

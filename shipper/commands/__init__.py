@@ -1,0 +1,16 @@
+"""The commands, one file each; every file imports its room when its command runs.
+
+Adding one is a file and a line in `REGISTRY`.
+"""
+
+from __future__ import annotations
+
+REGISTRY: dict[str, str] = {
+    "run": "shipper.commands.run:run",
+    "audit": "shipper.commands.audit:audit",
+    "dead-letter": "shipper.commands.dead_letter:dead_letter",
+    "replay": "shipper.commands.replay:replay",
+    "hook": "shipper.commands.hook:hook",
+    "receive": "shipper.commands.receive:receive",
+    "demo": "shipper.commands.demo:demo",
+}

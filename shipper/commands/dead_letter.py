@@ -1,0 +1,107 @@
+"""`lens-ship dead-letter list|show|retry|drop`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from shipper.commands.options import ledger_of, load_config, settings
+
+
+@click.group("dead-letter")
+def dead_letter() -> None:
+    """Records that a receiver has refused for good."""
+
+
+def _selection(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in (
+        click.argument("numbers", nargs=-1, type=int),
+        click.option("--sink", default="", help="Only those of this sink."),
+        click.option("--reason", default="", help="Only those refused for this reason."),
+        click.option("--of", "spool_id", default="", help="Only those of this spool."),
+    ):
+        command = option(command)
+    return command
+
+
+def _chosen(ledger: Any, numbers: tuple[int, ...], sink: str, reason: str, spool_id: str) -> Any:
+    from shipper.dead_letters import Selection, select
+
+    return select(ledger, Selection(numbers=numbers, sink=sink, reason=reason, spool=spool_id))
+
+
+@dead_letter.command("list")
+@click.option("--json", "as_json", is_flag=True, help="For machines: a JSON list.")
+@_selection
+@settings("state")
+def dead_letter_list(
+    as_json: bool, config_file: Path | None, state: str | None, **selection: Any
+) -> None:
+    """List dead letters, oldest first."""
+    from shipper.report import print_dead_letters
+
+    with ledger_of(state, config_file) as ledger:
+        print_dead_letters(_chosen(ledger, **selection), as_json=as_json)
+
+
+@dead_letter.command("show")
+@click.argument("number", type=int)
+@settings("state")
+def dead_letter_show(number: int, config_file: Path | None, state: str | None) -> None:
+    """Print one dead letter with the receiver's answer and the record itself, as JSON."""
+    from shipper.dead_letters import Selection, select, show
+    from shipper.report import print_json
+
+    with ledger_of(state, config_file) as ledger:
+        rows = select(ledger, Selection(numbers=(number,)))
+        if not rows:
+            raise click.ClickException(f"no dead letter {number} is kept; see `dead-letter list`")
+        print_json(show(ledger, rows[0]))
+
+
+@dead_letter.command("retry")
+@_selection
+@settings()
+def dead_letter_retry(
+    numbers: tuple[int, ...],
+    sink: str,
+    reason: str,
+    spool_id: str,
+    config_file: Path | None,
+    **flags: Any,
+) -> None:
+    """Send dead letters again; exit 1 when one is refused again. Without numbers: all of them."""
+    from shipper.dead_letters import retry
+    from shipper.outcome import Verdict
+    from shipper.service import build_address, build_sinks
+
+    config = load_config(flags, config_file)
+    with ledger_of(str(config.state), None) as ledger:
+        rows = _chosen(ledger, numbers, sink, reason, spool_id)
+        done = retry(ledger, rows, build_sinks(config, build_address(config)))
+    failed = [one for one in done if one.outcome.verdict is not Verdict.DELIVERED]
+    for one in failed:
+        click.echo(f"{one.number}: {one.outcome.reason}: {one.outcome.detail}", err=True)
+    click.echo(f"{len(done) - len(failed)} delivered, {len(failed)} still dead letters")
+    sys.exit(1 if failed else 0)
+
+
+@dead_letter.command("drop")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@_selection
+@settings("state")
+def dead_letter_drop(
+    yes: bool, config_file: Path | None, state: str | None, **selection: Any
+) -> None:
+    """Give dead letters up for good; they stay counted. Without numbers: all of them."""
+    from shipper.dead_letters import drop
+
+    with ledger_of(state, config_file) as ledger:
+        rows = _chosen(ledger, **selection)
+        if rows and not yes:
+            click.confirm(f"Give up {len(rows)} dead letters for good?", abort=True)
+        click.echo(f"{drop(ledger, rows)} given up")

@@ -1,0 +1,40 @@
+"""`lens-ship hook status|install|uninstall`."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+
+
+@click.group()
+def hook() -> None:
+    """The zero-code hook of this Python environment."""
+
+
+@hook.command("status")
+def hook_status() -> None:
+    """Say whether Python processes of this environment are hooked, and why not."""
+    from shipper.activation import report
+
+    lines, active = report(os.environ)
+    for line in lines:
+        click.echo(line)
+    sys.exit(0 if active else 1)
+
+
+@hook.command("install")
+def hook_install() -> None:
+    """Put the .pth file in place where it is missing or damaged."""
+    from shipper.activation import install
+
+    click.echo(install())
+
+
+@hook.command("uninstall")
+def hook_uninstall() -> None:
+    """Take the .pth file away; the package stays."""
+    from shipper.activation import uninstall
+
+    click.echo(uninstall())

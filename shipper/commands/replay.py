@@ -1,0 +1,48 @@
+"""`lens-ship replay`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from shipper.commands.options import settings
+
+
+@click.command()
+@click.argument("paths", nargs=-1, type=click.Path(exists=True, path_type=Path))
+@click.option("--run", default="", help="Only this run.")
+@click.option("--workload", default="", help="Only this workload.")
+@click.option("--kind", type=click.Choice(["step", "detection"]), help="Only records of this kind.")
+@click.option("--sink", "only_sink", default="", help="Only to this sink.")
+@click.option("--first-step", type=int, help="Only steps from this one on.")
+@click.option("--last-step", type=int, help="Only steps up to this one.")
+@click.option("--since", type=float, help="Only records from this time on, Unix seconds.")
+@click.option("--until", type=float, help="Only records up to this time, Unix seconds.")
+@click.option("--plan", "plan_only", is_flag=True, help="Say what would be sent, and send nothing.")
+@click.option("--again", is_flag=True, help="Send what is delivered once more.")
+@click.option(
+    "--overwrite", is_flag=True, help="Send steps that a later process has written since, too."
+)
+@click.option("--rate", type=click.FloatRange(min=0.1), help="Records a second at most.")
+@click.option("--as-workload", default="", help="The workload of files that do not know theirs.")
+@click.option("--as-pod", default="", help="The pod of files that do not know theirs.")
+@settings("spool", "state", "processor_url", "batch_size", "request_bytes", "numbers_only")
+def replay(
+    paths: tuple[Path, ...],
+    plan_only: bool,
+    rate: float | None,
+    config_file: Path | None,
+    **given: Any,
+) -> None:
+    """Send what lies on disk: kept segments, spools and files at PATHS.
+
+    Without PATHS: the spools below --spool, as far as they are delivered, with --again. PATHS may
+    be spools from elsewhere, the older exporter's wandb_metrics.jsonl files, wandb's offline run
+    folders, or folders of any of these.
+    """
+    from shipper.replay.command import replay_command
+
+    sys.exit(replay_command(paths, given, config_file, plan_only=plan_only, rate=rate))
