@@ -13,6 +13,7 @@ REGISTRY: dict[str, str] = {
     "step": "spooler.records.step",
     "finish": "spooler.records.finish",
     "detection": "spooler.records.detection",
+    "report": "spooler.records.report",
     "gap": "spooler.records.gap",
     "exit": "spooler.records.exit",
 }
