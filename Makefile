@@ -40,8 +40,9 @@ test-wandb: $(VENV)/.test $(WANDB_BETWEEN:%=$(VENV)/.wandb-%) wandb-oldest ## th
 crash: $(VENV)/.test ## the kill tests alone, ten times as many
 	LENS_SHIP_KILLS=2000 $(BIN)/python -m pytest -n 2 -q tests/crash
 
-bench: $(VENV)/.test ## what the hook and the spool cost, side by side in one run
+bench: $(VENV)/.test ## what the hook, the spool and the way out cost
 	$(BIN)/python bench/hook_cost.py
+	$(BIN)/python bench/drain.py
 
 clean: ## remove the virtual environments and all caches
 	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
