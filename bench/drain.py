@@ -134,7 +134,8 @@ def main() -> None:
         root = Path(work) / "spool"
         size = write_backlog(root, steps=given.steps, metrics=given.metrics, spools=given.spools)
         print(
-            f"{given.steps} steps of {given.metrics} metrics, {size / given.steps:.0f} bytes each on disk"
+            f"{given.steps} steps of {given.metrics} metrics,"
+            f" {size / given.steps:.0f} bytes each on disk"
         )
         results = [
             drain(root, Path(work), steps=given.steps, metrics=given.metrics)
