@@ -31,6 +31,10 @@ class StateUnusable(ShipperError):
     exit_code = 4
 
 
+class StateNewer(StateUnusable):
+    """The database has had migrations that this version does not know; it stays as it is."""
+
+
 class Unreachable(ShipperError):
     """No answer came back. `sent` tells whether the receiver may have processed the request."""
 

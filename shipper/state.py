@@ -1,12 +1,17 @@
-"""The state directory: its lock, its database, its tables; the only importer of sqlite-utils.
+"""The state directory: its lock and its database; the only importer of sqlite-utils.
 
 One connection, used by all threads under one lock; commits are WAL with `synchronous=NORMAL`, as a
 repetition is all that is at stake when one of them is lost.
+
+The file's `user_version` counts the steps of `shipper.migrations` that it has had. With more steps
+than are known here it is refused and not touched. With fewer it is copied, for the way back, to
+`ledger.sqlite.v<version>`, and migrated in one transaction: killed in between, it is what it was.
 """
 
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import sqlite3
 import threading
@@ -18,97 +23,14 @@ from urllib.parse import quote
 
 import sqlite_utils
 
-from shipper.errors import StateInUse, StateUnusable
+from shipper.errors import StateInUse, StateNewer, StateUnusable
+from shipper.migrations import MIGRATIONS, STATE_VERSION, Migration
+
+log = logging.getLogger(__name__)
 
 DATABASE_NAME = "ledger.sqlite"
 LOCK_NAME = "lock"
-_STATE_VERSION = 1
 _BUSY_SECONDS = 10.0
-
-# Table -> columns, primary key. All counts are of records unless named otherwise; times are Unix
-# seconds. Counters only grow, and change in the transaction that moves the position they belong to.
-_TABLES: dict[str, tuple[dict[str, type], tuple[str, ...]]] = {
-    "spool": (
-        {
-            "id": str,
-            "directory": str,
-            "identity": str,  # JSON map
-            "workload": str,  # its uid, where it had to be asked for
-            "found": float,
-            "deleted": float,
-        },
-        ("id",),
-    ),
-    "position": (
-        {
-            "spool": str,
-            "sink": str,
-            "seq": int,
-            "ahead": str,  # JSON map
-            "early": str,  # JSON list of ranges
-            "delivered": int,
-            "passed": int,
-            "requests": int,
-            "cut_off_told": int,  # 1 once the sink knows that the process died
-            "updated": float,
-        },
-        ("spool", "sink"),
-    ),
-    "dead_letter": (
-        {
-            "id": int,
-            "spool": str,
-            "sink": str,
-            "seq": int,
-            "kind": str,
-            "body": bytes,
-            "reason": str,
-            "detail": str,
-            "time": float,
-            "state": str,  # kept, delivered (by a later try), dropped (by an operator or a limit)
-        },
-        ("id",),
-    ),
-    "damage": (
-        {
-            "spool": str,
-            "sink": str,
-            "first": int,
-            "last": int,
-            "path": str,
-            "reason": str,  # `dropped:<why>` for what this service has deleted undelivered
-            "time": float,
-        },
-        ("spool", "sink", "first"),
-    ),
-    "replay": (
-        {
-            "spool": str,
-            "entry": str,  # the name of its position: sink, or sink~selection~number
-            "directory": str,
-            "begun": float,
-            "ended": float,
-            "first": int,
-            "last": int,
-            "records": int,
-            "digest": str,
-        },
-        ("spool", "entry"),
-    ),
-    "gap": (
-        {
-            "spool": str,
-            "seq": int,
-            "reason": str,
-            "count": int,
-            "first": int,  # seqs of what the writer has deleted; 0 where there never were any
-            "last": int,
-            "time": float,
-        },
-        ("spool", "seq"),
-    ),
-}
-
 
 Database = sqlite_utils.Database
 
@@ -118,7 +40,8 @@ class State:
 
     Raises:
         StateInUse: another process has it.
-        StateUnusable: it cannot be created, or its database cannot be opened.
+        StateUnusable: it cannot be created, or its database cannot be opened or migrated.
+        StateNewer: a later lens-ship has migrated its database.
     """
 
     def __init__(self, directory: Path, *, exclusive: bool = True, create: bool = False) -> None:
@@ -138,14 +61,11 @@ class State:
             )
         self._guard = _lock_directory(directory) if exclusive else -1
         try:
-            self._db = _connect(directory / DATABASE_NAME, create=create)
-        except sqlite3.Error as error:
+            self._db = _open(directory / DATABASE_NAME, create=create, locked=exclusive)
+        except BaseException:
             if exclusive:
                 os.close(self._guard)
-            raise StateUnusable(
-                f"{directory / DATABASE_NAME}: {error}; nothing was read or sent. Without this"
-                " file everything still in the spools is sent again: move it away to go on"
-            ) from error
+            raise
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite_utils.Database]:
@@ -217,34 +137,118 @@ def _lock_directory(directory: Path) -> int:
     return guard
 
 
-def _connect(path: Path, *, create: bool) -> sqlite_utils.Database:
+def _open(path: Path, *, create: bool, locked: bool) -> sqlite_utils.Database:
+    """Connect to the database at `path` and bring it to the version of today."""
+    try:
+        connection = _connect(path, create=create)
+        try:
+            return _prepare(connection, path, locked=locked)
+        except BaseException:
+            connection.close()
+            raise
+    except sqlite3.Error as error:
+        raise StateUnusable(
+            f"{path}: {error}; nothing was read or sent. Without this file everything still in"
+            " the spools is sent again: move it away to go on"
+        ) from error
+
+
+def _connect(path: Path, *, create: bool) -> sqlite3.Connection:
     mode = "rwc" if create else "rw"
-    connection = sqlite3.connect(
+    return sqlite3.connect(
         f"file:{quote(str(path))}?mode={mode}",
         uri=True,
         check_same_thread=False,
         isolation_level=None,
         timeout=_BUSY_SECONDS,
     )
-    try:
-        return _prepare(connection)
-    except BaseException:
-        connection.close()
-        raise
 
 
-def _prepare(connection: sqlite3.Connection) -> sqlite_utils.Database:
+def _prepare(connection: sqlite3.Connection, path: Path, *, locked: bool) -> sqlite_utils.Database:
+    version = _version_of(connection)
+    if version > STATE_VERSION:
+        raise StateNewer(
+            f"{path}: state version {version}, this lens-ship knows {STATE_VERSION}; nothing was"
+            " touched, read or sent: run the version that migrated it, or go back to a copy that"
+            f" lies beside it ({DATABASE_NAME}.v{STATE_VERSION} or lower; docs/upgrading.md)"
+        )
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=NORMAL")
     database = sqlite_utils.Database(connection)
-    for name, (columns, key) in _TABLES.items():
-        database.table(name).create(
-            columns, pk=key[0] if len(key) == 1 else key, if_not_exists=True
-        )
-        for column in columns.keys() - database.table(name).columns_dict.keys():
-            database.table(name).add_column(column, columns[column])
-    database.table("dead_letter").create_index(
-        ["spool", "sink", "seq"], unique=True, if_not_exists=True
-    )
-    connection.execute(f"PRAGMA user_version={_STATE_VERSION}")
+    if version == STATE_VERSION:
+        return database
+    if version == 0 or locked:
+        _migrate(database, path)
+        return database
+    try:
+        guard = _lock_directory(path.parent)
+    except StateInUse as error:
+        raise StateUnusable(
+            f"{path}: state version {version}, and the service that uses it does not know"
+            f" version {STATE_VERSION}: restart it with this lens-ship, then try again"
+        ) from error
+    try:
+        _migrate(database, path)
+    finally:
+        os.close(guard)
     return database
+
+
+def _version_of(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+def _migrate(database: sqlite_utils.Database, path: Path) -> None:
+    """Take the steps that are missing, all or none, after a copy of what there was."""
+    connection = database.conn
+    version = _version_of(connection)
+    try:
+        copy = _back_up(connection, path, version) if version else None
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            # Another process may have been quicker since.
+            for migration in MIGRATIONS[_version_of(connection) :]:
+                _take(database, migration)
+            connection.execute(f"PRAGMA user_version={STATE_VERSION}")
+        except BaseException:
+            if connection.in_transaction:  # a full disk ends it by itself
+                connection.execute("ROLLBACK")
+            raise
+        connection.execute("COMMIT")
+    except (sqlite3.Error, OSError) as error:
+        raise StateUnusable(
+            f"{path}: going from state version {version} to {STATE_VERSION}: {error}; it is what"
+            " it was, and nothing was read or sent. This takes twice the space of the file: look"
+            " for a full or read-only disk"
+        ) from error
+    if copy:
+        log.info("%s: now of state version %d; as it was: %s", path, STATE_VERSION, copy)
+
+
+def _take(database: sqlite_utils.Database, migration: Migration) -> None:
+    for name, wanted in migration.tables.items():
+        table = database.table(name)
+        key = wanted.key
+        table.create(dict(wanted.columns), pk=key[0] if len(key) == 1 else key, if_not_exists=True)
+        known = table.columns_dict
+        for column in (column for column in wanted.columns if column not in known):
+            table.add_column(column, wanted.columns[column])
+    for statement in migration.statements:
+        database.conn.execute(statement)
+
+
+def _back_up(connection: sqlite3.Connection, path: Path, version: int) -> Path:
+    """Copy the database beside itself; the copy has its name only when it is whole."""
+    final = path.with_name(f"{path.name}.v{version}")
+    draft = path.with_name(f"{final.name}.part")
+    draft.unlink(missing_ok=True)
+    os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    target = sqlite3.connect(draft)
+    try:
+        connection.backup(target)
+    finally:
+        target.close()
+    with draft.open("rb") as written:
+        os.fsync(written.fileno())
+    draft.rename(final)
+    return final

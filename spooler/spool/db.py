@@ -224,7 +224,9 @@ def _check_ours(connection: Connection, path: Path) -> None:
             f"{path}: format version {version}, this reader knows {fmt.FORMAT_VERSION};"
             " it is kept untouched: upgrade lens-ship to ship it"
         )
+    if version not in fmt.SCHEMAS:
+        raise NotASpool(f"{path}: format version {version}; the oldest known is {min(fmt.SCHEMAS)}")
     # A view, trigger or virtual table under our names would run code of the file's author.
     schema = connection.execute("SELECT sql FROM sqlite_master ORDER BY name").fetchall()
-    if [row[0] for row in schema] != list(fmt.SCHEMA):
+    if [row[0] for row in schema] != list(fmt.SCHEMAS[version]):
         raise NotASpool(f"{path}: its schema is not that of a spool segment")

@@ -52,8 +52,9 @@ was modified less than 60 s ago, by the clock of its host, every writer below th
 records. The service touches it while it holds and removes it afterwards; one that has died stops
 nobody for longer.
 
-Versions: a reader accepts `FORMAT_VERSION` and older ones that it names; a higher ``user_version``
-is "newer than this reader" and is left untouched; another ``application_id`` is "not a spool".
+Versions: a writer writes `FORMAT_VERSION`; a reader accepts the versions in `SCHEMAS`: that one and
+the one before it. A higher ``user_version`` is "newer than this reader" and is left untouched;
+another ``application_id``, or a version from before the list, is "not a spool".
 """
 
 from __future__ import annotations
@@ -77,6 +78,7 @@ SCHEMA = (
         " body BLOB NOT NULL, checksum INTEGER NOT NULL)"
     ),
 )
+SCHEMAS = {FORMAT_VERSION: SCHEMA}  # every version that can be read, and what its files hold
 INSERT_IDENTITY = "INSERT INTO identity (body, checksum) VALUES (?, ?)"
 INSERT_RECORD = "INSERT INTO record (seq, kind, body, checksum) VALUES (?, ?, ?, ?)"
 SELECT_IDENTITY = "SELECT body, checksum FROM identity"
