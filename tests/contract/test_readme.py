@@ -77,7 +77,9 @@ def test_the_unit_starts_a_command_line_that_the_parser_takes(unit: Path) -> Non
     program, *words = shlex.split(line[1])
     assert Path(program).name == "lens-ship"
     name, *arguments = words
-    context = commands_of(cli)[name].make_context(name, arguments)
+    # Below its group, as a shell calls it: click keeps the help option of the first context.
+    above = click.Context(cli, **cli.context_settings)
+    context = commands_of(cli)[name].make_context(name, arguments, parent=above)
     assert context.params["once"] is False
 
 
