@@ -8,7 +8,7 @@ BIN = $(VENV)/bin
 WANDB_OLDEST = 0.16.0
 WANDB_BETWEEN = 0.19.0 0.22.0
 
-.PHONY: help demo test check unit wandb-oldest test-wandb crash bench clean
+.PHONY: help demo test check unit wandb-oldest test-wandb crash bench bench-peers clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -44,6 +44,9 @@ bench: $(VENV)/.test ## what the hook, the spool and the way out cost
 	$(BIN)/python bench/hook_cost.py
 	$(BIN)/python bench/drain.py
 
+bench-peers: $(VENV)/.peers ## one logging call beside what other tools take for it, and what a kill leaves
+	PYTHONPATH=. $(VENV)/peers/bin/python -m bench.peers
+
 clean: ## remove the virtual environments and all caches
 	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
@@ -65,4 +68,12 @@ $(VENV)/.wandb-%: pyproject.toml packaging/lens_ship.pth $(shell find spooler -n
 	touch $(VENV)/wandb-$*/.wandb
 	$(BIN)/python -m build -q --wheel --outdir $(VENV)/dist .
 	$(VENV)/wandb-$*/bin/python -m pip install -q --no-deps --force-reinstall $(VENV)/dist/lens_ship-*.whl
+	@touch $@
+
+# The tools that are compared with, side by side; none of them is needed for anything else.
+PEERS = wandb==0.31.0 persist-queue==1.1.0 neptune-scale==0.30.0 trackio==0.43.0
+
+$(VENV)/.peers: | $(BIN)/python
+	$(PYTHON) -m venv $(VENV)/peers
+	$(VENV)/peers/bin/python -m pip install -q $(PEERS) msgpack numpy rich
 	@touch $@
