@@ -55,14 +55,7 @@ def round_of(name: str, calls: int, pause: float) -> tuple[list[int], int]:
         arguments = ("--play", name, *map(str, (calls, pause, work)))
         with (work / "log").open("wb") as log:
             player = subprocess.Popen(
-                (
-                    sys.executable,
-                    "-m",
-                    "bench.peers",
-                    "--play",
-                    name,
-                    *map(str, (calls, pause, work)),
-                ),
+                (sys.executable, "-m", "bench.peers", *arguments),
                 cwd=REPOSITORY,
                 stdout=log,
                 stderr=log,

@@ -156,6 +156,9 @@ CONTESTANTS: dict[str, tuple[Callable[[Path], Log], Callable[[Path], int]]] = {
     "wandb.log alone": (wandb_offline, left_by_wandb),
     "queue and JSONL": (queue_and_jsonl, left_by_jsonl),
     "persist-queue": (persist_queue, left_by_sqlite("queue_default")),
-    "neptune-scale": (neptune_scale, left_by_sqlite("run_operations", "operation_type = 0")),
+    "neptune-scale": (
+        neptune_scale,
+        left_by_sqlite("run_operations", "sequence_id > 2"),
+    ),  # two create it
     "trackio": (trackio, left_by_sqlite("metrics")),
 }
