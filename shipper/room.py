@@ -9,7 +9,9 @@ Rules:
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 from pathlib import Path
 
 from shipper.discovery import find_spools
@@ -57,6 +59,7 @@ class Room:
         self._full = full
         try:
             if full:
+                self._take_place()
                 self._marker.touch(mode=0o644)
             else:
                 self._marker.unlink(missing_ok=True)
@@ -64,6 +67,12 @@ class Room:
             if str(error) != self._said:
                 self._said = str(error)
                 log.error("%s: %s; the limit of the root cannot be kept", self._marker, error)
+
+    def _take_place(self) -> None:
+        """In a root where anybody may make files, another user's stands in the way of ours."""
+        with contextlib.suppress(FileNotFoundError):
+            if os.lstat(self._marker).st_uid != os.geteuid():
+                self._marker.unlink()
 
 
 def spool_excess(directory: Path, identity: Identity) -> int:

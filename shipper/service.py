@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import threading
 import time
 from importlib import import_module
@@ -16,6 +18,7 @@ from shipper.health import Health
 from shipper.http import Poster
 from shipper.lane import Lane
 from shipper.ledger import Ledger
+from shipper.notify import Notify
 from shipper.pipeline import Route
 from shipper.schedule import Schedule
 from shipper.sinks import REGISTRY, Sink
@@ -44,6 +47,7 @@ class Service:
         self._once = once
         self._ledger = Ledger(config.state)
         self._now = time.monotonic
+        self._manager = Notify(os.environ, now=self._now)
         self._woken = threading.Event()  # the main thread has something to see to
         self._stopping = False
         self._look = True  # the root is worth a walk
@@ -78,11 +82,15 @@ class Service:
                 if watch is None and self._config.spool.is_dir():
                     watch = Watch(self._config.spool, self.look)
                 self._discover_if_due()
+                self._manager.ready(f"shipping {self._config.spool}")
                 self._tidy_if_due()
+                if all(worker.is_alive() for worker in workers):
+                    self._manager.alive()
                 if self._once and self._is_done():
                     break
                 self._pause()
         finally:
+            self._manager.stopping()
             if watch is not None:
                 watch.stop()
             self._end(workers)
@@ -108,6 +116,19 @@ class Service:
                     why = f" ({trouble.reason}: {trouble.detail})" if trouble else ""
                     lines.append(f"{route.reader.directory}: {left} for {sink}{why}")
         return lines
+
+    def _backlog(self) -> str:
+        """One line: how many spools there are, and what is left for each sink; cheap."""
+        left = dict.fromkeys(self._sinks, 0)
+        for (sink, _), lane in self._lanes.items():
+            for route in () if lane.caught_up() else lane.routes():
+                with contextlib.suppress(SpoolError, OSError):  # said where it is read
+                    left[sink] += max(0, route.reader.last_seq() - route.position.seq)
+        parts = [f"{len(self._spools)} spools"]
+        for sink, count in left.items():
+            trouble = self._health[sink].trouble
+            parts.append(f"{sink}: {count} to send{f' ({trouble.reason})' if trouble else ''}")
+        return "; ".join(parts)
 
     # --- finding spools ---------------------------------------------------------------------------
 
@@ -206,7 +227,8 @@ class Service:
         """Let the main thread sleep until the next walk or tidying, or until it is woken."""
         if not self._stopping:
             due = self._looked + self._config.rescan_seconds - self._now()
-            self._woken.wait(max(0.001, min(due, self._tidying.seconds)))
+            longest = min(due, self._tidying.seconds, self._manager.ping_seconds)
+            self._woken.wait(max(0.001, longest))
         self._woken.clear()
 
     def _is_done(self) -> bool:
@@ -234,6 +256,8 @@ class Service:
         if self._now() - self._tidied >= self._tidying.seconds:
             self._tidied = self._now()
             self._tidy()
+            if self._manager.is_heard:
+                self._manager.status(self._backlog())
 
     def _tidy(self) -> None:
         """Delete what may go, and forget what is long over."""

@@ -71,7 +71,8 @@ VARIABLES = (
         name="PRIMUS_LENS_SPOOL_GROUP",
         default="",
         meaning="Group (name or number) that may read and delete spools, for a service that"
-        " runs as another user. Unset: folders are 0700 and files 0600.",
+        " runs as another user. Unset: the group of a root that is sticky and set-group-id; else"
+        " nobody: folders are 0700 and files 0600.",
     ),
 )
 

@@ -33,6 +33,7 @@ from spooler.records.values import careful, plain
 from spooler.spool import codec, identity
 from spooler.spool import format as fmt
 from spooler.spool.filesystem import file_system_of
+from spooler.spool.place import shared_with
 from spooler.spool.writer import Limits, Writer
 
 _RETRY_SECONDS = 1.0
@@ -152,12 +153,14 @@ class Recorder:
             host=os.uname().nodename,
             version=spooler.__version__,
         )
+        group = shared_with(settings.root)
+        below = identity.directory_of(os.environ)
         writer = Writer(
             root=settings.root,
-            below=identity.directory_of(os.environ),
+            below=below if group is None else (fmt.user_name(os.geteuid()), *below),
             spool=spool,
             identity=codec.pack(who.to_map()),
-            limits=_limits(settings),
+            limits=_limits(settings, group),
         )
         self._writer = writer
         self.generation += 1
@@ -366,7 +369,7 @@ def _warn_of_network(root: Path) -> None:
         )
 
 
-def _limits(settings: config.Settings) -> Limits:
+def _limits(settings: config.Settings, group: int | None) -> Limits:
     return Limits(
         # Disk comes back in whole segments: one must be a small part of what there may be.
         segment_bytes=min(settings.segment_bytes, settings.max_bytes // 8),
@@ -374,17 +377,17 @@ def _limits(settings: config.Settings) -> Limits:
         drop_oldest=settings.drop_oldest,
         segment_records=settings.segment_records,
         segment_seconds=settings.segment_seconds,
-        group=_group_id(settings.group),
+        group=_group_id(settings.group, group),
     )
 
 
-def _group_id(group: str) -> int | None:
+def _group_id(group: str, default: int | None) -> int | None:
     if not group:
-        return None
+        return default
     if group.isdigit():
         return int(group)
     try:
         return grp.getgrnam(group).gr_gid
     except KeyError:
         notice.say_once("group", f"PRIMUS_LENS_SPOOL_GROUP: no group {group!r} here; not used")
-        return None
+        return default

@@ -10,6 +10,7 @@ REGISTRY: dict[str, str] = {
     "audit": "shipper.commands.audit:audit",
     "dead-letter": "shipper.commands.dead_letter:dead_letter",
     "replay": "shipper.commands.replay:replay",
+    "systemd": "shipper.commands.systemd:systemd",
     "hook": "shipper.commands.hook:hook",
     "receive": "shipper.commands.receive:receive",
     "demo": "shipper.commands.demo:demo",

@@ -15,6 +15,9 @@ Layout below the spool root::
         00000002.sqlite      segment 2; segments are numbered from 1, names sort by position
         .00000003.new        a segment being prepared; not part of the spool until renamed
 
+In a root that several users share (sticky and set-group-id) stands ``uid_<user id>/`` above
+``node_<NODE_RANK>``: a folder of each user's own, which its user and the root's group can enter.
+
 Spool id: ``<UTC start, yyyymmddThhmmss>-<pid>-<8 hex digits>``, unique per process and start,
 never used again. One process writes one spool; a forked child starts its own.
 
@@ -49,8 +52,8 @@ oldest closed segments, each told beforehand in a ``gap`` record with the seqs. 
 is deleted by the service alone, which also keeps the limit of the root. For that it may delete
 undelivered segments if its policy says so, or put the file ``full`` into the root: as long as that
 was modified less than 60 s ago, by the clock of its host, every writer below the root refuses new
-records. The service touches it while it holds and removes it afterwards; one that has died stops
-nobody for longer.
+records; in a sticky root only if it belongs to the root's owner or to uid 0. The service touches it
+while it holds and removes it afterwards; one that has died stops nobody for longer.
 
 Versions: a writer writes `FORMAT_VERSION`; a reader accepts the versions in `SCHEMAS`: that one and
 the one before it. A higher ``user_version`` is "newer than this reader" and is left untouched;
@@ -112,6 +115,11 @@ def segment_number(name: str) -> int | None:
 def is_spool_id(name: str) -> bool:
     """Whether `name` has the form of a spool id."""
     return _SPOOL_ID.fullmatch(name) is not None
+
+
+def user_name(uid: int) -> str:
+    """Name of the folder of one user's own, in a root that several share."""
+    return f"uid_{uid}"
 
 
 def spool_id(start: str, pid: int, salt: str) -> str:

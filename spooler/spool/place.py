@@ -1,9 +1,12 @@
-"""Where a spool lies and whose it is: limits, folders and their modes, the owner's lock."""
+"""Where a spool lies and whose it is: limits, folders, modes, the owner's lock, a root's marks."""
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import stat
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,10 +49,54 @@ def make_directories(root: Path, below: tuple[str, ...], limits: Limits) -> None
         try:
             folder.mkdir(mode=limits.directory_mode)
         except FileExistsError:
+            if folder.name == fmt.user_name(os.geteuid()):
+                _check_own(folder)
             continue
-        if limits.group is not None:
-            os.chown(folder, -1, limits.group)
+        _hand_over(folder, limits)
+
+
+def shared_with(root: Path) -> int | None:
+    """The group that a shared root hands every spool to; None for a root of one user's own.
+
+    Shared is a root that is sticky and set-group-id: anybody may make a folder in it, nobody may
+    touch another's, and everything in it belongs to its group.
+    """
+    try:
+        status = os.stat(root)
+    except OSError:
+        return None
+    shared = stat.S_ISVTX | stat.S_ISGID
+    return status.st_gid if status.st_mode & shared == shared else None
+
+
+def is_marked_full(root: Path) -> bool:
+    """Whether the service asks writers below `root` to pause, and still lives."""
+    try:
+        marker, status = os.stat(root / fmt.ROOT_FULL_NAME), os.stat(root)
+    except OSError:
+        return False
+    if status.st_mode & stat.S_ISVTX and marker.st_uid not in (status.st_uid, 0):
+        return False  # anybody may put a file there; only the root's owner is believed
+    return abs(time.time() - marker.st_mtime) < fmt.ROOT_FULL_SECONDS
+
+
+def _check_own(folder: Path) -> None:
+    """Refuse a folder, or a link, that another user has put where ours belongs."""
+    if os.lstat(folder).st_uid != os.geteuid():
+        raise PermissionError(errno.EPERM, "belongs to another user", str(folder))
+
+
+def _hand_over(folder: Path, limits: Limits) -> None:
+    """Give a new folder its group and mode, as far as its parent has not done so already."""
+    status, group = os.stat(folder), limits.group
+    if group is not None and status.st_gid != group:
+        os.chown(folder, -1, group)
+    if group in (None, os.getegid(), *os.getgroups()) or os.geteuid() == 0:
         os.chmod(folder, limits.directory_mode)
+    elif stat.S_IMODE(status.st_mode) | limits.directory_mode != limits.directory_mode:
+        # One who is no member would take set-group-id away by any change, and the group with it:
+        # so only what is too open is closed, and what the umask took stays away.
+        os.chmod(folder, stat.S_IMODE(status.st_mode) & limits.directory_mode)
 
 
 def take_ownership(directory: Path, limits: Limits) -> int:

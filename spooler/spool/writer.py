@@ -30,7 +30,12 @@ from spooler.records import gap
 from spooler.spool import codec, db, filesystem
 from spooler.spool import format as fmt
 from spooler.spool.place import Limits as Limits
-from spooler.spool.place import make_directories, take_ownership, unlink_segment
+from spooler.spool.place import (
+    is_marked_full,
+    make_directories,
+    take_ownership,
+    unlink_segment,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +80,7 @@ class Writer:
         opener: Callable[[Path], db.Connection] = db.open_for_writing,
     ) -> None:
         self.directory = root.joinpath(*below, spool)
-        self._root_full = root / fmt.ROOT_FULL_NAME
+        self._root = root
         self._identity = identity
         self._limits = limits
         self._open = opener
@@ -318,19 +323,11 @@ class Writer:
         """Which limit is exceeded now, as the reason of what is refused; "" when none is."""
         if self._used() > self._limits.max_bytes:
             return "cap"
-        return "root-cap" if self._is_root_full() else ""
+        return "root-cap" if is_marked_full(self._root) else ""
 
     def _used(self) -> int:
         """Bytes of disk that the spool takes."""
         return filesystem.bytes_in(self.directory)
-
-    def _is_root_full(self) -> bool:
-        """Whether the service says so, and still lives."""
-        try:
-            touched = os.stat(self._root_full).st_mtime
-        except OSError:
-            return False
-        return abs(time.time() - touched) < fmt.ROOT_FULL_SECONDS
 
     def _keep_limits(self) -> None:
         """Delete what the policy gives up, then refuse records or take them again."""

@@ -1,0 +1,222 @@
+"""One spool root for users who do not trust each other: real uids, and the root as it is installed.
+
+The service (a user of its own) ships and frees what everybody records; nobody else reads, deletes,
+renames or stops what belongs to another.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.kit import spools
+from tests.kit.delivery import arrived
+from tests.kit.faulty_receiver import FaultyReceiver
+
+ALICE, BOB, SERVICE = 61001, 61002, 61003
+GROUP = 61009
+TMPFILES = spools.REPOSITORY / "systemd" / "lens-ship.tmpfiles.conf"
+
+# Everything is imported first: the interpreter may stand where other users cannot go.
+BECOME = """
+import json, os, sys
+from pathlib import Path
+from spooler.recorder import recorder
+def become(uid, gid, umask):
+    os.umask(umask)
+    os.setgroups([])
+    os.setgid(gid)
+    os.setuid(uid)
+"""
+RECORD = (
+    BECOME
+    + """
+become(int(sys.argv[1]), int(sys.argv[1]), int(sys.argv[2], 8))
+taken = [
+    recorder().record("step", {"run": "r", "step": n, "time": 1.0 + n, "closed": True,
+                               "data": {"loss": n + 0.5}})
+    for n in range(int(sys.argv[3]))
+]
+print(json.dumps({"taken": taken.count(True)}))
+"""
+)
+# What a stranger tries; what works is told.
+ATTACK = (
+    BECOME
+    + """
+root, folder, segment = map(Path, sys.argv[2:5])
+become(int(sys.argv[1]), int(sys.argv[1]), 0)
+worked = []
+for name, attempt in {
+    "list the root": lambda: os.listdir(root),
+    "list the folder": lambda: os.listdir(folder),
+    "enter the folder": lambda: os.stat(folder / "node_0"),
+    "read a segment": lambda: segment.read_bytes(),
+    "delete a segment": lambda: segment.unlink(),
+    "delete the folder": lambda: folder.rmdir(),
+    "rename the folder": lambda: folder.rename(root / "mine"),
+    "change the folder": lambda: folder.chmod(0o777),
+    "rename the root": lambda: root.rename(root.parent / "other"),
+    "open the root": lambda: root.chmod(0o2777),
+}.items():
+    try:
+        attempt()
+    except PermissionError:
+        continue
+    worked.append(name)
+print(json.dumps(worked))
+"""
+)
+# One delivery as root loads all there is to load; the second one is the service's own.
+SHIP = (
+    BECOME
+    + """
+from shipper.config import load
+from shipper.service import ship_once
+def ship(spool, state):
+    given = {"spool": spool, "state": state, "processor_url": sys.argv[3], "save_local": "false"}
+    return ship_once(load(given, {}), timeout=30)
+assert ship(sys.argv[4], sys.argv[5]) == []
+become(int(sys.argv[1]), int(sys.argv[2]), 0o077)
+print(json.dumps(ship(sys.argv[6], sys.argv[7])))
+"""
+)
+
+pytestmark = pytest.mark.skipif(
+    os.geteuid() != 0 or shutil.which("systemd-tmpfiles") is None,
+    reason="needs root, to be several users, and systemd-tmpfiles, to make the root",
+)
+
+
+@pytest.fixture
+def machine() -> Iterator[Path]:
+    """A folder where the installed files have been put to work, as at the start of a machine."""
+    top = Path(tempfile.mkdtemp(prefix="lens-ship-machine-"))
+    try:
+        top.chmod(0o755)
+        for folder in ("etc", "var/spool", "var/lib"):
+            (top / folder).mkdir(parents=True)
+        (top / "etc" / "passwd").write_text(f"lens-ship:x:{SERVICE}:{GROUP}::/:/bin/false\n")
+        (top / "etc" / "group").write_text(f"lens-ship:x:{GROUP}:\n")
+        state = top / "var" / "lib" / "lens-ship"
+        state.mkdir(mode=0o700)
+        os.chown(state, SERVICE, GROUP)
+        made = subprocess.run(
+            ["systemd-tmpfiles", f"--root={top}", "--create", str(TMPFILES)],
+            capture_output=True,
+            text=True,
+            timeout=spools.PATIENCE_SECONDS,
+            check=False,
+        )
+        assert made.returncode == 0, made.stderr
+        yield top
+    finally:
+        shutil.rmtree(top)
+
+
+@pytest.fixture
+def root(machine: Path) -> Path:
+    return machine / "var" / "spool" / "lens-ship"
+
+
+def record(root: Path, uid: int, count: int, *, umask: str = "022", **environ: str) -> int:
+    """Records of a user's process that were taken."""
+    done = spools.python(
+        RECORD,
+        uid,
+        umask,
+        count,
+        PRIMUS_LENS_WANDB_OUTPUT_PATH=str(root),
+        WORKLOAD_UID=f"w{uid}",
+        **environ,
+    )
+    taken: int = spools.answer(done)["taken"]
+    return taken
+
+
+def spools_of(root: Path, uid: int) -> list[Path]:
+    return spools.spools_below(root / f"uid_{uid}")
+
+
+def ship(machine: Path, root: Path, tmp_path: Path) -> None:
+    """Deliver everything as the service's user, which leaves nothing pending and nothing behind."""
+    spools.fill(tmp_path / "other", 3)
+    with FaultyReceiver(path=tmp_path / "telemetry.sqlite") as receiver:
+        done = spools.python(
+            SHIP,
+            *(SERVICE, GROUP, receiver.url),
+            *(tmp_path / "other", tmp_path / "other-state"),
+            *(root, machine / "var" / "lib" / "lens-ship"),
+        )
+        assert spools.answer(done) == [], done.stderr
+        for uid in (ALICE, BOB):
+            assert sorted(arrived(receiver.store, f"w{uid}").steps) == list(range(20))
+
+
+@pytest.mark.parametrize("umask", ["022", "077", "000"])
+def test_everything_is_shipped_and_freed_whoever_recorded_it(
+    umask: str, machine: Path, root: Path, tmp_path: Path
+) -> None:
+    assert record(root, ALICE, 20, umask=umask) == 20
+    assert record(root, BOB, 20, umask=umask) == 20
+    ship(machine, root, tmp_path)
+    assert spools_of(root, ALICE) == spools_of(root, BOB) == []
+
+
+def test_a_stranger_can_do_nothing_to_anothers_spools(root: Path) -> None:
+    assert record(root, ALICE, 3, umask="000") == 3
+    (spool,) = spools_of(root, ALICE)
+    segment = spool / "00000001.sqlite"
+    before = segment.read_bytes()
+    done = spools.python(ATTACK, BOB, root, root / f"uid_{ALICE}", segment)
+    assert spools.answer(done) == []
+    assert segment.read_bytes() == before
+
+
+def test_a_stranger_cannot_stop_anothers_recording_by_the_marker_of_a_full_root(
+    root: Path,
+) -> None:
+    marker = root / "full"
+    marker.touch()
+    os.chown(marker, BOB, BOB)
+    assert record(root, ALICE, 3) == 3
+    os.chown(marker, SERVICE, GROUP)
+    assert record_after_a_look(root, ALICE) == "root-cap"
+
+
+def record_after_a_look(root: Path, uid: int) -> str:
+    """Why a user's process would refuse records now; "" when it takes them."""
+    code = BECOME.replace("import json", "import json, time") + (
+        "become(int(sys.argv[1]), int(sys.argv[1]), 0)\n"
+        "recorder().record('step', {'run': 'r'})\n"
+        "recorder()._writer.tend()\n"
+        "print(json.dumps(recorder()._writer._refusal))\n"
+    )
+    reason: str = spools.answer(spools.python(code, uid, PRIMUS_LENS_WANDB_OUTPUT_PATH=str(root)))
+    return reason
+
+
+def test_a_folder_that_a_stranger_put_in_anothers_place_is_not_used(root: Path) -> None:
+    squatted = root / f"uid_{ALICE}"
+    squatted.mkdir()
+    os.chown(squatted, BOB, GROUP)
+    squatted.chmod(0o2777)
+    assert record(root, ALICE, 3) == 0
+    assert list(squatted.iterdir()) == []
+
+
+def test_a_root_of_one_user_stays_closed_to_others(tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    assert record_as_root(own) == 3
+    (spool,) = spools.spools_below(own)
+    assert {path.stat().st_mode & 0o7077 for path in (own, spool, *spool.iterdir())} == {0}
+
+
+def record_as_root(root: Path) -> int:
+    return record(root, 0, 3)

@@ -1,0 +1,175 @@
+"""The unit, judged by systemd's own tools, and the command that writes it for an environment."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from shipper import units
+from shipper.cli import cli
+from shipper.service import STOP_SECONDS
+from tests.kit.command import commands_of, lens_ship
+from tests.kit.spools import PATIENCE_SECONDS, REPOSITORY
+
+UNIT = REPOSITORY / "systemd" / "lens-ship.service"
+MOST_EXPOSURE = 1.5
+
+with_systemd = pytest.mark.skipif(
+    shutil.which("systemd-analyze") is None,
+    reason="needs systemd-analyze, of Debian's package systemd",
+)
+
+
+def analyze(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["systemd-analyze", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=False,
+        env={**os.environ, "SYSTEMD_PAGER": "cat", "SYSTEMD_COLORS": "0", **environ},
+    )
+
+
+def values(text: str, name: str) -> list[str]:
+    return re.findall(rf"^{name}=(.*)$", text, re.MULTILINE)
+
+
+def written(root: Path, name: str) -> Path:
+    (path,) = root.rglob(name)
+    return path
+
+
+@with_systemd
+@pytest.mark.parametrize("scope", [(), ("--user",)], ids=["system", "user"])
+def test_what_is_installed_is_clean_to_systemd(scope: tuple[str, ...], tmp_path: Path) -> None:
+    ran = lens_ship("systemd", "install", "--root", str(tmp_path), *scope)
+    assert ran.code == 0, ran.err
+    unit = written(tmp_path, "lens-ship.service")
+    options = ("--man=no", "--recursive-errors=no", *scope)
+    done = analyze("verify", *options, str(unit), XDG_RUNTIME_DIR=str(tmp_path))
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@with_systemd
+def test_the_sandbox_leaves_little_open() -> None:
+    done = analyze("security", "--offline=true", "--no-pager", str(UNIT))
+    (exposure,) = re.findall(r"Overall exposure level for \S+: ([0-9.]+)", done.stdout)
+    assert float(exposure) <= MOST_EXPOSURE
+
+
+def test_the_unit_gives_the_service_the_time_that_it_takes_to_stop() -> None:
+    (seconds,) = values(UNIT.read_text(encoding="utf-8"), "TimeoutStopSec")
+    assert float(seconds) > STOP_SECONDS
+
+
+def test_the_command_line_names_this_environments_program(tmp_path: Path) -> None:
+    for scope in ((), ("--user",)):
+        assert lens_ship("systemd", "install", "--root", str(tmp_path), *scope).code == 0
+    for unit in tmp_path.rglob("lens-ship.service"):
+        text = unit.read_text(encoding="utf-8")
+        (line,) = values(text, "ExecStart")
+        program, name, *arguments = shlex.split(line)
+        assert program == str(Path(sys.executable).parent / "lens-ship")
+        assert commands_of(cli)[name].make_context(name, arguments).params["once"] is False
+        (environment,) = values(text, "EnvironmentFile")
+        home = str(Path.home() / ".config")
+        file = tmp_path / environment.replace("%E", home).removeprefix("/")
+        assert values(file.read_text(encoding="utf-8"), "LENS_SHIP_SPOOL")
+
+
+def test_another_root_is_named_everywhere(tmp_path: Path) -> None:
+    ran = lens_ship("systemd", "install", "--root", str(tmp_path), "--spool", "/data/spool")
+    assert ran.code == 0, ran.err
+    texts = [path.read_text(encoding="utf-8") for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(texts) == 4
+    assert not any(units.DEFAULT_SPOOL in text for text in texts)
+    assert sum("/data/spool" in text for text in texts) == 3
+
+
+@pytest.mark.parametrize("spool", ["/data/my spool", "/data/50%", "/da'ta"])
+def test_a_root_that_a_unit_cannot_name_is_refused(spool: str, tmp_path: Path) -> None:
+    ran = lens_ship("systemd", "install", "--root", str(tmp_path), "--spool", spool)
+    assert ran.code == 1
+    assert "give an absolute path" in ran.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_program_with_odd_letters_in_its_path_is_quoted(tmp_path: Path) -> None:
+    program = Path("/opt/my $tools/100%/lens-ship")
+    unit, *_ = units.plan(user=False, root=tmp_path, spool="/s", program=program)
+    assert values(unit.text, "ExecStart") == ['"/opt/my $$tools/100%%/lens-ship" run']
+
+
+def test_a_file_that_was_changed_is_not_overwritten_without_force(tmp_path: Path) -> None:
+    install = ("systemd", "install", "--root", str(tmp_path))
+    assert lens_ship(*install).code == 0
+    unit = written(tmp_path, "lens-ship.service")
+    whole = unit.read_text(encoding="utf-8")
+    unit.write_text(whole.replace("WatchdogSec=90", "WatchdogSec=10"), encoding="utf-8")
+    changed = unit.read_text(encoding="utf-8")
+    rules = written(tmp_path, "tmpfiles.d") / "lens-ship.conf"
+    rules.unlink()
+    ran = lens_ship(*install)
+    assert ran.code == 1
+    assert f"{unit} has been changed" in ran.err
+    assert "--force" in ran.err
+    assert unit.read_text(encoding="utf-8") == changed
+    assert not rules.exists()
+    assert "changed" in lens_ship(*install, "--dry-run").out
+    assert not rules.exists()
+    assert lens_ship(*install, "--force").code == 0
+    assert unit.read_text(encoding="utf-8") == whole
+    assert rules.exists()
+
+
+def test_a_file_of_an_older_version_is_replaced_without_a_question(tmp_path: Path) -> None:
+    first = units.plan(user=False, root=tmp_path, spool="/one")
+    units.install(first, force=False)
+    second = units.plan(user=False, root=tmp_path, spool="/two")
+    assert [file.state() for file in second] == ["outdated", "current", "outdated", "changed"]
+    lines = units.install(second, force=False)
+    assert [line.split()[0] for line in lines] == ["written", "kept", "written", "kept"]
+
+
+def test_the_environment_file_is_the_operators_own(tmp_path: Path) -> None:
+    install = ("systemd", "install", "--root", str(tmp_path))
+    assert lens_ship(*install).code == 0
+    environment = written(tmp_path, "lens-ship.env")
+    environment.write_text("LENS_SHIP_SPOOL=/mine\n", encoding="utf-8")
+    assert lens_ship(*install, "--force").code == 0
+    assert environment.read_text(encoding="utf-8") == "LENS_SHIP_SPOOL=/mine\n"
+    ran = lens_ship("systemd", "uninstall", "--root", str(tmp_path), "--force")
+    assert ran.code == 0
+    assert f"kept     {environment}" in ran.out
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [environment]
+
+
+def test_what_was_installed_is_removed_without_a_trace(tmp_path: Path) -> None:
+    where = ("--root", str(tmp_path))
+    assert lens_ship("systemd", "install", *where).code == 0
+    assert lens_ship("systemd", "uninstall", *where).code == 0
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    assert "nothing is installed" in lens_ship("systemd", "uninstall", *where).out
+
+
+def test_a_place_that_cannot_be_written_is_said_with_a_way_out(tmp_path: Path) -> None:
+    (tmp_path / "etc").write_text("in the way", encoding="utf-8")
+    ran = lens_ship("systemd", "install", "--root", str(tmp_path))
+    assert ran.code == 1
+    assert "run this as root, or with --user" in ran.err
+
+
+def test_the_wheel_carries_the_files_that_are_installed() -> None:
+    tomllib = pytest.importorskip("tomllib")
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
+    included = project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
+    assert included["systemd"] == "shipper/systemd", json.dumps(included)
