@@ -133,7 +133,8 @@ def next_steps(*, user: bool, root: Path, spool: str) -> list[str]:
             "loginctl enable-linger  # so that it runs without a session of yours",
         ]
     return [
-        f"systemd-sysusers && systemd-tmpfiles --create lens-ship.conf  # user lens-ship, folder {spool}",
+        "systemd-sysusers",
+        f"systemd-tmpfiles --create lens-ship.conf  # makes {spool}",
         f"$EDITOR {_below(root, Path(_ENV_FILE))}",
         "systemctl daemon-reload",
         "systemctl enable --now lens-ship",

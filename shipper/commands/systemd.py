@@ -24,7 +24,7 @@ def _which(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--spool",
             default="",
-            help="Spool root.  [default: /var/spool/lens-ship, else ~/.local/share/lens-ship/spool]",
+            help="Spool root.  [default: /var/spool/lens-ship, ~/.local/share/lens-ship/spool]",
         ),
     ):
         command = option(command)
