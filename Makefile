@@ -10,7 +10,7 @@ WANDB_BETWEEN = 0.19.0 0.22.0
 # What some tests use of Debian; where it cannot be installed they skip, and say so.
 DEBIAN = systemd
 
-.PHONY: help demo test check unit wandb-oldest test-wandb crash bench bench-peers clean
+.PHONY: help demo test check settings unit wandb-oldest test-wandb crash bench bench-peers clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -25,6 +25,9 @@ check: $(VENV)/.test ## style, types, import rules
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+settings: $(VENV)/.test ## write the tables of docs/settings.md from the code
+	$(BIN)/python -m tests.kit.settings_page
 
 unit: $(VENV)/.test $(VENV)/.debian ## the tests, with the newest wandb
 	$(BIN)/python -m pytest -n 2 --dist worksteal -q

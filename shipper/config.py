@@ -1,20 +1,25 @@
-"""Every setting of the service: one table, four sources, checked as a whole.
+"""The settings of one process: four sources, checked as a whole, every problem named at once.
 
 A value comes from the first of: command line, `LENS_SHIP_<NAME>` in the environment, the TOML file
-(keys as in the table), a variable of the exporter whose place lens-ship takes, the default.
+(keys as in the table), a variable of the exporter whose place lens-ship takes, the default. The
+table itself is in `shipper.settings`.
 """
 
 from __future__ import annotations
 
+import difflib
 import os
+import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
+from shipper import tls
 from shipper.errors import ConfigError
+from shipper.parsing import masked
+from shipper.settings import BY_NAME, SETTINGS, Setting
 from spooler.spool.identity import Identity
 
 if sys.version_info >= (3, 11):
@@ -22,255 +27,18 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-POLICIES = ("drop-newest", "drop-oldest")
-LOG_LEVELS = ("debug", "info", "warning", "error")
+__all__ = ["SETTINGS", "Config", "Setting", "default_state", "load"]
 
-
-@dataclass(frozen=True, kw_only=True)
-class Setting:
-    """One row: `alias` is the older exporter's variable of the same meaning."""
-
-    name: str
-    default: Any
-    parse: Callable[[Any], Any]
-    help: str
-    alias: str = ""
-
-    @property
-    def variable(self) -> str:
-        """The environment variable."""
-        return f"LENS_SHIP_{self.name.upper()}"
-
-    @property
-    def flag(self) -> str:
-        """The option on the command line."""
-        return f"--{self.name.replace('_', '-')}"
-
-
-def _path(value: Any) -> Path:
-    if not str(value):
-        raise ValueError("is empty")
-    return Path(str(value)).expanduser()
-
-
-def _url(value: Any) -> str:
-    text = str(value).strip().rstrip("/")
-    if text and (urlsplit(text).scheme not in ("http", "https") or not urlsplit(text).hostname):
-        raise ValueError("is no http:// or https:// URL")
-    return text
-
-
-def _number(low: float, high: float) -> Callable[[Any], float]:
-    def parse(value: Any) -> float:
-        if isinstance(value, bool):
-            raise ValueError("is no number")
-        number = float(value)
-        if not low <= number <= high:
-            raise ValueError(f"is outside {low:g} … {high:g}")
-        return number
-
-    return parse
-
-
-def _integer(low: int, high: int) -> Callable[[Any], int]:
-    def parse(value: Any) -> int:
-        if isinstance(value, bool):
-            raise ValueError("is no whole number")
-        number = int(value)
-        if isinstance(value, float) and number != value:
-            raise ValueError("is no whole number")
-        if not low <= number <= high:
-            raise ValueError(f"is outside {low} … {high}")
-        return number
-
-    return parse
-
-
-def _switch(value: Any) -> bool:
-    if isinstance(value, bool):
-        return value
-    text = str(value).strip().lower()
-    if text in ("true", "1", "yes", "on"):
-        return True
-    if text in ("false", "0", "no", "off"):
-        return False
-    raise ValueError("is neither true nor false")
-
-
-def _level(value: Any) -> str:
-    text = str(value).strip().lower()
-    if text not in LOG_LEVELS:
-        raise ValueError(f"is none of {', '.join(LOG_LEVELS)}")
-    return text
-
-
-def _policy(value: Any) -> str:
-    text = str(value).strip().lower()
-    if text not in POLICIES:
-        raise ValueError(f"is none of {', '.join(POLICIES)}")
-    return text
-
-
-def default_state() -> Path:
-    """Systemd's state directory, else /var/lib for root, else the user's own."""
-    given = os.environ.get("STATE_DIRECTORY", "").split(":")[0]
-    if given:
-        return Path(given)
-    if os.geteuid() == 0:
-        return Path("/var/lib/lens-ship")
-    home = os.environ.get("XDG_STATE_HOME", "")
-    return (Path(home) if home else Path.home() / ".local" / "state") / "lens-ship"
-
-
-SETTINGS = (
-    Setting(
-        name="spool",
-        default=None,
-        parse=_path,
-        alias="PRIMUS_LENS_WANDB_OUTPUT_PATH",
-        help="Spool root; the folder the training jobs record to.",
-    ),
-    Setting(
-        name="state",
-        default=None,
-        parse=_path,
-        help="Directory of this service's own database. Default: $STATE_DIRECTORY,"
-        " /var/lib/lens-ship for root, ~/.local/state/lens-ship for others.",
-    ),
-    Setting(
-        name="processor_url",
-        default="",
-        parse=_url,
-        alias="PRIMUS_LENS_API_BASE_URL",
-        help="Base URL of the telemetry-processor, with its /v1. Unset: what each job recorded.",
-    ),
-    Setting(
-        name="batch_size",
-        default=100,
-        parse=_integer(1, 1000),
-        alias="PRIMUS_LENS_WANDB_BATCH_SIZE",
-        help="Steps per request at most. The processor stores steps one by one, so more than"
-        " 100 gains nothing and makes a request slow.",
-    ),
-    Setting(
-        name="flush_interval",
-        default=5.0,
-        parse=_number(0.05, 3600),
-        alias="PRIMUS_LENS_WANDB_FLUSH_INTERVAL",
-        help="Seconds a record waits at most before it is sent, when nothing is in the way.",
-    ),
-    Setting(
-        name="request_bytes",
-        default=512 * 1024,
-        parse=_integer(1024, 64 * 1024 * 1024),
-        help="Bytes of a request at most (a single larger step travels alone); half of what"
-        " common proxies let pass.",
-    ),
-    Setting(
-        name="connect_timeout",
-        default=5.0,
-        parse=_number(0.1, 600),
-        help="Seconds to wait for a connection.",
-    ),
-    Setting(
-        name="read_timeout",
-        default=30.0,
-        parse=_number(0.1, 3600),
-        help="Seconds to wait for an answer. The processor drops what it has not stored yet when"
-        " the client hangs up, so patience is cheaper than a repetition.",
-    ),
-    Setting(
-        name="numbers_only",
-        default=False,
-        parse=_switch,
-        help="Leave out values that are no numbers instead of sending their steps to /wandb/logs.",
-    ),
-    Setting(
-        name="rank_prefix",
-        default=True,
-        parse=_switch,
-        help="Send the metrics of ranks other than 0 as rank<R>/<name>; all ranks of a workload"
-        " share the same rows.",
-    ),
-    Setting(
-        name="api_reporting",
-        default=True,
-        parse=_switch,
-        alias="PRIMUS_LENS_WANDB_API_REPORTING",
-        help="false: send nothing; everything stays in the spools.",
-    ),
-    Setting(
-        name="save_local",
-        default=True,
-        parse=_switch,
-        alias="PRIMUS_LENS_WANDB_SAVE_LOCAL",
-        help="false: delete segments as soon as every sink has them instead of keeping them for"
-        " replay.",
-    ),
-    Setting(
-        name="retain_seconds",
-        default=86400.0,
-        parse=_number(0, 10 * 366 * 86400),
-        help="How long delivered segments are kept for replay.",
-    ),
-    Setting(
-        name="retain_bytes",
-        default=1024 * 1024 * 1024,
-        parse=_integer(0, 2**60),
-        help="How many bytes of delivered segments are kept under the root; the oldest go first.",
-    ),
-    Setting(
-        name="root_bytes",
-        default=0,
-        parse=_integer(0, 2**60),
-        help="Bytes of disk that all spools under the root may take; 0: no limit. Delivered"
-        " segments go first, whatever retention says.",
-    ),
-    Setting(
-        name="when_full",
-        default="drop-newest",
-        parse=_policy,
-        help="What gives way when root_bytes is reached and nothing delivered is left to delete:"
-        " drop-newest has the training processes refuse new records, drop-oldest deletes the"
-        " oldest segments. Both are counted.",
-    ),
-    Setting(
-        name="dead_letter_count",
-        default=100_000,
-        parse=_integer(0, 10**9),
-        help="How many dead letters are kept; beyond it the oldest are given up, and counted.",
-    ),
-    Setting(
-        name="dead_letter_bytes",
-        default=256 * 1024 * 1024,
-        parse=_integer(0, 2**50),
-        help="How many bytes of dead letters are kept; beyond it the oldest are given up.",
-    ),
-    Setting(
-        name="rescan_seconds",
-        default=30.0,
-        parse=_number(0.1, 3600),
-        help="How often the root is walked in case the kernel's notice of a new spool was lost.",
-    ),
-    Setting(
-        name="workers",
-        default=4,
-        parse=_integer(1, 64),
-        help="Requests in flight at once, each of another workload.",
-    ),
-    Setting(
-        name="log_level",
-        default="info",
-        parse=_level,
-        help="debug, info, warning or error.",
-    ),
-)
-_BY_NAME = {setting.name: setting for setting in SETTINGS}
+# Variables of this prefix that are no settings: options of single commands.
+OPTION_VARIABLES = ("LENS_SHIP_CONFIG", "LENS_SHIP_TIMEOUT")
+# What Kubernetes sets in every pod beside a Service called lens-ship.
+_OF_KUBERNETES = re.compile(r"LENS_SHIP_(SERVICE_(HOST|PORT(_.+)?)|PORT(_\d+_(TCP|UDP).*)?)")
+_OF_TESTS = ("LENS_SHIP_TEST_", "LENS_SHIP_KILLS")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """The settings above, checked. `given` maps a name to where its value came from."""
+    """The settings, checked. `given` maps a name to where its value came from."""
 
     spool: Path
     state: Path
@@ -280,6 +48,12 @@ class Config:
     request_bytes: int
     connect_timeout: float
     read_timeout: float
+    token_file: Path | None
+    cookie_file: Path | None
+    ca_file: Path | None
+    client_cert_file: Path | None
+    client_key_file: Path | None
+    proxy: str
     numbers_only: bool
     rank_prefix: bool
     api_reporting: bool
@@ -293,7 +67,10 @@ class Config:
     rescan_seconds: float
     workers: int
     log_level: str
+    log_format: str
+    log_repeat_seconds: float
     given: Mapping[str, str]
+    warnings: tuple[str, ...] = ()  # what looks wrong and does not keep anything from working
 
     def steps_per_request(self, identity: Identity) -> int:
         """The operator's number, else what the job asked for, else the default."""
@@ -310,8 +87,15 @@ class Config:
         return min(max(asked, 0.05), 3600.0)
 
 
-def load(flags: Mapping[str, Any], environ: Mapping[str, str], file: Path | None = None) -> Config:
-    """Gather the settings and check them all.
+def load(
+    flags: Mapping[str, Any],
+    environ: Mapping[str, str],
+    file: Path | None = None,
+    *,
+    needs_spool: bool = True,
+    sends: bool = False,
+) -> Config:
+    """Gather the settings and check them all; `sends`: the files they name are needed too.
 
     Raises:
         ConfigError: naming every problem at once.
@@ -322,28 +106,44 @@ def load(flags: Mapping[str, Any], environ: Mapping[str, str], file: Path | None
     given: dict[str, str] = {}
     for setting in SETTINGS:
         source, raw = _find(setting, flags, environ, from_file, file)
+        values[setting.name] = setting.default
         if source:
             given[setting.name] = source
             try:
                 values[setting.name] = setting.parse(raw)
             except (ValueError, TypeError, OverflowError) as error:
-                problems.append(f"{source}: {raw!r} {_reason(error)}")
-        else:
-            values[setting.name] = setting.default
-    if values.get("state") is None:
-        values["state"] = default_state()
-    if "spool" not in given:
-        problems.append(
-            "no spool root: give --spool DIR, LENS_SHIP_SPOOL or PRIMUS_LENS_WANDB_OUTPUT_PATH"
-        )
+                shown = masked(raw) if isinstance(raw, str) else raw
+                problems.append(f"{source}: {shown!r} {_reason(error)}")
+    if values["state"] is None:
+        values["state"] = default_state(environ)
+    if values["spool"] is None:
+        values["spool"] = Path()
+        if needs_spool and "spool" not in given:
+            problems.append(
+                "no spool root: give --spool DIR, LENS_SHIP_SPOOL or PRIMUS_LENS_WANDB_OUTPUT_PATH"
+            )
+    problems += _contradictions(values, given)
+    problems += _unusable_files(values, given) if sends else []
     if problems:
         raise ConfigError(problems)
-    return Config(**values, given=given)
+    return Config(**values, given=given, warnings=tuple(_strangers(environ)))
+
+
+def default_state(environ: Mapping[str, str] | None = None) -> Path:
+    """Systemd's state directory, else /var/lib for root, else the user's own."""
+    environ = os.environ if environ is None else environ
+    given = environ.get("STATE_DIRECTORY", "").split(":")[0]
+    if given:
+        return Path(given)
+    if os.geteuid() == 0:
+        return Path("/var/lib/lens-ship")
+    home = environ.get("XDG_STATE_HOME", "")
+    return (Path(home) if home else Path.home() / ".local" / "state") / "lens-ship"
 
 
 def _reason(error: Exception) -> str:
     text = str(error)
-    return text if text.startswith(("is ", "are ")) else f"is not usable ({text})"
+    return text if text.startswith(("is ", "are ")) else f"is not usable ({masked(text)})"
 
 
 def _find(
@@ -361,6 +161,10 @@ def _find(
         return f"{file}: {setting.name}", from_file[setting.name]
     if setting.alias and environ.get(setting.alias):
         return setting.alias, environ[setting.alias]
+    if setting.credential and environ.get("CREDENTIALS_DIRECTORY"):
+        provided = Path(environ["CREDENTIALS_DIRECTORY"]) / setting.credential
+        if provided.exists():
+            return "$CREDENTIALS_DIRECTORY", str(provided)
     return "", None
 
 
@@ -371,7 +175,84 @@ def _read_file(file: Path, problems: list[str]) -> Mapping[str, Any]:
         problems.append(f"{file}: {error}")
         return {}
     for name in table:
-        if name not in _BY_NAME:
-            known = ", ".join(sorted(_BY_NAME))
-            problems.append(f"{file}: {name}: no such setting; there are {known}")
+        if name not in BY_NAME:
+            meant, known = _meant(name, BY_NAME), ", ".join(sorted(BY_NAME))
+            problems.append(f"{file}: {name}: no such setting{meant}; there are {known}")
     return table
+
+
+# --- settings that are good alone and not together ------------------------------------------------
+
+
+def _contradictions(values: Mapping[str, Any], given: Mapping[str, str]) -> Iterator[str]:
+    if "spool" in given and values["spool"] is not None:
+        root, state = (Path(os.path.abspath(values[name])) for name in ("spool", "state"))
+        if state == root or root in state.parents:
+            yield (
+                f"state: {state} lies inside the spool root {root}, where training jobs write: give"
+                " the service's own database another directory with --state"
+            )
+    if {"retain_bytes", "root_bytes"} <= given.keys() and (
+        0 < values["root_bytes"] < values["retain_bytes"]
+    ):
+        yield (
+            f"retain_bytes: {values['retain_bytes']} is more than root_bytes {values['root_bytes']}"
+            " lets all spools take: lower the one or raise the other"
+        )
+    if values["client_key_file"] and not values["client_cert_file"]:
+        yield "client_key_file: a key without a certificate: give client_cert_file too"
+    for name in ("token_file", "cookie_file", "client_cert_file"):
+        asked = name in given and given[name] != "$CREDENTIALS_DIRECTORY"
+        if asked and values[name] and not values["processor_url"]:
+            yield (
+                f"{name}: it is sent to processor_url only, never to an address that a job has"
+                " recorded: give processor_url too"
+            )
+
+
+_FILES = ("token_file", "cookie_file", "ca_file", "client_cert_file", "client_key_file")
+
+
+def _unusable_files(values: Mapping[str, Any], given: Mapping[str, str]) -> Iterator[str]:
+    for name in _FILES:
+        if values[name] is None:
+            continue
+        try:
+            with open(values[name], "rb") as opened:
+                empty = not opened.read(1)
+        except OSError as error:
+            path = str(values[name])
+            # Somebody may have put the secret itself where the name of its file belongs.
+            shown = path if os.sep in path else "what is given there"
+            yield (
+                f"{given[name]}: {shown} cannot be read ({error.strerror}); it is the name of a"
+                f" file that uid {os.geteuid()}, gid {os.getegid()} may read"
+            )
+            continue
+        if empty:
+            yield f"{given[name]}: {values[name]} is empty"
+    certificate, key = values["client_cert_file"], values["client_key_file"]
+    if certificate and os.access(certificate, os.R_OK) and (not key or os.access(key, os.R_OK)):
+        problem = tls.pair_problem(certificate, key)
+        yield from [f"{given['client_cert_file']}: {problem}"] if problem else []
+    if values["ca_file"] and os.access(values["ca_file"], os.R_OK):
+        problem = tls.authorities_problem(values["ca_file"])
+        yield from [f"{given['ca_file']}: {problem}"] if problem else []
+
+
+# --- variables that nobody reads ------------------------------------------------------------------
+
+
+def _strangers(environ: Mapping[str, str]) -> Iterator[str]:
+    known = {*(setting.variable for setting in SETTINGS), *OPTION_VARIABLES}
+    for name in sorted(environ):
+        if name in known or not name.startswith("LENS_SHIP_"):
+            continue
+        if _OF_KUBERNETES.fullmatch(name) or name.startswith(_OF_TESTS):
+            continue
+        yield f"{name}: no such setting, it is not used{_meant(name, known)}"
+
+
+def _meant(name: str, known: Mapping[str, Any] | set[str]) -> str:
+    close = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.75)
+    return f"; did you mean {close[0]}?" if close else ""

@@ -45,6 +45,12 @@ class Health:
             log.debug("%s: %s again, next try in %.1f s", self.name, outcome.reason, wait)
         return wait
 
+    def renewed(self) -> None:
+        """What stood in the way may be gone: try at once, and be patient anew."""
+        with self._lock:
+            self._patience.succeeded()
+            self.ready_at = 0.0
+
     def succeeded(self) -> None:
         """Note a success; whatever was wrong is over."""
         with self._lock:

@@ -2,21 +2,28 @@
 
 Library exceptions end here: what comes out is an `Answer` read whole, or `Unreachable`.
 Redirects are not followed (the receiver answers 307 to a wrong slash, and a body must not be sent
-to wherever a stranger points), and credentials are never taken from a `.netrc`.
+to wherever a stranger points). Nothing is taken from the environment: no `.netrc`, and a proxy only
+when the settings say so. Certificates are always checked; there is no switch for that.
 """
 
 from __future__ import annotations
 
+import ssl
 import threading
 from collections.abc import Mapping
+from typing import Any
 from urllib.parse import urlsplit
 
 import requests
 import requests.adapters
+import requests.utils
 import urllib3
 
+from shipper import tls
+from shipper.access import Access, Keyring, Keys
 from shipper.errors import Unreachable
 from shipper.outcome import Answer
+from shipper.parsing import masked
 
 CONNECT_SECONDS = 5.0
 # The receiver cancels what it has not stored when the client hangs up, so patience is cheaper.
@@ -43,8 +50,10 @@ class Poster:
         user_agent: str,
         connect_seconds: float = CONNECT_SECONDS,
         read_seconds: float = READ_SECONDS,
+        access: Access | None = None,
     ) -> None:
         self._agent = user_agent
+        self._keyring = Keyring(access or Access())
         self._timeout = (connect_seconds, read_seconds)
         self._local = threading.local()
 
@@ -68,38 +77,64 @@ class Poster:
     def _request(
         self, method: str, url: str, body: bytes | None, headers: Mapping[str, str]
     ) -> Answer:
+        keys = self._keyring.keys()
+        mine = self._keyring.access.is_for(url)
         try:
-            with self._session().request(
+            with self._session(keys).request(
                 method,
                 url,
                 data=body,
-                headers=dict(headers),
+                headers={**headers, **(keys.headers if mine else {})},
                 timeout=self._timeout,
                 allow_redirects=False,
                 stream=True,
+                verify=keys.authorities or True,
+                cert=_pair(keys) if mine else None,
+                proxies=self._proxies(url),
             ) as response:
                 limit = ANSWER_LIMIT if method == "POST" else LISTING_LIMIT
                 content = response.raw.read(limit, decode_content=True)
-                return Answer(
-                    status=response.status_code,
-                    headers={name.lower(): value for name, value in response.headers.items()},
-                    body=content,
-                )
+                return _answer(response, content, keys)
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
             self._local.session = None
             raise _translate(error, url) from error
 
-    def _session(self) -> requests.Session:
+    def _session(self, keys: Keys) -> requests.Session:
+        """This thread's session; a new one when the files have changed, for new handshakes."""
         session: requests.Session | None = getattr(self._local, "session", None)
-        if session is None:
+        if session is None or self._local.keys is not keys:
             session = requests.Session()
+            session.trust_env = False
             session.headers["User-Agent"] = self._agent
             session.auth = _NoCredentials()
             adapter = requests.adapters.HTTPAdapter(pool_connections=1, pool_maxsize=1)
             session.mount("http://", adapter)
             session.mount("https://", adapter)
-            self._local.session = session
+            self._local.session, self._local.keys = session, keys
         return session
+
+    def _proxies(self, url: str) -> dict[str, str]:
+        proxy = self._keyring.access.proxy
+        if proxy == "environment":
+            found: dict[str, str] = requests.utils.get_environ_proxies(url)
+            return found
+        return {"http": proxy, "https": proxy} if proxy else {}
+
+
+def _pair(keys: Keys) -> Any:
+    certificate, key = keys.pair
+    return (certificate, key) if certificate and key else certificate or None
+
+
+def _answer(response: requests.Response, content: bytes, keys: Keys) -> Answer:
+    return Answer(
+        status=response.status_code,
+        headers={
+            name.lower(): keys.hide(value.encode("latin-1", "replace")).decode("latin-1")
+            for name, value in response.headers.items()
+        },
+        body=keys.hide(content),
+    )
 
 
 def _translate(error: Exception, url: str) -> Unreachable:
@@ -110,20 +145,42 @@ def _translate(error: Exception, url: str) -> Unreachable:
         | requests.exceptions.MissingSchema
         | requests.exceptions.InvalidSchema,
     ):
-        return Unreachable("bad-url", f"{url}: {error}", sent=False)
-    host = urlsplit(url).netloc
+        return Unreachable("bad-url", f"{masked(url)}: {masked(str(error))}", sent=False)
+    host = urlsplit(url).netloc.rpartition("@")[2]
     text = f"{host}: {_innermost(error)}"
     if isinstance(error, requests.exceptions.ConnectTimeout):
         return Unreachable("connect-timeout", text, sent=False)
     if isinstance(error, requests.exceptions.Timeout | urllib3.exceptions.TimeoutError):
         return Unreachable("timeout", text, sent=True)
-    if isinstance(error, requests.exceptions.SSLError):
-        return Unreachable("tls", text, sent=False)
+    if isinstance(error, requests.exceptions.ProxyError):
+        return Unreachable("proxy", f"{text}; look at the setting proxy", sent=False)
+    if isinstance(error, requests.exceptions.SSLError) or _has_tls(error):
+        step = tls.advice(text)
+        return Unreachable("tls", f"{text}; {step}" if step else text, sent=False)
     chain = repr(error)
     if "NewConnectionError" in chain or "NameResolutionError" in chain:
         refused = "refused" in chain.lower()
         return Unreachable("refused" if refused else "no-connection", text, sent=False)
-    return Unreachable("connection-lost", text, sent=True)
+    return Unreachable("connection-lost", text + _guess(url, chain), sent=True)
+
+
+def _has_tls(error: BaseException) -> bool:
+    """Whether a failed handshake is what lies below; it may come up while reading the answer."""
+    return isinstance(error, ssl.SSLError) or any(
+        _has_tls(inner) for inner in error.args if isinstance(inner, BaseException)
+    )
+
+
+def _guess(url: str, chain: str) -> str:
+    """What may be behind a connection that was closed without an answer."""
+    if not any(
+        sign in chain
+        for sign in ("RemoteDisconnected", "ResetError", "BrokenPipe", "BadStatusLine")
+    ):
+        return ""
+    if url.startswith("https:"):
+        return "; a receiver that asks for a client certificate may do so: see client_cert_file"
+    return "; a receiver that speaks TLS on this port may do so: then the URL begins with https://"
 
 
 def _innermost(error: BaseException) -> str:

@@ -38,7 +38,7 @@ TRIES_ON_PANIC = 3
 TRIES_ON_TIMEOUT = 2
 
 # Failures that no waiting ends.
-_FOR_OPERATORS = frozenset({"no-url", "bad-url", "tls"})
+_FOR_OPERATORS = frozenset({"no-url", "bad-url", "tls", "no-credential"})
 
 
 class Verdict(Enum):
@@ -99,12 +99,18 @@ def classify(answer: Answer, *, items: int | None, tries: int) -> Outcome:
             retry_after=retry_after(answer.headers),
         )
     if 300 <= status < 400:
-        location = answer.headers.get("location", "nowhere")
+        # What follows the path may be a secret of a sign-in page.
+        location = answer.headers.get("location", "nowhere").partition("?")[0]
         return _retry(
             "redirected", f"{status} to {location}: check the URL", alarm=True, scope="sink"
         )
     if status in (401, 403):
-        return _retry("not-allowed", f"{_said(answer)}: check the token", alarm=True, scope="sink")
+        return _retry(
+            "not-allowed",
+            f"{_said(answer)}: check token_file or cookie_file",
+            alarm=True,
+            scope="sink",
+        )
     if status in (404, 405):
         return _retry("wrong-address", f"{_said(answer)}: check the URL", alarm=True, scope="sink")
     return _retry("unexpected", _said(answer), alarm=True, scope="sink")

@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from shipper.account import Account, total
 
@@ -83,6 +84,21 @@ def print_dead_letters(rows: Iterable[Mapping[str, Any]], *, as_json: bool) -> N
     if rows:
         out.print(table)
     out.print(f"{len(rows)} dead letters")
+
+
+def print_settings(values: Mapping[str, Any], given: Mapping[str, str]) -> None:
+    """One line for each setting: its value, and where that came from."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("setting", no_wrap=True)
+    table.add_column("value", overflow="fold")
+    table.add_column("from", overflow="fold")
+    for name, value in values.items():
+        shown = (
+            "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+        )
+        source = given.get(name, "default")
+        table.add_row(name, Text(shown), Text(source, style="" if name in given else "dim"))
+    console().print(table)
 
 
 def _account_table(sink: str, accounts: list[Account]) -> Table:

@@ -11,6 +11,7 @@ from importlib import import_module
 from pathlib import Path
 
 import spooler
+from shipper.access import Access
 from shipper.address import Address
 from shipper.config import Config
 from shipper.discovery import find_spools
@@ -18,6 +19,7 @@ from shipper.health import Health
 from shipper.http import Poster
 from shipper.lane import Lane
 from shipper.ledger import Ledger
+from shipper.logs import tell_repeats
 from shipper.notify import Notify
 from shipper.pipeline import Route
 from shipper.schedule import Schedule
@@ -37,6 +39,8 @@ STOP_SECONDS = 8.0
 MEMORY_SECONDS = 30 * 86400.0
 # A spool folder is made a moment before its first segment.
 NEW_SPOOL_SECONDS = 0.2
+# How often credentials are looked at while they are what is wrong.
+RENEWAL_SECONDS = 1.0
 
 
 class Service:
@@ -58,6 +62,8 @@ class Service:
         self._unreadable: dict[str, str] = {}
         self._lanes: dict[LaneKey, Lane] = {}
         self._schedule: Schedule[LaneKey] = Schedule(lambda key: self._lanes[key].due(), self._now)
+        self._access = Access.of(config)
+        self._keys = self._access.stamp()
         address = build_address(config)
         self._sinks = build_sinks(config, address)
         self._workloads = Workloads(address, self._ledger, self._now)
@@ -86,6 +92,7 @@ class Service:
                 self._tidy_if_due()
                 if all(worker.is_alive() for worker in workers):
                     self._manager.alive()
+                self._retry_if_renewed()
                 if self._once and self._is_done():
                     break
                 self._pause()
@@ -228,8 +235,21 @@ class Service:
         if not self._stopping:
             due = self._looked + self._config.rescan_seconds - self._now()
             longest = min(due, self._tidying.seconds, self._manager.ping_seconds)
+            if any(health.trouble and health.trouble.alarm for health in self._health.values()):
+                longest = min(longest, RENEWAL_SECONDS)
             self._woken.wait(max(0.001, longest))
         self._woken.clear()
+
+    def _retry_if_renewed(self) -> None:
+        """A token or certificate that has been replaced is tried at once."""
+        before, self._keys = self._keys, self._access.stamp()
+        if self._keys == before:
+            return
+        log.info("credentials have changed on disk; they are used from now on")
+        for health in self._health.values():
+            health.renewed()
+        for key in list(self._lanes):
+            self._schedule.put(key)
 
     def _is_done(self) -> bool:
         return (
@@ -258,6 +278,7 @@ class Service:
             self._tidy()
             if self._manager.is_heard:
                 self._manager.status(self._backlog())
+            tell_repeats()
 
     def _tidy(self) -> None:
         """Delete what may go, and forget what is long over."""
@@ -306,6 +327,7 @@ def build_address(config: Config) -> Address:
         user_agent=f"lens-ship/{spooler.__version__}",
         connect_seconds=config.connect_timeout,
         read_seconds=config.read_timeout,
+        access=Access.of(config),
     )
     return Address(config.processor_url, poster)
 

@@ -28,6 +28,7 @@ class Variable:
     name: str
     default: str
     meaning: str
+    why: str
 
 
 VARIABLES = (
@@ -35,37 +36,53 @@ VARIABLES = (
         name=OUTPUT_PATH,
         default="",
         meaning="The spool root. Unset: the hook stays out of the way entirely.",
+        why="A job that nobody has set up is left alone.",
     ),
-    Variable(name=HOOK, default="true", meaning="`false` switches the hook off."),
-    Variable(name=DEBUG, default="false", meaning="`true` prints what the hook does to stderr."),
+    Variable(
+        name=HOOK,
+        default="true",
+        meaning="`false` switches the hook off.",
+        why="The root alone is enough to switch it on.",
+    ),
+    Variable(
+        name=DEBUG,
+        default="false",
+        meaning="`true` prints what the hook does to stderr.",
+        why="The log of a training job belongs to the job.",
+    ),
     Variable(
         name="PRIMUS_LENS_SPOOL_SEGMENT_BYTES",
         default="8388608",
-        meaning="Record bytes after which a new segment begins; a whole segment is the unit in"
-        " which disk comes back, and 8 MiB is minutes to hours of most jobs.",
+        meaning="Record bytes after which a new segment begins.",
+        why="A whole segment is the unit in which disk comes back; 8 MiB is minutes to hours of"
+        " most jobs.",
     ),
     Variable(
         name="PRIMUS_LENS_SPOOL_SEGMENT_RECORDS",
         default="16384",
-        meaning="Records after which a new segment begins; bounds the write-ahead log, which"
-        " takes about 1.4 kB a record until the segment is sealed.",
+        meaning="Records after which a new segment begins.",
+        why="Bounds the write-ahead log, which takes about 1.4 kB a record until the segment is"
+        " sealed, to 23 MB.",
     ),
     Variable(
         name="PRIMUS_LENS_SPOOL_SEGMENT_SECONDS",
         default="3600",
         meaning="Age in seconds after which a segment that holds records ends.",
+        why="What power loss can take, and what a slow job holds back from deletion, is an hour's"
+        " worth.",
     ),
     Variable(
         name=MAX_BYTES,
         default="4294967296",
-        meaning="Bytes of disk that one spool may take, 1048576 at least; 4 GiB is days of most"
-        " jobs without a receiver, and little of a node's disk.",
+        meaning="Bytes of disk that one spool may take, 1048576 at least.",
+        why="4 GiB is days of most jobs without a receiver, and little of a node's disk.",
     ),
     Variable(
         name=WHEN_FULL,
         default="drop-newest",
         meaning="What gives way when nothing delivered is left to delete: `drop-newest` refuses"
         " new records, `drop-oldest` deletes the oldest segment. Both are counted.",
+        why="What was promised to be kept stays.",
     ),
     Variable(
         name="PRIMUS_LENS_SPOOL_GROUP",
@@ -73,6 +90,7 @@ VARIABLES = (
         meaning="Group (name or number) that may read and delete spools, for a service that"
         " runs as another user. Unset: the group of a root that is sticky and set-group-id; else"
         " nobody: folders are 0700 and files 0600.",
+        why="Telemetry holds names and configurations: nobody else reads it unless told so.",
     ),
 )
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 REGISTRY: dict[str, str] = {
     "run": "shipper.commands.run:run",
+    "config": "shipper.commands.config:config",
     "audit": "shipper.commands.audit:audit",
     "dead-letter": "shipper.commands.dead_letter:dead_letter",
     "replay": "shipper.commands.replay:replay",

@@ -79,7 +79,7 @@ def dead_letter_retry(
     from shipper.outcome import Verdict
     from shipper.service import build_address, build_sinks
 
-    config = load_config(flags, config_file)
+    config = load_config(flags, config_file, sends=True)
     with ledger_of(str(config.state), None) as ledger:
         rows = _chosen(ledger, numbers, sink, reason, spool_id)
         done = retry(ledger, rows, build_sinks(config, build_address(config)))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +19,8 @@ def settings(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         for setting in reversed(SETTINGS):
             if names and setting.name not in names:
                 continue
-            default = "" if setting.default in (None, "") else f"  [default: {setting.default}]"
+            none = setting.default in (None, "") or "Default:" in setting.help
+            default = "" if none else f"  [default: {setting.default}]"
             command = click.option(
                 setting.flag, setting.name, metavar="VALUE", help=setting.help + default
             )(command)
@@ -36,11 +35,19 @@ def settings(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     return decorate
 
 
-def load_config(flags: dict[str, Any], config_file: Path | None) -> Any:
-    """The settings for a command."""
+def load_config(
+    flags: dict[str, Any], config_file: Path | None, *, warn: bool = True, **needs: bool
+) -> Any:
+    """The settings for a command; `needs` as `shipper.config.load` takes them.
+
+    With `warn`, what looks wrong is said on stderr.
+    """
     from shipper.config import load
 
-    return load(flags, os.environ, config_file)
+    config = load(flags, os.environ, config_file, **needs)
+    for warning in config.warnings if warn else ():
+        click.echo(f"lens-ship: warning: {warning}", err=True)
+    return config
 
 
 @contextmanager
@@ -48,21 +55,15 @@ def ledger_of(state: str | None, config_file: Path | None) -> Iterator[Any]:
     """The ledger of the given state directory, beside a service that may be running."""
     from shipper.dead_letters import open_ledger
 
-    # These commands need no spool root; the table of settings wants one.
-    ledger = open_ledger(load_config({"state": state, "spool": "."}, config_file))
+    ledger = open_ledger(load_config({"state": state}, config_file, needs_spool=False))
     try:
         yield ledger
     finally:
         ledger.close()
 
 
-def start_logging(level: str) -> None:
-    """Log to stderr from `level` on."""
-    logging.basicConfig(
-        level=level.upper(),
-        format="%(asctime)s %(levelname)-7s %(message)s",
-        stream=sys.stderr,
-        force=True,
-    )
-    logging.getLogger("urllib3").setLevel(logging.WARNING)
-    logging.getLogger("watchdog").setLevel(logging.WARNING)
+def start_logging(level: str, style: str = "text", repeat_seconds: float = 0.0) -> None:
+    """Log to stderr from `level` on; the other settings are those of the same names."""
+    from shipper.logs import start
+
+    start(level, style, repeat_seconds)

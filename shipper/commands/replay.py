@@ -29,7 +29,20 @@ from shipper.commands.options import settings
 @click.option("--rate", type=click.FloatRange(min=0.1), help="Records a second at most.")
 @click.option("--as-workload", default="", help="The workload of files that do not know theirs.")
 @click.option("--as-pod", default="", help="The pod of files that do not know theirs.")
-@settings("spool", "state", "processor_url", "batch_size", "request_bytes", "numbers_only")
+@settings(
+    "spool",
+    "state",
+    "processor_url",
+    "token_file",
+    "cookie_file",
+    "ca_file",
+    "client_cert_file",
+    "client_key_file",
+    "proxy",
+    "batch_size",
+    "request_bytes",
+    "numbers_only",
+)
 def replay(
     paths: tuple[Path, ...],
     plan_only: bool,

@@ -32,8 +32,10 @@ def run(once: bool, timeout: float, config_file: Path | None, **flags: Any) -> N
     """
     from shipper.service import Service, ship_once
 
-    config = load_config(flags, config_file)
-    start_logging(config.log_level)
+    config = load_config(flags, config_file, warn=False, sends=True)
+    start_logging(config.log_level, config.log_format, config.log_repeat_seconds)
+    for warning in config.warnings:
+        logging.getLogger(__name__).warning("%s", warning)
     if once:
         pending = ship_once(config, timeout=timeout)
         for line in pending:

@@ -34,7 +34,7 @@ def replay_command(
 ) -> int:
     """Plan, show, send, show; the exit code: 0 done, 1 something was left."""
     flags = {name: value for name, value in given.items() if name not in _WISHING}
-    config = load(flags, os.environ, config_file)
+    config = load(flags, os.environ, config_file, sends=not plan_only)
     ledger = Ledger(config.state, exclusive=False, create=True)
     try:
         parts, problems = make_plan(_wish(paths, given, config), ledger)

@@ -75,6 +75,8 @@ class Identity:
             for name, type_name in known.items()
             if name in values and _fits(values[name], str(type_name))
         }
+        if "api_base_url" in accepted:
+            accepted["api_base_url"] = _without_password(accepted["api_base_url"])
         return cls(**accepted)
 
 
@@ -97,7 +99,7 @@ def from_environ(
         node_rank=first_int(environ, _NODE_RANK),
         world_size=first_int(environ, _WORLD_SIZE),
         max_bytes=first_int(environ, (MAX_BYTES,)),
-        api_base_url=environ.get("PRIMUS_LENS_API_BASE_URL", ""),
+        api_base_url=_without_password(environ.get("PRIMUS_LENS_API_BASE_URL", "")),
         api_reporting=is_on(environ, "PRIMUS_LENS_WANDB_API_REPORTING"),
         save_local=is_on(environ, "PRIMUS_LENS_WANDB_SAVE_LOCAL"),
         batch_size=first_int(environ, ("PRIMUS_LENS_WANDB_BATCH_SIZE",)),
@@ -140,6 +142,13 @@ def _seconds(text: str) -> float | None:
     except ValueError:
         return None
     return value if 0 < value < float("inf") else None
+
+
+def _without_password(url: str) -> str:
+    """`url` without user name and password: a spool and what is told of it hold no secrets."""
+    scheme, separator, rest = url.partition("//")
+    authority, slash, path = rest.partition("/")
+    return f"{scheme}{separator}{authority.rpartition('@')[2]}{slash}{path}" if rest else url
 
 
 def _kubernetes_pod(environ: Mapping[str, str]) -> str:

@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 from shipper import cli as room
 from shipper.config import SETTINGS, Config
 from shipper.errors import ConfigError
+from tests.kit.certificates import Authority
 from tests.kit.command import commands_of, lens_ship
 
 BY_NAME = {setting.name: setting for setting in SETTINGS}
@@ -26,6 +27,12 @@ OTHER = {
     "request_bytes": 2048,
     "connect_timeout": 1.5,
     "read_timeout": 90.0,
+    "token_file": "TOKEN",
+    "cookie_file": "COOKIE",
+    "ca_file": "CA",
+    "client_cert_file": "CERT",
+    "client_key_file": "KEY",
+    "proxy": "environment",
     "numbers_only": True,
     "rank_prefix": False,
     "api_reporting": False,
@@ -39,6 +46,8 @@ OTHER = {
     "rescan_seconds": 1.0,
     "workers": 2,
     "log_level": "debug",
+    "log_format": "logfmt",
+    "log_repeat_seconds": 0.0,
 }
 
 
@@ -213,7 +222,7 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Any:
         raise Loaded
 
     monkeypatch.setattr("shipper.service.ship_once", stop)
-    monkeypatch.setattr("shipper.commands.run.start_logging", lambda level: None)
+    monkeypatch.setattr("shipper.commands.run.start_logging", lambda *_, **__: None)
 
     def run(*arguments: str, environ: Mapping[str, str] | None = None) -> Config:
         result = invoke("run", "--once", *arguments, environ=environ)
@@ -227,15 +236,41 @@ def toml(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool | int | float) else f"'{value}'"
 
 
+# What a setting makes no sense without.
+WITH = {
+    "token_file": ("--processor-url", "http://host/v1"),
+    "cookie_file": ("--processor-url", "http://host/v1"),
+    "client_cert_file": ("--processor-url", "http://host/v1", "--client-key-file", "KEY"),
+    "client_key_file": ("--processor-url", "http://host/v1", "--client-cert-file", "CERT"),
+}
+
+
+@pytest.fixture(scope="module")
+def credentials(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, bytes]:
+    """The files that the settings in `OTHER` name, by name."""
+    files = Authority(tmp_path_factory.mktemp("authority")).files("shipper")
+    pems = {"CA": files.ca, "CERT": files.cert, "KEY": files.key}
+    return {
+        **{name: path.read_bytes() for name, path in pems.items()},
+        "TOKEN": b"t",
+        "COOKIE": b"c=1",
+    }
+
+
 def test_there_is_another_value_here_for_every_setting() -> None:
     assert OTHER.keys() == BY_NAME.keys()
 
 
 @pytest.mark.parametrize("name", sorted(OTHER))
-def test_flag_variable_and_file_mean_the_same(load: Any, tmp_path: Path, name: str) -> None:
+def test_flag_variable_and_file_mean_the_same(
+    load: Any, tmp_path: Path, credentials: Mapping[str, bytes], name: str
+) -> None:
+    for file_name, content in credentials.items():
+        Path(file_name).write_bytes(content)
     value = OTHER[name]
     base = {key: str(tmp_path / key) for key in ("spool", "state") if key != name}
     flags = [word for key, path in base.items() for word in (f"--{key}", path)]
+    flags += WITH.get(name, ())
     file = tmp_path / "settings.toml"
     file.write_text(f"{name} = {toml(value)}\n")
     setting = BY_NAME[name]

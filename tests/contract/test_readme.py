@@ -13,6 +13,7 @@ from shipper.cli import cli
 from shipper.config import SETTINGS
 from spooler.config import VARIABLES
 from tests.kit.command import commands_of
+from tests.kit.settings_page import page_with_tables, service_table, training_table
 
 ROOT = Path(__file__).parent.parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -30,22 +31,15 @@ def test_every_promise_has_a_test_and_every_marked_test_a_promise() -> None:
     assert promised == marked
 
 
-def test_every_setting_of_the_service_is_documented_with_its_older_name() -> None:
-    table = SETTINGS_PAGE.split("## Settings of the service")[1].split("\n## ")[0]
-    for setting in SETTINGS:
-        row = next((line for line in table.splitlines() if f"`{setting.name}`" in line), "")
-        assert row.startswith("|"), setting.name
-        if setting.alias:
-            assert setting.alias in row, setting.name
-    named = set(re.findall(r"^\| `([a-z_]+)`", table, re.MULTILINE))
-    assert named <= {setting.name for setting in SETTINGS}
+def test_the_page_of_settings_is_what_the_code_says() -> None:
+    assert page_with_tables(SETTINGS_PAGE) == SETTINGS_PAGE, "run `make settings`"
+    assert service_table() in SETTINGS_PAGE
+    assert training_table() in SETTINGS_PAGE
 
 
-def test_every_variable_of_the_training_side_is_documented() -> None:
-    table = SETTINGS_PAGE.split("## Settings of the training side")[1].split("\n## ")[0]
-    for variable in VARIABLES:
-        stem, _, last = variable.name.rpartition("_")
-        assert variable.name in table or (stem in table and f"`_{last}`" in table), variable.name
+def test_every_default_has_its_reason() -> None:
+    for row in (*SETTINGS, *VARIABLES):
+        assert row.why.endswith("."), row.name
 
 
 def commands(group: click.Group, before: str = "lens-ship") -> list[str]:

@@ -54,6 +54,11 @@ class Turn:
         self._call = call
         self._index = index
 
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """What it came with; names in lower case."""
+        return self._call.headers
+
     def process(self) -> Reply:
         """Process the request and return the true answer."""
         reply = self._receiver.answer(self._call)

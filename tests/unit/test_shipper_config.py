@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from shipper import config as room
 from shipper.config import SETTINGS, Config, default_state, load
 from shipper.errors import ConfigError
 from tests.kit.spools import identity
@@ -24,6 +26,12 @@ OTHER: dict[str, tuple[str, Any]] = {
     "request_bytes": ("2048", 2048),
     "connect_timeout": ("1.5", 1.5),
     "read_timeout": ("90", 90.0),
+    "token_file": ("/run/token", Path("/run/token")),
+    "cookie_file": ("/run/cookie", Path("/run/cookie")),
+    "ca_file": ("/etc/ca.pem", Path("/etc/ca.pem")),
+    "client_cert_file": ("/etc/client.pem", Path("/etc/client.pem")),
+    "client_key_file": ("/etc/client.key", Path("/etc/client.key")),
+    "proxy": ("http://proxy:3128", "http://proxy:3128"),
     "numbers_only": ("true", True),
     "rank_prefix": ("false", False),
     "api_reporting": ("false", False),
@@ -37,6 +45,15 @@ OTHER: dict[str, tuple[str, Any]] = {
     "rescan_seconds": ("1", 1.0),
     "workers": ("2", 2),
     "log_level": ("debug", "debug"),
+    "log_format": ("json", "json"),
+    "log_repeat_seconds": ("60", 60.0),
+}
+# What a setting makes no sense without.
+WITH: dict[str, dict[str, str]] = {
+    "token_file": {"processor_url": "http://host/v1"},
+    "cookie_file": {"processor_url": "http://host/v1"},
+    "client_cert_file": {"processor_url": "http://host/v1"},
+    "client_key_file": {"processor_url": "http://host/v1", "client_cert_file": "/etc/client.pem"},
 }
 NAMES = [setting.name for setting in SETTINGS]
 BY_NAME = {setting.name: setting for setting in SETTINGS}
@@ -64,7 +81,7 @@ def problems(
 
 def test_there_is_another_value_here_for_every_setting_that_there_is() -> None:
     assert sorted(OTHER) == sorted(NAMES)
-    assert sorted({*NAMES, "given"}) == sorted(Config.__dataclass_fields__)
+    assert sorted({*NAMES, "given", "warnings"}) == sorted(Config.__dataclass_fields__)
 
 
 @pytest.mark.parametrize(
@@ -78,6 +95,7 @@ def test_every_source_gives_every_setting(tmp_path: Path, name: str, source: str
     text, value = OTHER[name]
     setting = BY_NAME[name]
     flags: dict[str, Any] = {key: value for key, value in BASE.items() if key != name}
+    flags.update(WITH.get(name, {}))
     environ: dict[str, str] = {}
     file = None
     if source == "flag":
@@ -142,6 +160,7 @@ WRONG = [
         ("processor_url", text)
         for text in ("host:8989", "ftp://host", "http://", "/v1", "http://[")
     ),
+    *(("proxy", text) for text in ("proxy:3128", "socks5://proxy", "environ")),
     *(("batch_size", text) for text in ("0", "1001", "-1", "1.5", "many", "")),
     *(("flush_interval", text) for text in ("0", "0.04", "3601", "nan", "inf", "soon")),
     *(("request_bytes", text) for text in ("1023", str(64 * 1024 * 1024 + 1), "1k")),
@@ -160,7 +179,11 @@ WRONG = [
     *(("rescan_seconds", text) for text in ("0", "3601", "x")),
     *(("workers", text) for text in ("0", "65", "x")),
     *(("log_level", text) for text in ("loud", "")),
+    *(("log_format", text) for text in ("xml", "")),
+    *(("log_repeat_seconds", text) for text in ("-1", "86401", "x")),
 ]
+# Any text is a path; whether a file is there is seen when it is needed.
+PATHS = {"token_file", "cookie_file", "ca_file", "client_cert_file", "client_key_file"}
 
 
 @pytest.mark.parametrize(("name", "text"), WRONG)
@@ -170,7 +193,7 @@ def test_a_bad_value_is_named_with_its_source_and_a_reason(name: str, text: str)
 
 
 def test_there_is_a_bad_value_here_for_every_setting() -> None:
-    assert {name for name, _ in WRONG} == set(NAMES)
+    assert {name for name, _ in WRONG} == set(NAMES) - PATHS
 
 
 @pytest.mark.parametrize(
@@ -261,8 +284,9 @@ def test_a_home_directory_is_expanded(monkeypatch: pytest.MonkeyPatch, tmp_path:
 def test_the_state_directory_is_systemds_where_there_is_one(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    assert load({"spool": "/spool"}, {"STATE_DIRECTORY": "/one:/two"}).state == Path("/one")
     monkeypatch.setenv("STATE_DIRECTORY", "/one:/two")
-    assert load({"spool": "/spool"}, {}).state == Path("/one")
+    assert default_state() == Path("/one")
     monkeypatch.delenv("STATE_DIRECTORY")
     monkeypatch.setattr("os.geteuid", lambda: 0)
     assert default_state() == Path("/var/lib/lens-ship")
@@ -307,3 +331,127 @@ def test_a_jobs_wish_for_an_interval_counts_unless_the_operator_says_otherwise(
 ) -> None:
     config = load({**BASE, **flags}, {})
     assert config.seconds_to_flush(identity(flush_interval=asked)) == seconds
+
+
+# --- secrets never are settings -------------------------------------------------------------------
+
+SECRET = "hunter2-s3cr3t"
+
+
+@pytest.mark.parametrize("name", ["processor_url", "proxy"])
+@pytest.mark.parametrize(
+    "url", [f"https://user:{SECRET}@host/v1", f"https://{SECRET}@host/v1", f"host:1//u:{SECRET}@h"]
+)
+def test_a_password_in_a_url_is_refused_and_not_repeated(name: str, url: str) -> None:
+    (problem,) = problems({**BASE, name: url})
+    assert problem.startswith(f"{BY_NAME[name].flag}: ")
+    assert SECRET not in problem
+
+
+def test_a_token_given_where_the_name_of_its_file_belongs_is_not_repeated() -> None:
+    flags = {**BASE, "processor_url": "http://host/v1", "token_file": SECRET}
+    with pytest.raises(ConfigError) as raised:
+        load(flags, {}, sends=True)
+    assert "--token-file: what is given there cannot be read" in str(raised.value)
+    assert SECRET not in str(raised.value)
+
+
+def test_what_systemd_hands_over_is_taken_and_what_is_given_comes_first(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text(SECRET)
+    environ = {"CREDENTIALS_DIRECTORY": str(tmp_path)}
+    config = load(BASE, environ)
+    assert (config.token_file, config.cookie_file) == (tmp_path / "token", None)
+    assert config.given["token_file"] == "$CREDENTIALS_DIRECTORY"
+    given = {**BASE, "processor_url": "http://host/v1", "token_file": "/other"}
+    assert load(given, environ).token_file == Path("/other")
+
+
+# --- settings that are good alone -----------------------------------------------------------------
+
+CONTRADICTIONS: dict[str, tuple[dict[str, Any], str]] = {
+    "state in root": ({"state": "/spool/state"}, "state: /spool/state lies inside"),
+    "state is root": ({"state": "/other/../spool"}, "state: /spool lies inside"),
+    "keeps more than there is": (
+        {"retain_bytes": 2000, "root_bytes": 1000},
+        "retain_bytes: 2000 is more than root_bytes 1000",
+    ),
+    "key alone": (
+        {"client_key_file": "/k", "processor_url": "http://host"},
+        "client_key_file: a key without a certificate",
+    ),
+    "token for anybody": ({"token_file": "/t"}, "token_file: it is sent to processor_url only"),
+    "cookie for anybody": ({"cookie_file": "/t"}, "cookie_file: it is sent to processor_url only"),
+}
+
+
+@pytest.mark.parametrize("case", CONTRADICTIONS)
+def test_settings_that_contradict_each_other_are_named(case: str) -> None:
+    flags, told = CONTRADICTIONS[case]
+    (problem,) = problems({**BASE, **flags})
+    assert problem.startswith(told)
+
+
+def test_contradictions_and_bad_values_come_together() -> None:
+    wrong = {"state": "/spool/s", "retain_bytes": 2, "root_bytes": 1, "workers": 0}
+    assert len(problems({**BASE, **wrong, "client_key_file": "/k"})) == 4
+
+
+def test_a_limit_of_the_root_below_the_default_of_retention_is_fine() -> None:
+    assert load({**BASE, "root_bytes": 1000}, {}).root_bytes == 1000
+
+
+@pytest.mark.parametrize("name", sorted(PATHS))
+def test_a_file_that_is_not_there_or_empty_is_a_problem_for_those_who_send(
+    tmp_path: Path, name: str
+) -> None:
+    empty = tmp_path / "empty"
+    empty.write_text("")
+    for path, told in ((tmp_path / "nowhere", "cannot be read"), (empty, "is empty")):
+        flags = {**BASE, **WITH.get(name, {}), name: str(path)}
+        if name == "client_key_file":
+            flags["client_cert_file"] = str(tmp_path / "nowhere")
+        assert getattr(load(flags, {}), name) == path
+        with pytest.raises(ConfigError) as raised:
+            load(flags, {}, sends=True)
+        mine = [one for one in raised.value.problems if one.startswith(BY_NAME[name].flag)]
+        assert any(told in one and str(path) in one for one in mine)
+
+
+# --- variables that nobody reads ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("LENS_SHIP_BACTH_SIZE", "; did you mean LENS_SHIP_BATCH_SIZE?"),
+        ("LENS_SHIP_SPOOL_ROOT", "; did you mean LENS_SHIP_SPOOL?"),
+        ("LENS_SHIP_TOKEN", "; did you mean LENS_SHIP_TOKEN_FILE?"),
+        ("LENS_SHIP_XYZZY_QUUX_QUUX", ""),
+    ],
+)
+def test_a_variable_that_is_no_setting_is_told_without_its_value(name: str, meant: str) -> None:
+    (warning,) = load(BASE, {name: SECRET}).warnings
+    assert warning == f"{name}: no such setting, it is not used{meant}"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "LENS_SHIP_CONFIG",
+        "LENS_SHIP_TIMEOUT",
+        "LENS_SHIP_SERVICE_HOST",
+        "LENS_SHIP_SERVICE_PORT_METRICS",
+        "LENS_SHIP_PORT",
+        "LENS_SHIP_PORT_9100_TCP_ADDR",
+        "LENS_SHIPPING",
+    ],
+)
+def test_options_and_what_kubernetes_sets_beside_a_service_are_no_strangers(name: str) -> None:
+    assert load(BASE, {name: "tcp://10.0.0.1:9100"}).warnings == ()
+
+
+def test_every_variable_that_a_command_reads_is_known() -> None:
+    """An option's variable stands in the list of those that are no settings."""
+    folder = Path(room.__file__).parent / "commands"
+    text = "".join(path.read_text(encoding="utf-8") for path in folder.glob("*.py"))
+    assert set(re.findall(r'envvar="(LENS_SHIP_\w+)"', text)) == set(room.OPTION_VARIABLES)

@@ -1,0 +1,108 @@
+"""Text from a flag, a variable or a file to a checked value; one function for each kind.
+
+Each raises `ValueError` with a text that goes on from the name of the setting: "is outside 1 … 64".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+
+def path(value: Any) -> Path:
+    """A path; `~` is the user's home."""
+    if not str(value):
+        raise ValueError("is empty")
+    return Path(str(value)).expanduser()
+
+
+def optional_path(value: Any) -> Path | None:
+    """A path, or None for empty text."""
+    return path(value) if str(value or "") else None
+
+
+def url(value: Any) -> str:
+    """An http:// or https:// URL without a trailing slash, or "".
+
+    A URL is shown in logs and lists of processes, so one that holds a password is refused.
+    """
+    text = str(value).strip().rstrip("/")
+    if not text:
+        return ""
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("is no http:// or https:// URL")
+    if "@" in parts.netloc:
+        raise ValueError(
+            "is a URL with a user name or password in it, which would be seen in logs and in the"
+            " list of processes: put a token into token_file, a cookie into cookie_file"
+        )
+    return text
+
+
+def proxy(value: Any) -> str:
+    """A proxy: `environment` for what the environment names, a URL, or "" for none."""
+    text = str(value).strip()
+    return text if text == "environment" else url(text)
+
+
+def number(low: float, high: float) -> Callable[[Any], float]:
+    """A number from `low` to `high`."""
+
+    def parse(value: Any) -> float:
+        if isinstance(value, bool):
+            raise ValueError("is no number")
+        parsed = float(value)
+        if not low <= parsed <= high:
+            raise ValueError(f"is outside {low:g} … {high:g}")
+        return parsed
+
+    return parse
+
+
+def integer(low: int, high: int) -> Callable[[Any], int]:
+    """A whole number from `low` to `high`."""
+
+    def parse(value: Any) -> int:
+        if isinstance(value, bool):
+            raise ValueError("is no whole number")
+        parsed = int(value)
+        if isinstance(value, float) and parsed != value:
+            raise ValueError("is no whole number")
+        if not low <= parsed <= high:
+            raise ValueError(f"is outside {low} … {high}")
+        return parsed
+
+    return parse
+
+
+def switch(value: Any) -> bool:
+    """True or false, in the usual words."""
+    if isinstance(value, bool):
+        return value
+    text = str(value).strip().lower()
+    if text in ("true", "1", "yes", "on"):
+        return True
+    if text in ("false", "0", "no", "off"):
+        return False
+    raise ValueError("is neither true nor false")
+
+
+def choice(*words: str) -> Callable[[Any], str]:
+    """One of these words."""
+
+    def parse(value: Any) -> str:
+        text = str(value).strip().lower()
+        if text not in words:
+            raise ValueError(f"is none of {', '.join(words)}")
+        return text
+
+    return parse
+
+
+def masked(text: str) -> str:
+    """`text` with the user name and password of a URL, or of what was meant as one, left out."""
+    return re.sub(r"^([a-z][a-z0-9+.-]*://)?.*@", r"\1***@", text, flags=re.IGNORECASE | re.DOTALL)

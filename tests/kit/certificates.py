@@ -1,0 +1,45 @@
+"""Authorities and certificates made on the spot, and the files that a service is given of them."""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import dataclass
+from pathlib import Path
+
+import trustme
+
+
+@dataclass(frozen=True, kw_only=True)
+class Files:
+    """Where the files of one authority are."""
+
+    ca: Path
+    cert: Path
+    key: Path
+
+
+class Authority:
+    """A certificate authority, below one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        self._ca = trustme.CA()
+        self.ca = folder / "ca.pem"
+        self._ca.cert_pem.write_to_path(self.ca)
+
+    def files(self, *names: str, expired: bool = False) -> Files:
+        """A certificate for these names, or one that ended yesterday."""
+        ended = datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(days=1)
+        issued = (
+            self._ca.issue_cert(
+                *names, not_before=ended - datetime.timedelta(days=30), not_after=ended
+            )
+            if expired
+            else self._ca.issue_cert(*names)
+        )
+        stem = f"{names[0]}{'-expired' if expired else ''}"
+        cert, key = self._folder / f"{stem}.pem", self._folder / f"{stem}.key"
+        cert.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
+        issued.private_key_pem.write_to_path(key)
+        return Files(ca=self.ca, cert=cert, key=key)
