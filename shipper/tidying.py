@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from shipper.config import Config
 from shipper.lane import Lane
 from shipper.ledger import Ledger
+from shipper.logs import about
 from shipper.pipeline import Route
 from shipper.retention import Kept, in_order, oldest, to_delete
 from shipper.room import Room, spool_excess
@@ -82,7 +83,12 @@ class Tidying:
             try:
                 kept.extend(self._delivered_segments(spool_id))
             except (SpoolError, OSError) as error:
-                log.debug("%s: not tidied: %s", self._spools[spool_id].reader.directory, error)
+                log.debug(
+                    "%s: not tidied: %s",
+                    self._spools[spool_id].reader.directory,
+                    error,
+                    extra=about(spool=spool_id, detail=error),
+                )
         doomed = to_delete(
             kept, max_seconds=self._config.retain_seconds, max_bytes=self._config.retain_bytes
         )
@@ -130,6 +136,7 @@ class Tidying:
                 " drop-oldest",
                 self._config.spool,
                 records,
+                extra=about(path=self._config.spool, count=records, reason="root-cap"),
             )
 
     def _undelivered(self) -> Iterator[Kept]:
@@ -220,9 +227,19 @@ class Tidying:
         except OSError as error:
             if str(reader.directory) not in self._said:
                 self._said.add(str(reader.directory))
-                log.warning("%s cannot be deleted: %s", reader.directory, error)
+                log.warning(
+                    "%s cannot be deleted: %s",
+                    reader.directory,
+                    error,
+                    extra=about(spool=segment.spool, path=reader.directory, detail=error),
+                )
             return
-        log.debug("%s: delivered, deleted %s", reader.directory, segment.number or "all of it")
+        log.debug(
+            "%s: delivered, deleted %s",
+            reader.directory,
+            segment.number or "all of it",
+            extra=about(spool=segment.spool, path=reader.directory, segment=segment.number),
+        )
 
 
 def _numbers(reader: Reader, number: int | None) -> list[int]:
