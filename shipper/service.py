@@ -168,6 +168,8 @@ class Service:
         try:
             identity = reader.identity()
         except (SpoolError, OSError) as error:
+            if isinstance(error, SpoolError) and self._tidying.set_aside(reader, error):
+                return
             self._unreadable[str(directory)] = f"cannot be read: {error}"
             hint = "" if isinstance(error, NewerFormat) else "; it is left untouched"
             self._say_once(str(directory), f"cannot be read: {error}{hint}")

@@ -10,6 +10,7 @@ REGISTRY: dict[str, str] = {
     "config": "shipper.commands.config:config",
     "audit": "shipper.commands.audit:audit",
     "dead-letter": "shipper.commands.dead_letter:dead_letter",
+    "quarantine": "shipper.commands.quarantine:quarantine",
     "replay": "shipper.commands.replay:replay",
     "systemd": "shipper.commands.systemd:systemd",
     "hook": "shipper.commands.hook:hook",

@@ -126,7 +126,7 @@ def identity(path: Path, number: int) -> Identity:
     finally:
         connection.close()
     if row is None or codec.checksum(fmt.IDENTITY_KIND, row[0], number) != row[1]:
-        raise SpoolDamaged(str(path), 0, "the identity's checksum does not hold")
+        raise SpoolDamaged(str(path), 0, "the identity's checksum does not hold", lasting=True)
     return _decoded(path, row[0])
 
 
@@ -168,4 +168,4 @@ def _decoded(path: Path, body: bytes) -> Identity:
     try:
         return Identity.from_map(codec.unpack(body))
     except TypeError as error:
-        raise SpoolDamaged(str(path), 0, f"identity: {error}") from error
+        raise SpoolDamaged(str(path), 0, f"identity: {error}", lasting=True) from error

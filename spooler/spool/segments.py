@@ -165,6 +165,14 @@ class Segments:
         except OSError:
             return []
 
+    def first_after(self, number: int) -> int | None:
+        """The first seq in the segments after this one; None where there is none."""
+        return self._first_beyond(number)
+
+    def path_of(self, number: int) -> Path:
+        """The file of a segment."""
+        return self._path(number)
+
     def may_move(self, number: int) -> bool:
         """Whether nobody has the segment open for writing."""
         return segment.is_sealed(self._path(number)) or not self.is_owned()
