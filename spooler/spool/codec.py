@@ -14,6 +14,10 @@ import msgpack
 from spooler.errors import BodyUnreadable
 
 _prefixes: dict[str, int] = {}
+# Packers at rest, by their `default`. One is never in two hands: other threads, a signal handler or
+# a `default` that packs find it gone and take another. One that failed or has grown is let go.
+_idle: dict[Callable[[Any], Any] | None, list[Any]] = {}
+_KEPT_BYTES = 64 * 1024
 
 
 def _prefix(kind: str) -> int:
@@ -37,7 +41,14 @@ def pack(body: dict[str, Any], default: Callable[[Any], Any] | None = None) -> b
 
     Raises what msgpack raises (TypeError, ValueError, OverflowError) when that is not enough.
     """
-    packed: bytes = msgpack.packb(body, default=default, unicode_errors="surrogatepass")
+    idle = _idle.setdefault(default, [])
+    try:
+        packer = idle.pop()
+    except IndexError:
+        packer = msgpack.Packer(default=default, unicode_errors="surrogatepass")
+    packed: bytes = packer.pack(body)
+    if len(packed) <= _KEPT_BYTES:
+        idle.append(packer)
     return packed
 
 
