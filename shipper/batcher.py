@@ -22,6 +22,7 @@ from spooler.spool.reader import Stored
 DROPPED_NAME = "lens-ship/dropped"
 # The metric that marks the last step of a run whose process ended without a goodbye.
 CUT_OFF_NAME = "lens-ship/cut_off"
+_TEXTS = frozenset({str})
 NOTHING_DELETED: Mapping[int, int] = MappingProxyType({})
 
 
@@ -262,7 +263,7 @@ def _problem(body: Mapping[str, Any]) -> str:
         return "time is no float"
     if not isinstance(body.get("data"), dict):
         return "data is no map"
-    if not all(isinstance(name, str) for name in body["data"]):
+    if not _TEXTS.issuperset(map(type, body["data"])):
         return "data has a name that is no text"
     if not isinstance(body.get("closed"), bool):
         return "closed is no boolean"

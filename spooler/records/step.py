@@ -30,7 +30,7 @@ def flatten(data: Mapping[str, Any]) -> dict[str, Any]:
 
     Of two names that become the same, the later one counts.
     """
-    if not any(isinstance(value, dict) for value in data.values()):
+    if dict not in map(type, data.values()):
         return dict(data)
     flat: dict[str, Any] = {}
     _flatten_into(flat, "", data)
