@@ -48,6 +48,7 @@ crash: $(VENV)/.test ## the kill tests alone, ten times as many
 bench: $(VENV)/.test ## what the hook, the spool and the way out cost
 	$(BIN)/python bench/hook_cost.py
 	$(BIN)/python bench/drain.py
+	$(BIN)/python bench/instructions.py
 
 bench-peers: $(VENV)/.peers ## one logging call beside what other tools take for it, and what a kill leaves
 	PYTHONPATH=. $(VENV)/peers/bin/python -m bench.peers

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from spooler.errors import BodyUnreadable
 from spooler.records.step import flatten
@@ -26,8 +26,7 @@ _TEXTS = frozenset({str})
 NOTHING_DELETED: Mapping[int, int] = MappingProxyType({})
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Step:
+class Step(NamedTuple):
     """One step of one run, merged from the records `seqs`; `time` is that of its first part."""
 
     run: str
@@ -88,12 +87,12 @@ class _Building:
         self.run = run
         self.step = step
         self.time = time
-        self.data: dict[str, Any] = {}
+        self.data: Mapping[str, Any] = {}
         self.seqs: list[int] = []
 
     def add(self, seq: int, data: Mapping[str, Any]) -> None:
         """Later parts overwrite names of earlier ones, as they do in wandb."""
-        self.data.update(data)
+        self.data = {**self.data, **data} if self.data else data
         self.seqs.append(seq)
 
     def build(self) -> Step:

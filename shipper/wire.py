@@ -34,7 +34,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -61,8 +61,7 @@ class Options:
     rank_prefix: bool = True  # `rank<R>/` before the names of ranks other than 0
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EncodedStep:
+class EncodedStep(NamedTuple):
     """A step as it stands inside a request."""
 
     path: str  # "/wandb/metrics" or "/wandb/logs"

@@ -25,13 +25,13 @@ EXAMPLE = make(
 )
 
 
-def flatten(data: Mapping[str, Any]) -> dict[str, Any]:
+def flatten(data: dict[str, Any]) -> dict[str, Any]:
     """Nested maps to names joined by `.`, as wandb shows them; placeholders stay whole.
 
-    Of two names that become the same, the later one counts.
+    Of two names that become the same, the later one counts. What is flat is returned itself.
     """
     if dict not in map(type, data.values()):
-        return dict(data)
+        return data
     flat: dict[str, Any] = {}
     _flatten_into(flat, "", data)
     return flat

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from spooler.spool import codec
 
@@ -11,8 +12,7 @@ INSIDE = "missing inside the file"
 Row = tuple[int, str, bytes, int]  # seq, kind, body, checksum; a damaged file may hold others
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Stored:
+class Stored(NamedTuple):
     """One record as it lies on disk, its checksum verified, its body not decoded."""
 
     seq: int
@@ -67,7 +67,7 @@ def verify(
             and isinstance(body, bytes)
             and codec.checksum(kind, body, seq) == checksum
         ):
-            records.append(Stored(seq=seq, kind=kind, body=body))
+            records.append(Stored(seq, kind, body))
         else:
             damage.append(Damage(path=str(path), first=seq, last=seq, reason="checksum"))
         position, inside = seq, True
