@@ -8,9 +8,9 @@ from __future__ import annotations
 REGISTRY: dict[str, str] = {
     "run": "shipper.commands.run:run",
     "config": "shipper.commands.config:config",
+    "inspect": "shipper.commands.inspect:inspect",
     "audit": "shipper.commands.audit:audit",
     "dead-letter": "shipper.commands.dead_letter:dead_letter",
-    "quarantine": "shipper.commands.quarantine:quarantine",
     "replay": "shipper.commands.replay:replay",
     "systemd": "shipper.commands.systemd:systemd",
     "hook": "shipper.commands.hook:hook",

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -60,6 +63,24 @@ def ledger_of(state: str | None, config_file: Path | None) -> Iterator[Any]:
         yield ledger
     finally:
         ledger.close()
+
+
+def until_nobody_reads(command: Callable[..., Any]) -> Callable[..., Any]:
+    """End quietly when the reader of the output has gone (`| head`), as 128 + SIGPIPE says."""
+
+    @functools.wraps(command)
+    def quiet(*args: Any, **kwargs: Any) -> Any:
+        try:
+            try:
+                return command(*args, **kwargs)
+            finally:
+                sys.stdout.flush()
+        except BrokenPipeError:
+            # What is still buffered has nowhere to go, and the interpreter flushes at its end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(128 + signal.SIGPIPE)
+
+    return quiet
 
 
 def start_logging(level: str, style: str = "text", repeat_seconds: float = 0.0) -> None:

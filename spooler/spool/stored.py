@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 from spooler.spool import codec
 
-INSIDE = "missing inside the file"
 Row = tuple[int, str, bytes, int]  # seq, kind, body, checksum; a damaged file may hold others
 
 
@@ -50,18 +49,13 @@ def verify(
     position: int,
     records: list[Stored],
     damage: list[Damage],
-    *,
-    inside: bool = False,
 ) -> int:
-    """Sort rows into records and damage; return the position reached.
-
-    `inside` says that the file should hold the first of them: what is missing before it is missing
-    in this file, and not a file of its own.
-    """
+    """Sort rows into records and damage; return the position reached."""
     for seq, kind, body, checksum in rows:
         if seq > position + 1:
-            reason = INSIDE if inside else "missing"
-            damage.append(Damage(path=str(path), first=position + 1, last=seq - 1, reason=reason))
+            damage.append(
+                Damage(path=str(path), first=position + 1, last=seq - 1, reason="missing")
+            )
         if (
             isinstance(kind, str)
             and isinstance(body, bytes)
@@ -70,5 +64,5 @@ def verify(
             records.append(Stored(seq, kind, body))
         else:
             damage.append(Damage(path=str(path), first=seq, last=seq, reason="checksum"))
-        position, inside = seq, True
+        position = seq
     return position
