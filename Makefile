@@ -10,7 +10,7 @@ WANDB_BETWEEN = 0.19.0 0.22.0
 # What some tests use of Debian; where it cannot be installed they skip, and say so.
 DEBIAN = systemd
 
-.PHONY: help demo test check settings unit wandb-oldest test-wandb crash bench bench-peers clean
+.PHONY: help demo test check settings unit wandb-oldest test-wandb crash crash-long bench bench-peers clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -42,8 +42,11 @@ test-wandb: $(VENV)/.test $(WANDB_BETWEEN:%=$(VENV)/.wandb-%) wandb-oldest ## th
 	    $(BIN)/python -m pytest -q tests/contract/wandb || exit 1; \
 	done
 
-crash: $(VENV)/.test ## the kill tests alone, ten times as many
-	LENS_SHIP_KILLS=2000 $(BIN)/python -m pytest -n 2 -q tests/crash
+crash: $(VENV)/.test ## attack every promise, and broken builds too; ten minutes at most
+	$(BIN)/python -m tests.crash.lab $(CRASH)
+
+crash-long: $(VENV)/.test ## the same at length: ten thousand kills and more, an hour and a half at most
+	$(BIN)/python -m tests.crash.lab --long --minutes 90 --markdown docs/crash-matrix.md $(CRASH)
 
 bench: $(VENV)/.test ## what the hook, the spool and the way out cost
 	$(BIN)/python bench/hook_cost.py

@@ -1,0 +1,58 @@
+"""The attacks, by name.
+
+An attack module holds `ATTACK`. Its `trial(seed, work)` makes all it needs below the empty folder
+`work`, hits the product, and returns a `Verdict`; consecutive seeds are consecutive variants, so
+that an attack that enumerates places visits all of them. It ends what it has started. It must fail
+on each broken build that it names in `catches`: an attack that cannot fail proves nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+from tests.crash.lab.verdict import Verdict
+
+REGISTRY = {
+    "spool-kills": "tests.crash.lab.attacks.spool_kills",
+    "trainer-kills": "tests.crash.lab.attacks.trainer_kills",
+    "shipper-steps": "tests.crash.lab.attacks.shipper_steps",
+    "both-kills": "tests.crash.lab.attacks.both_kills",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trials:
+    """How many trials make a run in `make test`, in `make crash`, and in the long run."""
+
+    short: int
+    usual: int
+    long: int
+
+
+def _nothing() -> str:
+    return ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attack:
+    """One way to hurt the product; see the head of this file."""
+
+    meaning: str
+    promises: tuple[str, ...]
+    trial: Callable[[int, Path], Verdict]
+    trials: Trials
+    catches: tuple[str, ...]
+    missing: Callable[[], str] = _nothing  # what this machine lacks for it; "" when nothing
+
+
+def load(name: str) -> Attack:
+    """The attack called `name`.
+
+    Raises:
+        KeyError: there is none.
+    """
+    attack: Attack = import_module(REGISTRY[name]).ATTACK
+    return attack

@@ -1,0 +1,169 @@
+"""Deliberately broken builds: copies of the tree, each with one mistake that an attack must notice.
+
+A patch names text that occurs exactly once in its file. When the product changes so that one no
+longer applies, that is an error and not a pass: correct it here, so that it makes the same mistake.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.crash.lab.laboratory import REPOSITORY
+
+_COPIED = ("spooler", "shipper", "tests", "examples", "packaging")
+
+
+class Stale(Exception):
+    """A patch does not apply to the product as it is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patch:
+    """Replace `old`, which occurs once in `file`, by `new`."""
+
+    file: str
+    old: str
+    new: str
+
+    def applied(self, text: str) -> str:
+        """The file's text with the mistake in it.
+
+        Raises:
+            Stale: `old` does not occur exactly once.
+        """
+        if text.count(self.old) != 1:
+            raise Stale(f"{self.file} holds {text.count(self.old)} times, not once: {self.old!r}")
+        return text.replace(self.old, self.new)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mutant:
+    """One mistake."""
+
+    meaning: str
+    patches: tuple[Patch, ...]
+
+
+def patched(mutant: Mutant) -> dict[str, str]:
+    """The files that a mutant changes, as they are in it.
+
+    Raises:
+        Stale: a patch does not apply.
+    """
+    texts: dict[str, str] = {}
+    for patch in mutant.patches:
+        before = texts.get(patch.file) or (REPOSITORY / patch.file).read_text(encoding="utf-8")
+        texts[patch.file] = patch.applied(before)
+    return texts
+
+
+def build(name: str, folder: Path) -> Path:
+    """Make the broken build `name` in `folder`, unless it is there; the tree to run from."""
+    tree = folder / name
+    if tree.exists():
+        return tree
+    texts = patched(MUTANTS[name])
+    for part in _COPIED:
+        shutil.copytree(
+            REPOSITORY / part, tree / part, ignore=shutil.ignore_patterns("__pycache__")
+        )
+    for file, text in texts.items():
+        (tree / file).write_text(text, encoding="utf-8")
+    return tree
+
+
+_WRITER = "spooler/spool/writer.py"
+_DB = "spooler/spool/db.py"
+_READER = "spooler/spool/reader.py"
+_RECORDER = "spooler/recorder.py"
+_PIPELINE = "shipper/pipeline.py"
+
+MUTANTS: dict[str, Mutant] = {
+    "no-commit-before-return": Mutant(
+        meaning="a record is committed with the next ones, after its append has returned",
+        patches=(
+            Patch(
+                file=_WRITER,
+                old="                segment.connection.execute(fmt.INSERT_RECORD, row)\n",
+                new="                if not segment.connection.in_transaction:\n"
+                '                    segment.connection.execute("BEGIN")\n'
+                "                segment.connection.execute(fmt.INSERT_RECORD, row)\n"
+                "                if seq % 4 == 0:\n"
+                '                    segment.connection.execute("COMMIT")\n',
+            ),
+        ),
+    ),
+    "rotate-without-closing": Mutant(
+        meaning="the numbers of a new segment begin before the old one has got its last",
+        patches=(
+            Patch(
+                file=_WRITER,
+                old="        new.next_seq = max(new.next_seq, _next_seq(new))\n",
+                new="        new.next_seq = max(new.next_seq, _next_seq(new)) - 1\n",
+            ),
+        ),
+    ),
+    "rotate-early": Mutant(
+        meaning="the last record of a segment is thrown away when the next one begins",
+        patches=(
+            Patch(
+                file=_WRITER,
+                old="        self._retired.append(segment)\n",
+                new="        segment.connection.execute(\n"
+                '            "DELETE FROM record WHERE seq = (SELECT max(seq) FROM record)")\n'
+                "        self._retired.append(segment)\n",
+            ),
+        ),
+    ),
+    "acknowledge-before-send": Mutant(
+        meaning="the position is saved before the receiver has the data",
+        patches=(
+            Patch(
+                file=_PIPELINE,
+                old="        outcome = self.sink.send(parcel, self.identity, tries)\n"
+                "        if outcome.verdict is Verdict.DELIVERED:\n",
+                new="        self._parcels.popleft()\n"
+                "        self._settle(parcel, delivered=len(parcel.seqs), requests=1)\n"
+                "        self._parcels.appendleft(parcel)\n"
+                "        outcome = self.sink.send(parcel, self.identity, tries)\n"
+                "        if outcome.verdict is Verdict.DELIVERED:\n",
+            ),
+        ),
+    ),
+    "position-too-high": Mutant(
+        meaning="the saved position takes in what is still to be sent",
+        patches=(
+            Patch(
+                file=_PIPELINE,
+                old="        seq = min(remaining) - 1 if remaining else self._through\n",
+                new="        seq = self._through\n",
+            ),
+        ),
+    ),
+    "position-not-saved": Mutant(
+        meaning="most positions are not saved: more than one request is repeated",
+        patches=(
+            Patch(
+                file=_PIPELINE,
+                old="        self._ledger.acknowledge(\n",
+                new="        (self._ledger.acknowledge if position.seq % 3 == 0"
+                " else lambda *_: None)(\n",
+            ),
+        ),
+    ),
+    "duplicates-on-retry": Mutant(
+        meaning="a request that was delivered is sent once more",
+        patches=(
+            Patch(
+                file=_PIPELINE,
+                old="        if outcome.verdict is Verdict.DELIVERED:\n"
+                '            if outcome.reason != "delivered":\n',
+                new="        if outcome.verdict is Verdict.DELIVERED:\n"
+                "            self.sink.send(parcel, self.identity, tries)\n"
+                '            if outcome.reason != "delivered":\n',
+            ),
+        ),
+    ),
+}

@@ -1,0 +1,72 @@
+"""Runs one trial in a process of its own, from the tree that is to be attacked."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.crash.lab.verdict import Verdict
+from tests.kit.spools import environment
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+# A trial that takes longer hangs; far above what any of them needs.
+PATIENCE_SECONDS = 600.0
+
+
+@contextmanager
+def workplace(keep: Path | None = None) -> Iterator[Path]:
+    """A folder for trials, removed afterwards unless it is to be kept."""
+    if keep is not None:
+        keep.mkdir(parents=True, exist_ok=True)
+        yield keep.resolve()
+        return
+    folder = Path(tempfile.mkdtemp(prefix="lens-ship-crash-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def run_trial(name: str, seed: int, work: Path, tree: Path = REPOSITORY) -> Verdict:
+    """Attack the product in `tree`; a trial that dies or hangs is a failure too."""
+    work.mkdir(parents=True)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.crash.lab.trial", name, str(seed), str(work)],
+        cwd=tree,
+        env=environment(PYTHONPATH=str(tree), PYTHONDONTWRITEBYTECODE="1"),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
+    try:
+        said, complained = process.communicate(timeout=PATIENCE_SECONDS)
+    except subprocess.TimeoutExpired:
+        _end_group(process.pid)
+        said, complained = process.communicate()
+        return Verdict(failures=(f"hangs: no end after {PATIENCE_SECONDS:.0f} s; {_tail(said)}",))
+    finally:
+        _end_group(process.pid)
+    if process.returncode != 0:
+        return Verdict(failures=(f"died with {process.returncode}: {_tail(complained)}",))
+    return Verdict.from_json(said.splitlines()[-1])
+
+
+def _end_group(leader: int) -> None:
+    """Whatever a trial has left behind ends with it."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(leader, signal.SIGKILL)
+
+
+def _tail(text: str) -> str:
+    return " | ".join(text.strip().splitlines()[-4:]) or "nothing was said"

@@ -1,0 +1,104 @@
+"""Cheap processes to kill: forked from one that has imported everything, telling what they did.
+
+A life writes each number that was returned to it to a pipe, so that its parent knows what had been
+promised when it died. The parent has no threads, so that forking it is safe.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import struct
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from shipper.receiver import Receiver
+from shipper.receiver.store import Store
+
+Tell = Callable[[int], None]
+
+
+class Life:
+    """A child that does `work` until it ends or is killed; `told` are the numbers it has told."""
+
+    def __init__(self, work: Callable[[Tell], None]) -> None:
+        self.told: list[int] = []
+        self._pipe, writing = os.pipe()
+        sys.stdout.flush()
+        self.pid = os.fork()
+        if self.pid == 0:
+            os.close(self._pipe)
+            _live(work, lambda number: _write(writing, number))
+        os.close(writing)
+
+    def watch(self, seconds: float) -> None:
+        """Let it live that long, or to its end."""
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0:
+            if select.select([self._pipe], [], [], left)[0] and not self._take():
+                return
+
+    def wait_for_first(self) -> None:
+        """Wait until it has told something or has ended."""
+        if not self.told:
+            self._take()
+
+    def kill(self) -> int:
+        """End it with SIGKILL, wherever it is; what it told before counts. The wait status."""
+        os.kill(self.pid, signal.SIGKILL)
+        return self.end()
+
+    def end(self) -> int:
+        """Wait for its end; the wait status."""
+        while self._take():
+            pass
+        os.close(self._pipe)
+        return os.waitpid(self.pid, 0)[1]
+
+    def _take(self) -> bool:
+        chunk = os.read(self._pipe, 65536)
+        self.told += [number for (number,) in struct.iter_unpack("<q", chunk)]
+        return bool(chunk)
+
+
+def _write(pipe: int, number: int) -> None:
+    os.write(pipe, struct.pack("<q", number))
+
+
+def _live(work: Callable[[Tell], None], tell: Tell) -> None:
+    try:
+        work(tell)
+    except BaseException:  # noqa: BLE001 - whatever it is, this child ends here
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)
+
+
+class FarReceiver:
+    """A receiver in a process of its own, so that the parent of lives needs no thread."""
+
+    def __init__(self, path: Path) -> None:
+        self.store = Store(path=path)
+        ready, telling = os.pipe()
+        ending, self._end = os.pipe()
+        self._pid = os.fork()
+        if self._pid == 0:
+            os.close(self._end)
+            with Receiver(path=path) as receiver:
+                os.write(telling, receiver.url.encode())
+                os.close(telling)
+                os.read(ending, 1)  # the end of the pipe: the parent is done, or dead
+            os._exit(0)
+        os.close(telling)
+        os.close(ending)
+        self.url = os.read(ready, 256).decode()
+        os.close(ready)
+
+    def stop(self) -> None:
+        """End it; `store` may be read afterwards."""
+        os.close(self._end)
+        os.waitpid(self._pid, 0)
