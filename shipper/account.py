@@ -23,11 +23,11 @@ class Account:
     sink: str
     directory: str
     written: int
-    delivered: int
-    passed: int
-    pending: int
-    dead: int
-    corrupt: int
+    delivered: int = 0
+    passed: int = 0
+    pending: int = 0
+    dead: int = 0
+    corrupt: int = 0
     missing: int = 0
     evicted: Mapping[str, int] = field(default_factory=dict)  # by reason
     dropped: Mapping[str, int] = field(default_factory=dict)  # never written, by reason

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from shipper.errors import Unreachable
 from shipper.http import Poster
+from shipper.logs import about
 from shipper.outcome import Answer, Outcome, classify, classify_failure, is_processors, pods_in
 from spooler.spool.identity import Identity
 
@@ -98,7 +99,12 @@ class Address:
             known = self._working.get(given) == other
             self._working[given] = other
         if not known:
-            log.warning("%s answers 404, %s answers: using the latter", base, other)
+            log.warning(
+                "%s answers 404, %s answers: using the latter",
+                base,
+                other,
+                extra=about(url=base, instead=other),
+            )
         return answer
 
 

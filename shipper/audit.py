@@ -17,6 +17,7 @@ from shipper.account import Account
 from shipper.discovery import find_spools
 from shipper.ledger import Gap, Ledger
 from shipper.pipeline import gap_of
+from shipper.quarantine import Quarantine, Report
 from shipper.ranges import Range
 from spooler.spool.reader import Reader
 
@@ -41,25 +42,51 @@ def take_accounts(ledger: Ledger, root: Path, sinks: Collection[str]) -> list[Ac
     spools = {row["id"]: row for row in ledger.spools()}
     readers = {row["id"]: _reader(row) for row in spools.values()}
     accounts = []
+    read: set[str] = set()
     for row in ledger.positions():
         if row["sink"] not in sinks:
             continue  # the position of a replay: its records are somebody else's already
         spool = spools.get(row["spool"])
         if spool is not None:
             reader = readers[row["spool"]]
-            _read_gaps(gaps, reader)
+            if row["spool"] not in read:
+                read.add(row["spool"])
+                _read_gaps(gaps, reader)
             accounts.append(_take(ledger, row, spool, reader, gaps.get(row["spool"], {})))
     known = {(account.spool, account.sink) for account in accounts}
+    accounts.extend(_unattributed(root, sinks, known))
     for directory in find_spools(root):
         reader = Reader(directory)
         untouched = [sink for sink in sinks if (directory.name, sink) not in known]
-        if untouched:
+        if untouched and reader.spool not in read:
             _read_gaps(gaps, reader)
         for sink in untouched:
             nothing = {"id": reader.spool, "directory": str(directory)}
             books = _books(ledger, reader.spool, sink)
             accounts.append(_reckon(books, nothing, reader, gaps.get(reader.spool, {})))
     return sorted(accounts, key=lambda account: (account.spool, account.sink))
+
+
+def _unattributed(
+    root: Path, sinks: Collection[str], known: Collection[tuple[str, str]]
+) -> list[Account]:
+    """Spools in quarantine of which nothing could be sent, for want of a name."""
+    held: dict[str, list[Report]] = {}
+    for report in Quarantine(root).reports(dropped=True):
+        if not report.delivered:
+            held.setdefault(report.spool, []).append(report)
+    return [
+        Account(
+            spool=spool,
+            sink=sink,
+            directory=str(Path(reports[0].path).parent),
+            written=sum(ranges.size(report.holds) for report in reports),
+            corrupt=sum(ranges.size(report.holds) for report in reports),
+        )
+        for spool, reports in held.items()
+        for sink in sinks
+        if (spool, sink) not in known
+    ]
 
 
 _Gaps = dict[int, Gap]  # by seq

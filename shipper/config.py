@@ -64,6 +64,7 @@ class Config:
     when_full: str
     dead_letter_count: int
     dead_letter_bytes: int
+    quarantine_bytes: int
     rescan_seconds: float
     workers: int
     log_level: str

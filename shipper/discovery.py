@@ -13,7 +13,10 @@ DEPTH = 6
 
 
 def find_spools(root: Path) -> Iterator[Path]:
-    """Directories whose name is a spool id, at most `DEPTH` levels down; links are not followed."""
+    """Directories whose name is a spool id, at most `DEPTH` levels down.
+
+    Links are not followed, and what is in quarantine is no spool any more.
+    """
     yield from _below(root, DEPTH)
 
 
@@ -24,7 +27,7 @@ def _below(folder: Path, depth: int) -> Iterator[Path]:
         # Gone meanwhile, or another user's: the periodic walk comes by again.
         return
     for entry in entries:
-        if not entry.is_dir(follow_symlinks=False):
+        if not entry.is_dir(follow_symlinks=False) or entry.name == fmt.QUARANTINE_NAME:
             continue
         if fmt.is_spool_id(entry.name):
             yield Path(entry.path)

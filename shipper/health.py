@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 
 from shipper.delivery import Patience
+from shipper.logs import about
 from shipper.outcome import Outcome
 
 log = logging.getLogger(__name__)
@@ -15,8 +16,12 @@ log = logging.getLogger(__name__)
 class Health:
     """The state of one way out; safe for several threads."""
 
-    def __init__(self, name: str, now: Callable[[], float]) -> None:
+    def __init__(
+        self, name: str, now: Callable[[], float], *, sink: str = "", workload: str | None = None
+    ) -> None:
+        """`sink` and `workload` are what it is about; the name is for people."""
         self.name = name
+        self._about = {"sink": sink or name, "workload": workload}
         self.trouble: Outcome | None = None  # what is wrong at present
         self.ready_at = 0.0  # monotonic seconds before which there is no use in trying
         self._patience = Patience()
@@ -40,9 +45,16 @@ class Health:
                 self.name,
                 outcome.reason,
                 outcome.detail,
+                extra=about(**self._about, reason=outcome.reason, detail=outcome.detail),
             )
         else:
-            log.debug("%s: %s again, next try in %.1f s", self.name, outcome.reason, wait)
+            log.debug(
+                "%s: %s again, next try in %.1f s",
+                self.name,
+                outcome.reason,
+                wait,
+                extra=about(**self._about, reason=outcome.reason, seconds=round(wait, 1)),
+            )
         return wait
 
     def renewed(self) -> None:
@@ -58,4 +70,9 @@ class Health:
             self._patience.succeeded()
             self.ready_at = 0.0
         if trouble is not None:
-            log.info("%s: works again after %s", self.name, trouble.reason)
+            log.info(
+                "%s: works again after %s",
+                self.name,
+                trouble.reason,
+                extra=about(**self._about, reason=trouble.reason),
+            )

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from shipper.errors import ShipperError
 from shipper.health import Health
+from shipper.logs import about
 from shipper.outcome import Outcome, Verdict
 from shipper.pipeline import Progress, Route
 from shipper.workloads import Workloads
@@ -49,7 +50,8 @@ class Lane:
         workloads: Workloads | None = None,
     ) -> None:
         self.key = key
-        self.health = Health(f"{sink_health.name}, workload {key}", now)
+        name = f"{sink_health.name}, workload {key}"
+        self.health = Health(name, now, sink=sink_health.name, workload=key)
         self._sink = sink_health
         self._workloads = workloads
         self._flush_all = flush_all
@@ -161,4 +163,11 @@ class Lane:
                 place.route.reader.directory,
                 text,
                 TROUBLE_SECONDS,
+                extra=about(
+                    sink=self._sink.name,
+                    workload=self.key,
+                    spool=place.route.identity.spool,
+                    path=place.route.reader.directory,
+                    detail=text,
+                ),
             )

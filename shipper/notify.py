@@ -14,6 +14,8 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 
+from shipper.logs import about
+
 log = logging.getLogger(__name__)
 
 # The manager reads its socket all the time; one that does not is not worth waiting for.
@@ -69,7 +71,12 @@ class Notify:
         except OSError as error:
             if str(error) not in self._said:
                 self._said.add(str(error))
-                log.warning("the service manager cannot be told %s: %s", message, error)
+                log.warning(
+                    "the service manager cannot be told %s: %s",
+                    message,
+                    error,
+                    extra=about(path="NOTIFY_SOCKET", detail=error),
+                )
 
 
 def _address(given: str) -> str:
@@ -77,7 +84,11 @@ def _address(given: str) -> str:
     if given.startswith("@"):
         return f"\0{given[1:]}"
     if given and not given.startswith("/"):
-        log.warning("NOTIFY_SOCKET=%s is no unix socket; the manager is not told anything", given)
+        log.warning(
+            "NOTIFY_SOCKET=%s is no unix socket; the manager is not told anything",
+            given,
+            extra=about(path=given),
+        )
         return ""
     return given
 

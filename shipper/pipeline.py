@@ -6,7 +6,6 @@ A death between the two repeats one request and loses nothing.
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,13 +17,12 @@ from shipper.config import Config
 from shipper.ledger import DeadLetter, Gap, Ledger, Position, Settled
 from shipper.outcome import UNKNOWN_WORKLOAD, Outcome, Verdict
 from shipper.sinks import Parcel, Sink, Stretch
+from shipper.telling import Telling
 from spooler.errors import BodyUnreadable
 from spooler.records import gap as gap_record
 from spooler.spool import codec
 from spooler.spool.identity import Identity
 from spooler.spool.reader import Chunk, Stored
-
-log = logging.getLogger(__name__)
 
 # Records read at once: enough for several requests, little enough for a thousand spools.
 READ_RECORDS = 500
@@ -99,6 +97,7 @@ class Route:
         self.flush_seconds = config.seconds_to_flush(identity)
         self._entry = entry or sink.name
         self.position = ledger.position(identity.spool, self._entry)
+        self._tell = Telling(spool=identity.spool, sink=sink.name, path=reader.directory)
         self._delivered = 0
         self._parcels: deque[Parcel] = deque()
         self._split = False  # the parcels are halves of one that was refused
@@ -217,8 +216,7 @@ class Route:
         self._tries = (parcel.first, tries)
         outcome = self.sink.send(parcel, self.identity, tries)
         if outcome.verdict is Verdict.DELIVERED:
-            if outcome.reason != "delivered":
-                log.info("%s to %s: %s", self.identity.spool, self.sink.name, outcome.detail)
+            self._tell.delivered(outcome)
             self._parcels.popleft()
             self._unknown_since = None
             self._settle(parcel, delivered=len(parcel.seqs), requests=1)
@@ -262,11 +260,7 @@ class Route:
             if outcome.verdict is Verdict.RETRY:
                 return outcome
         if parcels:
-            log.warning(
-                "%s: its process ended without a goodbye; last step %s",
-                self.reader.directory,
-                ", ".join(f"{step.step} of run {step.run}" for step in steps),
-            )
+            self._tell.cut_off(steps, self.reader.last_seq())
         self._ledger.cut_off_is_told(self.identity.spool, self._entry)
         return None
 
@@ -321,21 +315,8 @@ class Route:
     def _bury(self, refused: Sequence[Refused]) -> None:
         """Keep refused records; one line in the log for all of them."""
         new = [one for one in refused if self._ledger.bury(self._letter(one))]
-        if not new:
-            return
-        first, last = new[0], new[-1]
-        log.error(
-            "%s: %d records (%d to %d) are refused by %s for good (%s: %s); they are kept as dead"
-            " letters in %s",
-            self.reader.directory,
-            len(new),
-            first.stored.seq,
-            last.stored.seq,
-            self.sink.name,
-            first.reason,
-            first.detail,
-            self._ledger.directory,
-        )
+        if new:
+            self._tell.refused(new, self._ledger.directory)
 
     def _letter(self, refused: Refused) -> DeadLetter:
         return DeadLetter(
@@ -350,15 +331,8 @@ class Route:
 
     def _note_damage(self, chunk: Chunk) -> None:
         for damage in chunk.damage:
-            if not self._ledger.note_damage(self.identity.spool, self._entry, damage):
-                continue
-            log.error(
-                "%s: records %d to %d cannot be read (%s); the ones after them are shipped",
-                damage.path,
-                damage.first,
-                damage.last,
-                damage.reason,
-            )
+            if self._ledger.note_damage(self.identity.spool, self._entry, damage):
+                self._tell.unreadable(damage)
 
     def _note_gaps(self, chunk: Chunk) -> dict[int, int]:
         """Remember what gaps tell; of those of deleted records, how many are missing here."""

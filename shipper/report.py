@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from typing import Any
+from dataclasses import asdict
+from typing import Any, Literal
 
 import orjson
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from shipper import ranges
 from shipper.account import Account, total
+from shipper.quarantine import Report
 
 _WIDTH = 100
 
@@ -99,6 +102,32 @@ def print_settings(values: Mapping[str, Any], given: Mapping[str, str]) -> None:
         source = given.get(name, "default")
         table.add_row(name, Text(shown), Text(source, style="" if name in given else "dim"))
     console().print(table)
+
+
+def print_quarantine(reports: Iterable[tuple[Report, int]], *, as_json: bool) -> None:
+    """One line for each segment that was set aside, with its bytes."""
+    reports = list(reports)
+    if as_json:
+        print_json([{**asdict(report), "bytes": size} for report, size in reports])
+        return
+    table = Table(box=None, pad_edge=False)
+    for column in ("name", "when", "bytes", "holds", "missing", "why"):
+        right = column in ("bytes", "holds", "missing")
+        justify: Literal["left", "right"] = "right" if right else "left"
+        table.add_column(column, justify=justify, no_wrap=column != "why", overflow="fold")
+    for report, size in reports:
+        table.add_row(
+            report.name,
+            time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(report.time)),
+            "deleted" if report.dropped else f"{size:,}",
+            f"{ranges.size(report.holds):,}",
+            f"{ranges.size(report.missing):,}" + ("+" if report.last else ""),
+            report.reason,
+        )
+    out = console()
+    if reports:
+        out.print(table)
+    out.print(f"{len(reports)} damaged segments are set aside")
 
 
 def _account_table(sink: str, accounts: list[Account]) -> Table:

@@ -15,6 +15,7 @@ import os
 from pathlib import Path
 
 from shipper.discovery import find_spools
+from shipper.logs import about
 from spooler.spool import format as fmt
 from spooler.spool.filesystem import bytes_in
 from spooler.spool.identity import Identity
@@ -53,9 +54,14 @@ class Room:
                 " and counted until there is room",
                 self._root,
                 self._limit,
+                extra=about(path=self._root, bytes=self._limit, reason="root-cap"),
             )
         elif self._full and not full:
-            log.warning("%s: there is room again; recording goes on", self._root)
+            log.warning(
+                "%s: there is room again; recording goes on",
+                self._root,
+                extra=about(path=self._root),
+            )
         self._full = full
         try:
             if full:
@@ -66,7 +72,12 @@ class Room:
         except OSError as error:
             if str(error) != self._said:
                 self._said = str(error)
-                log.error("%s: %s; the limit of the root cannot be kept", self._marker, error)
+                log.error(
+                    "%s: %s; the limit of the root cannot be kept",
+                    self._marker,
+                    error,
+                    extra=about(path=self._marker, detail=error),
+                )
 
     def _take_place(self) -> None:
         """In a root where anybody may make files, another user's stands in the way of ours."""

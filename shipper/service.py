@@ -19,7 +19,7 @@ from shipper.health import Health
 from shipper.http import Poster
 from shipper.lane import Lane
 from shipper.ledger import Ledger
-from shipper.logs import tell_repeats
+from shipper.logs import about, tell_repeats
 from shipper.notify import Notify
 from shipper.pipeline import Route
 from shipper.schedule import Schedule
@@ -80,7 +80,12 @@ class Service:
 
     def run(self) -> None:
         """Ship until `stop` is called; returns within `STOP_SECONDS` of that."""
-        log.info("shipping %s, state in %s", self._config.spool, self._config.state)
+        log.info(
+            "shipping %s, state in %s",
+            self._config.spool,
+            self._config.state,
+            extra=about(path=self._config.spool, state=self._config.state),
+        )
         watch = Watch(self._config.spool, self.look) if self._config.spool.is_dir() else None
         workers = self._start_workers()
         try:
@@ -163,6 +168,8 @@ class Service:
         try:
             identity = reader.identity()
         except (SpoolError, OSError) as error:
+            if isinstance(error, SpoolError) and self._tidying.set_aside(reader, error):
+                return
             self._unreadable[str(directory)] = f"cannot be read: {error}"
             hint = "" if isinstance(error, NewerFormat) else "; it is left untouched"
             self._say_once(str(directory), f"cannot be read: {error}{hint}")
@@ -171,9 +178,19 @@ class Service:
         self._spools[identity.spool] = Spool(reader=reader, identity=identity, withheld=withheld)
         self._ledger.remember_spool(identity.spool, directory, identity.to_map())
         if withheld:
-            log.info("%s: reporting is switched off for it; recorded, not shipped", directory)
+            log.info(
+                "%s: reporting is switched off for it; recorded, not shipped",
+                directory,
+                extra=about(spool=identity.spool, path=directory),
+            )
             return
-        log.info("%s: shipping (%s)", directory, workload_key(identity))
+        workload = workload_key(identity)
+        log.info(
+            "%s: shipping (%s)",
+            directory,
+            workload,
+            extra=about(spool=identity.spool, path=directory, workload=workload),
+        )
         for sink in self._sinks.values():
             self._open_route(sink, reader, identity)
 
@@ -203,7 +220,7 @@ class Service:
     def _say_once(self, path: str, text: str) -> None:
         if self._said.get(path) != text:
             self._said[path] = text
-            log.warning("%s %s", path, text)
+            log.warning("%s %s", path, text, extra=about(path=path, reason=text))
 
     # --- turns ------------------------------------------------------------------------------------
 
@@ -223,7 +240,11 @@ class Service:
                 lane.turn()
             except Exception:
                 # A fault of ours in one lane must not end the thread all lanes share.
-                log.exception("%s, %s: unexpected; tried again later", *key)
+                log.exception(
+                    "%s, %s: unexpected; tried again later",
+                    *key,
+                    extra=about(sink=key[0], workload=key[1]),
+                )
                 lane.rest()
             finally:
                 self._schedule.give_back(key)
@@ -245,7 +266,10 @@ class Service:
         before, self._keys = self._keys, self._access.stamp()
         if self._keys == before:
             return
-        log.info("credentials have changed on disk; they are used from now on")
+        log.info(
+            "credentials have changed on disk; they are used from now on",
+            extra=about(reason="credentials-changed"),
+        )
         for health in self._health.values():
             health.renewed()
         for key in list(self._lanes):
@@ -264,13 +288,20 @@ class Service:
         for worker in workers:
             worker.join(max(0.0, deadline - self._now()))
         if any(worker.is_alive() for worker in workers):
-            log.warning("a request is still under way; its records stay pending and are sent again")
+            log.warning(
+                "a request is still under way; its records stay pending and are sent again",
+                extra=about(reason="stopped-in-request"),
+            )
             self._tidying.end()
             return
         self._tidy()
         self._tidying.end()
         self._ledger.close()
-        log.info("stopped; positions are saved in %s", self._config.state)
+        log.info(
+            "stopped; positions are saved in %s",
+            self._config.state,
+            extra=about(state=self._config.state),
+        )
 
     def _tidy_if_due(self) -> None:
         if self._now() - self._tidied >= self._tidying.seconds:
@@ -287,7 +318,11 @@ class Service:
             max_count=self._config.dead_letter_count, max_bytes=self._config.dead_letter_bytes
         )
         if given_up:
-            log.error("%d dead letters are given up: more than their limits allow", given_up)
+            log.error(
+                "%d dead letters are given up: more than their limits allow",
+                given_up,
+                extra=about(count=given_up, reason="dead-letter-limit"),
+            )
         self._ledger.prune(before=time.time() - MEMORY_SECONDS)
 
 

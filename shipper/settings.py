@@ -237,6 +237,14 @@ SETTINGS = (
         why="Keeps the state directory below half a gigabyte.",
     ),
     Setting(
+        name="quarantine_bytes",
+        default=1024 * _MIB,
+        parse=parsing.integer(0, 2**50),
+        help="How many bytes of damaged segments are kept; beyond it the oldest are deleted, their"
+        " reports stay.",
+        why="What they still held is delivered by then: they are kept for people to look at.",
+    ),
+    Setting(
         name="rescan_seconds",
         default=30.0,
         parse=parsing.number(0.1, 3600),

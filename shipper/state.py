@@ -24,6 +24,7 @@ from urllib.parse import quote
 import sqlite_utils
 
 from shipper.errors import StateInUse, StateNewer, StateUnusable
+from shipper.logs import about
 from shipper.migrations import MIGRATIONS, STATE_VERSION, Migration
 
 log = logging.getLogger(__name__)
@@ -222,7 +223,13 @@ def _migrate(database: sqlite_utils.Database, path: Path) -> None:
             " for a full or read-only disk"
         ) from error
     if copy:
-        log.info("%s: now of state version %d; as it was: %s", path, STATE_VERSION, copy)
+        log.info(
+            "%s: now of state version %d; as it was: %s",
+            path,
+            STATE_VERSION,
+            copy,
+            extra=about(path=path, version=STATE_VERSION, copy=copy),
+        )
 
 
 def _take(database: sqlite_utils.Database, migration: Migration) -> None:

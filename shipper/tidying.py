@@ -10,11 +10,14 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from shipper.config import Config
 from shipper.lane import Lane
 from shipper.ledger import Ledger
+from shipper.logs import about
 from shipper.pipeline import Route
+from shipper.quarantine import Quarantine
 from shipper.retention import Kept, in_order, oldest, to_delete
 from shipper.room import Room, spool_excess
 from shipper.schedule import Schedule
@@ -58,6 +61,8 @@ class Tidying:
         self._spools = spools
         self._lanes = lanes
         self._room = Room(config.spool, config.root_bytes)
+        self._quarantine = Quarantine(config.spool)
+        self._damaged: dict[str, set[int]] = {}  # what cannot be set aside yet, and must stay
         self._crowded = False  # the root is full, and what should go is in use at the moment
         self._said: set[str] = set()
 
@@ -68,12 +73,37 @@ class Tidying:
 
     def tidy(self) -> None:
         """Delete what is delivered and not kept, then keep the limits."""
+        self._set_damaged_aside()
         self._delete_delivered()
         self._keep_root_limit()
 
     def end(self) -> None:
         """Let writers go on: nobody keeps the limit of the root from here on."""
         self._room.mark(full=False)
+
+    def set_aside(self, reader: Reader, error: SpoolError) -> bool:
+        """Set a spool aside that cannot be attributed to anybody; whether it was done."""
+        return self._quarantine.take_unattributed(reader, error)
+
+    def _set_damaged_aside(self) -> None:
+        """Move damaged segments away that every sink is past."""
+        known: dict[str, list[dict[str, Any]]] = {}
+        for row in self._ledger.damages():
+            known.setdefault(row["spool"], []).append(row)
+        self._damaged.clear()
+        for spool_id, spool in self._spools.items():
+            if spool.withheld:
+                continue
+            try:
+                waiting = self._quarantine.take(
+                    spool.reader, spool.identity, self._through(spool_id), known.get(spool_id, ())
+                )
+            except (SpoolError, OSError) as error:
+                log.debug("%s: not looked through: %s", spool.reader.directory, error)
+                continue
+            if waiting:
+                self._damaged[spool_id] = waiting
+        self._quarantine.trim(self._config.quarantine_bytes)
 
     def _delete_delivered(self) -> None:
         """Delete delivered segments that retention does not keep, or that take needed room."""
@@ -82,7 +112,12 @@ class Tidying:
             try:
                 kept.extend(self._delivered_segments(spool_id))
             except (SpoolError, OSError) as error:
-                log.debug("%s: not tidied: %s", self._spools[spool_id].reader.directory, error)
+                log.debug(
+                    "%s: not tidied: %s",
+                    self._spools[spool_id].reader.directory,
+                    error,
+                    extra=about(spool=spool_id, detail=error),
+                )
         doomed = to_delete(
             kept, max_seconds=self._config.retain_seconds, max_bytes=self._config.retain_bytes
         )
@@ -130,6 +165,7 @@ class Tidying:
                 " drop-oldest",
                 self._config.spool,
                 records,
+                extra=about(path=self._config.spool, count=records, reason="root-cap"),
             )
 
     def _undelivered(self) -> Iterator[Kept]:
@@ -191,8 +227,10 @@ class Tidying:
         through = self._through(spool_id)
         reader, now = spool.reader, time.time()
         save = self._config.save_local and spool.identity.save_local
-        numbers: list[int | None] = list(reader.complete_through(through))
-        if not reader.is_owned() and reader.is_exhausted(through):
+        damaged = self._damaged.get(spool_id, set())
+        complete = [one for one in reader.complete_through(through) if one not in damaged]
+        numbers: list[int | None] = list(complete)
+        if not damaged and not reader.is_owned() and reader.is_exhausted(through):
             numbers = [None]
         return [
             Kept(
@@ -220,9 +258,19 @@ class Tidying:
         except OSError as error:
             if str(reader.directory) not in self._said:
                 self._said.add(str(reader.directory))
-                log.warning("%s cannot be deleted: %s", reader.directory, error)
+                log.warning(
+                    "%s cannot be deleted: %s",
+                    reader.directory,
+                    error,
+                    extra=about(spool=segment.spool, path=reader.directory, detail=error),
+                )
             return
-        log.debug("%s: delivered, deleted %s", reader.directory, segment.number or "all of it")
+        log.debug(
+            "%s: delivered, deleted %s",
+            reader.directory,
+            segment.number or "all of it",
+            extra=about(spool=segment.spool, path=reader.directory, segment=segment.number),
+        )
 
 
 def _numbers(reader: Reader, number: int | None) -> list[int]:

@@ -21,6 +21,8 @@ from watchdog.events import (
 )
 from watchdog.observers import Observer
 
+from shipper.logs import about
+
 log = logging.getLogger(__name__)
 
 # watchdog warns when a folder tree grows so fast that it meets a folder twice; it goes on rightly.
@@ -56,6 +58,7 @@ class Watch:
                 " walking the root instead",
                 root,
                 error,
+                extra=about(path=root, detail=error),
             )
 
     def stop(self) -> None:

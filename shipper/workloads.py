@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
+from shipper.logs import about
 from spooler.spool.identity import Identity
 
 log = logging.getLogger(__name__)
@@ -68,7 +69,13 @@ class Workloads:
         uids = _uids((self._asked.pods(identity) or {}).get(identity.pod_name))
         if uids:
             self._memory.remember_workload(identity.spool, _SEPARATOR.join(uids))
-            log.info("%s: pod %s is of %s", identity.spool, identity.pod_name, ", ".join(uids))
+            log.info(
+                "%s: pod %s is of %s",
+                identity.spool,
+                identity.pod_name,
+                ", ".join(uids),
+                extra=about(spool=identity.spool, pod=identity.pod_name, workload=" ".join(uids)),
+            )
         return uids
 
 

@@ -11,6 +11,7 @@ REGISTRY: dict[str, str] = {
     "inspect": "shipper.commands.inspect:inspect",
     "audit": "shipper.commands.audit:audit",
     "dead-letter": "shipper.commands.dead_letter:dead_letter",
+    "quarantine": "shipper.commands.quarantine:quarantine",
     "replay": "shipper.commands.replay:replay",
     "systemd": "shipper.commands.systemd:systemd",
     "hook": "shipper.commands.hook:hook",

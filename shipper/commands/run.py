@@ -13,6 +13,8 @@ import click
 
 from shipper.commands.options import load_config, settings, start_logging
 
+log = logging.getLogger(__name__)
+
 
 @click.command()
 @click.option("--once", is_flag=True, help="Ship what is there and end.")
@@ -30,12 +32,13 @@ def run(once: bool, timeout: float, config_file: Path | None, **flags: Any) -> N
 
     With --once: exit 0 when nothing is left to send, 1 when something is.
     """
+    from shipper.logs import about
     from shipper.service import Service, ship_once
 
     config = load_config(flags, config_file, warn=False, sends=True)
     start_logging(config.log_level, config.log_format, config.log_repeat_seconds)
     for warning in config.warnings:
-        logging.getLogger(__name__).warning("%s", warning)
+        log.warning("%s", warning, extra=about(reason=warning.partition(":")[0]))
     if once:
         pending = ship_once(config, timeout=timeout)
         for line in pending:

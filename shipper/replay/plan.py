@@ -16,7 +16,7 @@ from shipper.replay.selection import Selection, kind_for
 from shipper.replay.source import Source, decode, records_in
 from spooler.errors import SpoolError
 from spooler.spool import format as fmt
-from spooler.spool.identity import Identity
+from spooler.spool.identity import Identity, nobody
 from spooler.spool.reader import Reader
 
 
@@ -100,13 +100,24 @@ def _find(wish: Wish) -> tuple[list[_Found], list[str]]:
     for directory in directories:
         reader = Reader(directory)
         try:
-            identity = reader.identity()
+            identity = _identity(reader, wish)
         except (SpoolError, OSError) as error:
             problems.append(f"{directory}: {error}")
             continue
-        live = directory.resolve().is_relative_to(wish.root.resolve())
+        inside = directory.resolve().is_relative_to(wish.root.resolve())
+        live = inside and directory.parent.name != fmt.QUARANTINE_NAME
         found[identity.spool] = _Found(reader=reader, identity=identity, live=live)
     return list(found.values()), problems
+
+
+def _identity(reader: Reader, wish: Wish) -> Identity:
+    """The spool's own; of one that cannot tell, what the wish says."""
+    try:
+        return reader.identity()
+    except SpoolError:
+        if not wish.workload_uid and not wish.pod_name:
+            raise
+    return replace(nobody(reader.spool), workload_uid=wish.workload_uid, pod_name=wish.pod_name)
 
 
 def _part(wish: Wish, ledger: Ledger, found: _Found, sink: str, newer: frozenset[int]) -> Part:

@@ -82,7 +82,7 @@ def _send(part: Part, means: Means, delivered: Callable[[Part, int], None]) -> b
         config=means.config,
         entry=part.entry,
     )
-    health = Health(f"replay to {part.sink}", means.now)
+    health = Health(f"replay to {part.sink}", means.now, sink=part.sink)
     while not means.stop.is_set():
         begun = means.now()
         pace = begun if means.rate else begun + TURN_SECONDS

@@ -2,12 +2,13 @@
 
 Ownership, in one sentence: the training process that created a spool is the only one that ever
 writes or checkpoints its files; the service only reads them, and deletes whole files once they
-are delivered (or its configured policy gives them up). A writer, too, may delete whole closed files
-of its own; see "Limits".
+are delivered (or its configured policy gives them up), or moves damaged ones away when nobody has
+them open. A writer, too, may delete whole closed files of its own; see "Limits".
 
 Layout below the spool root::
 
     full                     written by the service; see "Limits"
+    quarantine/              damaged segments that the service has set aside; no spools
     node_<NODE_RANK>/rank_<LOCAL_RANK>/<spool id>/
         owner                POSIX write lock (fcntl) held by the writer for as long as it lives;
                              its text is "<pid> <host>", for people
@@ -69,6 +70,7 @@ FORMAT_VERSION = 1
 
 OWNER_NAME = "owner"
 ROOT_FULL_NAME = "full"
+QUARANTINE_NAME = "quarantine"
 ROOT_FULL_SECONDS = 60.0  # how long `full` counts after it was touched
 SEGMENT_SUFFIX = ".sqlite"
 PAGE_SIZE = 1024  # bytes; a small page keeps the WAL bytes of one small commit small

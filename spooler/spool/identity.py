@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from datetime import datetime, timezone
 from typing import Any
 
 # Where launchers other than torchrun put the same numbers; the first one set counts.
@@ -110,6 +111,13 @@ def from_environ(
         master_addr=environ.get("DLROVER_MASTER_ADDR", ""),
         master_service=environ.get("DLROVER_MASTER_SERVICE_TYPE", "") or "grpc",
     )
+
+
+def nobody(spool: str) -> Identity:
+    """Who wrote a spool that does not say so any more: what its id tells."""
+    start, pid, _ = spool.split("-")
+    created = datetime.strptime(start, "%Y%m%dT%H%M%S").replace(tzinfo=timezone.utc)
+    return Identity(spool=spool, created=created.timestamp(), pid=int(pid), host="")
 
 
 def directory_of(environ: Mapping[str, str]) -> tuple[str, str]:

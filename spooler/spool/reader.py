@@ -1,25 +1,25 @@
-"""Reads a spool in order and checks every record; deletes closed files when told to.
+"""Reads a spool in order and checks every record.
 
 Rules:
 
 - Files are opened read-only and only for the length of one call: between two calls the writer may
   rotate, seal or die, and the service may hold thousands of spools.
 - One damaged record costs that record: it is reported with its position, the next one follows.
-- This is the only module of the service that deletes anything of a spool.
+- A segment that SQLite refuses for good is only given up once nobody writes it any more, and then
+  every record in it whose checksum holds is given all the same.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from spooler.errors import NotASpool, SpoolDamaged, SpoolError
-from spooler.spool import codec, db, filesystem
-from spooler.spool import format as fmt
+from spooler.spool import salvage, segment
 from spooler.spool.identity import Identity
+from spooler.spool.segment import is_lasting
+from spooler.spool.segments import Segments
 from spooler.spool.stored import Chunk as Chunk
 from spooler.spool.stored import Damage as Damage
 from spooler.spool.stored import Row, verify
@@ -28,26 +28,12 @@ from spooler.spool.stored import Stored as Stored
 _LAST_SEQ = 2**63 - 1
 
 
-class Reader:
+class Reader(Segments):
     """A spool directory, seen from the service. Holds no file open."""
 
     def __init__(self, directory: Path) -> None:
-        self.directory = directory
+        super().__init__(directory)
         self._first_seqs: dict[int, int] = {}  # segment number -> seq of its first record
-        self._watermark: tuple[tuple[int, int, int], ...] | None = None
-
-    @property
-    def spool(self) -> str:
-        """The spool id, which is the directory's name."""
-        return self.directory.name
-
-    def segments(self) -> list[int]:
-        """Numbers of the segments there are, ascending."""
-        try:
-            names = os.listdir(self.directory)
-        except FileNotFoundError:
-            return []
-        return sorted(n for name in names if (n := fmt.segment_number(name)) is not None)
 
     def identity(self) -> Identity:
         """Who wrote this spool, from the first segment that can tell.
@@ -58,82 +44,56 @@ class Reader:
         """
         failure: Exception = NotASpool(f"{self.directory}: no segment in it")
         for number in self.segments():
+            path = self._path(number)
             try:
-                return self._identity_in(number)
+                return self._checked(path, segment.identity(path, number))
             except (NotASpool, SpoolDamaged) as error:
                 failure = error
             except FileNotFoundError:
                 continue
+        for number in self.segments():
+            found = segment.salvaged_identity(self._path(number), number)
+            if found is not None:
+                return self._checked(self._path(number), found)
         raise failure
 
     def read(self, after: int, limit: int) -> Chunk:
         """Return at most `limit` records with a seq above `after`, in order.
 
-        A call that meets something unreadable returns what lies before it. A segment that is
-        damaged for good is passed over, as damage, as soon as a later one holds records.
+        A call that meets something unreadable returns what lies before it. Of a segment that is
+        damaged for good what can be found is given, and the rest passed over, as damage, as soon
+        as a later one holds records or its writer is gone.
 
         Raises:
             NotASpool, NewerFormat, SpoolDamaged: the very next record cannot be read, and may
-                become readable or is the last.
+                become readable.
         """
         records: list[Stored] = []
         damage: list[Damage] = []
-        position = after
+        position, whole = after, True
         for number in self._from(after):
-            if len(records) >= limit:
-                return Chunk(
-                    records=tuple(records), damage=tuple(damage), through=position, at_end=False
-                )
+            room = limit - len(records)
+            if room <= 0 or not whole:
+                whole = False
+                break
             try:
-                rows, whole = self._rows(number, position, limit - len(records))
-                if rows and rows[0][0] > position + 1:
-                    # Between listing and reading, the one before may have got its last records.
-                    rows, whole = self._recheck(number, position, limit - len(records), rows, whole)
+                rows, whole = self._rows(number, position, room)
             except FileNotFoundError:
                 continue
             except SpoolError as error:
                 if records or damage:
-                    rows, whole = [], False
-                else:
-                    position = self._pass_over(number, (position, limit), error, damage)
-                    continue
-            position = verify(self._path(number), rows, position, records, damage)
-            if not whole:
-                return Chunk(
-                    records=tuple(records), damage=tuple(damage), through=position, at_end=False
-                )
+                    whole = False
+                    break
+                position = self._rescue(number, (position, room), error, records, damage)
+                continue
+            inside = self._first_seqs.get(number, position + 1) <= position + 1
+            position = verify(self._path(number), rows, position, records, damage, inside=inside)
         return Chunk(
             records=tuple(records),
             damage=tuple(damage),
             through=position,
-            at_end=len(records) < limit,
+            at_end=whole and len(records) < limit,
         )
-
-    def has_news(self) -> bool:
-        """Whether the files changed since the last call; costs a few stat calls.
-
-        Records go to the last segment, or to the one before it while the last is only prepared.
-        """
-        last_two = self.segments()[-2:]
-        mark = tuple((number, *self._sizes(number)) for number in last_two)
-        changed = mark != self._watermark
-        self._watermark = mark
-        return changed
-
-    def last_seq(self) -> int:
-        """Seq of the last record there is, 0 without any; unreadable segments are skipped."""
-        for number in reversed(self.segments()):
-            try:
-                bounds = self._bounds(number)
-            except (FileNotFoundError, NotASpool, SpoolDamaged):
-                continue
-            if bounds is not None:
-                return bounds[1]
-        return 0
-
-    def first_seq(self) -> int:
-        """Seq of the first record there is, 0 without any; unreadable segments are skipped."""
-        return self._first_beyond(0) or 0
 
     def count_after(self, position: int) -> int:
         """How many records there are beyond `position`, damaged ones included.
@@ -144,134 +104,15 @@ class Reader:
 
     def count_between(self, first: int, last: int) -> int:
         """As `count_after`, from `first` to `last`."""
-        count = 0
-        for number in self.segments():
-            try:
-                connection = db.open_for_reading(self._path(number))
-            except (FileNotFoundError, SpoolError):
-                continue
-            try:
-                count += connection.execute(fmt.COUNT_RECORDS, (first, last)).fetchone()[0]
-            except db.Error:
-                continue
-            finally:
-                connection.close()
-        return count
+        return sum(self._count(number, first, last) for number in self.segments())
 
     def gaps(self) -> list[Stored]:
         """Every sound `gap` record there is; what cannot be read is passed over."""
         found: list[Stored] = []
         for number in self.segments():
-            try:
-                connection = db.open_for_reading(self._path(number))
-            except (FileNotFoundError, SpoolError):
-                continue
-            try:
-                rows = connection.execute(fmt.SELECT_KIND, ("gap",)).fetchall()
-            except db.Error:
-                continue
-            finally:
-                connection.close()
-            verify(self._path(number), rows, _LAST_SEQ, found, [])
+            path = self._path(number)
+            verify(path, segment.of_kind(path, "gap"), _LAST_SEQ, found, [])
         return found
-
-    def closed(self) -> list[tuple[int, int]]:
-        """Readable segments that hold records and get no more: number and last seq, ascending."""
-        # In this order: what is last is known only after the writer is known to be gone, or
-        # after the segment that follows is known to hold a record.
-        owned = self.is_owned()
-        found: list[tuple[int, int]] = []
-        for number in reversed(self.segments()):
-            try:
-                bounds = self._bounds(number)
-            except (FileNotFoundError, SpoolError):
-                continue
-            if bounds is not None:
-                found.insert(0, (number, bounds[1]))
-        return found[:-1] if owned else found
-
-    def bytes(self) -> int:
-        """Bytes on disk of everything in the directory."""
-        return filesystem.bytes_in(self.directory)
-
-    def is_owned(self) -> bool:
-        """Whether the process that writes this spool is alive, in whatever pid namespace."""
-        try:
-            descriptor = os.open(self.directory / fmt.OWNER_NAME, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            return False
-        try:
-            fcntl.lockf(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            return True
-        finally:
-            os.close(descriptor)
-        return False
-
-    def complete_through(self, position: int) -> list[int]:
-        """Segments whose records all lie at or before `position` and that cannot get more.
-
-        A segment that cannot be read is never among them: it is kept for people to look at.
-        """
-        done = []
-        for number in self.segments():
-            begun = self._first_beyond(number)
-            if begun is None or begun > position + 1:
-                break
-            try:
-                bounds = self._bounds(number)
-            except (FileNotFoundError, NotASpool, SpoolDamaged):
-                continue
-            if bounds is None or bounds[1] <= position:
-                done.append(number)
-        return done
-
-    def is_exhausted(self, position: int) -> bool:
-        """Whether every segment can be read and holds nothing beyond `position`.
-
-        Raises:
-            NotASpool, NewerFormat, SpoolDamaged: a segment cannot be read, so nobody can say.
-        """
-        bounds = [self._bounds(number) for number in self.segments()]
-        return all(bound is None or bound[1] <= position for bound in bounds)
-
-    def segment_bytes(self, number: int) -> int:
-        """Bytes on disk of a segment with its WAL."""
-        return sum(self._sizes(number))
-
-    def segment_age(self, number: int, now: float) -> float:
-        """Seconds since the segment or its WAL was last written, `now` in Unix seconds."""
-        written = []
-        for name in (self._path(number), f"{self._path(number)}-wal"):
-            with contextlib.suppress(FileNotFoundError):
-                written.append(os.stat(name).st_mtime)
-        return now - max(written, default=now)
-
-    def delete_segment(self, number: int) -> None:
-        """Free a closed segment: the database last, so that a half-done deletion is repeated."""
-        path = self._path(number)
-        for name in (f"{path}-shm", f"{path}-wal", str(path)):
-            Path(name).unlink(missing_ok=True)
-
-    def delete_spool(self) -> None:
-        """Remove the directory of a spool whose writer is gone, with all in it that is ours."""
-        for number in self.segments():
-            self.delete_segment(number)
-        for path in self.directory.glob(".*.new*"):
-            path.unlink(missing_ok=True)
-        (self.directory / fmt.OWNER_NAME).unlink(missing_ok=True)
-        self.directory.rmdir()
-
-    def _sizes(self, number: int) -> tuple[int, int]:
-        """Bytes of a segment and of its WAL."""
-        path = self._path(number)
-        try:
-            return os.stat(path).st_size, db.wal_size(path)
-        except FileNotFoundError:
-            return 0, 0
-
-    def _path(self, number: int) -> Path:
-        return self.directory / fmt.segment_name(number)
 
     def _from(self, after: int) -> Iterator[int]:
         """Segments that may hold records beyond `after`: those before the last known start."""
@@ -280,48 +121,63 @@ class Reader:
         start = known[-1] if known else 0
         return (n for n in numbers if n >= start)
 
+    # --- rows -------------------------------------------------------------------------------------
+
     def _rows(self, number: int, after: int, limit: int) -> tuple[list[Row], bool]:
-        """At most `limit` rows, and whether all that there are; False: the next is unreadable."""
+        """The next rows of a segment with whatever can be found of those that seem to miss."""
+        if not self._may_follow(number):
+            return [], True
         path = self._path(number)
-        connection = db.open_for_reading(path)
-        rows: list[Row] = []
-        try:
-            for row in connection.execute(fmt.SELECT_RECORDS, (after, limit)):
-                rows.append(row)  # noqa: PERF402 - a damaged page must not cost those before it
-            if rows and number not in self._first_seqs:
-                first = connection.execute(fmt.SELECT_BOUNDS).fetchone()[0]
-                self._first_seqs[number] = first
-        except db.Error as error:
-            # sqlite3 looks one row ahead: the one before the damage is still to be had.
-            last = rows[-1][0] if rows else after
-            with contextlib.suppress(db.Error):
-                rows += connection.execute(fmt.SELECT_RECORDS, (last, 1)).fetchall()
-            if not rows:
-                raise db.damaged(error, path, after) from error
-            return rows, False
-        finally:
-            connection.close()
-        return rows, True
+        rows, whole = segment.rows(path, after, limit)
+        if rows and number not in self._first_seqs:
+            bounds = self._bounds(number)
+            self._first_seqs[number] = bounds[0] if bounds else rows[0][0]
+        if rows and rows[0][0] > after + 1:
+            # Between listing and reading, the one before may have got its last records.
+            rows, whole = self._recheck(number, after, limit, rows, whole)
+        if whole and len(rows) < limit and self._hides_more(number, rows[-1][0] if rows else after):
+            return salvage.rows(path, after, limit), True
+        return self._fill(number, after, rows), whole
+
+    def _fill(self, number: int, after: int, rows: list[Row]) -> list[Row]:
+        """`rows` with those that SQLite passed over though they are there, as damage has it."""
+        known, found = {row[0] for row in rows}, list(rows)
+        if not rows or rows[-1][0] - after == len(rows):
+            return rows
+        for one in [*self._before(number)[-1:], number]:
+            with contextlib.suppress(OSError):
+                more = salvage.rows(self._path(one), after, rows[-1][0] - after)
+                found += [row for row in more if row[0] < rows[-1][0] and row[0] not in known]
+                known.update(row[0] for row in found)
+        return sorted(found, key=lambda row: row[0])
 
     def _recheck(
         self, number: int, after: int, limit: int, rows: list[Row], whole: bool
     ) -> tuple[list[Row], bool]:
         """Ask the segment before `number` once more for rows beyond `after`."""
-        earlier = [n for n in self.segments() if n < number]
+        earlier = self._before(number)
         if not earlier:
             return rows, whole
-        late, whole_before = self._rows(earlier[-1], after, limit)
+        try:
+            late, whole_before = segment.rows(self._path(earlier[-1]), after, limit)
+        except (FileNotFoundError, SpoolError):
+            return rows, whole  # that it cannot be read has been seen on the way here
         if not late:
             return rows, whole
         if not whole_before or len(late) == limit:
             return late, whole_before
-        rows, whole = self._rows(number, late[-1][0], limit - len(late))
+        rows, whole = segment.rows(self._path(number), late[-1][0], limit - len(late))
         return late + rows, whole
 
-    def _pass_over(
-        self, number: int, asked: tuple[int, int], error: SpoolError, damage: list[Damage]
+    def _rescue(
+        self,
+        number: int,
+        asked: tuple[int, int],
+        error: SpoolError,
+        records: list[Stored],
+        damage: list[Damage],
     ) -> int:
-        """Give up a segment that can never be read; return the position reached.
+        """Give what can be found in a segment that can never be read; return the position reached.
 
         `asked` are the position and limit of the read that failed.
 
@@ -329,63 +185,40 @@ class Reader:
             SpoolError: `error`, while a later look may have more success.
         """
         position, limit = asked
-        first = self._first_beyond(number)
-        if first is None or not _is_lasting(error):
+        if not is_lasting(error) or not self._is_final(number):
             raise error
-        if first <= position + 1:
+        following = self._first_beyond(number)
+        if following is not None and following <= position + 1:
             return position
+        path = self._path(number)
         try:
-            self._rows(number, position, limit)
+            segment.rows(path, position, limit)
         except SpoolError:
-            path = str(self._path(number))
+            pass
         else:
             raise error  # it is readable after all: giving it up would lose it
-        damage.append(Damage(path=path, first=position + 1, last=first - 1, reason=str(error)))
-        return first - 1
+        rows = salvage.rows(path, position, limit)
+        position = verify(path, rows, position, records, damage, inside=True)
+        if following is not None and len(rows) < limit and position < following - 1:
+            last = following - 1
+            damage.append(Damage(path=str(path), first=position + 1, last=last, reason=str(error)))
+            position = last
+        return position
 
-    def _first_beyond(self, number: int) -> int | None:
-        """First seq in the readable segments after `number`, None without any record there."""
-        for later in self.segments():
-            if later > number:
-                try:
-                    bounds = self._bounds(later)
-                except (FileNotFoundError, NotASpool, SpoolDamaged):
-                    continue
-                if bounds is not None:
-                    return bounds[0]
-        return None
-
-    def _bounds(self, number: int) -> tuple[int, int] | None:
+    def _count(self, number: int, first: int, last: int) -> int:
         path = self._path(number)
-        connection = db.open_for_reading(path)
         try:
-            first, last = connection.execute(fmt.SELECT_BOUNDS).fetchone()
-        except db.Error as error:
-            raise db.damaged(error, path, 0) from error
-        finally:
-            connection.close()
-        return None if first is None else (first, last)
+            count = segment.count(path, first, last) if self._may_follow(number) else 0
+        except FileNotFoundError:
+            return 0
+        except SpoolError as error:
+            lasting = is_lasting(error) and self._is_final(number)
+            return segment.salvaged_count(path, first, last) if lasting else 0
+        if self._hides_more(number, segment.last_of(path)):
+            return segment.salvaged_count(path, first, last)
+        return count
 
-    def _identity_in(self, number: int) -> Identity:
-        path = self._path(number)
-        connection = db.open_for_reading(path)
-        try:
-            row = connection.execute(fmt.SELECT_IDENTITY).fetchone()
-        except db.Error as error:
-            raise db.damaged(error, path, 0) from error
-        finally:
-            connection.close()
-        if row is None or codec.checksum(fmt.IDENTITY_KIND, row[0], number) != row[1]:
-            raise SpoolDamaged(str(path), 0, "the identity's checksum does not hold")
-        try:
-            identity = Identity.from_map(codec.unpack(row[0]))
-        except TypeError as error:
-            raise SpoolDamaged(str(path), 0, f"identity: {error}") from error
+    def _checked(self, path: Path, identity: Identity) -> Identity:
         if identity.spool != self.spool:
             raise NotASpool(f"{path}: belongs to spool {identity.spool}, not to this directory")
         return identity
-
-
-def _is_lasting(error: SpoolError) -> bool:
-    """Whether a segment that was refused with `error` will be refused for ever."""
-    return isinstance(error, NotASpool) or (isinstance(error, SpoolDamaged) and error.lasting)

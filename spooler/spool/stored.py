@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from spooler.spool import codec
 
+INSIDE = "missing inside the file"
 Row = tuple[int, str, bytes, int]  # seq, kind, body, checksum; a damaged file may hold others
 
 
@@ -49,13 +50,18 @@ def verify(
     position: int,
     records: list[Stored],
     damage: list[Damage],
+    *,
+    inside: bool = False,
 ) -> int:
-    """Sort rows into records and damage; return the position reached."""
+    """Sort rows into records and damage; return the position reached.
+
+    `inside` says that the file should hold the first of them: what is missing before it is missing
+    in this file, and not a file of its own.
+    """
     for seq, kind, body, checksum in rows:
         if seq > position + 1:
-            damage.append(
-                Damage(path=str(path), first=position + 1, last=seq - 1, reason="missing")
-            )
+            reason = INSIDE if inside else "missing"
+            damage.append(Damage(path=str(path), first=position + 1, last=seq - 1, reason=reason))
         if (
             isinstance(kind, str)
             and isinstance(body, bytes)
@@ -64,5 +70,5 @@ def verify(
             records.append(Stored(seq, kind, body))
         else:
             damage.append(Damage(path=str(path), first=seq, last=seq, reason="checksum"))
-        position = seq
+        position, inside = seq, True
     return position

@@ -43,6 +43,7 @@ OTHER = {
     "when_full": "drop-oldest",
     "dead_letter_count": 5,
     "dead_letter_bytes": 500,
+    "quarantine_bytes": 700,
     "rescan_seconds": 1.0,
     "workers": 2,
     "log_level": "debug",

@@ -1,0 +1,270 @@
+"""The segments of a spool as files: how far each goes, who writes it, what may be deleted.
+
+Rules:
+
+- No file is held open, and none is written.
+- This is the only module of the service that moves or deletes anything of a spool.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from spooler.errors import NotASpool, SpoolDamaged, SpoolError
+from spooler.spool import filesystem, salvage, segment
+from spooler.spool import format as fmt
+from spooler.spool.place import segment_files
+from spooler.spool.segment import Bounds, is_lasting
+
+_Find = Callable[[Path], Bounds | None]
+
+
+class Segments:
+    """The files of a spool directory, seen from the service."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        # Of segments that are sealed, or damaged and final: number -> its state, its bounds.
+        self._known: dict[tuple[int, _Find], tuple[tuple[int, int, int], Bounds | None]] = {}
+        self._watermark: tuple[tuple[int, int, int], ...] | None = None
+
+    @property
+    def spool(self) -> str:
+        """The spool id, which is the directory's name."""
+        return self.directory.name
+
+    def segments(self) -> list[int]:
+        """Numbers of the segments there are, ascending."""
+        try:
+            names = os.listdir(self.directory)
+        except FileNotFoundError:
+            return []
+        return sorted(n for name in names if (n := fmt.segment_number(name)) is not None)
+
+    def last_seq(self) -> int:
+        """Seq of the last record there is, 0 without any; unreadable segments are skipped."""
+        for number in reversed(self.segments()):
+            try:
+                bounds = self._bounds(number)
+            except (FileNotFoundError, NotASpool, SpoolDamaged):
+                continue
+            if bounds is not None:
+                return bounds[1]
+        return 0
+
+    def first_seq(self) -> int:
+        """Seq of the first record there is, 0 without any; unreadable segments are skipped."""
+        return self._first_beyond(0) or 0
+
+    def has_news(self) -> bool:
+        """Whether the files changed since the last call; costs a few stat calls.
+
+        Records go to the last segment, or to the one before it while the last is only prepared.
+        """
+        last_two = self.segments()[-2:]
+        mark = tuple((number, *self._sizes(number)) for number in last_two)
+        changed = mark != self._watermark
+        self._watermark = mark
+        return changed
+
+    def closed(self) -> list[tuple[int, int]]:
+        """Readable segments that hold records and get no more: number and last seq, ascending."""
+        # In this order: what is last is known only after the writer is known to be gone, or
+        # after the segment that follows is known to hold a record.
+        owned = self.is_owned()
+        found: list[tuple[int, int]] = []
+        for number in reversed(self.segments()):
+            try:
+                bounds = self._sound_bounds(number)
+            except (FileNotFoundError, SpoolError):
+                continue
+            if bounds is not None:
+                found.insert(0, (number, bounds[1]))
+        return found[:-1] if owned else found
+
+    def bytes(self) -> int:
+        """Bytes on disk of everything in the directory."""
+        return filesystem.bytes_in(self.directory)
+
+    def is_owned(self) -> bool:
+        """Whether the process that writes this spool is alive, in whatever pid namespace."""
+        try:
+            descriptor = os.open(self.directory / fmt.OWNER_NAME, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+        finally:
+            os.close(descriptor)
+        return False
+
+    def complete_through(self, position: int) -> list[int]:
+        """Segments whose records all lie at or before `position` and that cannot get more.
+
+        A segment that cannot be read is never among them: it is set aside for people to look at.
+        """
+        done = []
+        for number in self.segments():
+            begun = self._first_beyond(number)
+            if begun is None or begun > position + 1:
+                break
+            try:
+                bounds = self._sound_bounds(number)
+            except (FileNotFoundError, NotASpool, SpoolDamaged):
+                continue
+            if bounds is None or bounds[1] <= position:
+                done.append(number)
+        return done
+
+    def is_exhausted(self, position: int) -> bool:
+        """Whether every segment can be read and holds nothing beyond `position`.
+
+        Raises:
+            NotASpool, NewerFormat, SpoolDamaged: a segment cannot be read, so nobody can say.
+        """
+        bounds = [self._sound_bounds(number) for number in self.segments()]
+        return all(bound is None or bound[1] <= position for bound in bounds)
+
+    def segment_bytes(self, number: int) -> int:
+        """Bytes on disk of a segment with its WAL."""
+        return sum(self._sizes(number))
+
+    def segment_age(self, number: int, now: float) -> float:
+        """Seconds since the segment or its WAL was last written, `now` in Unix seconds."""
+        written = []
+        for name in (self._path(number), f"{self._path(number)}-wal"):
+            with contextlib.suppress(FileNotFoundError):
+                written.append(os.stat(name).st_mtime)
+        return now - max(written, default=now)
+
+    def damaged(self) -> dict[int, str]:
+        """Segments that can never be read as they should and get no more records: number, why."""
+        found = {}
+        for number in self.segments():
+            try:
+                self._sound_bounds(number)
+                if self._hides_more(number, segment.last_of(self._path(number))):
+                    found[number] = f"{self._path(number)}-wal: damaged before its end"
+            except FileNotFoundError:
+                continue
+            except SpoolError as error:
+                if is_lasting(error) and self._is_final(number):
+                    found[number] = str(error)
+        return found
+
+    def seqs_in(self, number: int) -> list[int]:
+        """Every seq that a segment holds, readable or not, as far as checksums tell."""
+        try:
+            return salvage.seqs(self._path(number))
+        except OSError:
+            return []
+
+    def first_after(self, number: int) -> int | None:
+        """The first seq in the segments after this one; None where there is none."""
+        return self._first_beyond(number)
+
+    def path_of(self, number: int) -> Path:
+        """The file of a segment."""
+        return self._path(number)
+
+    def may_move(self, number: int) -> bool:
+        """Whether nobody has the segment open for writing."""
+        return segment.is_sealed(self._path(number)) or not self.is_owned()
+
+    def move_segment(self, number: int, folder: Path) -> None:
+        """Set a segment aside: the database last, so that a half-done move is repeated.
+
+        Raises:
+            OSError: `folder` is not there, not writable, or on another file system.
+        """
+        for name in segment_files(self._path(number)):
+            with contextlib.suppress(FileNotFoundError):
+                os.rename(name, folder / Path(name).name)
+
+    def delete_segment(self, number: int) -> None:
+        """Free a closed segment: the database last, so that a half-done deletion is repeated."""
+        for name in segment_files(self._path(number)):
+            Path(name).unlink(missing_ok=True)
+
+    def delete_spool(self) -> None:
+        """Remove the directory of a spool whose writer is gone, with all in it that is ours."""
+        for number in self.segments():
+            self.delete_segment(number)
+        for path in self.directory.glob(".*.new*"):
+            path.unlink(missing_ok=True)
+        (self.directory / fmt.OWNER_NAME).unlink(missing_ok=True)
+        self.directory.rmdir()
+
+    def _sizes(self, number: int) -> tuple[int, int]:
+        return segment.sizes(self._path(number))
+
+    def _path(self, number: int) -> Path:
+        return self.directory / fmt.segment_name(number)
+
+    def _before(self, number: int) -> list[int]:
+        return [one for one in self.segments() if one < number]
+
+    def _may_follow(self, number: int) -> bool:
+        """Whether what is written now can be read beside the writer; else once it is sealed."""
+        return segment.is_shared(self._path(number)) or not self.is_owned()
+
+    def _hides_more(self, number: int, last: int) -> bool:
+        """Whether damage in the log of a dead writer hides records after `last`."""
+        path = self._path(number)
+        return (
+            segment.sizes(path)[1] > 0
+            and salvage.hidden_after(path, last)
+            and self._is_final(number)
+        )
+
+    # --- bounds -----------------------------------------------------------------------------------
+
+    def _is_final(self, number: int) -> bool:
+        """Whether a segment gets no more records."""
+        return self._first_beyond(number) is not None or not self.is_owned()
+
+    def _first_beyond(self, number: int) -> int | None:
+        """First seq in the readable segments after `number`, None without any record there."""
+        for later in self.segments():
+            if later > number:
+                try:
+                    bounds = self._bounds(later)
+                except (FileNotFoundError, NotASpool, SpoolDamaged):
+                    continue
+                if bounds is not None:
+                    return bounds[0]
+        return None
+
+    def _bounds(self, number: int) -> Bounds | None:
+        """First and last seq of a segment; of one that is damaged and final, of what is found."""
+        try:
+            return self._sound_bounds(number)
+        except SpoolError as error:
+            if not is_lasting(error) or not self._is_final(number):
+                raise
+            return self._remembered(number, segment.salvaged_bounds)
+
+    def _sound_bounds(self, number: int) -> Bounds | None:
+        path = self._path(number)
+        if segment.is_sealed(path):
+            return self._remembered(number, segment.bounds)
+        bounds = segment.bounds(path) if self._may_follow(number) else None
+        if self._hides_more(number, bounds[1] if bounds else 0):
+            return segment.salvaged_bounds(path)
+        return bounds
+
+    def _remembered(self, number: int, find: _Find) -> Bounds | None:
+        """The bounds of a file that does not change any more, found once."""
+        path = self._path(number)
+        status = os.stat(path)
+        mark = (status.st_ino, status.st_size, status.st_mtime_ns)
+        known = self._known.get((number, find))
+        if known is None or known[0] != mark:
+            known = self._known[number, find] = (mark, find(path))
+        return known[1]
