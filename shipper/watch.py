@@ -1,7 +1,8 @@
 """Tells when something appears under the spool root; the only importer of watchdog.
 
-Only the making, moving and removing of files is watched: a training process writes its log many
-times a second, and waking for that would cost more than looking once per flush interval.
+The service watches the making and moving of files only: a training process writes its log many
+times a second, and waking for that would cost more than looking once per flush interval. Who waits
+for each record, as somebody at a terminal does, asks for `writes` too.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from watchdog.events import (
     DirCreatedEvent,
     DirMovedEvent,
     FileCreatedEvent,
+    FileModifiedEvent,
     FileMovedEvent,
     FileSystemEvent,
     FileSystemEventHandler,
@@ -39,16 +41,19 @@ _EVENTS: list[type[FileSystemEvent]] = [
 class Watch:
     """Calls `notice` when a folder or file appears anywhere below `root`, until stopped.
 
+    With `writes`, also when a file is written to.
+
     Where the kernel refuses (too many watches, a file system without notices) it says so once, and
     the periodic walk of the root finds new spools instead.
     """
 
-    def __init__(self, root: Path, notice: Callable[[], None]) -> None:
+    def __init__(self, root: Path, notice: Callable[[], None], *, writes: bool = False) -> None:
         self._observer = Observer()
         self._started = False
+        events = [*_EVENTS, FileModifiedEvent] if writes else _EVENTS
         try:
             self._observer.schedule(
-                _Handler(notice), str(root), recursive=True, event_filter=_EVENTS
+                _Handler(notice), str(root), recursive=True, event_filter=events
             )
             self._observer.start()
             self._started = True

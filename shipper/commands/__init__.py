@@ -9,6 +9,7 @@ REGISTRY: dict[str, str] = {
     "run": "shipper.commands.run:run",
     "config": "shipper.commands.config:config",
     "inspect": "shipper.commands.inspect:inspect",
+    "tail": "shipper.commands.tail:tail",
     "audit": "shipper.commands.audit:audit",
     "dead-letter": "shipper.commands.dead_letter:dead_letter",
     "quarantine": "shipper.commands.quarantine:quarantine",

@@ -122,7 +122,7 @@ def _segments(segments: Sequence[Segment]) -> Table:
     table = Table(box=None, pad_edge=False)
     for name in ("segment", "state", "records", "first", "last", "bytes", "from", "to"):
         right = name in ("records", "first", "last", "bytes")
-        table.add_column(name, justify="right" if right else "left")
+        table.add_column(name, justify="right" if right else "left", no_wrap=True)
     edge = _MOST_SEGMENTS // 2
     for place, one in enumerate(segments):
         if len(segments) > _MOST_SEGMENTS and edge <= place < len(segments) - edge:
@@ -136,10 +136,15 @@ def _segments(segments: Sequence[Segment]) -> Table:
             f"{one.first:,}",
             f"{one.last:,}",
             size(one.bytes),
-            clock(one.first_time),
-            clock(one.last_time),
+            *_span(one),
         )
     return table
+
+
+def _span(segment: Segment) -> tuple[str, str]:
+    """From and to; the date once, where it is the same."""
+    begin, end = clock(segment.first_time), clock(segment.last_time)
+    return begin, end[11:] if begin[:10] == end[:10] else end
 
 
 def _print_tally(tally: Tally, out: Console, *, whole: bool) -> None:
