@@ -30,15 +30,17 @@ from spooler.keeper import Keeper, Task
 from spooler.records import exit as exit_record
 from spooler.records import gap as gap_record
 from spooler.records.values import careful, plain
-from spooler.spool import codec, identity
+from spooler.spool import codec, db, identity
 from spooler.spool import format as fmt
-from spooler.spool.filesystem import file_system_of
+from spooler.spool.filesystem import FileSystem, file_system_of
 from spooler.spool.place import shared_with
 from spooler.spool.writer import Limits, Writer
 
 _RETRY_SECONDS = 1.0
 _GOODBYE_SECONDS = 2.0
 _FORK_SECONDS = 1.0
+# Where only a sealed segment can be read, one is sealed this often.
+_NETWORK_SECONDS = 10.0
 # A packed step above this many bytes is packed again with long texts and lists cut.
 _LARGE_BODY = 1024 * 1024
 # After these the files themselves are suspect: go on in a new spool rather than in this one.
@@ -155,12 +157,14 @@ class Recorder:
         )
         group = shared_with(settings.root)
         below = identity.directory_of(os.environ)
+        place = file_system_of(settings.root)
         writer = Writer(
             root=settings.root,
             below=below if group is None else (fmt.user_name(os.geteuid()), *below),
             spool=spool,
             identity=codec.pack(who.to_map()),
-            limits=_limits(settings, group),
+            limits=_limits(settings, group, place),
+            opener=db.open_for_writing if place.takes_wal else db.open_alone,
         )
         self._writer = writer
         self.generation += 1
@@ -168,7 +172,7 @@ class Recorder:
         if keeper is not None:
             writer.wake = keeper.wake
         notice.debug(f"Recording to {writer.directory}")
-        _warn_of_network(settings.root)
+        _warn_of_network(settings.root, place)
         return writer
 
     def _fail(self, error: SpoolUnavailable) -> None:
@@ -357,26 +361,26 @@ def _pack(body: dict[str, Any]) -> bytes:
     return packed
 
 
-def _warn_of_network(root: Path) -> None:
-    """Say so when the spool is where SQLite's log is not safe; recording all the same."""
-    place = file_system_of(root)
+def _warn_of_network(root: Path, place: FileSystem) -> None:
+    """Say so when the spool is where no reader can follow its writer; recording all the same."""
     if not place.takes_wal:
         notice.say_once(
             "network file system",
-            f"{root} is on {place.type}, a network file system: its spools are safe only as long"
-            " as no other host opens them, and slower. Point"
-            f" {config.OUTPUT_PATH} at a local disk of this node.",
+            f"{root} is on {place.type}, a network file system: records are delivered up to"
+            f" {_NETWORK_SECONDS:.0f} s later than from a local disk. Point {config.OUTPUT_PATH} at"
+            " a local disk of this node to have them at once.",
         )
 
 
-def _limits(settings: config.Settings, group: int | None) -> Limits:
+def _limits(settings: config.Settings, group: int | None, place: FileSystem) -> Limits:
+    seconds = settings.segment_seconds
     return Limits(
         # Disk comes back in whole segments: one must be a small part of what there may be.
         segment_bytes=min(settings.segment_bytes, settings.max_bytes // 8),
         max_bytes=settings.max_bytes,
         drop_oldest=settings.drop_oldest,
         segment_records=settings.segment_records,
-        segment_seconds=settings.segment_seconds,
+        segment_seconds=seconds if place.takes_wal else min(seconds, _NETWORK_SECONDS),
         group=_group_id(settings.group, group),
     )
 

@@ -115,7 +115,15 @@ def publish(draft: Path, final: Path, *, mode: int) -> int:
         raise unavailable(error, final) from error
 
 
-def open_for_writing(path: Path) -> Connection:
+def open_alone(path: Path) -> Connection:
+    """As `open_for_writing`, where no memory is shared through files: on a network file system.
+
+    The log's index stays in this process. Nobody can read the segment before it is sealed.
+    """
+    return open_for_writing(path, shared=False)
+
+
+def open_for_writing(path: Path, *, shared: bool = True) -> Connection:
     """Open a created segment for its one writer, with its WAL and shared memory ready.
 
     Raises:
@@ -128,6 +136,8 @@ def open_for_writing(path: Path) -> Connection:
     except sqlite3.Error as error:
         raise unavailable(error, path) from error
     try:
+        if not shared:
+            connection.execute("PRAGMA locking_mode=EXCLUSIVE")
         mode = connection.execute(_WRITER_PRAGMAS[0]).fetchone()[0]
         if mode != "wal":
             raise SpoolUnavailable("cannot-open", f"{path}: no WAL here, journal mode is {mode}")

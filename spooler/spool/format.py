@@ -48,6 +48,10 @@ the full one and closes it. A segment without a ``-wal`` file will not change an
 be it empty, from before it gets its name until it is sealed. A record in segment n+1 proves that
 segment n has got its last record.
 
+File systems: where memory cannot be shared through a file (a network file system), the writer keeps
+the log's index to itself: a ``-wal`` without a ``-shm``. While its writer lives, such a segment is
+not read before it is sealed, which then happens every few seconds.
+
 Limits: the writer keeps its own spool within its limit: it refuses new records, or deletes its
 oldest closed segments, each told beforehand in a ``gap`` record with the seqs. What is delivered
 is deleted by the service alone, which also keeps the limit of the root. For that it may delete

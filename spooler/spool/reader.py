@@ -18,7 +18,6 @@ from pathlib import Path
 from spooler.errors import NotASpool, SpoolDamaged, SpoolError
 from spooler.spool import salvage, segment
 from spooler.spool.identity import Identity
-from spooler.spool.segment import is_lasting
 from spooler.spool.segments import Segments
 from spooler.spool.stored import Chunk as Chunk
 from spooler.spool.stored import Damage as Damage
@@ -185,7 +184,7 @@ class Reader(Segments):
             SpoolError: `error`, while a later look may have more success.
         """
         position, limit = asked
-        if not is_lasting(error) or not self._is_final(number):
+        if not self._is_hopeless(number, error):
             raise error
         following = self._first_beyond(number)
         if following is not None and following <= position + 1:
@@ -212,8 +211,8 @@ class Reader(Segments):
         except FileNotFoundError:
             return 0
         except SpoolError as error:
-            lasting = is_lasting(error) and self._is_final(number)
-            return segment.salvaged_count(path, first, last) if lasting else 0
+            hopeless = self._is_hopeless(number, error)
+            return segment.salvaged_count(path, first, last) if hopeless else 0
         if self._hides_more(number, segment.last_of(path)):
             return segment.salvaged_count(path, first, last)
         return count

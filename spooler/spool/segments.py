@@ -229,6 +229,11 @@ class Segments:
         """Whether a segment gets no more records."""
         return self._first_beyond(number) is not None or not self.is_owned()
 
+    def _is_hopeless(self, number: int, error: SpoolError) -> bool:
+        """Whether SQLite never will read a segment: for damage, or a log it cannot index here."""
+        alone = isinstance(error, SpoolDamaged) and not segment.is_shared(self._path(number))
+        return (is_lasting(error) or alone) and self._is_final(number)
+
     def _first_beyond(self, number: int) -> int | None:
         """First seq in the readable segments after `number`, None without any record there."""
         for later in self.segments():
@@ -246,7 +251,7 @@ class Segments:
         try:
             return self._sound_bounds(number)
         except SpoolError as error:
-            if not is_lasting(error) or not self._is_final(number):
+            if not self._is_hopeless(number, error):
                 raise
             return self._remembered(number, segment.salvaged_bounds)
 

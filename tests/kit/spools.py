@@ -221,6 +221,14 @@ def answer(done: subprocess.CompletedProcess[str]) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def wait_until(holds: Callable[[], object]) -> None:
+    """Ask until it holds, for what another process does and tells nobody."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not holds():
+        assert time.monotonic() < deadline, "not within the time that anything takes"
+        time.sleep(0.01)
+
+
 def is_owned(directory: Path) -> bool:
     """Ask another process whether the spool's writer lives.
 
