@@ -23,6 +23,7 @@ __all__ = [
     "DeadLetter",
     "Gap",
     "Ledger",
+    "Piece",
     "Position",
     "Receipt",
     "Settled",
@@ -53,8 +54,20 @@ class Settled:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Piece:
+    """A stretch of records without a gap, `first` to `last`, and a digest over them."""
+
+    first: int
+    last: int
+    digest: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Receipt:
-    """What a finished replay has sent: records `first` to `last`, and a digest over them."""
+    """What a finished replay has sent: records `first` to `last`, and a digest over them.
+
+    The digests of `pieces` can be compared with what lies on disk later, whatever was selected.
+    """
 
     spool: str
     entry: str
@@ -63,6 +76,7 @@ class Receipt:
     last: int
     records: int
     digest: str
+    pieces: tuple[Piece, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,15 +216,27 @@ class Ledger(State):
 
     def end_replay(self, receipt: Receipt) -> None:
         """Keep the receipt of a replay that got to its end."""
+        pieces = json.dumps([[one.first, one.last, one.digest] for one in receipt.pieces])
         with self.using() as database:
             database.table("replay").update(
-                (receipt.spool, receipt.entry), {**asdict(receipt), "ended": time.time()}
+                (receipt.spool, receipt.entry),
+                {**asdict(receipt), "pieces": pieces, "ended": time.time()},
             )
 
     def replays(self) -> list[dict[str, Any]]:
         """Every replay with its receipt; `ended` is None while it is unfinished."""
         with self.using() as database:
-            return list(database.table("replay").rows)
+            rows = list(database.table("replay").rows_where(order_by="begun"))
+        return [
+            {
+                **row,
+                "pieces": [
+                    Piece(first=first, last=last, digest=digest)
+                    for first, last, digest in json.loads(row["pieces"] or "[]")
+                ],
+            }
+            for row in rows
+        ]
 
     # --- what was not delivered -------------------------------------------------------------------
 

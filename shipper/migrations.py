@@ -126,5 +126,9 @@ MIGRATIONS: tuple[Migration, ...] = (
         tables=_FIRST,
         statements=(_DEAD_LETTER_ONCE,),
     ),
+    Migration(
+        what="digests of the pieces of what a replay has sent",
+        tables={"replay": Table(columns={"pieces": str}, key=("spool", "entry"))},  # JSON list
+    ),
 )
 STATE_VERSION = len(MIGRATIONS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Literal
 
@@ -24,13 +24,16 @@ def print_json(value: Any) -> None:
     print(orjson.dumps(value, option=orjson.OPT_INDENT_2, default=str).decode())  # noqa: T201
 
 
-def print_accounts(accounts: list[Account], *, as_json: bool) -> None:
-    """The account of every spool, sink by sink, with totals."""
+def print_accounts(
+    accounts: list[Account], *, receipts: Sequence[Mapping[str, Any]] = (), as_json: bool
+) -> None:
+    """The account of every spool, sink by sink, with totals; and what became of receipts."""
     sinks = sorted({account.sink for account in accounts})
     by_sink = {sink: [a for a in accounts if a.sink == sink] for sink in sinks}
     if as_json:
         totals = {sink: total(group) for sink, group in by_sink.items()}
-        print_json({"accounts": [a.to_map() for a in accounts], "totals": totals})
+        listed = [account.to_map() for account in accounts]
+        print_json({"accounts": listed, "totals": totals, "receipts": receipts})
         return
     out = console()
     for sink, group in by_sink.items():
@@ -47,6 +50,23 @@ def print_accounts(accounts: list[Account], *, as_json: bool) -> None:
         out.print("no spools: nothing to account for")
     elif not wrong:
         out.print("every record is accounted for")
+    _print_receipts(out, receipts)
+
+
+def _print_receipts(out: Console, receipts: Sequence[Mapping[str, Any]]) -> None:
+    """Of those that hold only how many there are."""
+    if not receipts:
+        return
+    holding = sum(receipt["state"] == "holds" for receipt in receipts)
+    out.print(f"{holding} of {len(receipts)} replay receipts agree with what lies on disk")
+    for receipt in receipts:
+        if receipt["state"] != "holds":
+            cannot = "differs" if receipt["state"] == "differs" else "cannot be checked any more"
+            out.print(
+                f"{receipt['spool']}, {receipt['sink']}: {receipt['records']:,} records"
+                f" replayed from {receipt['directory']}: {cannot}: {receipt['why']}",
+                style="bold red" if receipt["state"] == "differs" else "",
+            )
 
 
 def _print_lost(out: Console, accounts: list[Account]) -> None:
@@ -133,7 +153,7 @@ def print_quarantine(reports: Iterable[tuple[Report, int]], *, as_json: bool) ->
 def _account_table(sink: str, accounts: list[Account]) -> Table:
     table = Table(title=sink, title_justify="left", box=None, pad_edge=False, show_footer=True)
     sums = total(accounts)
-    table.add_column("spool", footer="total")
+    table.add_column("spool", footer="total", overflow="fold")
     for name, label in (
         ("written", "written"),
         ("delivered", "delivered"),

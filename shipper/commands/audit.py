@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,13 @@ from shipper.commands.options import load_config, settings
 @click.option("--json", "as_json", is_flag=True, help="For machines: one JSON object.")
 @settings("spool", "state")
 def audit(as_json: bool, config_file: Path | None, **flags: Any) -> None:
-    """Account for every record of every spool; exit 1 when an account does not balance."""
+    """Account for every record of every spool, and check the receipts of replays.
+
+    Exits 1 when an account does not balance, or what was replayed is not what lies on disk.
+    """
     from shipper.audit import take_accounts
     from shipper.dead_letters import open_ledger
+    from shipper.replay.check import DIFFERS, check_receipts
     from shipper.report import print_accounts
     from shipper.sinks import REGISTRY
 
@@ -25,7 +30,9 @@ def audit(as_json: bool, config_file: Path | None, **flags: Any) -> None:
     ledger = open_ledger(config)
     try:
         accounts = take_accounts(ledger, config.spool, REGISTRY)
+        receipts = check_receipts(ledger)
     finally:
         ledger.close()
-    print_accounts(accounts, as_json=as_json)
-    sys.exit(0 if all(account.balances for account in accounts) else 1)
+    print_accounts(accounts, receipts=[asdict(one) for one in receipts], as_json=as_json)
+    wrong = any(receipt.state == DIFFERS for receipt in receipts)
+    sys.exit(0 if not wrong and all(account.balances for account in accounts) else 1)

@@ -5,18 +5,20 @@ from __future__ import annotations
 import hashlib
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from shipper.config import Config
 from shipper.health import Health
 from shipper.ledger import Ledger, Receipt
 from shipper.pipeline import ClosedRoute
+from shipper.replay.check import pieces_of
 from shipper.replay.plan import Part
 from shipper.replay.selection import kind_for
 from shipper.replay.source import records_in
 from shipper.sinks import Sink
 from shipper.workloads import Workloads
+from spooler.spool.reader import Stored
 
 log = logging.getLogger(__name__)
 
@@ -52,15 +54,21 @@ def carry_out(
 
 
 def receipt_of(part: Part) -> Receipt:
-    """Count and digest what the part holds: SHA-256 over seq (8 bytes), kind, body of each."""
+    """Count and digest what the part holds, whole (`Receipt`) and in pieces (`pieces_of`)."""
     kind = kind_for(part.sink)
     digest, count = hashlib.sha256(), 0
     first = last = 0
-    for stored in records_in(part.source):
-        if stored.kind == kind:
-            digest.update(stored.seq.to_bytes(8, "big") + stored.kind.encode() + stored.body)
-            count += 1
-            first, last = first or stored.seq, stored.seq
+
+    def counted() -> Iterator[Stored]:
+        nonlocal count, first, last
+        for stored in records_in(part.source):
+            if stored.kind == kind:
+                digest.update(stored.seq.to_bytes(8, "big") + stored.kind.encode() + stored.body)
+                count += 1
+                first, last = first or stored.seq, stored.seq
+                yield stored
+
+    pieces = tuple(pieces_of(counted()))
     return Receipt(
         spool=part.spool,
         entry=part.entry,
@@ -69,6 +77,7 @@ def receipt_of(part: Part) -> Receipt:
         last=last,
         records=count,
         digest=digest.hexdigest(),
+        pieces=pieces,
     )
 
 

@@ -1,0 +1,116 @@
+"""Reads again what finished replays have sent, and compares it with their receipts."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shipper.foreign import open_foreign
+from shipper.ledger import Ledger, Piece
+from shipper.pipeline import Records
+from shipper.replay.selection import kind_for
+from spooler.errors import SpoolError
+from spooler.spool import format as fmt
+from spooler.spool.reader import Reader, Stored
+
+HOLDS = "holds"
+DIFFERS = "differs"  # what lies on disk is not what was sent
+UNCHECKED = "unchecked"  # it cannot be compared any more; `why` tells
+
+_READ_RECORDS = 1000
+_PIECE_RECORDS = 10_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checked:
+    """What became of one receipt; `why` is "" when it holds."""
+
+    spool: str
+    sink: str
+    directory: str
+    records: int
+    state: str
+    why: str
+
+
+def check_receipts(ledger: Ledger) -> list[Checked]:
+    """Every receipt of a finished replay, the oldest first."""
+    return [_check(row) for row in ledger.replays() if row["ended"] is not None]
+
+
+def pieces_of(records: Iterable[Stored]) -> Iterator[Piece]:
+    """Count and digest of each stretch of records without a gap, and of `_PIECE_RECORDS` at most.
+
+    The digest is SHA-256 over seq (8 bytes, big-endian), kind and body of each.
+    """
+    digest, first, last = hashlib.sha256(), 0, 0
+    for stored in records:
+        if first and (stored.seq != last + 1 or last - first + 1 >= _PIECE_RECORDS):
+            yield Piece(first=first, last=last, digest=digest.hexdigest())
+            digest, first = hashlib.sha256(), 0
+        digest.update(stored.seq.to_bytes(8, "big") + stored.kind.encode() + stored.body)
+        first, last = first or stored.seq, stored.seq
+    if first:
+        yield Piece(first=first, last=last, digest=digest.hexdigest())
+
+
+def _check(row: Mapping[str, Any]) -> Checked:
+    sink = row["entry"].partition("~")[0]
+    state, why = _compare(row, kind_for(sink))
+    return Checked(
+        spool=row["spool"],
+        sink=sink,
+        directory=row["directory"],
+        records=row["records"],
+        state=state,
+        why=why,
+    )
+
+
+def _compare(row: Mapping[str, Any], kind: str) -> tuple[str, str]:
+    if row["records"] and not row["pieces"]:
+        return UNCHECKED, "an earlier version wrote it, without digests of its ranges"
+    try:
+        source = _open(Path(row["directory"]), row["spool"])
+        if source is None:
+            return UNCHECKED, "the files are not there any more"
+        for piece in row["pieces"]:
+            found = next(pieces_of(_stretch(source, piece, kind)), None)
+            if found != piece:
+                return _difference(source, piece, found)
+    except (SpoolError, OSError) as error:
+        return UNCHECKED, str(error)
+    return HOLDS, ""
+
+
+def _difference(source: Records, piece: Piece, found: Piece | None) -> tuple[str, str]:
+    span = f"records {piece.first} to {piece.last}"
+    if isinstance(source, Reader) and source.first_seq() > piece.first:
+        return UNCHECKED, f"{span}: their segments are deleted"
+    if found is None or (found.first, found.last) != (piece.first, piece.last):
+        return DIFFERS, f"{span} are not all there"
+    return DIFFERS, f"{span} have changed since they were sent"
+
+
+def _open(directory: Path, spool: str) -> Records | None:
+    if not directory.exists():
+        return None
+    if fmt.is_spool_id(directory.name):
+        return Reader(directory)
+    sources = open_foreign(directory, workload_uid="", pod_name="")
+    return next((source for source in sources if source.spool == spool), None)
+
+
+def _stretch(source: Records, piece: Piece, kind: str) -> Iterator[Stored]:
+    after = piece.first - 1
+    while after < piece.last:
+        chunk = source.read(after, _READ_RECORDS)
+        for stored in chunk.records:
+            if stored.seq <= piece.last and stored.kind == kind:
+                yield stored
+        if chunk.at_end or chunk.through == after:
+            return
+        after = chunk.through
