@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 TURN_SECONDS = 0.5
 # A spool that cannot be read is looked at again after this many seconds.
 TROUBLE_SECONDS = 30.0
+# One that is read to its end is woken by its pulse; this is for a pulse that was missed.
+SLEEP_SECONDS = 300.0
 
 
 @dataclass(kw_only=True)
@@ -34,6 +36,7 @@ class _Place:
     due: float
     caught_up: bool = False
     finished: bool = False
+    woken: bool = False  # something has changed since the turn began
     said: str = ""
 
 
@@ -82,6 +85,21 @@ class Lane:
             return float("inf")
         return max(min(dues), self._sink.ready_at, self.health.ready_at)
 
+    def is_finished(self, spool: str) -> bool:
+        """Whether a spool was read to its end, and its writer is gone."""
+        with self._lock:
+            place = self._places.get(spool)
+            return place is None or place.finished
+
+    def wake(self, spool: str) -> None:
+        """There is something new in a spool: read on, if it is only that which is waited for."""
+        with self._lock:
+            place = self._places.get(spool)
+            if place is not None:
+                place.woken = True
+                if place.caught_up:
+                    place.due = min(place.due, self._now())
+
     def caught_up(self) -> bool:
         """Whether every spool here has been seen to its end with nothing left to send."""
         with self._lock:
@@ -100,11 +118,9 @@ class Lane:
         if not waiting:
             return
         place = min(waiting, key=lambda place: place.due)
+        place.woken = False
         route = place.route
         try:
-            if self._is_idle(place):
-                place.due = self._now() + route.flush_seconds
-                return
             owned = route.reader.is_owned()
             if self._workloads is not None:
                 route.identity = self._workloads.complete(route.identity, alive=owned)
@@ -119,12 +135,6 @@ class Lane:
             return
         self._note(place, progress, owned)
 
-    def _is_idle(self, place: _Place) -> bool:
-        """Nothing new in a spool that was read to its end while its writer lives."""
-        return (
-            place.caught_up and not place.route.reader.has_news() and place.route.reader.is_owned()
-        )
-
     def _note(self, place: _Place, progress: Progress, owned: bool) -> None:
         now = self._now()
         if place.route.take_delivered():
@@ -136,14 +146,15 @@ class Lane:
             self._note_failure(progress.failure)
             place.due = now
             return
-        place.caught_up = progress.at_end
-        place.finished = progress.at_end and not owned
-        if progress.more:
-            place.due = now
-        elif progress.wait is not None:
-            place.due = now + min(progress.wait, place.route.flush_seconds)
-        else:
-            place.due = now + place.route.flush_seconds
+        with self._lock:
+            place.caught_up = progress.at_end
+            place.finished = progress.at_end and not owned
+            if progress.more or (place.woken and place.caught_up):
+                place.due = now
+            elif progress.wait is not None:
+                place.due = now + min(progress.wait, place.route.flush_seconds)
+            else:
+                place.due = now + (SLEEP_SECONDS if progress.at_end else place.route.flush_seconds)
 
     def _note_failure(self, outcome: Outcome) -> None:
         if outcome.verdict is Verdict.RETRY and outcome.scope == "sink":

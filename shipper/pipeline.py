@@ -68,9 +68,6 @@ class Readable(Records, Protocol):
     def is_owned(self) -> bool:
         """Whether a process is writing it."""
 
-    def has_news(self) -> bool:
-        """Whether it may have changed since the last call."""
-
 
 class Route:
     """The state of one spool for one sink; used by one thread at a time."""

@@ -22,6 +22,7 @@ from shipper.ledger import Ledger
 from shipper.logs import about, tell_repeats
 from shipper.notify import Notify
 from shipper.pipeline import Route
+from shipper.pulse import Pulse
 from shipper.schedule import Schedule
 from shipper.sinks import REGISTRY, Sink
 from shipper.tidying import LaneKey, Spool, Tidying
@@ -75,6 +76,7 @@ class Service:
             lanes=self._lanes,
         )
         self._health = {name: Health(name, self._now) for name in self._sinks}
+        self._pulse = Pulse(self._wake, self._now)
 
     # --- for whoever runs it ----------------------------------------------------------------------
 
@@ -88,6 +90,7 @@ class Service:
         )
         watch = Watch(self._config.spool, self.look) if self._config.spool.is_dir() else None
         workers = self._start_workers()
+        self._pulse.start()
         try:
             while not self._stopping:
                 if watch is None and self._config.spool.is_dir():
@@ -193,6 +196,7 @@ class Service:
         )
         for sink in self._sinks.values():
             self._open_route(sink, reader, identity)
+        self._pulse.add(Reader(directory), self._config.seconds_to_flush(identity))
 
     def _open_route(self, sink: Sink, reader: Reader, identity: Identity) -> None:
         key = (sink.name, workload_key(identity))
@@ -232,6 +236,18 @@ class Service:
         for worker in workers:
             worker.start()
         return workers
+
+    def _wake(self, spool: str) -> None:
+        """There is something new in a spool, or its writer is gone."""
+        known = self._spools.get(spool)
+        if known is None:
+            return
+        for sink in self._sinks:
+            key = (sink, workload_key(known.identity))
+            lane = self._lanes.get(key)
+            if lane is not None:
+                lane.wake(spool)
+                self._schedule.put(key)
 
     def _work(self) -> None:
         while (key := self._schedule.take()) is not None:
@@ -283,6 +299,7 @@ class Service:
         )
 
     def _end(self, workers: list[threading.Thread]) -> None:
+        self._pulse.end()
         self._schedule.end()
         deadline = self._now() + STOP_SECONDS
         for worker in workers:

@@ -6,13 +6,14 @@ spool has a turn, and the ledger is told before a file goes.
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from shipper.config import Config
+from shipper.delivered import Delivered, Standing
 from shipper.lane import Lane
 from shipper.ledger import Ledger
 from shipper.logs import about
@@ -62,7 +63,7 @@ class Tidying:
         self._lanes = lanes
         self._room = Room(config.spool, config.root_bytes)
         self._quarantine = Quarantine(config.spool)
-        self._damaged: dict[str, set[int]] = {}  # what cannot be set aside yet, and must stay
+        self._delivered = Delivered()
         self._crowded = False  # the root is full, and what should go is in use at the moment
         self._said: set[str] = set()
 
@@ -73,7 +74,7 @@ class Tidying:
 
     def tidy(self) -> None:
         """Delete what is delivered and not kept, then keep the limits."""
-        self._set_damaged_aside()
+        self._look()
         self._delete_delivered()
         self._keep_root_limit()
 
@@ -85,47 +86,73 @@ class Tidying:
         """Set a spool aside that cannot be attributed to anybody; whether it was done."""
         return self._quarantine.take_unattributed(reader, error)
 
-    def _set_damaged_aside(self) -> None:
-        """Move damaged segments away that every sink is past."""
-        known: dict[str, list[dict[str, Any]]] = {}
-        for row in self._ledger.damages():
-            known.setdefault(row["spool"], []).append(row)
-        self._damaged.clear()
-        for spool_id, spool in self._spools.items():
-            if spool.withheld:
-                continue
+    def _look(self) -> None:
+        """Find what may go of every spool that has changed, and set aside what is damaged."""
+        standings = self._standings()
+        changed: dict[str, Standing] = {}
+        for spool_id, standing in standings.items():
+            reader = self._spools[spool_id].reader
+            with contextlib.suppress(OSError):
+                if self._delivered.has_changed(reader, standing):
+                    changed[spool_id] = standing
+        known = self._known_damage() if changed else {}
+        for spool_id, standing in changed.items():
+            spool = self._spools[spool_id]
             try:
                 waiting = self._quarantine.take(
-                    spool.reader, spool.identity, self._through(spool_id), known.get(spool_id, ())
+                    spool.reader, spool.identity, standing.through, known.get(spool_id, ())
                 )
+                save = self._config.save_local and spool.identity.save_local
+                self._delivered.look(spool.reader, standing, staying=waiting, save=save)
             except (SpoolError, OSError) as error:
-                log.debug("%s: not looked through: %s", spool.reader.directory, error)
-                continue
-            if waiting:
-                self._damaged[spool_id] = waiting
-        self._quarantine.trim(self._config.quarantine_bytes)
-
-    def _delete_delivered(self) -> None:
-        """Delete delivered segments that retention does not keep, or that take needed room."""
-        kept: list[Kept] = []
-        for spool_id in sorted(id_ for id_, spool in self._spools.items() if not spool.withheld):
-            try:
-                kept.extend(self._delivered_segments(spool_id))
-            except (SpoolError, OSError) as error:
+                self._delivered.look_again(spool_id)
                 log.debug(
                     "%s: not tidied: %s",
-                    self._spools[spool_id].reader.directory,
+                    spool.reader.directory,
                     error,
                     extra=about(spool=spool_id, detail=error),
                 )
+                continue
+            if waiting:
+                self._delivered.has_more(spool_id)
+        if changed:
+            self._quarantine.trim(self._config.quarantine_bytes)
+
+    def _known_damage(self) -> dict[str, list[dict[str, Any]]]:
+        known: dict[str, list[dict[str, Any]]] = {}
+        for row in self._ledger.damages():
+            known.setdefault(row["spool"], []).append(row)
+        return known
+
+    def _standings(self) -> dict[str, Standing]:
+        """Where delivery of each spool stands, in one pass over the lanes."""
+        standings: dict[str, Standing] = {}
+        for lane in list(self._lanes.values()):
+            for route in lane.routes():
+                spool_id = route.identity.spool
+                through, ended = route.position.seq, lane.is_finished(spool_id)
+                other = standings.get(spool_id)
+                if other is not None:
+                    through, ended = min(through, other.through), ended and other.ended
+                standings[spool_id] = Standing(through=through, ended=ended)
+        return {id_: one for id_, one in standings.items() if id_ in self._spools}
+
+    def _delete_delivered(self) -> None:
+        """Delete delivered segments that retention does not keep, or that take needed room."""
+        kept = [
+            one for spool_id in sorted(self._spools) for one in self._delivered.segments(spool_id)
+        ]
         doomed = to_delete(
             kept, max_seconds=self._config.retain_seconds, max_bytes=self._config.retain_bytes
         )
         kept = self._delete_all(doomed, kept)
-        for spool_id, spool in list(self._spools.items()):
-            mine = [one for one in kept if one.spool == spool_id]
-            if mine:
-                excess = spool_excess(spool.reader.directory, spool.identity)
+        by_spool: dict[str, list[Kept]] = {}
+        for one in kept:
+            by_spool.setdefault(one.spool, []).append(one)
+        for spool_id, mine in by_spool.items():
+            spool = self._spools[spool_id]
+            excess = spool_excess(spool.reader.directory, spool.identity)
+            if excess:
                 kept = self._delete_all(oldest(mine, excess), kept)
         self._delete_all(oldest(kept, self._room.excess()), kept)
 
@@ -133,7 +160,8 @@ class Tidying:
         """Delete these; the others of `kept`."""
         for segment in doomed:
             self._delete(segment)
-        return [one for one in kept if one not in doomed]
+        gone = set(doomed)
+        return [one for one in kept if one not in gone] if gone else kept
 
     def _keep_root_limit(self) -> None:
         """What deleting delivered segments does not achieve, the policy does."""
@@ -169,15 +197,16 @@ class Tidying:
             )
 
     def _undelivered(self) -> Iterator[Kept]:
+        standings = self._standings()
         for spool_id, spool in self._spools.items():
-            through, now = self._through(spool_id), time.time()
+            through = standings[spool_id].through if spool_id in standings else 0
             for number, last in spool.reader.closed():
                 if last > through:
                     yield Kept(
                         spool=spool_id,
                         number=number,
                         bytes=spool.reader.segment_bytes(number),
-                        age=max(0.0, spool.reader.segment_age(number, now)),
+                        age=self._delivered.ages.of(spool.reader, number),
                         save=True,
                     )
 
@@ -218,40 +247,16 @@ class Tidying:
             if route.identity.spool == spool_id
         ]
 
-    def _through(self, spool_id: str) -> int:
-        """Up to where every sink is."""
-        return min((route.position.seq for route in self._routes(spool_id)), default=0)
-
-    def _delivered_segments(self, spool_id: str) -> list[Kept]:
-        spool = self._spools[spool_id]
-        through = self._through(spool_id)
-        reader, now = spool.reader, time.time()
-        save = self._config.save_local and spool.identity.save_local
-        damaged = self._damaged.get(spool_id, set())
-        complete = [one for one in reader.complete_through(through) if one not in damaged]
-        numbers: list[int | None] = list(complete)
-        if not damaged and not reader.is_owned() and reader.is_exhausted(through):
-            numbers = [None]
-        return [
-            Kept(
-                spool=spool_id,
-                number=number,
-                bytes=sum(reader.segment_bytes(n) for n in _numbers(reader, number)),
-                age=max(0.0, min(reader.segment_age(n, now) for n in _numbers(reader, number))),
-                save=save,
-            )
-            for number in numbers
-            if _numbers(reader, number)
-        ]
-
     def _delete(self, segment: Kept) -> None:
         reader = self._spools[segment.spool].reader
+        self._delivered.look_again(segment.spool)
         try:
             if segment.number is None:
                 reader.delete_spool()
                 for lane in self._lanes.values():
                     lane.remove(segment.spool)
                 del self._spools[segment.spool]
+                self._delivered.forget(segment.spool)
                 self._ledger.forget(segment.spool)
             else:
                 reader.delete_segment(segment.number)
@@ -271,7 +276,3 @@ class Tidying:
             segment.number or "all of it",
             extra=about(spool=segment.spool, path=reader.directory, segment=segment.number),
         )
-
-
-def _numbers(reader: Reader, number: int | None) -> list[int]:
-    return reader.segments() if number is None else [number]

@@ -44,10 +44,6 @@ class Source:
         """Nobody writes a closed range."""
         return False
 
-    def has_news(self) -> bool:
-        """A closed range does not change."""
-        return False
-
     def read(self, after: int, limit: int) -> Chunk:
         """As a spool's reader, with what is not meant left out."""
         if after >= self.through:

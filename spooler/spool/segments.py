@@ -30,7 +30,8 @@ class Segments:
         self.directory = directory
         # Of segments that are sealed, or damaged and final: number -> its state, its bounds.
         self._known: dict[tuple[int, _Find], tuple[tuple[int, int, int], Bounds | None]] = {}
-        self._watermark: tuple[tuple[int, int, int], ...] | None = None
+        self._watermark: tuple[int, tuple[int, ...]] = (-1, ())
+        self._growing: list[str] = []  # files that get longer when there is news
 
     @property
     def spool(self) -> str:
@@ -65,8 +66,11 @@ class Segments:
 
         Records go to the last segment, or to the one before it while the last is only prepared.
         """
-        last_two = self.segments()[-2:]
-        mark = tuple((number, *self._sizes(number)) for number in last_two)
+        folder = _changed_at(self.directory)
+        if folder != self._watermark[0]:
+            last = [str(self._path(number)) for number in self.segments()[-2:]]
+            self._growing = [name for path in last for name in (f"{path}-wal", path)]
+        mark = (folder, tuple(_size(name) for name in self._growing))
         changed = mark != self._watermark
         self._watermark = mark
         return changed
@@ -135,13 +139,13 @@ class Segments:
         """Bytes on disk of a segment with its WAL."""
         return sum(self._sizes(number))
 
-    def segment_age(self, number: int, now: float) -> float:
-        """Seconds since the segment or its WAL was last written, `now` in Unix seconds."""
+    def written_at(self, number: int) -> float:
+        """When the segment or its WAL was last written, Unix seconds; 0.0 when it is not there."""
         written = []
         for name in (self._path(number), f"{self._path(number)}-wal"):
             with contextlib.suppress(FileNotFoundError):
                 written.append(os.stat(name).st_mtime)
-        return now - max(written, default=now)
+        return max(written, default=0.0)
 
     def damaged(self) -> dict[int, str]:
         """Segments that can never be read as they should and get no more records: number, why."""
@@ -273,3 +277,18 @@ class Segments:
         if known is None or known[0] != mark:
             known = self._known[number, find] = (mark, find(path))
         return known[1]
+
+
+def _changed_at(directory: Path) -> int:
+    """When a file was last made, renamed or removed there, nanoseconds; 0 when it is gone."""
+    try:
+        return os.stat(directory).st_mtime_ns
+    except FileNotFoundError:
+        return 0
+
+
+def _size(name: str) -> int:
+    try:
+        return os.stat(name).st_size
+    except FileNotFoundError:
+        return -1

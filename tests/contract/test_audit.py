@@ -19,6 +19,8 @@ from tests.kit.delivery import arrived
 from tests.kit.faulty_receiver import Answer, FaultyReceiver, Normal
 from tests.kit.shipping import Record, config, detection, goodbye, spool, step
 
+pytestmark = pytest.mark.promise("G17")
+
 
 @pytest.fixture
 def receiver(tmp_path: Path) -> Iterator[FaultyReceiver]:

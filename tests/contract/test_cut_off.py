@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from shipper.batcher import CUT_OFF_NAME
-from shipper.service import ship_once
+from shipper.service import Service, ship_once
 from tests.kit.delivery import arrived
 from tests.kit.faulty_receiver import Answer, FaultyReceiver
 from tests.kit.shipping import Record, config, detection, finish, goodbye, spool, step
+from tests.kit.spools import wait_until
+from tests.kit.trainer import Trainer
+
+pytestmark = pytest.mark.promise("G16")
 
 
 @pytest.fixture
@@ -67,3 +72,23 @@ def test_it_is_said_when_the_receiver_is_back(tmp_path: Path, receiver: FaultyRe
     receiver.then(Answer(status=200, body=b"", processed=True), Answer(status=503))
     ship(tmp_path, receiver)
     assert marked(receiver) == {0: 1.0}
+
+
+def test_a_process_that_is_killed_is_delivered_to_its_last_record_and_marked_unasked(
+    tmp_path: Path, receiver: FaultyReceiver
+) -> None:
+    """Beside a service that runs; the next look of its pulse finds both."""
+    settings = config(tmp_path, processor_url=receiver.url, flush_interval=0.2)
+    trainer = Trainer(tmp_path / "spool", WORKLOAD_UID="w")
+    service = Service(settings)
+    running = threading.Thread(target=service.run)
+    running.start()
+    try:
+        wait_until(lambda: 49 in arrived(receiver.store, "w").steps)
+        trainer.record_more()
+        trainer.kill()
+        wait_until(lambda: CUT_OFF_NAME in arrived(receiver.store, "w").steps.get(99, {}))
+    finally:
+        service.stop()
+        running.join()
+    assert sorted(arrived(receiver.store, "w").steps) == list(range(100))

@@ -217,6 +217,7 @@ class Holding(FaultyReceiver):
         super().conclude(exchange, call)
 
 
+@pytest.mark.promise("G15")
 def test_a_detection_that_hangs_does_not_hold_up_metrics(tmp_path: Path) -> None:
     write(tmp_path, detection())
     with Holding(tmp_path / "received.sqlite", "detection") as receiver:
@@ -228,6 +229,7 @@ def test_a_detection_that_hangs_does_not_hold_up_metrics(tmp_path: Path) -> None
         check(receiver)
 
 
+@pytest.mark.promise("G15")
 def test_trouble_of_one_workload_does_not_hold_up_another(tmp_path: Path) -> None:
     for salt, workload in enumerate(("slow", "quick")):
         write(tmp_path, workload=workload, salt=salt)
@@ -241,6 +243,7 @@ def test_trouble_of_one_workload_does_not_hold_up_another(tmp_path: Path) -> Non
         check(receiver, workload="slow")
 
 
+@pytest.mark.promise("G15")
 def test_a_dead_address_of_one_job_does_not_hold_up_another(
     tmp_path: Path, receiver: FaultyReceiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,64 +17,7 @@ import pytest
 from spooler.spool.filesystem import file_system_of
 from spooler.spool.reader import Reader
 from tests.kit import spools
-
-RECORD = """
-import os, sys, time
-from spooler import recorder as r
-if "network" in sys.argv:
-    from spooler.spool.filesystem import FileSystem
-    r.file_system_of = lambda path: FileSystem(type="nfs4", mount="/")
-    r._NETWORK_SECONDS = 0.2
-mine = r.recorder()
-def record(numbers):
-    for n in numbers:
-        assert mine.record("step", {"run": "r", "step": n, "time": 1.0, "closed": True,
-                                    "data": {"loss": n + 0.5}})
-record(range(50))
-print(mine.directory, flush=True)
-for line in sys.stdin:
-    if line == "more\\n":
-        record(range(50, 100))
-        print("recorded", flush=True)
-    if line == "kill\\n":
-        os.kill(os.getpid(), 9)
-"""
-
-
-class Trainer:
-    """A process that records, told what to do."""
-
-    def __init__(self, root: Path, *words: str, before: tuple[str, ...] = ()) -> None:
-        environ = spools.environment(
-            PRIMUS_LENS_WANDB_OUTPUT_PATH=str(root), PYTHONPATH=str(spools.REPOSITORY)
-        )
-        self._process = subprocess.Popen(
-            [*before, sys.executable, "-c", RECORD, *words],
-            env=environ,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert self._process.stdout is not None
-        self.directory = Path(self._process.stdout.readline().strip())
-
-    def record_more(self) -> None:
-        self._say("more")
-        assert self._process.stdout is not None
-        assert self._process.stdout.readline() == "recorded\n"
-
-    def kill(self) -> None:
-        self._say("kill")
-        self.end()
-        assert self._process.returncode == -signal.SIGKILL
-
-    def end(self) -> None:
-        self._process.communicate(timeout=spools.PATIENCE_SECONDS)
-
-    def _say(self, word: str) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.write(f"{word}\n")
-        self._process.stdin.flush()
+from tests.kit.trainer import Trainer
 
 
 def steps(directory: Path) -> list[int]:

@@ -165,6 +165,7 @@ sys.stdin.read()
 """
 
 
+@pytest.mark.promise("G13")
 def test_a_killed_run_has_all_steps_up_to_its_last_whole_record(tmp_path: Path) -> None:
     child = subprocess.Popen(
         [sys.executable, "-c", KILLED],

@@ -20,7 +20,7 @@ from tests.kit.command import Ran, lens_ship
 from tests.kit.faulty_receiver import FaultyReceiver
 from tests.kit.shipping import config, goodbye, spool, step
 
-pytestmark = pytest.mark.promise("G12")
+pytestmark = pytest.mark.promise("G13")
 
 
 @pytest.fixture

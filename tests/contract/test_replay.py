@@ -26,6 +26,9 @@ from tests.kit.faulty_receiver import FaultyReceiver
 from tests.kit.shipping import config, detection, goodbye, spool, step
 from tests.kit.spools import identity, spool_id
 
+pytestmark = pytest.mark.promise("G13")
+
+
 STEPS = 20
 
 

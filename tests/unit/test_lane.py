@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from shipper.health import Health
-from shipper.lane import TROUBLE_SECONDS, TURN_SECONDS, Lane
+from shipper.lane import SLEEP_SECONDS, TROUBLE_SECONDS, TURN_SECONDS, Lane
 from shipper.ledger import Ledger
-from shipper.outcome import Verdict
+from shipper.outcome import Outcome, Verdict
 from shipper.pipeline import Route
+from shipper.sinks.processor import StepParcel
 from spooler.errors import SpoolDamaged
 from spooler.spool.reader import Chunk
 from tests.kit.shipping import (
@@ -91,37 +92,48 @@ def test_an_empty_lane_is_never_due_and_has_nothing_left(setup: Setup) -> None:
     setup.lane.turn()
 
 
-def test_a_new_spool_is_due_at_once_and_after_its_end_one_interval_later(setup: Setup) -> None:
+def test_a_new_spool_is_due_at_once_and_sleeps_after_its_end(setup: Setup) -> None:
     setup.add(1, [step(1)])
     assert setup.lane.due() == setup.clock.now
     assert not setup.lane.caught_up()
     setup.turns()
     assert setup.lane.caught_up()
-    assert setup.lane.due() == setup.clock.now + FLUSH
+    assert setup.lane.due() == setup.clock.now + SLEEP_SECONDS
 
 
-def test_new_records_are_sent_within_one_interval(setup: Setup) -> None:
-    setup.add(1, [step(1)])
+def test_a_spool_that_is_woken_has_its_turn_at_once(setup: Setup) -> None:
+    route = setup.add(1, [step(1)])
     setup.turns()
     append(setup.writers[1], [step(2)])
-    setup.clock.pass_by(FLUSH)
+    setup.lane.wake(route.identity.spool)
     setup.turns()
     assert setup.sink.steps == [[1], [2]]
 
 
-def test_a_spool_without_news_is_not_read(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_news_that_come_during_a_turn_are_not_slept_over(setup: Setup) -> None:
+    """It was woken after it had read to the end, and before it knew that it may sleep."""
     route = setup.add(1, [step(1)])
+    news = [step(2)]
+
+    def judge(parcel: StepParcel, tries: int) -> Outcome:
+        if news:
+            append(setup.writers[1], [news.pop()])
+            setup.lane.wake(route.identity.spool)
+        return DELIVERED
+
+    setup.sink.judge = judge
     setup.turns()
-    setup.clock.pass_by(FLUSH)
-    setup.turns()  # takes note of how the files look
+    setup.turns()
+    assert setup.sink.steps == [[1], [2]]
 
-    def refuse(after: int, limit: int) -> Chunk:
-        raise AssertionError("read although nothing is new")
 
-    monkeypatch.setattr(route.reader, "read", refuse)
-    for _ in range(3):
-        setup.clock.pass_by(FLUSH)
-        assert setup.turns() == 1
+def test_a_spool_that_nobody_woke_is_read_after_its_sleep(setup: Setup) -> None:
+    setup.add(1, [step(1)])
+    setup.turns()
+    append(setup.writers[1], [step(2)])
+    setup.clock.pass_by(SLEEP_SECONDS)
+    setup.turns()
+    assert setup.sink.steps == [[1], [2]]
 
 
 def test_a_spool_whose_writer_is_gone_is_finished_when_its_last_record_is_sent(
@@ -135,6 +147,7 @@ def test_a_spool_whose_writer_is_gone_is_finished_when_its_last_record_is_sent(
     setup.clock.pass_by(FLUSH)
     setup.turns()
     assert setup.sink.steps == [[1], [2]]
+    assert setup.lane.is_finished(route.identity.spool)
     assert setup.lane.due() == NEVER
     assert setup.lane.caught_up()
 
@@ -150,6 +163,7 @@ def test_an_open_step_is_due_when_it_has_been_held_long_enough(setup: Setup) -> 
     assert setup.sink.steps == [[1]]
 
 
+@pytest.mark.promise("G15")
 def test_spools_take_turns_when_time_is_up(setup: Setup) -> None:
     setup.config = config(setup.folder, flush_interval=FLUSH, batch_size=1)
     setup.sink = ScriptedSink(setup.config)
@@ -180,6 +194,7 @@ def test_a_failure_leaves_everything_where_it_is_and_waits(setup: Setup) -> None
     assert setup.lane.health.trouble is None
 
 
+@pytest.mark.promise("G15")
 def test_trouble_of_the_workload_holds_up_no_other_workload(setup: Setup) -> None:
     setup.add(1, [step(1)])
     setup.judge(lambda parcel, tries: retry("unknown-workload"))
@@ -217,6 +232,7 @@ def test_progress_before_a_failure_begins_a_new_row_of_failures(setup: Setup) ->
         setup.clock.pass_by(60)
 
 
+@pytest.mark.promise("G15")
 @pytest.mark.parametrize(
     "error", [SpoolDamaged("00000001.sqlite", 3, "malformed"), OSError(5, "Input/output error")]
 )

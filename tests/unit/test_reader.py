@@ -187,11 +187,10 @@ def test_deleting_a_spool_keeps_what_is_not_ours(spool: Path) -> None:
     assert (spool / "notes.txt").read_text() == "mine"
 
 
-def test_age_counts_from_the_last_write(spool: Path) -> None:
+def test_a_segment_says_when_it_was_last_written(spool: Path) -> None:
     reader = Reader(spool)
-    written = (spool / "00000002.sqlite").stat().st_mtime
-    assert reader.segment_age(2, written + 60) == pytest.approx(60)
-    assert reader.segment_age(99, written) == 0.0
+    assert reader.written_at(2) == (spool / "00000002.sqlite").stat().st_mtime
+    assert reader.written_at(99) == 0.0
 
 
 # --- beside a living writer -----------------------------------------------------------------------

@@ -42,6 +42,7 @@ def setup() -> Setup:
     return Setup()
 
 
+@pytest.mark.promise("G15")
 def test_the_one_that_is_due_longest_comes_first(setup: Setup) -> None:
     for key, after in (("c", -1.0), ("a", -3.0), ("b", -2.0)):
         setup.put(key, after)

@@ -1,0 +1,83 @@
+"""Feels which spools have something new or have lost their writer; a few stat calls a spool.
+
+A lane that has read a spool to its end sleeps until it is woken from here. One thread feels all
+spools, each once per flush interval, for all sinks at once: with a thousand spools that is what
+an idle service spends its time on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from spooler.spool.reader import Reader
+
+log = logging.getLogger(__name__)
+
+# Spools that are due within this time are felt together: waking up is not free either.
+TOGETHER_SECONDS = 0.2
+
+
+@dataclass(kw_only=True)
+class _Felt:
+    reader: Reader
+    seconds: float
+    due: float
+
+
+class Pulse:
+    """Calls `wake` with a spool's id when its files changed or its writer is gone."""
+
+    def __init__(self, wake: Callable[[str], None], now: Callable[[], float]) -> None:
+        self._wake = wake
+        self._now = now
+        self._felt: dict[str, _Felt] = {}
+        self._lock = threading.Lock()
+        self._changed = threading.Event()
+        self._ended = False
+        self._thread = threading.Thread(target=self._run, name="pulse", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def end(self) -> None:
+        """Let the thread go home."""
+        self._ended = True
+        self._changed.set()
+
+    def add(self, reader: Reader, seconds: float) -> None:
+        """Feel a spool every `seconds` from now on; the reader is this room's own."""
+        with self._lock:
+            self._felt[reader.spool] = _Felt(reader=reader, seconds=seconds, due=self._now())
+        self._changed.set()
+
+    def beat(self) -> float:
+        """Feel every spool that is due; seconds until the next one is, infinity without any."""
+        now = self._now()
+        with self._lock:
+            due = [one for one in self._felt.values() if one.due <= now]
+        for one in due:
+            one.due = now + one.seconds
+            with contextlib.suppress(OSError):  # whoever reads it will say what is wrong
+                self._feel(one.reader)
+        with self._lock:
+            first = min((one.due for one in self._felt.values()), default=float("inf"))
+        return first - self._now()
+
+    def _feel(self, reader: Reader) -> None:
+        gone = not reader.is_owned()
+        if gone:
+            with self._lock:
+                self._felt.pop(reader.spool, None)  # it will not change any more
+        if reader.has_news() or gone:
+            self._wake(reader.spool)
+
+    def _run(self) -> None:
+        while not self._ended:
+            self._changed.clear()
+            wait = self.beat()
+            self._changed.wait(min(max(wait, TOGETHER_SECONDS), threading.TIMEOUT_MAX))

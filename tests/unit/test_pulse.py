@@ -1,0 +1,73 @@
+"""Only a spool that has changed wakes anybody, and a writer that is gone wakes once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from shipper.pulse import Pulse
+from tests.kit import spools
+from tests.kit.shipping import Clock, OwnedReader
+
+FLUSH = 5.0
+
+
+class Setup:
+    """Two spools, felt by a pulse without a thread."""
+
+    def __init__(self, root: Path) -> None:
+        self.clock = Clock()
+        self.woken: list[str] = []
+        self.pulse = Pulse(self.woken.append, self.clock)
+        self.writers = [
+            spools.writer(root, spool=spools.spool_id(salt), segment_records=4) for salt in (1, 2)
+        ]
+        self.readers = [OwnedReader(writer.directory) for writer in self.writers]
+        for reader in self.readers:
+            self.pulse.add(reader, FLUSH)
+        self.pulse.beat()
+        self.woken.clear()
+
+    def beat(self) -> list[str]:
+        self.clock.pass_by(FLUSH)
+        self.pulse.beat()
+        woken, self.woken[:] = list(self.woken), []
+        return woken
+
+
+@pytest.fixture
+def setup(tmp_path: Path) -> Setup:
+    return Setup(tmp_path)
+
+
+def test_a_spool_wakes_when_it_has_something_new_and_not_otherwise(setup: Setup) -> None:
+    first = setup.readers[0].spool
+    for number in range(1, 12):
+        assert setup.beat() == []
+        setup.writers[0].append("step", spools.body(number))
+        assert setup.beat() == [first], number
+        setup.writers[0].tend()  # rotates and seals now and then
+        assert set(setup.beat()) <= {first}
+
+
+def test_a_writer_that_is_gone_wakes_once_and_is_felt_no_more(setup: Setup) -> None:
+    setup.readers[1].owned = False
+    assert setup.beat() == [setup.readers[1].spool]
+    setup.writers[1].append("step", spools.body(1))
+    assert setup.beat() == []
+
+
+def test_each_spool_is_felt_once_in_its_interval(setup: Setup) -> None:
+    setup.clock.pass_by(1.0)
+    assert setup.pulse.beat() == pytest.approx(FLUSH - 1.0)
+    setup.writers[0].append("step", spools.body(1))
+    setup.pulse.beat()
+    assert setup.woken == []
+
+
+def test_a_folder_that_vanished_wakes_nobody(setup: Setup, tmp_path: Path) -> None:
+    setup.readers[0].directory = tmp_path / "nothing"
+    setup.pulse.beat()
+    setup.beat()
+    assert setup.beat() == []
