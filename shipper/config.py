@@ -66,6 +66,7 @@ class Config:
     dead_letter_bytes: int
     quarantine_bytes: int
     rescan_seconds: float
+    pod_directories: bool
     workers: int
     log_level: str
     log_format: str

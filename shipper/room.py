@@ -14,7 +14,7 @@ import logging
 import os
 from pathlib import Path
 
-from shipper.discovery import find_spools
+from shipper.discovery import find_spools, pod_directories
 from shipper.logs import about
 from spooler.spool import format as fmt
 from spooler.spool.filesystem import bytes_in
@@ -28,12 +28,15 @@ _SPOOL_RELIEF = 0.75
 
 
 class Room:
-    """What the spools below `root` may take, `limit` bytes; 0: anything."""
+    """What the spools below `root` may take, `limit` bytes; 0: anything.
 
-    def __init__(self, root: Path, limit: int) -> None:
+    `by_pod`: each pod takes its own folder for the root, so the mark is put into all of them.
+    """
+
+    def __init__(self, root: Path, limit: int, *, by_pod: bool = False) -> None:
         self._root = root
         self._limit = limit
-        self._marker = root / fmt.ROOT_FULL_NAME
+        self._by_pod = by_pod
         self._full = False
         self._said = ""
 
@@ -63,27 +66,27 @@ class Room:
                 extra=about(path=self._root),
             )
         self._full = full
-        try:
-            if full:
-                self._take_place()
-                self._marker.touch(mode=0o644)
-            else:
-                self._marker.unlink(missing_ok=True)
-        except OSError as error:
-            if str(error) != self._said:
-                self._said = str(error)
-                log.error(
-                    "%s: %s; the limit of the root cannot be kept",
-                    self._marker,
-                    error,
-                    extra=about(path=self._marker, detail=error),
-                )
+        for folder in (self._root, *(pod_directories(self._root) if self._by_pod else ())):
+            try:
+                _put(folder / fmt.ROOT_FULL_NAME, full=full)
+            except OSError as error:
+                if str(error) != self._said:
+                    self._said = str(error)
+                    log.error(
+                        "%s: %s; the limit of the root cannot be kept",
+                        folder,
+                        error,
+                        extra=about(path=folder, detail=error),
+                    )
 
-    def _take_place(self) -> None:
-        """In a root where anybody may make files, another user's stands in the way of ours."""
-        with contextlib.suppress(FileNotFoundError):
-            if os.lstat(self._marker).st_uid != os.geteuid():
-                self._marker.unlink()
+
+def _put(marker: Path, *, full: bool) -> None:
+    """Make the mark or take it away; another user's, in a root open to all, makes room for ours."""
+    with contextlib.suppress(FileNotFoundError):
+        if not full or os.lstat(marker).st_uid != os.geteuid():
+            marker.unlink()
+    if full:
+        marker.touch(mode=0o644)
 
 
 def spool_excess(directory: Path, identity: Identity) -> int:

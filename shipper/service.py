@@ -14,7 +14,7 @@ import spooler
 from shipper.access import Access
 from shipper.address import Address
 from shipper.config import Config
-from shipper.discovery import find_spools
+from shipper.discovery import find_spools, identity_of
 from shipper.health import Health
 from shipper.http import Poster
 from shipper.lane import Lane
@@ -169,7 +169,9 @@ class Service:
                 self._looked = self._now() - self._config.rescan_seconds + NEW_SPOOL_SECONDS
             return
         try:
-            identity = reader.identity()
+            identity = identity_of(
+                reader, self._config.spool, by_directory=self._config.pod_directories
+            )
         except (SpoolError, OSError) as error:
             if isinstance(error, SpoolError) and self._tidying.set_aside(reader, error):
                 return

@@ -252,6 +252,15 @@ SETTINGS = (
         why="A walk costs milliseconds, and a lost notice is rare.",
     ),
     Setting(
+        name="pod_directories",
+        default=False,
+        parse=parsing.switch,
+        help="The folders right below the root are named by pod uids and mounted by one pod each"
+        " (subPathExpr): that name counts, whatever a spool says of its pod, and spools outside of"
+        " such folders are not shipped.",
+        why="Only who lays out the root knows that each pod sees nothing but its own folder.",
+    ),
+    Setting(
         name="workers",
         default=4,
         parse=parsing.integer(1, 64),

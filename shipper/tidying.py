@@ -61,9 +61,9 @@ class Tidying:
         self._schedule = schedule
         self._spools = spools
         self._lanes = lanes
-        self._room = Room(config.spool, config.root_bytes)
         self._quarantine = Quarantine(config.spool)
         self._delivered = Delivered()
+        self._room = Room(config.spool, config.root_bytes, by_pod=config.pod_directories)
         self._crowded = False  # the root is full, and what should go is in use at the moment
         self._said: set[str] = set()
 

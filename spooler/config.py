@@ -88,8 +88,8 @@ VARIABLES = (
         name="PRIMUS_LENS_SPOOL_GROUP",
         default="",
         meaning="Group (name or number) that may read and delete spools, for a service that"
-        " runs as another user. Unset: the group of a root that is sticky and set-group-id; else"
-        " nobody: folders are 0700 and files 0600.",
+        " runs as another user. Unset: the group of a root that is set-group-id and open to all;"
+        " else nobody: folders are 0700 and files 0600.",
         why="Telemetry holds names and configurations: nobody else reads it unless told so.",
     ),
 )

@@ -33,7 +33,7 @@ from spooler.records.values import careful, plain
 from spooler.spool import codec, db, identity
 from spooler.spool import format as fmt
 from spooler.spool.filesystem import FileSystem, file_system_of
-from spooler.spool.place import shared_with
+from spooler.spool.place import group_of, user_folder
 from spooler.spool.writer import Limits, Writer
 
 _RETRY_SECONDS = 1.0
@@ -155,15 +155,13 @@ class Recorder:
             host=os.uname().nodename,
             version=spooler.__version__,
         )
-        group = shared_with(settings.root)
-        below = identity.directory_of(os.environ)
         place = file_system_of(settings.root)
         writer = Writer(
             root=settings.root,
-            below=below if group is None else (fmt.user_name(os.geteuid()), *below),
+            below=(*user_folder(settings.root), *identity.directory_of(os.environ)),
             spool=spool,
             identity=codec.pack(who.to_map()),
-            limits=_limits(settings, group, place),
+            limits=_limits(settings, group_of(settings.root), place),
             opener=db.open_for_writing if place.takes_wal else db.open_alone,
         )
         self._writer = writer

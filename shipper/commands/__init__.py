@@ -14,6 +14,7 @@ REGISTRY: dict[str, str] = {
     "dead-letter": "shipper.commands.dead_letter:dead_letter",
     "quarantine": "shipper.commands.quarantine:quarantine",
     "replay": "shipper.commands.replay:replay",
+    "prepare": "shipper.commands.prepare:prepare",
     "systemd": "shipper.commands.systemd:systemd",
     "hook": "shipper.commands.hook:hook",
     "receive": "shipper.commands.receive:receive",

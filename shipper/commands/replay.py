@@ -31,6 +31,7 @@ from shipper.commands.options import settings
 @click.option("--as-pod", default="", help="The pod of files that do not know theirs.")
 @settings(
     "spool",
+    "pod_directories",
     "state",
     "processor_url",
     "token_file",

@@ -53,6 +53,7 @@ def _wish(paths: tuple[Path, ...], given: Mapping[str, Any], config: Config) -> 
     sinks = (given["only_sink"],) if given["only_sink"] else tuple(REGISTRY)
     return Wish(
         root=config.spool,
+        pod_directories=config.pod_directories,
         paths=paths,
         selection=Selection(kind=given["kind"] or "", **{name: given[name] for name in _SELECTING}),
         sinks=tuple(sink for sink in sinks if sink in REGISTRY),

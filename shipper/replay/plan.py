@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from shipper.discovery import find_spools
+from shipper.discovery import find_spools, identity_of
 from shipper.foreign import open_foreign
 from shipper.ledger import Ledger
 from shipper.pipeline import Records
@@ -25,6 +25,7 @@ class Wish:
     """What was asked for on the command line."""
 
     root: Path
+    pod_directories: bool = False
     paths: tuple[Path, ...] = ()
     selection: Selection = field(default_factory=Selection)
     sinks: tuple[str, ...]
@@ -100,20 +101,23 @@ def _find(wish: Wish) -> tuple[list[_Found], list[str]]:
     for directory in directories:
         reader = Reader(directory)
         try:
-            identity = _identity(reader, wish)
+            inside = directory.resolve().is_relative_to(wish.root.resolve())
+            live = inside and directory.parent.name != fmt.QUARANTINE_NAME
+            identity = _identity(reader, wish, live=live)
         except (SpoolError, OSError) as error:
             problems.append(f"{directory}: {error}")
             continue
-        inside = directory.resolve().is_relative_to(wish.root.resolve())
-        live = inside and directory.parent.name != fmt.QUARANTINE_NAME
         found[identity.spool] = _Found(reader=reader, identity=identity, live=live)
     return list(found.values()), problems
 
 
-def _identity(reader: Reader, wish: Wish) -> Identity:
-    """The spool's own; of one that cannot tell, what the wish says."""
+def _identity(reader: Reader, wish: Wish, *, live: bool) -> Identity:
+    """The spool's own, below the root as the service takes it; else what the wish says."""
     try:
-        return reader.identity()
+        if not (live and wish.pod_directories):
+            return reader.identity()
+        below = Reader(reader.directory.resolve())
+        return identity_of(below, wish.root.resolve(), by_directory=True)
     except SpoolError:
         if not wish.workload_uid and not wish.pod_name:
             raise

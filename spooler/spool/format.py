@@ -16,8 +16,9 @@ Layout below the spool root::
         00000002.sqlite      segment 2; segments are numbered from 1, names sort by position
         .00000003.new        a segment being prepared; not part of the spool until renamed
 
-In a root that several users share (sticky and set-group-id) stands ``uid_<user id>/`` above
-``node_<NODE_RANK>``: a folder of each user's own, which its user and the root's group can enter.
+A root that is set-group-id and open to all hands what is made in it to its group: folders are 2770
+there and files 0660. In one that is sticky, too (3773), ``uid_<user id>/`` stands above
+``node_<NODE_RANK>``: a folder of each user's own, since nobody can share the ones below.
 
 Spool id: ``<UTC start, yyyymmddThhmmss>-<pid>-<8 hex digits>``, unique per process and start,
 never used again. One process writes one spool; a forked child starts its own.

@@ -55,18 +55,22 @@ def make_directories(root: Path, below: tuple[str, ...], limits: Limits) -> None
         _hand_over(folder, limits)
 
 
-def shared_with(root: Path) -> int | None:
-    """The group that a shared root hands every spool to; None for a root of one user's own.
+def group_of(root: Path) -> int | None:
+    """The group that a root hands every spool to; None for a root of one user's own.
 
-    Shared is a root that is sticky and set-group-id: anybody may make a folder in it, nobody may
-    touch another's, and everything in it belongs to its group.
+    It does if anybody may make a folder in it, and what is made belongs to its group.
     """
-    try:
-        status = os.stat(root)
-    except OSError:
-        return None
-    shared = stat.S_ISVTX | stat.S_ISGID
-    return status.st_gid if status.st_mode & shared == shared else None
+    status = _status(root)
+    handing = stat.S_ISGID | stat.S_IWOTH
+    return status.st_gid if status and status.st_mode & handing == handing else None
+
+
+def user_folder(root: Path) -> tuple[str, ...]:
+    """The folder of this user's own in such a root, where nobody may touch another's (sticky)."""
+    status = _status(root)
+    if group_of(root) is None or status is None or not status.st_mode & stat.S_ISVTX:
+        return ()
+    return (fmt.user_name(os.geteuid()),)
 
 
 def is_marked_full(root: Path) -> bool:
@@ -78,6 +82,13 @@ def is_marked_full(root: Path) -> bool:
     if status.st_mode & stat.S_ISVTX and marker.st_uid not in (status.st_uid, 0):
         return False  # anybody may put a file there; only the root's owner is believed
     return abs(time.time() - marker.st_mtime) < fmt.ROOT_FULL_SECONDS
+
+
+def _status(folder: Path) -> os.stat_result | None:
+    try:
+        return os.stat(folder)
+    except OSError:
+        return None
 
 
 def _check_own(folder: Path) -> None:

@@ -45,6 +45,7 @@ OTHER = {
     "dead_letter_bytes": 500,
     "quarantine_bytes": 700,
     "rescan_seconds": 1.0,
+    "pod_directories": True,
     "workers": 2,
     "log_level": "debug",
     "log_format": "logfmt",

@@ -16,11 +16,13 @@ from pathlib import Path
 import pytest
 
 from tests.kit import spools
+from tests.kit.command import lens_ship
 from tests.kit.delivery import arrived
 from tests.kit.faulty_receiver import FaultyReceiver
 
 ALICE, BOB, SERVICE = 61001, 61002, 61003
 GROUP = 61009
+ROOT = Path("var/spool/lens-ship")
 TMPFILES = spools.REPOSITORY / "systemd" / "lens-ship.tmpfiles.conf"
 
 # Everything is imported first: the interpreter may stand where other users cannot go.
@@ -88,14 +90,33 @@ print(json.dumps(ship(sys.argv[6], sys.argv[7])))
 """
 )
 
-pytestmark = pytest.mark.skipif(
-    os.geteuid() != 0 or shutil.which("systemd-tmpfiles") is None,
-    reason="needs root, to be several users, and systemd-tmpfiles, to make the root",
-)
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be several users")
 
 
-@pytest.fixture
-def machine() -> Iterator[Path]:
+def by_systemd(top: Path) -> None:
+    if shutil.which("systemd-tmpfiles") is None:
+        pytest.skip("needs systemd-tmpfiles, of Debian's package systemd")
+    # `--root` and the one file: without both it would tidy up this very machine.
+    made = subprocess.run(
+        ["systemd-tmpfiles", f"--root={top}", "--create", str(TMPFILES)],
+        capture_output=True,
+        text=True,
+        timeout=spools.PATIENCE_SECONDS,
+        check=False,
+    )
+    assert made.returncode == 0, made.stderr
+
+
+def by_command(top: Path) -> None:
+    ran = lens_ship("prepare", str(top / ROOT), "--owner", f"{SERVICE}:{GROUP}")
+    assert (ran.code, ran.out) == (0, f"{top / ROOT}: mode 3773, owner {SERVICE}:{GROUP}\n")
+
+
+MAKERS = {"systemd-tmpfiles": by_systemd, "lens-ship prepare": by_command}
+
+
+@pytest.fixture(params=MAKERS)
+def machine(request: pytest.FixtureRequest) -> Iterator[Path]:
     """A folder where the installed files have been put to work, as at the start of a machine."""
     top = Path(tempfile.mkdtemp(prefix="lens-ship-machine-"))
     try:
@@ -107,14 +128,7 @@ def machine() -> Iterator[Path]:
         state = top / "var" / "lib" / "lens-ship"
         state.mkdir(mode=0o700)
         os.chown(state, SERVICE, GROUP)
-        made = subprocess.run(
-            ["systemd-tmpfiles", f"--root={top}", "--create", str(TMPFILES)],
-            capture_output=True,
-            text=True,
-            timeout=spools.PATIENCE_SECONDS,
-            check=False,
-        )
-        assert made.returncode == 0, made.stderr
+        MAKERS[request.param](top)
         yield top
     finally:
         shutil.rmtree(top)
@@ -122,7 +136,7 @@ def machine() -> Iterator[Path]:
 
 @pytest.fixture
 def root(machine: Path) -> Path:
-    return machine / "var" / "spool" / "lens-ship"
+    return machine / ROOT
 
 
 def record(root: Path, uid: int, count: int, *, umask: str = "022", **environ: str) -> int:
@@ -209,6 +223,34 @@ def test_a_folder_that_a_stranger_put_in_anothers_place_is_not_used(root: Path) 
     squatted.chmod(0o2777)
     assert record(root, ALICE, 3) == 0
     assert list(squatted.iterdir()) == []
+
+
+def test_a_pods_own_folder_hands_its_spools_to_the_service(
+    machine: Path, root: Path, tmp_path: Path
+) -> None:
+    """As the kubelet makes it: the root's permissions and group, root's own, not sticky."""
+    for uid in (ALICE, BOB):
+        folder = root / f"aaaaaaaa-bbbb-cccc-dddd-{uid:012d}"
+        folder.mkdir()
+        folder.chmod(0o2773)
+        assert record(folder, uid, 20) == 20
+        (spool,) = spools.spools_below(folder)
+        assert spool.stat().st_mode & 0o7777 == 0o2770
+    ship(machine, root, tmp_path)
+    assert [path for path in root.rglob("*") if path.is_file()] == []
+
+
+def test_preparing_twice_changes_nothing_and_a_link_is_refused(machine: Path, root: Path) -> None:
+    before = root.stat()
+    by_command(machine)
+    assert root.stat().st_mode == before.st_mode
+    link = machine / "link"
+    link.symlink_to(machine / "etc")
+    ran = lens_ship("prepare", str(link), "--owner", "1:1")
+    assert ran.code == 1
+    assert "lens-ship: " in ran.err
+    assert (machine / "etc").stat().st_uid == 0
+    assert lens_ship("prepare", str(root), "--owner", "lens-ship").code == 2
 
 
 def test_a_root_of_one_user_stays_closed_to_others(tmp_path: Path) -> None:
