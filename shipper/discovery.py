@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from spooler.errors import NotASpool
+from shipper.errors import Misplaced
 from spooler.spool import format as fmt
 from spooler.spool.identity import Identity
 from spooler.spool.reader import Reader
@@ -51,15 +51,15 @@ def identity_of(reader: Reader, root: Path, *, by_directory: bool) -> Identity:
     """Who wrote a spool below `root`; `by_directory`: the pod is whose folder it lies in.
 
     Raises:
-        NotASpool: no segment has an identity, or the spool lies in no pod's folder.
-        NewerFormat, SpoolDamaged, OSError: as for reading.
+        Misplaced: the spool lies in no pod's folder.
+        NotASpool, NewerFormat, SpoolDamaged, OSError: as for reading.
     """
     identity = reader.identity()
     if not by_directory:
         return identity
     inside = reader.directory.relative_to(root).parts
     if len(inside) < 2 or not _POD_UID.fullmatch(inside[0]):
-        raise NotASpool(f"{reader.directory}: it lies in no pod's folder (pod_directories is on)")
+        raise Misplaced(f"{reader.directory}: it lies in no pod's folder (pod_directories is on)")
     if identity.pod_uid not in ("", inside[0]):
         log.warning(
             "%s: says that it is pod %r; it lies in the folder of pod %s, which counts",

@@ -35,6 +35,10 @@ class StateNewer(StateUnusable):
     """The database has had migrations that this version does not know; it stays as it is."""
 
 
+class Misplaced(ShipperError):
+    """A spool lies where no pod's folder is, though folders decide; it is whole and stays there."""
+
+
 class Unreachable(ShipperError):
     """No answer came back. `sent` tells whether the receiver may have processed the request."""
 

@@ -15,6 +15,7 @@ from shipper.access import Access
 from shipper.address import Address
 from shipper.config import Config
 from shipper.discovery import find_spools, identity_of
+from shipper.errors import Misplaced
 from shipper.health import Health
 from shipper.http import Poster
 from shipper.lane import Lane
@@ -172,7 +173,7 @@ class Service:
             identity = identity_of(
                 reader, self._config.spool, by_directory=self._config.pod_directories
             )
-        except (SpoolError, OSError) as error:
+        except (SpoolError, Misplaced, OSError) as error:
             if isinstance(error, SpoolError) and self._tidying.set_aside(reader, error):
                 return
             self._unreadable[str(directory)] = f"cannot be read: {error}"

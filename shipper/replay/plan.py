@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from shipper.discovery import find_spools, identity_of
+from shipper.errors import Misplaced
 from shipper.foreign import open_foreign
 from shipper.ledger import Ledger
 from shipper.pipeline import Records
@@ -104,7 +105,7 @@ def _find(wish: Wish) -> tuple[list[_Found], list[str]]:
             inside = directory.resolve().is_relative_to(wish.root.resolve())
             live = inside and directory.parent.name != fmt.QUARANTINE_NAME
             identity = _identity(reader, wish, live=live)
-        except (SpoolError, OSError) as error:
+        except (SpoolError, Misplaced, OSError) as error:
             problems.append(f"{directory}: {error}")
             continue
         found[identity.spool] = _Found(reader=reader, identity=identity, live=live)
