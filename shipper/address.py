@@ -9,15 +9,25 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
+from shipper.delivery import Allowance
 from shipper.errors import Unreachable
 from shipper.http import Poster
 from shipper.logs import about
-from shipper.outcome import Answer, Outcome, classify, classify_failure, is_processors, pods_in
+from shipper.outcome import (
+    TIMEOUT,
+    Answer,
+    Outcome,
+    classify,
+    classify_failure,
+    is_processors,
+    pods_in,
+)
 from spooler.spool.identity import Identity
 
 log = logging.getLogger(__name__)
@@ -37,6 +47,8 @@ class Address:
         self._base_url = base_url
         self._poster = poster
         self._working: dict[str, str] = {}
+        # Workload and path -> how long its answers may take, where that is not what is set.
+        self._allowances: dict[tuple[str, str], Allowance] = {}
         self._lock = threading.Lock()
 
     def send(
@@ -80,9 +92,29 @@ class Address:
         if not given:
             raise Unreachable("no-url", "no --processor-url, and the job recorded none", sent=False)
         base = self._working.get(given, given)
-        answer = self._poster.post(base + path, body, headers)
+        answer = self._post_patiently(workload_key(identity), base, path, body, headers)
         if answer.status == 404:
             answer = self._try_other(given, base, path, body, headers) or answer
+        return answer
+
+    def _post_patiently(
+        self, workload: str, base: str, path: str, body: bytes, headers: Mapping[str, str]
+    ) -> Answer:
+        """Post, and learn from it how long this workload's next answer may take."""
+        usual = self._poster.read_seconds
+        key = (workload, path)
+        allowance = self._allowances.get(key) or Allowance(base=usual, seconds=usual)
+        began = time.monotonic()
+        try:
+            answer = self._poster.post(base + path, body, headers, read_seconds=allowance.seconds)
+        except Unreachable as failure:
+            if failure.reason == TIMEOUT:
+                allowance.missed()
+                self._allowances[key] = allowance
+            raise
+        allowance.answered(time.monotonic() - began)
+        if allowance.seconds == usual:
+            self._allowances.pop(key, None)
         return answer
 
     def _try_other(
@@ -106,6 +138,11 @@ class Address:
                 extra=about(url=base, instead=other),
             )
         return answer
+
+
+def workload_key(identity: Identity) -> str:
+    """What the receiver's rows are shared by: the workload, else the pod, else the spool alone."""
+    return identity.workload_uid or identity.pod_name or identity.spool
 
 
 def other_prefix(base: str) -> str | None:

@@ -54,17 +54,25 @@ class Poster:
     ) -> None:
         self._agent = user_agent
         self._keyring = Keyring(access or Access())
-        self._timeout = (connect_seconds, read_seconds)
+        self._connect_seconds = connect_seconds
+        self.read_seconds = read_seconds
         self._local = threading.local()
 
-    def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> Answer:
-        """POST `body` as JSON and return the whole answer.
+    def post(
+        self,
+        url: str,
+        body: bytes,
+        headers: Mapping[str, str],
+        *,
+        read_seconds: float | None = None,
+    ) -> Answer:
+        """POST `body` as JSON and return the whole answer, waiting `read_seconds` for it at most.
 
         Raises:
             Unreachable: no answer, or only a part of one.
         """
         headers = {"Content-Type": "application/json", **headers}
-        return self._request("POST", url, body, headers)
+        return self._request("POST", url, body, headers, read_seconds or self.read_seconds)
 
     def get(self, url: str) -> Answer:
         """GET `url` and return the whole answer.
@@ -72,10 +80,15 @@ class Poster:
         Raises:
             Unreachable: no answer, or only a part of one.
         """
-        return self._request("GET", url, None, {})
+        return self._request("GET", url, None, {}, self.read_seconds)
 
     def _request(
-        self, method: str, url: str, body: bytes | None, headers: Mapping[str, str]
+        self,
+        method: str,
+        url: str,
+        body: bytes | None,
+        headers: Mapping[str, str],
+        read_seconds: float,
     ) -> Answer:
         keys = self._keyring.keys()
         mine = self._keyring.access.is_for(url)
@@ -85,7 +98,7 @@ class Poster:
                 url,
                 data=body,
                 headers={**headers, **(keys.headers if mine else {})},
-                timeout=self._timeout,
+                timeout=(self._connect_seconds, read_seconds),
                 allow_redirects=False,
                 stream=True,
                 verify=keys.authorities or True,

@@ -30,6 +30,7 @@ NO_IDENTITY = "either workload_uid or pod_name is required"
 NO_WORKLOAD = "no valid workload found"
 
 UNKNOWN_WORKLOAD = "unknown-workload"
+TIMEOUT = "timeout"
 UNKNOWN_WORKLOAD_SECONDS = 12.0
 
 # Tries of one unchanged request after which an ambiguous refusal is taken for the data's fault.
@@ -118,11 +119,9 @@ def classify(answer: Answer, *, items: int | None, tries: int) -> Outcome:
 
 def classify_failure(failure: Unreachable, *, tries: int) -> Outcome:
     """Judge a request that got no whole answer."""
-    if failure.reason == "timeout" and failure.sent and tries >= TRIES_ON_TIMEOUT:
+    if failure.reason == TIMEOUT and failure.sent and tries >= TRIES_ON_TIMEOUT:
         # The receiver works through a request step by step: fewer steps fit its pace.
-        return Outcome(
-            verdict=Verdict.SPLIT, reason="timeout", detail=failure.detail, ambiguous=True
-        )
+        return Outcome(verdict=Verdict.SPLIT, reason=TIMEOUT, detail=failure.detail, ambiguous=True)
     scope = "workload" if failure.sent else "sink"
     alarm = failure.reason in _FOR_OPERATORS
     return _retry(failure.reason, failure.detail, scope=scope, alarm=alarm)

@@ -15,7 +15,7 @@ from typing import Protocol
 from shipper.batcher import Passed, Refused, Step, cut_off
 from shipper.config import Config
 from shipper.ledger import DeadLetter, Gap, Ledger, Position, Settled
-from shipper.outcome import UNKNOWN_WORKLOAD, Outcome, Verdict
+from shipper.outcome import TIMEOUT, UNKNOWN_WORKLOAD, Outcome, Verdict
 from shipper.sinks import Parcel, Sink, Stretch
 from shipper.telling import Telling
 from spooler.errors import BodyUnreadable
@@ -226,7 +226,8 @@ class Route:
                 self._parcels.extendleft(reversed(halves))
                 self._split = True
                 self._tries = (0, 0)
-                return None
+                # Halves of what took too long go out after a wait: the receiver may be busy.
+                return outcome if outcome.reason == TIMEOUT else None
             if outcome.ambiguous:
                 return outcome
         if outcome.verdict is Verdict.RETRY:

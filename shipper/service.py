@@ -12,7 +12,7 @@ from pathlib import Path
 
 import spooler
 from shipper.access import Access
-from shipper.address import Address
+from shipper.address import Address, workload_key
 from shipper.config import Config
 from shipper.discovery import find_spools, identity_of
 from shipper.errors import Misplaced
@@ -344,11 +344,6 @@ class Service:
                 extra=about(count=given_up, reason="dead-letter-limit"),
             )
         self._ledger.prune(before=time.time() - MEMORY_SECONDS)
-
-
-def workload_key(identity: Identity) -> str:
-    """What the receiver's rows are shared by: the workload, else the pod, else the spool alone."""
-    return identity.workload_uid or identity.pod_name or identity.spool
 
 
 def ship_once(config: Config, *, timeout: float) -> list[str]:

@@ -106,7 +106,8 @@ SETTINGS = (
         name="read_timeout",
         default=30.0,
         parse=parsing.number(0.1, 3600),
-        help="Seconds to wait for an answer.",
+        help="Seconds to wait for an answer; up to ten times as long for a workload whose answers"
+        " have taken longer.",
         why="The processor drops what it has not stored yet when the client hangs up, so patience"
         " is cheaper than a repetition.",
     ),

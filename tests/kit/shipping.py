@@ -113,10 +113,19 @@ class NoNetwork(Poster):
     def __init__(self, judge: Callable[[str, int], Answer | Unreachable]) -> None:
         super().__init__(user_agent="test")
         self.urls: list[str] = []
+        self.waits: list[float | None] = []  # seconds granted to each answer
         self._judge = judge
 
-    def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> Answer:
+    def post(
+        self,
+        url: str,
+        body: bytes,
+        headers: Mapping[str, str],
+        *,
+        read_seconds: float | None = None,
+    ) -> Answer:
         self.urls.append(url)
+        self.waits.append(read_seconds)
         answer = self._judge(url, len(self.urls))
         if isinstance(answer, Unreachable):
             raise answer

@@ -157,3 +157,33 @@ def test_trouble_with_a_jobs_own_url_is_not_that_of_the_others(
     assert send(Address(f"{HOST}/v1", poster)).scope == "sink"
     assert send(Address("", poster), identity(api_base_url=f"{HOST}/v1")).scope == "workload"
     assert send(Address("", poster), identity()).scope == "workload"
+
+
+LATE = Unreachable("timeout", "host: read timed out", sent=True)
+
+
+def test_an_answer_that_did_not_come_may_take_longer_the_next_time() -> None:
+    poster = NoNetwork(lambda url, turn: LATE if turn <= 5 else OK)
+    address = Address(f"{HOST}/v1", poster)
+    for _ in range(7):
+        send(address)
+    usual = poster.read_seconds
+    # Twice as long each time, ten times at most, and as usual after an answer that came at once.
+    assert poster.waits == [usual * times for times in (1, 2, 4, 8, 10, 10, 1)]
+
+
+def test_only_the_workload_that_waited_waits_longer() -> None:
+    poster = NoNetwork(lambda url, turn: LATE if turn == 1 else OK)
+    address = Address(f"{HOST}/v1", poster)
+    send(address)
+    send(address, identity(workload_uid="other"))
+    assert poster.waits == [poster.read_seconds, poster.read_seconds]
+
+
+def test_other_failures_change_nothing_about_the_time_for_an_answer() -> None:
+    refused = Unreachable("refused", "host: refused", sent=False)
+    poster = NoNetwork(lambda url, turn: refused)
+    address = Address(f"{HOST}/v1", poster)
+    send(address)
+    send(address)
+    assert poster.waits == [poster.read_seconds, poster.read_seconds]

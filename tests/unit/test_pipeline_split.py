@@ -183,7 +183,7 @@ def damaged(directory: Path, sql: str) -> None:
         ("UPDATE record SET kind = 'finish' WHERE seq = 51", (51, 51), "checksum"),
         ("UPDATE record SET kind = CAST(x'ff' AS TEXT) WHERE seq = 51", (51, 51), "checksum"),
         ("UPDATE record SET checksum = checksum + 1 WHERE seq = 51", (51, 51), "checksum"),
-        ("DELETE FROM record WHERE seq BETWEEN 51 AND 60", (51, 60), "missing"),
+        ("DELETE FROM record WHERE seq BETWEEN 51 AND 60", (51, 60), "missing inside the file"),
     ],
 )
 def test_a_damaged_record_is_noted_and_gone_past(
@@ -229,3 +229,13 @@ def test_what_cannot_be_sent_is_said_once_while_the_receiver_is_away(
                 made.turn()
         assert len(caplog.records) == 2, caplog.text
         assert made.buried() == [2]
+
+
+def test_halves_of_what_took_too_long_go_out_after_a_wait(setup: Setup) -> None:
+    late = Outcome(verdict=Verdict.SPLIT, reason="timeout", detail="late", ambiguous=True)
+    setup.sink.judge = lambda parcel, tries: late if len(parcel.seqs) > 50 else DELIVERED
+    assert setup.turn().failure is late
+    assert len(setup.sink.sent) == 1
+    assert setup.turn() == Progress(at_end=True)
+    assert [len(parcel.seqs) for parcel in setup.sink.sent] == [100, 50, 50]
+    assert setup.delivered() == list(range(100))
