@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shipper import ranges
+from shipper import losses, ranges
 from shipper.account import Account
 from shipper.discovery import find_spools
 from shipper.ledger import Gap, Ledger
@@ -23,7 +23,6 @@ from spooler.spool.reader import Reader
 
 _TRIES = 5
 _READ_RECORDS = 1000
-_DROPPED = "dropped:"  # what the service says of damage that is its own doing
 _NOWHERE: dict[str, Any] = {"seq": 0, "ahead": {}, "early": [], "delivered": 0, "passed": 0}
 
 
@@ -156,7 +155,9 @@ def _reckon(books: _Books, spool: dict[str, Any], reader: Reader | None, gaps: _
     settled = _settled_beyond(books)
     unmet = _deleted_beyond(seq, settled, reader, gaps)
     beyond = [*settled, *(piece for pieces in unmet.values() for piece in pieces)]
-    lost, evicted = _losses(books, gaps)
+    deleted = [(gap.first, gap.last, gap.reason) for gap in gaps.values() if gap.first]
+    lost = losses.reckon(books.damage, deleted)
+    evicted = Counter(lost.evicted)
     for reason, pieces in unmet.items():
         evicted[reason] += ranges.size(pieces)
     present = reader.count_after(seq) if reader else 0
@@ -173,28 +174,11 @@ def _reckon(books: _Books, spool: dict[str, Any], reader: Reader | None, gaps: _
         passed=position["passed"],
         pending=last - seq - ranges.size(beyond),
         dead=len(books.dead),
-        corrupt=lost,
+        corrupt=lost.corrupt,
         missing=max(0, last - seq - present - explained),
         evicted=dict(+evicted),
         dropped=dict(+unwritten),
     )
-
-
-def _losses(books: _Books, gaps: _Gaps) -> tuple[int, Counter[str]]:
-    """What this sink knows to be lost: corrupt, and deleted to keep a limit, by reason."""
-    corrupt, evicted = 0, Counter[str]()
-    for first, last, reason in books.damage:
-        rest = [(first, last)]
-        if reason.startswith(_DROPPED):
-            evicted[reason.removeprefix(_DROPPED)] += ranges.size(rest)
-            continue
-        if reason == "missing":
-            for gap in gaps.values():
-                told = ranges.common(rest, _range(gap))
-                evicted[gap.reason] += ranges.size(told)
-                rest = ranges.without(rest, told)
-        corrupt += ranges.size(rest)
-    return corrupt, evicted
 
 
 def _deleted_beyond(

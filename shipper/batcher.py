@@ -61,6 +61,7 @@ class Passed:
 
     seq: int
     run: str = ""
+    left_out: int = 0  # values in it for which the sink has no form
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from shipper.delivery import Patience
 from shipper.logs import about
 from shipper.outcome import Outcome
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Spell:
+    """A time in which one thing was wrong, in Unix seconds; `until` is None while it lasts."""
+
+    outcome: Outcome
+    since: float
+    until: float | None = None
 
 
 class Health:
@@ -23,6 +34,7 @@ class Health:
         self.name = name
         self._about = {"sink": sink or name, "workload": workload}
         self.trouble: Outcome | None = None  # what is wrong at present
+        self.spell: Spell | None = None  # the present or else the last one
         self.ready_at = 0.0  # monotonic seconds before which there is no use in trying
         self._patience = Patience()
         self._now = now
@@ -38,6 +50,8 @@ class Health:
             self.ready_at = now + wait
             changed = self.trouble is None or self.trouble.reason != outcome.reason
             self.trouble = outcome
+            if changed or self.spell is None:
+                self.spell = Spell(outcome=outcome, since=time.time())
         if changed:
             say = log.error if outcome.alarm else log.warning
             say(
@@ -67,6 +81,8 @@ class Health:
         """Note a success; whatever was wrong is over."""
         with self._lock:
             trouble, self.trouble = self.trouble, None
+            if trouble is not None and self.spell is not None:
+                self.spell = replace(self.spell, until=time.time())
             self._patience.succeeded()
             self.ready_at = 0.0
         if trouble is not None:

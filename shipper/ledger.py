@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from shipper import ranges
+from shipper import ranges, sums
 from shipper.state import DATABASE_NAME, LOCK_NAME, Database, State
 from spooler.spool.reader import Damage
 
@@ -51,6 +51,9 @@ class Settled:
     delivered: int = 0
     passed: int = 0  # records that the sink has no use for
     requests: int = 0
+    points: int = 0  # values in the records delivered
+    nonfinite: int = 0  # those of them that no number can tell
+    left_out: int = 0  # values that the sink has no form for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,7 +193,8 @@ class Ledger(State):
     def prune(self, before: float) -> None:
         """Drop everything but dead letters of spools whose files were deleted before that time."""
         old = "(SELECT id FROM spool WHERE deleted < ?)"
-        with self.using() as database:
+        with self.transaction() as database:
+            sums.keep(database, before)
             for table in ("position", "damage", "gap"):
                 database.execute(f"DELETE FROM {table} WHERE spool IN {old}", (before,))
             database.execute("DELETE FROM spool WHERE deleted < ?", (before,))
@@ -360,19 +364,22 @@ def _position(database: Database, spool: str, sink: str) -> Position:
 def _move(database: Database, spool: str, sink: str, position: Position, settled: Settled) -> None:
     database.execute(
         "INSERT INTO position (spool, sink, seq, ahead, early, delivered, passed, requests,"
-        " cut_off_told, updated) VALUES (:spool, :sink, :seq, :ahead, :early, :delivered, :passed,"
-        " :requests, 0, :updated) ON CONFLICT (spool, sink) DO UPDATE SET"
+        " cut_off_told, updated, points, nonfinite, left_out) VALUES (:spool, :sink, :seq, :ahead,"
+        " :early, :delivered, :passed, :requests, 0, :updated, :points, :nonfinite, :left_out)"
+        " ON CONFLICT (spool, sink) DO UPDATE SET"
         " seq = :seq, ahead = :ahead, early = :early, delivered = delivered + :delivered,"
-        " passed = passed + :passed, requests = requests + :requests, updated = :updated",
+        " passed = passed + :passed, requests = requests + :requests, updated = :updated,"
+        # These came later: they are NULL in rows of before.
+        " points = coalesce(points, 0) + :points,"
+        " nonfinite = coalesce(nonfinite, 0) + :nonfinite,"
+        " left_out = coalesce(left_out, 0) + :left_out",
         {
             "spool": spool,
             "sink": sink,
             "seq": position.seq,
             "ahead": json.dumps(dict(position.ahead)) if position.ahead else "",
             "early": json.dumps(ranges.of_numbers(position.early)) if position.early else "",
-            "delivered": settled.delivered,
-            "passed": settled.passed,
-            "requests": settled.requests,
+            **asdict(settled),
             "updated": time.time(),
         },
     )

@@ -119,6 +119,55 @@ _DEAD_LETTER_ONCE = (
     ' ON "dead_letter" ("spool", "sink", "seq")'
 )
 
+_TOLD = {
+    # What the running service tells of itself; `shipper.vitals`.
+    "service": Table(
+        columns={
+            "id": int,  # 1: the service of this directory
+            "pid": int,
+            "version": str,
+            "address": str,  # of its HTTP port, or ""
+            "problem": str,  # why it has none although it should, or ""
+            "started": float,
+            "beat": float,  # when it last said that it is there
+            "stopped": float,
+            "rates": str,  # JSON map: sink -> records delivered per second
+        },
+        key=("id",),
+    ),
+    # The present or else the last trouble of a sink (workload "") or of a workload.
+    "trouble": Table(
+        columns={
+            "sink": str,
+            "workload": str,
+            "reason": str,
+            "detail": str,
+            "alarm": int,
+            "since": float,
+            "until": float,  # NULL while it lasts
+        },
+        key=("sink", "workload"),
+    ),
+    # What was counted of spools that are forgotten, so that sums over all never shrink.
+    "forgotten": Table(
+        columns={"sink": str, "what": str, "reason": str, "count": int},
+        key=("sink", "what", "reason"),
+    ),
+    "position": Table(
+        columns={
+            "points": int,  # values that were delivered
+            "nonfinite": int,  # values told as `<name>/nonfinite` instead
+            "left_out": int,  # values that this sink has no form for
+        },
+        key=("spool", "sink"),
+    ),
+}
+# Counting must not read the bodies, which lie between the other columns.
+_DEAD_LETTER_COUNT = (
+    'CREATE INDEX IF NOT EXISTS "idx_dead_letter_counts"'
+    ' ON "dead_letter" ("sink", "reason", "state", "spool")'
+)
+
 MIGRATIONS: tuple[Migration, ...] = (
     Migration(what="the first version", tables=_FIRST, statements=(_DEAD_LETTER_ONCE,)),
     Migration(
@@ -129,6 +178,11 @@ MIGRATIONS: tuple[Migration, ...] = (
     Migration(
         what="digests of the pieces of what a replay has sent",
         tables={"replay": Table(columns={"pieces": str}, key=("spool", "entry"))},  # JSON list
+    ),
+    Migration(
+        what="what the service tells of itself, and counters that outlive their spools",
+        tables=_TOLD,
+        statements=(_DEAD_LETTER_COUNT,),
     ),
 )
 STATE_VERSION = len(MIGRATIONS)

@@ -6,7 +6,7 @@ A death between the two repeats one request and loses nothing.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -299,12 +299,16 @@ class Route:
         if position == self.position:
             return
         left = [p for p in self._passed if p.seq > max(seq, ahead.get(p.run, 0))]
-        self._ledger.acknowledge(
-            self.identity.spool,
-            self._entry,
-            position,
-            Settled(delivered=delivered, passed=len(self._passed) - len(left), requests=requests),
+        notes = Counter(parcel.notes if parcel is not None and delivered else {})
+        notes["left_out"] += sum(p.left_out for p in self._passed)
+        notes["left_out"] -= sum(p.left_out for p in left)
+        settled = Settled(
+            delivered=delivered,
+            passed=len(self._passed) - len(left),
+            requests=requests,
+            **notes,
         )
+        self._ledger.acknowledge(self.identity.spool, self._entry, position, settled)
         self._passed = left
         self.position = position
 

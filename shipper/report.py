@@ -19,9 +19,10 @@ from shipper.quarantine import Report
 _WIDTH = 100
 
 
-def print_json(value: Any) -> None:
-    """Indented JSON on standard output."""
-    print(orjson.dumps(value, option=orjson.OPT_INDENT_2, default=str).decode())  # noqa: T201
+def print_json(value: Any, *, on_one_line: bool = False) -> None:
+    """JSON on standard output, indented unless it is one line of many."""
+    option = 0 if on_one_line else orjson.OPT_INDENT_2
+    print(orjson.dumps(value, option=option, default=str).decode(), flush=on_one_line)  # noqa: T201
 
 
 def print_accounts(

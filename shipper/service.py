@@ -17,6 +17,7 @@ from shipper.config import Config
 from shipper.discovery import find_spools, identity_of
 from shipper.errors import Misplaced
 from shipper.health import Health
+from shipper.heartbeat import Heartbeat
 from shipper.http import Poster
 from shipper.lane import Lane
 from shipper.ledger import Ledger
@@ -78,6 +79,7 @@ class Service:
         )
         self._health = {name: Health(name, self._now) for name in self._sinks}
         self._pulse = Pulse(self._wake, self._now)
+        self._heartbeat = Heartbeat(self._ledger, self._now)
 
     # --- for whoever runs it ----------------------------------------------------------------------
 
@@ -99,6 +101,8 @@ class Service:
                 self._discover_if_due()
                 self._manager.ready(f"shipping {self._config.spool}")
                 self._tidy_if_due()
+                if self._heartbeat.seconds <= 0:
+                    self._heartbeat.beat(self._healths())
                 if all(worker.is_alive() for worker in workers):
                     self._manager.alive()
                 self._retry_if_renewed()
@@ -274,7 +278,8 @@ class Service:
         """Let the main thread sleep until the next walk or tidying, or until it is woken."""
         if not self._stopping:
             due = self._looked + self._config.rescan_seconds - self._now()
-            longest = min(due, self._tidying.seconds, self._manager.ping_seconds)
+            beat, ping = self._heartbeat.seconds, self._manager.ping_seconds
+            longest = min(due, self._tidying.seconds, beat, ping)
             if any(health.trouble and health.trouble.alarm for health in self._health.values()):
                 longest = min(longest, RENEWAL_SECONDS)
             self._woken.wait(max(0.001, longest))
@@ -313,15 +318,22 @@ class Service:
                 extra=about(reason="stopped-in-request"),
             )
             self._tidying.end()
+            self._heartbeat.beat(self._healths(), stopped=True)
             return
         self._tidy()
         self._tidying.end()
+        self._heartbeat.beat(self._healths(), stopped=True)
         self._ledger.close()
         log.info(
             "stopped; positions are saved in %s",
             self._config.state,
             extra=about(state=self._config.state),
         )
+
+    def _healths(self) -> list[tuple[LaneKey, Health]]:
+        """Those of the sinks, with no workload, and of every lane."""
+        lanes = [(key, lane.health) for key, lane in self._lanes.items()]
+        return [*(((name, ""), health) for name, health in self._health.items()), *lanes]
 
     def _tidy_if_due(self) -> None:
         if self._now() - self._tidied >= self._tidying.seconds:

@@ -15,6 +15,7 @@ import logging
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +33,8 @@ log = logging.getLogger(__name__)
 DATABASE_NAME = "ledger.sqlite"
 LOCK_NAME = "lock"
 _BUSY_SECONDS = 10.0
+_LOCK_TRIES = 4
+_LOCK_SECONDS = 0.05
 
 Database = sqlite_utils.Database
 
@@ -121,6 +124,19 @@ def _unusable(directory: Path, error: OSError) -> StateUnusable:
     )
 
 
+def _lock(guard: int) -> None:
+    """Lock it; one who only looks whether it is locked holds it for a moment."""
+    for last in (*(False,) * _LOCK_TRIES, True):
+        try:
+            fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if last:
+                raise
+            time.sleep(_LOCK_SECONDS)
+        else:
+            return
+
+
 def _lock_directory(directory: Path) -> int:
     """Take the directory's lock; the descriptor that holds it."""
     try:
@@ -128,7 +144,7 @@ def _lock_directory(directory: Path) -> int:
     except OSError as error:
         raise _unusable(directory, error) from error
     try:
-        fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _lock(guard)
     except OSError as error:
         os.close(guard)
         raise StateInUse(

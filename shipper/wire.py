@@ -70,6 +70,7 @@ class EncodedStep(NamedTuple):
     time: float
     fragment: bytes  # the elements of the list, joined by commas
     items: int  # how many elements that is
+    points: int  # how many values are in them
     seqs: tuple[int, ...]
     nonfinite: int  # points left out because they are NaN or infinite
     left_out: int  # values left out because they are no numbers
@@ -117,11 +118,11 @@ def encode_step(step: Step, identity: Identity, options: Options) -> EncodedStep
     for name in nonfinite:
         numbers.setdefault(f"{name}/nonfinite", 1)
     if others and not options.numbers_only:
-        path, items = "/wandb/logs", 1
+        path, items, values = "/wandb/logs", 1, len(numbers) + len(others)
         data = {_name(prefix, name): value for name, value in {**numbers, **others}.items()}
         fragment = dump({"step": step.step, "timestamp": time, "data": data})
     else:
-        path, items = "/wandb/metrics", len(numbers)
+        path, items, values = "/wandb/metrics", len(numbers), len(numbers)
         fragment = _points(prefix, numbers, step.step, time)
     return EncodedStep(
         path=path,
@@ -130,6 +131,7 @@ def encode_step(step: Step, identity: Identity, options: Options) -> EncodedStep
         time=time,
         fragment=fragment,
         items=items,
+        points=values,
         seqs=step.seqs,
         nonfinite=len(nonfinite),
         left_out=nulls + (len(others) if options.numbers_only else 0),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 REGISTRY: dict[str, str] = {
     "run": "shipper.commands.run:run",
+    "status": "shipper.commands.status:status",
     "config": "shipper.commands.config:config",
     "inspect": "shipper.commands.inspect:inspect",
     "tail": "shipper.commands.tail:tail",

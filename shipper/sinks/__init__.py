@@ -43,6 +43,10 @@ class Parcel(Protocol):
     def seqs(self) -> tuple[int, ...]:
         """Seqs of all records in it."""
 
+    @property
+    def notes(self) -> Mapping[str, int]:
+        """Counts that belong to it once it is delivered: `points`, `nonfinite`, `left_out`."""
+
     def halves(self) -> tuple[Parcel, Parcel] | None:
         """Two parcels that together are this one, or None when it is the smallest possible."""
 
@@ -65,15 +69,13 @@ class Plan:
     """What is to become of a stretch.
 
     `held` are the first seqs of what must wait for its next part, `passed` the records that this
-    sink has no use for; `notes` counts what is worth counting by name (points left out, for
-    instance). Every record of the stretch is in exactly one of these, or is ahead already.
+    sink has no use for. Every record of the stretch is in exactly one of these, or ahead already.
     """
 
     parcels: tuple[Parcel, ...]
     held: tuple[int, ...] = ()
     refused: tuple[Refused, ...] = ()
     passed: tuple[Passed, ...] = ()
-    notes: Mapping[str, int] = field(default_factory=dict)
 
 
 class Sink(Protocol):

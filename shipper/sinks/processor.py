@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from shipper import wire
@@ -41,6 +41,19 @@ class StepParcel:
     def seqs(self) -> tuple[int, ...]:
         """Seqs of all records in it."""
         return tuple(seq for step in self.request.steps for seq in step.seqs)
+
+    @property
+    def notes(self) -> Mapping[str, int]:
+        """Its values: sent, told as not finite, left out."""
+        if self.mark:
+            return {}
+        steps = self.request.steps
+        nonfinite = sum(step.nonfinite for step in steps)
+        return {
+            "points": sum(step.points for step in steps) - nonfinite,
+            "nonfinite": nonfinite,
+            "left_out": sum(step.left_out for step in steps),
+        }
 
     def halves(self) -> tuple[StepParcel, StepParcel] | None:
         """Two parcels of half the steps each, or None for a single step."""
@@ -89,11 +102,6 @@ class ProcessorSink:
             held=tuple(held),
             refused=tuple(refused),
             passed=(*steps.passed, *(Passed(seq=gap) for gap in told), *_empty(encoded)),
-            notes={
-                "nonfinite": sum(step.nonfinite for step in encoded),
-                "left_out": sum(step.left_out for step in encoded),
-                "empty": sum(1 for step in encoded if not step.items),
-            },
         )
 
     def tell_cut_off(self, steps: Sequence[Step], identity: Identity) -> tuple[StepParcel, ...]:
@@ -122,7 +130,10 @@ class ProcessorSink:
 def _empty(encoded: list[wire.EncodedStep]) -> list[Passed]:
     """Steps that hold nothing to send: only values that are left out."""
     return [
-        Passed(seq=seq, run=step.run) for step in encoded if not step.items for seq in step.seqs
+        Passed(seq=seq, run=step.run, left_out=step.left_out if seq == step.seqs[0] else 0)
+        for step in encoded
+        if not step.items
+        for seq in step.seqs
     ]
 
 

@@ -7,7 +7,7 @@ that are not the network's doing, a detection becomes a dead letter.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from shipper import wire
@@ -46,6 +46,11 @@ class DetectionParcel:
     def seqs(self) -> tuple[int, ...]:
         """Seq of the record."""
         return (self.seq,)
+
+    @property
+    def notes(self) -> Mapping[str, int]:
+        """Evidence holds no values of training."""
+        return {}
 
     def halves(self) -> None:
         """A detection cannot be split."""

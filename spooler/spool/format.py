@@ -96,7 +96,12 @@ SELECT_RECORDS = "SELECT seq, kind, body, checksum FROM record WHERE seq > ? ORD
 SELECT_KIND = "SELECT seq, kind, body, checksum FROM record WHERE kind = ? ORDER BY seq"
 COUNT_KINDS = "SELECT kind, count(*) FROM record WHERE seq <= ? GROUP BY kind ORDER BY kind"
 COUNT_RECORDS = "SELECT count(*) FROM record WHERE seq BETWEEN ? AND ?"
-SELECT_BOUNDS = "SELECT min(seq), max(seq) FROM record"
+# One record, its body only up to so many bytes: for looks that want its time and no more.
+_SELECT_SMALL = "SELECT seq, kind, CASE WHEN length(body) <= ? THEN body END, checksum FROM record"
+SELECT_ONE = f"{_SELECT_SMALL} WHERE seq = ?"
+SELECT_BEYOND = f"{_SELECT_SMALL} WHERE seq > ? ORDER BY seq LIMIT 1"
+# Each for itself is one step in the tree; asked for together, SQLite goes through all records.
+SELECT_BOUNDS = "SELECT (SELECT min(seq) FROM record), (SELECT max(seq) FROM record)"
 
 IDENTITY_KIND = "identity"
 

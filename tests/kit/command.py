@@ -35,12 +35,14 @@ def lens_ship(*arguments: str, **environ: str) -> Ran:
     return Ran(code=done.returncode, out=done.stdout, err=done.stderr)
 
 
-def start_lens_ship(*arguments: str, **environ: str) -> subprocess.Popen[str]:
-    """Start the command; its words are in `stderr`."""
+def start_lens_ship(
+    *arguments: str, stdout: int = subprocess.DEVNULL, **environ: str
+) -> subprocess.Popen[str]:
+    """Start the command; its words are in `stderr`, what it prints where `stdout` says."""
     return subprocess.Popen(
         [*_RUN, *arguments],
         env=_environment(environ),
-        stdout=subprocess.DEVNULL,
+        stdout=stdout,
         stderr=subprocess.PIPE,
         text=True,
     )

@@ -1,0 +1,277 @@
+"""Looks where everything stands: the ledger's rows, and a glance at every spool; reads only.
+
+It may run in the service and beside it, as often as one likes. Between two looks it keeps a few
+numbers of each spool, so that what has not changed costs one listing of a directory.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shipper import sums, vitals
+from shipper.config import Config
+from shipper.discovery import find_spools
+from shipper.ledger import DATABASE_NAME, Ledger
+from shipper.losses import reckon
+from shipper.sinks import REGISTRY
+from shipper.standing import Disk, Overview, Sink, Spool, Way
+from shipper.standing.books import NOTHING, Books, Pair, open_books
+from shipper.standing.books import pending as count_pending
+from shipper.sums import Sums
+from shipper.vitals import Trouble
+from spooler.errors import SpoolError
+from spooler.spool import format as fmt
+from spooler.spool.glance import Glance, View
+from spooler.spool.identity import Identity
+from spooler.spool.reader import Reader
+
+_NO_SUMS = Sums(settled=Counter(), lost=Counter(), dead=Counter(), dropped=Counter())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Means:
+    """What to look at. `ledger` is that of the service itself; None beside it."""
+
+    root: Path
+    state: Path
+    sinks: Collection[str]
+    ledger: Ledger | None = None
+    limit: int = 0  # bytes that the root may take; 0: any
+    shipping: bool = True  # whether anything is to be shipped at all
+
+
+@contextmanager
+def survey_of(config: Config) -> Iterator[Survey]:
+    """A survey of what these settings name, beside a service that may be running."""
+    survey = Survey(means_of(config))
+    try:
+        yield survey
+    finally:
+        survey.close()
+
+
+def means_of(config: Config, ledger: Ledger | None = None) -> Means:
+    """What these settings name, with the service's own ledger where it is the one who looks."""
+    return Means(
+        root=config.spool,
+        state=config.state,
+        sinks=tuple(REGISTRY),
+        ledger=ledger,
+        limit=config.root_bytes,
+        shipping=config.api_reporting,
+    )
+
+
+class Survey:
+    """Looks again and again; one thread at a time."""
+
+    def __init__(self, means: Means) -> None:
+        self._means = means
+        self._own: Ledger | None = None
+        self._glances: dict[str, Glance] = {}
+        self._identities: dict[str, Identity] = {}
+        # (spool, sink, of what) -> (seq, time): what a position tells stays until it moves.
+        self._times: dict[tuple[str, str, str], tuple[int, float | None]] = {}
+
+    def take(self, *, only: str = "") -> Overview:
+        """Where everything stands now, or of the spools whose id begins with `only`."""
+        means, ledger = self._means, self._ledger()
+        books = open_books(ledger) if ledger else NOTHING
+        running = vitals.is_running(means.state)
+        sign = vitals.last_sign(ledger) if ledger else None
+        counted = sums.sums(ledger) if ledger else _NO_SUMS
+        spools = tuple(self._spools(books, only))
+        troubles = vitals.troubles(ledger) if ledger else []
+        seen = max((s.newest for s in spools if s.newest is not None), default=None)
+        return Overview(
+            time=time.time(),
+            root=str(means.root),
+            state=str(means.state),
+            running=running,
+            sign=sign,
+            disk=_disk(means.root, means.limit, sum(spool.bytes for spool in spools)),
+            spools=spools,
+            sinks=tuple(
+                _sink(
+                    sink,
+                    [way for spool in spools for way in spool.ways if way.sink == sink],
+                    counted,
+                    troubles=troubles,
+                    seen=seen,
+                    rates=sign.rates if sign and running else None,
+                )
+                for sink in means.sinks
+            ),
+            dropped=dict(counted.dropped),
+        )
+
+    def close(self) -> None:
+        """Let go of what was opened for looking."""
+        if self._own is not None:
+            self._own.close()
+
+    def _ledger(self) -> Ledger | None:
+        """The ledger; None as long as no service has ever run with this state directory."""
+        if self._means.ledger is not None or self._own is not None:
+            return self._means.ledger or self._own
+        if (self._means.state / DATABASE_NAME).exists():
+            self._own = Ledger(self._means.state, exclusive=False)
+        return self._own
+
+    # --- spools -----------------------------------------------------------------------------------
+
+    def _spools(self, books: Books, only: str) -> Iterator[Spool]:
+        directories = {path.name: path for path in find_spools(self._means.root)}
+        for memory in (self._glances, self._identities):
+            for name in memory.keys() - directories.keys():
+                del memory[name]
+        self._times = {key: at for key, at in self._times.items() if key[0] in directories}
+        for name, directory in sorted(directories.items()):
+            if name.startswith(only):
+                yield self._spool(directory, books)
+
+    def _spool(self, directory: Path, books: Books) -> Spool:
+        name = directory.name
+        glance = self._glances.setdefault(name, Glance(directory))
+        owned = Reader(directory).is_owned()  # before the look: what it then finds may be all
+        view = glance.look()
+        identity, reason = self._identity(directory)
+        problem = view.problem or reason
+        withheld = not (self._means.shipping and (identity is None or identity.api_reporting))
+        pairs = [(name, sink) for sink in self._means.sinks]
+        return Spool(
+            spool=name,
+            directory=str(directory),
+            state=_state(owned=owned, withheld=withheld, problem=problem),
+            written=max([view.last, *(books.seq(pair) for pair in pairs)]),
+            bytes=view.bytes,
+            newest=view.newest,
+            workload=books.workloads.get(name) or (identity.workload_uid if identity else ""),
+            host=identity.host if identity else "",
+            pid=identity.pid if identity else 0,
+            rank=identity.rank if identity else None,
+            problem=problem,
+            dropped=dict(sums.dropped_of(books.gaps.get(name, ()))),
+            ways=tuple(self._way(glance, view, pair, books, withheld=withheld) for pair in pairs),
+        )
+
+    def _identity(self, directory: Path) -> tuple[Identity | None, str]:
+        """Who writes it, or why that cannot be said; an empty one has nothing to say yet."""
+        if directory.name not in self._identities:
+            reader = Reader(directory)
+            try:
+                if not reader.segments():
+                    return None, ""
+                self._identities[directory.name] = reader.identity()
+            except (SpoolError, OSError) as error:
+                return None, str(error)
+        return self._identities[directory.name], ""
+
+    def _way(self, glance: Glance, view: View, pair: Pair, books: Books, *, withheld: bool) -> Way:
+        seq = books.seq(pair)
+        lost = reckon(books.damage.get(pair, []), books.deleted(pair[0]))
+        pending = 0 if withheld else count_pending(books, pair, view)
+        settled = view.newest
+        if seq < view.last:
+            settled = self._time(pair, "settled", seq, glance.time_of)
+        return Way(
+            sink=pair[1],
+            delivered=books.count(pair, "delivered"),
+            passed=books.count(pair, "passed"),
+            pending=pending,
+            pending_bytes=glance.bytes_beyond(seq) if pending else 0,
+            oldest=self._time(pair, "oldest", seq, glance.time_beyond) if pending else None,
+            settled=settled,
+            dead=books.dead[pair],
+            corrupt=lost.corrupt,
+            evicted=sum(lost.evicted.values()),
+        )
+
+    def _time(self, pair: Pair, what: str, seq: int, look: Callable[[int], float | None]) -> Any:
+        key = (*pair, what)
+        known = self._times.get(key)
+        if known is None or known[0] != seq or known[1] is None:
+            known = self._times[key] = (seq, look(seq))
+        return known[1]
+
+
+def _sink(
+    sink: str,
+    ways: list[Way],
+    counted: Sums,
+    *,
+    troubles: list[Trouble],
+    seen: float | None,
+    rates: Mapping[str, float] | None,
+) -> Sink:
+    """The sum of all its ways, with what is known of the sink itself."""
+    return Sink(
+        sink=sink,
+        **{what: counted.settled[sink, what] for what in sums.SETTLED},
+        pending=sum(way.pending for way in ways),
+        pending_bytes=sum(way.pending_bytes for way in ways),
+        oldest=min((way.oldest for way in ways if way.oldest is not None), default=None),
+        seen=seen,
+        settled=max((way.settled for way in ways if way.settled is not None), default=None),
+        rate=None if rates is None else rates.get(sink, 0.0),
+        dead=_dead(counted, sink, "kept"),
+        refused=_dead(counted, sink, "kept", "delivered", "dropped"),
+        given_up=sum(_dead(counted, sink, "dropped").values()),
+        lost={why: n for (name, why), n in sorted(counted.lost.items()) if name == sink},
+        troubles=tuple(sorted((t for t in troubles if t.sink == sink), key=_urgency)),
+    )
+
+
+def _state(*, owned: bool, withheld: bool, problem: str) -> str:
+    if problem:
+        return "unreadable"
+    if withheld:
+        return "withheld"
+    return "writing" if owned else "ended"
+
+
+def _dead(counted: Sums, sink: str, *states: str) -> dict[str, int]:
+    found = Counter[str]()
+    for (name, reason, state), count in counted.dead.items():
+        if name == sink and state in states:
+            found[reason] += count
+    return dict(sorted(found.items()))
+
+
+def _urgency(trouble: Trouble) -> tuple[Any, ...]:
+    """Present before past, alarms first, the sink itself before workloads, then by age."""
+    return (
+        trouble.until is not None,
+        not trouble.alarm,
+        trouble.workload != "",
+        trouble.since if trouble.until is None else -trouble.until,
+    )
+
+
+def _disk(root: Path, limit: int, used: int) -> Disk:
+    try:
+        found = os.statvfs(root)
+    except OSError:
+        return Disk(used=used, limit=limit)
+    return Disk(
+        used=used,
+        limit=limit,
+        free=found.f_bavail * found.f_frsize,
+        size=found.f_blocks * found.f_frsize,
+        full=_is_full(root),
+    )
+
+
+def _is_full(root: Path) -> bool:
+    try:
+        touched = (root / fmt.ROOT_FULL_NAME).stat().st_mtime
+    except OSError:
+        return False
+    return time.time() - touched < fmt.ROOT_FULL_SECONDS

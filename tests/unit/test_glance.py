@@ -1,0 +1,131 @@
+"""A look at a spool tells what reading it through would, and opens only what has changed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spooler.spool import codec, db
+from spooler.spool import format as fmt
+from spooler.spool.glance import Glance, View
+from spooler.spool.reader import Reader
+from tests.kit import shipping, spools
+from tests.kit.shipping import T0, step
+
+COUNT = 40
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Path:
+    """Steps 1 … COUNT, each with its number as time, in segments of seven."""
+    records = [step(number) for number in range(1, COUNT + 1)]
+    return shipping.spool(tmp_path, records, segment_records=7)[0]
+
+
+def looked(directory: Path) -> Glance:
+    glance = Glance(directory)
+    assert glance.look().problem == ""
+    return glance
+
+
+def test_it_sees_where_a_spool_begins_and_ends_and_how_much_it_takes(spool: Path) -> None:
+    view = Glance(spool).look()
+    reader = Reader(spool)
+    assert len(reader.segments()) > 4
+    assert (view.first, view.last) == (reader.first_seq(), reader.last_seq()) == (1, COUNT)
+    assert view.newest == T0 + COUNT
+    assert view.bytes == reader.bytes()
+
+
+def test_it_finds_the_time_of_any_record_wherever_it_lies(spool: Path) -> None:
+    glance = looked(spool)
+    assert [glance.time_beyond(seq) for seq in range(COUNT)] == [
+        T0 + seq for seq in range(1, COUNT + 1)
+    ]
+    assert [glance.time_of(seq) for seq in range(1, COUNT + 1)] == [
+        T0 + seq for seq in range(1, COUNT + 1)
+    ]
+    assert glance.time_beyond(COUNT) is None
+    assert glance.time_of(COUNT + 1) is None
+
+
+def test_what_is_left_takes_less_with_every_record_and_nothing_at_the_end(spool: Path) -> None:
+    glance = looked(spool)
+    sizes = [glance.bytes_beyond(seq) for seq in range(COUNT + 1)]
+    segments = sum(path.stat().st_size for path in spool.glob("*.sqlite*"))
+    assert sizes[0] == pytest.approx(segments, rel=0.2)
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[-1] == 0
+
+
+def test_it_follows_a_spool_that_grows(tmp_path: Path) -> None:
+    directory, writer = shipping.spool(tmp_path, [step(1)], close=False)
+    glance = looked(directory)
+    shipping.append(writer, [step(2), step(3)])
+    view = glance.look()
+    writer.close()
+    assert (view.last, view.newest) == (3, T0 + 3)
+
+
+def test_a_second_look_opens_nothing_while_nothing_has_changed(
+    spool: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    glance = looked(spool)
+    opened: list[Path] = []
+    real = db.open_for_reading
+    monkeypatch.setattr(db, "open_for_reading", lambda path: opened.append(path) or real(path))
+    before = glance.look()
+    assert before == glance.look()
+    assert opened == []
+
+
+def test_the_bounds_of_a_segment_are_found_without_going_through_it(spool: Path) -> None:
+    connection = db.open_for_reading(spool / "00000001.sqlite")
+    plan = [row[-1] for row in connection.execute(f"EXPLAIN QUERY PLAN {fmt.SELECT_BOUNDS}")]
+    connection.close()
+    assert sum("SEARCH" in line for line in plan) == 2, plan
+
+
+@pytest.mark.promise("G7")
+@pytest.mark.parametrize("number", [1, 3, 6])
+def test_a_damaged_segment_is_said_and_the_others_are_counted(spool: Path, number: int) -> None:
+    path = spool / fmt.segment_name(number)
+    path.write_bytes(b"\0" * path.stat().st_size)
+    glance = Glance(spool)
+    view = glance.look()
+    # In the middle it is met, and told, by whoever reads on to there.
+    assert (path.name in view.problem) == (number != 3)
+    assert 0 < view.first <= view.last <= COUNT
+    assert glance.time_beyond(0) is not None
+
+
+def test_a_record_without_a_usable_time_counts_as_old_as_its_segment(tmp_path: Path) -> None:
+    bodies: list[dict[str, Any]] = [{"time": "noon"}, {"time": -1}, {"big": "x" * 300_000}]
+    directory, _ = shipping.spool(tmp_path, [("mystery", body) for body in bodies])
+    changed = (directory / fmt.segment_name(1)).stat().st_mtime
+    glance = looked(directory)
+    assert [glance.time_beyond(seq) for seq in range(3)] == [changed] * 3
+    assert glance.time_of(1) is None
+
+
+def test_a_record_with_a_wrong_checksum_tells_no_time(tmp_path: Path) -> None:
+    directory, writer = shipping.spool(tmp_path, [], close=False)
+    writer.append("step", codec.pack({"time": T0}))
+    writer.close()
+    spools_file = directory / fmt.segment_name(1)
+    raw = spools_file.read_bytes().replace(codec.pack({"time": T0}), codec.pack({"time": T0 + 1}))
+    spools_file.write_bytes(raw)
+    assert looked(directory).time_of(1) is None
+
+
+def test_what_is_not_there_is_a_problem_and_no_exception(tmp_path: Path) -> None:
+    glance = Glance(tmp_path / "gone")
+    assert "No such file" in glance.look().problem
+    assert (glance.time_beyond(0), glance.bytes_beyond(0)) == (None, 0)
+
+
+def test_an_empty_folder_is_a_spool_without_records(tmp_path: Path) -> None:
+    assert Glance(tmp_path).look() == View()
+    assert spools.spools_below(tmp_path) == []
