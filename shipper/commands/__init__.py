@@ -11,6 +11,7 @@ REGISTRY: dict[str, str] = {
     "config": "shipper.commands.config:config",
     "inspect": "shipper.commands.inspect:inspect",
     "tail": "shipper.commands.tail:tail",
+    "plot": "shipper.commands.plot:plot",
     "audit": "shipper.commands.audit:audit",
     "dead-letter": "shipper.commands.dead_letter:dead_letter",
     "quarantine": "shipper.commands.quarantine:quarantine",

@@ -1,4 +1,4 @@
-"""The loss curve as text, for plotext 5 and 6; the only importer of plotext."""
+"""The loss curve of the demo as text, with the moment of the kill."""
 
 from __future__ import annotations
 
@@ -29,8 +29,7 @@ def draw(drawing: Drawing) -> str:
     steps = [step for step, _ in points]
     values = [value for _, value in points]
     ticks = _ticks(steps[-1], drawing)
-    lines = _with_6 if hasattr(plotext, "figure") else _with_5
-    text = lines(drawing, steps, values, ticks)
+    text = _lines(drawing, steps, values, ticks)
     return "\n".join(line.rstrip() for line in text.splitlines())
 
 
@@ -49,7 +48,7 @@ def _ticks(last: int, drawing: Drawing) -> dict[int, str]:
     return {**{at: name for at, name in ticks.items() if abs(at - step) > room}, step: text}
 
 
-def _with_6(drawing: Drawing, steps: list[int], values: list[float], ticks: dict[int, str]) -> str:
+def _lines(drawing: Drawing, steps: list[int], values: list[float], ticks: dict[int, str]) -> str:
     plotext.terminal.limit(False, False)
     figure: Any = plotext.figure
     figure.clear()
@@ -60,17 +59,4 @@ def _with_6(drawing: Drawing, steps: list[int], values: list[float], ticks: dict
     figure.line(drawing.mark[0], "vertical", style="dotted")
     figure.ruler("x").ticks(list(ticks), list(ticks.values()))
     built: str = figure.build().string(colorless=True)
-    return built
-
-
-def _with_5(drawing: Drawing, steps: list[int], values: list[float], ticks: dict[int, str]) -> str:
-    plotext.limit_size(False, False)
-    plotext.clear_figure()
-    plotext.theme("clear")
-    plotext.plot_size(drawing.width, drawing.height)
-    plotext.title(drawing.title)
-    plotext.plot(steps, values, marker="braille")
-    plotext.vline(drawing.mark[0])
-    plotext.xticks(list(ticks), list(ticks.values()))
-    built: str = plotext.uncolorize(plotext.build())
     return built
