@@ -16,6 +16,7 @@ OUTPUT_PATH = "PRIMUS_LENS_WANDB_OUTPUT_PATH"
 HOOK = "PRIMUS_LENS_WANDB_HOOK"
 DEBUG = "PRIMUS_LENS_WANDB_DEBUG"
 WHEN_FULL = "PRIMUS_LENS_SPOOL_WHEN_FULL"
+SYNC_SECONDS = "PRIMUS_LENS_SPOOL_SYNC_SECONDS"
 
 # Two empty segments with their shared memory take a tenth of this: below it nothing would fit.
 _LEAST_BYTES = 1024 * 1024
@@ -68,8 +69,15 @@ VARIABLES = (
         name="PRIMUS_LENS_SPOOL_SEGMENT_SECONDS",
         default="3600",
         meaning="Age in seconds after which a segment that holds records ends.",
-        why="What power loss can take, and what a slow job holds back from deletion, is an hour's"
-        " worth.",
+        why="What a slow job holds back from deletion is an hour's worth.",
+    ),
+    Variable(
+        name=SYNC_SECONDS,
+        default="1",
+        meaning="How many seconds of records power loss may take; 0: what the system had not"
+        " written back yet. Starts, detections, reports and ends are brought to the disk at once.",
+        why="The background thread does it, once a second and only after new records: see"
+        " docs/decisions/0015-synced-in-the-background.md for what it costs.",
     ),
     Variable(
         name=MAX_BYTES,
@@ -103,6 +111,7 @@ class Settings:
     segment_bytes: int
     segment_records: int
     segment_seconds: float
+    sync_seconds: float
     max_bytes: int
     drop_oldest: bool
     group: str
@@ -117,6 +126,7 @@ def from_environ(environ: Mapping[str, str]) -> Settings:
         segment_bytes=int(_positive(environ, "PRIMUS_LENS_SPOOL_SEGMENT_BYTES")),
         segment_records=int(_positive(environ, "PRIMUS_LENS_SPOOL_SEGMENT_RECORDS")),
         segment_seconds=_positive(environ, "PRIMUS_LENS_SPOOL_SEGMENT_SECONDS"),
+        sync_seconds=_positive(environ, SYNC_SECONDS, least=0),
         max_bytes=max(_LEAST_BYTES, int(_positive(environ, MAX_BYTES))),
         drop_oldest=environ.get(WHEN_FULL, "").strip().lower() == "drop-oldest",
         group=environ.get("PRIMUS_LENS_SPOOL_GROUP", ""),
@@ -134,10 +144,10 @@ def is_hook_on(environ: Mapping[str, str]) -> bool:
     return is_on(environ, HOOK)
 
 
-def _positive(environ: Mapping[str, str], name: str) -> float:
+def _positive(environ: Mapping[str, str], name: str, *, least: float = 1) -> float:
     default = next(v.default for v in VARIABLES if v.name == name)
     try:
         value = float(environ.get(name, ""))
     except ValueError:
         return float(default)
-    return value if 1 <= value < float("inf") else float(default)
+    return value if least <= value < float("inf") else float(default)

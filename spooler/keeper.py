@@ -21,6 +21,7 @@ class Keeper:
     """
 
     def __init__(self, tend: Callable[[], None]) -> None:
+        self._seconds = TICK_SECONDS  # between two calls of `tend`
         self._tend = tend
         self._tasks: deque[Task] = deque()
         self._woken = threading.Event()
@@ -38,6 +39,12 @@ class Keeper:
     def wake(self) -> None:
         """Have `tend` called now rather than at the next tick."""
         self._woken.set()
+
+    def keep_pace(self, seconds: float) -> None:
+        """Call `tend` every `seconds`, where that is more often than usual; 0 changes nothing."""
+        if 0 < seconds < TICK_SECONDS:
+            self._seconds = seconds
+            self.wake()
 
     def add(self, task: Task) -> None:
         """Run `task` soon, after those added before it."""
@@ -58,7 +65,7 @@ class Keeper:
             if ending:
                 return
             self._tend()
-            self._woken.wait(TICK_SECONDS)
+            self._woken.wait(self._seconds)
             self._woken.clear()
 
     def _run_tasks(self) -> None:

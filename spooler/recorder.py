@@ -38,6 +38,8 @@ from spooler.spool.writer import Limits, Writer
 
 _RETRY_SECONDS = 1.0
 _GOODBYE_SECONDS = 2.0
+# Rare records that matter most: brought to the disk without waiting for the next tick.
+_SYNCED_AT_ONCE = frozenset({"run", "detection", "finish", "report", "exit"})
 _FORK_SECONDS = 1.0
 # Where only a sealed segment can be read, one is sealed this often.
 _NETWORK_SECONDS = 10.0
@@ -129,6 +131,8 @@ class Recorder:
             if self._losses:
                 self._write_gaps(writer)
             writer.append(kind, packed)
+            if kind in _SYNCED_AT_ONCE:
+                writer.hurry()
         except SpoolUnavailable as error:
             self._fail(error)
             return False
@@ -169,6 +173,7 @@ class Recorder:
         keeper = self._start_keeper()
         if keeper is not None:
             writer.wake = keeper.wake
+            keeper.keep_pace(settings.sync_seconds)
         notice.debug(f"Recording to {writer.directory}")
         _warn_of_network(settings.root, place)
         return writer
@@ -379,6 +384,7 @@ def _limits(settings: config.Settings, group: int | None, place: FileSystem) -> 
         drop_oldest=settings.drop_oldest,
         segment_records=settings.segment_records,
         segment_seconds=seconds if place.takes_wal else min(seconds, _NETWORK_SECONDS),
+        sync_seconds=settings.sync_seconds,
         group=_group_id(settings.group, group),
     )
 

@@ -41,8 +41,9 @@ Checksum: CRC-32 as of zlib (reflected polynomial 0xEDB88320), unsigned, over th
 ``kind in UTF-8 | 0x00 | body | seq (or segment number) as 8 bytes, big-endian``.
 
 Commit: each record is one transaction, WAL with ``synchronous=NORMAL``: when the append has
-returned, the record survives the death of the process; it survives power loss once the segment
-is sealed (checkpointed) or the operating system has written it back.
+returned, the record survives the death of the process; it survives power loss once the writer has
+synced the log (`spooler.spool.sync`: about once a second), the segment is sealed (checkpointed) or
+the operating system has written it back.
 
 Sealing: when a segment is full, later records go to the next one. The writer then checkpoints
 the full one and closes it. A segment without a ``-wal`` file will not change any more: it has one,

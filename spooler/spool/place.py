@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from spooler.errors import SpoolUnavailable
 from spooler.spool import db
 from spooler.spool import format as fmt
 
@@ -23,6 +24,7 @@ class Limits:
     segment_seconds: float = 3600.0
     max_bytes: int = 4 * 1024**3  # on disk, of the whole spool
     drop_oldest: bool = False  # above that: rather the oldest records than the newest
+    sync_seconds: float = 0.0  # how far the disk may be behind a commit; 0: as it likes
     group: int | None = None  # group id that may read and delete; None: the owner alone
 
     @property
@@ -145,3 +147,19 @@ def unlink_segment(segment: Path) -> None:
             Path(name).unlink(missing_ok=True)
     except OSError as error:
         raise db.unavailable(error, segment) from error
+
+
+def check_present(segment: Path, inode: int) -> None:
+    """Writes to a deleted file succeed and are lost, so ask the directory now and then.
+
+    Raises:
+        SpoolUnavailable: with reason `gone` when it is not there any more.
+    """
+    try:
+        if os.stat(segment).st_ino == inode:
+            return
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise db.unavailable(error, segment) from error
+    raise SpoolUnavailable("gone", f"{segment} was removed while it was being written")

@@ -22,44 +22,22 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from spooler.errors import SpoolUnavailable
 from spooler.records import gap
 from spooler.spool import codec, db, filesystem
 from spooler.spool import format as fmt
+from spooler.spool.opened import Closed, Opened
 from spooler.spool.place import Limits as Limits
 from spooler.spool.place import (
+    check_present,
     is_marked_full,
     make_directories,
     take_ownership,
     unlink_segment,
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Closed:
-    """A segment that gets no more records: its number, first and last seq, and when it was used."""
-
-    number: int
-    first: int
-    last: int
-    began: float  # Unix seconds
-    ended: float
-
-
-@dataclass(kw_only=True)
-class _Segment:
-    number: int
-    path: Path
-    connection: db.Connection
-    inode: int
-    opened: float  # monotonic seconds
-    records: int = 0
-    bytes: int = 0
-    next_seq: int = 0  # 0: one more than the last of `previous`
-    previous: _Segment | None = None  # until the first number here is known
+from spooler.spool.sync import Sync, sync_file, sync_folder
 
 
 class Writer:
@@ -86,13 +64,14 @@ class Writer:
         self._open = opener
         self._gate = threading.RLock()
         self._tending = threading.Lock()
-        self._retired: list[_Segment] = []
-        self._closed: list[_Closed] = []
-        self._first_deleted: _Closed | None = None
+        self._retired: list[Opened] = []
+        self._closed: list[Closed] = []
+        self._first_deleted: Closed | None = None
         self._above = ""  # which limit is exceeded: reason of what is refused
         self._refusal = ""  # why appends are refused now
         self._insisting = False
-        self._next: _Segment | None = None
+        self._sync = Sync(self.directory, limits.sync_seconds, root)
+        self._next: Opened | None = None
         self._nesting = 0  # appends under way: more than one below a signal handler
         self.wake: Callable[[], None] = _nobody
         try:
@@ -107,6 +86,7 @@ class Writer:
             self._segment.next_seq = 1
         except SpoolUnavailable:
             # Nothing was recorded here: an empty spool would only be noise for the service.
+            self._sync.release_first()
             os.close(self._owner)
             shutil.rmtree(self.directory, ignore_errors=True)
             raise
@@ -140,16 +120,37 @@ class Writer:
         self._insisting = True
         self._refusal = ""
 
+    def hurry(self) -> None:
+        """Have what was appended brought to the disk soon, if it is at all."""
+        if self._sync.is_on:
+            self._sync.hurry()
+            self.wake()
+
     def tend(self) -> None:
         """Do what `append` must not wait for; called about once a second and when woken.
 
         Raises:
             SpoolUnavailable: with reason `gone` when the files were deleted under the writer;
-                with others when the next segment cannot be prepared or the last not sealed, in
-                which case appending goes on where it was.
+                with others when the next segment cannot be prepared, the last not sealed or the
+                disk not synced, in which case appending goes on where it was.
         """
+        failure = None
+        try:
+            self._tend()
+        except SpoolUnavailable as error:
+            if error.reason == "gone":
+                raise
+            failure = error
+        # Without a lock: a fork must not wait for the disk. Sealing has synced what lies in
+        # earlier segments, so that what survives has no hole.
+        segment = self._segment
+        self._sync.run(segment.path, _next_seq(segment) - 1)
+        if failure is not None:
+            raise failure
+
+    def _tend(self) -> None:
         with self._tending:
-            self._check_present(self._segment)
+            check_present(self._segment.path, self._segment.inode)
             try:
                 self._turn_over()
                 self._above = self._exceeded()
@@ -186,7 +187,7 @@ class Writer:
         self._gate.release()
         self._tending.release()
 
-    def _insert(self, segment: _Segment, kind: str, body: bytes) -> int:
+    def _insert(self, segment: Opened, kind: str, body: bytes) -> int:
         while True:
             seq = _next_seq(segment)
             row = (seq, kind, body, codec.checksum(kind, body, seq))
@@ -224,7 +225,7 @@ class Writer:
         while self._retired:
             self._retire(self._retired.pop(0))
 
-    def _half_full(self, segment: _Segment) -> None:
+    def _half_full(self, segment: Opened) -> None:
         if self._next is None:
             if segment is self._segment:
                 self.wake()
@@ -232,20 +233,20 @@ class Writer:
             self._rotate(segment)
             self.wake()
 
-    def _is_full(self, segment: _Segment) -> bool:
+    def _is_full(self, segment: Opened) -> bool:
         return (
             segment.records >= self._limits.segment_records
             or segment.bytes >= self._limits.segment_bytes
         )
 
-    def _is_old(self, segment: _Segment) -> bool:
+    def _is_old(self, segment: Opened) -> bool:
         age = time.monotonic() - segment.opened
         return segment.records > 0 and age >= self._limits.segment_seconds
 
-    def _is_due(self, segment: _Segment) -> bool:
+    def _is_due(self, segment: Opened) -> bool:
         return self._is_full(segment) or self._is_old(segment) or self._is_in_the_way(segment)
 
-    def _is_in_the_way(self, segment: _Segment) -> bool:
+    def _is_in_the_way(self, segment: Opened) -> bool:
         """Whether it could be delivered and deleted, if it only ended."""
         if not self._above or segment.records == 0:
             return False
@@ -255,7 +256,7 @@ class Writer:
         """For a full root nothing is deleted here: that is the service's to decide."""
         return self._above == "cap" and self._limits.drop_oldest
 
-    def _wants_next(self, segment: _Segment) -> bool:
+    def _wants_next(self, segment: Opened) -> bool:
         return (
             segment.records * 2 >= self._limits.segment_records
             or segment.bytes * 2 >= self._limits.segment_bytes
@@ -263,7 +264,7 @@ class Writer:
             or self._is_in_the_way(segment)
         )
 
-    def _rotate(self, segment: _Segment) -> None:
+    def _rotate(self, segment: Opened) -> None:
         """Point appends at the prepared segment. With the gate held; without one, do nothing."""
         if self._next is None or segment is not self._segment:
             return
@@ -277,7 +278,7 @@ class Writer:
         new.previous = None
         self._retired.append(segment)
 
-    def _prepare(self, number: int) -> _Segment:
+    def _prepare(self, number: int) -> Opened:
         """Create segment `number` complete, publish it under its name, open it for writing."""
         final = self.directory / fmt.segment_name(number)
         draft = self.directory / fmt.preparing_name(number)
@@ -290,8 +291,14 @@ class Writer:
             codec.checksum(fmt.IDENTITY_KIND, body, number),
             mode=self._limits.file_mode,
         )
+        if self._sync.is_on and number > 1:
+            sync_file(draft)
         inode = db.publish(draft, final, mode=self._limits.file_mode)
-        return _Segment(
+        if number == 1:
+            self._sync.hold_first(final)
+        elif self._sync.is_on:
+            sync_folder(self.directory)
+        return Opened(
             number=number,
             path=final,
             connection=self._open(final),
@@ -299,7 +306,7 @@ class Writer:
             opened=time.monotonic(),
         )
 
-    def _retire(self, segment: _Segment) -> None:
+    def _retire(self, segment: Opened) -> None:
         try:
             first, last = segment.connection.execute(fmt.SELECT_BOUNDS).fetchone()
         except db.Error:
@@ -308,16 +315,18 @@ class Writer:
             now = time.time()
             began = now - (time.monotonic() - segment.opened)
             self._closed.append(
-                _Closed(number=segment.number, first=first, last=last, began=began, ended=now)
+                Closed(number=segment.number, first=first, last=last, began=began, ended=now)
             )
         self._seal(segment)
 
-    def _seal(self, segment: _Segment) -> None:
+    def _seal(self, segment: Opened) -> None:
         try:
             db.seal(segment.connection)
         except db.Error as error:
             # The WAL keeps what could not be moved; readers read it from there.
             raise db.unavailable(error, segment.path) from error
+        if segment.number == 1:
+            self._sync.release_first()
 
     def _exceeded(self) -> str:
         """Which limit is exceeded now, as the reason of what is refused; "" when none is."""
@@ -352,7 +361,7 @@ class Writer:
                 unlink_segment(path)
             self._closed.pop(0)  # deleted or not: the service may have been here before
 
-    def _tell_deleted(self, segment: _Closed) -> None:
+    def _tell_deleted(self, segment: Closed) -> None:
         # From the very first on: the gaps that told of earlier ones may go with this segment.
         self._first_deleted = self._first_deleted or segment
         body = gap.make_deleted(
@@ -369,19 +378,8 @@ class Writer:
             finally:
                 self._nesting -= 1
 
-    def _check_present(self, segment: _Segment) -> None:
-        """Writes to a deleted file succeed and are lost, so ask the directory now and then."""
-        try:
-            if os.stat(segment.path).st_ino == segment.inode:
-                return
-        except FileNotFoundError:
-            pass
-        except OSError as error:
-            raise db.unavailable(error, segment.path) from error
-        raise SpoolUnavailable("gone", f"{segment.path} was removed while it was being written")
 
-
-def _next_seq(segment: _Segment) -> int:
+def _next_seq(segment: Opened) -> int:
     """The number of the next record: a guess, which the primary key confirms.
 
     It can be too low when a signal handler appends between two steps of an append, never too high.

@@ -19,6 +19,7 @@ def test_nothing_set_means_off_and_the_defaults_of_the_table() -> None:
     assert str(DEFAULTS.segment_bytes) == table["PRIMUS_LENS_SPOOL_SEGMENT_BYTES"]
     assert str(DEFAULTS.segment_records) == table["PRIMUS_LENS_SPOOL_SEGMENT_RECORDS"]
     assert f"{DEFAULTS.segment_seconds:.0f}" == table["PRIMUS_LENS_SPOOL_SEGMENT_SECONDS"]
+    assert f"{DEFAULTS.sync_seconds:.0f}" == table["PRIMUS_LENS_SPOOL_SYNC_SECONDS"]
     assert DEFAULTS.group == table["PRIMUS_LENS_SPOOL_GROUP"] == ""
     assert not DEFAULTS.debug
 
@@ -38,6 +39,7 @@ def test_every_variable_is_read() -> None:
             "PRIMUS_LENS_SPOOL_SEGMENT_BYTES": "1000",
             "PRIMUS_LENS_SPOOL_SEGMENT_RECORDS": "10",
             "PRIMUS_LENS_SPOOL_SEGMENT_SECONDS": "1.5",
+            "PRIMUS_LENS_SPOOL_SYNC_SECONDS": "0.25",
             "PRIMUS_LENS_SPOOL_MAX_BYTES": "2000000",
             "PRIMUS_LENS_SPOOL_WHEN_FULL": "drop-oldest",
             "PRIMUS_LENS_SPOOL_GROUP": "telemetry",
@@ -48,6 +50,7 @@ def test_every_variable_is_read() -> None:
         segment_bytes=1000,
         segment_records=10,
         segment_seconds=1.5,
+        sync_seconds=0.25,
         max_bytes=2_000_000,
         drop_oldest=True,
         group="telemetry",
@@ -84,3 +87,9 @@ def test_anything_else_leaves_it_on(on: str) -> None:
 def test_an_empty_path_is_no_path() -> None:
     assert not config.is_wanted({"PRIMUS_LENS_WANDB_OUTPUT_PATH": ""})
     assert config.from_environ({"PRIMUS_LENS_WANDB_OUTPUT_PATH": ""}).root is None
+
+
+@pytest.mark.parametrize(("value", "seconds"), [("0", 0.0), ("0.5", 0.5), ("-1", 1.0), ("x", 1.0)])
+def test_syncing_is_switched_off_by_zero_alone(value: str, seconds: float) -> None:
+    settings = config.from_environ({"PRIMUS_LENS_SPOOL_SYNC_SECONDS": value})
+    assert settings.sync_seconds == seconds

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from spooler.errors import SpoolUnavailable
-from spooler.spool import db
+from spooler.spool import db, writer
+from spooler.spool.place import check_present
 from spooler.spool.reader import Reader
-from spooler.spool.writer import Writer
 from tests.kit import spools
 
 
@@ -109,28 +109,23 @@ def test_without_a_prepared_segment_append_goes_on_where_it_is(tmp_path: Path) -
 
 
 @pytest.mark.promise("G1")
-def test_a_rotation_amid_tending_does_not_touch_the_segment_in_use(tmp_path: Path) -> None:
+def test_a_rotation_amid_tending_does_not_touch_the_segment_in_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Once, the segment prepared then took the place of the one that had just come into use."""
+    one = spools.writer(tmp_path, segment_records=4)
+    appended = 0
 
-    class Interrupted(Writer):
-        appended = 0
+    def interrupted(segment: Path, inode: int) -> None:
+        nonlocal appended
+        check_present(segment, inode)
+        while appended < 9:
+            appended += 1
+            one.append("step", spools.body(appended))
+            if appended in (3, 7):
+                return
 
-        def _check_present(self, segment: object) -> None:
-            super()._check_present(segment)  # type: ignore[arg-type]
-            while self.appended < 9:
-                self.appended += 1
-                self.append("step", spools.body(self.appended))
-                if self.appended in (3, 7):
-                    return
-
-    who = spools.identity()
-    one = Interrupted(
-        root=tmp_path,
-        below=spools.BELOW,
-        spool=who.spool,
-        identity=spools.codec.pack(who.to_map()),
-        limits=spools.Limits(segment_records=4),
-    )
+    monkeypatch.setattr(writer, "check_present", interrupted)
     for _ in range(5):
         one.tend()
     one.close()

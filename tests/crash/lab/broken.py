@@ -158,11 +158,9 @@ MUTANTS: dict[str, Mutant] = {
         patches=(
             Patch(
                 file=_PIPELINE,
-                old="        if outcome.verdict is Verdict.DELIVERED:\n"
-                '            if outcome.reason != "delivered":\n',
+                old="        if outcome.verdict is Verdict.DELIVERED:\n",
                 new="        if outcome.verdict is Verdict.DELIVERED:\n"
-                "            self.sink.send(parcel, self.identity, tries)\n"
-                '            if outcome.reason != "delivered":\n',
+                "            self.sink.send(parcel, self.identity, tries)\n",
             ),
         ),
     ),

@@ -1,0 +1,34 @@
+"""Segments in the hands of their writer. Plain values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from spooler.spool import db
+
+
+@dataclass(frozen=True, kw_only=True)
+class Closed:
+    """A segment that gets no more records: its number, first and last seq, and when it was used."""
+
+    number: int
+    first: int
+    last: int
+    began: float  # Unix seconds
+    ended: float
+
+
+@dataclass(kw_only=True)
+class Opened:
+    """A segment that is written, or prepared for it."""
+
+    number: int
+    path: Path
+    connection: db.Connection
+    inode: int
+    opened: float  # monotonic seconds
+    records: int = 0
+    bytes: int = 0
+    next_seq: int = 0  # 0: one more than the last of `previous`
+    previous: Opened | None = None  # until the first number here is known

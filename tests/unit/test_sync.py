@@ -1,0 +1,171 @@
+"""What is committed is brought to the disk: in time, in order, and never on the training thread."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from spooler.errors import SpoolUnavailable
+from spooler.recorder import Recorder
+from spooler.spool import sync
+from tests.kit import spools
+
+Calls = list[tuple[str, str, str]]  # call, name of the file, name of the thread
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
+    """Every sync of the disk that Python code asks for, in order."""
+    seen: Calls = []
+
+    def watch(name: str) -> None:
+        original = getattr(os, name)
+
+        def call(descriptor: int) -> None:
+            file = os.path.basename(os.readlink(f"/proc/self/fd/{descriptor}"))
+            seen.append((name, file, threading.current_thread().name))
+            original(descriptor)
+
+        monkeypatch.setattr(sync.os, name, call)
+
+    watch("fsync")
+    watch("fdatasync")
+    return seen
+
+
+def files(calls: Calls) -> list[str]:
+    return [name for _, name, _ in calls]
+
+
+@pytest.mark.promise("G1")
+def test_the_first_sync_brings_file_folders_and_log_to_the_disk(
+    tmp_path: Path, calls: Calls
+) -> None:
+    one = spools.writer(tmp_path / "root", sync_seconds=60)
+    one.append("step", spools.body(1))
+    assert calls == [], "the training thread waits for no disk"
+    one.tend()
+    down = [one.directory.name, "rank_0", "node_0", "root", tmp_path.name]
+    assert files(calls) == ["00000001.sqlite", *down, "00000001.sqlite-wal"]
+    one.close()
+
+
+@pytest.mark.promise("G1")
+def test_a_sync_comes_once_in_its_time_unless_hurried_and_only_after_news(
+    tmp_path: Path, calls: Calls
+) -> None:
+    one = spools.writer(tmp_path, sync_seconds=3600)
+    one.append("step", spools.body(1))
+    one.tend()
+    calls.clear()
+    one.append("step", spools.body(2))
+    one.tend()
+    assert calls == [], "not due"
+    one.hurry()
+    one.tend()
+    assert files(calls) == ["00000001.sqlite-wal"]
+    one.hurry()
+    one.tend()
+    assert len(calls) == 1, "nothing new"
+    one.close()
+
+
+@pytest.mark.promise("G1")
+def test_a_later_segment_is_on_the_disk_before_it_is_used(tmp_path: Path, calls: Calls) -> None:
+    one = spools.writer(tmp_path, sync_seconds=3600, segment_records=2)
+    one.append("step", spools.body(1))
+    one.tend()
+    after_first = files(calls)
+    assert after_first.index(".00000002.new") < after_first.index("00000001.sqlite-wal")
+    for number in range(2, 9):
+        one.append("step", spools.body(number))
+        one.tend()
+    one.close()
+    assert ".00000004.new" in files(calls)
+    assert spools.read_whole(one.directory).numbers == list(range(1, 9))
+
+
+def test_switched_off_nothing_is_synced(tmp_path: Path, calls: Calls) -> None:
+    one = spools.writer(tmp_path, sync_seconds=0, segment_records=2)
+    for number in range(1, 9):
+        one.append("step", spools.body(number))
+        one.hurry()
+        one.tend()
+    one.close()
+    assert calls == []
+
+
+@pytest.mark.promise("G1")
+def test_a_start_a_detection_and_an_end_are_synced_at_once(
+    root: Path, mine: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PRIMUS_LENS_SPOOL_SYNC_SECONDS", "3600")
+    hurried = []
+    assert mine.record("step", spools.step(1))
+    writer = mine._writer
+    assert writer is not None
+    monkeypatch.setattr(writer, "hurry", lambda: hurried.append(len(mine.recorded)))
+    for kind in ("run", "step", "detection", "step", "report", "finish"):
+        assert mine.record(kind, spools.step(2))
+    assert len(hurried) == 4
+
+
+@pytest.mark.promise("G2")
+def test_a_disk_that_cannot_sync_is_told_of_and_appending_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = spools.writer(tmp_path, sync_seconds=3600)
+
+    def refuse(_descriptor: int) -> None:
+        raise OSError(5, os.strerror(5))
+
+    one.append("step", spools.body(1))
+    with monkeypatch.context() as patch:
+        patch.setattr(sync.os, "fdatasync", refuse)
+        with pytest.raises(SpoolUnavailable, match="error"):
+            one.tend()
+    one.append("step", spools.body(2))
+    one.tend()
+    one.close()
+    assert spools.read_whole(one.directory).numbers == [1, 2]
+
+
+@pytest.mark.promise("G2")
+def test_neither_an_append_nor_a_fork_waits_for_a_sync_that_hangs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside, leave = threading.Event(), threading.Event()
+
+    def hang(_descriptor: int) -> None:
+        inside.set()
+        leave.wait(spools.PATIENCE_SECONDS)
+
+    monkeypatch.setattr(sync.os, "fdatasync", hang)
+    one = spools.writer(tmp_path, sync_seconds=3600)
+    one.append("step", spools.body(1))
+    thread = threading.Thread(target=one.tend)
+    thread.start()
+    assert inside.wait(spools.PATIENCE_SECONDS)
+    one.append("step", spools.body(2))
+    assert one.hold(0.0), "a fork may go on"
+    one.release()
+    assert not leave.is_set()
+    leave.set()
+    thread.join(spools.PATIENCE_SECONDS)
+    one.close()
+
+
+def test_the_locks_of_sqlite_outlive_a_sync(tmp_path: Path) -> None:
+    """Closing any descriptor of a segment's file would drop them, as POSIX has it."""
+    one = spools.writer(tmp_path, sync_seconds=3600, segment_records=2)
+    for number in range(1, 4):
+        one.append("step", spools.body(number))
+        one.tend()
+    locks = Path("/proc/locks").read_text(encoding="ascii")
+    for path in one.directory.glob("*.sqlite"):
+        if path.with_name(f"{path.name}-wal").exists():
+            assert f":{path.stat().st_ino} " in locks, path
+    one.close()
