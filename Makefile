@@ -10,7 +10,11 @@ WANDB_BETWEEN = 0.19.0 0.22.0
 # What some tests use of Debian; where it cannot be installed they skip, and say so.
 DEBIAN = systemd
 
-.PHONY: help demo test check settings unit wandb-oldest test-wandb crash crash-long bench bench-peers clean
+# The training master that the tests talk to, and older ones for `make test-master`.
+DLROVER = 0.6.1
+DLROVER_OLDER = 0.5.0 0.4.0
+
+.PHONY: help demo test check settings unit wandb-oldest test-wandb test-master crash crash-long bench bench-peers clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -29,7 +33,7 @@ check: $(VENV)/.test ## style, types, import rules
 settings: $(VENV)/.test ## write the tables of docs/settings.md from the code
 	$(BIN)/python -m tests.kit.settings_page
 
-unit: $(VENV)/.test $(VENV)/.debian ## the tests, with the newest wandb
+unit: $(VENV)/.test $(VENV)/.debian $(VENV)/.dlrover-$(DLROVER) ## the tests, with the newest wandb
 	$(BIN)/python -m pytest -n 2 --dist worksteal -q
 
 wandb-oldest: $(VENV)/.test $(VENV)/.wandb-$(WANDB_OLDEST) ## the hook against the oldest wandb
@@ -40,6 +44,13 @@ test-wandb: $(VENV)/.test $(WANDB_BETWEEN:%=$(VENV)/.wandb-%) wandb-oldest ## th
 	for version in $(WANDB_BETWEEN); do \
 	  LENS_SHIP_TEST_PYTHON=$(abspath $(VENV))/wandb-$$version/bin/python \
 	    $(BIN)/python -m pytest -q tests/contract/wandb || exit 1; \
+	done
+
+test-master: $(VENV)/.test $(DLROVER_OLDER:%=$(VENV)/.dlrover-%) $(VENV)/.dlrover-$(DLROVER) ## reports to every generation of the training master
+	for version in $(DLROVER) $(DLROVER_OLDER); do \
+	  LENS_SHIP_TEST_MASTER=$(abspath $(VENV))/dlrover-$$version/bin/python LENS_SHIP_REPORTS=10000 \
+	    $(BIN)/python -m pytest -q tests/contract/test_master.py tests/contract/test_master_faults.py \
+	      tests/contract/test_master_wire.py tests/crash/test_master_kill.py || exit 1; \
 	done
 
 crash: $(VENV)/.test ## attack every promise, and broken builds too; ten minutes at most
@@ -68,6 +79,12 @@ $(VENV)/.demo: pyproject.toml packaging/lens_ship.pth | $(BIN)/python
 
 $(VENV)/.test: pyproject.toml packaging/lens_ship.pth constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[demo,test,check]'
+	@touch $@
+
+# Each master stands in an environment of its own; nothing of lens-ship is in there.
+$(VENV)/.dlrover-%: | $(BIN)/python
+	test -d $(VENV)/dlrover-$* || $(BIN)/python -m venv $(VENV)/dlrover-$*
+	$(VENV)/dlrover-$*/bin/python -m pip install -q 'dlrover[k8s]==$*' grpcio kubernetes tornado protobuf
 	@touch $@
 
 # Never fails: without apt-get, root or a network, the tests that need these packages skip.

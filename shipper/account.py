@@ -1,9 +1,10 @@
 """The account of one spool and sink: every record is in exactly one place. Pure.
 
-    written = delivered + not for this sink + pending + dead letters + corrupt + evicted
+    written = delivered + not for this sink + pending + dead letters + corrupt + evicted + given up
 
 and beside it what the training process could not write at all, by reason. Evicted is what was
-written and then deleted undelivered, to keep a limit of disk. The two sides come from
+written and then deleted undelivered, to keep a limit of disk; given up is what a rule of the sink
+settled without delivering it (too old for the receiver, for instance). The two sides come from
 different places: what is settled from the ledger's counters, what is written and pending from the
 files.
 """
@@ -31,12 +32,14 @@ class Account:
     missing: int = 0
     evicted: Mapping[str, int] = field(default_factory=dict)  # by reason
     dropped: Mapping[str, int] = field(default_factory=dict)  # never written, by reason
+    given_up: Mapping[str, int] = field(default_factory=dict)  # by a rule of the sink, by reason
+    again: int = 0  # sent once more to a receiver that had forgotten it; delivered before
 
     @property
     def difference(self) -> int:
         """Records that the right side of the account has too few; 0 when it balances."""
         settled = self.delivered + self.passed + self.dead + self.corrupt
-        settled += sum(self.evicted.values())
+        settled += sum(self.evicted.values()) + sum(self.given_up.values())
         return self.written - settled - self.pending
 
     @property
@@ -53,6 +56,8 @@ class Account:
             "corrupt": self.corrupt,
             "missing": self.missing,
             "evicted": dict(self.evicted),
+            "given_up": dict(self.given_up),
+            "again": self.again,
             "dropped": dict(self.dropped),
             "balances": self.balances,
         }
@@ -70,12 +75,15 @@ class Totals:
     corrupt: int
     missing: int
     evicted: int
+    given_up: int
+    again: int
     unbalanced: int  # accounts that do not balance
 
 
 def total(accounts: list[Account]) -> Totals:
     """Add up accounts of one sink."""
-    names = ("written", "delivered", "passed", "pending", "dead", "corrupt", "missing")
+    names = ("written", "delivered", "passed", "pending", "dead", "corrupt", "missing", "again")
     sums = {name: sum(getattr(account, name) for account in accounts) for name in names}
     sums["evicted"] = sum(sum(account.evicted.values()) for account in accounts)
+    sums["given_up"] = sum(sum(account.given_up.values()) for account in accounts)
     return Totals(**sums, unbalanced=sum(not account.balances for account in accounts))

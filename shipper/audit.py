@@ -14,6 +14,7 @@ from typing import Any
 
 from shipper import losses, ranges
 from shipper.account import Account
+from shipper.again import is_again
 from shipper.discovery import find_spools
 from shipper.ledger import Gap, Ledger
 from shipper.pipeline import gap_of
@@ -33,6 +34,8 @@ class _Books:
     position: dict[str, Any]
     dead: list[int]  # seqs
     damage: list[tuple[int, int, str]]  # first and last seq, reason
+    given_up: dict[str, int]  # by reason
+    again: int
 
 
 def take_accounts(ledger: Ledger, root: Path, sinks: Collection[str]) -> list[Account]:
@@ -138,11 +141,14 @@ def _books(ledger: Ledger, spool: str, sink: str) -> _Books:
     def mine(row: dict[str, Any]) -> bool:
         return bool(row["sink"] == sink)
 
+    positions = ledger.positions(spool)
     return _Books(
         position=next(
-            (row for row in ledger.positions(spool) if mine(row)),
+            (row for row in positions if mine(row)),
             {**_NOWHERE, "spool": spool, "sink": sink},
         ),
+        given_up={row["reason"]: row["count"] for row in ledger.dropped(spool) if mine(row)},
+        again=sum(row["delivered"] for row in positions if is_again(row["sink"], sink)),
         dead=[row["seq"] for row in ledger.dead_letters(spool) if mine(row)],
         damage=[(r["first"], r["last"], r["reason"]) for r in ledger.damages(spool) if mine(r)],
     )
@@ -178,6 +184,8 @@ def _reckon(books: _Books, spool: dict[str, Any], reader: Reader | None, gaps: _
         missing=max(0, last - seq - present - explained),
         evicted=dict(+evicted),
         dropped=dict(+unwritten),
+        given_up=books.given_up,
+        again=books.again,
     )
 
 

@@ -43,6 +43,13 @@ class Config:
     spool: Path
     state: Path
     processor_url: str
+    master: str
+    master_service: str
+    master_client: str
+    master_message_bytes: int
+    master_keep_seconds: float
+    master_wait: float
+    master_proxy: str
     batch_size: int
     flush_interval: float
     request_bytes: int

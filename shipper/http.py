@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ssl
 import threading
+import weakref
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -56,6 +57,7 @@ class Poster:
         self._keyring = Keyring(access or Access())
         self._connect_seconds = connect_seconds
         self.read_seconds = read_seconds
+        self._sessions: weakref.WeakSet[requests.Session] = weakref.WeakSet()
         self._local = threading.local()
 
     def post(
@@ -81,6 +83,11 @@ class Poster:
             Unreachable: no answer, or only a part of one.
         """
         return self._request("GET", url, None, {}, self.read_seconds)
+
+    def close(self) -> None:
+        """Let go of every kept connection."""
+        for session in list(self._sessions):
+            session.close()
 
     def _request(
         self,
@@ -124,6 +131,7 @@ class Poster:
             session.mount("http://", adapter)
             session.mount("https://", adapter)
             self._local.session, self._local.keys = session, keys
+            self._sessions.add(session)
         return session
 
     def _proxies(self, url: str) -> dict[str, str]:

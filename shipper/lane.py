@@ -148,13 +148,16 @@ class Lane:
             return
         with self._lock:
             place.caught_up = progress.at_end
-            place.finished = progress.at_end and not owned
+            lingers = place.route.lingers()
+            place.finished = progress.at_end and not owned and lingers is None
             if progress.more or (place.woken and place.caught_up):
                 place.due = now
             elif progress.wait is not None:
                 place.due = now + min(progress.wait, place.route.flush_seconds)
+            elif progress.at_end:
+                place.due = now + min(SLEEP_SECONDS, lingers or SLEEP_SECONDS)
             else:
-                place.due = now + (SLEEP_SECONDS if progress.at_end else place.route.flush_seconds)
+                place.due = now + place.route.flush_seconds
 
     def _note_failure(self, outcome: Outcome) -> None:
         if outcome.verdict is Verdict.RETRY and outcome.scope == "sink":

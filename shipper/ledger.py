@@ -7,6 +7,7 @@ repetitions, no record.
 from __future__ import annotations
 
 import json
+import secrets
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -23,6 +24,7 @@ __all__ = [
     "DeadLetter",
     "Gap",
     "Ledger",
+    "Life",
     "Piece",
     "Position",
     "Receipt",
@@ -54,6 +56,20 @@ class Settled:
     points: int = 0  # values in the records delivered
     nonfinite: int = 0  # those of them that no number can tell
     left_out: int = 0  # values that the sink has no form for
+    dropped: Mapping[str, int] = field(default_factory=dict)  # by a rule of the sink, by reason
+
+
+@dataclass(frozen=True, kw_only=True)
+class Life:
+    """What is known of a receiver that forgets: its life by name, "" when none was met.
+
+    `flight` is the seq of a record that must not arrive twice and was about to be sent to the life
+    `flight_life`; 0 when there is none. Whether it arrived shows the position alone.
+    """
+
+    name: str = ""
+    flight: int = 0
+    flight_life: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,8 +167,55 @@ class Ledger(State):
 
     def acknowledge(self, spool: str, sink: str, position: Position, settled: Settled) -> None:
         """Move `sink` on to `position`, with what has been settled on the way."""
-        with self.using() as database:
+        if not settled.dropped:
+            with self.using() as database:
+                _move(database, spool, sink, position, settled)
+            return
+        with self.transaction() as database:
             _move(database, spool, sink, position, settled)
+            for reason, count in settled.dropped.items():
+                database.execute(
+                    "INSERT INTO dropped (spool, sink, reason, count) VALUES (?, ?, ?, ?)"
+                    " ON CONFLICT (spool, sink, reason)"
+                    " DO UPDATE SET count = count + excluded.count",
+                    (spool, sink, reason, count),
+                )
+
+    def dropped(self, spool: str = "") -> list[dict[str, Any]]:
+        """What rules of sinks gave up, or of a spool's: counts by reason."""
+        with self.using() as database:
+            return list(database.table("dropped").rows_where(*_of(spool)))
+
+    # --- receivers that forget --------------------------------------------------------------------
+
+    def instance(self) -> str:
+        """The name of this state directory, drawn once."""
+        with self.transaction() as database:
+            row = database.execute("SELECT name FROM instance").fetchone()
+            name = str(row[0]) if row else secrets.token_hex(8)
+            if row is None:
+                database.execute("INSERT INTO instance (name) VALUES (?)", (name,))
+        return name
+
+    def life(self, spool: str, sink: str) -> Life:
+        """Which life of its receiver has what `sink` has acknowledged of `spool`."""
+        with self.using() as database:
+            row = database.execute(
+                "SELECT life, flight, flight_life FROM life WHERE spool = ? AND sink = ?",
+                (spool, sink),
+            ).fetchone()
+        return Life(name=row[0], flight=row[1], flight_life=row[2]) if row else Life()
+
+    def note_life(self, spool: str, sink: str, life: Life) -> None:
+        """Keep that; before anything is sent on the strength of it."""
+        with self.using() as database:
+            database.execute(
+                "INSERT INTO life (spool, sink, life, flight, flight_life)"
+                " VALUES (:spool, :sink, :name, :flight, :flight_life)"
+                " ON CONFLICT (spool, sink) DO UPDATE SET"
+                " life = :name, flight = :flight, flight_life = :flight_life",
+                {"spool": spool, "sink": sink, **asdict(life)},
+            )
 
     def is_cut_off_told(self, spool: str, sink: str) -> bool:
         """Whether `sink` knows that the process of `spool` died."""
@@ -195,7 +258,7 @@ class Ledger(State):
         old = "(SELECT id FROM spool WHERE deleted < ?)"
         with self.transaction() as database:
             sums.keep(database, before)
-            for table in ("position", "damage", "gap"):
+            for table in ("position", "damage", "gap", "dropped", "life"):
                 database.execute(f"DELETE FROM {table} WHERE spool IN {old}", (before,))
             database.execute("DELETE FROM spool WHERE deleted < ?", (before,))
 

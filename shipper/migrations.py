@@ -167,6 +167,26 @@ _DEAD_LETTER_COUNT = (
     'CREATE INDEX IF NOT EXISTS "idx_dead_letter_counts"'
     ' ON "dead_letter" ("sink", "reason", "state", "spool")'
 )
+_FORGETFUL = {
+    "dropped": Table(  # given up by a rule of a sink
+        columns={"spool": str, "sink": str, "reason": str, "count": int},
+        key=("spool", "sink", "reason"),
+    ),
+    "life": Table(
+        columns={
+            "spool": str,
+            "sink": str,  # the name of a position
+            "life": str,  # of the receiver that has what was delivered
+            "flight": int,  # seq of a record that must not arrive twice and was about to be sent
+            "flight_life": str,
+        },
+        key=("spool", "sink"),
+    ),
+    "instance": Table(
+        columns={"name": str},  # of this state directory, for receivers that keep something of it
+        key=("name",),
+    ),
+}
 
 MIGRATIONS: tuple[Migration, ...] = (
     Migration(what="the first version", tables=_FIRST, statements=(_DEAD_LETTER_ONCE,)),
@@ -184,5 +204,6 @@ MIGRATIONS: tuple[Migration, ...] = (
         tables=_TOLD,
         statements=(_DEAD_LETTER_COUNT,),
     ),
+    Migration(what="receivers that forget, and what sinks give up", tables=_FORGETFUL),
 )
 STATE_VERSION = len(MIGRATIONS)

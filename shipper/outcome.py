@@ -1,12 +1,14 @@
 """What an answer of the telemetry-processor means for the data: one table, in one place. Pure.
 
-Four verdicts:
+Five verdicts:
 
 - ``DELIVERED``: the receiver says that it has stored everything; the position moves on.
 - ``RETRY``: anything that may end by itself or by an operator's hand, and everything unknown.
 - ``SPLIT``: something in the request may be refused for good; halves of it are sent instead, and
   what is refused alone is a dead letter.
 - ``DEAD``: this data will be refused for ever.
+- ``DROPPED``: this data is of no use to the receiver any more, or may do harm there; it is given up
+  by a rule that its sink states, counted by reason.
 
 ``scope`` says who has to wait: ``sink`` when every request would meet the same answer (nobody
 there, wrong address, no permission), ``workload`` when the others need not.
@@ -49,6 +51,7 @@ class Verdict(Enum):
     RETRY = "retry"
     SPLIT = "split"
     DEAD = "dead"
+    DROPPED = "dropped"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,8 +72,22 @@ class Outcome:
     detail: str = ""
     scope: str = "workload"  # or "sink"
     alarm: bool = False  # an operator has to look: it will not end by itself
-    ambiguous: bool = False  # with SPLIT: it may be the receiver's fault, not that of the data
+    # With SPLIT: it may be the receiver's fault, not that of the data. With RETRY: it may have been
+    # stored.
+    ambiguous: bool = False
     retry_after: float | None = None  # seconds the receiver asks to wait
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Greeting:
+    """Who is at the other end before something is sent to it.
+
+    `life` names the receiver's life: another one has forgotten what this one acknowledged. It is ""
+    where a receiver has no such thing. An `outcome` says why there is nothing to send, or nobody.
+    """
+
+    life: str = ""
+    outcome: Outcome | None = None
 
 
 def _retry(reason: str, detail: str, *, alarm: bool = False, scope: str = "workload") -> Outcome:

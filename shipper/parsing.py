@@ -5,6 +5,7 @@ Each raises `ValueError` with a text that goes on from the name of the setting: 
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -47,6 +48,35 @@ def proxy(value: Any) -> str:
     """A proxy: `environment` for what the environment names, a URL, or "" for none."""
     text = str(value).strip()
     return text if text == "environment" else url(text)
+
+
+def address(value: Any) -> str:
+    """HOST:PORT, with brackets around an IPv6 address, which may be missing in `value`; or ""."""
+    text = str(value).strip()
+    if not text:
+        return ""
+    host, _, port = text.rpartition(":")
+    bare = host.removeprefix("[").removesuffix("]")
+    good = bool(bare) and port.isascii() and port.isdecimal() and 0 < int(port) < 65536
+    if not good or re.search(r"[/@\s]", text) or (":" in bare and not _is_ipv6(bare)):
+        raise ValueError("is not HOST:PORT")
+    return f"[{bare}]:{port}" if ":" in bare else f"{host}:{port}"
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        return ipaddress.ip_address(text.partition("%")[0]).version == 6
+    except ValueError:
+        return False
+
+
+def place(value: Any) -> str:
+    """Where something stands in a module, `package.module:name`, or ""."""
+    text = str(value).strip()
+    module, _, name = text.partition(":")
+    if text and not (module and name):
+        raise ValueError("is not package.module:name")
+    return text
 
 
 def number(low: float, high: float) -> Callable[[Any], float]:

@@ -62,6 +62,9 @@ class Records(Protocol):
 class Readable(Records, Protocol):
     """What a route reads from."""
 
+    def first_seq(self) -> int:
+        """Seq of the first record there is, 0 without any."""
+
     def is_exhausted(self, position: int) -> bool:
         """Whether everything can be read and nothing lies beyond `position`."""
 
@@ -135,6 +138,10 @@ class Route:
                     return Progress(wait=self._wait(now()))
         finally:
             self._drop_ballast()
+
+    def lingers(self) -> float | None:
+        """Seconds after which it wants a turn though nothing is new; None: it does not."""
+        return None
 
     def resume(self) -> None:
         """Go on from where the ledger says: it was moved by another hand than this one's."""
@@ -211,7 +218,7 @@ class Route:
         """Send one parcel and settle it; the outcome if it must be tried again."""
         tries = self._tries[1] + 1 if self._tries[0] == parcel.first else 1
         self._tries = (parcel.first, tries)
-        outcome = self.sink.send(parcel, self.identity, tries)
+        outcome = self._send(parcel, tries)
         if outcome.verdict is Verdict.DELIVERED:
             self._tell.delivered(outcome)
             self._parcels.popleft()
@@ -232,8 +239,14 @@ class Route:
                 return outcome
         if outcome.verdict is Verdict.RETRY:
             return outcome
-        self._give_up(parcel, outcome)
+        if outcome.verdict is Verdict.DROPPED:
+            self._drop(parcel, outcome)
+        else:
+            self._give_up(parcel, outcome)
         return None
+
+    def _send(self, parcel: Parcel, tries: int) -> Outcome:
+        return self.sink.send(parcel, self.identity, tries)
 
     def _is_hopeless(self, outcome: Outcome, now: float) -> bool:
         """Whether a workload has been unknown for so long that it will stay so.
@@ -254,7 +267,7 @@ class Route:
         steps = self._last_steps()
         parcels = self.sink.tell_cut_off(steps, self.identity) if steps else ()
         for parcel in parcels:
-            outcome = self.sink.send(parcel, self.identity, 1)
+            outcome = self._send(parcel, 1)
             if outcome.verdict is Verdict.RETRY:
                 return outcome
         if parcels:
@@ -281,7 +294,15 @@ class Route:
         self._parcels.popleft()
         self._settle(parcel, delivered=0, requests=1)
 
-    def _settle(self, parcel: Parcel | None, *, delivered: int, requests: int) -> None:
+    def _drop(self, parcel: Parcel, outcome: Outcome) -> None:
+        """Go past a parcel that a rule of its sink gives up."""
+        self._tell.dropped(parcel.first, outcome)
+        self._parcels.popleft()
+        self._settle(parcel, delivered=0, requests=0, dropped=outcome.reason)
+
+    def _settle(
+        self, parcel: Parcel | None, *, delivered: int, requests: int, dropped: str = ""
+    ) -> None:
         """Write down how far this sink is, now that `parcel` is settled."""
         remaining = [p.first for p in self._parcels]
         remaining.extend(self._held)
@@ -306,6 +327,7 @@ class Route:
             delivered=delivered,
             passed=len(self._passed) - len(left),
             requests=requests,
+            dropped={dropped: len(parcel.seqs)} if dropped and parcel else {},
             **notes,
         )
         self._ledger.acknowledge(self.identity.spool, self._entry, position, settled)

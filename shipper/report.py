@@ -79,6 +79,14 @@ def _print_lost(out: Console, accounts: list[Account]) -> None:
         if account.evicted:
             told = _told(account.evicted)
             out.print(f"{account.spool}: deleted before {account.sink} had it: {told}")
+        if account.given_up:
+            told = _told(account.given_up)
+            out.print(f"{account.spool}: not sent to {account.sink}: {told}")
+        if account.again:
+            out.print(
+                f"{account.spool}: sent again to {account.sink}, which had restarted and forgotten:"
+                f" {account.again}"
+            )
 
 
 def _told(reasons: Mapping[str, int]) -> str:
@@ -163,13 +171,14 @@ def _account_table(sink: str, accounts: list[Account]) -> Table:
         ("dead", "dead"),
         ("corrupt", "corrupt"),
         ("evicted", "evicted"),
+        ("given_up", "given up"),
         ("missing", "missing"),
     ):
         table.add_column(label, justify="right", footer=f"{getattr(sums, name):,}")
     for account in accounts:
         names = ("written", "delivered", "passed", "pending", "dead", "corrupt")
         cells = [getattr(account, name) for name in names]
-        cells += [sum(account.evicted.values()), account.missing]
+        cells += [sum(account.evicted.values()), sum(account.given_up.values()), account.missing]
         table.add_row(account.spool, *(f"{cell:,}" for cell in cells))
     return table
 

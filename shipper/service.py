@@ -13,6 +13,7 @@ from pathlib import Path
 import spooler
 from shipper.access import Access
 from shipper.address import Address, workload_key
+from shipper.again import RememberingRoute
 from shipper.config import Config
 from shipper.discovery import find_spools, identity_of
 from shipper.errors import Misplaced
@@ -206,7 +207,7 @@ class Service:
         self._pulse.add(Reader(directory), self._config.seconds_to_flush(identity))
 
     def _open_route(self, sink: Sink, reader: Reader, identity: Identity) -> None:
-        key = (sink.name, workload_key(identity))
+        key = (sink.name, sink.lane_key(identity))
         lane = self._lanes.get(key)
         if lane is None:
             lane = Lane(
@@ -214,10 +215,11 @@ class Service:
                 sink_health=self._health[sink.name],
                 flush_all=self._once,
                 now=self._now,
-                workloads=self._workloads,
+                workloads=self._workloads if sink.by_workload else None,
             )
+        route = RememberingRoute if sink.forgets else Route
         lane.add(
-            Route(
+            route(
                 reader=Reader(reader.directory),
                 identity=identity,
                 sink=sink,
@@ -249,8 +251,8 @@ class Service:
         known = self._spools.get(spool)
         if known is None:
             return
-        for sink in self._sinks:
-            key = (sink, workload_key(known.identity))
+        for sink in self._sinks.values():
+            key = (sink.name, sink.lane_key(known.identity))
             lane = self._lanes.get(key)
             if lane is not None:
                 lane.wake(spool)
@@ -323,6 +325,8 @@ class Service:
         self._tidy()
         self._tidying.end()
         self._heartbeat.beat(self._healths(), stopped=True)
+        for sink in self._sinks.values():
+            sink.close()
         self._ledger.close()
         log.info(
             "stopped; positions are saved in %s",

@@ -73,6 +73,61 @@ SETTINGS = (
         why="Jobs already carry the address; one given here holds for all of them.",
     ),
     Setting(
+        name="master",
+        default="",
+        parse=parsing.address,
+        alias="DLROVER_MASTER_ADDR",
+        help="HOST:PORT of the training master that takes the reports of all jobs. Unset: what each"
+        " job recorded.",
+        why="A node serves several jobs, and each has a master of its own.",
+    ),
+    Setting(
+        name="master_service",
+        default="",
+        parse=parsing.choice("", "grpc", "http"),
+        alias="DLROVER_MASTER_SERVICE_TYPE",
+        help="grpc or http. Unset: what each job recorded, else grpc.",
+        why="The master decides; its jobs are told.",
+    ),
+    Setting(
+        name="master_client",
+        default="",
+        parse=parsing.place,
+        help="package.module:name of a client for another kind of master: an object with"
+        " report_diagnosis_agent_metrics, or what makes one.",
+        why="DLRover's own protocol is built in.",
+    ),
+    Setting(
+        name="master_message_bytes",
+        default=4 * _MIB,
+        parse=parsing.integer(1024, 256 * _MIB),
+        help="Bytes of a message to the master at most. Logs and stacks are cut at the ends of"
+        " lines; anything else that is larger is a dead letter.",
+        why="DLRover 0.5.0 to 0.6.1 take no larger one over gRPC.",
+    ),
+    Setting(
+        name="master_keep_seconds",
+        default=600.0,
+        parse=parsing.number(0, 10 * 366 * 86400),
+        help="Age at which a report is given up as expired. 0: reports of any age are sent.",
+        why="DLRover says yes to a report that is ten minutes old, and drops it.",
+    ),
+    Setting(
+        name="master_wait",
+        default=0.0,
+        parse=parsing.number(0, 10 * 366 * 86400),
+        help="Seconds for which the reports of a job without a master are kept for one that may"
+        " come with --master; then they are given up, and counted.",
+        why="The address is recorded when a job starts, and never comes later by itself.",
+    ),
+    Setting(
+        name="master_proxy",
+        default="",
+        parse=parsing.proxy,
+        help="URL of an HTTP proxy to reach masters through, or `environment`. Unset: none.",
+        why="Masters stand in the cluster.",
+    ),
+    Setting(
         name="batch_size",
         default=100,
         parse=parsing.integer(1, 1000),

@@ -23,6 +23,7 @@ class Telling:
         self._path = path
         self._about = {"sink": sink, "spool": spool, "path": path}
         self._special = ""  # what was said of the last delivery
+        self._dropped: set[str] = set()  # reasons that were told
 
     def delivered(self, outcome: Outcome) -> None:
         """Say what is special about a delivery, when that has changed."""
@@ -69,6 +70,50 @@ class Telling:
                 detail=first.detail,
             ),
         )
+
+    def dropped(self, seq: int, outcome: Outcome) -> None:
+        """A rule of the sink gives up a record; said once for each reason, many may follow."""
+        say = log.debug if outcome.reason in self._dropped else log.warning
+        self._dropped.add(outcome.reason)
+        say(
+            "%s: record %d is not sent to %s: %s (%s); it is counted, as are those that follow",
+            self._path,
+            seq,
+            self._sink,
+            outcome.reason,
+            outcome.detail,
+            extra=about(**self._about, seq=seq, reason=outcome.reason, detail=outcome.detail),
+        )
+
+    def forgotten(self, receiver: str) -> None:
+        """The receiver has lost what it had acknowledged."""
+        log.warning(
+            "%s: %s has restarted and forgotten; what it would still remember is sent again",
+            self._path,
+            receiver,
+            extra=about(**self._about, receiver=receiver),
+        )
+
+    def repeated(self, receiver: str, count: int) -> None:
+        """All of that has been sent again."""
+        log.info(
+            "%s: %d records were sent again to %s",
+            self._path,
+            count,
+            receiver,
+            extra=about(**self._about, receiver=receiver, count=count),
+        )
+
+    def refused_again(self, refused: Sequence[Refused]) -> None:
+        """These were taken the first time and are refused now; they stay delivered."""
+        for one in refused:
+            log.warning(
+                "%s: record %d is refused when it is sent again: %s",
+                self._path,
+                one.stored.seq,
+                one.detail,
+                extra=about(**self._about, seq=one.stored.seq, reason=one.reason),
+            )
 
     def unreadable(self, damage: Damage) -> None:
         """These records cannot be read."""

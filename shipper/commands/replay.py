@@ -15,7 +15,11 @@ from shipper.commands.options import settings
 @click.argument("paths", nargs=-1, type=click.Path(exists=True, path_type=Path))
 @click.option("--run", default="", help="Only this run.")
 @click.option("--workload", default="", help="Only this workload.")
-@click.option("--kind", type=click.Choice(["step", "detection"]), help="Only records of this kind.")
+@click.option(
+    "--kind",
+    type=click.Choice(["step", "detection", "report"]),
+    help="Only records of this kind.",
+)
 @click.option("--sink", "only_sink", default="", help="Only to this sink.")
 @click.option("--first-step", type=int, help="Only steps from this one on.")
 @click.option("--last-step", type=int, help="Only steps up to this one.")
@@ -43,6 +47,11 @@ from shipper.commands.options import settings
     "batch_size",
     "request_bytes",
     "numbers_only",
+    "master",
+    "master_service",
+    "master_client",
+    "master_keep_seconds",
+    "master_proxy",
 )
 def replay(
     paths: tuple[Path, ...],

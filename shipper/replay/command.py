@@ -13,7 +13,7 @@ from typing import Any
 from shipper.config import Config, load
 from shipper.ledger import Ledger
 from shipper.replay.plan import Part, Wish, make_plan
-from shipper.replay.selection import Selection
+from shipper.replay.selection import Selection, kind_for
 from shipper.replay.send import Means, carry_out
 from shipper.replay.show import print_plan, print_receipts, progress_bar
 from shipper.service import build_address, build_sinks
@@ -51,6 +51,9 @@ def replay_command(
 
 def _wish(paths: tuple[Path, ...], given: Mapping[str, Any], config: Config) -> Wish:
     sinks = (given["only_sink"],) if given["only_sink"] else tuple(REGISTRY)
+    if not given["only_sink"] and given["kind"] != "report":
+        # Reports are old by then, and doubled ones do harm: a master is told again by wish only.
+        sinks = tuple(sink for sink in sinks if kind_for(sink) != "report")
     return Wish(
         root=config.spool,
         pod_directories=config.pod_directories,

@@ -12,11 +12,13 @@ import orjson
 from spooler.spool.reader import Stored
 
 # Kinds that carry something to a receiver; the others only mark beginnings and ends.
-CARRYING = ("step", "detection")
+CARRYING = ("step", "detection", "report")
 
 
 def kind_for(sink: str) -> str:
     """The kind of record that this sink carries."""
+    if sink == "master":
+        return "report"
     return "detection" if sink.endswith("detection") else "step"
 
 

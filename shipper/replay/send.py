@@ -8,10 +8,11 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from shipper.again import ClosedCarefulRoute
 from shipper.config import Config
 from shipper.health import Health
 from shipper.ledger import Ledger, Receipt
-from shipper.pipeline import ClosedRoute
+from shipper.pipeline import ClosedRoute, Route
 from shipper.replay.check import pieces_of
 from shipper.replay.plan import Part
 from shipper.replay.selection import kind_for
@@ -83,10 +84,12 @@ def receipt_of(part: Part) -> Receipt:
 
 def _send(part: Part, means: Means, delivered: Callable[[Part, int], None]) -> bool:
     """Whether the part was sent to its end."""
-    route = ClosedRoute(
+    sink = means.sinks[part.sink]
+    make: type[Route] = ClosedCarefulRoute if sink.forgets else ClosedRoute
+    route = make(
         reader=part.source,
         identity=means.workloads.complete(part.source.identity, alive=False),
-        sink=means.sinks[part.sink],
+        sink=sink,
         ledger=means.ledger,
         config=means.config,
         entry=part.entry,

@@ -36,6 +36,10 @@ class Source:
         """The end of the range."""
         return min(self.through, self.reader.last_seq())
 
+    def first_seq(self) -> int:
+        """Where the range begins."""
+        return 1
+
     def is_exhausted(self, position: int) -> bool:
         """Whether nothing of the range lies beyond `position`."""
         return position >= self.last_seq()

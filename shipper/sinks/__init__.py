@@ -14,13 +14,14 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from shipper.batcher import Passed, Refused, Step
-from shipper.outcome import Outcome
+from shipper.outcome import Greeting, Outcome
 from spooler.spool.identity import Identity
 from spooler.spool.reader import Stored
 
 REGISTRY: dict[str, str] = {
     "processor": "shipper.sinks.processor:ProcessorSink",
     "processor-detection": "shipper.sinks.processor_detection:ProcessorDetectionSink",
+    "master": "shipper.sinks.master:MasterSink",
 }
 
 
@@ -79,9 +80,19 @@ class Plan:
 
 
 class Sink(Protocol):
-    """The contract of a sink; one instance serves all spools and threads."""
+    """The contract of a sink; one instance serves all spools and threads.
+
+    `by_workload` tells that the receiver looks data up by workload, so that the workload of a pod
+    is worth asking for. `forgets` tells that it keeps what it acknowledges in its memory only; such
+    a sink is a `ForgetfulSink`.
+    """
 
     name: str
+    by_workload: bool
+    forgets: bool
+
+    def lane_key(self, identity: Identity) -> str:
+        """What is sent under one key is sent one at a time."""
 
     def plan(self, stretch: Stretch) -> Plan:
         """Turn records into parcels. Pure."""
@@ -91,3 +102,25 @@ class Sink(Protocol):
 
     def send(self, parcel: Any, identity: Identity, tries: int) -> Outcome:
         """Send one of its own parcels; `tries` counts the attempts at it, this one included."""
+
+    def close(self) -> None:
+        """Let go of connections; nothing is sent afterwards."""
+
+
+class ForgetfulSink(Sink, Protocol):
+    """A sink whose receiver forgets when it restarts, and cannot tell a repetition."""
+
+    remembered_seconds: float  # how long it remembers a parcel, by the parcel's own time
+    look_seconds: float  # how often it is looked at while it should remember something
+
+    def greet(self, parcel: Any, identity: Identity, key: str) -> Greeting:
+        """Who is at the other end, found out within the last moment; `key` is this service's own.
+
+        An outcome instead tells that the parcel is not to be sent, or that nobody is there.
+        """
+
+    def is_harmful(self, parcel: Any) -> bool:
+        """Whether a repetition of this parcel does harm."""
+
+    def taken(self, parcel: Any) -> float:
+        """When the data of a parcel was taken, Unix seconds."""

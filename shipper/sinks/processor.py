@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from shipper import wire
-from shipper.address import Address
+from shipper.address import Address, workload_key
 from shipper.batcher import Passed, Refused, Step, collect_steps
 from shipper.config import Config
 from shipper.outcome import Outcome
@@ -67,6 +67,9 @@ class ProcessorSink:
     """See the module."""
 
     name = "processor"
+    by_workload = True
+    forgets = False
+    lane_key = staticmethod(workload_key)
 
     def __init__(self, config: Config, address: Address) -> None:
         self._config = config
@@ -113,6 +116,9 @@ class ProcessorSink:
         ]
         requests = wire.group(encoded, max_steps=1, max_bytes=self._config.request_bytes)
         return tuple(StepParcel(request=request, mark="/cut-off") for request in requests)
+
+    def close(self) -> None:
+        """The connections belong to the address, which lives as long as the service."""
 
     def send(self, parcel: StepParcel, identity: Identity, tries: int) -> Outcome:
         """Post one request."""

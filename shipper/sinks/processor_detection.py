@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from shipper import wire
-from shipper.address import Address
+from shipper.address import Address, workload_key
 from shipper.batcher import Passed, Refused, Step
 from shipper.config import Config
 from shipper.outcome import Outcome, Verdict
@@ -61,6 +61,9 @@ class ProcessorDetectionSink:
     """See the module."""
 
     name = "processor-detection"
+    by_workload = True
+    forgets = False
+    lane_key = staticmethod(workload_key)
 
     def __init__(self, config: Config, address: Address) -> None:
         self._address = address
@@ -87,6 +90,9 @@ class ProcessorDetectionSink:
     def tell_cut_off(self, steps: Sequence[Step], identity: Identity) -> tuple[()]:
         """Nothing: the metrics tell it."""
         return ()
+
+    def close(self) -> None:
+        """The connections belong to the address, which lives as long as the service."""
 
     def send(self, parcel: DetectionParcel, identity: Identity, tries: int) -> Outcome:
         """Post one detection."""

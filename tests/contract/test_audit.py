@@ -89,7 +89,8 @@ def test_it_adds_up_wherever_delivery_stops(
     ship(tmp_path, receiver, timeout=0.5)
     for account in accounts(tmp_path).values():
         assert account.balances, account
-        assert account.delivered + account.pending > 0
+        if account.sink != "master":  # none of these records is for it
+            assert account.delivered + account.pending > 0
     receiver.otherwise = Normal()
     ship(tmp_path, receiver)
     assert all(account.pending == 0 and account.balances for account in accounts(tmp_path).values())

@@ -19,6 +19,13 @@ from tests.kit.command import commands_of, lens_ship
 
 BY_NAME = {setting.name: setting for setting in SETTINGS}
 OTHER = {
+    "master": "master-0.jobs:50001",
+    "master_service": "http",
+    "master_client": "package.module:Client",
+    "master_message_bytes": 2048,
+    "master_keep_seconds": 0.0,
+    "master_wait": 60.0,
+    "master_proxy": "environment",
     "spool": "/other/spool",
     "state": "/other/state",
     "processor_url": "http://host:8989/v1",

@@ -38,6 +38,9 @@ from tests.kit.spools import identity
 
 WHO = identity(workload_uid="w")
 SINKS = sorted(REGISTRY)
+# Those that post to the telemetry-processor; the training master's has tests of its own.
+POSTING = sorted(name for name in REGISTRY if name.startswith("processor"))
+posting = pytest.mark.parametrize("connected", POSTING, indirect=True)
 
 
 def load(name: str) -> Any:
@@ -144,6 +147,7 @@ def test_halves_are_the_whole(connected: Connected) -> None:
             assert halves[0].seqs + halves[1].seqs == parcel.seqs
 
 
+@posting
 @pytest.mark.promise("G4")
 def test_delivered_is_what_the_receiver_said(connected: Connected) -> None:
     assert connected.send().verdict is Verdict.DELIVERED
@@ -152,6 +156,7 @@ def test_delivered_is_what_the_receiver_said(connected: Connected) -> None:
     assert seen.status == 200
 
 
+@posting
 @pytest.mark.promise("G5")
 def test_a_repetition_is_the_same_request_with_the_same_header(connected: Connected) -> None:
     parcel = connected.parcel
@@ -203,6 +208,7 @@ FAULTS: dict[str, Behaviour] = {
 }
 
 
+@posting
 @pytest.mark.promise("G4")
 @pytest.mark.promise("G6")
 @pytest.mark.parametrize("fault", sorted(FAULTS))
@@ -218,6 +224,7 @@ def test_nothing_but_a_success_is_delivered_and_nothing_escapes(
     assert outcome.scope in ("sink", "workload")
 
 
+@posting
 @pytest.mark.promise("G6")
 def test_a_refusal_of_the_identity_is_for_good(connected: Connected) -> None:
     nobody = identity()
@@ -226,12 +233,14 @@ def test_a_refusal_of_the_identity_is_for_good(connected: Connected) -> None:
     assert (outcome.verdict, outcome.reason) == (Verdict.DEAD, "no-identity")
 
 
+@posting
 def test_nobody_there_holds_up_the_sink_and_keeps_everything(connected: Connected) -> None:
     connected.receiver.go_away()
     outcome = connected.send()
     assert (outcome.verdict, outcome.scope) == (Verdict.RETRY, "sink")
 
 
+@posting
 @pytest.mark.parametrize("url", ["", "http://[", "nonsense", "http://a..b/v1", "ftp://host/v1"])
 def test_an_impossible_address_is_an_outcome_too(connected: Connected, url: str) -> None:
     outcome = connected.at(url).send(connected.parcel, WHO, 1)

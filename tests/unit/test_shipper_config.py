@@ -38,6 +38,13 @@ OTHER: dict[str, tuple[str, Any]] = {
     "save_local": ("false", False),
     "retain_seconds": ("60", 60.0),
     "retain_bytes": ("1000", 1000),
+    "master": (" master-0.jobs:50001", "master-0.jobs:50001"),
+    "master_service": ("HTTP", "http"),
+    "master_client": ("package.module:Client", "package.module:Client"),
+    "master_message_bytes": ("2048", 2048),
+    "master_keep_seconds": ("0", 0.0),
+    "master_wait": ("60", 60.0),
+    "master_proxy": ("environment", "environment"),
     "root_bytes": ("5000", 5000),
     "when_full": ("drop-oldest", "drop-oldest"),
     "dead_letter_count": ("5", 5),
@@ -121,6 +128,8 @@ def test_the_sources_have_an_order(tmp_path: Path, name: str) -> None:
         "flush_interval": "1 2 3 4",
         "processor_url": "http://a http://b http://c http://d",
         "spool": "/a /b /c /d",
+        "master": "a:1 b:2 ::1:3 [::1]:4",
+        "master_service": "grpc http grpc http",
     }.get(name, "true false true false")
     first, second, third, fourth = good.split()
     flags: dict[str, Any] = {**BASE, name: first}
@@ -135,7 +144,7 @@ def test_the_sources_have_an_order(tmp_path: Path, name: str) -> None:
     assert getattr(load(flags, environ), name) == parse(fourth)
 
 
-def test_the_aliases_are_those_of_the_older_exporter() -> None:
+def test_the_aliases_are_those_of_the_older_exporter_and_of_dlrover() -> None:
     assert ALIASES == {
         "spool": "PRIMUS_LENS_WANDB_OUTPUT_PATH",
         "processor_url": "PRIMUS_LENS_API_BASE_URL",
@@ -143,6 +152,8 @@ def test_the_aliases_are_those_of_the_older_exporter() -> None:
         "flush_interval": "PRIMUS_LENS_WANDB_FLUSH_INTERVAL",
         "api_reporting": "PRIMUS_LENS_WANDB_API_REPORTING",
         "save_local": "PRIMUS_LENS_WANDB_SAVE_LOCAL",
+        "master": "DLROVER_MASTER_ADDR",
+        "master_service": "DLROVER_MASTER_SERVICE_TYPE",
     }
 
 
@@ -163,6 +174,14 @@ WRONG = [
         for text in ("host:8989", "ftp://host", "http://", "/v1", "http://[")
     ),
     *(("proxy", text) for text in ("proxy:3128", "socks5://proxy", "environ")),
+    *(("master", text) for text in ("host", ":1", "host:", "host:0", "host:99999", "a/b:1")),
+    *(("master", text) for text in ("1:2:3", "[::1]", "a b:1", "http://h:1", "h:x")),
+    *(("master_service", text) for text in ("ray", "tcp")),
+    *(("master_client", text) for text in ("module", ":name", "module:")),
+    *(("master_message_bytes", text) for text in ("1023", "x", str(2**40))),
+    *(("master_keep_seconds", text) for text in ("-1", "nan", "x")),
+    *(("master_wait", text) for text in ("-1", "inf", "x")),
+    *(("master_proxy", text) for text in ("proxy:3128", "socks5://proxy")),
     *(("batch_size", text) for text in ("0", "1001", "-1", "1.5", "many", "")),
     *(("flush_interval", text) for text in ("0", "0.04", "3601", "nan", "inf", "soon")),
     *(("request_bytes", text) for text in ("1023", str(64 * 1024 * 1024 + 1), "1k")),

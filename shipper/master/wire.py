@@ -1,0 +1,247 @@
+"""The wire contract of the training master, from bytes to meaning; described here only. Pure.
+
+**Calls.** gRPC in plain text, service `elastic.Master`: `report` (Message to Response) stores
+something, `get` (Message to Message) asks for something. HTTP from 0.5.0 on: `POST /report` and
+`POST /get` with JSON ``{"node_id", "node_type", "data": base64 of the same pickle}``. Both may
+carry `job_uid` (gRPC metadata, HTTP header): a master that has a uid refuses another one.
+
+**Protobuf.** Message: 1 `node_id` int32, 2 `node_type` string, 3 `data` bytes. Response:
+1 `success` bool, 2 `reason` string.
+
+**Data** is a pickle (protocol 4) of one object: class name, then attributes. Its module is
+`dlrover.python.common.comm` for masters from 0.5.0 on and `dlrover.python.common.grpc` for 0.4.0;
+the wrong one is answered as if nothing had been sent.
+
+- `DiagnosisReportData`: `data_cls` (always `WorkerTrainingMetric`), `data_content` (JSON with
+  exactly the eight fields of that class, not escaped to ASCII), `node_rank`.
+- `KeyValuePair`: `key`, `value` (bytes), `op`. A `report` of it with op `set` keeps the value in
+  the master's memory, a `get` of it with op `get` returns it, or `b""` when it is not there.
+
+**Answers.** A gRPC `report` answers ``08 01`` for stored, nothing for not stored. A gRPC `get`
+answers a Message whose data is a pickle, empty when the request was not understood. HTTP answers
+200 with a pickle of `BaseResponse` (`success`, `data`; `success` means nothing in the answer to a
+`get`). Pickles that a master sends are looked through opcode by opcode and never loaded: loading
+one runs what its sender wants.
+
+**Sizes.** A master of 0.5.0 to 0.6.1 takes gRPC messages of at most 4,194,304 bytes.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import pickletools
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+REPORT_METHOD = "/elastic.Master/report"
+GET_METHOD = "/elastic.Master/get"
+JOB_UID = "job_uid"
+# The generations of masters by the module of their messages, the newer one first.
+GENERATIONS = ("dlrover.python.common.comm", "dlrover.python.common.grpc")
+DATA_CLASS = "WorkerTrainingMetric"
+# What a master has to say fits into a few hundred bytes; what is longer is not looked at.
+ANSWER_LIMIT = 64 * 1024
+
+_STORED = b"\x08\x01"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Message:
+    """What either transport carries; `data` is the pickle."""
+
+    node_id: int
+    node_type: str
+    data: bytes
+
+
+# --- what is sent ---------------------------------------------------------------------------------
+
+
+def report_data(generation: str, content: str, node_rank: int) -> bytes:
+    """The pickle of a report whose JSON is `content`."""
+    values = {"data_cls": DATA_CLASS, "data_content": content, "node_rank": node_rank}
+    return _pickle(generation, "DiagnosisReportData", values)
+
+
+def keep_data(generation: str, key: str, value: bytes) -> bytes:
+    """The pickle that has the master keep `value` in its memory."""
+    return _pickle(generation, "KeyValuePair", {"key": key, "value": value, "op": "set"})
+
+
+def ask_data(generation: str, key: str) -> bytes:
+    """The pickle that asks for what the master keeps under `key`."""
+    return _pickle(generation, "KeyValuePair", {"key": key, "value": b"", "op": "get"})
+
+
+def to_protobuf(message: Message) -> bytes:
+    """The gRPC message; fields with their default value are left out, as protobuf does."""
+    node_type = message.node_type.encode("utf-8", "replace")
+    parts = []
+    if message.node_id:
+        parts.append(b"\x08" + _varint(message.node_id))
+    if node_type:
+        parts.append(b"\x12" + _varint(len(node_type)) + node_type)
+    if message.data:
+        parts.append(b"\x1a" + _varint(len(message.data)) + message.data)
+    return b"".join(parts)
+
+
+def to_json(message: Message) -> bytes:
+    """The HTTP body."""
+    body = {
+        "node_id": message.node_id,
+        "node_type": message.node_type,
+        "data": base64.b64encode(message.data).decode("ascii"),
+    }
+    return json.dumps(body).encode("ascii")
+
+
+def size(content: str, node_type: str) -> int:
+    """Bytes of the largest gRPC message that carries this JSON, whatever else is in it."""
+    text = len(content.encode("utf-8", "surrogatepass"))
+    return text + len(node_type.encode("utf-8", "replace")) + _FRAME
+
+
+def metric_json(metric: Mapping[str, Any]) -> str:
+    """The JSON of a report's fields; text stays what it is."""
+    return json.dumps(dict(metric), ensure_ascii=False)
+
+
+# --- what comes back ------------------------------------------------------------------------------
+
+
+def stored(response: bytes) -> bool | None:
+    """Whether a gRPC response says stored; None when it is no such response."""
+    if response == _STORED:
+        return True
+    fields = _fields(response)
+    if fields is None or set(fields) - {1, 2}:
+        return None
+    return fields.get(1, 0) == 1
+
+
+def message_data(response: bytes) -> bytes | None:
+    """The data of a gRPC message; None when it is no such message."""
+    fields = _fields(response)
+    if fields is None:
+        return None
+    data = fields.get(3, b"")
+    return data if isinstance(data, bytes) else None
+
+
+def attributes(pickled: bytes) -> dict[str, Any] | None:
+    """The plain attributes of a pickled object, read from its opcodes; None when it is no pickle.
+
+    Only booleans, numbers, text and bytes are there; nothing is loaded or called.
+    """
+    if not pickled or len(pickled) > ANSWER_LIMIT:
+        return None
+    found: dict[str, Any] = {}
+    name: str | None = None
+    try:
+        for kind, value in _literals(pickled):
+            if name is not None and kind != "other":
+                found[name] = value
+                name = None
+            else:
+                name = value if kind == "text" else None
+    except (ValueError, IndexError, KeyError, struct.error, OverflowError):
+        return None
+    return found
+
+
+# --- pickle ---------------------------------------------------------------------------------------
+
+
+def _pickle(module: str, name: str, values: Mapping[str, Any]) -> bytes:
+    """An object by its class and attributes: no frame, no memo, which no master needs."""
+    pairs = b"".join(_value(key) + _value(value) for key, value in values.items())
+    return b"\x80\x04" + _value(module) + _value(name) + b"\x93)\x81}(" + pairs + b"ub."
+
+
+def _value(value: str | bytes | int) -> bytes:
+    if isinstance(value, str):
+        return _sized(value.encode("utf-8", "surrogatepass"), b"\x8c", b"X")
+    if isinstance(value, bytes):
+        return _sized(value, b"C", b"B")
+    if -(2**31) <= value < 2**31:
+        return b"J" + value.to_bytes(4, "little", signed=True)
+    length = value.bit_length() // 8 + 1
+    return b"\x8a" + bytes([length]) + value.to_bytes(length, "little", signed=True)
+
+
+def _sized(data: bytes, short: bytes, long: bytes) -> bytes:
+    if len(data) < 256:
+        return short + bytes([len(data)]) + data
+    return long + len(data).to_bytes(4, "little") + data
+
+
+_SKIPPED = frozenset({"MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT", "FRAME"})
+_BOOLEANS = {"NEWTRUE": True, "NEWFALSE": False}
+
+
+def _literals(pickled: bytes) -> Iterator[tuple[str, Any]]:
+    """The plain values in a pickle in their order; everything else is `other`."""
+    for opcode, argument, _ in pickletools.genops(pickled):
+        if opcode.name in _SKIPPED:
+            continue
+        if opcode.name in _BOOLEANS:
+            yield "bool", _BOOLEANS[opcode.name]
+        elif isinstance(argument, str) and "UNICODE" in opcode.name:
+            yield "text", argument
+        elif isinstance(argument, bytes) and "BYTES" in opcode.name:
+            yield "bytes", argument
+        elif isinstance(argument, int) and "INT" in opcode.name:
+            yield "int", argument
+        else:
+            yield "other", None
+
+
+# --- protobuf -------------------------------------------------------------------------------------
+
+
+def _varint(number: int) -> bytes:
+    number &= 2**64 - 1
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
+
+
+def _fields(data: bytes) -> dict[int, int | bytes] | None:
+    """Numbers and length-delimited fields by number; None for anything else."""
+    fields: dict[int, int | bytes] = {}
+    at = 0
+    while at < len(data):
+        tag, at = _read_varint(data, at)
+        value, at = _read_varint(data, at)
+        if tag & 7 == 0:
+            fields[tag >> 3] = value
+        elif tag & 7 == 2 and 0 <= value <= len(data) - at:
+            fields[tag >> 3] = data[at : at + value]
+            at += value
+        else:
+            return None
+    return fields if at == len(data) else None
+
+
+def _read_varint(data: bytes, at: int) -> tuple[int, int]:
+    """The number and where the next one begins; (-1, beyond the end) when there is none."""
+    number = shift = 0
+    while at < len(data) and shift < 70:
+        byte = data[at]
+        number |= (byte & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 0x80:
+            return number, at
+    return -1, len(data) + 1
+
+
+# What a message holds besides its JSON and node type, at most.
+_LARGEST = Message(node_id=-1, node_type="", data=report_data(GENERATIONS[0], "x" * 256, 2**63 - 1))
+_FRAME = len(to_protobuf(_LARGEST)) - 256 + 2 * len(_varint(2**32))

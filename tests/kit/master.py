@@ -1,0 +1,322 @@
+"""DLRover's real local master, in a virtual environment of its own; and a wire that fails on cue.
+
+`LENS_SHIP_TEST_MASTER` is the interpreter of an environment with `dlrover[k8s]` and `protobuf`.
+The master is what `python -m dlrover.python.master.main` starts; the runner around it only writes
+down every report that is stored, when it is, for a master tells nobody what it has.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.kit.spools import PATIENCE_SECONDS, REPOSITORY
+
+VARIABLE = "LENS_SHIP_TEST_MASTER"
+PYTHON = Path(os.environ.get(VARIABLE) or REPOSITORY / ".venv/dlrover-0.6.1/bin/python")
+
+needs_master = pytest.mark.skipif(
+    not PYTHON.exists(),
+    reason=f"no real master: no {PYTHON}; `make test` builds it, {VARIABLE} names another",
+)
+
+_RUNNER = r"""
+import json, os, sys
+stored, port, service, job_uid = sys.argv[1:]
+out = open(stored, "a", buffering=1)
+from dlrover.python.master.diagnosis import diagnosis_data_manager as kept
+from dlrover.python.master import servicer
+
+keep = kept.DiagnosisDataManager.store_data
+def store_data(self, datum):
+    try:
+        return keep(self, datum)
+    finally:
+        out.write(json.dumps({k.lstrip("_"): v for k, v in vars(datum).items()}) + "\n")
+kept.DiagnosisDataManager.store_data = store_data
+
+class Diagnosis:  # what a distributed master of 0.4.0 has and a local one lacks
+    data = kept.DiagnosisDataManager(600)
+    def collect_diagnosis_data(self, datum):
+        self.data.store_data(datum)
+begin = servicer.MasterServicer.__init__
+def init(self, *args, **more):
+    begin(self, *args, **more)
+    if getattr(self, "_diagnosis_manager", None) is None:
+        self._diagnosis_manager = Diagnosis()
+    if job_uid:
+        type(self._job_manager).job_uid = property(lambda manager: job_uid)
+servicer.MasterServicer.__init__ = init
+
+from dlrover.python.master import main
+sys.argv = ["master", "--platform", "local", "--job_name", "t", "--node_num", "1", "--port", port]
+sys.argv += ["--service_type", service]
+os._exit(main.main())
+"""
+
+
+def free_port() -> int:
+    """A port of this machine that nobody uses now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Master:
+    """One master's address through all of its lives."""
+
+    def __init__(
+        self, folder: Path, service: str = "grpc", *, job_uid: str = "", python: Path = PYTHON
+    ) -> None:
+        self.folder = folder
+        self.service = service
+        self.port = free_port()
+        self.lives = 0
+        self._job_uid = job_uid
+        self._python = python
+        self._process: subprocess.Popen[bytes] | None = None
+        folder.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Begin a life; returns when it takes connections."""
+        self.lives += 1
+        environ = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.lower().endswith("_proxy")
+            and name not in ("KUBERNETES_SERVICE_HOST", "PYTHONPATH", "JOB_UID")
+        }
+        environ.update(
+            DLROVER_EVENT_FILE_DIR=str(self.folder), KUBECONFIG=str(self.folder / "none")
+        )
+        arguments = [str(self._stored(self.lives)), str(self.port), self.service, self._job_uid]
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [self._python, "-c", _RUNNER, *arguments],
+                cwd=self.folder,
+                env=environ,
+                stdout=log,
+                stderr=log,
+            )
+        self._wait()
+
+    def kill(self) -> None:
+        """End a life without a goodbye; returns when the process is gone, and its port with it."""
+        self._running().kill()
+        self._running().wait(PATIENCE_SECONDS)
+
+    def freeze(self) -> None:
+        self._running().send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self._running().send_signal(signal.SIGCONT)
+
+    def stop(self) -> None:
+        """End the last life, in whatever state it is."""
+        if self._process is None or self._process.poll() is not None:
+            return
+        self.thaw()
+        self._process.send_signal(signal.SIGINT)
+        try:
+            self._process.wait(10.0)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def stored(self, life: int = 0) -> list[dict[str, Any]]:
+        """What was stored in one life, the present one unless told, in its order."""
+        path = self._stored(life or self.lives)
+        if not path.exists():
+            return []
+        return [
+            json.loads(line)
+            for line in path.read_text().splitlines(keepends=True)
+            if line[-1] == "\n"
+        ]
+
+    @property
+    def log(self) -> Path:
+        """What all lives said."""
+        return self.folder / "master.log"
+
+    def _stored(self, life: int) -> Path:
+        return self.folder / f"stored-{life}.jsonl"
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        assert self._process is not None
+        return self._process
+
+    def _wait(self) -> None:
+        until = time.monotonic() + PATIENCE_SECONDS
+        while not takes_connections(self.port):
+            if self._running().poll() is not None:
+                raise AssertionError(f"the master died: {self.log.read_text()[-2000:]}")
+            assert time.monotonic() < until, "the master takes no connections"
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._running().wait(0.02)
+
+
+def takes_connections(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+    except OSError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def running(folder: Path, service: str = "grpc", **more: Any) -> Iterator[Master]:
+    """A master that is up, and gone afterwards."""
+    master = Master(folder, service, **more)
+    try:
+        master.start()
+        yield master
+    finally:
+        master.stop()
+
+
+class Wire:
+    """A TCP proxy in front of a master.
+
+    After `lose_answer(n)` the n-th answer from then on is not passed on: its connection is torn
+    instead, while what was asked has arrived. A `mute` wire takes connections and says nothing.
+    """
+
+    def __init__(self, port: int, *, mute: bool = False) -> None:
+        self._to = port
+        self._mute = mute
+        self._until_lost = 0
+        self.lost = 0  # answers
+        self._lock = threading.Lock()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._open: list[socket.socket] = []
+        self._threads = [threading.Thread(target=self._accept, daemon=True)]
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self._listener.getsockname()[1]}"
+
+    def __enter__(self) -> Wire:
+        self._threads[0].start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)  # closing does not wake who accepts
+        self._listener.close()
+        self._threads[0].join(PATIENCE_SECONDS)
+        for one in self._open:
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads[1:]:
+            thread.join(PATIENCE_SECONDS)
+        for one in self._open:
+            one.close()
+
+    def lose_answer(self, number: int) -> None:
+        with self._lock:
+            self._until_lost = number
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            self._open.append(client)
+            if self._mute:
+                continue
+            try:
+                server = socket.create_connection(("127.0.0.1", self._to), 5)
+            except OSError:
+                client.shutdown(socket.SHUT_RDWR)
+                continue
+            self._open.append(server)
+            for source, sink, answers in ((client, server, False), (server, client, True)):
+                thread = threading.Thread(
+                    target=self._carry, args=(source, sink, answers), daemon=True
+                )
+                self._threads.append(thread)
+                thread.start()
+
+    def _carry(self, source: socket.socket, sink: socket.socket, answers: bool) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                if answers and self._loses(data):
+                    break
+                sink.sendall(data)
+        for one in (source, sink):
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+
+    def _loses(self, data: bytes) -> bool:
+        with self._lock:
+            if not self._until_lost or not _is_answer(data):
+                return False
+            self._until_lost -= 1
+            self.lost += not self._until_lost
+            return not self._until_lost
+
+
+def _is_answer(data: bytes) -> bool:
+    """Whether these bytes of a server hold an answer: HTTP/1, or a DATA frame of HTTP/2."""
+    if data.startswith(b"HTTP/1"):
+        return True
+    at = 0
+    while at + 9 <= len(data):
+        if data[at + 3] == 0:
+            return True
+        at += 9 + int.from_bytes(data[at : at + 3], "big")
+    return False
+
+
+def metric(number: int, data_type: str = "TRAINING_LOG", **changes: Any) -> dict[str, Any]:
+    """A report's eight fields, taken now unless told otherwise; `number` can be read back."""
+    return {
+        "timestamp": int(time.time()),
+        "data_type": data_type,
+        "data_content": f"report {number}\n",
+        "node_id": 3,
+        "node_type": "worker",
+        "node_rank": 2,
+        "is_final_result": False,
+        "need_report": False,
+        **changes,
+    }
+
+
+def report(
+    number: int, data_type: str = "TRAINING_LOG", **changes: Any
+) -> tuple[str, dict[str, Any]]:
+    """A record of such a report."""
+    return "report", {"time": time.time(), **metric(number, data_type, **changes)}
+
+
+def numbers(rows: list[dict[str, Any]]) -> list[int]:
+    """Which reports these are."""
+    return [int(row["data_content"].split()[1]) for row in rows]
+
+
+def wait_for(what: Callable[[], object], why: str) -> None:
+    """Wait for a fact."""
+    until = time.monotonic() + PATIENCE_SECONDS
+    pause = threading.Event()
+    while not what():
+        assert time.monotonic() < until, why
+        pause.wait(0.01)
