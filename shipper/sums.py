@@ -29,7 +29,7 @@ class Sums:
     """Counts by sink and more; a record counts once for each sink, replays not at all."""
 
     settled: Counter[tuple[str, str]]  # (sink, one of SETTLED)
-    lost: Counter[tuple[str, str]]  # (sink, "corrupt" or why it was deleted undelivered)
+    lost: Counter[tuple[str, str]]  # (sink, "corrupt" or why it was given up)
     dead: Counter[tuple[str, str, str]]  # (sink, reason, state)
     dropped: Counter[str]  # never written by the training side, by reason
 
@@ -104,7 +104,12 @@ def _lost(
     told = database.execute(
         f"SELECT spool, reason, count, first, last FROM gap{where}", values
     ).fetchall()
-    return lost_of(damage, told), dropped_of(told)
+    lost = lost_of(damage, told)
+    given_up = database.execute(f"SELECT sink, reason, count FROM dropped{where}", values)
+    for sink, reason, count in given_up:
+        if "~" not in sink:
+            lost[sink, reason] += count
+    return lost, dropped_of(told)
 
 
 def lost_of(damage: Iterable[Damaged], told: Iterable[Told]) -> Counter[tuple[str, str]]:

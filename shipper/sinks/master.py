@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -68,6 +68,11 @@ class ReportParcel:
     def last(self) -> int:
         """Seq of the record."""
         return self.seq
+
+    @property
+    def notes(self) -> Mapping[str, int]:
+        """A report has no values that could be counted."""
+        return {}
 
     def halves(self) -> None:
         """A report is cut by its bytes, not by its records."""
