@@ -167,7 +167,8 @@ def test_a_newer_database_is_refused_and_not_touched(tmp_path: Path, exclusive: 
 def test_the_command_line_says_what_to_do_about_a_newer_one(tmp_path: Path) -> None:
     write_newer(tmp_path)
     for words in (["run", "--once"], ["audit"]):
-        done = lens_ship(*words, "--spool", str(tmp_path), "--state", str(tmp_path))
+        places = ("--spool", str(tmp_path / "spool"), "--state", str(tmp_path))
+        done = lens_ship(*words, *places)
         assert done.code == 4
         (line,) = done.err.splitlines()
         assert f"state version {NEXT}" in line
