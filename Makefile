@@ -14,7 +14,7 @@ DEBIAN = systemd
 DLROVER = 0.6.1
 DLROVER_OLDER = 0.5.0 0.4.0
 
-.PHONY: help demo test check settings unit wandb-oldest test-wandb test-master crash crash-long bench bench-peers clean
+.PHONY: help demo test check settings unit wandb-oldest test-wandb test-master crash crash-long bench bench-peers bench-sizing clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -30,7 +30,7 @@ check: $(VENV)/.test ## style, types, import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-settings: $(VENV)/.test ## write the tables of docs/settings.md from the code
+settings: $(VENV)/.test ## write the tables of docs/ from the code
 	$(BIN)/python -m tests.kit.settings_page
 
 unit: $(VENV)/.test $(VENV)/.debian $(VENV)/.dlrover-$(DLROVER) ## the tests, with the newest wandb
@@ -63,6 +63,9 @@ bench: $(VENV)/.test ## what the hook, the spool and the way out cost
 	$(BIN)/python bench/hook_cost.py
 	$(BIN)/python bench/drain.py
 	$(BIN)/python bench/instructions.py
+
+bench-sizing: $(VENV)/.test ## bytes a step takes on disk, memory of the service
+	$(BIN)/python bench/sizing.py
 
 bench-peers: $(VENV)/.peers ## one logging call beside what other tools take for it, and what a kill leaves
 	PYTHONPATH=. $(VENV)/peers/bin/python -m bench.peers

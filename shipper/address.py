@@ -51,6 +51,11 @@ class Address:
         self._allowances: dict[tuple[str, str], Allowance] = {}
         self._lock = threading.Lock()
 
+    @property
+    def poster(self) -> Poster:
+        """Whatever sends for it."""
+        return self._poster
+
     def send(
         self,
         identity: Identity,

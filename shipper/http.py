@@ -60,6 +60,11 @@ class Poster:
         self._sessions: weakref.WeakSet[requests.Session] = weakref.WeakSet()
         self._local = threading.local()
 
+    @property
+    def access(self) -> Access:
+        """The files and the proxy it uses."""
+        return self._keyring.access
+
     def post(
         self,
         url: str,

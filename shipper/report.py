@@ -14,6 +14,8 @@ from rich.text import Text
 
 from shipper import ranges
 from shipper.account import Account, total
+from shipper.finding import Finding
+from shipper.logs import escaped
 from shipper.quarantine import Report
 
 _WIDTH = 100
@@ -116,6 +118,29 @@ def print_dead_letters(rows: Iterable[Mapping[str, Any]], *, as_json: bool) -> N
     if rows:
         out.print(table)
     out.print(f"{len(rows)} dead letters")
+
+
+_STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
+
+
+def print_findings(findings: list[Finding], *, as_json: bool) -> None:
+    """One entry for each finding: how it stands, what about, and what to do next."""
+    count = {level: sum(one.level == level for one in findings) for level in _STYLES}
+    if as_json:
+        print_json({"findings": [one.to_map() for one in findings], **count})
+        return
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for one in findings:
+        text = Text(escaped(one.text))
+        if one.next:
+            text.append(f"\n→ {escaped(one.next)}", style="bold")
+        table.add_row(Text(one.level, style=_STYLES[one.level]), one.about, text)
+    out = console()
+    out.print(table)
+    out.print(", ".join(f"{number} {level}" for level, number in count.items()))
 
 
 def print_settings(values: Mapping[str, Any], given: Mapping[str, str]) -> None:

@@ -3,8 +3,9 @@
 A sink is one file and one line in `REGISTRY`. It says what of a stretch of a spool it takes and
 turns that into parcels (`plan`, pure), and sends one parcel (`send`), returning an `Outcome`: it
 never raises for anything that a receiver or the network does. ``DELIVERED`` means that the receiver
-has said that it has the data. Sinks are independent: each has its own position in every spool, and
-none knows another.
+has said that it has the data. One that can tell beforehand whether its receiver is there brings
+`probe(identities)`, which returns findings for `lens-ship check` and sends no record. Sinks are
+independent: each has its own position in every spool, and none knows another.
 """
 
 from __future__ import annotations

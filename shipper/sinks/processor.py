@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from shipper import wire
 from shipper.address import Address, workload_key
 from shipper.batcher import Passed, Refused, Step, collect_steps
 from shipper.config import Config
+from shipper.finding import Finding
 from shipper.outcome import Outcome
+from shipper.probing import probe
 from shipper.sinks import Plan, Stretch
 from spooler.spool.identity import Identity
 from spooler.spool.reader import Stored
@@ -106,6 +108,10 @@ class ProcessorSink:
             refused=tuple(refused),
             passed=(*steps.passed, *(Passed(seq=gap) for gap in told), *_empty(encoded)),
         )
+
+    def probe(self, identities: Sequence[Identity]) -> Iterator[Finding]:
+        """Whether the processor is there and knows these jobs; for detections, too."""
+        return probe(self._address.poster, self._config.processor_url, identities)
 
     def tell_cut_off(self, steps: Sequence[Step], identity: Identity) -> tuple[StepParcel, ...]:
         """A metric at the last step of each run."""

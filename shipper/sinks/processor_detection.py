@@ -14,6 +14,7 @@ from shipper import wire
 from shipper.address import Address, workload_key
 from shipper.batcher import Passed, Refused, Step
 from shipper.config import Config
+from shipper.finding import Finding
 from shipper.outcome import Outcome, Verdict
 from shipper.sinks import Plan, Stretch
 from spooler.errors import BodyUnreadable
@@ -86,6 +87,10 @@ class ProcessorDetectionSink:
             refused=tuple(refused),
             passed=tuple(passed),
         )
+
+    def probe(self, identities: Sequence[Identity]) -> list[Finding]:
+        """The same receiver as that of the metrics, which is asked there."""
+        return []
 
     def tell_cut_off(self, steps: Sequence[Step], identity: Identity) -> tuple[()]:
         """Nothing: the metrics tell it."""

@@ -24,6 +24,7 @@ from spooler.spool import format as fmt
 Connection = sqlite3.Connection
 IntegrityError = sqlite3.IntegrityError
 Error = sqlite3.Error
+VERSION = sqlite3.sqlite_version_info
 
 _WRITER_PRAGMAS = (
     "PRAGMA journal_mode=WAL",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 import re
 import shlex
 from pathlib import Path
@@ -9,14 +11,23 @@ from pathlib import Path
 import click
 import pytest
 
+import shipper
 from shipper.cli import cli
+from shipper.commands import EXITS, EXITS_OF, REGISTRY
 from shipper.config import SETTINGS
+from shipper.errors import ShipperError
 from spooler.config import VARIABLES
 from tests.kit.command import commands_of
-from tests.kit.settings_page import page_with_tables, service_table, training_table
+from tests.kit.settings_page import (
+    guide_with_table,
+    page_with_tables,
+    service_table,
+    training_table,
+)
 
 ROOT = Path(__file__).parent.parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+GUIDE_PAGE = (ROOT / "docs" / "operating.md").read_text(encoding="utf-8")
 SETTINGS_PAGE = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
 PAGES = [README, *(p.read_text(encoding="utf-8") for p in sorted((ROOT / "docs").glob("*.md")))]
 
@@ -35,6 +46,47 @@ def test_the_page_of_settings_is_what_the_code_says() -> None:
     assert page_with_tables(SETTINGS_PAGE) == SETTINGS_PAGE, "run `make settings`"
     assert service_table() in SETTINGS_PAGE
     assert training_table() in SETTINGS_PAGE
+
+
+def test_the_exit_codes_of_the_guide_are_those_of_the_code() -> None:
+    assert guide_with_table(GUIDE_PAGE) == GUIDE_PAGE, "run `make settings`"
+    raised = {kind.exit_code for kind in every_kind_of(ShipperError)}
+    assert raised | {0, 130, 141} == set(EXITS)
+    leaves = {words.removeprefix("lens-ship ") for words in commands(cli)}
+    assert set(EXITS_OF) <= leaves
+    for words in leaves:
+        name = words.split()[0]
+        module = REGISTRY[name].partition(":")[0].rpartition(".")[2]
+        file = ROOT / "shipper" / "commands" / f"{module}.py"
+        if "sys.exit(" in file.read_text(encoding="utf-8"):
+            mine = [one for one in EXITS_OF if one.split()[0] == name]
+            assert mine, f"say in EXITS_OF when `lens-ship {name}` exits 1"
+
+
+def every_kind_of(kind: type[ShipperError]) -> list[type[ShipperError]]:
+    """An exception and all that are made from it, in all of the service's modules."""
+    for module in pkgutil.walk_packages(shipper.__path__, "shipper."):
+        if "examples" not in module.name:
+            importlib.import_module(module.name)
+    return [kind, *(one for child in kind.__subclasses__() for one in every_kind_of(child))]
+
+
+def test_every_symptom_of_the_guide_has_a_command() -> None:
+    part = GUIDE_PAGE.split("## Troubleshooting by symptom")[1].split("\n## ")[0]
+    symptoms = part.split("\n### ")[1:]
+    assert len(symptoms) >= 6
+    for symptom in symptoms:
+        assert re.search(r"`(lens-ship|spooler\.|PRIMUS_LENS|log_)|\.md", symptom), symptom[:40]
+
+
+def test_every_reason_of_the_code_is_explained_in_the_guide() -> None:
+    sources = [ROOT / "shipper" / f"{name}.py" for name in ("outcome", "http", "access")]
+    text = "".join(path.read_text(encoding="utf-8") for path in sources)
+    reasons = set(re.findall(r'(?:_retry|Unreachable|_unusable)\(\s*"([a-z]+(?:-[a-z]+)*)"', text))
+    reasons |= set(re.findall(r'reason="([a-z]+(?:-[a-z]+)*)"', text))
+    assert len(reasons) > 15
+    unexplained = reasons - {"delivered", "partly", "bad-url", "unexpected"}
+    assert {reason for reason in unexplained if f"`{reason}`" not in GUIDE_PAGE} == set()
 
 
 def test_every_default_has_its_reason() -> None:

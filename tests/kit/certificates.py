@@ -28,15 +28,12 @@ class Authority:
         self.ca = folder / "ca.pem"
         self._ca.cert_pem.write_to_path(self.ca)
 
-    def files(self, *names: str, expired: bool = False) -> Files:
-        """A certificate for these names, or one that ended yesterday."""
-        ended = datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(days=1)
-        issued = (
-            self._ca.issue_cert(
-                *names, not_before=ended - datetime.timedelta(days=30), not_after=ended
-            )
-            if expired
-            else self._ca.issue_cert(*names)
+    def files(self, *names: str, expired: bool = False, days: int = 365) -> Files:
+        """A certificate for these names, for so many days, or one that ended yesterday."""
+        now = datetime.datetime.now(datetime.timezone.utc)
+        until = now + datetime.timedelta(days=-1 if expired else days, hours=6)
+        issued = self._ca.issue_cert(
+            *names, not_before=now - datetime.timedelta(days=60), not_after=until
         )
         stem = f"{names[0]}{'-expired' if expired else ''}"
         cert, key = self._folder / f"{stem}.pem", self._folder / f"{stem}.key"

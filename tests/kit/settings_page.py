@@ -1,14 +1,18 @@
-"""The tables of docs/settings.md as the code has them; run as a module, it writes them there."""
+"""The tables of the docs as the code has them; run as a module, it writes them there."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
+from shipper.commands import EXITS, EXITS_OF
 from shipper.settings import SETTINGS, Setting
 from spooler.config import VARIABLES
 
-PAGE = Path(__file__).parents[2] / "docs" / "settings.md"
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = DOCS / "settings.md"
+GUIDE = DOCS / "operating.md"
+_MARK = "<!-- exits of all commands: written by `make settings` -->"
 _HEAD = re.compile(r"^\| (setting|variable) \| default \|.*?(?=\n\n|\Z)", re.MULTILINE | re.DOTALL)
 
 
@@ -40,6 +44,21 @@ def page_with_tables(text: str) -> str:
     return _HEAD.sub(lambda _: next(tables), text)
 
 
+def exit_table() -> str:
+    """The exit codes of all commands, then what 1 means for single ones."""
+    rows = ["| code | of every command |", "|---|---|"]
+    rows += [f"| {code} | {_cell(text)} |" for code, text in sorted(EXITS.items())]
+    rows += ["", "| command | 1 means |", "|---|---|"]
+    rows += [f"| `lens-ship {name}` | {_cell(text)} |" for name, text in EXITS_OF.items()]
+    return "\n".join(rows)
+
+
+def guide_with_table(text: str) -> str:
+    """The operating guide with the table as it should be."""
+    before, mark, after = text.partition(_MARK)
+    return f"{before}{mark}\n\n{exit_table()}\n\n## {after.partition(chr(10) + '## ')[2]}"
+
+
 def _meaning(setting: Setting) -> str:
     return f"{setting.help} Older variable: `{setting.alias}`." if setting.alias else setting.help
 
@@ -57,4 +76,5 @@ def _cell(text: str) -> str:
 
 
 if __name__ == "__main__":
+    GUIDE.write_text(guide_with_table(GUIDE.read_text(encoding="utf-8")), encoding="utf-8")
     PAGE.write_text(page_with_tables(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
