@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from shipper.errors import Misplaced
+from shipper.logs import about
 from spooler.spool import format as fmt
 from spooler.spool.identity import Identity
 from spooler.spool.reader import Reader
@@ -66,6 +67,7 @@ def identity_of(reader: Reader, root: Path, *, by_directory: bool) -> Identity:
             reader.directory,
             identity.pod_uid[:64],
             inside[0],
+            extra=about(spool=identity.spool, path=reader.directory, reason="other-pod"),
         )
     return replace(identity, pod_uid=inside[0])
 

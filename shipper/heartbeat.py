@@ -18,6 +18,7 @@ from shipper import sums, vitals
 from shipper.errors import ShipperError
 from shipper.health import Health
 from shipper.ledger import Ledger
+from shipper.logs import about
 from shipper.vitals import Sign, Trouble
 
 log = logging.getLogger(__name__)
@@ -67,7 +68,11 @@ class Heartbeat:
         except ShipperError as error:
             if str(error) != self._said:
                 self._said = str(error)
-                log.warning("what `lens-ship status` shows cannot be kept: %s", error)
+                log.warning(
+                    "what `lens-ship status` shows cannot be kept: %s",
+                    error,
+                    extra=about(path=self._ledger.directory, detail=error),
+                )
 
     def _write(self, healths: Iterable[tuple[Key, Health]], *, stopped: bool) -> None:
         if not self._readings:

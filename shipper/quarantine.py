@@ -27,6 +27,7 @@ from typing import Any
 import orjson
 
 from shipper import ranges
+from shipper.logs import about
 from shipper.ranges import Range
 from spooler.errors import NewerFormat, SpoolDamaged, SpoolError
 from spooler.spool import format as fmt
@@ -153,6 +154,7 @@ class Quarantine:
                 " stays",
                 report.name,
                 limit,
+                extra=about(spool=report.spool, path=report.name, reason="quarantine-limit"),
             )
 
     # --- what people do ---------------------------------------------------------------------------
@@ -209,6 +211,7 @@ class Quarantine:
                     report.path,
                     report.reason,
                     error,
+                    extra=about(spool=report.spool, path=report.path, detail=error),
                 )
             return False
         log.error(
@@ -218,6 +221,7 @@ class Quarantine:
             folder,
             _told(report.missing) or "no record",
             report.name,
+            extra=about(spool=report.spool, path=report.path, detail=report.reason),
         )
         return True
 
