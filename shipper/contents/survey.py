@@ -14,7 +14,7 @@ from spooler.spool import format as fmt
 from spooler.spool.identity import Identity
 from spooler.spool.reader import Reader
 
-# A spool with more bytes than this is sampled unless all is asked for: about a second's reading.
+# A spool with more bytes than this is sampled unless all is asked for: about two seconds' reading.
 WHOLE_BYTES = 32 * 1024 * 1024
 
 
