@@ -15,6 +15,15 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from spooler.activate import install as install
     from spooler.activate import uninstall as uninstall
+    from spooler.collectors.log import LogCollector as LogCollector
+    from spooler.collectors.metric import MetricCollector as MetricCollector
+    from spooler.collectors.stack import StackCollector as StackCollector
+    from spooler.diagnosis.action import DiagnosisAction as DiagnosisAction
+    from spooler.diagnosis.action import DiagnosisActionType as DiagnosisActionType
+    from spooler.diagnosis.agent import DiagnosisAgent as DiagnosisAgent
+    from spooler.master_client import SpoolMasterClient as SpoolMasterClient
+    from spooler.metric import DiagnosisDataType as DiagnosisDataType
+    from spooler.metric import WorkerTrainingMetric as WorkerTrainingMetric
     from spooler.reporter import get_global_reporter as get_global_reporter
     from spooler.reporter import stats as stats
 
@@ -23,9 +32,32 @@ _FRONT = {
     "uninstall": "spooler.activate",
     "get_global_reporter": "spooler.reporter",
     "stats": "spooler.reporter",
+    "DiagnosisAgent": "spooler.diagnosis.agent",
+    "DiagnosisAction": "spooler.diagnosis.action",
+    "DiagnosisActionType": "spooler.diagnosis.action",
+    "LogCollector": "spooler.collectors.log",
+    "MetricCollector": "spooler.collectors.metric",
+    "StackCollector": "spooler.collectors.stack",
+    "SpoolMasterClient": "spooler.master_client",
+    "WorkerTrainingMetric": "spooler.metric",
+    "DiagnosisDataType": "spooler.metric",
 }
 
-__all__ = ["install", "uninstall", "stats", "get_global_reporter"]
+__all__ = [
+    "install",
+    "uninstall",
+    "stats",
+    "get_global_reporter",
+    "DiagnosisAgent",
+    "DiagnosisAction",
+    "DiagnosisActionType",
+    "LogCollector",
+    "MetricCollector",
+    "StackCollector",
+    "SpoolMasterClient",
+    "WorkerTrainingMetric",
+    "DiagnosisDataType",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -17,9 +17,22 @@ HOOK = "PRIMUS_LENS_WANDB_HOOK"
 DEBUG = "PRIMUS_LENS_WANDB_DEBUG"
 WHEN_FULL = "PRIMUS_LENS_SPOOL_WHEN_FULL"
 SYNC_SECONDS = "PRIMUS_LENS_SPOOL_SYNC_SECONDS"
+COLLECTORS = "PRIMUS_LENS_COLLECTORS"
+LOG_FILE = "TRAINING_LOG_FILE"
+XPU_TIMER_PORT = "XPU_TIMER_PORT"
+LOG_SECONDS = "PRIMUS_LENS_LOG_SECONDS"
+LOG_START = "PRIMUS_LENS_LOG_START"
+METRIC_SECONDS = "PRIMUS_LENS_METRIC_SECONDS"
+STACK_SECONDS = "PRIMUS_LENS_STACK_SECONDS"
+STACK_SIGNAL = "PRIMUS_LENS_STACK_SIGNAL"
+HANG_SECONDS = "PRIMUS_LENS_HANG_SECONDS"
+HANG_DUMP = "PRIMUS_LENS_HANG_DUMP"
+MAX_RESTARTS = "PRIMUS_LENS_MAX_RESTARTS"
 
 # Two empty segments with their shared memory take a tenth of this: below it nothing would fit.
 _LEAST_BYTES = 1024 * 1024
+_TRUE = frozenset({"true", "1", "yes", "on"})
+_ALL_COLLECTORS = frozenset({"log", "metric", "stack"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +113,75 @@ VARIABLES = (
         " else nobody: folders are 0700 and files 0600.",
         why="Telemetry holds names and configurations: nobody else reads it unless told so.",
     ),
+    Variable(
+        name=COLLECTORS,
+        default="",
+        meaning="What the process collects from `wandb.init` on, without code: any of `log`,"
+        " `metric`, `stack`, separated by commas, or `true` for all. Unset: nothing.",
+        why="Logs and stacks leave the process only when somebody wants them.",
+    ),
+    Variable(
+        name=LOG_FILE,
+        default="",
+        meaning="The training log to follow, for a program that names none.",
+        why="DLRover's variable.",
+    ),
+    Variable(
+        name=XPU_TIMER_PORT,
+        default="",
+        meaning="Local port of the XPU timer's metrics page. Unset: there is none.",
+        why="DLRover's variable.",
+    ),
+    Variable(
+        name=LOG_SECONDS,
+        default="5",
+        meaning="Seconds between two looks at the log file; 0: none.",
+        why="A look without news is a handful of system calls.",
+    ),
+    Variable(
+        name=LOG_START,
+        default="beginning",
+        meaning="`end` passes over what a log file holds when it is followed for the first time.",
+        why="What is in the log of a job belongs to the job.",
+    ),
+    Variable(
+        name=METRIC_SECONDS,
+        default="60",
+        meaning="Seconds between two samples of the XPU timer; 0: none.",
+        why="As DLRover samples it, whose master finds hangs in the samples.",
+    ),
+    Variable(
+        name=STACK_SECONDS,
+        default="600",
+        meaning="Seconds between two periodic looks at the stacks; 0: none.",
+        why="A hang has its own look; this one shows where time goes.",
+    ),
+    Variable(
+        name=STACK_SIGNAL,
+        default="",
+        meaning="A signal, such as `SIGUSR2`, that has the stacks taken; a handler that is there"
+        " already is called too. Unset: none.",
+        why="Signals belong to the program.",
+    ),
+    Variable(
+        name=HANG_SECONDS,
+        default="300",
+        meaning="When no step has been logged for so long, the stacks are taken, once; 0: never.",
+        why="Longer than most checkpoints and evaluations; a look too many costs milliseconds.",
+    ),
+    Variable(
+        name=HANG_DUMP,
+        default="false",
+        meaning="`true`: a timer in C writes the stacks even while a call holds the interpreter's"
+        " lock.",
+        why="Python has one such timer, and the program may use it itself.",
+    ),
+    Variable(
+        name=MAX_RESTARTS,
+        default="3",
+        meaning="How many restarts may answer a failure before the node is given up for it.",
+        why="As DLRover has it.",
+    ),
 )
 
 
@@ -118,6 +200,21 @@ class Settings:
     debug: bool
 
 
+@dataclass(frozen=True, kw_only=True)
+class CollectorSettings:
+    """The variables of the collectors, read and checked; seconds of 0 mean never."""
+
+    wanted: frozenset[str]  # names of collectors that start without code
+    log_seconds: float
+    log_from_end: bool
+    metric_seconds: float
+    stack_seconds: float
+    stack_signal: str
+    hang_seconds: float
+    hang_dump: bool
+    max_restarts: int
+
+
 def from_environ(environ: Mapping[str, str]) -> Settings:
     """Read the settings. Nothing here raises: a bad value falls back to its default."""
     root = environ.get(OUTPUT_PATH, "")
@@ -130,7 +227,22 @@ def from_environ(environ: Mapping[str, str]) -> Settings:
         max_bytes=max(_LEAST_BYTES, int(_positive(environ, MAX_BYTES))),
         drop_oldest=environ.get(WHEN_FULL, "").strip().lower() == "drop-oldest",
         group=environ.get("PRIMUS_LENS_SPOOL_GROUP", ""),
-        debug=environ.get(DEBUG, "").strip().lower() in {"true", "1", "yes", "on"},
+        debug=_is_true(environ, DEBUG),
+    )
+
+
+def collectors_from_environ(environ: Mapping[str, str]) -> CollectorSettings:
+    """Read the settings of the collectors; as `from_environ`, nothing raises."""
+    return CollectorSettings(
+        wanted=_wanted(environ),
+        log_seconds=_positive(environ, LOG_SECONDS, least=0),
+        log_from_end=environ.get(LOG_START, "").strip().lower() == "end",
+        metric_seconds=_positive(environ, METRIC_SECONDS, least=0),
+        stack_seconds=_positive(environ, STACK_SECONDS, least=0),
+        stack_signal=environ.get(STACK_SIGNAL, "").strip().upper(),
+        hang_seconds=_positive(environ, HANG_SECONDS, least=0),
+        hang_dump=_is_true(environ, HANG_DUMP),
+        max_restarts=int(_positive(environ, MAX_RESTARTS, least=0)),
     )
 
 
@@ -142,6 +254,17 @@ def is_wanted(environ: Mapping[str, str]) -> bool:
 def is_hook_on(environ: Mapping[str, str]) -> bool:
     """Whether the hook has not been switched off."""
     return is_on(environ, HOOK)
+
+
+def _is_true(environ: Mapping[str, str], name: str) -> bool:
+    return environ.get(name, "").strip().lower() in _TRUE
+
+
+def _wanted(environ: Mapping[str, str]) -> frozenset[str]:
+    if _is_true(environ, COLLECTORS):
+        return _ALL_COLLECTORS
+    names = environ.get(COLLECTORS, "").lower().split(",")
+    return frozenset(name.strip() for name in names) & _ALL_COLLECTORS
 
 
 def _positive(environ: Mapping[str, str], name: str, *, least: float = 1) -> float:

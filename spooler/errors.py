@@ -44,3 +44,14 @@ class SpoolDamaged(SpoolError):
 
 class BodyUnreadable(SpoolError):
     """A record's body does not decode though its checksum may hold."""
+
+
+class ReportRefused(SpoolError):
+    """A diagnosis report that no master could take; `reason` is a short stable word for counters.
+
+    Reasons: `report-shape`, `report-timestamp`, `report-type`, `report-content`, `report-node`.
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason

@@ -22,7 +22,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from spooler import evidence, notice
+from spooler import config, evidence, notice
 from spooler.recorder import Recorder, recorder
 from spooler.records import detection, finish, run, step
 
@@ -218,6 +218,10 @@ def _announce(mine: Recorder, state: _RunState, subject: Any) -> None:
     state.generation = mine.generation
     if first:
         mine.defer(_Look(subject, state.run))
+        if os.environ.get(config.COLLECTORS):
+            from spooler.diagnosis.agent import start_from_environ
+
+            start_from_environ()
 
 
 def _state(subject: Any) -> _RunState:

@@ -63,6 +63,7 @@ class Recorder:
         self.generation = 0  # changes whenever records begin to go to a new spool
         self.recorded: dict[str, int] = {}  # kind -> records committed by this process
         self.dropped: dict[str, int] = {}  # reason -> records this process could not commit
+        self.last_seq = 0  # of the last record in the present spool
         self.steps: dict[str, int] = {}  # run -> last step recorded
         self._lock = threading.RLock()
         self._writer: Writer | None = None
@@ -70,6 +71,7 @@ class Recorder:
         self.farewells: list[Callable[[], None]] = []
         self._losses: dict[str, _Loss] = {}
         self._retry_at = 0.0
+        self._trouble = "error"  # reason of the last failure
         self._silent = False  # a child of a fork that could not be made safe
         self._keeper: Keeper | None = None
         self._held: Writer | None = None
@@ -83,14 +85,15 @@ class Recorder:
             return False
         return self.append(kind, packed)
 
-    def append(self, kind: str, packed: bytes) -> bool:
-        """As `record`, for a body that is already packed."""
+    def append(self, kind: str, packed: bytes, *, kept: bool = False) -> bool:
+        """As `record`, but packed; a refusal is no loss of what is `kept` and offered again."""
         try:
             with self._lock:
                 if self._retry_at and time.monotonic() < self._retry_at:
-                    self._lose(next(reversed(self._losses), "error"))
+                    if not kept:
+                        self._lose(self._trouble)
                     return False
-                return self._append(kind, packed)
+                return self._append(kind, packed, kept=kept)
         except Exception as error:  # noqa: BLE001 - border with training code: nothing escapes
             self.bug(error)
             return False
@@ -123,18 +126,18 @@ class Recorder:
 
     # --- opening, failing, coming back ----------------------------------------------------------
 
-    def _append(self, kind: str, packed: bytes) -> bool:
+    def _append(self, kind: str, packed: bytes, *, kept: bool) -> bool:
         try:
             writer = self._writer or self._open()
             if writer is None:
                 return False
             if self._losses:
                 self._write_gaps(writer)
-            writer.append(kind, packed)
+            self.last_seq = writer.append(kind, packed)
             if kind in _SYNCED_AT_ONCE:
                 writer.hurry()
         except SpoolUnavailable as error:
-            self._fail(error)
+            self._fail(error, lost=not kept)
             return False
         self.recorded[kind] = self.recorded.get(kind, 0) + 1
         return True
@@ -149,7 +152,7 @@ class Recorder:
             )
             return None
         now = time.time()
-        start = time.strftime("%Y%m%dT%H%M%S", time.gmtime(now))
+        start = time.strftime(fmt.START, time.gmtime(now))
         spool = fmt.spool_id(start, os.getpid(), os.urandom(4).hex())
         who = identity.from_environ(
             os.environ,
@@ -168,7 +171,7 @@ class Recorder:
             limits=_limits(settings, group_of(settings.root), place),
             opener=db.open_for_writing if place.takes_wal else db.open_alone,
         )
-        self._writer = writer
+        self._writer, self.last_seq = writer, 0
         self.generation += 1
         keeper = self._start_keeper()
         if keeper is not None:
@@ -178,8 +181,10 @@ class Recorder:
         _warn_of_network(settings.root, place)
         return writer
 
-    def _fail(self, error: SpoolUnavailable) -> None:
-        self._lose(error.reason)
+    def _fail(self, error: SpoolUnavailable, *, lost: bool) -> None:
+        if lost:
+            self._lose(error.reason)
+        self._trouble = error.reason
         self._retry_at = time.monotonic() + _RETRY_SECONDS
         if error.reason in _START_ANEW:
             # Left open on purpose: closing could write to what is broken.

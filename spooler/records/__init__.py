@@ -14,6 +14,7 @@ REGISTRY: dict[str, str] = {
     "finish": "spooler.records.finish",
     "detection": "spooler.records.detection",
     "report": "spooler.records.report",
+    "decision": "spooler.records.decision",
     "gap": "spooler.records.gap",
     "exit": "spooler.records.exit",
 }

@@ -2,8 +2,11 @@
 
 The fields are those of DLRover's `WorkerTrainingMetric`, with its names and types: `timestamp` in
 whole Unix seconds, `data_type` one of `TRAINING_LOG`, `XPU_TIMER_METRIC`, `STACK_TRACE` (others
-may follow), `data_content` text. `source` tells a collector where to go on after a restart; no
-master sees it.
+may follow), `data_content` text. Two more may stand beside them, which no master sees:
+
+- `source` tells a collector where to go on after a restart (`spooler.logfile.position`);
+- `master`, "host:port", is the master that the program itself named when it made its client. It
+  comes before the one in the identity of the spool, which the environment named.
 """
 
 from __future__ import annotations
@@ -27,12 +30,18 @@ FIELDS = (
 
 
 def make(
-    *, time: float, metric: Mapping[str, Any], source: Mapping[str, Any] | None = None
+    *,
+    time: float,
+    metric: Mapping[str, Any],
+    source: Mapping[str, Any] | None = None,
+    master: str = "",
 ) -> dict[str, Any]:
-    """`metric` has exactly the `FIELDS`."""
+    """`metric` has exactly the `FIELDS`; `source` and `master` are left out where empty."""
     body: dict[str, Any] = {"time": time, **{name: metric[name] for name in FIELDS}}
-    if source is not None:
+    if source:
         body["source"] = dict(source)
+    if master:
+        body["master"] = master
     return body
 
 

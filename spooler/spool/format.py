@@ -106,6 +106,8 @@ SELECT_BOUNDS = "SELECT (SELECT min(seq) FROM record), (SELECT max(seq) FROM rec
 
 IDENTITY_KIND = "identity"
 
+START = "%Y%m%dT%H%M%S"  # how a spool id begins, in UTC
+
 _SEGMENT_NAME = re.compile(r"([0-9]{8,})\.sqlite")
 _SPOOL_ID = re.compile(r"[0-9]{8}T[0-9]{6}-[0-9]+-[0-9a-f]{8}")
 

@@ -49,6 +49,7 @@ def loads(statement: str, **environ: str) -> tuple[set[str], int]:
         "from spooler import install, uninstall, stats, get_global_reporter",
         "import spooler.recorder; spooler.recorder.recorder()",
         "import spooler; spooler.install()",
+        "import spooler.records.report, spooler.records.decision",
     ],
 )
 def test_importing_us_loads_nothing_heavy_and_starts_nothing(
@@ -74,6 +75,26 @@ def test_recording_loads_nothing_heavy_and_starts_one_thread(tmp_path: Path) -> 
     )
     assert {name.partition(".")[0] for name in modules} & HEAVY == set()
     assert threads == 2
+
+
+@pytest.mark.parametrize("name", ["LogCollector", "DiagnosisAgent", "SpoolMasterClient"])
+def test_the_diagnosis_side_loads_no_network_and_starts_nothing(name: str, tmp_path: Path) -> None:
+    """It has a log, as its users expect; the network comes with the first look at a port."""
+    modules, threads = loads(
+        f"from spooler import {name}; one = {name}(); one.set_client(None)"
+        if name != "SpoolMasterClient"
+        else f"from spooler import {name}; one = {name}.singleton_instance()",
+        PRIMUS_LENS_WANDB_OUTPUT_PATH=str(tmp_path / "spool"),
+        TRAINING_LOG_FILE=str(tmp_path / "no.log"),
+    )
+    assert {name.partition(".")[0] for name in modules} & (HEAVY - {"logging"}) == set()
+    assert threads == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_the_variable_nothing_of_the_collectors_is_loaded(tmp_path: Path) -> None:
+    modules, _ = loads("import spooler.hook, spooler.recorder; spooler.recorder.recorder()")
+    assert not {name for name in modules if "collectors" in name or "diagnosis" in name}
 
 
 def test_the_front_door_of_the_package_is_lazy() -> None:

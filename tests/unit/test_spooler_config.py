@@ -93,3 +93,39 @@ def test_an_empty_path_is_no_path() -> None:
 def test_syncing_is_switched_off_by_zero_alone(value: str, seconds: float) -> None:
     settings = config.from_environ({"PRIMUS_LENS_SPOOL_SYNC_SECONDS": value})
     assert settings.sync_seconds == seconds
+
+
+def test_the_variables_of_the_collectors_are_read_and_nonsense_is_the_default() -> None:
+    default = config.collectors_from_environ({})
+    assert (default.wanted, default.log_seconds, default.log_from_end) == (frozenset(), 5, False)
+    assert (default.metric_seconds, default.stack_seconds, default.hang_seconds) == (60, 600, 300)
+    assert (default.stack_signal, default.hang_dump, default.max_restarts) == ("", False, 3)
+    given = config.collectors_from_environ(
+        {
+            "PRIMUS_LENS_COLLECTORS": " Log, stack, nonsense",
+            "PRIMUS_LENS_LOG_SECONDS": "0.5",
+            "PRIMUS_LENS_LOG_START": "END",
+            "PRIMUS_LENS_METRIC_SECONDS": "-1",
+            "PRIMUS_LENS_STACK_SECONDS": "0",
+            "PRIMUS_LENS_STACK_SIGNAL": "sigusr2",
+            "PRIMUS_LENS_HANG_SECONDS": "nan",
+            "PRIMUS_LENS_HANG_DUMP": "on",
+            "PRIMUS_LENS_MAX_RESTARTS": "0",
+        }
+    )
+    assert given == config.CollectorSettings(
+        wanted=frozenset({"log", "stack"}),
+        log_seconds=0.5,
+        log_from_end=True,
+        metric_seconds=60,
+        stack_seconds=0,
+        stack_signal="SIGUSR2",
+        hang_seconds=300,
+        hang_dump=True,
+        max_restarts=0,
+    )
+    assert config.collectors_from_environ({"PRIMUS_LENS_COLLECTORS": "true"}).wanted == {
+        "log",
+        "metric",
+        "stack",
+    }

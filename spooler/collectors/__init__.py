@@ -1,0 +1,107 @@
+"""Collectors: what they find in the training process or beside it goes to a master client.
+
+The contract of a collector: one file, one class derived from `Collector`, one line in `REGISTRY`.
+
+- `is_enabled()` says whether there is anything to collect from now; it costs little.
+- `collect_data()` returns what there is, something false when there is nothing. It may be asked
+  from one thread at a time, and does a bounded amount of work.
+- `store_data(data)` reports it, and returns whether it was taken. It never raises: without a
+  client, with a failing one and for data of another type it writes a line to the log.
+
+Importing a collector starts nothing; a client is any object with `report_diagnosis_agent_metrics`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from spooler import config
+from spooler.metric import DiagnosisDataType, WorkerTrainingMetric
+
+logger = logging.getLogger("lens_ship.collectors")
+REPORTED = "Reported %s: %d characters"
+
+REGISTRY: dict[str, str] = {
+    "log": "spooler.collectors.log:LogCollector",
+    "metric": "spooler.collectors.metric:MetricCollector",
+    "stack": "spooler.collectors.stack:StackCollector",
+}
+"""Name -> "module:class", loaded on use."""
+
+
+class Collector:
+    """What all collectors have: a client, and the way from data to a report."""
+
+    name = ""  # as in `REGISTRY`
+    title = ""  # what it reports, in log lines
+    data_type = DiagnosisDataType.GENERIC
+
+    def __init__(self) -> None:
+        self._client: Any = None
+        self.node_rank: int | None = None  # None: as the environment has it
+
+    def set_client(self, client: Any) -> None:
+        """Report to `client` from now on; None for none."""
+        self._client = client
+
+    def is_enabled(self) -> bool:
+        """Whether there is anything to collect from."""
+        return True
+
+    def collect_data(self) -> Any:
+        """What there is, something false when there is nothing."""
+        raise NotImplementedError
+
+    def store_data(self, data: Any) -> bool:
+        """Report `data`; whether it was taken."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Give back what is open; collecting again opens it again."""
+
+    @property
+    def client(self) -> Any:
+        """The client that was set, or that of the spool where one is configured, or None."""
+        if self._client is None and os.environ.get(config.OUTPUT_PATH):
+            from spooler.master_client import SpoolMasterClient
+
+            return SpoolMasterClient.singleton_instance()
+        return self._client
+
+    def _refuse_type(self, data: Any, wanted: str) -> bool:
+        logger.warning(
+            "The %s is a %s, not %s: not reported", self.title, type(data).__name__, wanted
+        )
+        return False
+
+    def _report(
+        self,
+        content: str,
+        source: Mapping[str, Any] | None = None,
+        done: Callable[[], None] = lambda: None,
+        *,
+        quiet: bool = False,
+    ) -> bool:
+        """Report `content`; `done` is called when it was taken, which a log line says too."""
+        client = self.client
+        if client is None:
+            logger.warning("Master client not set, %s data not reported", self.name)
+            return False
+        metric = WorkerTrainingMetric(data_type=self.data_type, data_content=content, source=source)
+        if self.node_rank is not None:
+            metric.node_rank = self.node_rank
+        try:
+            taken = client.report_diagnosis_agent_metrics(metric) is not False
+        except Exception as error:  # noqa: BLE001 - a user's client may raise anything
+            logger.error("Failed to report %s data to master: %s", self.name, error)
+            return False
+        if not taken:
+            logger.error("Failed to report %s data to master: it was not taken", self.name)
+            return False
+        done()
+        if not quiet:
+            logger.info(REPORTED, self.title, len(content))
+        return True

@@ -1,0 +1,223 @@
+"""The training log, from the file: each line once, in order, over rotations and restarts.
+
+What `collect_data` returns is text that knows where it came from. `store_data` commits both in one
+record, so a process that is killed at any instant is followed by one that goes on exactly there.
+Data that was not taken (the disk is full, the client failed) is collected again.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from spooler import config, notice
+from spooler.collectors import REPORTED, Collector, logger
+from spooler.logfile import resume
+from spooler.logfile.bookmark import Bookmark, Saved
+from spooler.logfile.follow import Follower, Piece
+from spooler.logfile.siblings import siblings
+from spooler.metric import DiagnosisDataType
+from spooler.recorder import recorder
+from spooler.spool import format as fmt
+
+# So old may the bookmark's idea of the last record become: it bounds what a restart has to read.
+_REFRESH_SECONDS = 30.0
+# How often to ask whether the process that follows the file has gone.
+_TAKE_OVER_SECONDS = 5.0
+
+
+class LogText(str):
+    """Some lines of a log; `piece` is where they stood."""
+
+    __slots__ = ("piece",)
+    piece: Piece
+
+
+class LogCollector(Collector):
+    """Follows `log_file_path`, by default the file that `TRAINING_LOG_FILE` names.
+
+    Of several processes with the same spool root and file, one collects; the others are not
+    enabled until it is gone.
+    """
+
+    name = "log"
+    title = "log content"
+    data_type = DiagnosisDataType.TRAINING_LOG
+
+    def __init__(self, log_file_path: str | os.PathLike[str] = "") -> None:
+        super().__init__()
+        given = os.fspath(log_file_path) or os.environ.get(config.LOG_FILE, "")
+        self.path = Path(os.path.abspath(given)) if given else None
+        self._pid = os.getpid()
+        self._follower: Follower | None = None
+        self._bookmark: Bookmark | None = None
+        self._ask_again = 0.0
+        self._saved_at = 0.0
+        self._lost = 0
+
+    def is_enabled(self) -> bool:
+        """Whether there is such a file, and no other process follows it."""
+        if self.path is None:
+            return False
+        self._leave_to_parent()
+        if self._follower is None and not self.path.is_file() and not siblings(self.path):
+            return False
+        return self._begin()
+
+    def collect_data(self, *, last: bool = False) -> str:
+        """The next lines, at most 256 KiB; "" when there are none.
+
+        A line without its end waits for it, 30 s at most, or not at all if this is the `last` time.
+        """
+        self._leave_to_parent()
+        if not self._begin() or self._follower is None:
+            return ""
+        piece = self._follower.next(time.monotonic(), last=last)
+        self._tell_lost(self._follower)
+        if piece is None or not self._saved_at:
+            # The first time before anything is recorded: a rotation may come first.
+            self._refresh()
+        if piece is None:
+            return ""
+        text = LogText(piece.text)
+        text.piece = piece
+        return text
+
+    def store_data(self, data: Any) -> bool:
+        """Report lines; those of `collect_data` are passed once they are taken."""
+        if not isinstance(data, str):
+            return self._refuse_type(data, "text")
+        if not isinstance(data, LogText):
+            return self._report(data)
+        piece = data.piece
+        return self._report(
+            str(data),
+            piece.position.to_map(),
+            lambda: self._pass(piece),
+            quiet=_is_our_own(data),
+        )
+
+    def close(self) -> None:
+        """Close the file, and let another process follow it."""
+        if self._follower is not None:
+            self._follower.close()
+        if self._bookmark is not None:
+            self._bookmark.close()
+        self._follower = self._bookmark = None
+        self._saved_at = 0.0
+
+    def tail(self, size: int = 65536) -> str:
+        """The last `size` bytes of the file as text; does not change what is collected."""
+        try:
+            with open(self.path or "", "rb") as file:
+                file.seek(max(0, os.fstat(file.fileno()).st_size - size))
+                return file.read(size).decode("utf-8", "replace")
+        except OSError:
+            return ""
+
+    # --- beginning --------------------------------------------------------------------------------
+
+    def _begin(self) -> bool:
+        """Have a follower that is at the right place; whether there is one."""
+        if self._follower is not None:
+            return True
+        if self.path is None or time.monotonic() < self._ask_again:
+            return False
+        root = config.from_environ(os.environ).root
+        if root is None:
+            self._follower = _fresh(self.path)
+            return True
+        try:
+            self._bookmark = Bookmark.take(root, self.path)
+        except OSError as error:
+            notice.say_once(
+                "bookmark",
+                f"lens-ship cannot keep the position in {self.path} below {root} ({error}):"
+                " after a restart, the log may be recorded again.",
+            )
+            self._follower = _fresh(self.path)
+            return True
+        if self._bookmark is None:
+            self._ask_again = time.monotonic() + _TAKE_OVER_SECONDS
+            return False
+        self._follower = _resumed(self.path, root, self._bookmark)
+        return True
+
+    def _leave_to_parent(self) -> None:
+        """In a forked child: the parent follows the file; begin anew, when it is gone."""
+        if self._pid != os.getpid():
+            self._pid = os.getpid()
+            self._bookmark = None  # closed by its own handler of forks
+            self._saved_at = 0.0
+            if self._follower is not None:
+                self._follower.close()
+                self._follower = None
+
+    # --- keeping the position ---------------------------------------------------------------------
+
+    def _pass(self, piece: Piece) -> None:
+        if self._follower is not None:
+            self._follower.advance(piece)
+            self._save()
+
+    def _refresh(self) -> None:
+        if not self._saved_at or time.monotonic() - self._saved_at >= _REFRESH_SECONDS:
+            self._save()
+
+    def _save(self) -> None:
+        follower, bookmark = self._follower, self._bookmark
+        if follower is None or bookmark is None or follower.position is None:
+            return
+        mine = recorder()
+        self._saved_at = time.monotonic()
+        spool = os.path.basename(mine.directory or "")
+        saved = Saved(
+            position=follower.position,
+            known=follower.known,
+            spool=spool,
+            seq=mine.last_seq,
+            start=spool.split("-")[0] or time.strftime(fmt.START, time.gmtime()),
+            pid=os.getpid(),
+            host=os.uname().nodename,
+        )
+        try:
+            bookmark.save(saved)
+        except OSError as error:
+            notice.say_once(
+                "bookmark",
+                f"lens-ship cannot save the position in {self.path} ({error}): after a restart,"
+                " some of the log may be recorded again.",
+            )
+
+    def _tell_lost(self, follower: Follower) -> None:
+        if follower.lost != self._lost:
+            self._lost = follower.lost
+            logger.warning(
+                "%s was deleted, replaced or compressed before it was read to its end, or since"
+                " it was last followed: the rest of it, if any, is not recorded",
+                self.path,
+            )
+
+
+def _fresh(path: Path) -> Follower:
+    """A follower of a file that was never followed before."""
+    follower = Follower(path)
+    if config.collectors_from_environ(os.environ).log_from_end:
+        follower.skip()
+    return follower
+
+
+def _resumed(path: Path, root: Path, bookmark: Bookmark) -> Follower:
+    saved = bookmark.load()
+    position = resume.newest(root, path, saved)
+    if position is None:
+        return _fresh(path)
+    return Follower(path, position, saved.known if saved is not None else None)
+
+
+def _is_our_own(lines: str) -> bool:
+    """Whether these lines only say that lines were reported: saying so again would never end."""
+    ours = REPORTED.split("%")[0] + LogCollector.title
+    return all(ours in line for line in lines.splitlines())

@@ -1,0 +1,130 @@
+"""What the XPU timer on this node measures: its metrics page, sample by sample.
+
+The master finds hangs in these samples: one that is missing, doubled or cut leads it astray. So a
+sample is reported whole or not at all, and of several processes with the same spool root one
+collects. The network modules of the standard library are loaded at the first look, not before.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from spooler import config
+from spooler.collectors import Collector, logger
+from spooler.logfile.bookmark import Bookmark
+from spooler.metric import DiagnosisDataType
+
+_HOST = "127.0.0.1"
+_CONNECT_SECONDS = 1.0
+_ANSWER_SECONDS = 5.0
+_SAMPLE_BYTES = 3 * 1024 * 1024  # what a master takes in one message, with room for its encoding
+_CHUNK = 64 * 1024
+
+
+class MetricCollector(Collector):
+    """Scrapes `http://127.0.0.1:$XPU_TIMER_PORT/metrics`."""
+
+    name = "metric"
+    title = "XPU timer metrics"
+    data_type = DiagnosisDataType.XPU_TIMER_METRIC
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._turn: Bookmark | None = None
+
+    @property
+    def port(self) -> int | None:
+        """The port that the environment names, None without one that can be."""
+        try:
+            port = int(os.environ.get(config.XPU_TIMER_PORT, ""))
+        except ValueError:
+            return None
+        return port if 0 < port < 65536 else None
+
+    def is_enabled(self) -> bool:
+        """Whether something listens there, and no other process of this node collects it."""
+        port = self.port
+        return port is not None and self._has_turn(port) and _listens(port)
+
+    def collect_data(self) -> str:
+        """The sample as it is now, "" when there is none to be had."""
+        port = self.port
+        if port is None:
+            return ""
+        try:
+            return clean(_fetch(port))
+        except Exception as error:  # noqa: BLE001 - whatever answers there may answer anything
+            logger.warning("No sample from the XPU timer at %s:%d: %s", _HOST, port, error)
+            return ""
+
+    def store_data(self, data: Any) -> bool:
+        """Report a sample; an empty one is none."""
+        if not isinstance(data, str):
+            return self._refuse_type(data, "text")
+        return self._report(data) if data else False
+
+    def close(self) -> None:
+        """Let another process collect."""
+        if self._turn is not None:
+            self._turn.close()
+        self._turn = None
+
+    def _has_turn(self, port: int) -> bool:
+        root = config.from_environ(os.environ).root
+        if root is None:
+            return True
+        if self._turn is not None and self._turn.pid == os.getpid():
+            return True
+        try:
+            self._turn = Bookmark.take(root, Path(f"/xpu-timer-{os.uname().nodename}-{port}"))
+        except OSError:
+            return True
+        return self._turn is not None
+
+
+def clean(page: str) -> str:
+    """The lines of a metrics page that are samples of the timer itself."""
+    lines = (line for line in page.splitlines() if not line.startswith(("#", "exposer")))
+    return "\n".join(lines)
+
+
+def _listens(port: int) -> bool:
+    import socket
+
+    try:
+        with socket.create_connection((_HOST, port), _CONNECT_SECONDS):
+            return True
+    except OSError:
+        return False
+
+
+def _fetch(port: int) -> str:
+    """The page; through no proxy, in bounded time and size.
+
+    Raises:
+        OSError, http.client.HTTPException, ValueError: there is no such page.
+    """
+    import http.client
+
+    deadline = time.monotonic() + _ANSWER_SECONDS
+    connection = http.client.HTTPConnection(_HOST, port, timeout=_CONNECT_SECONDS)
+    try:
+        connection.request("GET", "/metrics", headers={"Accept": "text/plain"})
+        answer = connection.getresponse()
+        if answer.status != http.client.OK:
+            raise ValueError(f"it answered {answer.status} {answer.reason}")
+        page = b""
+        while chunk := answer.read1(_CHUNK):
+            page += chunk
+            if len(page) > _SAMPLE_BYTES:
+                raise ValueError(f"more than {_SAMPLE_BYTES} bytes are no sample")
+            if time.monotonic() > deadline:
+                raise ValueError(f"it took longer than {_ANSWER_SECONDS:.0f} s")
+        if answer.length:
+            raise ValueError(f"the last {answer.length} bytes of it are missing")
+        return page.decode("utf-8", "replace")
+    finally:
+        connection.close()

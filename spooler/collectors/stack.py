@@ -1,0 +1,98 @@
+"""What all threads are doing: stacks as readable text, of this process and of others.
+
+Taken periodically, on request by a signal, and when training makes no progress any more, which is
+when they are wanted. Own threads are looked at from another thread, so it does not matter that the
+main thread waits in a C call, as long as that has let go of the interpreter's lock. If it has not,
+`spooler.collectors.dump` helps. Other processes are looked at by py-spy, where it is installed.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterable, Mapping
+from types import FrameType
+from typing import Any
+
+from spooler.collectors import Collector
+from spooler.metric import DiagnosisDataType
+
+_FRAMES_LIMIT = 200  # of one thread: the innermost
+_THREADS_LIMIT = 500
+_TEXT_LIMIT = 1024 * 1024
+
+
+class StackCollector(Collector):
+    """Collects the stacks of this process, and those of `pids` where py-spy is installed.
+
+    `pids` may be a function that is asked each time. Data is a map from a title (a thread, or a
+    process) to its stack.
+    """
+
+    name = "stack"
+    title = "stack traces"
+    data_type = DiagnosisDataType.STACK_TRACE
+
+    def __init__(self, pids: Iterable[int] | Callable[[], Iterable[int]] = ()) -> None:
+        super().__init__()
+        self._pids = pids
+
+    def collect_data(self) -> dict[str, str]:
+        """The stacks as they are now."""
+        stacks = own_stacks()
+        pids = tuple(self._pids() if callable(self._pids) else self._pids)
+        if pids:
+            from spooler.collectors import other_process
+
+            for pid in pids:
+                stacks[f"process {pid}"] = other_process.stacks(pid)
+        return stacks
+
+    def store_data(self, data: Any, *, why: str = "") -> bool:
+        """Report stacks, a map from titles to texts or lists of lines; `why` is told first."""
+        if not isinstance(data, Mapping):
+            return self._refuse_type(data, "a map of stacks")
+        return self._report(self._format_stacks(data, why)) if data else False
+
+    def _format_stacks(self, data: Mapping[Any, Any], why: str = "") -> str:
+        stamp = time.strftime("%Y-%m-%d %H:%M:%S %z")
+        rank = os.environ.get("RANK", "0")
+        head = f"Stacks of process {os.getpid()} (rank {rank}), {stamp}"
+        parts = [f"{head}: {why}" if why else head]
+        for title, stack in data.items():
+            text = "\n".join(map(str, stack)) if isinstance(stack, list | tuple) else str(stack)
+            parts.append(f"--- {title}\n{text.rstrip()}")
+        return ("\n\n".join(parts) + "\n")[:_TEXT_LIMIT]
+
+
+def own_stacks() -> dict[str, str]:
+    """The stacks of all Python threads of this process, the main thread first."""
+    threads = {thread.ident: thread for thread in threading.enumerate()}
+    main = threading.main_thread().ident
+    frames = sorted(sys._current_frames().items(), key=lambda item: item[0] != main)
+    found = {}
+    for ident, frame in frames[:_THREADS_LIMIT]:
+        thread = threads.get(ident)
+        name = thread.name if thread is not None else "not made by threading"
+        native = getattr(thread, "native_id", None)
+        daemon = ", daemon" if thread is not None and thread.daemon else ""
+        found[f"thread {name!r} ({native or ident}{daemon})"] = _stack(frame)
+    return found
+
+
+def _stack(frame: FrameType | None) -> str:
+    """Outermost call first, as in a traceback."""
+    frames = traceback.StackSummary.extract(_walk(frame), lookup_lines=True)
+    frames.reverse()
+    return "".join(frames.format())
+
+
+def _walk(frame: FrameType | None) -> Iterable[tuple[FrameType, int]]:
+    for _ in range(_FRAMES_LIMIT):
+        if frame is None:
+            return
+        yield frame, frame.f_lineno
+        frame = frame.f_back

@@ -1,0 +1,332 @@
+"""Runs the collectors in the training process, looks for hangs, and judges failures.
+
+Rules:
+
+- One daemon thread, from `start` to `stop` or the end of the process; it never delays the end by
+  more than `_LAST_SECONDS`. A forked child has none, and collects nothing until it starts its own.
+- Nothing that a collector raises ends the thread: it is counted, and said once.
+- Without a client of the program's own, reports go to the spool, where one is configured.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from spooler import config
+from spooler.collectors.log import LogCollector
+from spooler.collectors.metric import MetricCollector
+from spooler.collectors.stack import StackCollector
+from spooler.diagnosis import failures as failure
+from spooler.diagnosis import rules
+from spooler.diagnosis.action import DiagnosisAction
+from spooler.diagnosis.hang import HangWatch
+from spooler.diagnosis.stuck import Stuck
+from spooler.master_client import SpoolMasterClient
+from spooler.recorder import recorder
+from spooler.records import decision, step
+
+logger = logging.getLogger("lens_ship.diagnosis")
+
+_TICK_SECONDS = 1.0
+_LAST_SECONDS = 2.0
+_PIECES_AT_ONCE = 16  # of the log, 256 KiB each
+_FAILURES_LIMIT = 8192
+_ALL = frozenset({"log", "metric", "stack"})
+
+
+@dataclass(kw_only=True)
+class _Turn:
+    """A collector and when it is due, in monotonic seconds."""
+
+    collector: Any
+    seconds: float
+    due: float
+
+
+class DiagnosisAgent:
+    """The agent of this process; `singleton_instance` makes it.
+
+    `training_log_file` is the log to follow, by default the one that `TRAINING_LOG_FILE` names.
+    With a `local_world_size` above 1 and py-spy installed, the stacks of the Python processes that
+    this one has started are collected too.
+    """
+
+    _instance: DiagnosisAgent | None = None
+    _instance_lock = threading.Lock()
+
+    def __init__(
+        self,
+        training_log_file: str | os.PathLike[str] = "",
+        node_rank: int | None = None,
+        local_world_size: int | None = None,
+        collectors: frozenset[str] = _ALL,
+    ) -> None:
+        self.failures: dict[str, int] = {}  # collector -> how often it has raised
+        self._settings = settings = config.collectors_from_environ(os.environ)
+        self._node_rank = node_rank
+        self._client: Any = None
+        self._turns: list[_Turn] = []
+        self._log = LogCollector(training_log_file)
+        self._stack = StackCollector(_children if (local_world_size or 1) > 1 else ())
+        self._hang = HangWatch(settings.hang_seconds if "stack" in collectors else 0.0)
+        self._stuck = Stuck(settings, self._stack)
+        self._is_set = False  # by arguments
+        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+        self._stopping = threading.Event()
+        for collector, seconds, first in (
+            (self._log, settings.log_seconds, 0.0),
+            (MetricCollector(), settings.metric_seconds, 0.0),
+            # At the start there is nothing to see yet.
+            (self._stack, settings.stack_seconds, settings.stack_seconds),
+        ):
+            self._adopt(collector)
+            if collector.name in collectors and seconds > 0:
+                self._add(collector, seconds, first)
+
+    @classmethod
+    def singleton_instance(
+        cls,
+        training_log_file: str | os.PathLike[str] = "",
+        node_rank: int | None = None,
+        local_world_size: int | None = None,
+    ) -> DiagnosisAgent:
+        """The one agent of this process, with the arguments of the first call that has any."""
+        arguments = (training_log_file, node_rank, local_world_size)
+        given = arguments != ("", None, None)
+        with cls._instance_lock:
+            agent = cls._instance
+            if agent is None:
+                agent = cls(*arguments)
+            elif given and not agent._is_set:
+                agent = agent._replaced(*arguments)
+            agent._is_set = agent._is_set or given
+            cls._instance = agent
+            return agent
+
+    def set_client(self, client: Any) -> None:
+        """Report to `client`: any object with `report_diagnosis_agent_metrics`."""
+        self._client = client
+        for collector in (self._log, self._stack, *self._collectors):
+            if hasattr(collector, "set_client"):
+                collector.set_client(client)
+
+    def register_periodical_data_collector(self, collector: Any, time_interval: float) -> None:
+        """Have `collector` collect every `time_interval` seconds, beginning at once.
+
+        It needs `is_enabled`, `collect_data` and `store_data`; `set_client` is called where it is.
+        """
+        self._adopt(collector)
+        self._add(collector, max(float(time_interval), _TICK_SECONDS), 0.0)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether this process collects now."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def start(self) -> None:
+        """Begin to collect, on a thread of its own; does nothing when it has begun."""
+        with self._lock:
+            if self.is_running:
+                return
+            recorder()  # its goodbye is registered before ours, and so comes after it
+            self._stopping = threading.Event()
+            thread = threading.Thread(target=self._run, name="lens-ship-diagnosis", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:
+                logger.warning("Nothing is collected: %s", error)
+                return
+            self._stuck.begin()
+            self._thread = thread
+            atexit.register(self._at_exit)
+
+    def stop(self) -> None:
+        """Collect what the log still has, and end; `start` may follow."""
+        with self._lock:
+            thread, self._thread = self._thread, None
+            if thread is None:
+                return
+            atexit.unregister(self._at_exit)
+            self._end(thread)
+            if thread.is_alive():
+                return  # a client makes it wait: what it uses stays open
+            for collector in self._collectors:
+                if hasattr(collector, "close"):
+                    self._guarded(_name(collector), collector.close)
+
+    def diagnose_training_failure(
+        self, failures: Any = None, restart_count: int = 0
+    ) -> DiagnosisAction:
+        """What to do about `failures`, a map or whatever describes them; see `diagnosis.rules`.
+
+        The decision is recorded too. Nothing is done about it here.
+        """
+        described = failure.describe(failures)
+        restarts = restart_count if isinstance(restart_count, int) else 0
+        action = rules.decide(described, self._log.tail(), restarts, self._settings.max_restarts)
+        verdict = {**action.__dict__, "action": action.action_type.name}
+        del verdict["action_type"]
+        logger.info("Diagnosis: %s: %s", action.action_type.name, action.reason)
+        if os.environ.get(config.OUTPUT_PATH):
+            recorder().record(
+                decision.NAME,
+                decision.make(
+                    time=time.time(),
+                    verdict=verdict,
+                    restart_count=restarts,
+                    failures=described[:_FAILURES_LIMIT],
+                ),
+            )
+        return action
+
+    # --- the thread -------------------------------------------------------------------------------
+
+    @property
+    def _collectors(self) -> list[Any]:
+        return [turn.collector for turn in list(self._turns)]
+
+    def _adopt(self, collector: Any) -> None:
+        """Give a collector what the agent knows."""
+        if self._node_rank is not None and hasattr(collector, "node_rank"):
+            collector.node_rank = self._node_rank
+        if self._client is not None and hasattr(collector, "set_client"):
+            collector.set_client(self._client)
+
+    def _add(self, collector: Any, seconds: float, first: float) -> None:
+        due = time.monotonic() + first
+        self._turns.append(_Turn(collector=collector, seconds=seconds, due=due))
+
+    def _replaced(self, *arguments: Any) -> DiagnosisAgent:
+        """An agent with these arguments; this one, if it has begun already."""
+        if self.is_running:
+            logger.warning("The diagnosis agent has been started: its arguments stay as they are")
+            return self
+        other = type(self)(*arguments)
+        if self._client is not None:
+            other.set_client(self._client)
+        return other
+
+    def _run(self) -> None:
+        stopping = self._stopping
+        self._guarded("stack", self._stuck.look_behind)
+        while not stopping.is_set():
+            self._round(time.monotonic(), stopping)
+            now = time.monotonic()
+            due = min((turn.due for turn in list(self._turns)), default=now + _TICK_SECONDS)
+            stopping.wait(min(max(due - now, 0.05), _TICK_SECONDS))
+
+    def _round(self, now: float, stopping: threading.Event) -> None:
+        for turn in list(self._turns):
+            if turn.due <= now and not stopping.is_set():
+                turn.due = now + turn.seconds
+                self._guarded(_name(turn.collector), _collect, turn.collector)
+        self._guarded("stack", self._look_for_hang, now)
+        self._guarded("stack", self._stuck.look)
+
+    def _look_for_hang(self, now: float) -> None:
+        mine = recorder()
+        idle = self._hang.look(mine.recorded.get(step.NAME, 0) + sum(mine.dropped.values()), now)
+        if idle is not None:
+            logger.warning("No step for %.0f s: taking the stacks of all threads", idle)
+            self._stack.store_data(self._stack.collect_data(), why=f"no step for {idle:.0f} s")
+
+    def _guarded(self, name: str, work: Any, *arguments: Any) -> None:
+        try:
+            work(*arguments)
+        except Exception as error:  # noqa: BLE001 - border with training code: nothing escapes
+            first = name not in self.failures
+            self.failures[name] = self.failures.get(name, 0) + 1
+            if first:
+                logger.warning(
+                    "The %s collector failed: %s: %s. It is tried again; further failures are"
+                    " counted only",
+                    name,
+                    type(error).__name__,
+                    error,
+                )
+
+    # --- the end, the fork ------------------------------------------------------------------------
+
+    def _end(self, thread: threading.Thread) -> None:
+        """End the thread and take the last lines of the log."""
+        deadline = time.monotonic() + _LAST_SECONDS
+        self._stopping.set()
+        if thread is not threading.current_thread():
+            thread.join(_LAST_SECONDS)
+        self._stuck.end()
+        if self._log in self._collectors and not thread.is_alive():
+            self._guarded("log", _take_last, self._log, deadline)
+
+    def _at_exit(self) -> None:
+        """A client of the program's own may wait for a master: no last lines for it then."""
+        thread, self._thread = self._thread, None
+        if thread is None:
+            return
+        if isinstance(self._log.client, SpoolMasterClient):
+            self._end(thread)
+        else:
+            self._stuck.end()
+
+    def _after_fork(self) -> None:
+        """In a child there is no thread, and nobody holds a lock."""
+        self._thread = None
+        self._lock = threading.Lock()
+        self._stopping = threading.Event()
+
+
+def start_from_environ() -> None:
+    """Begin to collect what `PRIMUS_LENS_COLLECTORS` names, unless the program has begun itself."""
+    wanted = config.collectors_from_environ(os.environ).wanted
+    if not wanted:
+        return
+    with DiagnosisAgent._instance_lock:
+        if DiagnosisAgent._instance is None:
+            DiagnosisAgent._instance = DiagnosisAgent(collectors=wanted)
+        agent = DiagnosisAgent._instance
+    agent.start()
+
+
+def _collect(collector: Any) -> None:
+    """Collect and store once; a log as long as it has more, within bounds."""
+    if not collector.is_enabled():
+        return
+    for _ in range(_PIECES_AT_ONCE if isinstance(collector, LogCollector) else 1):
+        data = collector.collect_data()
+        if not data or collector.store_data(data) is False:
+            return
+
+
+def _take_last(collector: LogCollector, deadline: float) -> None:
+    if not collector.is_enabled():
+        return
+    while time.monotonic() < deadline:
+        lines = collector.collect_data(last=True)
+        if not lines or not collector.store_data(lines):
+            return
+
+
+def _name(collector: Any) -> str:
+    return getattr(collector, "name", "") or type(collector).__name__
+
+
+def _children() -> tuple[int, ...]:
+    """Whom to ask py-spy about, nobody without it."""
+    from spooler.collectors import other_process
+
+    return other_process.children() if other_process.program() else ()
+
+
+def _renew() -> None:
+    DiagnosisAgent._instance_lock = threading.Lock()
+    if DiagnosisAgent._instance is not None:
+        DiagnosisAgent._instance._after_fork()
+
+
+os.register_at_fork(after_in_child=_renew)

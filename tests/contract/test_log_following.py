@@ -1,0 +1,462 @@
+"""A real log file, and everything that is done to one: each byte is recorded once, in order."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from spooler import recorder as recorder_module
+from spooler.collectors import log as log_module
+from spooler.collectors.log import LogCollector
+from spooler.logfile import cut, follow
+from spooler.logfile.bookmark import Bookmark
+from spooler.logfile.follow import Follower
+from spooler.logfile.position import Position
+from spooler.master_client import SpoolMasterClient
+from spooler.metric import WorkerTrainingMetric
+from tests.kit import spools
+
+pytestmark = pytest.mark.promise("G20")
+
+FILLER = "".join(f"line {number:04d} of what was there before\n" for number in range(60))
+
+
+class Reports:
+    """A client that keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.taken: list[WorkerTrainingMetric] = []
+        self.fails = False
+
+    def report_diagnosis_agent_metrics(self, data: WorkerTrainingMetric) -> None:
+        if self.fails:
+            raise ConnectionError("Connection refused")
+        self.taken.append(data)
+
+    @property
+    def text(self) -> str:
+        return "".join(one.data_content for one in self.taken)
+
+
+class Followed:
+    """A log file and a collector of it; `collect` records all there is."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.reports = Reports()
+        self.begin()
+
+    def begin(self) -> None:
+        """A collector as a new process has it."""
+        self.collector = LogCollector(log_file_path=str(self.path))
+        self.collector.set_client(self.reports)
+
+    def restart(self) -> None:
+        self.collector.close()
+        self.begin()
+
+    def write(self, text: str | bytes) -> None:
+        with self.path.open("ab") as file:
+            file.write(text.encode() if isinstance(text, str) else text)
+
+    def collect(self, *, last: bool = False) -> str:
+        """What is recorded now that was not before."""
+        before = len(self.reports.text)
+        while self.collector.is_enabled() and (data := self.collector.collect_data(last=last)):
+            if not self.collector.store_data(data):
+                break
+        return self.reports.text[before:]
+
+
+@pytest.fixture
+def followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Followed]:
+    spools.settle(monkeypatch, tmp_path / "spool")
+    mine = recorder_module.Recorder()
+    recorder_module.recorder()
+    monkeypatch.setattr(recorder_module._process, "recorder", mine)
+    (tmp_path / "logs").mkdir()
+    one = Followed(tmp_path / "logs" / "train.log")
+    yield one
+    one.collector.close()
+    mine.goodbye()
+
+
+def make_room(path: Path) -> None:
+    files = list(path.parent.glob(f"{path.name}.*[0-9]"))
+    for number in sorted((int(file.suffix[1:]) for file in files), reverse=True):
+        os.rename(f"{path}.{number}", f"{path}.{number + 1}")
+
+
+def rename(path: Path) -> None:
+    """As logrotate and Python's RotatingFileHandler do it: 1 is the youngest."""
+    make_room(path)
+    os.rename(path, f"{path}.1")
+
+
+def rename_with_date(path: Path) -> None:
+    count = len(list(path.parent.glob(f"{path.name}-*")))
+    os.rename(path, f"{path}-202401{count + 1:02d}")
+
+
+def copy_and_truncate(path: Path) -> None:
+    make_room(path)
+    shutil.copyfile(path, f"{path}.1")
+    os.truncate(path, 0)
+
+
+ROTATIONS = [rename, rename_with_date, copy_and_truncate]
+
+
+# --- lines ----------------------------------------------------------------------------------------
+
+
+def test_whole_lines_are_taken_and_a_begun_one_waits_for_its_end(followed: Followed) -> None:
+    followed.write("one\ntwo\nthr")
+    assert followed.collect() == "one\ntwo\n"
+    assert followed.collect() == ""
+    followed.write("ee\n")
+    assert followed.collect() == "three\n"
+
+
+def test_a_begun_line_does_not_wait_for_ever(
+    followed: Followed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(log_module.time, "monotonic", lambda: now)
+    followed.write("epoch 1: 10%\r")
+    assert followed.collect() == ""
+    now += follow.PARTIAL_SECONDS - 0.1
+    assert followed.collect() == ""
+    now += 0.2
+    assert followed.collect() == "epoch 1: 10%\r"
+    followed.write("epoch 1: 20%\r")
+    assert followed.collect() == "", "the next part has its own time to wait"
+
+
+def test_at_the_end_nothing_waits(followed: Followed) -> None:
+    followed.write("Segmentation fault")
+    assert followed.collect(last=True) == "Segmentation fault"
+
+
+def test_characters_of_several_bytes_are_never_cut(followed: Followed) -> None:
+    text = "Verlust 😀 größer als 损失 → ∞\n"
+    for byte in text.encode():
+        followed.write(bytes([byte]))
+        followed.collect(last=True)
+    assert followed.reports.text == text
+    assert len(followed.reports.taken) > 5
+
+
+def test_bytes_that_are_no_text_are_replaced_and_passed(followed: Followed) -> None:
+    followed.write(b"a\xff\xfe\n\xc3(\n")
+    assert followed.collect() == "a\ufffd\ufffd\n\ufffd(\n"
+    followed.write("b\n")
+    assert followed.collect() == "b\n"
+
+
+def test_a_line_of_megabytes_comes_in_bounded_pieces(followed: Followed) -> None:
+    line = "€" * (2 * 1024 * 1024 // 3) + "\n"
+    followed.write("before\n" + line + "after\n")
+    assert followed.collect() == "before\n" + line + "after\n"
+    sizes = [len(one.data_content.encode()) for one in followed.reports.taken]
+    assert len(sizes) > 8
+    assert max(sizes) <= cut.PIECE_BYTES
+
+
+def test_no_file_yet_is_no_trouble(followed: Followed) -> None:
+    assert not followed.collector.is_enabled()
+    assert followed.collector.collect_data() == ""
+    followed.write("one\n")
+    assert followed.collect() == "one\n"
+
+
+@pytest.mark.parametrize("odd", ["folder", "fifo"])
+def test_what_is_no_file_is_not_followed(followed: Followed, odd: str) -> None:
+    {"folder": os.mkdir, "fifo": os.mkfifo}[odd](followed.path)
+    assert not followed.collector.is_enabled()
+    assert followed.collector.collect_data() == ""
+
+
+def test_what_was_there_before_may_be_passed_over(
+    followed: Followed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PRIMUS_LENS_LOG_START", "end")
+    followed.write(FILLER + "begun")
+    assert followed.collect() == ""
+    followed.write(" and ended\n")
+    assert followed.collect() == "begun and ended\n"
+
+
+# --- rotation -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rotate", ROTATIONS)
+@pytest.mark.parametrize("seen", ["", "one\n", FILLER])
+@pytest.mark.parametrize("restarted", [False, True])
+def test_what_was_written_before_a_rotation_comes_before_what_came_after(
+    followed: Followed, rotate: Callable[[Path], None], seen: str, restarted: bool
+) -> None:
+    followed.write(seen)
+    assert followed.collect() == seen
+    followed.write("unseen\nwithout its end")
+    if not seen and restarted:
+        followed.collect()  # somewhere a first position has to come from
+    if restarted:
+        followed.restart()
+    rotate(followed.path)
+    followed.write("new one\n")
+    followed.collect()
+    followed.write("new two\n")
+    followed.collect()
+    assert followed.reports.text == f"{seen}unseen\nwithout its endnew one\nnew two\n"
+
+
+@pytest.mark.parametrize("rotate", ROTATIONS)
+@pytest.mark.parametrize("restarted", [False, True])
+def test_several_rotations_between_two_looks_are_read_in_order(
+    followed: Followed, rotate: Callable[[Path], None], restarted: bool
+) -> None:
+    written = "the first line\n"
+    followed.write(written)
+    followed.collect()
+    for number in range(12):
+        text = f"file {number}, {'x' * number * 50}\n"
+        followed.write(text)
+        written += text
+        if number % 4 == 1:
+            followed.collect()
+            if restarted:
+                followed.restart()
+        if number % 4 != 1 or number == 5:
+            rotate(followed.path)
+    followed.collect()
+    assert followed.reports.text == written
+
+
+def test_files_from_before_are_not_read_after_a_rotation(followed: Followed) -> None:
+    Path(f"{followed.path}.1").write_text("of an earlier job\n")
+    Path(f"{followed.path}.2.gz").write_bytes(b"\x1f\x8b compressed")
+    followed.write("mine\n")
+    followed.collect()
+    rename(followed.path)
+    followed.write("too\n")
+    followed.collect()
+    assert followed.reports.text == "mine\ntoo\n"
+
+
+def test_a_file_that_is_renamed_and_written_on_is_read_until_its_successor_has_something(
+    followed: Followed,
+) -> None:
+    followed.write("one\n")
+    followed.collect()
+    with followed.path.open("ab", buffering=0) as writer:
+        rename(followed.path)
+        followed.path.touch()
+        writer.write(b"two, under the old name\n")
+        assert followed.collect() == "two, under the old name\n"
+    followed.write("three\n")
+    assert followed.collect() == "three\n"
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_hundreds_of_older_files_are_passed_over(followed: Followed, *, restarted: bool) -> None:
+    for number in range(1, 200):
+        older = Path(f"{followed.path}.{number}")
+        older.write_text(f"of an earlier job {number}\n")
+        os.utime(older, (1_600_000_000 - number, 1_600_000_000 - number))
+    followed.write("one\n")
+    followed.collect()
+    if restarted:
+        followed.restart()
+    for number in range(3):
+        rename(followed.path)
+        followed.write(f"file {number}\n")
+    followed.collect()
+    assert followed.reports.text == "one\nfile 0\nfile 1\nfile 2\n"
+
+
+def test_the_older_files_may_go_meanwhile(followed: Followed) -> None:
+    for number in range(8):
+        followed.write(f"file {number}\n")
+        followed.collect()
+        rename(followed.path)
+        Path(f"{followed.path}.3").unlink(missing_ok=True)
+    assert followed.reports.text == "".join(f"file {number}\n" for number in range(8))
+
+
+# --- truncation, deletion -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+@pytest.mark.parametrize("again", ["short\n", FILLER.upper(), FILLER.upper() * 3])
+def test_a_truncated_file_is_read_from_its_new_beginning(
+    followed: Followed, again: str, restarted: bool
+) -> None:
+    followed.write(FILLER)
+    followed.collect()
+    if restarted:
+        followed.restart()
+    os.truncate(followed.path, 0)
+    followed.write(again)
+    assert followed.collect() == again
+
+
+def test_a_writer_that_goes_on_at_its_old_place_leaves_a_hole_which_is_passed_over(
+    followed: Followed,
+) -> None:
+    with followed.path.open("wb", buffering=0) as writer:
+        writer.write(FILLER.encode() * 10)
+        followed.collect()
+        os.truncate(followed.path, 0)
+        writer.write(b"after the hole\n")
+        assert followed.collect() == "after the hole\n"
+        writer.write(b"and on\n")
+        assert followed.collect() == "and on\n"
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_deleted_file_is_read_to_its_end_and_the_new_one_from_its_beginning(
+    followed: Followed, restarted: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    followed.write(FILLER)
+    followed.collect()
+    if restarted:
+        followed.restart()
+    else:
+        followed.write("last words\n")
+    os.unlink(followed.path)
+    assert followed.collect() == ("" if restarted else "last words\n")
+    followed.write("anew\n")
+    assert followed.collect() == "anew\n"
+    assert ("not recorded" in caplog.text) == restarted, "nobody knows what else it had"
+
+
+def test_a_copy_that_takes_the_place_of_the_file_is_the_file(followed: Followed) -> None:
+    """An editor writes a new one; a position in the middle of it holds."""
+    followed.write(FILLER)
+    followed.collect()
+    shutil.copyfile(followed.path, f"{followed.path}.new")
+    followed.restart()
+    os.replace(f"{followed.path}.new", followed.path)
+    followed.write("more\n")
+    assert followed.collect() == "more\n"
+
+
+def test_a_used_again_inode_is_noticed_by_what_the_file_holds(tmp_path: Path) -> None:
+    path = tmp_path / "train.log"
+    path.write_text("other content, longer than the position\n")
+    status = path.stat()
+    old = Position(
+        path=str(path),
+        device=status.st_dev,
+        inode=status.st_ino,
+        begin=0,
+        end=20,
+        head=1,
+        tail=2,
+    )
+    follower = Follower(path, old)
+    piece = follower.next(0.0)
+    assert piece is not None
+    assert piece.text == "other content, longer than the position\n"
+    assert follower.lost == 1
+    follower.close()
+
+
+# --- who records, and where it goes on ------------------------------------------------------------
+
+
+def test_what_was_not_taken_is_collected_again(
+    followed: Followed, caplog: pytest.LogCaptureFixture
+) -> None:
+    followed.write("one\n")
+    followed.reports.fails = True
+    assert followed.collect() == ""
+    assert "Failed to report log data to master: Connection refused" in caplog.text
+    followed.write("two\n")
+    followed.reports.fails = False
+    assert followed.collect() == "one\ntwo\n"
+
+
+def test_of_two_collectors_of_a_file_one_collects_and_the_other_takes_over(
+    followed: Followed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_module, "_TAKE_OVER_SECONDS", 0.0)
+    followed.write("one\n")
+    followed.collect()
+    second = LogCollector(log_file_path=str(followed.path))
+    second.set_client(followed.reports)
+    assert not second.is_enabled()
+    assert second.collect_data() == ""
+    followed.collector.close()
+    followed.write("two\n")
+    assert second.is_enabled()
+    assert second.collect_data() == "two\n"
+    second.close()
+
+
+def test_without_its_bookmark_the_position_is_found_in_the_spools(followed: Followed) -> None:
+    followed.collector.set_client(SpoolMasterClient())
+    followed.write(FILLER)
+    assert followed.collector.store_data(followed.collector.collect_data())
+    followed.collector.close()
+    for path in followed.path.parent.parent.glob("spool/collectors_*/*"):
+        path.unlink()
+    followed.begin()
+    followed.write("more\n")
+    assert followed.collect() == "more\n"
+
+
+def test_without_the_spools_the_position_is_found_in_the_bookmark(followed: Followed) -> None:
+    followed.collector.set_client(SpoolMasterClient())
+    followed.write(FILLER)
+    assert followed.collector.store_data(followed.collector.collect_data())
+    followed.collector.close()
+    followed.begin()
+    shutil.rmtree(followed.path.parent.parent / "spool" / "node_0")
+    followed.write("more\n")
+    assert followed.collect() == "more\n"
+
+
+def test_a_torn_bookmark_gives_the_one_before(tmp_path: Path, followed: Followed) -> None:
+    followed.write("one\n")
+    followed.collect()
+    followed.write("two\n")
+    followed.collect()
+    followed.collector.close()
+    (file,) = (tmp_path / "spool").glob("collectors_*/*")
+    saved = Bookmark.take(tmp_path / "spool", followed.path)
+    assert saved is not None
+    newest = saved.load()
+    assert newest is not None
+    assert newest.position is not None
+    assert newest.position.end == 8
+    saved.close()
+    data = bytearray(file.read_bytes())
+    data[16384 + 40] ^= 1  # the newest is in the second place
+    file.write_bytes(data)
+    again = Bookmark.take(tmp_path / "spool", followed.path)
+    assert again is not None
+    before = again.load()
+    assert before is not None
+    assert before.position is not None
+    assert before.position.end == 4
+    again.close()
+
+
+def test_saying_that_a_log_was_reported_into_that_log_comes_to_an_end(
+    followed: Followed, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A program whose log goes to the very file that is followed."""
+    caplog.set_level("INFO")
+    followed.write("one\n")
+    for _ in range(5):
+        caplog.clear()
+        followed.collect()
+        followed.write("".join(f"INFO - {record.message}\n" for record in caplog.records))
+    assert caplog.records == []
+    assert followed.reports.text.count("Reported log content") == 1
