@@ -27,7 +27,7 @@ from typing import Any, TextIO
 import orjson
 
 # What of `about` makes it another subject; the rest (seq, detail …) is only told.
-SUBJECT = ("sink", "workload", "spool", "path", "url", "reason")
+SUBJECT = ("sink", "workload", "spool", "path", "url", "receiver", "reason")
 _MOST_SUBJECTS = 4096
 _PRIORITY = ((50, 2), (40, 3), (30, 4), (20, 6), (0, 7))  # level at least -> that of syslog
 

@@ -125,6 +125,15 @@ class Conversation:
                     return Sent(outcome=outcome, messages=number)
             return Sent(outcome=DELIVERED, messages=len(contents))
 
+    def generation(self, speaker: Speaker) -> str | Outcome:
+        """Which generation of messages the master speaks; only asks, and leaves nothing there."""
+        with self._lock:
+            try:
+                kept = self._ask(_NOTHING, speaker)
+            except Unreachable as failure:
+                return replace(judge_failure(failure), ambiguous=False)
+            return kept if isinstance(kept, Outcome) else self._generation
+
     def close(self) -> None:
         """Hang up; the next call dials again."""
         with self._lock:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,6 +20,7 @@ from shipper.address import Address, workload_key
 from shipper.batcher import Passed, Refused, Step
 from shipper.config import Config
 from shipper.errors import Unreachable
+from shipper.finding import Finding, fail, ok, warn
 from shipper.master import report as reports
 from shipper.master.conversation import Conversation, Patience, Sent, Speaker, Transport
 from shipper.master.outcome import (
@@ -47,6 +48,8 @@ REMEMBERED_SECONDS = 600.0
 LOOK_AFTER_SECONDS = 15.0
 # A connection that has not been used for so long is closed.
 IDLE_SECONDS = 900.0
+# As many masters are asked by `lens-ship check`: one that is away takes its time.
+_PROBED = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -189,6 +192,38 @@ class MasterSink:
         except Unreachable as failure:
             return judge_failure(failure)
         return self._send(talk, parcel, contents, identity)
+
+    def probe(self, identities: Sequence[Identity]) -> Iterator[Finding]:
+        """Whether the masters of these jobs are there, and which generation they speak."""
+        if self._make_client is not None:
+            yield ok("master", f"{self._config.master_client}: a client of your own, not asked")
+            return
+        named = {master_of(self._config, who): who for who in identities}
+        masters = [(where, who) for where, who in named.items() if where[0]]
+        if not masters:
+            yield ok("master", "no job names one; there is nothing to ask")
+        for (address, service), who in masters[:_PROBED]:
+            yield self._probe(address, service, who)
+        if len(masters) > _PROBED:
+            yield ok("master", f"and {len(masters) - _PROBED} more, not asked")
+
+    def _probe(self, address: str, service: str, who: Identity) -> Finding:
+        try:
+            dial = _dialler(target(address), service, self._config)
+        except Unreachable as failure:
+            return fail("master", f"{address}: {failure.detail}", "correct the address or its kind")
+        talk = Conversation(address, dial, time.monotonic)
+        try:
+            spoken = talk.generation(_speaker(None, who))
+        finally:
+            talk.close()
+        if isinstance(spoken, str):
+            return ok("master", f"{address} is a master that speaks {spoken}, over {service}")
+        return warn(
+            "master",
+            f"{address}: {spoken.reason}: {spoken.detail}",
+            "nothing, when its job has ended; else compare with DLROVER_MASTER_ADDR in the job",
+        )
 
     def close(self) -> None:
         """Hang up everywhere."""

@@ -29,6 +29,7 @@ from tests.kit import spools
 from tests.kit.certificates import Authority
 from tests.kit.command import Ran, lens_ship, start_lens_ship
 from tests.kit.faulty_receiver import FaultyReceiver
+from tests.kit.master import needs_master, running
 from tests.kit.shipping import goodbye, spool, step
 from tests.kit.tls_receiver import TlsReceiver
 
@@ -309,6 +310,32 @@ def test_the_end_of_a_certificate_is_told(tmp_path: Path, days: int, level: str)
         unknown = the_only(findings(tmp_path, receiver.url), "processor")
     assert unknown.level == "fail"
     assert "set ca_file" in unknown.text
+
+
+# --- the master -----------------------------------------------------------------------------------
+
+
+@needs_master
+@pytest.mark.parametrize("service", ["grpc", "http"])
+def test_a_master_is_asked_which_generation_it_speaks_and_left_as_it_is(
+    tmp_path: Path, service: str
+) -> None:
+    with running(tmp_path / "master", service) as real:
+        write(tmp_path, workload_uid="w", master_addr=real.address, master_service=service)
+        found = the_only(findings(tmp_path, "http://127.0.0.1:9/v1"), "master")
+        assert real.stored() == []
+    assert found.level == "ok"
+    assert f"{real.address} is a master that speaks " in found.text
+    away = the_only(findings(tmp_path, "http://127.0.0.1:9/v1"), "master")
+    assert away.level == "warn"
+    assert "DLROVER_MASTER_ADDR" in away.next
+
+
+def test_an_address_that_is_none_is_a_failure_and_no_master_is_fine(tmp_path: Path) -> None:
+    write(tmp_path, 1, workload_uid="w")
+    assert the_only(findings(tmp_path, "http://127.0.0.1:9/v1"), "master").level == "ok"
+    write(tmp_path, 2, workload_uid="w", master_addr="nonsense")
+    assert the_only(findings(tmp_path, "http://127.0.0.1:9/v1"), "master").level == "fail"
 
 
 # --- state, spools, disk, machine -----------------------------------------------------------------
