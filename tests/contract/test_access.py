@@ -395,6 +395,8 @@ def test_a_secret_is_in_nothing_that_is_written_said_or_shown(
     said += [lens_ship("audit", "--json", *flags[:4]), lens_ship("config", "show", *flags)]
     said += [lens_ship("dead-letter", "list", "--json", *flags[2:4])]
     said += [lens_ship("dead-letter", "retry", *flags), lens_ship("replay", "--plan", *flags[:8])]
+    said += [lens_ship("check", *flags), lens_ship("status", "--json", *flags[:4])]
+    said += [lens_ship("inspect", str(tmp_path / "spool")), lens_ship("tail", *flags[:2])]
     everything = "".join([*service_said, *(one.out + one.err for one in said)]).encode()
     for path in (tmp_path / "spool", tmp_path / "state"):
         everything += b"".join(f.read_bytes() for f in path.rglob("*") if f.is_file())

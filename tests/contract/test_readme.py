@@ -7,6 +7,7 @@ import pkgutil
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -118,15 +119,20 @@ def test_every_make_target_that_is_named_exists() -> None:
 
 @pytest.mark.parametrize("unit", sorted((ROOT / "systemd").glob("*.service")))
 def test_the_unit_starts_a_command_line_that_the_parser_takes(unit: Path) -> None:
-    line = re.search(r"^ExecStart=(.+)$", unit.read_text(encoding="utf-8"), re.MULTILINE)
+    text = unit.read_text(encoding="utf-8")
+    assert parsed(text, "ExecStart")["once"] is False
+    assert parsed(text, "ExecStartPre")["config_only"] is True
+
+
+def parsed(unit: str, key: str) -> dict[str, Any]:
+    """The options of a command line of a unit, as the parser takes them."""
+    line = re.search(rf"^{key}=(.+)$", unit, re.MULTILINE)
     assert line is not None
-    program, *words = shlex.split(line[1])
+    program, name, *arguments = shlex.split(line[1])
     assert Path(program).name == "lens-ship"
-    name, *arguments = words
     # Below its group, as a shell calls it: click keeps the help option of the first context.
     above = click.Context(cli, **cli.context_settings)
-    context = commands_of(cli)[name].make_context(name, arguments, parent=above)
-    assert context.params["once"] is False
+    return commands_of(cli)[name].make_context(name, arguments, parent=above).params
 
 
 def test_the_environment_file_of_the_unit_holds_settings_that_exist() -> None:
