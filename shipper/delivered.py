@@ -6,7 +6,6 @@ first seen here, and not younger than new; from then on it ages with the monoton
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
@@ -65,7 +64,7 @@ class Delivered:
         A file that is made, sealed, moved or deleted changes the folder; one that only grows has
         nothing to be tidied.
         """
-        mark = (standing, os.stat(reader.directory).st_mtime_ns)
+        mark = (standing, reader.changed_at())
         if self._marks.get(reader.spool) == mark:
             return False
         self._marks[reader.spool] = mark

@@ -85,11 +85,13 @@ class Lane:
             return float("inf")
         return max(min(dues), self._sink.ready_at, self.health.ready_at)
 
-    def is_finished(self, spool: str) -> bool:
-        """Whether a spool was read to its end, and its writer is gone."""
+    def standings(self) -> list[tuple[str, int, bool]]:
+        """Each spool, how far it is settled, and whether it is at its end and its writer gone."""
         with self._lock:
-            place = self._places.get(spool)
-            return place is None or place.finished
+            return [
+                (spool, place.route.position.seq, place.finished)
+                for spool, place in self._places.items()
+            ]
 
     def wake(self, spool: str) -> None:
         """There is something new in a spool: read on, if it is only that which is waited for."""
@@ -98,6 +100,7 @@ class Lane:
             if place is not None:
                 place.woken = True
                 if place.caught_up:
+                    place.caught_up = False
                     place.due = min(place.due, self._now())
 
     def caught_up(self) -> bool:
@@ -150,7 +153,9 @@ class Lane:
             place.caught_up = progress.at_end
             lingers = place.route.lingers()
             place.finished = progress.at_end and not owned and lingers is None
-            if progress.more or (place.woken and place.caught_up):
+            if place.woken and place.caught_up:
+                place.caught_up, place.finished = False, False
+            if progress.more or place.woken:
                 place.due = now
             elif progress.wait is not None:
                 place.due = now + min(progress.wait, place.route.flush_seconds)

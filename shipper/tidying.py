@@ -6,7 +6,6 @@ spool has a turn, and the ledger is told before a file goes.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -92,9 +91,8 @@ class Tidying:
         changed: dict[str, Standing] = {}
         for spool_id, standing in standings.items():
             reader = self._spools[spool_id].reader
-            with contextlib.suppress(OSError):
-                if self._delivered.has_changed(reader, standing):
-                    changed[spool_id] = standing
+            if self._delivered.has_changed(reader, standing):
+                changed[spool_id] = standing
         known = self._known_damage() if changed else {}
         for spool_id, standing in changed.items():
             spool = self._spools[spool_id]
@@ -128,13 +126,12 @@ class Tidying:
         """Where delivery of each spool stands, in one pass over the lanes."""
         standings: dict[str, Standing] = {}
         for lane in list(self._lanes.values()):
-            for route in lane.routes():
-                spool_id = route.identity.spool
-                through, ended = route.position.seq, lane.is_finished(spool_id)
+            for spool_id, through, ended in lane.standings():
                 other = standings.get(spool_id)
-                if other is not None:
-                    through, ended = min(through, other.through), ended and other.ended
-                standings[spool_id] = Standing(through=through, ended=ended)
+                standings[spool_id] = Standing(
+                    through=through if other is None else min(through, other.through),
+                    ended=ended if other is None else ended and other.ended,
+                )
         return {id_: one for id_, one in standings.items() if id_ in self._spools}
 
     def _delete_delivered(self) -> None:

@@ -32,6 +32,8 @@ class Segments:
         self._known: dict[tuple[int, _Find], tuple[tuple[int, int, int], Bounds | None]] = {}
         self._watermark: tuple[int, tuple[int, ...]] = (-1, ())
         self._growing: list[str] = []  # files that get longer when there is news
+        self._folder = str(directory)
+        self._owner = str(directory / fmt.OWNER_NAME)
 
     @property
     def spool(self) -> str:
@@ -66,14 +68,20 @@ class Segments:
 
         Records go to the last segment, or to the one before it while the last is only prepared.
         """
-        folder = _changed_at(self.directory)
+        folder = self.changed_at()
         if folder != self._watermark[0]:
-            last = [str(self._path(number)) for number in self.segments()[-2:]]
-            self._growing = [name for path in last for name in (f"{path}-wal", path)]
-        mark = (folder, tuple(_size(name) for name in self._growing))
+            self._growing = [f"{self._path(number)}-wal" for number in self.segments()[-2:]]
+        mark = (folder, tuple([_size(name) for name in self._growing]))
         changed = mark != self._watermark
         self._watermark = mark
         return changed
+
+    def changed_at(self) -> int:
+        """When a file was last made, renamed or removed here, nanoseconds; 0 when all is gone."""
+        try:
+            return os.stat(self._folder).st_mtime_ns
+        except FileNotFoundError:
+            return 0
 
     def closed(self) -> list[tuple[int, int]]:
         """Readable segments that hold records and get no more: number and last seq, ascending."""
@@ -97,7 +105,7 @@ class Segments:
     def is_owned(self) -> bool:
         """Whether the process that writes this spool is alive, in whatever pid namespace."""
         try:
-            descriptor = os.open(self.directory / fmt.OWNER_NAME, os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = os.open(self._owner, os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
             return False
         try:
@@ -277,14 +285,6 @@ class Segments:
         if known is None or known[0] != mark:
             known = self._known[number, find] = (mark, find(path))
         return known[1]
-
-
-def _changed_at(directory: Path) -> int:
-    """When a file was last made, renamed or removed there, nanoseconds; 0 when it is gone."""
-    try:
-        return os.stat(directory).st_mtime_ns
-    except FileNotFoundError:
-        return 0
 
 
 def _size(name: str) -> int:
