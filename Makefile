@@ -14,7 +14,7 @@ DEBIAN = systemd
 DLROVER = 0.6.1
 DLROVER_OLDER = 0.5.0 0.4.0
 
-.PHONY: help demo test check settings unit wandb-oldest test-wandb test-master crash crash-long bench bench-peers bench-sizing clean
+.PHONY: help demo test check settings unit wandb-oldest test-wandb test-master crash crash-long bench bench-peers bench-sizing clean model scale
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -58,6 +58,12 @@ crash: $(VENV)/.test ## attack every promise, and broken builds too; ten minutes
 
 crash-long: $(VENV)/.test ## the same at length: ten thousand kills and more, an hour and a half at most
 	$(BIN)/python -m tests.crash.lab --long --minutes 90 --markdown docs/crash-matrix.md $(CRASH)
+
+model: $(VENV)/.test ## ten thousand lives of a node, whatever happens in them: the account balances
+	LENS_SHIP_TEST_MODEL=10000 $(BIN)/python -m pytest -q tests/property/test_accounting_model.py
+
+scale: $(VENV)/.test ## memory, idle processor time and pick-up time with a thousand spools
+	$(BIN)/python bench/scale.py
 
 bench: $(VENV)/.test ## what the hook, the spool and the way out cost
 	$(BIN)/python bench/hook_cost.py

@@ -85,13 +85,16 @@ class Lane:
             return float("inf")
         return max(min(dues), self._sink.ready_at, self.health.ready_at)
 
-    def standings(self) -> list[tuple[str, int, bool]]:
-        """Each spool, how far it is settled, and whether it is at its end and its writer gone."""
+    def spools(self) -> list[str]:
+        """The spools here."""
         with self._lock:
-            return [
-                (spool, place.route.position.seq, place.finished)
-                for spool, place in self._places.items()
-            ]
+            return list(self._places)
+
+    def standing(self, spool: str) -> tuple[int, bool] | None:
+        """How far a spool is settled, and whether it is at its end and its writer gone."""
+        with self._lock:
+            place = self._places.get(spool)
+            return None if place is None else (place.route.position.seq, place.finished)
 
     def wake(self, spool: str) -> None:
         """There is something new in a spool: read on, if it is only that which is waited for."""

@@ -61,7 +61,8 @@ class Pulse:
         with self._lock:
             due = [one for one in self._felt.values() if one.due <= now]
         for one in due:
-            one.due = now + one.seconds
+            # In step with the others: one wake-up for all of them, and warm caches.
+            one.due = (now // one.seconds + 1) * one.seconds
             with contextlib.suppress(OSError):  # whoever reads it will say what is wrong
                 self._feel(one.reader)
         with self._lock:

@@ -186,7 +186,13 @@ class Service:
             self._say_once(str(directory), f"cannot be read: {error}{hint}")
             return
         withheld = not (self._config.api_reporting and identity.api_reporting)
-        self._spools[identity.spool] = Spool(reader=reader, identity=identity, withheld=withheld)
+        workload = workload_key(identity)
+        self._spools[identity.spool] = Spool(
+            reader=reader,
+            identity=identity,
+            lanes=tuple((name, sink.lane_key(identity)) for name, sink in self._sinks.items()),
+            withheld=withheld,
+        )
         self._ledger.remember_spool(identity.spool, directory, identity.to_map())
         if withheld:
             log.info(
@@ -195,7 +201,6 @@ class Service:
                 extra=about(spool=identity.spool, path=directory),
             )
             return
-        workload = workload_key(identity)
         log.info(
             "%s: shipping (%s)",
             directory,
@@ -251,18 +256,22 @@ class Service:
         known = self._spools.get(spool)
         if known is None:
             return
-        for sink in self._sinks.values():
-            key = (sink.name, sink.lane_key(known.identity))
+        for key in known.lanes:
             lane = self._lanes.get(key)
             if lane is not None:
                 lane.wake(spool)
                 self._schedule.put(key)
 
+    def _give_turn(self, key: LaneKey) -> None:
+        try:
+            self._lanes[key].turn()
+        finally:
+            self._tidying.touch(key)
+
     def _work(self) -> None:
         while (key := self._schedule.take()) is not None:
-            lane = self._lanes[key]
             try:
-                lane.turn()
+                self._give_turn(key)
             except Exception:
                 # A fault of ours in one lane must not end the thread all lanes share.
                 log.exception(
@@ -270,7 +279,7 @@ class Service:
                     *key,
                     extra=about(sink=key[0], workload=key[1]),
                 )
-                lane.rest()
+                self._lanes[key].rest()
             finally:
                 self._schedule.give_back(key)
                 if self._once:

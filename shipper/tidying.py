@@ -7,6 +7,7 @@ spool has a turn, and the ledger is told before a file goes.
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -40,6 +41,7 @@ class Spool:
 
     reader: Reader
     identity: Identity
+    lanes: tuple[LaneKey, ...]  # those that ship it
     withheld: bool = False
 
 
@@ -63,6 +65,7 @@ class Tidying:
         self._quarantine = Quarantine(config.spool)
         self._delivered = Delivered()
         self._room = Room(config.spool, config.root_bytes, by_pod=config.pod_directories)
+        self._touched: deque[LaneKey] = deque()  # something may have changed there
         self._crowded = False  # the root is full, and what should go is in use at the moment
         self._said: set[str] = set()
 
@@ -70,6 +73,10 @@ class Tidying:
     def seconds(self) -> float:
         """How long to wait until the next time."""
         return CROWDED_SECONDS if self._crowded else TIDY_SECONDS
+
+    def touch(self, lane: LaneKey) -> None:
+        """Something may have changed in the spools of a lane; from any thread."""
+        self._touched.append(lane)
 
     def tidy(self) -> None:
         """Delete what is delivered and not kept, then keep the limits."""
@@ -87,9 +94,10 @@ class Tidying:
 
     def _look(self) -> None:
         """Find what may go of every spool that has changed, and set aside what is damaged."""
-        standings = self._standings()
+        touched = {self._touched.popleft() for _ in range(len(self._touched))}
         changed: dict[str, Standing] = {}
-        for spool_id, standing in standings.items():
+        for spool_id in {id_ for key in touched for id_ in self._in_lane(key)}:
+            standing = self._standing(spool_id)
             reader = self._spools[spool_id].reader
             if self._delivered.has_changed(reader, standing):
                 changed[spool_id] = standing
@@ -104,6 +112,7 @@ class Tidying:
                 self._delivered.look(spool.reader, standing, staying=waiting, save=save)
             except (SpoolError, OSError) as error:
                 self._delivered.look_again(spool_id)
+                self.touch(spool.lanes[0])
                 log.debug(
                     "%s: not tidied: %s",
                     spool.reader.directory,
@@ -113,6 +122,7 @@ class Tidying:
                 continue
             if waiting:
                 self._delivered.has_more(spool_id)
+                self.touch(spool.lanes[0])
         if changed:
             self._quarantine.trim(self._config.quarantine_bytes)
 
@@ -122,17 +132,18 @@ class Tidying:
             known.setdefault(row["spool"], []).append(row)
         return known
 
-    def _standings(self) -> dict[str, Standing]:
-        """Where delivery of each spool stands, in one pass over the lanes."""
-        standings: dict[str, Standing] = {}
-        for lane in list(self._lanes.values()):
-            for spool_id, through, ended in lane.standings():
-                other = standings.get(spool_id)
-                standings[spool_id] = Standing(
-                    through=through if other is None else min(through, other.through),
-                    ended=ended if other is None else ended and other.ended,
-                )
-        return {id_: one for id_, one in standings.items() if id_ in self._spools}
+    def _in_lane(self, key: LaneKey) -> list[str]:
+        lane = self._lanes.get(key)
+        return [id_ for id_ in lane.spools() if id_ in self._spools] if lane is not None else []
+
+    def _standing(self, spool_id: str) -> Standing:
+        """Where delivery of a spool stands."""
+        lanes = [self._lanes[key] for key in self._spools[spool_id].lanes if key in self._lanes]
+        found = [one for lane in lanes if (one := lane.standing(spool_id)) is not None]
+        return Standing(
+            through=min((through for through, _ in found), default=0),
+            ended=bool(found) and all(ended for _, ended in found),
+        )
 
     def _delete_delivered(self) -> None:
         """Delete delivered segments that retention does not keep, or that take needed room."""
@@ -194,9 +205,8 @@ class Tidying:
             )
 
     def _undelivered(self) -> Iterator[Kept]:
-        standings = self._standings()
         for spool_id, spool in self._spools.items():
-            through = standings[spool_id].through if spool_id in standings else 0
+            through = self._standing(spool_id).through
             for number, last in spool.reader.closed():
                 if last > through:
                     yield Kept(
@@ -247,6 +257,7 @@ class Tidying:
     def _delete(self, segment: Kept) -> None:
         reader = self._spools[segment.spool].reader
         self._delivered.look_again(segment.spool)
+        self.touch(self._spools[segment.spool].lanes[0])
         try:
             if segment.number is None:
                 reader.delete_spool()

@@ -104,7 +104,7 @@ class Wire(Poster):
         self._receiver = receiver
         self._clock = clock
 
-    def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> Answer:
+    def post(self, url: str, body: bytes, headers: Mapping[str, str], **_: Any) -> Answer:
         self._clock.pass_by(REQUEST_SECONDS)
         fault = self.faults.popleft() if self.faults else None
         answer = None
@@ -256,7 +256,8 @@ class Node:
 
     def _turn(self) -> bool:
         assert self.service is not None
-        due = [lane for lane in self.service._lanes.values() if lane.due() <= self.clock.now]
-        for lane in sorted(due, key=lambda lane: lane.due()):
-            lane.turn()
+        lanes = self.service._lanes
+        due = [key for key in lanes if lanes[key].due() <= self.clock.now]
+        for key in sorted(due, key=lambda key: lanes[key].due()):
+            self.service._give_turn(key)
         return bool(due)

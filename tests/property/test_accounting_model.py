@@ -6,7 +6,7 @@ and deletes files, moves the wall clock by days, retries and drops dead letters,
 every step the account of every spool is taken; whenever all is at rest, what the receiver holds is
 compared with what was written.
 
-`make model` runs ten thousand examples, `make test` a few dozen. LENS_SHIP_MODEL sets the number.
+`make model` runs ten thousand examples, `make test` a few dozen: LENS_SHIP_TEST_MODEL of them.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from tests.kit.node import FAULTS, URL, Node
 pytestmark = pytest.mark.promise("G17")
 
 DAY = 86400.0
-EXAMPLES = int(os.environ.get("LENS_SHIP_MODEL", "40"))
+EXAMPLES = int(os.environ.get("LENS_SHIP_TEST_MODEL", "40"))
 
 
 @dataclass(kw_only=True)

@@ -147,7 +147,9 @@ def test_a_spool_whose_writer_is_gone_is_finished_when_its_last_record_is_sent(
     setup.clock.pass_by(FLUSH)
     setup.turns()
     assert setup.sink.steps == [[1], [2]]
-    assert setup.lane.standings() == [(route.identity.spool, 2, True)]
+    assert setup.lane.spools() == [route.identity.spool]
+    assert setup.lane.standing(route.identity.spool) == (2, True)
+    assert setup.lane.standing("another") is None
     assert setup.lane.due() == NEVER
     assert setup.lane.caught_up()
 

@@ -1,0 +1,74 @@
+"""The wall clock jumps by days in the training process and in the service (libfaketime)."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.kit.command import start_lens_ship
+from tests.kit.delivery import arrived, is_ordered
+from tests.kit.faulty_receiver import FaultyReceiver
+from tests.kit.spools import PATIENCE_SECONDS, wait_until
+from tests.kit.trainer import Trainer
+
+pytestmark = pytest.mark.promise("G14")
+
+_LIBRARIES = glob.glob("/usr/lib/*/faketime/libfaketimeMT.so.1")
+
+
+@pytest.fixture
+def receiver(tmp_path: Path) -> Iterator[FaultyReceiver]:
+    with FaultyReceiver(path=tmp_path / "telemetry.sqlite") as receiver:
+        yield receiver
+
+
+class FakeTime:
+    """A clock that processes started with `environ` read again at every call."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self._file = folder / f"clock-{name}"
+        self.jump(0)
+        self.environ = {
+            "LD_PRELOAD": _LIBRARIES[0],
+            "FAKETIME_TIMESTAMP_FILE": str(self._file),
+            "FAKETIME_NO_CACHE": "1",
+            "DONT_FAKE_MONOTONIC": "1",
+        }
+
+    def jump(self, days: int) -> None:
+        draft = self._file.with_suffix(".new")
+        draft.write_text(f"{days:+d}d\n")
+        draft.replace(self._file)
+
+
+@pytest.mark.skipif(not _LIBRARIES, reason="no libfaketime here (Debian: faketime)")
+@pytest.mark.parametrize("days", [-10, 10])
+def test_a_jump_in_either_process_changes_no_order_and_loses_nothing(
+    tmp_path: Path, receiver: FaultyReceiver, days: int
+) -> None:
+    training, shipping = FakeTime(tmp_path, "training"), FakeTime(tmp_path, "shipping")
+    trainer = Trainer(tmp_path / "spool", WORKLOAD_UID="w", **training.environ)
+    service = start_lens_ship(
+        *("run", "--spool", str(tmp_path / "spool"), "--state", str(tmp_path / "state")),
+        *("--processor-url", receiver.url, "--flush-interval", "0.2"),
+        **shipping.environ,
+    )
+    try:
+        wait_until(lambda: 49 in arrived(receiver.store, "w").steps)
+        training.jump(days)
+        shipping.jump(-days)
+        receiver.stop()
+        trainer.record_more()
+        receiver.start()
+        wait_until(lambda: 99 in arrived(receiver.store, "w").steps)
+        training.jump(-days)
+        trainer.end()
+    finally:
+        service.terminate()
+        service.communicate(timeout=PATIENCE_SECONDS)
+    there = arrived(receiver.store, "w")
+    assert sorted(there.steps) == list(range(100))
+    assert is_ordered(there.order)
