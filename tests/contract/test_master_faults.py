@@ -1,0 +1,377 @@
+"""The real master dies, freezes, restarts, refuses, or its answers get lost: nothing is made up."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shipper.account import Account
+from shipper.address import Address
+from shipper.audit import take_accounts
+from shipper.config import Config
+from shipper.http import Poster
+from shipper.ledger import Ledger
+from shipper.master import wire
+from shipper.master.conversation import Conversation, Patience, Speaker, Transport
+from shipper.master.report import read
+from shipper.outcome import Outcome, Verdict
+from shipper.service import Service, ship_once
+from shipper.sinks import Stretch
+from shipper.sinks.master import MasterSink
+from spooler.spool.identity import Identity
+from tests.kit import master as kit
+from tests.kit import spools
+from tests.kit.master import Master, Wire, metric, needs_master, numbers, report, wait_for
+from tests.kit.shipping import Record, append, config, goodbye, spool, stored
+
+pytestmark = needs_master
+
+XPU = "XPU_TIMER_METRIC"
+KINDS = ("TRAINING_LOG", XPU, "STACK_TRACE")
+# Long enough for a real answer on a busy machine, short enough to wait for one that never comes.
+QUICK = {"read_timeout": 3.0, "connect_timeout": 3.0}
+NOBODY = Speaker(node_id=1, node_type="worker", job_uid="")
+
+
+@pytest.fixture(params=["grpc", "http"])
+def service(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def master(tmp_path: Path, service: str) -> Iterator[Master]:
+    with kit.running(tmp_path / "master", service) as one:
+        yield one
+
+
+def whose(address: str, service: str, salt: int = 1, **more: Any) -> Identity:
+    return spools.identity(
+        spools.spool_id(salt), master_addr=address, master_service=service, **more
+    )
+
+
+def job(root: Path, address: str, service: str, records: list[Record], **more: Any) -> None:
+    spool(root / "spool", records, who=whose(address, service, **more))
+
+
+def account(root: Path) -> Account:
+    with closing(Ledger(root / "state", exclusive=False)) as ledger:
+        (one,) = take_accounts(ledger, root / "spool", ["master"])
+    assert one.balances, one
+    return one
+
+
+class Sending:
+    """A sink, and the parcels of some reports."""
+
+    def __init__(self, settings: Config, who: Identity, *records: Record) -> None:
+        self.who = who
+        self.sink = MasterSink(settings, Address("", Poster(user_agent="test")))
+        stretch = Stretch(
+            identity=who, records=tuple(stored(*records)), ahead={}, ended=True, waited=frozenset()
+        )
+        self.parcels = self.sink.plan(stretch).parcels
+
+    def send(self, place: int = 0) -> Outcome:
+        """As a route does it: look first."""
+        parcel: Any = self.parcels[place]
+        greeting = self.sink.greet(parcel, self.who, "lens-ship/test")
+        return greeting.outcome or self.sink.send(parcel, self.who, 1)
+
+
+@contextmanager
+def serving(settings: Config) -> Iterator[Service]:
+    """The service at work in a thread."""
+    service = Service(settings)
+    thread = threading.Thread(target=service.run)
+    thread.start()
+    try:
+        yield service
+    finally:
+        service.stop()
+        thread.join(spools.PATIENCE_SECONDS)
+        assert not thread.is_alive()
+
+
+# --- answers --------------------------------------------------------------------------------------
+
+
+def dial(master: Master) -> Transport:
+    patience = Patience(connect_seconds=5, answer_seconds=5, proxy="")
+    if master.service == "http":
+        from shipper.master.post import Post
+
+        return Post(master.address, patience)
+    from shipper.master.channel import Channel
+
+    return Channel(master.address, patience)
+
+
+@pytest.mark.promise("G19")
+def test_an_exception_in_the_master_is_a_dead_letter_after_one_try(master: Master) -> None:
+    """A field too many is one way to have one; `test_master` shows that none is ever sent."""
+    talk = Conversation(master.address, lambda: dial(master), time.monotonic)
+    sent = talk.report(read({"time": 1.0, **metric(1)}), ['{"a": 1}'], NOBODY)
+    assert (sent.outcome.verdict, sent.outcome.reason) == (Verdict.DEAD, "master-error")
+    talk.close()
+
+
+@pytest.mark.promise("G19")
+def test_a_no_is_neither_delivered_nor_tried_for_ever(
+    master: Master, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    talk = Conversation(master.address, lambda: dial(master), time.monotonic)
+    monkeypatch.setattr(wire, "report_data", lambda *_: b"\x80\x04no pickle.")
+    one = read({"time": 1.0, **metric(1)})
+    outcomes = [talk.report(one, ["{}"], NOBODY).outcome for _ in range(3)]
+    assert [(o.verdict, o.reason, o.alarm) for o in outcomes] == [
+        (Verdict.RETRY, "refused", True),
+        (Verdict.RETRY, "refused", True),
+        (Verdict.DEAD, "refused", True),
+    ]
+    talk.close()
+
+
+@pytest.mark.parametrize("recorded", ["uid-b", "uid-a", ""])
+def test_a_master_of_another_job_is_told_from_a_broken_one(
+    tmp_path: Path, service: str, recorded: str
+) -> None:
+    with kit.running(tmp_path / "m", service, job_uid="uid-a") as master:
+        who = whose(master.address, service, job_uid=recorded)
+        sending = Sending(config(tmp_path), who, report(1))
+        outcomes = [sending.send() for _ in range(3)]
+        reasons = [(o.verdict, o.reason) for o in outcomes]
+        sending.sink.close()
+        if recorded == "uid-b":
+            retry = (Verdict.RETRY, "wrong-job")
+            assert reasons == [retry, retry, (Verdict.DEAD, "wrong-job")]
+            assert master.stored() == []
+        else:
+            assert reasons[0] == (Verdict.DELIVERED, "delivered")
+
+
+def test_more_than_the_master_takes_is_a_dead_letter_that_says_what_to_change(
+    tmp_path: Path,
+) -> None:
+    with kit.running(tmp_path / "m") as master:
+        large = report(1, data_content="x\n" * 3_000_000)
+        settings = config(tmp_path, master_message_bytes=16 * 1024 * 1024)
+        sending = Sending(settings, whose(master.address, "grpc"), large, report(2))
+        outcome = sending.send()
+        assert (outcome.verdict, outcome.reason) == (Verdict.DEAD, "too-large")
+        assert "--master-message-bytes" in outcome.detail
+        assert sending.send(1).verdict is Verdict.DELIVERED
+        sending.sink.close()
+
+
+@pytest.mark.parametrize("given", ["grpc", "http"])
+def test_the_wrong_kind_of_master_is_no_delivery_and_no_doubt(
+    tmp_path: Path, master: Master, given: str
+) -> None:
+    if given == master.service:
+        return
+    sending = Sending(config(tmp_path, **QUICK), whose(master.address, given), report(1, XPU))
+    for _ in range(3):
+        outcome = sending.send()
+        assert (outcome.verdict, outcome.ambiguous) == (Verdict.RETRY, False)
+        assert outcome.detail
+    sending.sink.close()
+    assert master.stored() == []
+
+
+@pytest.mark.parametrize("where", ["refused", "mute", "no-such-host.invalid:1", "host"])
+def test_nobody_there_keeps_everything(tmp_path: Path, service: str, where: str) -> None:
+    with Wire(kit.free_port(), mute=True) as mute:
+        places = {"refused": f"127.0.0.1:{kit.free_port()}", "mute": mute.address}
+        settings = config(tmp_path, read_timeout=0.5, connect_timeout=0.5)
+        sending = Sending(settings, whose(places.get(where, where), service), report(1, XPU))
+        outcome = sending.send()
+        assert (outcome.verdict, outcome.ambiguous) == (Verdict.RETRY, False), outcome
+        assert outcome.reason
+        sending.sink.close()
+
+
+def test_without_grpcio_it_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "grpc", None)
+    monkeypatch.delitem(sys.modules, "shipper.master.channel", raising=False)
+    outcome = Sending(config(tmp_path), whose("127.0.0.1:9", "grpc"), report(1)).send()
+    assert (outcome.verdict, outcome.alarm) == (Verdict.RETRY, True)
+    assert "pip install 'lens-ship[master]'" in outcome.detail
+
+
+# --- no answer ------------------------------------------------------------------------------------
+
+
+@pytest.mark.promise("G19")
+def test_a_sample_whose_answer_is_lost_is_not_sent_twice_a_log_is(
+    tmp_path: Path, master: Master
+) -> None:
+    for number, data_type in enumerate(KINDS):
+        root = tmp_path / data_type
+        with Wire(master.port) as torn:
+            job(
+                root, torn.address, master.service, [report(number, data_type), report(10 + number)]
+            )
+            # What is asked first: who is there, to keep a token, and then the report.
+            torn.lose_answer(3)
+            assert ship_once(config(root, **QUICK), timeout=60) == []
+            assert torn.lost == 1
+        times = Counter(numbers(master.stored()))
+        told = account(root)
+        assert times[10 + number] == 1
+        if data_type == XPU:
+            assert times[number] == 1
+            assert (told.delivered, told.given_up) == (1, {"ambiguous": 1})
+        else:
+            assert times[number] == 2
+            assert told.delivered == 2
+
+
+@pytest.mark.promise("G19")
+def test_a_frozen_master_gets_no_sample_twice_and_a_log_at_most_once_more(
+    tmp_path: Path, master: Master
+) -> None:
+    settings = config(tmp_path, read_timeout=1.0, connect_timeout=1.0)
+    who = whose(master.address, master.service)
+    sending = Sending(settings, who, report(1, XPU), report(2))
+    for place in (0, 1):
+        parcel: Any = sending.parcels[place]
+        assert sending.sink.greet(parcel, who, "lens-ship/test").outcome is None
+        master.freeze()
+        outcome = sending.sink.send(parcel, who, 1)
+        assert (outcome.verdict, outcome.ambiguous) == (Verdict.RETRY, True)
+        for _ in range(3):
+            again = sending.send(place)
+            assert (again.verdict, again.ambiguous) == (Verdict.RETRY, False), "it was only asked"
+        master.thaw()
+    wait_for(lambda: sending.send(1).verdict is Verdict.DELIVERED, "it does not thaw")
+    sending.sink.close()
+    times = Counter(numbers(master.stored()))
+    assert times[1] <= 1
+    assert 1 <= times[2] <= 2
+
+
+def test_a_log_without_an_answer_is_given_up_in_the_end(tmp_path: Path, service: str) -> None:
+    with kit.running(tmp_path / "m", service) as master, Wire(master.port) as torn:
+        sending = Sending(config(tmp_path, **QUICK), whose(torn.address, service), report(1))
+        outcomes = []
+        for turn in range(5):
+            torn.lose_answer(2 if turn else 3)
+            outcomes.append(sending.send())
+        assert [o.verdict for o in outcomes] == [Verdict.RETRY] * 4 + [Verdict.DROPPED]
+        assert outcomes[-1].reason == "ambiguous"
+        assert len(master.stored()) == 5
+        sending.sink.close()
+
+
+# --- restarts -------------------------------------------------------------------------------------
+
+
+@pytest.mark.promise("G18")
+def test_a_restarted_master_is_told_again_what_it_forgot_before_anything_newer(
+    tmp_path: Path, master: Master
+) -> None:
+    now = int(time.time())
+    ages = [0, 650, 500, 100, 0, 0]
+    kind, _ = report(0)
+    records = [
+        (kind, {"time": now - age, **metric(n, KINDS[n % 3], timestamp=now - age)})
+        for n, age in enumerate(ages)
+    ]
+    directory, writer = spool(
+        tmp_path / "spool", records, who=whose(master.address, master.service), close=False
+    )
+    assert ship_once(config(tmp_path), timeout=60) == []
+    assert numbers(master.stored()) == [0, 2, 3, 4, 5]
+    master.kill()
+    master.start()
+    append(writer, [report(6, XPU)])
+    writer.close()
+    assert ship_once(config(tmp_path), timeout=60) == []
+    assert numbers(master.stored()) == [0, 2, 3, 4, 5, 6]
+    told = account(tmp_path)
+    assert (told.delivered, told.again, told.given_up) == (6, 5, {"expired": 1})
+    assert directory.exists()
+
+
+@pytest.mark.promise("G18")
+def test_what_a_later_restart_forgets_is_told_again_too(tmp_path: Path, service: str) -> None:
+    with kit.running(tmp_path / "m", service) as master:
+        _, writer = spool(
+            tmp_path / "spool", [report(0, XPU)], who=whose(master.address, service), close=False
+        )
+        for number in range(1, 4):
+            assert ship_once(config(tmp_path), timeout=60) == []
+            assert numbers(master.stored()) == list(range(number))
+            master.kill()
+            master.start()
+            append(writer, [report(number, XPU)])
+        assert ship_once(config(tmp_path), timeout=60) == []
+        assert numbers(master.stored()) == [0, 1, 2, 3]
+        assert account(tmp_path).again == 1 + 2 + 3
+        writer.close()
+
+
+@pytest.mark.promise("G18")
+def test_a_restart_is_noticed_while_there_is_nothing_to_send(
+    tmp_path: Path, master: Master, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MasterSink, "look_seconds", 0.1)
+    job(tmp_path, master.address, master.service, [report(n, XPU) for n in range(3)] + [goodbye()])
+    with serving(config(tmp_path, flush_interval=0.1)):
+        wait_for(lambda: len(master.stored()) == 3, "nothing arrives")
+        master.kill()
+        master.start()
+        wait_for(lambda: len(master.stored()) == 3, "the restart is not noticed")
+    assert numbers(master.stored()) == [0, 1, 2]
+    assert account(tmp_path).again == 3
+
+
+@pytest.mark.promise("G19")
+def test_a_sample_in_doubt_is_sent_when_the_one_that_may_have_it_is_gone(
+    tmp_path: Path, master: Master
+) -> None:
+    """Its answer is lost, and before anybody is asked again the master restarts."""
+    with Wire(master.port) as torn:
+        who = whose(torn.address, master.service)
+        spool(tmp_path / "spool", [report(1, XPU), report(2, XPU)], who=who)
+        torn.lose_answer(3)
+        settings = config(tmp_path, **QUICK)
+        with serving(settings):
+            wait_for(lambda: torn.lost, "no answer gets lost")
+            master.kill()
+            master.start()
+            wait_for(lambda: len(master.stored()) == 2, "the new master is not told")
+    assert numbers(master.stored()) == [1, 2]
+    assert account(tmp_path).delivered == 2
+
+
+def test_dead_letters_are_not_sent_again_with_what_was_forgotten(
+    tmp_path: Path, master: Master
+) -> None:
+    bad = report(1, timestamp=-5)
+    _, writer = spool(
+        tmp_path / "spool",
+        [report(0), bad, report(2)],
+        who=whose(master.address, master.service),
+        close=False,
+    )
+    assert ship_once(config(tmp_path), timeout=60) == []
+    master.kill()
+    master.start()
+    append(writer, [report(3)])
+    writer.close()
+    assert ship_once(config(tmp_path), timeout=60) == []
+    assert numbers(master.stored()) == [0, 2, 3]
+    assert account(tmp_path).dead == 1
