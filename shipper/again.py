@@ -241,7 +241,7 @@ class _Again(CarefulRoute):
     def _drop(self, parcel: Parcel, outcome: Outcome) -> None:
         """What has grown too old meanwhile was delivered in its time: nothing to tell."""
         self._parcels.popleft()
-        self._settle(parcel, delivered=0, requests=0)
+        self._settle(parcel, delivered=0, requests=0, dropped=outcome.reason)
 
     def _bury(self, refused: Sequence[Refused]) -> None:
         """It stays delivered: the last life had taken it."""

@@ -1,18 +1,24 @@
 """DLRover's real local master, in a virtual environment of its own; and a wire that fails on cue.
 
 `LENS_SHIP_TEST_MASTER` is the interpreter of an environment with `dlrover[k8s]` and `protobuf`.
-The master is what `python -m dlrover.python.master.main` starts; the runner around it only writes
-down every report that is stored, when it is, for a master tells nobody what it has.
+The master is what `python -m dlrover.python.master.main` runs, in a process of its own; what is
+around it only writes down every report that is stored, when it is, for a master tells nobody what
+it has.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import json
 import os
+import select
+import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -31,12 +37,10 @@ needs_master = pytest.mark.skipif(
     reason=f"no real master: no {PYTHON}; `make test` builds it, {VARIABLE} names another",
 )
 
-_RUNNER = r"""
-import json, os, sys
-stored, port, service, job_uid = sys.argv[1:]
-out = open(stored, "a", buffering=1)
+_ZYGOTE = r"""
+import ctypes, json, os, signal, sys
+from dlrover.python.master import local_master, main, servicer
 from dlrover.python.master.diagnosis import diagnosis_data_manager as kept
-from dlrover.python.master import servicer
 
 keep = kept.DiagnosisDataManager.store_data
 def store_data(self, datum):
@@ -55,15 +59,73 @@ def init(self, *args, **more):
     begin(self, *args, **more)
     if getattr(self, "_diagnosis_manager", None) is None:
         self._diagnosis_manager = Diagnosis()
-    if job_uid:
-        type(self._job_manager).job_uid = property(lambda manager: job_uid)
+    if order["job_uid"]:
+        type(self._job_manager).job_uid = property(lambda manager: order["job_uid"])
 servicer.MasterServicer.__init__ = init
 
-from dlrover.python.master import main
-sys.argv = ["master", "--platform", "local", "--job_name", "t", "--node_num", "1", "--port", port]
-sys.argv += ["--service_type", service]
-os._exit(main.main())
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+print("ready", flush=True)
+for line in sys.stdin:
+    order = json.loads(line)
+    pid = os.fork()
+    if pid == 0:
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # not to outlive this one
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        log = os.open(order["log"], os.O_CREAT | os.O_APPEND | os.O_WRONLY)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0), os.dup2(log, 1), os.dup2(log, 2)
+        out = open(order["stored"], "a", buffering=1)
+        sys.argv = ["master", "--platform", "local", "--job_name", "t", "--node_num", "1"]
+        sys.argv += ["--port", order["port"], "--service_type", order["service"]]
+        os._exit(main.main())
+    print(pid, flush=True)
 """
+
+
+class Zygote:
+    """Has DLRover imported, which takes a second, and forks a master when one is wanted."""
+
+    def __init__(self, python: Path) -> None:
+        self._folder = tempfile.mkdtemp(prefix="lens-ship-masters-")
+        environ = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.lower().endswith("_proxy")
+            and name not in ("KUBERNETES_SERVICE_HOST", "PYTHONPATH", "JOB_UID")
+        }
+        environ.update(DLROVER_EVENT_FILE_DIR=self._folder, KUBECONFIG=f"{self._folder}/none")
+        self._process = subprocess.Popen(
+            [python, "-c", _ZYGOTE],
+            cwd=self._folder,
+            env=environ,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        atexit.register(self._end)
+        assert self._answer() == "ready"
+
+    def fork(self, **order: str) -> int:
+        """A master's pid."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(order) + "\n")
+        self._process.stdin.flush()
+        return int(self._answer())
+
+    def _answer(self) -> str:
+        assert self._process.stdout is not None
+        return self._process.stdout.readline().strip()
+
+    def _end(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+@functools.cache
+def zygote(python: Path) -> Zygote:
+    """The one for this interpreter, in this process."""
+    return Zygote(python)
 
 
 def free_port() -> int:
@@ -77,16 +139,14 @@ def free_port() -> int:
 class Master:
     """One master's address through all of its lives."""
 
-    def __init__(
-        self, folder: Path, service: str = "grpc", *, job_uid: str = "", python: Path = PYTHON
-    ) -> None:
+    def __init__(self, folder: Path, service: str = "grpc", *, job_uid: str = "") -> None:
         self.folder = folder
         self.service = service
         self.port = free_port()
         self.lives = 0
         self._job_uid = job_uid
-        self._python = python
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: int | None = None  # a pidfd
+        self._pid = 0
         folder.mkdir(parents=True, exist_ok=True)
 
     @property
@@ -96,59 +156,47 @@ class Master:
     def start(self) -> None:
         """Begin a life; returns when it takes connections."""
         self.lives += 1
-        environ = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.lower().endswith("_proxy")
-            and name not in ("KUBERNETES_SERVICE_HOST", "PYTHONPATH", "JOB_UID")
-        }
-        environ.update(
-            DLROVER_EVENT_FILE_DIR=str(self.folder), KUBECONFIG=str(self.folder / "none")
+        self._pid = zygote(PYTHON).fork(
+            log=str(self.log),
+            stored=str(self._stored(self.lives)),
+            port=str(self.port),
+            service=self.service,
+            job_uid=self._job_uid,
         )
-        arguments = [str(self._stored(self.lives)), str(self.port), self.service, self._job_uid]
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [self._python, "-c", _RUNNER, *arguments],
-                cwd=self.folder,
-                env=environ,
-                stdout=log,
-                stderr=log,
-            )
-        self._wait()
+        self._process = os.pidfd_open(self._pid)
+        until = time.monotonic() + PATIENCE_SECONDS
+        while not takes_connections(self.port):
+            assert not self._ends(0.02), f"the master died: {self.log.read_text()[-2000:]}"
+            assert time.monotonic() < until, "the master takes no connections"
 
     def kill(self) -> None:
         """End a life without a goodbye; returns when the process is gone, and its port with it."""
-        self._running().kill()
-        self._running().wait(PATIENCE_SECONDS)
+        self._signal(signal.SIGKILL)
+        assert self._ends(PATIENCE_SECONDS)
+        assert self._process is not None
+        os.close(self._process)
+        self._process = None
 
     def freeze(self) -> None:
-        self._running().send_signal(signal.SIGSTOP)
+        """Stop every thread of it; returns when they stand still."""
+        self._signal(signal.SIGSTOP)
+        wait_for(self._is_frozen, "the master does not stop")
 
     def thaw(self) -> None:
-        self._running().send_signal(signal.SIGCONT)
+        self._signal(signal.SIGCONT)
 
     def stop(self) -> None:
         """End the last life, in whatever state it is."""
-        if self._process is None or self._process.poll() is not None:
-            return
-        self.thaw()
-        self._process.send_signal(signal.SIGINT)
-        try:
-            self._process.wait(10.0)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        if self._process is not None:
+            self.kill()
 
     def stored(self, life: int = 0) -> list[dict[str, Any]]:
         """What was stored in one life, the present one unless told, in its order."""
         path = self._stored(life or self.lives)
         if not path.exists():
             return []
-        return [
-            json.loads(line)
-            for line in path.read_text().splitlines(keepends=True)
-            if line[-1] == "\n"
-        ]
+        lines = path.read_text().splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.endswith("\n")]
 
     @property
     def log(self) -> Path:
@@ -158,18 +206,18 @@ class Master:
     def _stored(self, life: int) -> Path:
         return self.folder / f"stored-{life}.jsonl"
 
-    def _running(self) -> subprocess.Popen[bytes]:
-        assert self._process is not None
-        return self._process
+    def _is_frozen(self) -> bool:
+        stats = Path(f"/proc/{self._pid}/task").glob("*/stat")
+        return all(stat.read_text().rpartition(")")[2].split()[0] == "T" for stat in stats)
 
-    def _wait(self) -> None:
-        until = time.monotonic() + PATIENCE_SECONDS
-        while not takes_connections(self.port):
-            if self._running().poll() is not None:
-                raise AssertionError(f"the master died: {self.log.read_text()[-2000:]}")
-            assert time.monotonic() < until, "the master takes no connections"
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._running().wait(0.02)
+    def _signal(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        signal.pidfd_send_signal(self._process, number)
+
+    def _ends(self, seconds: float) -> bool:
+        """Whether the process is gone within this time."""
+        assert self._process is not None
+        return bool(select.select([self._process], [], [], seconds)[0])
 
 
 def takes_connections(port: int) -> bool:
