@@ -26,7 +26,7 @@ from tests.kit.shipping import goodbye, spool
 
 pytestmark = needs_master
 
-REPORTS = int(os.environ.get("LENS_SHIP_REPORTS") or 1200)
+MANY, SOME = 10_000, int(os.environ.get("LENS_SHIP_REPORTS") or 1200)
 RANKS = 3
 KILLS = 5  # of each
 KINDS = ("TRAINING_LOG", "XPU_TIMER_METRIC", "STACK_TRACE")
@@ -38,7 +38,7 @@ def is_old(number: int) -> bool:
     return number % 23 == 0
 
 
-def write(root: Path, master: Master) -> None:
+def write(root: Path, master: Master, reports: int) -> None:
     """Every report once, spread over the ranks."""
     now = int(time.time())
     for rank in range(RANKS):
@@ -50,7 +50,7 @@ def write(root: Path, master: Master) -> None:
                 timestamp=now - 700 if is_old(number) else now,
                 data_content=f"report {number} " + "x" * (number % 700) + "\n",
             )
-            for number in range(rank, REPORTS, RANKS)
+            for number in range(rank, reports, RANKS)
         ]
         who = spools.identity(
             spools.spool_id(rank), master_addr=master.address, master_service=master.service
@@ -61,9 +61,9 @@ def write(root: Path, master: Master) -> None:
 class Storm:
     """Kills both, at moments that are drawn from a seed."""
 
-    def __init__(self, root: Path, master: Master, seed: int) -> None:
-        self._root = root
+    def __init__(self, root: Path, master: Master, reports: int, seed: int) -> None:
         self._master = master
+        self._reports = reports
         self._draw = random.Random(seed)
         self.arguments = ["--spool", str(root / "spool"), "--state", str(root / "state")]
         self.arguments += ["--flush-interval", "0.1", "--read-timeout", "5"]
@@ -88,31 +88,32 @@ class Storm:
 
     def _wait_for_progress(self) -> None:
         """Until this life has so many reports more, or as many as there can be."""
-        most = sum(not is_old(number) for number in range(REPORTS)) * 9 // 10
+        reports = self._reports
+        most = sum(not is_old(number) for number in range(reports)) * 9 // 10
         before = len(self._master.stored())
-        wanted = min(before + self._draw.randrange(1, max(2, REPORTS // 8)), most)
+        wanted = min(before + self._draw.randrange(1, max(2, reports // 8)), most)
         wait_for(lambda: len(self._master.stored()) >= wanted, "nothing arrives any more")
 
 
 @pytest.mark.promise("G18")
 @pytest.mark.promise("G19")
-@pytest.mark.parametrize("service", ["grpc", "http"])
+@pytest.mark.parametrize(("service", "reports"), [("grpc", MANY), ("http", SOME)])
 def test_every_report_is_accounted_for_and_no_sample_is_doubled(
-    tmp_path: Path, service: str
+    tmp_path: Path, service: str, reports: int
 ) -> None:
     with kit.running(tmp_path / "master", service) as master:
-        write(tmp_path, master)
-        storm = Storm(tmp_path, master, seed=4)
+        write(tmp_path, master, reports)
+        storm = Storm(tmp_path, master, reports, seed=4)
         storm.rage()
         done = lens_ship("run", "--once", "--timeout", "50", *storm.arguments)
         assert done.code == 0, done.err
         assert master.lives == 1 + KILLS
         lives = [master.stored(life + 1) for life in range(master.lives)]
     lost = doubtful(tmp_path / "state")
-    check_accounts(tmp_path)
+    check_accounts(tmp_path, reports)
     for rows in lives:
         check_life(rows)
-    young = {number for number in range(REPORTS) if not is_old(number)}
+    young = {number for number in range(reports) if not is_old(number)}
     missing = young - set(numbers(lives[-1]))
     assert len(missing) <= lost, f"{sorted(missing)}, {lost} in doubt"
     assert {KINDS[number // RANKS % 3] for number in missing} <= {XPU}
@@ -124,7 +125,7 @@ def doubtful(state: Path) -> int:
         return sum(row["count"] for row in ledger.dropped() if row["reason"] == "ambiguous")
 
 
-def check_accounts(root: Path) -> None:
+def check_accounts(root: Path, reports: int) -> None:
     with closing(Ledger(root / "state", exclusive=False)) as ledger:
         accounts = take_accounts(ledger, root / "spool", ["master"])
         assert ledger.dead_letters() == []
@@ -133,10 +134,10 @@ def check_accounts(root: Path) -> None:
     reasons = Counter[str]()
     for account in accounts:
         reasons.update(account.given_up)
-    assert reasons["expired"] == sum(is_old(number) for number in range(REPORTS))
+    assert reasons["expired"] == sum(is_old(number) for number in range(reports))
     assert set(reasons) <= {"expired", "ambiguous"}
     delivered = sum(account.delivered for account in accounts)
-    assert delivered + reasons.total() == REPORTS
+    assert delivered + reasons.total() == reports
     assert sum(account.again for account in accounts) > 0
 
 
