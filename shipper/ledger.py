@@ -16,6 +16,7 @@ from typing import Any
 
 from shipper import ranges, sums
 from shipper.state import DATABASE_NAME, LOCK_NAME, Database, State
+from spooler.spool.identity import Identity
 from spooler.spool.reader import Damage
 
 __all__ = [
@@ -148,6 +149,15 @@ class Ledger(State):
         with self.using() as database:
             rows = list(database.table("spool").rows)
         return [{**row, "identity": json.loads(row["identity"])} for row in rows]
+
+    def identity(self, spool: str) -> Identity | None:
+        """Who wrote a spool that was found before; None for one that never was."""
+        with self.using() as database:
+            row = database.execute("SELECT identity FROM spool WHERE id = ?", (spool,)).fetchone()
+        try:
+            return Identity.from_map(json.loads(row[0])) if row else None
+        except (TypeError, ValueError):
+            return None
 
     def workload(self, spool: str) -> str:
         """The workload that was found for a spool, or ""."""

@@ -31,7 +31,7 @@ from shipper.sinks import REGISTRY, Sink
 from shipper.tidying import LaneKey, Spool, Tidying
 from shipper.watch import Watch
 from shipper.workloads import Workloads
-from spooler.errors import NewerFormat, SpoolError
+from spooler.errors import NewerFormat, NotASpool, SpoolDamaged, SpoolError
 from spooler.spool.identity import Identity
 from spooler.spool.reader import Reader
 
@@ -175,9 +175,7 @@ class Service:
                 self._looked = self._now() - self._config.rescan_seconds + NEW_SPOOL_SECONDS
             return
         try:
-            identity = identity_of(
-                reader, self._config.spool, by_directory=self._config.pod_directories
-            )
+            identity = self._identity(reader)
         except (SpoolError, Misplaced, OSError) as error:
             if isinstance(error, SpoolError) and self._tidying.set_aside(reader, error):
                 return
@@ -210,6 +208,18 @@ class Service:
         for sink in self._sinks.values():
             self._open_route(sink, reader, identity)
         self._pulse.add(Reader(directory), self._config.seconds_to_flush(identity))
+
+    def _identity(self, reader: Reader) -> Identity:
+        """Who wrote a spool; where no segment can tell any more, what was known before."""
+        try:
+            return identity_of(
+                reader, self._config.spool, by_directory=self._config.pod_directories
+            )
+        except (NotASpool, SpoolDamaged):
+            known = self._ledger.identity(reader.spool)
+            if known is None:
+                raise
+            return known
 
     def _open_route(self, sink: Sink, reader: Reader, identity: Identity) -> None:
         key = (sink.name, sink.lane_key(identity))

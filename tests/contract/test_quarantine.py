@@ -213,6 +213,23 @@ def test_its_sound_records_are_replayed_once_somebody_knows_whose_they_are(
     assert "sent" not in again.out.replace("sent again only", "")
 
 
+def test_a_spool_that_was_known_before_is_delivered_though_it_cannot_tell_any_more(
+    tmp_path: Path, receiver: FaultyReceiver
+) -> None:
+    """The service was restarted, and the only identity that is left is damaged."""
+    directory = make(tmp_path)
+    receiver.otherwise = Answer(status=401)
+    ship(tmp_path, receiver, timeout=0.5)
+    for path in directory.glob("*.sqlite"):
+        raw = bytearray(path.read_bytes())
+        raw[raw.index(b"workload_uid")] ^= 1
+        path.write_bytes(raw)
+    receiver.otherwise = Normal()
+    assert ship(tmp_path, receiver) == []
+    assert steps_of(receiver) == list(range(STEPS))
+    assert all(account.balances and account.corrupt == 0 for account in accounts(tmp_path))
+
+
 def test_a_repaired_file_is_replayed_from_where_it_was_set_aside(
     tmp_path: Path, receiver: FaultyReceiver
 ) -> None:
