@@ -102,7 +102,7 @@ class Lane:
             place = self._places.get(spool)
             if place is not None:
                 place.woken = True
-                if place.caught_up:
+                if place.caught_up and not place.finished:
                     place.caught_up = False
                     place.due = min(place.due, self._now())
 

@@ -127,6 +127,17 @@ def test_news_that_come_during_a_turn_are_not_slept_over(setup: Setup) -> None:
     assert setup.sink.steps == [[1], [2]]
 
 
+def test_a_finished_spool_is_not_woken_any_more(setup: Setup) -> None:
+    """Its pulse feels that the writer is gone after its lane has seen the same."""
+    route = setup.add(1, [step(1)])
+    assert isinstance(route.reader, OwnedReader)
+    route.reader.owned = False
+    setup.turns()
+    setup.lane.wake(route.identity.spool)
+    assert setup.lane.caught_up()
+    assert setup.lane.due() == NEVER
+
+
 def test_a_spool_that_nobody_woke_is_read_after_its_sleep(setup: Setup) -> None:
     setup.add(1, [step(1)])
     setup.turns()
