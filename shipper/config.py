@@ -33,7 +33,6 @@ __all__ = ["SETTINGS", "Config", "Setting", "default_state", "load"]
 OPTION_VARIABLES = ("LENS_SHIP_CONFIG", "LENS_SHIP_TIMEOUT")
 # What Kubernetes sets in every pod beside a Service called lens-ship.
 _OF_KUBERNETES = re.compile(r"LENS_SHIP_(SERVICE_(HOST|PORT(_.+)?)|PORT(_\d+_(TCP|UDP).*)?)")
-_OF_TESTS = ("LENS_SHIP_TEST_", "LENS_SHIP_KILLS")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,7 +211,7 @@ def _contradictions(values: Mapping[str, Any], given: Mapping[str, str]) -> Iter
         yield "client_key_file: a key without a certificate: give client_cert_file too"
     for name in ("token_file", "cookie_file", "client_cert_file"):
         asked = name in given and given[name] != "$CREDENTIALS_DIRECTORY"
-        if asked and values[name] and not values["processor_url"]:
+        if asked and values[name] and "processor_url" not in given:
             yield (
                 f"{name}: it is sent to processor_url only, never to an address that a job has"
                 " recorded: give processor_url too"
@@ -257,7 +256,7 @@ def _strangers(environ: Mapping[str, str]) -> Iterator[str]:
     for name in sorted(environ):
         if name in known or not name.startswith("LENS_SHIP_"):
             continue
-        if _OF_KUBERNETES.fullmatch(name) or name.startswith(_OF_TESTS):
+        if _OF_KUBERNETES.fullmatch(name):
             continue
         yield f"{name}: no such setting, it is not used{_meant(name, known)}"
 

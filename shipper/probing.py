@@ -86,7 +86,7 @@ def _judge(answering: str, answer: Answer, seconds: float, base: str, access: Ac
         return warn(
             "processor",
             f"{name} is a telemetry-processor; {masked(base)} answers 404",
-            f"set processor_url to {name}; until then each first request is sent twice",
+            f"set processor_url to {name}: it spares a request at each start",
         )
     if pods_in(answer) is not None:
         return ok("processor", f"{name} is a telemetry-processor ({seconds * 1000:.0f} ms)")

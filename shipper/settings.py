@@ -344,7 +344,7 @@ SETTINGS = (
         parse=parsing.number(0, 86400),
         help="The same message about the same subject is logged once in this time; what was held"
         " back is counted in the next one. 0: every time.",
-        why="A receiver that comes and goes leaves twelve lines an hour, not thousands.",
+        why="A receiver that comes and goes leaves two lines in five minutes, not hundreds.",
     ),
 )
 BY_NAME = {setting.name: setting for setting in SETTINGS}

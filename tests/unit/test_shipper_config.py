@@ -414,6 +414,11 @@ def test_settings_that_contradict_each_other_are_named(case: str) -> None:
     assert problem.startswith(told)
 
 
+def test_an_address_that_is_refused_is_one_problem_and_not_two() -> None:
+    (problem,) = problems({**BASE, "processor_url": "host:8989", "token_file": "/t"})
+    assert problem.startswith("--processor-url: ")
+
+
 def test_contradictions_and_bad_values_come_together() -> None:
     wrong = {"state": "/spool/s", "retain_bytes": 2, "root_bytes": 1, "workers": 0}
     assert len(problems({**BASE, **wrong, "client_key_file": "/k"})) == 4
