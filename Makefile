@@ -8,7 +8,7 @@ BIN = $(VENV)/bin
 WANDB_OLDEST = 0.16.0
 WANDB_BETWEEN = 0.19.0 0.22.0
 # What some tests use of Debian; where it cannot be installed they skip, and say so.
-DEBIAN = systemd
+DEBIAN = systemd golang-go golang-github-masterminds-sprig-dev golang-k8s-sigs-yaml-dev
 
 # The training master that the tests talk to, and older ones for `make test-master`.
 DLROVER = 0.6.1
@@ -52,6 +52,10 @@ test-master: $(VENV)/.test $(DLROVER_OLDER:%=$(VENV)/.dlrover-%) $(VENV)/.dlrove
 	    $(BIN)/python -m pytest -q tests/contract/test_master.py tests/contract/test_master_faults.py \
 	      tests/contract/test_master_wire.py tests/crash/test_master_kill.py || exit 1; \
 	done
+
+.PHONY: image-steps
+image-steps: $(VENV)/.test ## what the Dockerfile does, without a container engine
+	LENS_SHIP_TEST_IMAGE=1 $(BIN)/python -m pytest -q tests/contract/test_image.py
 
 crash: $(VENV)/.test ## attack every promise, and broken builds too; ten minutes at most
 	$(BIN)/python -m tests.crash.lab $(CRASH)
@@ -98,13 +102,13 @@ $(VENV)/.dlrover-%: | $(BIN)/python
 
 # Never fails: without apt-get, root or a network, the tests that need these packages skip.
 $(VENV)/.debian: Makefile | $(BIN)/python
-	@if dpkg -s $(DEBIAN) >/dev/null 2>&1; then :; \
-	elif command -v apt-get >/dev/null && test "$$(id -u)" = 0; then \
-	  echo "installing $(DEBIAN)"; \
-	  install="apt-get install -y -q --no-install-recommends $(DEBIAN)"; \
-	  $$install >/dev/null 2>&1 || { apt-get update -q >/dev/null 2>&1; $$install >/dev/null 2>&1; } \
-	    || echo "could not be installed; some tests will skip"; \
-	else echo "not installed: $(DEBIAN); some tests will skip"; fi
+	@for package in $(DEBIAN); do \
+	  dpkg -s $$package >/dev/null 2>&1 && continue; \
+	  install="apt-get install -y -q --no-install-recommends $$package"; \
+	  test "$$(id -u)" = 0 && echo "installing $$package" && { $$install >/dev/null 2>&1 \
+	    || { apt-get update -q >/dev/null 2>&1 && $$install >/dev/null 2>&1; }; } \
+	    || echo "not installed: $$package; some tests will skip"; \
+	done
 	@touch $@
 
 # Each wandb stands in an environment of its own, with the wheel and no other part of the service.

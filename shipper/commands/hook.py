@@ -1,9 +1,10 @@
-"""`lens-ship hook status|install|uninstall`."""
+"""`lens-ship hook status|install|uninstall|export`."""
 
 from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
 import click
 
@@ -38,3 +39,15 @@ def hook_uninstall() -> None:
     from shipper.activation import uninstall
 
     click.echo(uninstall())
+
+
+@hook.command("export")
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+def hook_export(folder: Path) -> None:
+    """Write FOLDER, which hooks any Python that has it in PYTHONPATH; replaces its own older one.
+
+    For training images that cannot be changed: nothing has to be installed in them.
+    """
+    from shipper.hook_folder import export
+
+    click.echo(export(folder.absolute()))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -240,9 +241,39 @@ def test_a_pods_own_folder_hands_its_spools_to_the_service(
     assert [path for path in root.rglob("*") if path.is_file()] == []
 
 
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="needs setpriv, of util-linux")
+def test_the_capabilities_of_the_init_container_are_enough_each_time(tmp_path: Path) -> None:
+    root, state = tmp_path / "root", tmp_path / "state"
+    root.mkdir()
+    state.mkdir()
+    limits = "-all,+chown,+fowner,+fsetid"
+    command = [
+        *("setpriv", "--regid", str(GROUP), "--clear-groups", "--no-new-privs"),
+        *("--bounding-set", limits, "--inh-caps", "-all"),
+        *(sys.executable, "-c", "from shipper.cli import main; main()"),
+        *("prepare", str(root), "--state", str(state), "--owner", f"{SERVICE}:{GROUP}"),
+    ]
+    for said in ("mode 3773", "right already"):
+        done = subprocess.run(
+            command,
+            env=spools.environment(),
+            cwd=spools.REPOSITORY,
+            capture_output=True,
+            text=True,
+            timeout=spools.PATIENCE_SECONDS,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert said in done.stdout
+        assert (root.stat().st_uid, root.stat().st_gid) == (SERVICE, GROUP)
+        assert (root.stat().st_mode & 0o7777, state.stat().st_mode & 0o7777) == (0o3773, 0o700)
+        assert os.getxattr(root, "system.posix_acl_default")
+
+
 def test_preparing_twice_changes_nothing_and_a_link_is_refused(machine: Path, root: Path) -> None:
     before = root.stat()
-    by_command(machine)
+    ran = lens_ship("prepare", str(root), "--owner", f"{SERVICE}:{GROUP}")
+    assert (ran.code, ran.out) == (0, f"{root}: right already\n")
     assert root.stat().st_mode == before.st_mode
     link = machine / "link"
     link.symlink_to(machine / "etc")

@@ -1,0 +1,239 @@
+"""The manifests: valid to Kubernetes, closed to what they need not, and true to the service."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import jsonschema
+import kubernetes_validate
+import pytest
+import yaml
+
+from shipper.cli import cli
+from shipper.config import load
+from shipper.service import STOP_SECONDS
+from shipper.settings import SETTINGS
+from tests.kit import manifests
+from tests.kit.command import commands_of
+from tests.kit.manifests import Object, base, containers, only, rendered
+
+VERSIONS = ("1.27", "1.30", kubernetes_validate.latest_version())
+SOURCES: dict[str, Callable[[], list[Object]]] = {"kustomize": base, "helm": rendered}
+# Only in the chart: which release an object belongs to, and the settings' digest.
+OF_HELM = ("app.kubernetes.io/instance", "app.kubernetes.io/managed-by", "helm.sh/chart")
+
+
+@pytest.fixture(params=SOURCES)
+def found(request: pytest.FixtureRequest) -> list[Object]:
+    return SOURCES[request.param]()
+
+
+def pod(found: list[Object]) -> Object:
+    spec: Object = only(found, "DaemonSet")["spec"]["template"]["spec"]
+    return spec
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_object_is_valid_to_kubernetes(found: list[Object], version: str) -> None:
+    for one in [*found, *example()]:
+        kubernetes_validate.validate(one, version, strict=True)
+
+
+def test_a_misspelt_field_would_be_noticed(found: list[Object]) -> None:
+    pod(found)["containers"][0]["securityContext"]["readOnlyRootFileSystem"] = True
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(only(found, "DaemonSet"), VERSIONS[-1], strict=True)
+
+
+def test_kubectl_builds_the_same_base() -> None:
+    def key(one: Object) -> tuple[str, str]:
+        return one["kind"], one["metadata"]["name"]
+
+    assert sorted(manifests.built(manifests.BASE), key=key) == sorted(base(), key=key)
+
+
+def test_the_chart_gives_what_the_base_gives() -> None:
+    def plain(one: Object) -> Object:
+        """Without what only the one or the other has, and defaults that the other leaves out."""
+        text = json.loads(json.dumps(one))
+        _drop(text, {*OF_HELM, "app.kubernetes.io/version", "checksum/settings"})
+        _drop(text, {"imagePullPolicy"})
+        text["metadata"].pop("labels", None)
+        template = text.get("spec", {}).get("template", {})
+        template.get("metadata", {}).pop("annotations", None)
+        return dict(text)
+
+    ours = {one["kind"]: plain(one) for one in base() if one["kind"] != "Namespace"}
+    theirs = {one["kind"]: plain(one) for one in rendered()}
+    assert theirs == ours
+
+
+def _drop(value: Any, names: set[str]) -> None:
+    if isinstance(value, dict):
+        for name in names:
+            value.pop(name, None)
+        for below in value.values():
+            _drop(below, names)
+    elif isinstance(value, list):
+        for below in value:
+            _drop(below, names)
+
+
+def test_nothing_is_open_that_need_not_be(found: list[Object]) -> None:
+    spec = pod(found)
+    assert spec["automountServiceAccountToken"] is False
+    assert only(found, "ServiceAccount")["automountServiceAccountToken"] is False
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert not {"hostNetwork", "hostPID", "hostIPC"} & spec.keys()
+    for container in containers(found):
+        context = container["securityContext"]
+        assert context["readOnlyRootFilesystem"] is True
+        assert context["allowPrivilegeEscalation"] is False
+        assert context["capabilities"]["drop"] == ["ALL"]
+        assert container["resources"]["limits"]["memory"]
+        assert set(container["resources"]["requests"]) == {"cpu", "memory"}
+    (prepare,), (service,) = spec["initContainers"], spec["containers"]
+    assert prepare["securityContext"]["capabilities"]["add"] == ["CHOWN", "FOWNER", "FSETID"]
+    assert "add" not in service["securityContext"]["capabilities"]
+    assert "runAsUser" not in service["securityContext"]
+
+
+def test_the_service_writes_only_into_what_it_was_given(found: list[Object]) -> None:
+    spec = pod(found)
+    kinds = {volume["name"]: set(volume) - {"name"} for volume in spec["volumes"]}
+    assert kinds == {
+        "spool": {"hostPath"},
+        "state": {"hostPath"},
+        "credentials": {"secret"},
+        "tmp": {"emptyDir"},
+    }
+    (service,) = spec["containers"]
+    mounts = {mount["name"]: mount for mount in service["volumeMounts"]}
+    assert mounts.keys() == kinds.keys()
+    assert mounts["credentials"]["readOnly"] is True
+
+
+def test_the_settings_exist_and_can_be_used(found: list[Object]) -> None:
+    given = only(found, "ConfigMap")["data"]
+    assert given.keys() <= {setting.variable for setting in SETTINGS}
+    config = load({}, given)
+    assert config.warnings == ()
+    assert config.pod_directories is True
+    (service,) = pod(found)["containers"]
+    mounted = {mount["mountPath"] for mount in service["volumeMounts"]}
+    assert {str(config.spool), str(config.state)} <= mounted
+
+
+def test_the_arguments_are_taken_by_the_parser(found: list[Object]) -> None:
+    for container in (*containers(found), *containers(example())):
+        if container["image"].startswith("lens-ship"):
+            parse(container["args"])
+
+
+def parse(words: list[str]) -> None:
+    command = cli
+    while hasattr(command, "list_commands"):
+        command, words = commands_of(command)[words[0]], words[1:]  # type: ignore[assignment,arg-type]
+    command.make_context("lens-ship", list(words))
+
+
+def test_the_folders_are_prepared_for_the_user_that_runs(found: list[Object]) -> None:
+    spec = pod(found)
+    (prepare,), (service,) = spec["initContainers"], spec["containers"]
+    user, group = (spec["securityContext"][name] for name in ("runAsUser", "runAsGroup"))
+    assert f"--owner={user}:{group}" in prepare["args"]
+    settings = only(found, "ConfigMap")["data"]
+    assert settings["LENS_SHIP_SPOOL"] in prepare["args"]
+    assert f"--state={settings['LENS_SHIP_STATE']}" in prepare["args"]
+    paths = {mount["mountPath"]: mount["name"] for mount in service["volumeMounts"]}
+    assert all(paths[mount["mountPath"]] == mount["name"] for mount in prepare["volumeMounts"])
+
+
+def test_the_grace_period_fits_the_end_of_the_service(found: list[Object]) -> None:
+    assert pod(found)["terminationGracePeriodSeconds"] > STOP_SECONDS
+
+
+def test_it_runs_on_every_node_and_is_told_apart_from_training(found: list[Object]) -> None:
+    assert pod(found)["tolerations"] == [{"operator": "Exists"}]
+    assert pod(found)["priorityClassName"] == only(found, "PriorityClass")["metadata"]["name"]
+    selector = only(found, "DaemonSet")["spec"]["selector"]["matchLabels"]
+    labels = only(found, "DaemonSet")["spec"]["template"]["metadata"]["labels"]
+    policy = only(found, "NetworkPolicy")["spec"]
+    assert selector.items() <= labels.items()
+    assert policy["podSelector"]["matchLabels"] == selector
+    assert policy["policyTypes"] == ["Ingress", "Egress"]
+
+
+def example() -> list[Object]:
+    return manifests.objects(manifests.EXAMPLE.read_text(encoding="utf-8"))
+
+
+def test_the_example_records_where_the_service_looks() -> None:
+    (job,) = example()
+    spec = job["spec"]["template"]["spec"]
+    (train,) = spec["containers"]
+    variables = {one["name"]: one.get("value") for one in train["env"]}
+    (spool,) = [mount for mount in train["volumeMounts"] if mount["name"] == "spool"]
+    assert spool["subPathExpr"] == "$(POD_UID)"
+    assert variables["PRIMUS_LENS_WANDB_OUTPUT_PATH"] == spool["mountPath"]
+    assert next(iter(variables)) == "POD_UID"
+    (volume,) = [one for one in spec["volumes"] if one["name"] == "spool"]
+    assert volume["hostPath"]["path"] == only(base(), "ConfigMap")["data"]["LENS_SHIP_SPOOL"]
+    (hook,) = spec["initContainers"]
+    assert variables["PYTHONPATH"] == hook["args"][-1]
+    assert hook["image"] in {container["image"] for container in containers(base())}
+
+
+SCHEMA = json.loads((manifests.CHART / "values.schema.json").read_text(encoding="utf-8"))
+VALUES = yaml.safe_load((manifests.CHART / "values.yaml").read_text(encoding="utf-8"))
+
+
+def test_the_charts_values_fit_their_schema_and_each_has_one() -> None:
+    jsonschema.Draft7Validator.check_schema(SCHEMA)
+    jsonschema.validate(VALUES, SCHEMA)
+    assert VALUES.keys() | {"global"} == SCHEMA["properties"].keys()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"processorURL": "http://x"},
+        {"processorUrl": "telemetry:8989"},
+        {"spoolRoot": "var/spool"},
+        {"user": {"uid": 0, "gid": 0}},
+        {"settings": {"SPOOL": "/x"}},
+        {"settings": {"LENS_SHIP_WORKERS": 4}},
+        {"terminationGracePeriodSeconds": 5},
+    ],
+    ids=str,
+)
+def test_a_wrong_value_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({**VALUES, **wrong}, SCHEMA)
+
+
+def test_values_reach_the_objects() -> None:
+    given = rendered(
+        image={"repository": "registry.example/lens-ship", "tag": "7"},
+        spoolRoot="/data/spool",
+        user={"uid": 7, "gid": 8},
+        settings={"LENS_SHIP_WORKERS": "9"},
+        tolerations=[],
+        networkPolicy={"enabled": False},
+        priorityClass={"create": False, "name": ""},
+    )
+    kinds = {one["kind"] for one in given}
+    assert kinds == {"ServiceAccount", "ConfigMap", "DaemonSet"}
+    spec = pod(given)
+    assert "tolerations" not in spec
+    assert "priorityClassName" not in spec
+    assert {container["image"] for container in containers(given)} == {
+        "registry.example/lens-ship:7"
+    }
+    assert "--owner=7:8" in spec["initContainers"][0]["args"]
+    data = only(given, "ConfigMap")["data"]
+    assert (data["LENS_SHIP_SPOOL"], data["LENS_SHIP_WORKERS"]) == ("/data/spool", "9")
+    kubernetes_validate.validate(only(given, "DaemonSet"), VERSIONS[-1], strict=True)

@@ -1,0 +1,133 @@
+"""A folder on PYTHONPATH hooks a Python in which nothing of ours is installed, with real wandb."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+from tests.kit import spools
+from tests.kit.command import lens_ship
+
+TRAIN = """
+import wandb
+run = wandb.init(project="p", mode="offline")
+for n in range(3):
+    wandb.log({"loss": n + 0.5})
+wandb.finish()
+"""
+OURS = ("lens_ship", "spooler", "shipper", "msgpack")
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Python environment with wandb and nothing of ours, as a training image has it."""
+    folder = tmp_path_factory.mktemp("image") / "env"
+    subprocess.run(
+        [sys.executable, "-m", "venv", "--without-pip", str(folder)],
+        check=True,
+        timeout=spools.PATIENCE_SECONDS,
+    )
+    site = next((folder / "lib").glob("python*/site-packages"))
+    for path in Path(sysconfig.get_paths()["purelib"]).iterdir():
+        mine = path.name.removeprefix("_editable_impl_").startswith(OURS)
+        if not mine and path.suffix != ".pth":
+            (site / path.name).symlink_to(path)
+    return folder / "bin" / "python"
+
+
+@pytest.fixture(scope="module")
+def hook(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("hook") / "python"
+    ran = lens_ship("hook", "export", str(folder))
+    assert ran.code == 0, ran.err
+    return folder
+
+
+def python(image: Path, code: str, folder: Path, **environ: str | None) -> str:
+    done = subprocess.run(
+        [image, "-c", code],
+        env=spools.environment(**environ),
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=spools.PATIENCE_SECONDS,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr
+
+
+def test_training_is_recorded_by_nothing_but_two_variables(
+    image: Path, hook: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "spool"
+    python(
+        image,
+        TRAIN,
+        tmp_path,
+        PYTHONPATH=str(hook),
+        PRIMUS_LENS_WANDB_OUTPUT_PATH=str(root),
+        WANDB_MODE="offline",
+    )
+    found = [spools.read_whole(directory) for directory in spools.spools_below(root)]
+    steps = [body for one in found for body in one.bodies("step")]
+    assert [body["data"]["loss"] for body in steps] == [0.5, 1.5, 2.5]
+
+
+def test_without_the_folder_nothing_of_ours_is_there(image: Path, tmp_path: Path) -> None:
+    code = "import importlib.util as u; print([u.find_spec(n) for n in ('spooler', 'msgpack')])"
+    assert python(image, code, tmp_path, PYTHONPATH=None) == "[None, None]\n"
+
+
+def test_without_the_spool_root_the_folder_loads_nothing(
+    image: Path, hook: Path, tmp_path: Path
+) -> None:
+    code = "import sys; print([n for n in sys.modules if n.startswith(('spooler', 'msgpack'))])"
+    assert python(image, code, tmp_path, PYTHONPATH=str(hook)) == "[]\n"
+
+
+def test_the_sitecustomize_that_it_hides_still_runs(
+    image: Path, hook: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "sitecustomize.py").write_text("MARK = 'theirs'\n", encoding="utf-8")
+    code = "import sys; print(sys.modules['sitecustomize'].MARK)"
+    assert python(image, code, tmp_path, PYTHONPATH=f"{hook}:{other}") == "theirs\n"
+
+
+def test_a_fault_of_ours_does_not_keep_python_from_starting(
+    image: Path, hook: Path, tmp_path: Path
+) -> None:
+    broken = tmp_path / "python"
+    assert lens_ship("hook", "export", str(broken)).code == 0
+    (broken / "spooler" / "activate.py").write_text("raise OSError('broken')\n", encoding="utf-8")
+    said = python(
+        image,
+        "print('trained')",
+        tmp_path,
+        PYTHONPATH=str(broken),
+        PRIMUS_LENS_WANDB_OUTPUT_PATH=str(tmp_path / "spool"),
+    )
+    assert "trained" in said
+    assert "not hooked (OSError: broken)" in said
+
+
+def test_an_older_folder_is_replaced_and_another_is_left_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "python"
+    assert lens_ship("hook", "export", str(folder)).code == 0
+    (folder / "spooler" / "of_an_older_version.py").touch()
+    assert lens_ship("hook", "export", str(folder)).code == 0
+    assert not (folder / "spooler" / "of_an_older_version.py").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["python"]
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.tex").touch()
+    ran = lens_ship("hook", "export", str(mine))
+    assert ran.code == 1
+    assert "none of ours" in ran.err
+    assert (mine / "thesis.tex").exists()

@@ -1,0 +1,105 @@
+"""What would be applied to a cluster: the kustomize base as kubectl builds it, and the chart."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.kit.spools import PATIENCE_SECONDS, REPOSITORY
+
+BASE = REPOSITORY / "deploy" / "kubernetes"
+CHART = REPOSITORY / "deploy" / "helm" / "lens-ship"
+EXAMPLE = BASE / "example" / "training-job.yaml"
+_GO = {"GO111MODULE": "off", "GOPATH": "/usr/share/gocode"}
+_SPRIG = Path("/usr/share/gocode/src/github.com/Masterminds/sprig")
+
+Object = dict[str, Any]
+
+
+def objects(text: str) -> list[Object]:
+    """The documents of a YAML stream that hold anything."""
+    return [one for one in yaml.safe_load_all(text) if one]
+
+
+def base() -> list[Object]:
+    """The base by the parts of a kustomization that it uses; `kubectl kustomize` must agree."""
+    kustomization = yaml.safe_load((BASE / "kustomization.yaml").read_text(encoding="utf-8"))
+    found = []
+    for name in kustomization["resources"]:
+        found += objects((BASE / name).read_text(encoding="utf-8"))
+    for one in found:
+        if one["kind"] not in ("Namespace", "PriorityClass"):
+            one["metadata"]["namespace"] = kustomization["namespace"]
+    for image in kustomization["images"]:
+        for container in containers(found):
+            if container["image"] == image["name"]:
+                container["image"] += f":{image['newTag']}"
+    return found
+
+
+def built(folder: Path) -> list[Object]:
+    """What `kubectl kustomize` makes of a folder; skips the test where there is no kubectl."""
+    if shutil.which("kubectl") is None:
+        pytest.skip("needs kubectl")
+    return objects(_run("kubectl", "kustomize", str(folder)))
+
+
+def rendered(**values: Any) -> list[Object]:
+    """The chart, by helm or by what helm is made of; skips the test where there is neither."""
+    if shutil.which("helm"):
+        with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+            json.dump(values, file)
+            file.flush()
+            where = ("--namespace", "lens-ship", "--values", file.name)
+            return objects(_run("helm", "template", "lens-ship", str(CHART), *where))
+    texts = json.loads(_run(str(_renderer()), str(CHART), json.dumps(values)))
+    return [one for name, text in texts.items() if name != "NOTES.txt" for one in objects(text)]
+
+
+@functools.cache
+def _renderer() -> Path:
+    if shutil.which("go") is None or not _SPRIG.is_dir():
+        pytest.skip("needs helm, or of Debian golang-go and golang-github-masterminds-sprig-dev")
+    folder = Path(tempfile.gettempdir()) / f"lens-ship-chart-{os.geteuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    program = folder / f"render-{os.getpid()}"
+    source = REPOSITORY / "tests" / "kit" / "chart" / "render.go"
+    environ = {**os.environ, **_GO, "GOCACHE": str(folder / "cache")}
+    _run("go", "build", "-o", str(program), str(source), environ=environ)
+    return program
+
+
+def containers(found: list[Object]) -> Iterator[Object]:
+    """Every container of every pod in these objects."""
+    for one in found:
+        pod = one.get("spec", {}).get("template", {}).get("spec", {})
+        yield from (*pod.get("initContainers", ()), *pod.get("containers", ()))
+
+
+def only(found: list[Object], kind: str) -> Object:
+    """The one object of a kind."""
+    (one,) = [one for one in found if one["kind"] == kind]
+    return one
+
+
+def _run(*command: str, environ: Mapping[str, str] | None = None) -> str:
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=2 * PATIENCE_SECONDS,
+        check=False,
+        env=environ,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
