@@ -1,6 +1,6 @@
 """Makes a folder a spool root that users or pods share without trusting each other.
 
-The same as `systemd/lens-ship.tmpfiles.conf`, for where systemd is not: 3773, owned by the service,
+The same as `systemd/lens-ship.tmpfiles.conf`, for where systemd is not: 3777, owned by the service,
 with a default ACL by which the group may write below it whatever the umask of a job is. A folder
 that is right already is left alone, which needs no privilege.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from shipper.errors import ShipperError
 
-ROOT_MODE = 0o3773  # set-group-id, sticky; others may make folders, not list them
+ROOT_MODE = 0o3777  # set-group-id, sticky; others may make folders and sync their names
 STATE_MODE = 0o700
 # POSIX ACL as the kernel keeps it: version 2, then tag, permissions, id of each entry.
 _ACL_NAME = "system.posix_acl_default"

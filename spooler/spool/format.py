@@ -17,7 +17,7 @@ Layout below the spool root::
         .00000003.new        a segment being prepared; not part of the spool until renamed
 
 A root that is set-group-id and open to all hands what is made in it to its group: folders are 2770
-there and files 0660. In one that is sticky, too (3773), ``uid_<user id>/`` stands above
+there and files 0660. In one that is sticky, too (3777), ``uid_<user id>/`` stands above
 ``node_<NODE_RANK>``: a folder of each user's own, since nobody can share the ones below.
 
 Spool id: ``<UTC start, yyyymmddThhmmss>-<pid>-<8 hex digits>``, unique per process and start,

@@ -109,7 +109,8 @@ class Sync:
             raise db.unavailable(error, segment) from error
         folder = self._directory
         while True:
-            sync_folder(folder)
+            if os.access(folder, os.R_OK):  # else it is another's, who made it long ago
+                sync_folder(folder)
             if folder in (self._root.parent, folder.parent):
                 return
             folder = folder.parent

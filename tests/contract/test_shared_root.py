@@ -57,7 +57,6 @@ root, folder, segment = map(Path, sys.argv[2:5])
 become(int(sys.argv[1]), int(sys.argv[1]), 0)
 worked = []
 for name, attempt in {
-    "list the root": lambda: os.listdir(root),
     "list the folder": lambda: os.listdir(folder),
     "enter the folder": lambda: os.stat(folder / "node_0"),
     "read a segment": lambda: segment.read_bytes(),
@@ -110,7 +109,7 @@ def by_systemd(top: Path) -> None:
 
 def by_command(top: Path) -> None:
     ran = lens_ship("prepare", str(top / ROOT), "--owner", f"{SERVICE}:{GROUP}")
-    assert (ran.code, ran.out) == (0, f"{top / ROOT}: mode 3773, owner {SERVICE}:{GROUP}\n")
+    assert (ran.code, ran.out) == (0, f"{top / ROOT}: mode 3777, owner {SERVICE}:{GROUP}\n")
 
 
 MAKERS = {"systemd-tmpfiles": by_systemd, "lens-ship prepare": by_command}
@@ -217,6 +216,12 @@ def record_after_a_look(root: Path, uid: int) -> str:
     return reason
 
 
+@pytest.mark.parametrize("mode", [0o3777, 0o3773])
+def test_what_is_recorded_is_brought_to_the_disk_in_a_root_of_others(mode: int, root: Path) -> None:
+    root.chmod(mode)
+    assert record_after_a_look(root, ALICE) == ""
+
+
 def test_a_folder_that_a_stranger_put_in_anothers_place_is_not_used(root: Path) -> None:
     squatted = root / f"uid_{ALICE}"
     squatted.mkdir()
@@ -233,7 +238,7 @@ def test_a_pods_own_folder_hands_its_spools_to_the_service(
     for uid in (ALICE, BOB):
         folder = root / f"aaaaaaaa-bbbb-cccc-dddd-{uid:012d}"
         folder.mkdir()
-        folder.chmod(0o2773)
+        folder.chmod(0o2777)
         assert record(folder, uid, 20) == 20
         (spool,) = spools.spools_below(folder)
         assert spool.stat().st_mode & 0o7777 == 0o2770
@@ -253,7 +258,7 @@ def test_the_capabilities_of_the_init_container_are_enough_each_time(tmp_path: P
         *(sys.executable, "-c", "from shipper.cli import main; main()"),
         *("prepare", str(root), "--state", str(state), "--owner", f"{SERVICE}:{GROUP}"),
     ]
-    for said in ("mode 3773", "right already"):
+    for said in ("mode 3777", "right already"):
         done = subprocess.run(
             command,
             env=spools.environment(),
@@ -266,7 +271,7 @@ def test_the_capabilities_of_the_init_container_are_enough_each_time(tmp_path: P
         assert done.returncode == 0, done.stderr
         assert said in done.stdout
         assert (root.stat().st_uid, root.stat().st_gid) == (SERVICE, GROUP)
-        assert (root.stat().st_mode & 0o7777, state.stat().st_mode & 0o7777) == (0o3773, 0o700)
+        assert (root.stat().st_mode & 0o7777, state.stat().st_mode & 0o7777) == (0o3777, 0o700)
         assert os.getxattr(root, "system.posix_acl_default")
 
 

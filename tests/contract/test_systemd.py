@@ -80,6 +80,10 @@ def test_the_command_line_names_this_environments_program(tmp_path: Path) -> Non
         program, name, *arguments = shlex.split(line)
         assert program == str(Path(sys.executable).parent / "lens-ship")
         assert commands_of(cli)[name].make_context(name, arguments).params["once"] is False
+        (before,) = values(text, "ExecStartPre")
+        assert shlex.split(before)[0] == program
+        name, *arguments = shlex.split(before)[1:]
+        assert commands_of(cli)[name].make_context(name, arguments).params["config_only"] is True
         (environment,) = values(text, "EnvironmentFile")
         home = str(Path.home() / ".config")
         file = tmp_path / environment.replace("%E", home).removeprefix("/")
@@ -93,6 +97,17 @@ def test_another_root_is_named_everywhere(tmp_path: Path) -> None:
     assert len(texts) == 4
     assert not any(units.DEFAULT_SPOOL in text for text in texts)
     assert sum("/data/spool" in text for text in texts) == 3
+
+
+def test_what_is_installed_passes_its_own_check_before_the_start(tmp_path: Path) -> None:
+    assert lens_ship("systemd", "install", "--root", str(tmp_path)).code == 0
+    text = written(tmp_path, "lens-ship.env").read_text(encoding="utf-8")
+    given = dict(line.split("=", 1) for line in text.split("\n") if line.startswith("LENS_SHIP_"))
+    state = {"STATE_DIRECTORY": str(tmp_path)}
+    ran = lens_ship("check", "--config-only", **given, **state)
+    assert ran.code == 0, ran.out + ran.err
+    ran = lens_ship("check", "--config-only", **given, **state, LENS_SHIP_WORKERS="none")
+    assert ran.code == 2
 
 
 @pytest.mark.parametrize("spool", ["/data/my spool", "/data/50%", "/da'ta"])
