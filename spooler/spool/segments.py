@@ -239,7 +239,8 @@ class Segments:
 
     def _is_final(self, number: int) -> bool:
         """Whether a segment gets no more records."""
-        return self._first_beyond(number) is not None or not self.is_owned()
+        turned_over = segment.is_sealed(self._path(number)) and self.segments()[-1] > number
+        return turned_over or self._first_beyond(number) is not None or not self.is_owned()
 
     def _is_hopeless(self, number: int, error: SpoolError) -> bool:
         """Whether SQLite never will read a segment: for damage, or a log it cannot index here."""

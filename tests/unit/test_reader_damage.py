@@ -313,6 +313,18 @@ def test_a_last_segment_is_waited_for_while_its_writer_lives(
     assert not reader.damaged()
 
 
+def test_a_sealed_segment_is_not_waited_for_though_nothing_follows_yet(tmp_path: Path) -> None:
+    """Its writer lives, has turned over to the next one, and has nothing to say at the moment."""
+    directory, one = spools.fill(tmp_path, 4, close=False, segment_records=2)
+    reader = OwnedReader(directory)
+    assert reader.segments()[-1] > 2
+    _rubbish(directory)
+    assert [stored.seq for stored in reader.read(0, 100).records] == [1, 2]
+    assert reader.read(2, 100).at_end
+    assert reader.damaged().keys() == {2}
+    one.close()
+
+
 def test_a_newer_format_is_left_alone_and_never_passed(spool: Path) -> None:
     edit(segment(spool, 2), "PRAGMA user_version=2")
     before = segment(spool, 2).read_bytes()
