@@ -19,6 +19,8 @@ from spooler.spool.reader import Reader
 from tests.kit import spools
 from tests.kit.trainer import Trainer
 
+pytestmark = pytest.mark.promise("G1")
+
 
 def steps(directory: Path) -> list[int]:
     found = spools.read_whole(directory)
