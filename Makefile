@@ -73,6 +73,7 @@ bench: $(VENV)/.test ## what the hook, the spool and the way out cost
 	$(BIN)/python bench/hook_cost.py
 	$(BIN)/python bench/drain.py
 	$(BIN)/python bench/instructions.py
+	$(BIN)/python bench/collectors_cost.py
 
 bench-sizing: $(VENV)/.test ## bytes a step takes on disk, memory of the service
 	$(BIN)/python bench/sizing.py

@@ -1,8 +1,10 @@
 """The client to give to collectors: a report is on disk when the call has returned.
 
 It takes the place of a client that calls the training master itself: the service of this node
-delivers what it commits. Which master that is, the environment says (`DLROVER_MASTER_ADDR`), or the
-program, by `master_addr`; the latter is kept with each report and comes first.
+delivers what it commits. Which master that is stands in the identity of the spool, which is
+written when the spool is begun: there the `master_addr` of the program goes before the
+environment's `DLROVER_MASTER_ADDR`. A client that is made after the first record comes too late for
+that, and says so; its address then stands in its reports alone.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from spooler.errors import ReportRefused
 from spooler.metric import taken
 from spooler.recorder import recorder
 from spooler.records import report
-from spooler.spool import codec
+from spooler.spool import codec, identity
 from spooler.spool import format as fmt
 
 # A step of the interpreter decides who is first, not a lock: a forked child need not wait for one.
@@ -29,7 +31,8 @@ class SpoolMasterClient:
     """Commits diagnosis reports to the spool of this process; never raises, never waits for long.
 
     `master_addr` ("host:port") names the master to deliver to; without it the environment does.
-    `node_id` and `node_type` stand in for reports that have none of their own.
+    Make the client before `wandb.init`, or name the master in the environment as well. `node_id`
+    and `node_type` stand in for reports that have none of their own.
     """
 
     def __init__(
@@ -37,13 +40,16 @@ class SpoolMasterClient:
     ) -> None:
         self.master_addr = str(master_addr or "").strip()
         self._own = {"node_id": node_id, "node_type": node_type}
+        if self.master_addr:
+            _name_master(self.master_addr)
 
     @classmethod
     def singleton_instance(
         cls, master_addr: str = "", node_id: int | None = None, node_type: str | None = None
     ) -> SpoolMasterClient:
         """The one client of this process, with the arguments of the first call."""
-        return _instances.setdefault("this process", cls(master_addr, node_id, node_type))
+        made = _instances.get("this process")
+        return made or _instances.setdefault("this process", cls(master_addr, node_id, node_type))
 
     def report_diagnosis_agent_metrics(self, data: Any) -> bool:
         """Commit one report; True once it is safe.
@@ -69,3 +75,19 @@ class SpoolMasterClient:
             logger.warning("%s is not set: reports are not kept", config.OUTPUT_PATH)
             return False
         return recorder().append(report.NAME, packed, kept=source is not None)
+
+
+def _name_master(address: str) -> None:
+    """Have the spool of this process name this master, as long as it is not begun."""
+    mine = recorder()
+    known = mine.master_addr or os.environ.get(identity.MASTER_ADDR, "").strip()
+    if mine.directory is None:
+        mine.master_addr = mine.master_addr or address
+    elif known != address:
+        logger.warning(
+            "The spool of this process was begun before a client named the master %s: its reports"
+            " go to %s. Make the client before the first record (wandb.init), or set %s",
+            address,
+            known or "no master",
+            identity.MASTER_ADDR,
+        )

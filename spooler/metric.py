@@ -24,6 +24,7 @@ from spooler.records.report import FIELDS
 # A timestamp of this size or more counts milliseconds, microseconds, nanoseconds: as seconds, the
 # first would be the year 5138.
 _UNITS = ((10**17, 10**9), (10**14, 10**6), (10**11, 10**3))
+_EARLIEST = 10**9  # the year 2001: what is smaller counts from the start of something else
 # A clock may be ahead; by more than this it is none, and would stop the master's own tidying.
 _AHEAD_SECONDS = 86400
 _NOTHING: Mapping[str, Any] = {}
@@ -148,9 +149,9 @@ def _timestamp(value: Any, now: float) -> int:
     for least, unit in _UNITS:
         if value >= least:
             value = value / unit
-    if not 0 < value <= now + _AHEAD_SECONDS:
+    if not _EARLIEST <= value <= now + _AHEAD_SECONDS:
         raise ReportRefused("report-timestamp", f"{value!r} is not a time in Unix seconds")
-    return int(value) or int(now)
+    return int(value)
 
 
 def _type(value: Any) -> str:

@@ -14,17 +14,15 @@ Rules:
 from __future__ import annotations
 
 import atexit
-import grp
 import os
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import spooler
-from spooler import config, notice
+from spooler import config, limits, notice
 from spooler.errors import SpoolUnavailable
 from spooler.keeper import Keeper, Task
 from spooler.records import exit as exit_record
@@ -32,17 +30,15 @@ from spooler.records import gap as gap_record
 from spooler.records.values import careful, plain
 from spooler.spool import codec, db, identity
 from spooler.spool import format as fmt
-from spooler.spool.filesystem import FileSystem, file_system_of
+from spooler.spool.filesystem import file_system_of
 from spooler.spool.place import group_of, user_folder
-from spooler.spool.writer import Limits, Writer
+from spooler.spool.writer import Writer
 
 _RETRY_SECONDS = 1.0
 _GOODBYE_SECONDS = 2.0
 # Rare records that matter most: brought to the disk without waiting for the next tick.
 _SYNCED_AT_ONCE = frozenset({"run", "detection", "finish", "report", "exit"})
 _FORK_SECONDS = 1.0
-# Where only a sealed segment can be read, one is sealed this often.
-_NETWORK_SECONDS = 10.0
 # A packed step above this many bytes is packed again with long texts and lists cut.
 _LARGE_BODY = 1024 * 1024
 # After these the files themselves are suspect: go on in a new spool rather than in this one.
@@ -64,6 +60,7 @@ class Recorder:
         self.recorded: dict[str, int] = {}  # kind -> records committed by this process
         self.dropped: dict[str, int] = {}  # reason -> records this process could not commit
         self.last_seq = 0  # of the last record in the present spool
+        self.master_addr = ""  # named by the program: goes before the environment's
         self.steps: dict[str, int] = {}  # run -> last step recorded
         self._lock = threading.RLock()
         self._writer: Writer | None = None
@@ -155,7 +152,7 @@ class Recorder:
         start = time.strftime(fmt.START, time.gmtime(now))
         spool = fmt.spool_id(start, os.getpid(), os.urandom(4).hex())
         who = identity.from_environ(
-            os.environ,
+            identity.with_master(os.environ, self.master_addr),
             spool=spool,
             created=now,
             pid=os.getpid(),
@@ -168,7 +165,7 @@ class Recorder:
             below=(*user_folder(settings.root), *identity.directory_of(os.environ)),
             spool=spool,
             identity=codec.pack(who.to_map()),
-            limits=_limits(settings, group_of(settings.root), place),
+            limits=limits.limits(settings, group_of(settings.root), place),
             opener=db.open_for_writing if place.takes_wal else db.open_alone,
         )
         self._writer, self.last_seq = writer, 0
@@ -178,7 +175,7 @@ class Recorder:
             writer.wake = keeper.wake
             keeper.keep_pace(settings.sync_seconds)
         notice.debug(f"Recording to {writer.directory}")
-        _warn_of_network(settings.root, place)
+        limits.warn_of_network(settings.root, place)
         return writer
 
     def _fail(self, error: SpoolUnavailable, *, lost: bool) -> None:
@@ -303,6 +300,7 @@ class Recorder:
         child.generation = self.generation + 1
         child._silent = silent
         child.farewells = list(self.farewells)
+        child.master_addr = self.master_addr
         return child
 
 
@@ -367,40 +365,3 @@ def _pack(body: dict[str, Any]) -> bytes:
     if len(packed) > fmt.BODY_LIMIT:
         raise ValueError(f"{len(packed)} bytes, more than a record may have")
     return packed
-
-
-def _warn_of_network(root: Path, place: FileSystem) -> None:
-    """Say so when the spool is where no reader can follow its writer; recording all the same."""
-    if not place.takes_wal:
-        notice.say_once(
-            "network file system",
-            f"{root} is on {place.type}, a network file system: records are delivered up to"
-            f" {_NETWORK_SECONDS:.0f} s later than from a local disk. Point {config.OUTPUT_PATH} at"
-            " a local disk of this node to have them at once.",
-        )
-
-
-def _limits(settings: config.Settings, group: int | None, place: FileSystem) -> Limits:
-    seconds = settings.segment_seconds
-    return Limits(
-        # Disk comes back in whole segments: one must be a small part of what there may be.
-        segment_bytes=min(settings.segment_bytes, settings.max_bytes // 8),
-        max_bytes=settings.max_bytes,
-        drop_oldest=settings.drop_oldest,
-        segment_records=settings.segment_records,
-        segment_seconds=seconds if place.takes_wal else min(seconds, _NETWORK_SECONDS),
-        sync_seconds=settings.sync_seconds,
-        group=_group_id(settings.group, group),
-    )
-
-
-def _group_id(group: str, default: int | None) -> int | None:
-    if not group:
-        return default
-    if group.isdigit():
-        return int(group)
-    try:
-        return grp.getgrnam(group).gr_gid
-    except KeyError:
-        notice.say_once("group", f"PRIMUS_LENS_SPOOL_GROUP: no group {group!r} here; not used")
-        return default

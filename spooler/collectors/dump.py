@@ -31,9 +31,11 @@ class DumpFile:
 
     def __init__(self, root: Path) -> None:
         self.path = folder_of(root) / f"{_PREFIX}{os.getpid()}-{os.urandom(4).hex()}.txt"
-        self._file: IO[str] = open(self.path, "x", encoding="utf-8")  # noqa: SIM115 - kept open
-        os.chmod(self.path, 0o600)
+        draft = self.path.with_name(f".{self.path.name}")
+        self._file: IO[str] = open(draft, "x", encoding="utf-8")  # noqa: SIM115 - kept open
+        os.chmod(draft, 0o600)
         fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.rename(draft, self.path)  # locked before anybody finds it
         self._seen = 0
         self._signals: list[int] = []
 

@@ -5,8 +5,9 @@ whole Unix seconds, `data_type` one of `TRAINING_LOG`, `XPU_TIMER_METRIC`, `STAC
 may follow), `data_content` text. Two more may stand beside them, which no master sees:
 
 - `source` tells a collector where to go on after a restart (`spooler.logfile.position`);
-- `master`, "host:port", is the master that the program itself named when it made its client. It
-  comes before the one in the identity of the spool, which the environment named.
+- `master`, "host:port", is the master that the program itself named when it made its client. The
+  identity of the spool names it too, unless the spool was begun before: then it tells people why
+  the report went elsewhere.
 """
 
 from __future__ import annotations

@@ -20,6 +20,8 @@ _WORLD_SIZE = ("WORLD_SIZE", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
 # The limit of a spool is a setting of its writer; the service frees what is delivered in time.
 MAX_BYTES = "PRIMUS_LENS_SPOOL_MAX_BYTES"
 
+MASTER_ADDR = "DLROVER_MASTER_ADDR"
+
 _FALSE = frozenset({"false", "0", "no", "off"})
 
 
@@ -108,7 +110,7 @@ def from_environ(
         node_id=first_int(environ, ("NODE_ID",)),
         node_type=environ.get("NODE_TYPE", "") or "worker",
         job_uid=environ.get("JOB_UID", ""),
-        master_addr=environ.get("DLROVER_MASTER_ADDR", ""),
+        master_addr=environ.get(MASTER_ADDR, ""),
         master_service=environ.get("DLROVER_MASTER_SERVICE_TYPE", "") or "grpc",
     )
 
@@ -118,6 +120,11 @@ def nobody(spool: str) -> Identity:
     start, pid, _ = spool.split("-")
     created = datetime.strptime(start, "%Y%m%dT%H%M%S").replace(tzinfo=timezone.utc)
     return Identity(spool=spool, created=created.timestamp(), pid=int(pid), host="")
+
+
+def with_master(environ: Mapping[str, str], address: str) -> Mapping[str, str]:
+    """The environment as if it named this training master; as it is, where there is none."""
+    return {**environ, MASTER_ADDR: address} if address else environ
 
 
 def directory_of(environ: Mapping[str, str]) -> tuple[str, str]:

@@ -11,11 +11,11 @@ from tests.kit import spools
 
 _RECORD = """
 import os, sys, time
-from spooler import recorder as r
+from spooler import limits, recorder as r
 if "network" in sys.argv:
     from spooler.spool.filesystem import FileSystem
     r.file_system_of = lambda path: FileSystem(type="nfs4", mount="/")
-    r._NETWORK_SECONDS = 0.2
+    limits._NETWORK_SECONDS = 0.2
 mine = r.recorder()
 def record(numbers):
     for n in numbers:

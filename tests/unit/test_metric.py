@@ -98,6 +98,7 @@ def test_a_timestamp_that_can_mean_one_time_only_becomes_that(given: Any, second
         ("timestamp", float("nan"), "report-timestamp"),
         ("timestamp", float("inf"), "report-timestamp"),
         ("timestamp", -5, "report-timestamp"),
+        ("timestamp", 81234.5, "report-timestamp"),
         ("timestamp", True, "report-timestamp"),
         ("timestamp", 90_000_000_000, "report-timestamp"),
         ("timestamp", [1], "report-timestamp"),
