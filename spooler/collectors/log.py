@@ -74,7 +74,13 @@ class LogCollector(Collector):
         self._leave_to_parent()
         if not self._begin() or self._follower is None:
             return ""
-        piece = self._follower.next(time.monotonic(), last=last)
+        try:
+            piece = self._follower.next(time.monotonic(), last=last)
+        except OSError as error:
+            # A disk that fails, a server of files that restarts: opened anew, it may come back.
+            logger.warning("%s cannot be read now: %s", self.path, error)
+            self._follower.close()
+            return ""
         self._tell_lost(self._follower)
         if piece is None or not self._saved_at:
             # The first time before anything is recorded: a rotation may come first.
@@ -131,6 +137,8 @@ class LogCollector(Collector):
             return True
         try:
             self._bookmark = Bookmark.take(root, self.path)
+            if self._bookmark is not None:
+                self._follower = _resumed(self.path, root, self._bookmark)
         except OSError as error:
             notice.say_once(
                 "bookmark",
@@ -142,7 +150,6 @@ class LogCollector(Collector):
         if self._bookmark is None:
             self._ask_again = time.monotonic() + _TAKE_OVER_SECONDS
             return False
-        self._follower = _resumed(self.path, root, self._bookmark)
         return True
 
     def _leave_to_parent(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -42,11 +43,9 @@ def stacks(pid: int) -> str:
 def children() -> tuple[int, ...]:
     """The Python processes that this one has started."""
     found: list[int] = []
-    for task in Path("/proc/self/task").iterdir():
-        try:
-            found += map(int, (task / "children").read_text().split())
-        except OSError:
-            continue
+    for task in Path("/proc/self/task").glob("*/children"):
+        with contextlib.suppress(OSError):  # the thread has ended
+            found += map(int, task.read_text().split())
     return tuple(pid for pid in sorted(found) if _is_python(pid))
 
 

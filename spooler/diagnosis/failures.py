@@ -19,7 +19,10 @@ _CODE_IN_TEXT = re.compile(
 
 def describe(failures: Any) -> str:
     """One "name: value" line for each leaf of `failures`, bounded."""
-    lines = [f"{name}: {text}" if name else text for name, text in _leaves("", failures, 0)]
+    try:
+        lines = [f"{name}: {text}" if name else text for name, text in _leaves("", failures, 0)]
+    except Exception as error:  # noqa: BLE001 - whatever is given may run code of any library
+        lines = [f"{type(failures).__name__}, which raises {type(error).__name__}"]
     return "\n".join(lines)[:_TEXT_LIMIT]
 
 

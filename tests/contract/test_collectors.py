@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sysconfig
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,11 +15,14 @@ from typing import Any
 import pytest
 
 import spooler.collectors
+from shipper.service import ship_once
 from spooler import DiagnosisDataType, MetricCollector, StackCollector, WorkerTrainingMetric
 from spooler.collectors import REGISTRY, Collector, other_process
 from spooler.collectors.metric import clean
 from spooler.spool.reader import Reader
-from tests.kit import spools
+from tests.kit import master, spools
+from tests.kit.master import PYTHON, needs_master
+from tests.kit.shipping import config
 
 PAGE = """# HELP XPU_TIMER_COMMON_HANG hang
 exposer_transferred_bytes_total 1
@@ -642,6 +647,67 @@ print(json.dumps(told("gap")))
     assert spools.answer(done) == 0
     (report,) = reports_of(root)
     assert report["data_content"] == "one\ntwo\n"
+
+
+@needs_master
+def test_the_objects_of_dlrover_itself_are_taken(tmp_path: Path) -> None:
+    """In DLRover's own environment, with our packages behind its own."""
+    code = """
+import sys
+sys.path += sys.argv[1:]
+from dlrover.python.diagnosis.common.constants import DiagnosisDataType
+from dlrover.python.diagnosis.common.diagnosis_data import WorkerTrainingMetric
+import spooler
+client = spooler.SpoolMasterClient.singleton_instance(master_addr="127.0.0.1:1")
+theirs = WorkerTrainingMetric(
+    data_type=DiagnosisDataType.XPU_TIMER_METRIC, data_content="a 1", node_id=1, node_rank=2
+)
+assert client.report_diagnosis_agent_metrics(theirs)
+ours = spooler.WorkerTrainingMetric.from_json(theirs.to_json())
+assert ours.to_json() == theirs.to_json()
+assert vars(WorkerTrainingMetric.from_json(ours.to_json())) == vars(theirs)
+"""
+    done = subprocess.run(
+        [PYTHON, "-c", code, spools.REPOSITORY, sysconfig.get_path("purelib")],
+        env=spools.environment(
+            PRIMUS_LENS_WANDB_OUTPUT_PATH=str(tmp_path),
+            DLROVER_EVENT_FILE_DIR=str(tmp_path / "events"),
+            PYTHONPATH=None,
+        ),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=spools.PATIENCE_SECONDS,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    (report,) = reports_of(tmp_path)
+    assert (report["data_type"], report["data_content"]) == ("XPU_TIMER_METRIC", "a 1")
+    assert (report["node_id"], report["node_type"], report["node_rank"]) == (1, "worker", 2)
+
+
+@needs_master
+def test_from_the_log_file_to_the_master_s_memory(tmp_path: Path) -> None:
+    """The whole way: agent, spool, service, DLRover's real master; only named in the program."""
+    root, log = tmp_path / "spool", tmp_path / "train.log"
+    with master.running(tmp_path / "master") as one:
+        done = agent(
+            f"""
+agent = spooler.DiagnosisAgent.singleton_instance(training_log_file={str(log)!r}, node_rank=3)
+agent.set_client(spooler.SpoolMasterClient(master_addr={one.address!r}))
+agent.start()
+with open({str(log)!r}, "w") as file: file.write("step 1 loss 0.5\\n")
+agent.stop()
+""",
+            root,
+            PRIMUS_LENS_LOG_SECONDS="1000",
+        )
+        assert done.returncode == 0, done.stderr
+        assert ship_once(config(tmp_path), timeout=60) == []
+        stored = one.stored()
+    texts = [row["data_content"] for row in stored if row["data_type"] == "TRAINING_LOG"]
+    assert texts[0] == "step 1 loss 0.5\n"
+    assert stored[0]["node_rank"] == 3
 
 
 def test_json_of_a_report_has_no_place_in_it() -> None:

@@ -422,6 +422,24 @@ def test_without_the_spools_the_position_is_found_in_the_bookmark(followed: Foll
     assert followed.collect() == "more\n"
 
 
+@pytest.mark.promise("G2")
+def test_a_file_that_cannot_be_read_for_a_while_is_told_and_read_on_later(
+    followed: Followed, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    followed.write("one\n")
+    followed.collect()
+    followed.write("two\n")
+
+    def fail(*_: object) -> bytes:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as failing:
+        failing.setattr(follow.os, "pread", fail)
+        assert followed.collect() == ""
+    assert "cannot be read now: [Errno 5] Input/output error" in caplog.text
+    assert followed.collect() == "two\n"
+
+
 def test_a_torn_bookmark_gives_the_one_before(tmp_path: Path, followed: Followed) -> None:
     followed.write("one\n")
     followed.collect()

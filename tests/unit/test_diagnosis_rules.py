@@ -152,6 +152,11 @@ def test_describing_is_bounded_and_survives_what_raises() -> None:
         def __str__(self) -> str:
             raise RuntimeError
 
+    class Worse(dict[str, int]):
+        def items(self) -> Any:
+            raise RuntimeError
+
+    assert describe(Worse()) == "Worse, which raises RuntimeError"
     deep: list[Any] = []
     deep.append(deep)
     assert "<Bad>" in describe({"a": Bad()})
