@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from shipper.errors import ShipperError
 from shipper.health import Health
 from shipper.logs import about
-from shipper.outcome import Outcome, Verdict
+from shipper.outcome import TIMEOUT, Outcome, Verdict
 from shipper.pipeline import Progress, Route
 from shipper.workloads import Workloads
 from spooler.errors import SpoolError
@@ -105,6 +105,11 @@ class Lane:
                 if place.caught_up and not place.finished:
                     place.caught_up = False
                     place.due = min(place.due, self._now())
+
+    def is_slow(self) -> bool:
+        """Whether its last request was not answered in time: the next may take long, too."""
+        trouble = self.health.trouble
+        return trouble is not None and trouble.reason == TIMEOUT
 
     def caught_up(self) -> bool:
         """Whether every spool here has been seen to its end with nothing left to send."""

@@ -37,6 +37,8 @@ from spooler.spool.reader import Reader
 
 log = logging.getLogger(__name__)
 
+Queue = tuple[str, bool]  # sink, whether its lanes are kept waiting by their receiver
+
 # SIGTERM promises an end within ten seconds; a request may take longer than its share of them.
 STOP_SECONDS = 8.0
 # How long the ledger remembers what was settled of spools whose files are gone.
@@ -65,7 +67,10 @@ class Service:
         self._said: dict[str, str] = {}
         self._unreadable: dict[str, str] = {}
         self._lanes: dict[LaneKey, Lane] = {}
-        self._schedule: Schedule[LaneKey] = Schedule(lambda key: self._lanes[key].due(), self._now)
+        self._schedule: Schedule[LaneKey] = Schedule(
+            lambda key: self._lanes[key].due(), self._now, self._queue
+        )
+        self._workers: dict[Queue, list[threading.Thread]] = {}
         self._access = Access.of(config)
         self._keys = self._access.stamp()
         address = build_address(config)
@@ -93,18 +98,18 @@ class Service:
             extra=about(path=self._config.spool, state=self._config.state),
         )
         watch = Watch(self._config.spool, self.look) if self._config.spool.is_dir() else None
-        workers = self._start_workers()
         self._pulse.start()
         try:
             while not self._stopping:
                 if watch is None and self._config.spool.is_dir():
                     watch = Watch(self._config.spool, self.look)
                 self._discover_if_due()
+                self._start_workers()
                 self._manager.ready(f"shipping {self._config.spool}")
                 self._tidy_if_due()
                 if self._heartbeat.seconds <= 0:
                     self._heartbeat.beat(self._healths())
-                if all(worker.is_alive() for worker in workers):
+                if all(worker.is_alive() for worker in self._all_workers()):
                     self._manager.alive()
                 self._retry_if_renewed()
                 if self._once and self._is_done():
@@ -114,7 +119,7 @@ class Service:
             self._manager.stopping()
             if watch is not None:
                 watch.stop()
-            self._end(workers)
+            self._end()
 
     def stop(self) -> None:
         """End soon; safe from any thread and from a signal handler."""
@@ -252,14 +257,32 @@ class Service:
 
     # --- turns ------------------------------------------------------------------------------------
 
-    def _start_workers(self) -> list[threading.Thread]:
-        workers = [
-            threading.Thread(target=self._work, name=f"worker-{number}", daemon=True)
-            for number in range(self._config.workers)
-        ]
-        for worker in workers:
-            worker.start()
-        return workers
+    def _queue(self, key: LaneKey) -> Queue:
+        """Each sink has workers of its own, and some apart for lanes that are kept waiting."""
+        return key[0], self._lanes[key].is_slow()
+
+    def _start_workers(self) -> None:
+        """The workers of every sink that has lanes, where they are not at work yet."""
+        few = max(1, self._config.workers // 2)
+        for sink in {sink for sink, _ in self._lanes}:
+            for slow, count in ((False, self._config.workers), (True, few)):
+                queue = (sink, slow)
+                if queue not in self._workers:
+                    self._workers[queue] = [self._start_worker(queue, n) for n in range(count)]
+
+    def _start_worker(self, queue: Queue, number: int) -> threading.Thread:
+        sink, slow = queue
+        worker = threading.Thread(
+            target=self._work,
+            args=(queue,),
+            name=f"{sink}{'-slow' * slow}-{number}",
+            daemon=True,
+        )
+        worker.start()
+        return worker
+
+    def _all_workers(self) -> list[threading.Thread]:
+        return [worker for workers in self._workers.values() for worker in workers]
 
     def _wake(self, spool: str) -> None:
         """There is something new in a spool, or its writer is gone."""
@@ -278,8 +301,8 @@ class Service:
         finally:
             self._tidying.touch(key)
 
-    def _work(self) -> None:
-        while (key := self._schedule.take()) is not None:
+    def _work(self, queue: Queue) -> None:
+        while (key := self._schedule.take(queue)) is not None:
             try:
                 self._give_turn(key)
             except Exception:
@@ -327,13 +350,13 @@ class Service:
             and all(lane.caught_up() for lane in self._lanes.values())
         )
 
-    def _end(self, workers: list[threading.Thread]) -> None:
+    def _end(self) -> None:
         self._pulse.end()
         self._schedule.end()
         deadline = self._now() + STOP_SECONDS
-        for worker in workers:
+        for worker in self._all_workers():
             worker.join(max(0.0, deadline - self._now()))
-        if any(worker.is_alive() for worker in workers):
+        if any(worker.is_alive() for worker in self._all_workers()):
             log.warning(
                 "a request is still under way; its records stay pending and are sent again",
                 extra=about(reason="stopped-in-request"),

@@ -320,7 +320,8 @@ SETTINGS = (
         name="workers",
         default=4,
         parse=parsing.integer(1, 64),
-        help="Requests in flight at once, each of another workload.",
+        help="Requests in flight to each sink at once, each of another workload; half as many more"
+        " for workloads whose requests were not answered in time.",
         why="A node rarely runs more jobs than that at once, and the receiver serves many nodes.",
     ),
     Setting(

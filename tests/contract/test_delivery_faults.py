@@ -32,7 +32,7 @@ from tests.kit.faulty_receiver import (
     redirect,
 )
 from tests.kit.shipping import Record, config, detection, goodbye, spool, step
-from tests.kit.spools import identity, spool_id
+from tests.kit.spools import identity, spool_id, wait_until
 
 STEPS = 40
 BATCH = 10
@@ -52,10 +52,11 @@ def receiver(tmp_path: Path) -> Iterator[FaultyReceiver]:
         yield running
 
 
-def write(folder: Path, *before: Record, workload: str = "w", salt: int = 0) -> None:
-    """A spool of these records and then the steps, whose writer is gone."""
+def write(folder: Path, *before: Record, workload: str = "w", salt: int = 0) -> Path:
+    """The directory of a spool of these records and then the steps, whose writer is gone."""
     who = identity(spool_id(salt), workload_uid=workload)
-    spool(folder / "spool", [*before, *(step(n) for n in range(STEPS)), goodbye()], who=who)
+    records = [*before, *(step(n) for n in range(STEPS)), goodbye()]
+    return spool(folder / "spool", records, who=who)[0]
 
 
 def settings(folder: Path, receiver: FaultyReceiver, **more: Any) -> Config:
@@ -261,3 +262,36 @@ def test_a_dead_address_of_one_job_does_not_hold_up_another(
             assert refused.heard.wait(LONG)
             receiver.wait_for(lambda seen: sum(p.processed for p in seen) == STEPS / BATCH)
     check(receiver, workload="good")
+
+
+@pytest.mark.promise("G15")
+def test_workloads_that_hang_leave_the_others_their_workers(tmp_path: Path) -> None:
+    """More of them than there are workers, and each may hold one for ever longer."""
+    hung = [f"hung-{number}" for number in range(5)]
+    for salt, workload in enumerate(hung):
+        write(tmp_path, workload=workload, salt=salt)
+    with Holding(tmp_path / "received.sqlite", '"workload_uid":"hung') as receiver:
+        made = settings(tmp_path, receiver, read_timeout=2.0, workers=2)
+        with serving(made) as service:
+            lanes = service._lanes
+            wait_until(
+                lambda: (
+                    len(lanes) > len(hung)
+                    and all(
+                        lane.is_slow()
+                        for (sink, _), lane in list(lanes.items())
+                        if sink == "processor"
+                    )
+                )
+            )
+            quick = write(tmp_path / "aside", workload="quick", salt=len(hung))
+            quick.rename(tmp_path / quick.relative_to(tmp_path / "aside"))
+            receiver.wait_for(
+                lambda seen: (
+                    sum(post.processed and post.body["workload_uid"] == "quick" for post in seen)
+                    == STEPS / BATCH
+                ),
+                LONG,
+            )
+            receiver.gate.set()
+        check(receiver, workload="quick")

@@ -235,7 +235,7 @@ def test_nothing_goes_while_a_lane_has_a_turn(root: Root) -> None:
     directory = root.spool("w")
     service = Service(root.config(root_bytes=1000, when_full="drop-oldest"))
     service._discover_if_due()
-    key = service._schedule.take()
+    key = service._schedule.take(("processor", False))
     assert key is not None
     service._tidy()
     assert spools.read(directory).seqs == list(range(1, STEPS + 2))

@@ -14,7 +14,7 @@ import pytest
 
 from tests.kit.command import start_lens_ship
 from tests.kit.shipping import goodbye, spool, step
-from tests.kit.spools import PATIENCE_SECONDS, REPOSITORY, environment
+from tests.kit.spools import PATIENCE_SECONDS, REPOSITORY, environment, fill
 
 # A ping every quarter of a second; nothing depends on how punctual they are.
 WATCHDOG_USEC = "500000"
@@ -99,11 +99,11 @@ service.Service._discover_if_due = stuck
 """,
     # A worker ends, as nothing but a fault of the interpreter could make it.
     "worker": """
-def gone(self):
-    if threading.current_thread().name == "worker-1":
+def gone(self, queue):
+    if threading.current_thread().name == "processor-1":
         time.sleep(0.5)
         raise SystemExit
-    while self._schedule.take() is not None:
+    while self._schedule.take(queue) is not None:
         pass
 service.Service._work = gone
 """,
@@ -116,7 +116,7 @@ def test_a_service_that_is_stuck_stops_pinging(
 ) -> None:
     code = "import sys, threading, time; from shipper import service\n" + STUCK[which]
     code += "from shipper.cli import main; sys.argv[1:] = ['run']; main()"
-    (tmp_path / "spool").mkdir()
+    fill(tmp_path / "spool", 1)
     service = subprocess.Popen(
         [sys.executable, "-c", code],
         env=environment(**environ_of(manager, tmp_path)),

@@ -29,10 +29,15 @@ class Setup:
         self.due[key] = self.clock.now + after
         self.schedule.give_back(key)
 
+    def is_due(self) -> bool:
+        with self.schedule._lock:
+            wait = self.schedule._settle_top(None)
+        return wait is not None and wait <= 0
+
     def taken(self) -> list[str | None]:
         """Everything that can be taken now, without waiting for more."""
         keys: list[str | None] = []
-        while (wait := self.schedule._settle_top()) is not None and wait <= 0:
+        while self.is_due():
             keys.append(self.schedule.take())
         return keys
 
@@ -120,3 +125,19 @@ def test_who_waits_is_woken_by_what_becomes_due(setup: Setup) -> None:
     setup.put("now")
     waiting.join(LONG)
     assert got == ["now"]
+
+
+def test_queues_are_served_apart_and_a_key_may_change_its_queue() -> None:
+    slow: set[str] = set()
+    clock = Clock()
+    schedule: Schedule[str] = Schedule(lambda key: clock.now, clock, lambda key: key in slow)
+    schedule.put("a")
+    schedule.put("b")
+    assert schedule.take(False) == "a"
+    slow.add("a")
+    schedule.give_back("a")
+    assert schedule.take(False) == "b"
+    assert schedule.take(True) == "a"
+    slow.clear()
+    schedule.give_back("a")
+    assert schedule.take(False) == "a"
