@@ -42,10 +42,14 @@ class Unfit(Exception):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Report:
-    """The eight fields, checked; `time` is when the record was made, in Unix seconds."""
+    """The eight fields, checked; `time` is when the record was made, in Unix seconds.
+
+    `master` is the address that the program itself has named, "" for none.
+    """
 
     metric: Mapping[str, Any]
     time: float
+    master: str = ""
 
     @property
     def timestamp(self) -> int:
@@ -81,7 +85,8 @@ def read(body: Mapping[str, Any]) -> Report:
     made = _number(body.get("time"))
     metric = {name: body[name] for name in FIELDS}
     metric["timestamp"] = _seconds(body["timestamp"], made or 0.0)
-    return Report(metric=metric, time=made or 0.0)
+    named = body.get("master")
+    return Report(metric=metric, time=made or 0.0, master=named if isinstance(named, str) else "")
 
 
 def contents(report: Report, limit: int) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from shipper.address import Address, workload_key
@@ -115,6 +115,8 @@ class MasterSink:
             self._make_client = pluggable.load(config.master_client)
         self._talks: dict[tuple[str, str], Talk] = {}
         self._tried: dict[tuple[str, int], _Tried] = {}
+        # Spool -> the master that its program has named first; a process has one.
+        self._named: dict[str, str] = {}
         self._lock = threading.Lock()
 
     def lane_key(self, identity: Identity) -> str:
@@ -256,6 +258,7 @@ class MasterSink:
 
     def _needless(self, parcel: ReportParcel, identity: Identity) -> Outcome | None:
         """What becomes of a parcel that need not be sent; None when it is to be sent."""
+        self._known(parcel, identity)
         now = time.time()
         age = now - parcel.report.timestamp
         if not self._has_receiver(identity):
@@ -268,8 +271,17 @@ class MasterSink:
 
     # --- whom to talk to --------------------------------------------------------------------------
 
+    def _known(self, parcel: ReportParcel, identity: Identity) -> None:
+        """Remember whom the program of this spool has named."""
+        if parcel.report.master:
+            self._named.setdefault(identity.spool, parcel.report.master)
+
+    def _where(self, identity: Identity) -> tuple[str, str]:
+        named = self._named.get(identity.spool)
+        return master_of(self._config, replace(identity, master_addr=named) if named else identity)
+
     def _has_receiver(self, identity: Identity) -> bool:
-        return self._make_client is not None or bool(master_of(self._config, identity)[0])
+        return self._make_client is not None or bool(self._where(identity)[0])
 
     def _talk(self, identity: Identity) -> Talk:
         """The conversation with the master of `identity`.
@@ -277,7 +289,7 @@ class MasterSink:
         Raises:
             Unreachable: its address or kind cannot be used.
         """
-        where = master_of(self._config, identity)
+        where = self._where(identity)
         with self._lock:
             talk = self._talks.get(where)
             if talk is None:

@@ -226,6 +226,17 @@ def test_the_operators_master_goes_before_the_recorded_one(tmp_path: Path, maste
     assert numbers(master.rows) == [1]
 
 
+def test_the_master_that_a_program_has_named_is_the_one_of_its_reports(
+    tmp_path: Path, master: Since
+) -> None:
+    kind, body = report(1)
+    named = (kind, {**body, "master": master.master.address})
+    job(tmp_path, master.master, [named, report(2)], master_addr="")
+    assert ship_once(config(tmp_path), timeout=60) == []
+    assert numbers(master.rows) == [1, 2]
+    assert "master" not in master.rows[0]
+
+
 @pytest.mark.parametrize("host", ["[::1]", "::1", "localhost"])
 def test_other_ways_to_write_an_address(tmp_path: Path, master: Since, host: str) -> None:
     address = f"{host}:{master.master.port}"

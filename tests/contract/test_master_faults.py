@@ -139,6 +139,7 @@ def test_a_no_is_neither_delivered_nor_tried_for_ever(
     talk.close()
 
 
+@pytest.mark.skipif(kit.is_older(), reason="masters before 0.6.0 do not look at the uid")
 @pytest.mark.parametrize("recorded", ["uid-b", "uid-a", ""])
 def test_a_master_of_another_job_is_told_from_a_broken_one(
     tmp_path: Path, service: str, recorded: str

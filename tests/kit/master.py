@@ -37,6 +37,12 @@ needs_master = pytest.mark.skipif(
     reason=f"no real master: no {PYTHON}; `make test` builds it, {VARIABLE} names another",
 )
 
+
+def is_older() -> bool:
+    """Whether this is a master from before 0.6.0."""
+    return any(f"{version}/bin" in str(PYTHON) for version in ("0.4.0", "0.5.0", "0.5.1"))
+
+
 _ZYGOTE = r"""
 import ctypes, json, os, signal, sys
 from dlrover.python.master import local_master, main, servicer
