@@ -17,6 +17,10 @@ from shipper.account import Account
 from shipper.audit import take_accounts
 from shipper.errors import ConfigError
 from shipper.ledger import Ledger
+from shipper.master.conversation import Speaker
+from shipper.master.pluggable import ClientConversation
+from shipper.master.report import read
+from shipper.outcome import Verdict
 from shipper.service import ship_once
 from spooler.records.report import FIELDS
 from tests.kit import spools
@@ -25,6 +29,7 @@ from tests.kit.master import numbers, report
 from tests.kit.shipping import config, spool
 
 XPU = "XPU_TIMER_METRIC"
+NOBODY = Speaker(node_id=0, node_type="worker", job_uid="")
 
 
 class Client:
@@ -130,11 +135,18 @@ def test_what_it_raises_is_tried_again_where_that_does_no_harm(
     assert account(tmp_path).given_up == ({"ambiguous": 1} if times == 1 else {})
 
 
-def test_false_is_a_no(tmp_path: Path, module: Any) -> None:
-    module.one.script = [False]
-    spool(tmp_path / "spool", [report(1)])
-    (left,) = ship(tmp_path, timeout=1)
-    assert "refused" in left
+def test_false_is_a_no_that_is_believed_after_some_times() -> None:
+    client = Client()
+    client.script = [False, False, False]
+    talk = ClientConversation("", client, time.monotonic)
+    one = read(report(1)[1])
+    outcomes = [talk.report(one, ["{}"], NOBODY).outcome for _ in range(4)]
+    assert [outcome.verdict for outcome in outcomes] == [
+        Verdict.RETRY,
+        Verdict.RETRY,
+        Verdict.DEAD,
+        Verdict.DELIVERED,
+    ]
 
 
 def test_too_old_is_too_old_for_any_master(tmp_path: Path, module: Any) -> None:
