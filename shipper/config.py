@@ -74,6 +74,7 @@ class Config:
     rescan_seconds: float
     pod_directories: bool
     workers: int
+    http_listen: str
     log_level: str
     log_format: str
     log_repeat_seconds: float

@@ -133,6 +133,24 @@ def choice(*words: str) -> Callable[[Any], str]:
     return parse
 
 
+def listen(value: Any) -> str:
+    """HOST:PORT, [IPv6]:PORT, :PORT for every address, or `off`."""
+    text = str(value).strip()
+    if text.lower() in ("", "off", "none"):
+        return "off"
+    host_and_port(text)
+    return text
+
+
+def host_and_port(text: str) -> tuple[str, int]:
+    """The two parts of what `listen` lets pass; no host is every IPv4 address."""
+    host, colon, port = text.rpartition(":")
+    host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    if not colon or not port.isdecimal() or not 0 <= int(port) < 65536:
+        raise ValueError("is no HOST:PORT, nor off")
+    return host or "0.0.0.0", int(port)
+
+
 def masked(text: str) -> str:
     """`text` with the user name and password of a URL, or of what was meant as one, left out."""
     return re.sub(r"^([a-z][a-z0-9+.-]*://)?.*@", r"\1***@", text, flags=re.IGNORECASE | re.DOTALL)

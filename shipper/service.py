@@ -22,8 +22,12 @@ from shipper.heartbeat import Heartbeat
 from shipper.http import Poster
 from shipper.lane import Lane
 from shipper.ledger import Ledger
+from shipper.liveness import Liveness
 from shipper.logs import about, tell_repeats
+from shipper.meters import Meters, measured
 from shipper.notify import Notify
+from shipper.page import Life
+from shipper.page.lookout import lookout_of
 from shipper.pipeline import Route
 from shipper.pulse import Pulse
 from shipper.schedule import Schedule
@@ -74,7 +78,10 @@ class Service:
         self._access = Access.of(config)
         self._keys = self._access.stamp()
         address = build_address(config)
-        self._sinks = build_sinks(config, address)
+        meters = Meters()
+        self._sinks: dict[str, Sink] = {
+            name: measured(sink, meters) for name, sink in build_sinks(config, address).items()
+        }
         self._workloads = Workloads(address, self._ledger, self._now)
         self._tidying = Tidying(
             config=config,
@@ -82,10 +89,16 @@ class Service:
             schedule=self._schedule,
             spools=self._spools,
             lanes=self._lanes,
+            meters=meters,
         )
         self._health = {name: Health(name, self._now) for name in self._sinks}
         self._pulse = Pulse(self._wake, self._now)
         self._heartbeat = Heartbeat(self._ledger, self._now)
+        self._liveness = live = Liveness(meters)
+        life = Life(healthy=live.healthy, ready=live.ready)
+        self._lookout = (
+            None if once else lookout_of(config, self._ledger, meters, life, lambda: live.moved)
+        )
 
     # --- for whoever runs it ----------------------------------------------------------------------
 
@@ -99,6 +112,9 @@ class Service:
         )
         watch = Watch(self._config.spool, self.look) if self._config.spool.is_dir() else None
         self._pulse.start()
+        self._liveness.begin(self._all_workers)
+        if self._lookout is not None:
+            self._lookout.start()
         try:
             while not self._stopping:
                 if watch is None and self._config.spool.is_dir():
@@ -107,8 +123,8 @@ class Service:
                 self._start_workers()
                 self._manager.ready(f"shipping {self._config.spool}")
                 self._tidy_if_due()
-                if self._heartbeat.seconds <= 0:
-                    self._heartbeat.beat(self._healths())
+                self._beat_if_due()
+                self._liveness.came_round(ready=True)
                 if all(worker.is_alive() for worker in self._all_workers()):
                     self._manager.alive()
                 self._retry_if_renewed()
@@ -282,7 +298,7 @@ class Service:
         return worker
 
     def _all_workers(self) -> list[threading.Thread]:
-        return [worker for workers in self._workers.values() for worker in workers]
+        return [worker for workers in list(self._workers.values()) for worker in list(workers)]
 
     def _wake(self, spool: str) -> None:
         """There is something new in a spool, or its writer is gone."""
@@ -303,6 +319,7 @@ class Service:
 
     def _work(self, queue: Queue) -> None:
         while (key := self._schedule.take(queue)) is not None:
+            self._liveness.takes_turn()
             try:
                 self._give_turn(key)
             except Exception:
@@ -314,6 +331,7 @@ class Service:
                 )
                 self._lanes[key].rest()
             finally:
+                self._liveness.ends_turn()
                 self._schedule.give_back(key)
                 if self._once:
                     self._woken.set()
@@ -353,6 +371,8 @@ class Service:
     def _end(self) -> None:
         self._pulse.end()
         self._schedule.end()
+        if self._lookout is not None:
+            self._lookout.end()
         deadline = self._now() + STOP_SECONDS
         for worker in self._all_workers():
             worker.join(max(0.0, deadline - self._now()))
@@ -380,6 +400,15 @@ class Service:
         """Those of the sinks, with no workload, and of every lane."""
         lanes = [(key, lane.health) for key, lane in self._lanes.items()]
         return [*(((name, ""), health) for name, health in self._health.items()), *lanes]
+
+    def _beat_if_due(self) -> None:
+        """Say that we are here, and where the port is."""
+        if self._heartbeat.seconds > 0:
+            return
+        if self._lookout is not None:
+            self._heartbeat.address = self._lookout.address
+            self._heartbeat.problem = self._lookout.problem
+        self._heartbeat.beat(self._healths())
 
     def _tidy_if_due(self) -> None:
         if self._now() - self._tidied >= self._tidying.seconds:

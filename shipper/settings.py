@@ -325,6 +325,16 @@ SETTINGS = (
         why="A node rarely runs more jobs than that at once, and the receiver serves many nodes.",
     ),
     Setting(
+        name="http_listen",
+        default="127.0.0.1:5367",
+        parse=parsing.listen,
+        help="HOST:PORT of the page, the metrics and the probes; off: none. They show names of"
+        " workloads and loss curves: on other addresses than the loopback let a network policy say"
+        " who may see them.",
+        why="On the loopback only the node's own users reach it; 5367 is LENS on a telephone's"
+        " keys, and nothing known listens there.",
+    ),
+    Setting(
         name="log_level",
         default="info",
         parse=parsing.choice(*LOG_LEVELS),

@@ -17,6 +17,7 @@ from shipper.delivered import Delivered, Standing
 from shipper.lane import Lane
 from shipper.ledger import Ledger
 from shipper.logs import about
+from shipper.meters import Meters
 from shipper.pipeline import Route
 from shipper.quarantine import Quarantine
 from shipper.retention import Kept, in_order, oldest, to_delete
@@ -56,12 +57,14 @@ class Tidying:
         schedule: Schedule[LaneKey],
         spools: dict[str, Spool],
         lanes: dict[LaneKey, Lane],
+        meters: Meters,
     ) -> None:
         self._config = config
         self._ledger = ledger
         self._schedule = schedule
         self._spools = spools
         self._lanes = lanes
+        self._meters = meters
         self._quarantine = Quarantine(config.spool)
         self._delivered = Delivered()
         self._room = Room(config.spool, config.root_bytes, by_pod=config.pod_directories)
@@ -238,7 +241,7 @@ class Tidying:
             for key in keys:
                 self._schedule.give_back(key)
         ended = not spool.reader.is_owned() and spool.reader.last_seq() <= last
-        self._delete(replace(segment, number=None) if ended else segment)
+        self._delete(replace(segment, number=None) if ended else segment, why="root-cap")
         return lost
 
     def _drop(self, spool: Spool, sink: str, last: int) -> int:
@@ -254,8 +257,9 @@ class Tidying:
             if route.identity.spool == spool_id
         ]
 
-    def _delete(self, segment: Kept) -> None:
+    def _delete(self, segment: Kept, why: str = "delivered") -> None:
         reader = self._spools[segment.spool].reader
+        segments = len(reader.segments()) if segment.number is None else 1
         self._delivered.look_again(segment.spool)
         self.touch(self._spools[segment.spool].lanes[0])
         try:
@@ -278,6 +282,7 @@ class Tidying:
                     extra=about(spool=segment.spool, path=reader.directory, detail=error),
                 )
             return
+        self._meters.removed(why, segments)
         log.debug(
             "%s: delivered, deleted %s",
             reader.directory,

@@ -32,7 +32,7 @@ class Way:
     settled: float | None = None  # time of the last record that is settled
     dead: int = 0  # dead letters that are kept
     corrupt: int = 0
-    evicted: int = 0  # deleted undelivered, to keep a limit
+    evicted: int = 0  # deleted undelivered, to keep a limit, or given up by a rule of the sink
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,8 @@ from spooler.spool.glance import View
 
 Pair = tuple[str, str]  # spool, sink
 
+_COLUMNS = ("spool", "sink", "seq", "early", "delivered", "passed", "updated")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Books:
@@ -23,6 +25,7 @@ class Books:
     dead: Counter[Pair]  # kept
     damage: dict[Pair, list[tuple[int, int, str]]]
     beyond: dict[Pair, list[Range]]  # dead letters beyond the position
+    given_up: Counter[Pair]  # by rules of the sink
     gaps: dict[str, list[sums.Told]]
     workloads: dict[str, str]
 
@@ -34,19 +37,40 @@ class Books:
         """A counter of a position."""
         return int(self.positions.get(pair, {}).get(what) or 0)
 
+    def mark(self, pair: Pair) -> tuple[Any, ...]:
+        """Something else as soon as what is known of a spool and sink is something else."""
+        return (
+            self.positions.get(pair, {}).get("updated"),
+            self.dead[pair],
+            len(self.damage.get(pair, ())),
+            len(self.beyond.get(pair, ())),
+            len(self.gaps.get(pair[0], ())),
+            self.given_up[pair],
+        )
+
     def deleted(self, spool: str) -> list[tuple[int, int, str]]:
         """What the writer of a spool says it has deleted: first and last seq, reason."""
         return [(first, last, why) for _, why, _, first, last in self.gaps.get(spool, ()) if first]
 
 
-NOTHING = Books(positions={}, dead=Counter(), damage={}, beyond={}, gaps={}, workloads={})
+NOTHING = Books(
+    positions={},
+    dead=Counter(),
+    damage={},
+    beyond={},
+    given_up=Counter(),
+    gaps={},
+    workloads={},
+)
 
 
 def open_books(ledger: Ledger) -> Books:
     """What the ledger says now."""
     here = "spool IN (SELECT id FROM spool WHERE deleted IS NULL)"
     with ledger.using() as database:
-        positions = list(database.table("position").rows_where(here))
+        positions = database.execute(
+            f"SELECT {', '.join(_COLUMNS)} FROM position WHERE {here}"
+        ).fetchall()
         dead = database.execute(
             "SELECT spool, sink, count(*) FROM dead_letter WHERE state = 'kept'"
             " GROUP BY spool, sink"
@@ -64,12 +88,16 @@ def open_books(ledger: Ledger) -> Books:
         gaps = database.execute(
             f"SELECT spool, reason, count, first, last FROM gap WHERE {here}"
         ).fetchall()
+        given_up = database.execute(
+            f"SELECT spool, sink, sum(count) FROM dropped WHERE {here} GROUP BY spool, sink"
+        ).fetchall()
         workloads = database.execute("SELECT id, workload FROM spool WHERE workload != ''")
         return Books(
-            positions={(row["spool"], row["sink"]): row for row in positions},
+            positions={row[:2]: dict(zip(_COLUMNS, row, strict=True)) for row in positions},
             dead=Counter({(spool, sink): count for spool, sink, count in dead}),
             damage=_grouped(((spool, sink), (a, b, why)) for spool, sink, a, b, why in damage),
             beyond=_grouped(((spool, sink), (seq, seq)) for spool, sink, seq in beyond),
+            given_up=Counter({(spool, sink): count for spool, sink, count in given_up}),
             gaps=_grouped((row[0], row) for row in gaps),
             workloads=dict(workloads.fetchall()),
         )

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from shipper.standing import Overview, Sink, Spool
 from shipper.standing.columns import Column, fitted
-from shipper.standing.verdict import Verdict, clock, counted, duration, short, size
+from shipper.standing.verdict import Verdict, badness, clock, counted, duration, short, size
 
 WORST = 10
 _MARKS = {
@@ -198,9 +198,3 @@ def _spools(overview: Overview, width: int, *, everything: bool) -> list[Rendera
 
 def _is_bad(spool: Spool) -> bool:
     return bool(spool.problem or spool.pending or spool.dead or spool.lost)
-
-
-def badness(spool: Spool) -> tuple[object, ...]:
-    """For sorting: what cannot be read, then what is furthest behind, then what has losses."""
-    oldest = spool.oldest if spool.oldest is not None else float("inf")
-    return (not spool.problem, -spool.pending, oldest, -spool.dead, -spool.lost, spool.spool)

@@ -77,6 +77,7 @@ class Survey:
         self._own: Ledger | None = None
         self._glances: dict[str, Glance] = {}
         self._identities: dict[str, Identity] = {}
+        self._ended: dict[str, tuple[Any, Spool]] = {}  # with the mark of what it was made from
         # (spool, sink, of what) -> (seq, time): what a position tells stays until it moves.
         self._times: dict[tuple[str, str, str], tuple[int, float | None]] = {}
 
@@ -129,7 +130,7 @@ class Survey:
 
     def _spools(self, books: Books, only: str) -> Iterator[Spool]:
         directories = {path.name: path for path in find_spools(self._means.root)}
-        for memory in (self._glances, self._identities):
+        for memory in (self._glances, self._identities, self._ended):
             for name in memory.keys() - directories.keys():
                 del memory[name]
         self._times = {key: at for key, at in self._times.items() if key[0] in directories}
@@ -138,6 +139,21 @@ class Survey:
                 yield self._spool(directory, books)
 
     def _spool(self, directory: Path, books: Books) -> Spool:
+        """One spool; what has ended changes only by deletions and in the ledger."""
+        pairs = [(directory.name, sink) for sink in self._means.sinks]
+        try:
+            mark = (directory.stat().st_mtime_ns, *map(books.mark, pairs))
+        except OSError:
+            mark = ()
+        known = self._ended.get(directory.name)
+        if known is not None and known[0] == mark:
+            return known[1]
+        spool = self._look(directory, books)
+        if spool.state == "ended" and mark:
+            self._ended[directory.name] = (mark, spool)
+        return spool
+
+    def _look(self, directory: Path, books: Books) -> Spool:
         name = directory.name
         glance = self._glances.setdefault(name, Glance(directory))
         owned = Reader(directory).is_owned()  # before the look: what it then finds may be all
@@ -191,7 +207,7 @@ class Survey:
             settled=settled,
             dead=books.dead[pair],
             corrupt=lost.corrupt,
-            evicted=sum(lost.evicted.values()),
+            evicted=sum(lost.evicted.values()) + books.given_up[pair],
         )
 
     def _time(self, pair: Pair, what: str, seq: int, look: Callable[[int], float | None]) -> Any:

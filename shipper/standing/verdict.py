@@ -17,10 +17,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from shipper.standing import Overview, Sink
+from shipper.standing import Overview, Sink, Spool
 from shipper.vitals import Trouble
 
 PAUSED_SECONDS = 900.0
+# What is behind for less than this is only what was just written.
+FRESH_SECONDS = 60.0
 
 # What an operator reads for the short word of an outcome, and what to look at.
 _SAID = {
@@ -151,7 +153,14 @@ def _calm(overview: Overview) -> str:
         return "All delivered"
     age = overview.age(overview.oldest)
     since = f", the oldest {duration(age)} old" if age is not None else ""
-    return f"{counted(overview.pending, 'record')} on their way{since}"
+    told = f"{counted(overview.pending, 'record')} on the way{since}"
+    return f"All is well: {told}" if age is not None and age < FRESH_SECONDS else told
+
+
+def badness(spool: Spool) -> tuple[object, ...]:
+    """For sorting: what cannot be read, then what is furthest behind, then what has losses."""
+    oldest = spool.oldest if spool.oldest is not None else float("inf")
+    return (not spool.problem, -spool.pending, oldest, -spool.dead, -spool.lost, spool.spool)
 
 
 def counted(number: int, what: str) -> str:

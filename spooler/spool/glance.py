@@ -207,7 +207,7 @@ class Glance:
             mark=self._sizes[number],
             first=first or 0,
             last=last or 0,
-            newest=_time_of(row) if row else None,
+            newest=(_time_of(row) or self._sizes[number][2]) if row else None,
         )
 
     def _row(self, number: int, query: str, seq: int) -> Any:

@@ -56,6 +56,7 @@ OTHER = {
     "workers": 2,
     "log_level": "debug",
     "log_format": "logfmt",
+    "http_listen": "127.0.0.1:7000",
     "log_repeat_seconds": 0.0,
 }
 

@@ -81,7 +81,7 @@ def agree(tmp_path: Path) -> Overview:
             account.passed,
             account.pending,
             account.corrupt,
-            sum(account.evicted.values()),
+            sum(account.evicted.values()) + sum(account.given_up.values()),
             dict(account.dropped),
         ), account
     return overview
@@ -234,7 +234,6 @@ def running(tmp_path: Path, receiver: FaultyReceiver) -> Iterator[subprocess.Pop
         receiver.url,
         LENS_SHIP_SPOOL=str(tmp_path / "spool"),
         LENS_SHIP_STATE=str(tmp_path / "state"),
-        LENS_SHIP_HTTP_LISTEN="",
     )
     yield process
     process.kill()

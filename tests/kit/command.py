@@ -50,6 +50,9 @@ def start_lens_ship(
 
 def _environment(changes: dict[str, str]) -> dict[str, str]:
     """Without the service's own variables and without proxies, then with `changes`."""
+    # Tests run beside each other, and beside a service of this machine: the port is for those that
+    # ask for it.
+    changes = {"LENS_SHIP_HTTP_LISTEN": "off", **changes}
     return {
         name: value
         for name, value in environment(**changes).items()

@@ -55,7 +55,16 @@ def arrived(store: Store, workload: str) -> Arrived:
 
 def settings(spool: Path, state: Path, url: str, **more: Any) -> Config:
     """A configuration as the command line would give it."""
-    return load({"spool": spool, "state": state, "processor_url": url, **more}, {})
+    return load(
+        {
+            "spool": spool,
+            "state": state,
+            "processor_url": url,
+            "http_listen": "off",
+            **more,
+        },
+        {},
+    )
 
 
 def is_ordered(order: list[int]) -> bool:

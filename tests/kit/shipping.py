@@ -70,7 +70,9 @@ def stored(*records: Record, first: int = 1) -> list[Stored]:
 
 def config(folder: Path, **more: Any) -> Config:
     """A service's settings with everything below `folder`."""
-    return load({"spool": folder / "spool", "state": folder / "state", **more}, {})
+    return load(
+        {"spool": folder / "spool", "state": folder / "state", "http_listen": "off", **more}, {}
+    )
 
 
 def spool(

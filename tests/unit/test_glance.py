@@ -108,6 +108,7 @@ def test_a_record_without_a_usable_time_counts_as_old_as_its_segment(tmp_path: P
     glance = looked(directory)
     assert [glance.time_beyond(seq) for seq in range(3)] == [changed] * 3
     assert glance.time_of(1) is None
+    assert glance.look().newest == changed
 
 
 def test_a_record_with_a_wrong_checksum_tells_no_time(tmp_path: Path) -> None:

@@ -55,6 +55,7 @@ OTHER: dict[str, tuple[str, Any]] = {
     "workers": ("2", 2),
     "log_level": ("debug", "debug"),
     "log_format": ("json", "json"),
+    "http_listen": ("[::1]:80", "[::1]:80"),
     "log_repeat_seconds": ("60", 60.0),
 }
 # What a setting makes no sense without.
@@ -203,6 +204,7 @@ WRONG = [
     *(("workers", text) for text in ("0", "65", "x")),
     *(("log_level", text) for text in ("loud", "")),
     *(("log_format", text) for text in ("xml", "")),
+    *(("http_listen", text) for text in ("5367", "host", "host:x", "host:65536", "host:-1")),
     *(("log_repeat_seconds", text) for text in ("-1", "86401", "x")),
 ]
 # Any text is a path; whether a file is there is seen when it is needed.

@@ -57,7 +57,14 @@ CASES = {
     "on their way": (
         overview(spool(412)),
         "ok",
-        "412 records on their way, the oldest 3 min old",
+        "412 records on the way, the oldest 3 min old",
+    ),
+    "just written": (
+        overview(
+            spool(ways=(Way(sink="processor", pending=1, oldest=NOW - 2),)), sink={"pending": 1}
+        ),
+        "ok",
+        "All is well: 1 record on the way, the oldest 2 s old",
     ),
     "stopped with nothing left": (
         overview(spool(), running=False, sign=replace(ALIVE, stopped=NOW)),

@@ -1,0 +1,120 @@
+"""Looks at everything every few seconds for the page and the metrics, and keeps the port open.
+
+One thread. It runs beside shipping and is in nobody's way: what fails here is said once, and tried
+again with the next look. Nothing of it runs where the port is switched off.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+from shipper.config import Config
+from shipper.errors import ShipperError
+from shipper.ledger import Ledger
+from shipper.logs import about
+from shipper.meters import Meters
+from shipper.page import Life, Reply
+from shipper.page.answers import Answers
+from shipper.page.history import SAMPLE_SECONDS, History
+from shipper.page.listener import Listener
+from shipper.page.metrics import Source
+from shipper.parsing import host_and_port
+from shipper.standing.survey import Survey, means_of
+from spooler.errors import SpoolError
+
+log = logging.getLogger(__name__)
+
+
+class Lookout:
+    """Started with `start`, ended with `end`; `address` and `problem` tell of the port."""
+
+    def __init__(
+        self,
+        listen: tuple[str, int],
+        survey: Survey,
+        source: Source,
+        life: Life,
+        beat: Callable[[], float],
+    ) -> None:
+        """`beat` is the Unix time at which the main loop last came round."""
+        self.address = ""
+        self.problem = ""
+        self._listen = listen
+        self._survey = survey
+        self._source = source
+        self._beat = beat
+        self._history = History()
+        self._answers = Answers(source, self._history, life)
+        self._listener: Listener | None = None
+        self._said = ""
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="lookout", daemon=True)
+
+    def start(self) -> None:
+        """Open the port, and look from now on."""
+        self._open()
+        self._thread.start()
+
+    def end(self) -> None:
+        """Close the port, and look no more; what is being looked at is waited for."""
+        self._ended.set()
+        self._thread.join()
+        if self._listener is not None:
+            self._listener.close()
+
+    def _run(self) -> None:
+        while not self._ended.is_set():
+            try:
+                self._look()
+            except (ShipperError, SpoolError, OSError) as error:
+                # The ledger may be locked, a disk may be gone: none of it may end this thread.
+                self._say(f"cannot look at where everything stands: {error}", error)
+            self._ended.wait(SAMPLE_SECONDS)
+
+    def _look(self) -> None:
+        if self._listener is None:
+            self._open()
+        overview = self._survey.take()
+        self._source.overview = overview
+        self._history.add(overview)
+
+    def _open(self) -> None:
+        host, port = self._listen
+        try:
+            self._listener = Listener(host, port, self._answer)
+        except OSError as error:
+            self.problem = f"{host}:{port}: {error.strerror or error}"
+            self._say(
+                f"no page, no metrics and no probes: {self.problem}; shipping goes on, and the port"
+                f" is tried again every {SAMPLE_SECONDS:.0f} s: give --http-listen another one",
+                error,
+            )
+            return
+        self.address, self.problem = self._listener.url, ""
+        log.info("page, metrics and probes: %s", self.address, extra=about(address=self.address))
+
+    def _answer(self, path: str) -> Reply:
+        self._source.moved = self._beat()
+        return self._answers.answer(path)
+
+    def _say(self, text: str, error: Exception) -> None:
+        if text != self._said:
+            self._said = text
+            log.error("%s", text, extra=about(reason="page", detail=error))
+
+
+def lookout_of(
+    config: Config, ledger: Ledger, meters: Meters, life: Life, beat: Callable[[], float]
+) -> Lookout | None:
+    """What these settings ask for; None where the port is switched off."""
+    if config.http_listen == "off":
+        return None
+    return Lookout(
+        host_and_port(config.http_listen),
+        Survey(means_of(config, ledger)),
+        Source(meters),
+        life,
+        beat,
+    )

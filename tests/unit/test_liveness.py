@@ -1,0 +1,83 @@
+"""The liveness probe tells of the service's own threads, and never of its receivers."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from shipper.liveness import LOOP_SECONDS, TURN_SECONDS, Liveness
+from shipper.meters import BUCKETS, Meters
+from tests.kit.shipping import Clock
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def meters() -> Meters:
+    return Meters()
+
+
+@pytest.fixture
+def live(meters: Meters, clock: Clock) -> Liveness:
+    return Liveness(meters, clock)
+
+
+def test_it_is_ready_once_the_root_was_walked(live: Liveness) -> None:
+    assert "not been walked" in live.ready()
+    live.came_round(ready=True)
+    assert live.ready() == ""
+
+
+def test_a_main_loop_that_hangs_is_told(live: Liveness, clock: Clock) -> None:
+    clock.pass_by(LOOP_SECONDS)
+    assert live.healthy() == ""
+    clock.pass_by(1)
+    assert "main loop has not come round for 121 s" in live.healthy()
+    live.came_round(ready=True)
+    assert live.healthy() == ""
+
+
+def test_a_worker_that_has_ended_is_told(live: Liveness) -> None:
+    worker = threading.Thread(target=lambda: None, name="worker-3")
+    worker.start()
+    worker.join()
+    live.begin(lambda: [worker])
+    assert live.healthy() == "ended: worker-3"
+
+
+def test_a_turn_that_does_not_end_is_told(live: Liveness, clock: Clock) -> None:
+    live.takes_turn()
+    clock.pass_by(TURN_SECONDS + 1)
+    live.came_round(ready=True)
+    assert "1 workers are stuck" in live.healthy()
+    live.ends_turn()
+    assert live.healthy() == ""
+
+
+def test_a_turn_that_waits_for_its_receiver_is_alive_for_ever(
+    live: Liveness, meters: Meters, clock: Clock
+) -> None:
+    live.takes_turn()
+    meters.asks()
+    clock.pass_by(1000 * TURN_SECONDS)
+    live.came_round(ready=True)
+    assert live.healthy() == ""
+
+
+def test_outcomes_stay_few_whatever_they_are_called(meters: Meters) -> None:
+    for number in range(500):
+        meters.answered("processor", f"reason-{number}", 0.1)
+    assert len(meters.requests) <= 41
+    assert sum(meters.requests.values()) == 500
+    assert meters.requests["processor", "other"] > 400
+
+
+def test_durations_fall_into_the_bucket_whose_bound_they_do_not_pass(meters: Meters) -> None:
+    for seconds in (0.0, BUCKETS[0], BUCKETS[-1], BUCKETS[-1] + 1):
+        meters.answered("processor", "delivered", seconds)
+    counts = meters.durations["processor"].counts
+    assert (counts[0], counts[-2], counts[-1], sum(counts)) == (2, 1, 1, 4)
