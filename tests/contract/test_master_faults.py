@@ -223,7 +223,7 @@ def test_a_sample_whose_answer_is_lost_is_not_sent_twice_a_log_is(
                 root, torn.address, master.service, [report(number, data_type), report(10 + number)]
             )
             # What is asked first: who is there, to keep a token, and then the report.
-            torn.lose_answer(3)
+            torn.lose_answer(3 + kit.MORE_QUESTIONS)
             assert ship_once(config(root, **QUICK), timeout=60) == []
             assert torn.lost == 1
         times = Counter(numbers(master.stored()))
@@ -266,7 +266,7 @@ def test_a_log_without_an_answer_is_given_up_in_the_end(tmp_path: Path, service:
         sending = Sending(config(tmp_path, **QUICK), whose(torn.address, service), report(1))
         outcomes = []
         for turn in range(5):
-            torn.lose_answer(2 if turn else 3)
+            torn.lose_answer((2 if turn else 3) + kit.MORE_QUESTIONS)
             outcomes.append(sending.send())
         assert [o.verdict for o in outcomes] == [Verdict.RETRY] * 4 + [Verdict.DROPPED]
         assert outcomes[-1].reason == "ambiguous"
@@ -345,7 +345,7 @@ def test_a_sample_in_doubt_is_sent_when_the_one_that_may_have_it_is_gone(
     with Wire(master.port) as torn:
         who = whose(torn.address, master.service)
         spool(tmp_path / "spool", [report(1, XPU), report(2, XPU)], who=who)
-        torn.lose_answer(3)
+        torn.lose_answer(3 + kit.MORE_QUESTIONS)
         settings = config(tmp_path, **QUICK)
         with serving(settings):
             wait_for(lambda: torn.lost, "no answer gets lost")
