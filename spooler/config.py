@@ -32,6 +32,7 @@ MAX_RESTARTS = "PRIMUS_LENS_MAX_RESTARTS"
 # Two empty segments with their shared memory take a tenth of this: below it nothing would fit.
 _LEAST_BYTES = 1024 * 1024
 _TRUE = frozenset({"true", "1", "yes", "on"})
+_FALSE = frozenset({"false", "0", "no", "off"})
 _ALL_COLLECTORS = frozenset({"log", "metric", "stack"})
 
 
@@ -205,6 +206,7 @@ class CollectorSettings:
     """The variables of the collectors, read and checked; seconds of 0 mean never."""
 
     wanted: frozenset[str]  # names of collectors that start without code
+    unknown: frozenset[str]  # names given that are none
     log_seconds: float
     log_from_end: bool
     metric_seconds: float
@@ -234,7 +236,8 @@ def from_environ(environ: Mapping[str, str]) -> Settings:
 def collectors_from_environ(environ: Mapping[str, str]) -> CollectorSettings:
     """Read the settings of the collectors; as `from_environ`, nothing raises."""
     return CollectorSettings(
-        wanted=_wanted(environ),
+        wanted=_wanted(environ) & _ALL_COLLECTORS,
+        unknown=_wanted(environ) - _ALL_COLLECTORS - _FALSE,
         log_seconds=_positive(environ, LOG_SECONDS, least=0),
         log_from_end=environ.get(LOG_START, "").strip().lower() == "end",
         metric_seconds=_positive(environ, METRIC_SECONDS, least=0),
@@ -264,7 +267,7 @@ def _wanted(environ: Mapping[str, str]) -> frozenset[str]:
     if _is_true(environ, COLLECTORS):
         return _ALL_COLLECTORS
     names = environ.get(COLLECTORS, "").lower().split(",")
-    return frozenset(name.strip() for name in names) & _ALL_COLLECTORS
+    return frozenset(name.strip() for name in names if name.strip())
 
 
 def _positive(environ: Mapping[str, str], name: str, *, least: float = 1) -> float:

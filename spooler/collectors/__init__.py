@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -22,6 +23,7 @@ from spooler import config
 from spooler.metric import DiagnosisDataType, WorkerTrainingMetric
 
 logger = logging.getLogger("lens_ship.collectors")
+_SAY_AGAIN_SECONDS = 60.0
 REPORTED = "Reported %s: %d characters"
 
 REGISTRY: dict[str, str] = {
@@ -42,6 +44,7 @@ class Collector:
     def __init__(self) -> None:
         self._client: Any = None
         self.node_rank: int | None = None  # None: as the environment has it
+        self._said = ("", 0.0)  # the last trouble, and when it was said
 
     def set_client(self, client: Any) -> None:
         """Report to `client` from now on; None for none."""
@@ -71,6 +74,13 @@ class Collector:
             return SpoolMasterClient.singleton_instance()
         return self._client
 
+    def _say(self, level: int, trouble: str) -> None:
+        """Log what is wrong, and while nothing else is, once a minute: a log may be followed."""
+        said, when = self._said
+        if trouble != said or time.monotonic() - when >= _SAY_AGAIN_SECONDS:
+            self._said = (trouble, time.monotonic())
+            logger.log(level, "%s", trouble)
+
     def _refuse_type(self, data: Any, wanted: str) -> bool:
         logger.warning(
             "The %s is a %s, not %s: not reported", self.title, type(data).__name__, wanted
@@ -88,7 +98,7 @@ class Collector:
         """Report `content`; `done` is called when it was taken, which a log line says too."""
         client = self.client
         if client is None:
-            logger.warning("Master client not set, %s data not reported", self.name)
+            self._say(logging.WARNING, f"Master client not set, {self.name} data not reported")
             return False
         metric = WorkerTrainingMetric(data_type=self.data_type, data_content=content, source=source)
         if self.node_rank is not None:
@@ -96,11 +106,12 @@ class Collector:
         try:
             taken = client.report_diagnosis_agent_metrics(metric) is not False
         except Exception as error:  # noqa: BLE001 - a user's client may raise anything
-            logger.error("Failed to report %s data to master: %s", self.name, error)
+            self._say(logging.ERROR, f"Failed to report {self.name} data to master: {error}")
             return False
         if not taken:
-            logger.error("Failed to report %s data to master: it was not taken", self.name)
+            self._say(logging.ERROR, f"Failed to report {self.name} data to master: it was refused")
             return False
+        self._said = ("", 0.0)
         done()
         if not quiet:
             logger.info(REPORTED, self.title, len(content))

@@ -18,7 +18,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from spooler import config
+from spooler import config, notice
 from spooler.collectors.log import LogCollector
 from spooler.collectors.metric import MetricCollector
 from spooler.collectors.stack import StackCollector
@@ -283,12 +283,20 @@ class DiagnosisAgent:
 
 def start_from_environ() -> None:
     """Begin to collect what `PRIMUS_LENS_COLLECTORS` names, unless the program has begun itself."""
-    wanted = config.collectors_from_environ(os.environ).wanted
-    if not wanted:
+    settings = config.collectors_from_environ(os.environ)
+    if settings.unknown:
+        notice.say_once(
+            "collectors",
+            f"{config.COLLECTORS} names {', '.join(sorted(settings.unknown))}: there are"
+            f" {', '.join(sorted(_ALL))}",
+        )
+    if "log" in settings.wanted and not os.environ.get(config.LOG_FILE):
+        notice.debug(f"No log is followed: {config.LOG_FILE} is not set")
+    if not settings.wanted:
         return
     with DiagnosisAgent._instance_lock:
         if DiagnosisAgent._instance is None:
-            DiagnosisAgent._instance = DiagnosisAgent(collectors=wanted)
+            DiagnosisAgent._instance = DiagnosisAgent(collectors=settings.wanted)
         agent = DiagnosisAgent._instance
     agent.start()
 

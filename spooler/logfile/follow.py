@@ -254,11 +254,17 @@ class Follower:
 
     def _new(self, rotated: list[Sibling]) -> list[Sibling]:
         """Those that are not known. What is older than all that are known is, too."""
-        known = [one.age for one in rotated if one.key() in self.known]
+        known = [one.age for one in rotated if self._is_known(one)]
         oldest = min(known, default=None)
         return [
             one for one in rotated if one.age not in known and (oldest is None or one.age > oldest)
         ]
+
+    def _is_known(self, one: Sibling) -> bool:
+        """Whether this is a file from before; only those that may be are opened."""
+        return f"{one.inode}" in {key.partition(":")[0] for key in self.known} and (
+            one.key() in self.known
+        )
 
     def _this(self) -> Sibling:
         """The file at hand, which may have been deleted."""
@@ -287,7 +293,7 @@ class Follower:
         if not position.end:
             return None
         for one in reversed(siblings(self.path)):
-            if _holds(one, position) and one.key() not in self.known:
+            if _holds(one, position) and not self._is_known(one):
                 return one
         return None
 

@@ -560,9 +560,10 @@ print(json.dumps("spooler.diagnosis.agent" in sys.modules))
         code,
         PRIMUS_LENS_WANDB_OUTPUT_PATH=str(root),
         TRAINING_LOG_FILE=str(log),
-        PRIMUS_LENS_COLLECTORS="log",
+        PRIMUS_LENS_COLLECTORS="log, stakc",
     )
     assert spools.answer(done) is True
+    assert "PRIMUS_LENS_COLLECTORS names stakc: there are log, metric, stack" in done.stderr
     assert [report["data_content"] for report in reports_of(root)] == ["loss 0.5\n"]
 
 

@@ -382,6 +382,25 @@ def test_what_was_not_taken_is_collected_again(
     assert followed.collect() == "one\ntwo\n"
 
 
+def test_a_trouble_that_lasts_is_said_once_a_minute(
+    followed: Followed, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(log_module.time, "monotonic", lambda: now)
+    followed.write("one\n")
+    followed.reports.fails = True
+    for _ in range(13):
+        followed.collect()
+        now += 5.0
+    assert caplog.text.count("Connection refused") == 2
+    followed.reports.fails = False
+    followed.collect()
+    followed.write("two\n")
+    followed.reports.fails = True
+    followed.collect()
+    assert caplog.text.count("Connection refused") == 3
+
+
 def test_of_two_collectors_of_a_file_one_collects_and_the_other_takes_over(
     followed: Followed, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,6 +23,7 @@ from spooler.collectors.log import LogCollector
 
 LIFE_SECONDS = 0.15
 FILE_BYTES = 6000
+KEPT = 150  # files, before the oldest goes
 LETTERS = "abcdefghij äöüß 損失 😀"
 
 
@@ -48,6 +49,9 @@ def rotate(log: Path, how: str) -> None:
     """Make `train.log` the youngest of the rotated files, one way or the other."""
     numbers = [int(path.suffix[1:]) for path in log.parent.glob("train.log.*")]
     for number in sorted(numbers, reverse=True):
+        if number >= KEPT:
+            os.unlink(f"{log}.{number}")
+            continue
         os.rename(f"{log}.{number}", f"{log}.{number + 1}")
     if how == "rename":
         os.rename(log, f"{log}.1")

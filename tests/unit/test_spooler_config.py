@@ -115,6 +115,7 @@ def test_the_variables_of_the_collectors_are_read_and_nonsense_is_the_default() 
     )
     assert given == config.CollectorSettings(
         wanted=frozenset({"log", "stack"}),
+        unknown=frozenset({"nonsense"}),
         log_seconds=0.5,
         log_from_end=True,
         metric_seconds=60,
@@ -124,6 +125,8 @@ def test_the_variables_of_the_collectors_are_read_and_nonsense_is_the_default() 
         hang_dump=True,
         max_restarts=0,
     )
+    off = config.collectors_from_environ({"PRIMUS_LENS_COLLECTORS": "off"})
+    assert (off.wanted, off.unknown) == (frozenset(), frozenset())
     assert config.collectors_from_environ({"PRIMUS_LENS_COLLECTORS": "true"}).wanted == {
         "log",
         "metric",
