@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import socket
+import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable
 from typing import Any
 
@@ -16,8 +20,9 @@ from shipper.config import load
 from shipper.service import STOP_SECONDS
 from shipper.settings import SETTINGS
 from tests.kit import manifests
-from tests.kit.command import commands_of
+from tests.kit.command import commands_of, start_lens_ship
 from tests.kit.manifests import Object, base, containers, only, rendered
+from tests.kit.spools import PATIENCE_SECONDS
 
 VERSIONS = ("1.27", "1.30", kubernetes_validate.latest_version())
 SOURCES: dict[str, Callable[[], list[Object]]] = {"kustomize": base, "helm": rendered}
@@ -54,6 +59,20 @@ def test_kubectl_builds_the_same_base() -> None:
     assert sorted(manifests.built(manifests.BASE), key=key) == sorted(base(), key=key)
 
 
+def test_the_pod_monitor_is_a_component_that_an_overlay_adds(tmp_path: Any) -> None:
+    # kustomize takes paths relative to the overlay only.
+    up = "/".join([".."] * (len(tmp_path.parts) - 1))
+    names = {"resources": manifests.BASE, "components": manifests.BASE / "podmonitor"}
+    overlay = {
+        "apiVersion": "kustomize.config.k8s.io/v1beta1",
+        "kind": "Kustomization",
+        **{name: [f"{up}{path}"] for name, path in names.items()},
+    }
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(overlay), encoding="utf-8")
+    monitor = only(manifests.built(tmp_path), "PodMonitor")
+    assert monitor["spec"]["podMetricsEndpoints"][0]["port"] == "http"
+
+
 def test_the_chart_gives_what_the_base_gives() -> None:
     def plain(one: Object) -> Object:
         """Without what only the one or the other has, and defaults that the other leaves out."""
@@ -68,6 +87,7 @@ def test_the_chart_gives_what_the_base_gives() -> None:
     ours = {one["kind"]: plain(one) for one in base() if one["kind"] != "Namespace"}
     theirs = {one["kind"]: plain(one) for one in rendered()}
     assert theirs == ours
+    assert only(rendered(podMonitor={"enabled": True}), "PodMonitor")["spec"]["selector"]
 
 
 def _drop(value: Any, names: set[str]) -> None:
@@ -237,3 +257,35 @@ def test_values_reach_the_objects() -> None:
     data = only(given, "ConfigMap")["data"]
     assert (data["LENS_SHIP_SPOOL"], data["LENS_SHIP_WORKERS"]) == ("/data/spool", "9")
     kubernetes_validate.validate(only(given, "DaemonSet"), VERSIONS[-1], strict=True)
+
+
+def test_the_probes_ask_what_the_service_answers(found: list[Object], tmp_path: Any) -> None:
+    (service,) = pod(found)["containers"]
+    probes = ("startupProbe", "livenessProbe", "readinessProbe")
+    paths = {service[name]["httpGet"]["path"] for name in probes} | {"/metrics"}
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        listen = f"127.0.0.1:{free.getsockname()[1]}"
+    (tmp_path / "spool").mkdir()
+    running = start_lens_ship(
+        "run",
+        *("--spool", str(tmp_path / "spool"), "--state", str(tmp_path / "state")),
+        LENS_SHIP_HTTP_LISTEN=listen,
+    )
+    try:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not all(answers(f"http://{listen}{path}") for path in paths):
+            assert time.monotonic() < deadline
+            assert running.poll() is None
+    finally:
+        running.kill()
+        running.communicate()
+
+
+def answers(url: str) -> bool:
+    """Whether it is answered with success."""
+    try:
+        with urllib.request.urlopen(url, timeout=PATIENCE_SECONDS) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, ConnectionError):
+        return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import os
 import shutil
@@ -72,10 +73,13 @@ def _renderer() -> Path:
         pytest.skip("needs helm, or of Debian golang-go and golang-github-masterminds-sprig-dev")
     folder = Path(tempfile.gettempdir()) / f"lens-ship-chart-{os.geteuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
-    program = folder / f"render-{os.getpid()}"
     source = REPOSITORY / "tests" / "kit" / "chart" / "render.go"
-    environ = {**os.environ, **_GO, "GOCACHE": str(folder / "cache")}
-    _run("go", "build", "-o", str(program), str(source), environ=environ)
+    program = folder / hashlib.sha256(source.read_bytes()).hexdigest()[:16]
+    if not program.exists():
+        draft = program.with_suffix(f".{os.getpid()}")
+        environ = {**os.environ, **_GO, "GOCACHE": str(folder / "cache")}
+        _run("go", "build", "-o", str(draft), str(source), environ=environ)
+        draft.rename(program)  # another process may have been as quick
     return program
 
 
