@@ -7,6 +7,7 @@ Data that was not taken (the disk is full, the client failed) is collected again
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from pathlib import Path
@@ -17,7 +18,7 @@ from spooler.collectors import REPORTED, Collector, logger
 from spooler.logfile import resume
 from spooler.logfile.bookmark import Bookmark, Saved
 from spooler.logfile.follow import Follower, Piece
-from spooler.logfile.siblings import siblings
+from spooler.logfile.siblings import Moved, is_rotated
 from spooler.metric import DiagnosisDataType
 from spooler.recorder import recorder
 from spooler.spool import format as fmt
@@ -62,7 +63,7 @@ class LogCollector(Collector):
         if self.path is None:
             return False
         self._leave_to_parent()
-        if self._follower is None and not self.path.is_file() and not siblings(self.path):
+        if self._follower is None and not self.path.is_file() and not is_rotated(self.path):
             return False
         return self._begin()
 
@@ -78,7 +79,7 @@ class LogCollector(Collector):
             piece = self._follower.next(time.monotonic(), last=last)
         except OSError as error:
             # A disk that fails, a server of files that restarts: opened anew, it may come back.
-            logger.warning("%s cannot be read now: %s", self.path, error)
+            self._say(logging.WARNING, f"{self.path} cannot be read now: {error}")
             self._follower.close()
             return ""
         self._tell_lost(self._follower)
@@ -180,9 +181,13 @@ class LogCollector(Collector):
         mine = recorder()
         self._saved_at = time.monotonic()
         spool = os.path.basename(mine.directory or "")
+        try:
+            known = follower.known
+        except Moved:
+            return  # in the middle of a rotation: the next time
         saved = Saved(
             position=follower.position,
-            known=follower.known,
+            known=known,
             spool=spool,
             seq=mine.last_seq,
             start=spool.split("-")[0] or time.strftime(fmt.START, time.gmtime()),

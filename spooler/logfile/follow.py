@@ -31,7 +31,6 @@ _KNOWN_LIMIT = 64
 # What stands at the path under another inode is a copy of ours only on evidence this long.
 _COPY_BYTES = WINDOW
 _FILES_LIMIT = 1000  # files passed in one call
-_LOOKS = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +58,7 @@ class Follower:
         self, path: Path, position: Position | None = None, known: frozenset[str] | None = None
     ) -> None:
         self.path = path
-        self.known = known if known is not None else _keys_now(path)
+        self._known = known
         self.lost = 0  # how often a position was given up with something unread
         self._sought = position  # where to begin, until the first file is open
         self._fd = -1
@@ -68,6 +67,17 @@ class Follower:
         self._mark = _NOWHERE
         self._head = self._tail = b""
         self._waiting: tuple[int, float] | None = None  # offset of a line begun, and since when
+
+    @property
+    def known(self) -> frozenset[str]:
+        """The rotated files that are older than the position.
+
+        Raises:
+            Moved: they are being renamed.
+        """
+        if self._known is None:
+            self._known = _keys(siblings(self.path))
+        return self._known
 
     @property
     def is_open(self) -> bool:
@@ -199,9 +209,11 @@ class Follower:
         """Open the file to begin with; whether there is one."""
         position = self._sought
         if position is None:
+            _ = self.known  # from here on, what is rotated is ours
             there = look(self.path)
             return there is not None and self._open(there, 0)
-        found = self._find(position)
+        # A listing may lack a file that is renamed meanwhile: what is lost is looked for twice.
+        found = self._find(position) or self._find(position)
         if found is None:
             return self._give_up()
         return self._open(found, position.end, position)
@@ -241,7 +253,7 @@ class Follower:
         known = _keys([one for one in rotated if not unread or one.age < chosen.age])
         if not self._open(chosen, 0):
             return False
-        self.known = known
+        self._known = known
         return True
 
     def _unread(self, done: Sibling | None, rotated: list[Sibling]) -> list[Sibling]:
@@ -324,13 +336,6 @@ class Follower:
 
 
 _NOWHERE = Position(path="", device=0, inode=0, begin=0, end=0, head=0, tail=0)
-
-
-def _keys_now(path: Path) -> frozenset[str]:
-    for _ in range(_LOOKS):
-        with contextlib.suppress(Moved):
-            return _keys(siblings(path))
-    return frozenset()
 
 
 def _keys(files: list[Sibling]) -> frozenset[str]:

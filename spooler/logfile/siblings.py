@@ -83,16 +83,25 @@ def siblings(path: Path) -> list[Sibling]:
     """The rotated files of `path`, the oldest first; without `path` itself.
 
     A rotation that renames them one by one may be under way: two listings have to agree.
+
+    Raises:
+        Moved: they never did.
     """
     found = _listed(path)
     for _ in range(_LISTINGS):
         again = _listed(path)
-        if [one.path for one in again] == [one.path for one in found] and (
-            [one.inode for one in again] == [one.inode for one in found]
-        ):
-            break
+        if [(one.path, one.inode) for one in again] == [(one.path, one.inode) for one in found]:
+            return found
         found = again
-    return found
+    raise Moved(path)
+
+
+def is_rotated(path: Path) -> bool:
+    """Whether there are rotated files of `path`, or some that are being renamed."""
+    try:
+        return bool(siblings(path))
+    except Moved:
+        return True
 
 
 def _listed(path: Path) -> list[Sibling]:

@@ -22,8 +22,8 @@ from pathlib import Path
 from spooler.collectors.log import LogCollector
 
 LIFE_SECONDS = 0.15
-FILE_BYTES = 6000
-KEPT = 150  # files, before the oldest goes
+FILE_BYTES = 40000
+KEPT = 300  # files, before the oldest goes
 LETTERS = "abcdefghij äöüß 損失 😀"
 
 
