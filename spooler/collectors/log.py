@@ -18,7 +18,7 @@ from spooler.collectors import REPORTED, Collector, logger
 from spooler.logfile import resume
 from spooler.logfile.bookmark import Bookmark, Saved
 from spooler.logfile.follow import Follower, Piece
-from spooler.logfile.siblings import Moved, is_rotated
+from spooler.logfile.siblings import is_rotated
 from spooler.metric import DiagnosisDataType
 from spooler.recorder import recorder
 from spooler.spool import format as fmt
@@ -181,13 +181,9 @@ class LogCollector(Collector):
         mine = recorder()
         self._saved_at = time.monotonic()
         spool = os.path.basename(mine.directory or "")
-        try:
-            known = follower.known
-        except Moved:
-            return  # in the middle of a rotation: the next time
         saved = Saved(
             position=follower.position,
-            known=known,
+            known=follower.known,
             spool=spool,
             seq=mine.last_seq,
             start=spool.split("-")[0] or time.strftime(fmt.START, time.gmtime()),
@@ -215,10 +211,7 @@ class LogCollector(Collector):
 
 def _fresh(path: Path) -> Follower:
     """A follower of a file that was never followed before."""
-    follower = Follower(path)
-    if config.collectors_from_environ(os.environ).log_from_end:
-        follower.skip()
-    return follower
+    return Follower(path, from_end=config.collectors_from_environ(os.environ).log_from_end)
 
 
 def _resumed(path: Path, root: Path, bookmark: Bookmark) -> Follower:

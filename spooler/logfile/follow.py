@@ -48,17 +48,23 @@ class Piece:
 
 
 class Follower:
-    """Follows the file at `path`, from `position` or else from its beginning.
+    """Follows the file at `path`, from `position` or else from its beginning, or its end.
 
-    `known` are the rotated files that are older than the position, by `Sibling.key`; None: those
-    that there are now.
+    `known` are the rotated files that are older than the position, by `Sibling.key`; None to look
+    which they are.
     """
 
     def __init__(
-        self, path: Path, position: Position | None = None, known: frozenset[str] | None = None
+        self,
+        path: Path,
+        position: Position | None = None,
+        known: frozenset[str] | None = None,
+        *,
+        from_end: bool = False,
     ) -> None:
         self.path = path
         self._known = known
+        self._from_end = from_end
         self.lost = 0  # how often a position was given up with something unread
         self._sought = position  # where to begin, until the first file is open
         self._fd = -1
@@ -70,14 +76,8 @@ class Follower:
 
     @property
     def known(self) -> frozenset[str]:
-        """The rotated files that are older than the position.
-
-        Raises:
-            Moved: they are being renamed.
-        """
-        if self._known is None:
-            self._known = _keys(siblings(self.path))
-        return self._known
+        """The rotated files that are older than the position, as far as that is known."""
+        return self._known or frozenset()
 
     @property
     def is_open(self) -> bool:
@@ -89,10 +89,8 @@ class Follower:
         """How far the file at hand, or last at hand, has been passed; None before the first."""
         return self._mark if self._mark.path else self._sought
 
-    def skip(self) -> None:
+    def _skip(self) -> None:
         """Go on at the end of the last whole line that there is now."""
-        if self.is_open or not self._begin():
-            return
         size = os.fstat(self._fd).st_size
         begin = max(0, size - cut.PIECE_BYTES)
         block = os.pread(self._fd, size - begin, begin)
@@ -209,14 +207,28 @@ class Follower:
         """Open the file to begin with; whether there is one."""
         position = self._sought
         if position is None:
-            _ = self.known  # from here on, what is rotated is ours
-            there = look(self.path)
-            return there is not None and self._open(there, 0)
+            return self._begin_anew()
         # A listing may lack a file that is renamed meanwhile: what is lost is looked for twice.
         found = self._find(position) or self._find(position)
+        if self._known is None:
+            older = siblings(self.path)
+            if found is not None and found.path != self.path:
+                older = [one for one in older if one.age < found.age]
+            self._known = _keys(older)
         if found is None:
             return self._give_up()
         return self._open(found, position.end, position)
+
+    def _begin_anew(self) -> bool:
+        """Open a file that was never followed before; what is rotated already is not ours."""
+        known = _keys(siblings(self.path))
+        there = look(self.path)
+        if there is None or not self._open(there, 0):
+            return False
+        self._known = known
+        if self._from_end:
+            self._skip()
+        return True
 
     def _give_up(self) -> bool:
         """The position that was sought is nowhere: open what has come since."""

@@ -427,7 +427,10 @@ def test_without_its_bookmark_the_position_is_found_in_the_spools(followed: Foll
         path.unlink()
     followed.begin()
     followed.write("more\n")
-    assert followed.collect() == "more\n"
+    for number in range(3):
+        rename(followed.path)
+        followed.write(f"file {number}\n")
+    assert followed.collect() == "more\nfile 0\nfile 1\nfile 2\n"
 
 
 def test_without_the_spools_the_position_is_found_in_the_bookmark(followed: Followed) -> None:
