@@ -8,7 +8,7 @@ BIN = $(VENV)/bin
 WANDB_OLDEST = 0.16.0
 WANDB_BETWEEN = 0.19.0 0.22.0
 # What some tests use of Debian; where it cannot be installed they skip, and say so.
-DEBIAN = systemd golang-go golang-github-masterminds-sprig-dev golang-k8s-sigs-yaml-dev chromium prometheus
+DEBIAN = strace systemd golang-go golang-github-masterminds-sprig-dev golang-k8s-sigs-yaml-dev chromium prometheus
 
 # The training master that the tests talk to, and older ones for `make test-master`.
 DLROVER = 0.6.1
@@ -58,11 +58,12 @@ test-master: $(VENV)/.test $(DLROVER_OLDER:%=$(VENV)/.dlrover-%) $(VENV)/.dlrove
 image-steps: $(VENV)/.test ## what the Dockerfile does, without a container engine
 	LENS_SHIP_TEST_IMAGE=1 $(BIN)/python -m pytest -q tests/contract/test_image.py
 
-crash: $(VENV)/.test ## attack every promise, and broken builds too; ten minutes at most
-	$(BIN)/python -m tests.crash.lab $(CRASH)
+crash: $(VENV)/.test $(VENV)/.debian $(VENV)/.crash-kernel ## attack every promise, and broken builds too; ten minutes at most
+	LENS_SHIP_CRASH_KERNEL=$(abspath $(VENV))/crash-kernel $(BIN)/python -m tests.crash.lab $(CRASH)
 
-crash-long: $(VENV)/.test ## the same at length: ten thousand kills and more, an hour and a half at most
-	$(BIN)/python -m tests.crash.lab --long --minutes 90 --markdown docs/crash-matrix.md $(CRASH)
+crash-long: $(VENV)/.test $(VENV)/.debian $(VENV)/.crash-kernel ## the same at length; an hour and a half at most
+	LENS_SHIP_CRASH_KERNEL=$(abspath $(VENV))/crash-kernel \
+	  $(BIN)/python -m tests.crash.lab --long --minutes 90 --markdown docs/crash-matrix.md $(CRASH)
 
 model: $(VENV)/.test ## ten thousand lives of a node, whatever happens in them: the account balances
 	LENS_SHIP_TEST_MODEL=10000 $(BIN)/python -m pytest -q tests/property/test_accounting_model.py
@@ -100,6 +101,16 @@ $(VENV)/.test: pyproject.toml packaging/lens_ship.pth constraints.txt | $(BIN)/p
 $(VENV)/.dlrover-%: | $(BIN)/python
 	test -d $(VENV)/dlrover-$* || $(BIN)/python -m venv $(VENV)/dlrover-$*
 	$(VENV)/dlrover-$*/bin/python -m pip install -q 'dlrover[k8s]==$*' grpcio kubernetes tornado protobuf
+	@touch $@
+
+# Never fails: without an emulator and this kernel the power cuts are left out, and said to be.
+$(VENV)/.crash-kernel: | $(BIN)/python
+	@which qemu-system-x86_64 >/dev/null || apt-get install -y -q --no-install-recommends \
+	  qemu-system-x86 >/dev/null 2>&1 || echo "qemu-system-x86 cannot be installed: no power cuts"
+	@mkdir -p $(VENV)/crash-kernel && cd $(VENV)/crash-kernel && { apt-get download -q busybox-static \
+	  "$$(apt-cache depends linux-image-cloud-amd64 | awk '/Depends: linux-image/ {print $$2}')" \
+	  && for package in *.deb; do dpkg-deb -x "$$package" .; done; rm -f *.deb; } >/dev/null 2>&1 \
+	  || echo "a cloud kernel cannot be unpacked: no power cuts"
 	@touch $@
 
 # Never fails: without apt-get, root or a network, the tests that need these packages skip.

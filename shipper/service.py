@@ -191,11 +191,11 @@ class Service:
 
     def _take_in(self, directory: Path) -> None:
         reader = Reader(directory)
-        if not reader.segments():
-            if reader.is_owned():
-                self._looked = self._now() - self._config.rescan_seconds + NEW_SPOOL_SECONDS
-            return
         try:
+            if not reader.segments():
+                if reader.is_owned():
+                    self._looked = self._now() - self._config.rescan_seconds + NEW_SPOOL_SECONDS
+                return
             identity = self._identity(reader)
         except (SpoolError, Misplaced, OSError) as error:
             if isinstance(error, SpoolError) and self._tidying.set_aside(reader, error):
@@ -448,10 +448,10 @@ def ship_once(config: Config, *, timeout: float) -> list[str]:
 
 def _left(route: Route) -> str:
     """What a route has still to send, in words; "" when there is nothing."""
-    left = route.reader.last_seq() - route.position.seq
-    if left > 0:
-        return f"{left} records"
     try:
+        left = route.reader.last_seq() - route.position.seq
+        if left > 0:
+            return f"{left} records"
         route.reader.is_exhausted(route.position.seq)
     except (SpoolError, OSError) as error:
         return f"unreadable ({error}), perhaps records"

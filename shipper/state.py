@@ -163,7 +163,7 @@ def _open(path: Path, *, create: bool, locked: bool) -> sqlite_utils.Database:
         except BaseException:
             connection.close()
             raise
-    except sqlite3.Error as error:
+    except (sqlite3.Error, OSError) as error:
         raise StateUnusable(
             f"{path}: {error}; nothing was read or sent. Without this file everything still in"
             " the spools is sent again: move it away to go on"
@@ -191,7 +191,8 @@ def _prepare(connection: sqlite3.Connection, path: Path, *, locked: bool) -> sql
         )
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=NORMAL")
-    database = sqlite_utils.Database(connection)
+    # A plugin for its command line, installed by anybody, has no business in the service.
+    database = sqlite_utils.Database(connection, execute_plugins=False)
     if version == STATE_VERSION:
         return database
     if version == 0 or locked:

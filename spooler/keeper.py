@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -24,7 +25,8 @@ class Keeper:
         self._seconds = TICK_SECONDS  # between two calls of `tend`
         self._tend = tend
         self._tasks: deque[Task] = deque()
-        self._woken = threading.Event()
+        self._bell = threading.Lock()  # taken until it rings
+        self._bell.acquire()
         self._ending = False
         self._thread = threading.Thread(target=self._run, name="lens-ship-keeper", daemon=True)
 
@@ -37,8 +39,13 @@ class Keeper:
         self._thread.start()
 
     def wake(self) -> None:
-        """Have `tend` called now rather than at the next tick."""
-        self._woken.set()
+        """Have `tend` called now rather than at the next tick.
+
+        One call into C, unlike `Event.set`: a signal handler may come here from anywhere, itself
+        included, and must not find a lock that the interrupted call holds.
+        """
+        with contextlib.suppress(RuntimeError):  # it has rung already
+            self._bell.release()
 
     def keep_pace(self, seconds: float) -> None:
         """Call `tend` every `seconds`, where that is more often than usual; 0 changes nothing."""
@@ -49,13 +56,13 @@ class Keeper:
     def add(self, task: Task) -> None:
         """Run `task` soon, after those added before it."""
         self._tasks.append(task)
-        self._woken.set()
+        self.wake()
 
     def finish(self, last: Task, seconds: float) -> None:
         """Run what is waiting, then `last`, and end; give up waiting after `seconds`."""
         self._tasks.append(last)
         self._ending = True
-        self._woken.set()
+        self.wake()
         self._thread.join(seconds)
 
     def _run(self) -> None:
@@ -65,8 +72,7 @@ class Keeper:
             if ending:
                 return
             self._tend()
-            self._woken.wait(self._seconds)
-            self._woken.clear()
+            self._bell.acquire(timeout=self._seconds)
 
     def _run_tasks(self) -> None:
         for _ in range(len(self._tasks)):

@@ -39,6 +39,7 @@ _GOODBYE_SECONDS = 2.0
 # Rare records that matter most: brought to the disk without waiting for the next tick.
 _SYNCED_AT_ONCE = frozenset({"run", "detection", "finish", "report", "exit"})
 _FORK_SECONDS = 1.0
+_YIELD_SECONDS = 0.001
 # A packed step above this many bytes is packed again with long texts and lists cut.
 _LARGE_BODY = 1024 * 1024
 # After these the files themselves are suspect: go on in a new spool rather than in this one.
@@ -72,6 +73,7 @@ class Recorder:
         self._silent = False  # a child of a fork that could not be made safe
         self._keeper: Keeper | None = None
         self._held: Writer | None = None
+        self._forking = False  # a thread wants to fork, or does
 
     def record(self, kind: str, body: dict[str, Any]) -> bool:
         """Commit one record; True once it is safe. Never raises, never waits for long."""
@@ -85,6 +87,8 @@ class Recorder:
     def append(self, kind: str, packed: bytes, *, kept: bool = False) -> bool:
         """As `record`, but packed; a refusal is no loss of what is `kept` and offered again."""
         try:
+            if self._forking:
+                time.sleep(_YIELD_SECONDS)  # the lock is not fair: threads at full speed keep it
             with self._lock:
                 if self._retry_at and time.monotonic() < self._retry_at:
                     if not kept:
@@ -242,8 +246,11 @@ class Recorder:
             writer.tend()
         except SpoolUnavailable as error:
             with self._lock:
-                if error.reason == "gone" and self._writer is writer:
+                gone = error.reason == "gone" and self._writer is writer
+                if gone:
                     self._writer = None
+            if gone:
+                writer.discard()
             notice.say_once(f"tend {error.reason}", f"lens-ship: {error}. Training goes on.")
         except Exception as error:  # noqa: BLE001 - border with training code: nothing escapes
             notice.say_once("tend", f"lens-ship: {type(error).__name__}: {error}.")
@@ -278,12 +285,14 @@ class Recorder:
 
     def hold(self, seconds: float) -> bool:
         """Keep every thread of ours out of SQLite until `release`; False if one stays in."""
+        self._forking = True
         if not self._lock.acquire(timeout=seconds):
+            self._forking = False
             return False
         self._held = self._writer
         if self._held is not None and not self._held.hold(seconds):
             self._held = None
-            self._lock.release()
+            self.release()
             return False
         return True
 
@@ -292,6 +301,7 @@ class Recorder:
         if self._held is not None:
             self._held.release()
             self._held = None
+        self._forking = False
         self._lock.release()
 
     def heir(self, *, silent: bool) -> Recorder:

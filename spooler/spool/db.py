@@ -78,6 +78,7 @@ def create(path: Path, number: int, identity: bytes, checksum: int, *, mode: int
         SpoolUnavailable: the file cannot be created here.
     """
     try:
+        path.unlink(missing_ok=True)  # what an earlier try has left
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, mode))
         os.chmod(path, mode)
         connection = sqlite3.connect(path, isolation_level=None, timeout=_BUSY_SECONDS)

@@ -14,7 +14,6 @@ Rules:
 from __future__ import annotations
 
 import os
-import threading
 import time
 from pathlib import Path
 
@@ -48,7 +47,7 @@ class Sync:
         self._root = root
         self._first = -1  # descriptor of the first segment's file
         self._begun = False
-        self._urgent = threading.Event()
+        self._urgent = False
         self._due = 0.0  # monotonic
         self._through = 0  # seq up to which all is on disk
 
@@ -77,7 +76,7 @@ class Sync:
 
     def hurry(self) -> None:
         """Have the next `run` sync whatever the time is."""
-        self._urgent.set()
+        self._urgent = True
 
     def run(self, segment: Path, last_seq: int) -> None:
         """Sync if it is due: what was committed up to `last_seq`, which lies in `segment`.
@@ -87,10 +86,10 @@ class Sync:
                 death all the same, and is tried again.
         """
         now = time.monotonic()
-        is_due = self._urgent.is_set() or now >= self._due
+        is_due = self._urgent or now >= self._due
         if not self.is_on or not is_due or last_seq <= self._through:
             return
-        self._urgent.clear()
+        self._urgent = False
         self._due = now + self.seconds
         if not self._begun:
             self._sync_beginning(segment)

@@ -170,6 +170,15 @@ class Writer:
                 self._next.connection.close()
             os.close(self._owner)
 
+    def discard(self) -> None:
+        """Close files that are gone: only that gives their disk back. Nothing can be appended."""
+        with self._tending, self._gate:
+            for segment in filter(None, (*self._retired, self._segment, self._next)):
+                with contextlib.suppress(db.Error):
+                    segment.connection.close()
+            self._sync.release_first()
+            os.close(self._owner)
+
     def hold(self, seconds: float) -> bool:
         """Keep every thread out of SQLite, as a fork needs; False if one would not leave in time.
 
@@ -283,7 +292,6 @@ class Writer:
         final = self.directory / fmt.segment_name(number)
         draft = self.directory / fmt.preparing_name(number)
         body = self._identity
-        draft.unlink(missing_ok=True)
         db.create(
             draft,
             number,

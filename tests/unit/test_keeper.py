@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
+from spooler import keeper, notice
 from spooler import keeper as keeper_module
-from spooler import notice
 from spooler.keeper import Keeper
 from tests.kit import spools
 
@@ -120,3 +120,14 @@ def test_a_task_that_raises_costs_itself_alone(capsys: pytest.CaptureFixture[str
     one.finish(once(lambda: ran.append("last")), spools.PATIENCE_SECONDS)
     assert ran == ["next", "last"]
     assert "ZeroDivisionError" in capsys.readouterr().err
+
+
+@pytest.mark.promise("G2")
+def test_a_signal_handler_may_wake_it_while_it_is_being_woken() -> None:
+    """`Event.set` takes a lock that the interrupted call may hold: the training thread hung."""
+    one = Keeper(lambda: None)
+    seen = spools.interrupt(threading.__file__, one.wake, 0, lambda: None)
+    assert seen == 0, "no lock of Python's own is taken"
+    assert spools.interrupt(keeper.__file__, one.wake, 10**6, lambda: None) > 0
+    for at in range(100):
+        spools.interrupt(keeper.__file__, one.wake, at, one.wake)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -230,4 +231,26 @@ def test_a_file_system_that_refuses_wal_is_survived_without_leaving_anything(
     assert mine.dropped == {"cannot-open": 10}
     assert spools.spools_below(tmp_path) == []
     assert capsys.readouterr().err.count("\n") == 1
+    mine.goodbye()
+
+
+@pytest.mark.promise("G11")
+def test_files_that_are_gone_give_their_disk_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that is deleted takes its room for as long as it is open."""
+    spools.settle(monkeypatch, tmp_path / "spool")
+    mine = Recorder()
+    monkeypatch.setattr(mine, "_start_keeper", lambda: None)
+    for number in range(5):
+        assert mine.record("step", spools.step(number))
+        shutil.rmtree(tmp_path / "spool")
+        mine._tend()
+        held = [
+            os.readlink(f"/proc/self/fd/{fd}")
+            for fd in os.listdir("/proc/self/fd")
+            if os.path.islink(f"/proc/self/fd/{fd}")
+        ]
+        assert not [name for name in held if str(tmp_path) in name]
+    assert mine.record("step", spools.step(5))
     mine.goodbye()

@@ -122,13 +122,11 @@ MUTANTS: dict[str, Mutant] = {
         patches=(
             Patch(
                 file=_PIPELINE,
-                old="        outcome = self.sink.send(parcel, self.identity, tries)\n"
-                "        if outcome.verdict is Verdict.DELIVERED:\n",
+                old="        outcome = self._send(parcel, tries)\n",
                 new="        self._parcels.popleft()\n"
                 "        self._settle(parcel, delivered=len(parcel.seqs), requests=1)\n"
                 "        self._parcels.appendleft(parcel)\n"
-                "        outcome = self.sink.send(parcel, self.identity, tries)\n"
-                "        if outcome.verdict is Verdict.DELIVERED:\n",
+                "        outcome = self._send(parcel, tries)\n",
             ),
         ),
     ),
@@ -147,9 +145,9 @@ MUTANTS: dict[str, Mutant] = {
         patches=(
             Patch(
                 file=_PIPELINE,
-                old="        self._ledger.acknowledge(\n",
+                old="        self._ledger.acknowledge(self.identity.spool,",
                 new="        (self._ledger.acknowledge if position.seq % 3 == 0"
-                " else lambda *_: None)(\n",
+                " else lambda *_: None)(self.identity.spool,",
             ),
         ),
     ),
@@ -161,6 +159,115 @@ MUTANTS: dict[str, Mutant] = {
                 old="        if outcome.verdict is Verdict.DELIVERED:\n",
                 new="        if outcome.verdict is Verdict.DELIVERED:\n"
                 "            self.sink.send(parcel, self.identity, tries)\n",
+            ),
+        ),
+    ),
+    "no-sync": Mutant(
+        meaning="the log is said to be on the disk, and was never synced",
+        patches=(
+            Patch(
+                file="spooler/spool/sync.py",
+                old="            _sync(log, os.O_RDWR)\n",
+                new="            pass\n",
+            ),
+        ),
+    ),
+    "no-sync-at-once": Mutant(
+        meaning="a start and a detection wait for the next sync like any record",
+        patches=(
+            Patch(
+                file="spooler/spool/sync.py",
+                old="        self._urgent = True\n",
+                new="        pass\n",
+            ),
+        ),
+    ),
+    "second-checkpointer": Mutant(
+        meaning="the reader checkpoints a segment that its writer writes",
+        patches=(
+            Patch(
+                file=_DB,
+                old='        return _open_for_reading(path, "mode=ro")\n',
+                new='        connection = _open_for_reading(path, "mode=rw")\n'
+                '        connection.execute("PRAGMA query_only=OFF")\n'
+                '        connection.execute("PRAGMA wal_checkpoint(PASSIVE)")\n'
+                "        return connection\n",
+            ),
+        ),
+    ),
+    "says-yes-on-failure": Mutant(
+        meaning="a record that could not be committed is said to be safe",
+        patches=(
+            Patch(
+                file=_RECORDER,
+                old="            self._fail(error, lost=not kept)\n            return False\n",
+                new="            self._fail(error, lost=not kept)\n            return True\n",
+            ),
+        ),
+    ),
+    "losses-not-told": Mutant(
+        meaning="what was refused is forgotten instead of written as a gap",
+        patches=(
+            Patch(
+                file=_RECORDER,
+                old="                continue  # a signal handler has told it meanwhile\n",
+                new="                continue\n"
+                "            if loss.count > 1:\n                continue\n",
+            ),
+        ),
+    ),
+    "deletion-not-noticed": Mutant(
+        meaning="files that were deleted under the writer are written on",
+        patches=(
+            Patch(
+                file="spooler/spool/place.py",
+                old="        if os.stat(segment).st_ino == inode:\n",
+                new="        if inode:\n",
+            ),
+        ),
+    ),
+    "parents-connection-after-fork": Mutant(
+        meaning="a forked child goes on with the spool of its parent",
+        patches=(
+            Patch(
+                file=_RECORDER,
+                old="        self.recorder = parent.heir(silent=not self._held)\n",
+                new="        if self._held:\n            parent.release()\n",
+            ),
+        ),
+    ),
+    "fork-without-waiting": Mutant(
+        meaning="a fork does not wait until every thread has left SQLite; the child records anyway",
+        patches=(
+            Patch(
+                file=_RECORDER,
+                old="        self._held = self.recorder.hold(_FORK_SECONDS)\n",
+                new="        self._held = False\n",
+            ),
+        ),
+    ),
+    "handler-takes-the-same-number": Mutant(
+        meaning="a signal handler's record replaces the one that it has interrupted",
+        patches=(
+            Patch(
+                file="spooler/spool/format.py",
+                old='INSERT_RECORD = "INSERT INTO record',
+                new='INSERT_RECORD = "INSERT OR REPLACE INTO record',
+            ),
+        ),
+    ),
+    "wakes-with-a-lock": Mutant(
+        meaning="the background thread is woken through a lock that a signal handler cannot take",
+        patches=(
+            Patch(
+                file="spooler/keeper.py",
+                old="        self._bell.acquire()\n",
+                new="        self._bell.acquire()\n        self._guard = threading.Lock()\n",
+            ),
+            Patch(
+                file="spooler/keeper.py",
+                old="        with contextlib.suppress(RuntimeError):  # it has rung already\n",
+                new="        with self._guard, contextlib.suppress(RuntimeError):\n",
             ),
         ),
     ),

@@ -27,6 +27,7 @@ class Life:
 
     def __init__(self, work: Callable[[Tell], None]) -> None:
         self.told: list[int] = []
+        self.has_ended = False
         self._pipe, writing = os.pipe()
         sys.stdout.flush()
         self.pid = os.fork()
@@ -61,6 +62,7 @@ class Life:
 
     def _take(self) -> bool:
         chunk = os.read(self._pipe, 65536)
+        self.has_ended = not chunk
         self.told += [number for (number,) in struct.iter_unpack("<q", chunk)]
         return bool(chunk)
 

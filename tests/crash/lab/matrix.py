@@ -13,7 +13,7 @@ from tests.crash.lab.laboratory import REPOSITORY
 from tests.crash.lab.plan import Outcome
 from tests.crash.lab.verdict import breaks
 
-HELD, UNTRIED = "held", "–"  # noqa: RUF001 - a dash in a table
+HELD, UNTRIED = "✓", "–"  # noqa: RUF001 - a dash in a table
 
 
 def promises() -> list[str]:
@@ -33,14 +33,15 @@ def cell(outcome: Outcome, promise: str) -> str:
 
 
 def _stood(outcomes: Sequence[Outcome]) -> tuple[list[str], list[list[str]]]:
-    """Promise by attack."""
+    """Promise by attack; promises that none of these attacks are left out."""
+    attacked = [p for p in promises() if any(cell(outcome, p) for outcome in outcomes)]
     rows = []
     for outcome in outcomes:
         verdict = outcome.together
         counts = [len(outcome.verdicts), verdict.faults, len(verdict.failures)]
-        cells = [cell(outcome, promise) for promise in promises()]
+        cells = [cell(outcome, promise) for promise in attacked]
         rows.append([outcome.name, *cells, *(f"{count:,}" for count in counts)])
-    return ["attack", *promises(), "trials", "faults", "failures"], rows
+    return ["attack", *attacked, "trials", "faults", "failures"], rows
 
 
 def _figures(outcomes: Sequence[Outcome]) -> tuple[list[str], list[list[str]]]:
@@ -77,7 +78,7 @@ def show(outcomes: Sequence[Outcome], console: Console) -> None:
 
 def _coloured(text: str) -> str:
     if text == HELD:
-        return "[green]held[/]"
+        return f"[green]{HELD}[/]"
     return f"[bold red]{text}[/]" if text.startswith("✗") or "; NOT " in text else text
 
 

@@ -20,6 +20,11 @@ REGISTRY = {
     "trainer-kills": "tests.crash.lab.attacks.trainer_kills",
     "shipper-steps": "tests.crash.lab.attacks.shipper_steps",
     "both-kills": "tests.crash.lab.attacks.both_kills",
+    "second-checkpointer": "tests.crash.lab.attacks.second_checkpointer",
+    "disk-faults": "tests.crash.lab.attacks.disk_faults",
+    "forks": "tests.crash.lab.attacks.forks",
+    "system-calls": "tests.crash.lab.attacks.system_calls",
+    "power-loss": "tests.crash.lab.attacks.power_loss",
 }
 
 
