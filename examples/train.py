@@ -10,6 +10,8 @@ numpy and wandb are all it needs.
 
 import argparse
 import json
+import logging
+import logging.handlers
 import os
 import time
 from pathlib import Path
@@ -25,6 +27,9 @@ LEARNING_RATE = 5e-4
 WARMUP = 100  # steps
 VALIDATE_EVERY = 50
 SAVE_EVERY = 100
+TELL_EVERY = 10
+LOG_BYTES = 16384  # then the log is rotated
+LOGS_KEPT = 1000
 
 
 def spiral(rng):
@@ -115,13 +120,25 @@ def arguments():
     parser.add_argument("--steps", type=int, help="last step at the latest [no limit]")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--checkpoint", type=Path, help="file to save to and to resume from")
+    parser.add_argument("--log", type=Path, help="file for a log of the training")
     parser.add_argument("--json", action="store_true", help="print what was logged as JSON lines")
     return parser.parse_args()
+
+
+def start_log(path):
+    """Write what `logging.info` says to a file that is rotated."""
+    handler = logging.handlers.RotatingFileHandler(
+        path, maxBytes=LOG_BYTES, backupCount=LOGS_KEPT, encoding="utf-8"
+    )
+    line = "%(asctime)s %(process)d %(levelname)s %(message)s"
+    logging.basicConfig(handlers=[handler], level=logging.INFO, format=line)
 
 
 def main():
     """Train until the time or the steps are over."""
     args = arguments()
+    if args.log:
+        start_log(args.log)
     rng = np.random.default_rng(args.seed)
     x, y = spiral(rng)
     order = rng.permutation(len(y))
@@ -172,6 +189,9 @@ def main():
                 "samples_per_second": BATCH / (time.perf_counter() - start),
             }
         )
+
+        if step % TELL_EVERY == 0:
+            logging.info("step %d: loss %.4f, accuracy %.3f", step, loss, accuracy)
 
         step += 1
         if args.checkpoint and step % SAVE_EVERY == 0:

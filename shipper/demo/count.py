@@ -213,13 +213,13 @@ def _disordered(source: Source, received: Received) -> int:
         for row in sorted(received.rows, key=lambda row: row["id"])
         if _states(row)[0]["run_id"] == source.run
     ]
-    return max(_late(arrived), _late(stored))
+    return max(late(arrived), late(stored))
 
 
-def _late(numbers: Iterable[int]) -> int:
+def late(numbers: Iterable[int]) -> int:
     """How many numbers come after a greater one."""
-    late, highest = 0, -1
+    behind, highest = 0, -1
     for number in numbers:
-        late += number < highest
+        behind += number < highest
         highest = max(highest, number)
-    return late
+    return behind

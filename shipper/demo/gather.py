@@ -6,9 +6,11 @@ Rule: read only, and each thing by its own public reader.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from shipper.demo.count import Call, Received, Source
 from shipper.discovery import find_spools
@@ -85,6 +87,45 @@ def received(database: Path, workload: str) -> Received:
     """Everything that the receiver has of a workload, and every request it got."""
     store = Receiver(path=database).store
     return Received(rows=queries.rows(store, workload), requests=queries.requests(store))
+
+
+def log_lines(log: Path) -> list[str]:
+    """Every line of a log and of what was rotated away from it (`.1` is the youngest), in order."""
+    older = sorted(log.parent.glob(f"{log.name}.*"), key=lambda path: -int(path.suffix[1:]))
+    return [
+        line
+        for path in (*older, log)
+        if path.exists()
+        for line in path.read_text(encoding="utf-8").splitlines()
+    ]
+
+
+def reports(root: Path) -> list[dict[str, Any]]:
+    """The bodies of all reports below `root`, process by process in the order they began."""
+    readers = sorted(map(Reader, find_spools(root)), key=lambda one: one.identity().created)
+    return [
+        codec.unpack(stored.body)
+        for reader in readers
+        for stored in _records(reader)
+        if stored.kind == "report"
+    ]
+
+
+def stored_reports(witness: Path) -> list[dict[str, Any]]:
+    """What a master has kept in one life, in its order; a line cut off by a kill does not count."""
+    if not witness.exists():
+        return []
+    lines = witness.read_text(encoding="utf-8").splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def given_up(audited: Path) -> dict[str, int]:
+    """What the master's account of `lens-ship audit --json` has as given up, by reason."""
+    counted: Counter[str] = Counter()
+    for account in json.loads(audited.read_text(encoding="utf-8"))["accounts"]:
+        if account["sink"] == "master":
+            counted.update(account["given_up"])
+    return dict(counted)
 
 
 def _records(reader: Reader) -> Iterator[Stored]:

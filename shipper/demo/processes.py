@@ -22,10 +22,14 @@ from typing import IO
 
 WORKLOAD = "demo-workload"
 POD = "demo-pod"
+STACK_SIGNAL = signal.SIGUSR2
 
 _FOREIGN = ("PRIMUS_LENS_", "LENS_SHIP_", "WANDB_", "SLURM_", "OMPI_", "PMI_", "DLROVER_")
 _FOREIGN_NAMES = frozenset(
-    {"RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "WORLD_SIZE", "POD_UID", "STATE_DIRECTORY"}
+    {
+        *("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "WORLD_SIZE", "POD_UID", "JOB_UID"),
+        *("STATE_DIRECTORY", "TRAINING_LOG_FILE", "XPU_TIMER_PORT"),
+    }
 )
 _LENS_SHIP = ("-c", "from shipper.cli import main; main()")
 _STOP_SECONDS = 15.0
@@ -67,6 +71,15 @@ class Place:
         return self.root / "training"
 
     @property
+    def training_log(self) -> Path:
+        """The log that the training itself writes."""
+        return self.training / "training.log"
+
+    def stored(self, life: int) -> Path:
+        """What the training master kept in one of its lives."""
+        return self.root / f"master-{life}.jsonl"
+
+    @property
     def logs(self) -> Path:
         """What every process printed."""
         return self.root / "logs"
@@ -94,6 +107,16 @@ class Child:
     def ended(self) -> int | None:
         """Its exit code (minus the signal that killed it), None while it lives."""
         return self._process.poll()
+
+    def catches(self, number: signal.Signals) -> bool:
+        """Whether it has a handler for a signal by now."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        caught = next(line for line in status.splitlines() if line.startswith("SigCgt:"))
+        return bool(int(caught.split()[1], 16) >> (number - 1) & 1)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal."""
+        self._process.send_signal(number)
 
     def kill(self) -> int:
         """SIGKILL; return the exit code once it is gone."""
@@ -145,29 +168,35 @@ class Stage:
         for child in self.children:
             child.clear()
 
-    def lens_ship(self, name: str, *arguments: str) -> Child:
+    def lens_ship(self, name: str, *arguments: str, out: str = "") -> Child:
         """Start a `lens-ship` command of this very installation."""
-        return self.start(name, [*_LENS_SHIP, *arguments], environment())
+        return self.start(name, [*_LENS_SHIP, *arguments], environment(), out=out)
 
     def start(
-        self, name: str, arguments: Sequence[str], environ: Mapping[str, str], *, out: str = ""
+        self,
+        name: str,
+        arguments: Sequence[str],
+        environ: Mapping[str, str],
+        *,
+        out: str = "",
+        python: str = sys.executable,
     ) -> Child:
         """Start Python with these arguments; `out` is a separate file for its stdout."""
         log = self.place.logs / f"{name.replace(' ', '-')}.log"
         with log.open("ab") as errors, (self.place.logs / (out or log.name)).open("ab") as output:
-            child = Child(name, self._open(arguments, environ, output, errors), log)
+            child = Child(name, self._open([python, *arguments], environ, output, errors), log)
         self.children.append(child)
         return child
 
     def _open(
         self,
-        arguments: Sequence[str],
+        command: Sequence[str],
         environ: Mapping[str, str],
         output: IO[bytes],
         errors: IO[bytes],
     ) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
-            [sys.executable, *arguments],
+            command,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=errors,
@@ -199,6 +228,11 @@ def training_environment(place: Place) -> dict[str, str]:
         "TMPDIR": str(place.scratch),
         "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
+        "TRAINING_LOG_FILE": str(place.training_log),
+        "PRIMUS_LENS_COLLECTORS": "log,stack",
+        "PRIMUS_LENS_LOG_SECONDS": "1",
+        "PRIMUS_LENS_STACK_SECONDS": "0",
+        "PRIMUS_LENS_STACK_SIGNAL": STACK_SIGNAL.name,
     }
 
 

@@ -18,16 +18,11 @@ from typing import NoReturn
 
 import click
 
-from shipper.demo import count, gather
-from shipper.demo.processes import (
-    WORKLOAD,
-    DemoFailed,
-    Place,
-    Stage,
-    training_environment,
-)
+from shipper.demo.master import INSTALL, NOT_INSTALLED, Found, Master, find
+from shipper.demo.processes import DemoFailed, Place, Stage, training_environment
+from shipper.demo.result import report
 from shipper.demo.screen import Screen
-from shipper.demo.story import Plan, Story, Told
+from shipper.demo.story import Plan, Story
 
 _CANNOT = 2
 _REMOVE_SECONDS = 3.0
@@ -35,19 +30,22 @@ _NEEDED = ("numpy", "wandb")
 _PROBE = "import sys; sys.exit('spooler.activate' not in sys.modules)"
 
 
-def run(*, seconds: float, keep: Path | None, seed: int | None) -> int:
+def run(*, seconds: float, keep: Path | None, seed: int | None, dlrover: str) -> int:
     """See `shipper.demo.run_demo`."""
-    obstacle = _obstacle(keep)
+    found = find(dlrover)
+    obstacle = _obstacle(keep) or _no_master(dlrover, found)
     if obstacle:
         click.echo(f"lens-ship: {obstacle}", err=True)
         return _CANNOT
     chosen = random.SystemRandom().randrange(10_000) if seed is None else seed
     plan = Plan.drawn(chosen, seconds)
     with _place(keep) as place, _terminated(), Screen() as screen, Stage(place) as stage:
-        screen.head(chosen)
+        screen.head(chosen, _without(found))
+        master = Master(stage, found.python) if found.python else None
+        story = Story(stage=stage, screen=screen, plan=plan, script=script(), master=master)
         try:
-            told = Story(stage=stage, screen=screen, plan=plan, script=script()).play()
-            code = _report(told, place, screen)
+            told = story.play()
+            code = report(told, place, screen)
         except DemoFailed as failure:
             screen.failure(str(failure), _tails(stage))
             code = 1
@@ -85,53 +83,23 @@ def _obstacle(keep: Path | None) -> str:
     return ""
 
 
-def _report(told: Told, place: Place, screen: Screen) -> int:
-    """Count, show, judge."""
-    screen.still()
-    recorded = gather.spools(place.spool)
-    received = gather.received(place.received, WORKLOAD)
-    first, second = (
-        gather.source(one.child.name, one.child.pid, one.report, recorded)
-        for one in (told.first, told.second)
-    )
-    accounts = {source.name: count.account(source, received) for source in (first, second)}
-    total = count.total(accounts.values())
-    screen.table([*accounts.items(), ("both", total)])
-    for remark in _remarks(total, count.shared(first, second)):
-        screen.note(remark)
-    screen.loss(count.curve(received.rows, "loss"), told.restart)
-    good = total.is_clean and told.drained and total.written > 0
-    screen.result(_sentence(total, drained=told.drained), good=good)
-    return 0 if good else 1
-
-
-def _remarks(total: count.Account, shared: int) -> list[str]:
-    """What a careful reader of the table may ask."""
-    remarks = []
-    if shared:
-        remarks.append(f"Trained twice: {shared:,} steps after the checkpoint; both count.")
-    if total.recorded > total.written:
-        extra = total.recorded - total.written
-        remarks.append(f"Recorded, but killed before wandb.log returned: {extra:,}.")
-    if total.duplicated:
-        remarks.append("Duplicated: a kill fell between delivery and its acknowledgement.")
-    return remarks
-
-
-def _sentence(total: count.Account, *, drained: bool) -> str:
-    if not total.written:
-        return "Nothing was logged, so nothing is proved."
-    if not drained:
-        return "Not everything was sent: something is still in the spool."
-    if not total.is_clean:
-        return (
-            f"{total.lost:,} steps are lost, {total.changed:,} changed, {total.disordered:,} out"
-            " of order."
-        )
+def _no_master(dlrover: str, found: Found) -> str:
+    """What keeps the master that was asked for from taking part, or nothing."""
+    if not dlrover or found.python:
+        return ""
     return (
-        f"Nothing is lost: all {total.written:,} steps whose wandb.log returned are at the"
-        " receiver, in their order, with every name and value as it was logged."
+        f"--dlrover {dlrover} cannot run a training master: {found.why_not}."
+        f" `{dlrover} -m pip install {INSTALL}` may help"
     )
+
+
+def _without(found: Found) -> str:
+    """Why no training master takes part and how to have one, or nothing."""
+    if found.python:
+        return ""
+    if found.why_not == NOT_INSTALLED:
+        return "Without a training master, as DLRover is not installed; see --help, --dlrover."
+    return f"Without a training master: {found.why_not}; see --help, --dlrover."
 
 
 def _tails(stage: Stage) -> list[tuple[Path, list[str]]]:

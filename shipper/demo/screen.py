@@ -20,7 +20,9 @@ from shipper.demo.count import Account
 
 _WIDEST = 80
 _CURVE_LINES = 14
+_FIRST_WIDTH = 10  # of a table's first column, so that one stands below the other
 _COLUMNS = ("written", "recorded", "delivered", "duplicated", "lost", "changed", "disordered")
+_RECORDING = ("written", "recorded")
 _FAULTS = ("lost", "changed", "disordered")
 _HEADS = {"duplicated": "dupli-\ncated", "disordered": "out of\norder"}
 
@@ -56,14 +58,17 @@ class Screen:
             self._status.stop()
             self._status = None
 
-    def head(self, seed: int) -> None:
-        """Say what is about to happen."""
+    def head(self, seed: int, left_out: str) -> None:
+        """Say what is about to happen, and what is not."""
         self._console.print(
             Text.assemble(
                 ("lens-ship demo", "bold"),
-                f": a training job, its failures, and a count. Seed {seed}.\n",
+                f": a training job, its failures, and a count. Seed {seed}.",
             )
         )
+        if left_out:
+            self.note(left_out)
+        self._console.print()
 
     def tell(self, who: str, what: str, style: str = "") -> None:
         """One event."""
@@ -76,15 +81,27 @@ class Screen:
         if self._status is not None:
             self._status.update(Text(text, "dim"))
 
-    def table(self, accounts: Sequence[tuple[str, Account]]) -> None:
-        """The count, one row each; the last one is the total."""
+    def table(
+        self,
+        what: str,
+        accounts: Sequence[tuple[str, Account]],
+        *,
+        has_total: bool = True,
+        arrived: bool = True,
+    ) -> None:
+        """The count, one row each, the last one the total; `arrived`: there was a receiver."""
         table = Table(box=SIMPLE_HEAD, pad_edge=False)
-        table.add_column("steps of", vertical="bottom")
+        table.add_column(what, vertical="bottom", min_width=_FIRST_WIDTH)
         for name in _COLUMNS:
             table.add_column(_HEADS.get(name, name), justify="right", vertical="bottom")
         for number, (name, account) in enumerate(accounts, 1):
-            last = number == len(accounts)
-            cells = [_cell(column, getattr(account, column)) for column in _COLUMNS]
+            last = has_total and number == len(accounts)
+            cells = [
+                _cell(column, getattr(account, column))
+                if arrived or column in _RECORDING
+                else Text("-", "dim")
+                for column in _COLUMNS
+            ]
             table.add_row(name, *cells, style="bold" if last else None)
         self._console.print(table)
 

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shipper.demo.gather import Report
+from shipper.demo.master import Master
 from shipper.demo.processes import (
+    STACK_SIGNAL,
     Child,
     DemoFailed,
     Place,
@@ -73,18 +75,25 @@ class Told:
     second: Training
     restart: int  # the step at which the second one went on
     drained: bool
+    stacks_asked: int
+    master_lives: int  # 0: none took part
+    audited: Path  # what `lens-ship audit --json` said at the end
 
 
 class Story:
-    """One performance."""
+    """One performance; without a master it plays on, and reports have nowhere to go."""
 
-    def __init__(self, *, stage: Stage, screen: Screen, plan: Plan, script: Path) -> None:
+    def __init__(
+        self, *, stage: Stage, screen: Screen, plan: Plan, script: Path, master: Master | None
+    ) -> None:
         self._stage = stage
         self._screen = screen
         self._plan = plan
         self._script = script
         self._place: Place = stage.place
+        self._master = master
         self._port = free_port()
+        self._page = free_port()
         self._needed: list[Child] = []  # whoever must be alive at present
         self._training: Training | None = None
 
@@ -95,7 +104,8 @@ class Story:
             DemoFailed: a process did not do its part.
         """
         self._start_receiver("up")
-        self._start_shipper("up")
+        self._start_master()
+        self._start_shipper(f"up: http://127.0.0.1:{self._page} shows what it does")
         first = self._train("training 1", self._plan.second_training * 10)
         self._say("training 1", f"up: process {first.child.pid}; its first step is logged")
         self._rest(self._plan.until_kill)
@@ -103,10 +113,19 @@ class Story:
         second = self._train("training 2", self._plan.second_training)
         restart = second.report.calls[0].step
         self._say("training 2", f"up: goes on from the checkpoint of step {restart:,}")
+        self._take_stacks(second)
         self._rest(self._plan.until_cut)
         self._cut()
         self._finish_training(second)
-        return Told(first=first, second=second, restart=restart, drained=self._drain())
+        return Told(
+            first=first,
+            second=second,
+            restart=restart,
+            drained=self._drain(),
+            stacks_asked=1,
+            master_lives=self._master.lives if self._master else 0,
+            audited=self._audit(),
+        )
 
     # --- the acts ---------------------------------------------------------------------------------
 
@@ -124,13 +143,25 @@ class Story:
         self._needed.append(child)
         ledger = self._place.state / "ledger.sqlite"
         self._until(ledger.exists, "the shipper does not start")
-        self._say("shipper", f"{word}: process {child.pid}", _GOOD)
+        self._say("shipper", word, _GOOD)
+
+    def _start_master(self) -> None:
+        if self._master is None:
+            return
+        self._needed.append(self._master.start())
+        self._until(self._master.answers, "the training master does not answer")
+        self._say("master", f"up at {self._master.address}: DLRover's own", _GOOD)
 
     def _train(self, name: str, seconds: float) -> Training:
         out = f"{name.replace(' ', '-')}.jsonl"
         arguments = [str(self._script), "--json", "--seconds", f"{seconds:.2f}"]
         arguments += ["--checkpoint", str(self._place.training / "spiral.npz")]
-        child = self._stage.start(name, arguments, training_environment(self._place), out=out)
+        arguments += ["--log", str(self._place.training_log)]
+        environ = {
+            **training_environment(self._place),
+            **(self._master.environ if self._master else {}),
+        }
+        child = self._stage.start(name, arguments, environ, out=out)
         training = Training(child=child, report=Report(self._place.logs / out))
         self._needed.append(child)
         self._training = training
@@ -143,21 +174,34 @@ class Story:
         step = last.step if last else 0
         self._say("training 1", f"SIGKILL in mid-run, after step {step:,}", _BAD)
 
+    def _take_stacks(self, training: Training) -> None:
+        child = training.child
+        self._until(lambda: child.catches(STACK_SIGNAL), f"nobody waits for {STACK_SIGNAL.name}")
+        child.signal(STACK_SIGNAL)
+        self._say(child.name, f"{STACK_SIGNAL.name}: the stacks of its threads are taken")
+
     def _cut(self) -> None:
         receiver = self._needed_one("receiver")
         self._kill(receiver)
         gone = self._screen.seconds
         self._say("receiver", "SIGKILL; the training goes on", _BAD)
+        if self._master is not None:
+            self._kill(self._needed_one("master"))
+            self._say("master", "SIGKILL; what it kept was in its memory", _BAD)
+            self._needed.append(self._master.start())
         self._rest(self._plan.until_shipper_dies)
         self._kill(self._needed_one("shipper"))
         self._say("shipper", "SIGKILL; the training goes on", _BAD)
         self._rest(self._plan.until_shipper_returns)
-        self._start_shipper("up again")
+        self._start_shipper("up again, at the same address")
         self._rest(self._plan.until_receiver_returns)
         self._start_receiver(f"back after {self._screen.seconds - gone:.1f} s,")
 
     def _finish_training(self, training: Training) -> None:
         self._needed.remove(training.child)
+        if self._master is not None:
+            self._until(self._master.answers, "the training master does not come back")
+            self._say("master", "back, with an empty memory", _GOOD)
         self._until(lambda: training.child.ended is not None, "training 2 does not end")
         if training.child.ended != 0:
             raise DemoFailed(f"training 2 ended with exit code {training.child.ended}")
@@ -183,10 +227,19 @@ class Story:
         )
         return drained
 
+    def _audit(self) -> Path:
+        places = ["--spool", str(self._place.spool), "--state", str(self._place.state)]
+        said = "audit.json"
+        child = self._stage.lens_ship("audit", "audit", "--json", *places, out=said)
+        if child.wait(_READY_SECONDS) != 0:
+            raise DemoFailed("`lens-ship audit` finds that an account does not balance")
+        return self._place.logs / said
+
     def _run_arguments(self) -> list[str]:
         settings = {
             "--spool": self._place.spool,
             "--state": self._place.state,
+            "--http-listen": f"127.0.0.1:{self._page}",
             "--processor-url": f"http://127.0.0.1:{self._port}/v1",
             "--flush-interval": 1,
         }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import os
 import re
 import subprocess
@@ -13,9 +15,14 @@ import pytest
 
 from shipper.discovery import find_spools
 from shipper.receiver import Receiver
+from spooler.spool import codec
 from spooler.spool.reader import Reader
+from tests.kit.master import PYTHON as MASTER
+from tests.kit.master import needs_master
 
 COMMAND = [sys.executable, "-c", "from shipper.cli import main; main()", "demo"]
+# What decides where a master comes from.
+VARIABLE = "LENS_SHIP_DEMO_DLROVER"
 COLUMNS = ("written", "recorded", "delivered", "duplicated", "lost", "changed", "disordered")
 
 
@@ -26,6 +33,7 @@ class Shown:
     code: int
     text: str
     kept: Path
+    with_master: bool
 
     def row(self, name: str) -> dict[str, int]:
         """A row of the table."""
@@ -35,10 +43,23 @@ class Shown:
         return dict(zip(COLUMNS, numbers, strict=True))
 
 
-@pytest.fixture(scope="module")
-def shown(tmp_path_factory: pytest.TempPathFactory) -> Shown:
+WITHOUT = pytest.param(
+    False,
+    id="without-master",
+    marks=pytest.mark.skipif(
+        importlib.util.find_spec("dlrover") is not None, reason="DLRover is installed here"
+    ),
+)
+
+
+@pytest.fixture(
+    scope="module", params=[WITHOUT, pytest.param(True, id="master", marks=needs_master)]
+)
+def shown(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Shown:
     kept = tmp_path_factory.mktemp("demo") / "kept"
-    environ = {k: v for k, v in os.environ.items() if k not in ("FORCE_COLOR", "COLUMNS")}
+    environ = {k: v for k, v in os.environ.items() if k not in ("FORCE_COLOR", "COLUMNS", VARIABLE)}
+    if request.param:
+        environ[VARIABLE] = str(MASTER)
     done = subprocess.run(
         [*COMMAND, "--seconds", "10", "--seed", "3", "--keep", str(kept)],
         capture_output=True,
@@ -48,7 +69,9 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Shown:
         timeout=180,
         check=False,
     )
-    return Shown(code=done.returncode, text=done.stdout + done.stderr, kept=kept)
+    return Shown(
+        code=done.returncode, text=done.stdout + done.stderr, kept=kept, with_master=request.param
+    )
 
 
 def test_nothing_is_lost(shown: Shown):
@@ -103,11 +126,76 @@ def test_the_receiver_has_as_many_rows_as_there_are_steps(shown: Shown):
     assert rows[0]["n"] in (shown.row("both")[name] - twice for name in ("written", "recorded"))
 
 
+def test_every_line_of_the_log_is_recorded_once_and_the_stacks_are(shown: Shown):
+    stacks, logged = [], []
+    for directory in sorted(find_spools(shown.kept / "spool"), key=lambda path: path.name):
+        for stored in Reader(directory).read(0, 1_000_000).records:
+            if stored.kind == "report":
+                body = codec.unpack(stored.body)
+                kind = {"STACK_TRACE": stacks, "TRAINING_LOG": logged}[body["data_type"]]
+                kind.append(body["data_content"])
+
+    assert "".join(logged) == written(shown.kept)
+    assert "asked for by a signal" in stacks[0]
+    assert len(stacks) == 1
+
+
+def test_a_master_that_was_killed_has_the_log_again(shown: Shown):
+    if not shown.with_master:
+        pytest.skip("the other demo")
+    first, last = (
+        [json.loads(line) for line in (shown.kept / f"master-{n}.jsonl").open()] for n in (1, 2)
+    )
+    content = [row["data_content"] for row in last if row["data_type"] == "TRAINING_LOG"]
+    have = "".join(text for text in content if not text.startswith("lens-ship: process "))
+    events = re.findall(r"^ *[\d.]+ s  master +(up|SIGKILL|back)", shown.text, re.M)
+
+    assert events == ["up", "SIGKILL", "back"]
+    assert f"the one killed had kept {len(first)} reports" in shown.text
+    assert have == written(shown.kept)
+    for what in ("log lines", "stacks"):
+        row = shown.row(what)
+        assert row["written"] == row["recorded"] == row["delivered"] > 0
+        assert sum(row[name] for name in COLUMNS[3:]) == 0
+
+
+def test_without_a_master_it_says_so_and_where_reports_are(shown: Shown):
+    if shown.with_master:
+        pytest.skip("the other demo")
+    row = re.search(r"^ *log lines +([\d,]+) +([\d,]+) +(- *){5}$", shown.text, re.MULTILINE)
+
+    assert row is not None, shown.text
+    assert row[1] == row[2]
+    assert re.search(r"^Without a training master, .* --dlrover\.$", shown.text, re.MULTILINE)
+    assert re.search(r"`lens-ship audit` has them: \d+ no-master\.", shown.text)
+
+
+def test_the_page_is_named(shown: Shown):
+    assert re.search(r"shipper +up: http://127\.0\.0\.1:\d+ shows", shown.text)
+
+
+def written(kept: Path) -> str:
+    """The whole log of the training, also what was rotated away."""
+    log = kept / "training" / "training.log"
+    older = sorted(log.parent.glob("training.log.*"), key=lambda path: -int(path.suffix[1:]))
+    return "".join(path.read_text() for path in (*older, log))
+
+
 def test_it_fits_a_terminal_of_80_columns(shown: Shown):
     lines = shown.text.partition("Spool, state, database")[0].splitlines()
 
     assert max(map(len, lines)) <= 80
     assert "\x1b" not in shown.text
+
+
+def test_a_python_without_a_master_is_not_taken_for_one():
+    done = subprocess.run(
+        [*COMMAND, "--dlrover", "/nowhere/python"], capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 2
+    assert "--dlrover /nowhere/python cannot run a training master" in done.stderr
+    assert "pip install 'dlrover[k8s]'" in done.stderr
 
 
 def test_old_files_are_not_counted(tmp_path: Path):

@@ -1,0 +1,73 @@
+"""Compares what collectors had to collect with what a master has; pure.
+
+Lines of the log are counted, not reports, as the way is free to cut and to join them. A line that
+is there twice was written twice, so copies are counted too. Delivery is at least once: a further
+copy at the master is *duplicated*. What the service itself tells a master (that a process ended
+without a goodbye) is no line of the log and is passed over.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from shipper.demo.count import Account, late
+
+LOG, STACKS = "TRAINING_LOG", "STACK_TRACE"
+_OWN = "lens-ship: process "
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collected:
+    """Three witnesses: the log itself and who asked for stacks, the spools, the master."""
+
+    lines: Sequence[str]
+    stacks_asked: int
+    recorded: Sequence[Mapping[str, Any]]
+    stored: Sequence[Mapping[str, Any]]
+
+
+def log_lines(found: Collected) -> Account:
+    """Count lines of the log; each must be recorded once."""
+    return _account(found.lines, _lines(found.recorded), _lines(found.stored))
+
+
+def stacks(found: Collected) -> Account:
+    """Count looks at the stacks; what they hold is known from their records alone."""
+    recorded = _of(found.recorded, STACKS)
+    counted = _account(recorded, recorded, _of(found.stored, STACKS))
+    return replace(counted, written=found.stacks_asked)
+
+
+def goodbyes(stored: Sequence[Mapping[str, Any]]) -> int:
+    """Of how many processes the master was told that they ended without a goodbye."""
+    return len({text for text in _of(stored, LOG) if text.startswith(_OWN)})
+
+
+def _of(reports: Iterable[Mapping[str, Any]], data_type: str) -> list[str]:
+    return [one["data_content"] for one in reports if one["data_type"] == data_type]
+
+
+def _lines(reports: Iterable[Mapping[str, Any]]) -> list[str]:
+    texts = (text for text in _of(reports, LOG) if not text.startswith(_OWN))
+    return [line for text in texts for line in text.splitlines()]
+
+
+def _account(written: Sequence[str], recorded: Sequence[str], stored: Sequence[str]) -> Account:
+    wanted, there = Counter(written), Counter(stored)
+    places: dict[str, deque[int]] = defaultdict(deque)
+    for place, text in enumerate(written):
+        places[text].append(place)
+    in_order = [places[text].popleft() for text in stored if places[text]]
+    known = {text for text in there if text in wanted}
+    return Account(
+        written=len(written),
+        recorded=len(recorded),
+        delivered=(wanted & there).total(),
+        duplicated=sum(there[text] - wanted[text] for text in known if there[text] > wanted[text]),
+        lost=(wanted - there).total(),
+        changed=sum(count for text, count in there.items() if text not in wanted),
+        disordered=late(in_order),
+    )
