@@ -2,8 +2,9 @@
 
 Lines of the log are counted, not reports, as the way is free to cut and to join them. A line that
 is there twice was written twice, so copies are counted too. Delivery is at least once: a further
-copy at the master is *duplicated*. What the service itself tells a master (that a process ended
-without a goodbye) is no line of the log and is passed over.
+copy at the master is *duplicated*. Order is promised for what one process has recorded; a master
+that restarted is told again process by process. What the service itself tells a master (that a
+process ended without a goodbye) is no line of the log and is passed over.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 from shipper.demo.count import Account, late
 
 LOG, STACKS = "TRAINING_LOG", "STACK_TRACE"
+_Report = Mapping[str, Any]
 _OWN = "lens-ship: process "
 
 
@@ -25,49 +27,56 @@ class Collected:
 
     lines: Sequence[str]
     stacks_asked: int
-    recorded: Sequence[Mapping[str, Any]]
-    stored: Sequence[Mapping[str, Any]]
+    recorded: Sequence[Sequence[_Report]]  # by each process
+    stored: Sequence[_Report]
 
 
 def log_lines(found: Collected) -> Account:
     """Count lines of the log; each must be recorded once."""
-    return _account(found.lines, _lines(found.recorded), _lines(found.stored))
+    return _account(found.lines, [_lines(one) for one in found.recorded], _lines(found.stored))
 
 
 def stacks(found: Collected) -> Account:
     """Count looks at the stacks; what they hold is known from their records alone."""
-    recorded = _of(found.recorded, STACKS)
-    counted = _account(recorded, recorded, _of(found.stored, STACKS))
+    recorded = [_of(one, STACKS) for one in found.recorded]
+    every = [text for texts in recorded for text in texts]
+    counted = _account(every, recorded, _of(found.stored, STACKS))
     return replace(counted, written=found.stacks_asked)
 
 
-def goodbyes(stored: Sequence[Mapping[str, Any]]) -> int:
+def goodbyes(stored: Sequence[_Report]) -> int:
     """Of how many processes the master was told that they ended without a goodbye."""
     return len({text for text in _of(stored, LOG) if text.startswith(_OWN)})
 
 
-def _of(reports: Iterable[Mapping[str, Any]], data_type: str) -> list[str]:
+def _of(reports: Iterable[_Report], data_type: str) -> list[str]:
     return [one["data_content"] for one in reports if one["data_type"] == data_type]
 
 
-def _lines(reports: Iterable[Mapping[str, Any]]) -> list[str]:
+def _lines(reports: Iterable[_Report]) -> list[str]:
     texts = (text for text in _of(reports, LOG) if not text.startswith(_OWN))
     return [line for text in texts for line in text.splitlines()]
 
 
-def _account(written: Sequence[str], recorded: Sequence[str], stored: Sequence[str]) -> Account:
+def _account(
+    written: Sequence[str], recorded: Sequence[Sequence[str]], stored: Sequence[str]
+) -> Account:
     wanted, there = Counter(written), Counter(stored)
-    places: dict[str, deque[int]] = defaultdict(deque)
-    for place, text in enumerate(written):
-        places[text].append(place)
-    in_order = [places[text].popleft() for text in stored if places[text]]
     known = {text for text in there if text in wanted}
     return Account(
         written=len(written),
-        recorded=len(recorded),
+        recorded=sum(map(len, recorded)),
         delivered=(wanted & there).total(),
         duplicated=sum(there[text] - wanted[text] for text in known if there[text] > wanted[text]),
         lost=(wanted - there).total(),
         changed=sum(count for text, count in there.items() if text not in wanted),
-        disordered=late(in_order),
+        disordered=sum(_disordered(one, stored) for one in recorded),
     )
+
+
+def _disordered(recorded: Sequence[str], stored: Sequence[str]) -> int:
+    """How many texts of one process came after a later one; further copies are passed over."""
+    places: dict[str, deque[int]] = defaultdict(deque)
+    for place, text in enumerate(recorded):
+        places[text].append(place)
+    return late([places[text].popleft() for text in stored if places[text]])

@@ -100,14 +100,11 @@ def log_lines(log: Path) -> list[str]:
     ]
 
 
-def reports(root: Path) -> list[dict[str, Any]]:
-    """The bodies of all reports below `root`, process by process in the order they began."""
-    readers = sorted(map(Reader, find_spools(root)), key=lambda one: one.identity().created)
+def reports(root: Path) -> list[list[dict[str, Any]]]:
+    """The bodies of the reports of every process that recorded below `root`."""
     return [
-        codec.unpack(stored.body)
-        for reader in readers
-        for stored in _records(reader)
-        if stored.kind == "report"
+        [codec.unpack(one.body) for one in _records(Reader(directory)) if one.kind == "report"]
+        for directory in find_spools(root)
     ]
 
 

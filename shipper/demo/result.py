@@ -45,7 +45,7 @@ def _collected(told: Told, place: Place, screen: Screen) -> count.Account:
         lines=gather.log_lines(place.training_log),
         stacks_asked=told.stacks_asked,
         recorded=recorded,
-        stored=lives[-1] if lives else recorded,
+        stored=lives[-1] if lives else [one for process in recorded for one in process],
     )
     accounts = {"log lines": collected.log_lines(found), "stacks": collected.stacks(found)}
     screen.table("collected", [*accounts.items()], has_total=False, arrived=bool(lives))

@@ -19,7 +19,7 @@ def report(*lines: str, data_type: str = LOG) -> dict[str, Any]:
 
 
 def count(stored: Sequence[Any], recorded: Sequence[Any] = (report(*LINES),)) -> Account:
-    return log_lines(Collected(lines=LINES, stacks_asked=0, recorded=recorded, stored=stored))
+    return log_lines(Collected(lines=LINES, stacks_asked=0, recorded=[recorded], stored=stored))
 
 
 @pytest.mark.parametrize(
@@ -50,6 +50,15 @@ def test_every_fault_is_seen(stored: list[Any], faults: dict[str, int]) -> None:
     assert count(stored) == Account(written=5, recorded=5, **faults)
 
 
+def test_order_is_that_of_each_process() -> None:
+    first, second = [report(*LINES[:2])], [report(*LINES[2:])]
+    found = Collected(
+        lines=LINES, stacks_asked=0, recorded=[first, second], stored=[*second, *first]
+    )
+
+    assert log_lines(found) == Account(written=5, recorded=5, delivered=5)
+
+
 def test_a_line_that_was_recorded_twice_or_not_at_all_shows() -> None:
     assert count([report(*LINES)], [report(*LINES, "saved")]).recorded == 6
     assert count([report(*LINES)], [report(*LINES[1:])]).recorded == 4
@@ -58,7 +67,7 @@ def test_a_line_that_was_recorded_twice_or_not_at_all_shows() -> None:
 def test_stacks_that_were_asked_for_and_not_taken_show() -> None:
     taken = [report("a", data_type=STACKS), report(*LINES)]
 
-    found = stacks(Collected(lines=LINES, stacks_asked=2, recorded=taken, stored=taken[:1]))
+    found = stacks(Collected(lines=LINES, stacks_asked=2, recorded=[taken], stored=taken[:1]))
 
     assert found == Account(written=2, recorded=1, delivered=1)
 
