@@ -13,14 +13,16 @@ import sys
 from importlib.metadata import version
 from typing import Any
 
-from dlrover.python.master import main as master
-from dlrover.python.master.diagnosis import diagnosis_data_manager
-
 _FIRST = (0, 5)  # before, a local master says yes to reports and keeps none
 
 
-def play(stored: str, port: str, service: str) -> int:
-    """Be the master; never returns while it runs."""
+def play(stored: str = "", port: str = "", service: str = "") -> int:
+    """Be the master; never returns while it runs. Without arguments: find out if that could be."""
+    from dlrover.python.master import main as master
+    from dlrover.python.master.diagnosis import diagnosis_data_manager
+
+    if not stored:
+        return 0
     manager = diagnosis_data_manager.DiagnosisDataManager
     keep = manager.store_data
     witness = open(stored, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 - open for ever
@@ -46,4 +48,4 @@ def is_old() -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(is_old() or (play(*sys.argv[1:4]) if len(sys.argv) > 1 else 0))
+    sys.exit(is_old() or play(*sys.argv[1:4]))
