@@ -17,6 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
 
+from shipper.logs import about
 from shipper.page import Reply
 
 log = logging.getLogger(__name__)
@@ -163,7 +164,9 @@ class Listener(ThreadingHTTPServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A fault of ours in an answer must not be silent, nor end the server."""
-        log.exception("a request to the page could not be answered")
+        log.exception(
+            "a request to the page could not be answered", extra=about(reason="page-fault")
+        )
 
 
 def _cut(request: socket.socket) -> None:

@@ -252,7 +252,7 @@ def test_a_death_before_the_file_is_gone_delivers_nothing_twice_and_counts_nothi
     root.spool("w")
     service = Service(root.config(root_bytes=root.used // 2, when_full="drop-oldest"))
     service._discover_if_due()
-    monkeypatch.setattr(service._tidying, "_delete", lambda segment: None)
+    monkeypatch.setattr(service._tidying, "_delete", lambda segment, why: None)
     service._tidy()
     for (sink, _), lane in service._lanes.items():
         (route,) = lane.routes()

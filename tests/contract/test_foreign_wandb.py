@@ -407,9 +407,11 @@ class _Taken:
 
 
 def test_the_records_go_through_a_route_like_live_ones(tmp_path: Path) -> None:
-    wandb_file(tmp_path / "run-r1.wandb", 1234)
-    (one,) = open_foreign(tmp_path, workload_uid="w-1", pod_name="p-1")
-    sent, config = _Taken(), settings(tmp_path, tmp_path / "state", "http://127.0.0.1:1")
+    folder = tmp_path / "wandb"
+    folder.mkdir()
+    wandb_file(folder / "run-r1.wandb", 1234)
+    (one,) = open_foreign(folder, workload_uid="w-1", pod_name="p-1")
+    sent, config = _Taken(), settings(folder, tmp_path / "state", "http://127.0.0.1:1")
     ledger, who = Ledger(tmp_path / "state"), one.identity()
     route = Route(
         reader=one,  # type: ignore[arg-type]

@@ -226,7 +226,9 @@ class Master:
     def _ends(self, seconds: float) -> bool:
         """Whether the process is gone within this time."""
         assert self._process is not None
-        return bool(select.select([self._process], [], [], seconds)[0])
+        watched = select.poll()  # select() takes no descriptor above 1023
+        watched.register(self._process, select.POLLIN)
+        return bool(watched.poll(seconds * 1000))
 
 
 def takes_connections(port: int) -> bool:
