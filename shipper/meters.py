@@ -64,6 +64,11 @@ class Meters:
         with self._lock:
             self.deleted[why] += segments
 
+    def deletions(self) -> int:
+        """How many segments were deleted, for whatever reason."""
+        with self._lock:
+            return self.deleted.total()
+
     def moved(self, thread: int, since: float) -> bool:
         """Whether a thread waits for an answer, or has got one since that monotonic time."""
         with self._lock:

@@ -7,7 +7,6 @@ an idle service spends its time on.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 from collections.abc import Callable
@@ -32,6 +31,7 @@ class Pulse:
     """Calls `wake` with a spool's id when its files changed or its writer is gone."""
 
     def __init__(self, wake: Callable[[str], None], now: Callable[[], float]) -> None:
+        self.woken = 0  # how often something was felt
         self._wake = wake
         self._now = now
         self._felt: dict[str, _Felt] = {}
@@ -63,8 +63,10 @@ class Pulse:
         for one in due:
             # In step with the others: one wake-up for all of them, and warm caches.
             one.due = (now // one.seconds + 1) * one.seconds
-            with contextlib.suppress(OSError):  # whoever reads it will say what is wrong
+            try:
                 self._feel(one.reader)
+            except OSError:
+                continue  # whoever reads it will say what is wrong
         with self._lock:
             first = min((one.due for one in self._felt.values()), default=float("inf"))
         return first - self._now()
@@ -75,6 +77,7 @@ class Pulse:
             with self._lock:
                 self._felt.pop(reader.spool, None)  # it will not change any more
         if reader.has_news() or gone:
+            self.woken += 1
             self._wake(reader.spool)
 
     def _run(self) -> None:

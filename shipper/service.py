@@ -7,6 +7,7 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 
@@ -95,10 +96,11 @@ class Service:
         self._pulse = Pulse(self._wake, self._now)
         self._heartbeat = Heartbeat(self._ledger, self._now)
         self._liveness = live = Liveness(meters)
-        life = Life(healthy=live.healthy, ready=live.ready)
-        self._lookout = (
-            None if once else lookout_of(config, self._ledger, meters, life, lambda: live.moved)
+        life = Life(
+            healthy=live.healthy, ready=live.ready, moved=lambda: live.moved, news=self._news
         )
+        self._meters = meters
+        self._lookout = None if once else lookout_of(config, self._ledger, meters, life)
 
     # --- for whoever runs it ----------------------------------------------------------------------
 
@@ -213,6 +215,7 @@ class Service:
             withheld=withheld,
         )
         self._ledger.remember_spool(identity.spool, directory, identity.to_map())
+        self._pulse.add(Reader(directory), self._config.seconds_to_flush(identity))
         if withheld:
             log.info(
                 "%s: reporting is switched off for it; recorded, not shipped",
@@ -228,7 +231,6 @@ class Service:
         )
         for sink in self._sinks.values():
             self._open_route(sink, reader, identity)
-        self._pulse.add(Reader(directory), self._config.seconds_to_flush(identity))
 
     def _identity(self, reader: Reader) -> Identity:
         """Who wrote a spool; where no segment can tell any more, what was known before."""
@@ -396,10 +398,19 @@ class Service:
             extra=about(state=self._config.state),
         )
 
-    def _healths(self) -> list[tuple[LaneKey, Health]]:
-        """Those of the sinks, with no workload, and of every lane."""
-        lanes = [(key, lane.health) for key, lane in self._lanes.items()]
-        return [*(((name, ""), health) for name, health in self._health.items()), *lanes]
+    def _news(self) -> object | None:
+        """Something else once a spool or the ledger has changed; None where that is not felt."""
+        if self._unreadable:
+            return None
+        return self._ledger.stamp(), self._pulse.woken, self._meters.deletions()
+
+    def _healths(self) -> Iterator[tuple[LaneKey, Health]]:
+        """Those of the sinks, with no workload, and of every lane that was ever in trouble."""
+        for name, health in self._health.items():
+            yield (name, ""), health
+        for key, lane in self._lanes.items():
+            if lane.health.spell is not None:
+                yield key, lane.health
 
     def _beat_if_due(self) -> None:
         """Say that we are here, and where the port is."""

@@ -55,6 +55,7 @@ class State:
         """
         self.directory = directory
         self._lock = threading.Lock()
+        self._signs = 0  # rows written for signs of life
         create = create or exclusive
         if create:
             _make_directory(directory)
@@ -89,6 +90,22 @@ class State:
             before = database.conn.total_changes
             database.table(table).insert(dict(row), ignore=True)
             return bool(database.conn.total_changes > before)
+
+    def stamp(self) -> tuple[int, int]:
+        """Something else once anything was written, by whomever, that is no sign of life."""
+        with self.using() as database:
+            others = int(database.execute("PRAGMA data_version").fetchone()[0])
+            return others, database.conn.total_changes - self._signs
+
+    @contextmanager
+    def using_for_sign(self) -> Iterator[sqlite_utils.Database]:
+        """As `using`, for what is written every few seconds though nothing has happened."""
+        with self.using() as database:
+            before = database.conn.total_changes
+            try:
+                yield database
+            finally:
+                self._signs += database.conn.total_changes - before
 
     @contextmanager
     def using(self) -> Iterator[sqlite_utils.Database]:

@@ -65,7 +65,7 @@ def is_running(directory: Path) -> bool:
 def beat(state: State, sign: Sign) -> None:
     """Write a sign of life over the one before."""
     row = {**asdict(sign), "rates": json.dumps(dict(sign.rates))}
-    with state.using() as database:
+    with state.using_for_sign() as database:
         database.table("service").upsert({"id": 1, **row}, pk="id")
 
 

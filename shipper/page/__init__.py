@@ -17,10 +17,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Life:
-    """What the probes ask of the service: a problem in words, or "" when all is well."""
+    """What the service tells of itself.
+
+    `healthy` and `ready` name a problem in words, or "" when all is well; `moved` is the Unix time
+    at which the main loop last came round. `news` is something else as soon as there may be
+    something new to be seen, and None while that cannot be told.
+    """
 
     healthy: Callable[[], str]
     ready: Callable[[], str]
+    moved: Callable[[], float]
+    news: Callable[[], object | None]
 
 
 @dataclass(frozen=True, kw_only=True)

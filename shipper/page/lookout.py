@@ -1,5 +1,8 @@
 """Looks at everything every few seconds for the page and the metrics, and keeps the port open.
 
+While nothing happens it looks at the clock, the disk and the sign of life only, and at everything
+every few minutes: a thousand idle spools cost next to nothing that way.
+
 One thread. It runs beside shipping and is in nobody's way: what fails here is said once, and tried
 again with the next look. Nothing of it runs where the port is switched off.
 """
@@ -8,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 
 from shipper.config import Config
@@ -21,10 +25,15 @@ from shipper.page.history import SAMPLE_SECONDS, History
 from shipper.page.listener import Listener
 from shipper.page.metrics import Source
 from shipper.parsing import host_and_port
+from shipper.standing import Overview
 from shipper.standing.survey import Survey, means_of
 from spooler.errors import SpoolError
 
 log = logging.getLogger(__name__)
+
+# Everything is looked at so often though nothing is known to have happened: a spool that has ended
+# may be deleted by hand, and as with the lanes' own sleep, a pulse may be missed by a fault of ours.
+WHOLE_SECONDS = 300.0
 
 
 class Lookout:
@@ -36,15 +45,17 @@ class Lookout:
         survey: Survey,
         source: Source,
         life: Life,
-        beat: Callable[[], float],
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`beat` is the Unix time at which the main loop last came round."""
         self.address = ""
         self.problem = ""
         self._listen = listen
         self._survey = survey
         self._source = source
-        self._beat = beat
+        self._life = life
+        self._now = now
+        self._news: object | None = None  # as of the last look at everything
+        self._looked = 0.0
         self._history = History()
         self._answers = Answers(source, self._history, life)
         self._listener: Listener | None = None
@@ -76,9 +87,19 @@ class Lookout:
     def _look(self) -> None:
         if self._listener is None:
             self._open()
-        overview = self._survey.take()
+        overview = self._overview()
         self._source.overview = overview
         self._history.add(overview)
+
+    def _overview(self) -> Overview:
+        """Look at everything; while nothing has happened, what was seen before still holds."""
+        news, last = self._life.news(), self._source.overview
+        stale = self._now() - self._looked >= WHOLE_SECONDS
+        if last is not None and news is not None and news == self._news and not stale:
+            return self._survey.renew(last)
+        overview = self._survey.take()
+        self._news, self._looked = news, self._now()
+        return overview
 
     def _open(self) -> None:
         host, port = self._listen
@@ -96,7 +117,7 @@ class Lookout:
         log.info("page, metrics and probes: %s", self.address, extra=about(address=self.address))
 
     def _answer(self, path: str) -> Reply:
-        self._source.moved = self._beat()
+        self._source.moved = self._life.moved()
         return self._answers.answer(path)
 
     def _say(self, text: str, error: Exception) -> None:
@@ -105,9 +126,7 @@ class Lookout:
             log.error("%s", text, extra=about(reason="page", detail=error))
 
 
-def lookout_of(
-    config: Config, ledger: Ledger, meters: Meters, life: Life, beat: Callable[[], float]
-) -> Lookout | None:
+def lookout_of(config: Config, ledger: Ledger, meters: Meters, life: Life) -> Lookout | None:
     """What these settings ask for; None where the port is switched off."""
     if config.http_listen == "off":
         return None
@@ -116,5 +135,4 @@ def lookout_of(
         Survey(means_of(config, ledger)),
         Source(meters),
         life,
-        beat,
     )

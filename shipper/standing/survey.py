@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +111,21 @@ class Survey:
                 for sink in means.sinks
             ),
             dropped=dict(counted.dropped),
+        )
+
+    def renew(self, overview: Overview) -> Overview:
+        """The same, with what changes though nothing happens: the time, the disk, the rates."""
+        means, ledger = self._means, self._ledger()
+        running = vitals.is_running(means.state)
+        sign = vitals.last_sign(ledger) if ledger else None
+        rates = sign.rates if sign and running else None
+        return replace(
+            overview,
+            time=time.time(),
+            running=running,
+            sign=sign,
+            disk=_disk(means.root, means.limit, overview.disk.used),
+            sinks=tuple(replace(one, rate=_rate(rates, one.sink)) for one in overview.sinks),
         )
 
     def close(self) -> None:
@@ -236,13 +251,17 @@ def _sink(
         oldest=min((way.oldest for way in ways if way.oldest is not None), default=None),
         seen=seen,
         settled=max((way.settled for way in ways if way.settled is not None), default=None),
-        rate=None if rates is None else rates.get(sink, 0.0),
+        rate=_rate(rates, sink),
         dead=_dead(counted, sink, "kept"),
         refused=_dead(counted, sink, "kept", "delivered", "dropped"),
         given_up=sum(_dead(counted, sink, "dropped").values()),
         lost={why: n for (name, why), n in sorted(counted.lost.items()) if name == sink},
         troubles=tuple(sorted((t for t in troubles if t.sink == sink), key=_urgency)),
     )
+
+
+def _rate(rates: Mapping[str, float] | None, sink: str) -> float | None:
+    return None if rates is None else rates.get(sink, 0.0)
 
 
 def _state(*, owned: bool, withheld: bool, problem: str) -> str:

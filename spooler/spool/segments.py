@@ -71,7 +71,7 @@ class Segments:
         folder = self.changed_at()
         if folder != self._watermark[0]:
             self._growing = [f"{self._path(number)}-wal" for number in self.segments()[-2:]]
-        mark = (folder, tuple([_size(name) for name in self._growing]))
+        mark = (folder, tuple(map(_size, self._growing)))
         changed = mark != self._watermark
         self._watermark = mark
         return changed
