@@ -112,6 +112,12 @@ def hold_living(root: Path, spools: int) -> None:
     os._exit(0)
 
 
+def cpu_of(pid: int) -> float:
+    """Seconds of processor time that a process has taken so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 class Service:
     """A real `lens-ship run`, looked at through /proc."""
 
@@ -135,8 +141,7 @@ class Service:
 
     def cpu(self) -> float:
         """Seconds of processor time so far."""
-        fields = (self._proc / "stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return cpu_of(self._process.pid)
 
     def files(self) -> int:
         """Open file descriptors."""

@@ -32,7 +32,7 @@ from spooler.errors import SpoolError
 log = logging.getLogger(__name__)
 
 # Everything is looked at so often though nothing is known to have happened: a spool that has ended
-# may be deleted by hand, and as with the lanes' own sleep, a pulse may be missed by a fault of ours.
+# may be deleted by hand, and a pulse may be missed by a fault of ours.
 WHOLE_SECONDS = 300.0
 
 

@@ -37,6 +37,7 @@ class Setup:
         directory, _ = shipping.spool(folder / "spool", [step(n) for n in range(3)])
         self.spool = directory.name
         self.ledger = Ledger(folder / "state")
+        self.ledger.remember_spool(self.spool, directory, {})
         self.clock = Clock()
         self.felt: object | None = 0
         self.survey = Counted(
