@@ -4,8 +4,8 @@
 
 Draws `bench/growth-append.png`, `growth-drain.png` and `growth-spools.png`, and prints the figures.
 
-- Append: one writer, flat out, steps of 8 metrics, a million records, its `tend` on another thread as
-  in a training process; by how full the segment was, and by how long the spool already was. Bare
+- Append: one writer, flat out, steps of 8 metrics, a million records, its `tend` on another thread
+  as in a training process; by how full the segment was, and by how long the spool already was. Bare
   `os.write` of the same bytes takes turns with it in blocks: where both rise, it was the machine.
 - Drain: processor time per step of a real `lens-ship run --once` with backlogs of 10^4 to 10^6
   steps (10^7 with `--long`), its start apart, and the most memory that it had.

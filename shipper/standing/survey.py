@@ -78,8 +78,8 @@ class Survey:
         self._glances: dict[str, Glance] = {}
         self._identities: dict[str, Identity] = {}
         self._ended: dict[str, tuple[Any, Spool]] = {}  # with the mark of what it was made from
-        # (spool, sink, of what) -> (seq, time): what a position tells stays until it moves.
-        self._times: dict[tuple[str, str, str], tuple[int, float | None]] = {}
+        # (spool, of what) -> seq -> time: most sinks stand at the same, and the next look may too.
+        self._times: dict[tuple[str, str], dict[int, float | None]] = {}
 
     def take(self, *, only: str = "") -> Overview:
         """Where everything stands now, or of the spools whose id begins with `only`."""
@@ -226,11 +226,12 @@ class Survey:
         )
 
     def _time(self, pair: Pair, what: str, seq: int, look: Callable[[int], float | None]) -> Any:
-        key = (*pair, what)
-        known = self._times.get(key)
-        if known is None or known[0] != seq or known[1] is None:
-            known = self._times[key] = (seq, look(seq))
-        return known[1]
+        known = self._times.setdefault((pair[0], what), {})
+        if known.get(seq) is None:
+            if len(known) > len(self._means.sinks):
+                known.clear()
+            known[seq] = look(seq)
+        return known[seq]
 
 
 def _sink(

@@ -33,6 +33,8 @@ class Reader(Segments):
     def __init__(self, directory: Path) -> None:
         super().__init__(directory)
         self._first_seqs: dict[int, int] = {}  # segment number -> seq of its first record
+        # Segment number -> as what it held nothing beyond which position.
+        self._nothing: dict[int, tuple[tuple[int, ...], int]] = {}
 
     def identity(self) -> Identity:
         """Who wrote this spool, from the first segment that can tell.
@@ -124,10 +126,18 @@ class Reader(Segments):
 
     def _rows(self, number: int, after: int, limit: int) -> tuple[list[Row], bool]:
         """The next rows of a segment with whatever can be found of those that seem to miss."""
+        path = self._path(number)
+        mark = segment.mark(path)
+        known, beyond = self._nothing.get(number, (None, 0))
+        if mark is not None and mark == known and beyond <= after:
+            return [], True
         if not self._may_follow(number):
             return [], True
-        path = self._path(number)
         rows, whole = segment.rows(path, after, limit)
+        if mark is not None and whole and not rows and not salvage.hidden_after(path, after):
+            # The segment that is prepared for the next records is met at every read.
+            self._nothing[number] = (mark, after)
+            return [], True
         if rows and number not in self._first_seqs:
             bounds = self._bounds(number)
             self._first_seqs[number] = bounds[0] if bounds else rows[0][0]

@@ -146,6 +146,15 @@ def sizes(path: Path) -> tuple[int, int]:
         return 0, 0
 
 
+def mark(path: Path) -> tuple[int, ...] | None:
+    """Something else once an unsealed segment or its WAL was written; None where there is none."""
+    try:
+        mine, wal = os.stat(path), os.stat(f"{path}-wal")
+    except FileNotFoundError:
+        return None
+    return mine.st_ino, mine.st_size, mine.st_mtime_ns, wal.st_size, wal.st_mtime_ns
+
+
 def is_sealed(path: Path) -> bool:
     """Whether its writer has closed it: it never changes any more."""
     return not os.path.exists(f"{path}-wal")

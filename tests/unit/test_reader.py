@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from spooler.errors import NotASpool
-from spooler.spool import db
+from spooler.spool import db, segment
 from spooler.spool.reader import Reader
 from tests.kit import spools
+from tests.kit.shipping import OwnedReader
 
 LAST = 9
 
@@ -198,6 +199,7 @@ def test_a_segment_says_when_it_was_last_written(spool: Path) -> None:
 _FULL_SPEED = """
 import sys, pathlib, threading
 from tests.kit import spools
+from tests.kit.shipping import OwnedReader
 one = spools.writer(pathlib.Path(sys.argv[1]), segment_records=25)
 print(one.directory, flush=True)
 stop = threading.Event()
@@ -294,3 +296,27 @@ def test_a_segment_is_safe_to_read_from_the_moment_it_has_its_name(tmp_path: Pat
     assert paused[0].execute("SELECT count(*) FROM record").fetchone()[0] in (0, 299)
     paused[0].close()
     assert spools.read_whole(one.directory).numbers == list(range(1, 300))
+
+
+def test_a_segment_that_held_nothing_is_opened_again_only_once_it_was_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = spools.writer(tmp_path)
+    writer.append("step", spools.body(1))
+    writer.tend()  # the next segment lies ready now
+    reader = OwnedReader(writer.directory)
+    opened: list[str] = []
+    rows = segment.rows
+    monkeypatch.setattr(
+        segment, "rows", lambda path, *rest: (opened.append(path.name), rows(path, *rest))[1]
+    )
+    assert [one.seq for one in reader.read(0, 10).records] == [1]
+    assert reader.read(1, 10).at_end
+    prepared = writer.directory / sorted(opened)[-1]
+    opened.clear()
+    for number in range(2, 6):
+        assert reader.read(number - 1, 10).records == ()
+        writer.append("step", spools.body(number))
+        assert [one.seq for one in reader.read(number - 1, 10).records] == [number]
+    assert prepared.name not in opened
+    assert len(opened) == 4
