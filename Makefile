@@ -14,7 +14,7 @@ DEBIAN = strace systemd golang-go golang-github-masterminds-sprig-dev golang-k8s
 DLROVER = 0.6.1
 DLROVER_OLDER = 0.5.0 0.4.0
 
-.PHONY: help demo demo-master test check settings unit wandb-oldest test-wandb test-master crash crash-long bench bench-peers bench-sizing clean model scale
+.PHONY: help demo demo-master test check settings unit wandb-oldest test-wandb test-master crash crash-long bench bench-growth bench-peers bench-results bench-sizing clean model scale
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -77,8 +77,17 @@ scale: $(VENV)/.test ## memory, idle processor time and pick-up time with a thou
 bench: $(VENV)/.test ## what the hook, the spool and the way out cost
 	$(BIN)/python bench/hook_cost.py
 	$(BIN)/python bench/drain.py
+	$(BIN)/python bench/live.py
+	$(BIN)/python bench/remote_write.py
 	$(BIN)/python bench/instructions.py
 	$(BIN)/python bench/collectors_cost.py
+
+bench-growth: $(VENV)/.test ## what grows with a segment, a backlog, the spools; draws bench/growth-*.png
+	$(BIN)/python bench/growth.py
+
+bench-results: $(VENV)/.test $(VENV)/.peers $(VENV)/.dlrover-$(DLROVER) ## every bench, into bench/RESULTS.md
+	LENS_SHIP_TEST_MASTER=$(abspath $(VENV))/dlrover-$(DLROVER)/bin/python \
+	  $(BIN)/python bench/results.py
 
 bench-sizing: $(VENV)/.test ## bytes a step takes on disk, memory of the service
 	$(BIN)/python bench/sizing.py

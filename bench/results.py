@@ -1,0 +1,176 @@
+"""Runs every bench with its defaults and writes `bench/RESULTS.md`: machine, date, what each said.
+
+    python bench/results.py [--only drain,live] [--out bench/RESULTS.md]
+
+About three quarters of an hour on a quiet machine. The file is written anew after each bench, so
+that one which is cut short is still true of what it holds. What fails is said in its place, and
+the end is 1 then; so is what is not installed here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import re
+import sqlite3
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+REPOSITORY = HERE.parent
+_LIMIT_SECONDS = 3600.0
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+
+# Name -> what it is called with, from the root of the repository.
+BENCHES: dict[str, tuple[str, ...]] = {
+    "hook_cost": ("{python}", "bench/hook_cost.py"),
+    "instructions": ("{python}", "bench/instructions.py"),
+    "drain": ("{python}", "bench/drain.py"),
+    "live": ("{python}", "bench/live.py"),
+    "remote_write": ("{python}", "bench/remote_write.py"),
+    "growth": ("{python}", "bench/growth.py"),
+    "scale": ("{python}", "bench/scale.py"),
+    "sizing": ("{python}", "bench/sizing.py"),
+    "sync_cost": ("{python}", "bench/sync_cost.py"),
+    "collectors_cost": ("{python}", "bench/collectors_cost.py"),
+    "master_rate": ("{python}", "bench/master_rate.py"),
+    "fleet": ("{python}", "bench/fleet.py"),
+    "peers": ("{peers}", "-m", "bench.peers"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ran:
+    """One bench: its output, how it ended, seconds, and the load when it began."""
+
+    name: str
+    command: str
+    output: str
+    code: int
+    seconds: float
+    load: float
+
+
+def machine() -> list[tuple[str, str]]:
+    """What the figures depend on, besides the code."""
+    return [
+        ("date", time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())),
+        ("commit", _said("git", "describe", "--always", "--dirty")),
+        ("processor", _processor()),
+        ("cores", f"{os.cpu_count()}, of which this may use {len(os.sched_getaffinity(0))}"),
+        ("memory", f"{_memory():.1f} GiB"),
+        ("kernel", f"{platform.system()} {platform.release()} {platform.machine()}"),
+        ("file system of temporary files", _said("stat", "-f", "-c", "%T", _temporary())),
+        ("Python", f"{platform.python_implementation()} {platform.python_version()}"),
+        ("SQLite", sqlite3.sqlite_version),
+        ("load over 1, 5 and 15 minutes", " ".join(f"{one:.2f}" for one in os.getloadavg())),
+    ]
+
+
+def _processor() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.processor()
+    found = re.search(r"^model name\s*: (.*)$", text, re.MULTILINE)
+    return found[1] if found else platform.machine()
+
+
+def _memory() -> float:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1024**3
+
+
+def _temporary() -> str:
+    return os.environ.get("TMPDIR", "/tmp")
+
+
+def _said(*command: str) -> str:
+    try:
+        done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    except OSError:
+        return "not known"
+    return done.stdout.strip() or "not known"
+
+
+def run(name: str) -> Ran:
+    """One bench to its end."""
+    python = Path(sys.executable)
+    peers = python.parent.parent / "peers" / "bin" / "python"
+    command = [part.format(python=python, peers=peers) for part in BENCHES[name]]
+    shown = " ".join(("python", *BENCHES[name][1:]))
+    load, began = os.getloadavg()[0], time.monotonic()
+    if not Path(command[0]).exists():
+        text = "not run: the environment of the peers is not there (`make bench-peers` makes it)"
+        return Ran(name=name, command=shown, output=text, code=1, seconds=0.0, load=load)
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "NO_COLOR": "1", "COLUMNS": "100"}
+    try:
+        done = subprocess.run(
+            command,
+            cwd=REPOSITORY,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=_LIMIT_SECONDS,
+            check=False,
+        )
+        output, code = done.stdout, done.returncode
+    except subprocess.TimeoutExpired as late:
+        output, code = f"cut off after {late.timeout:.0f} s\n{late.stdout or ''}", 1
+    seconds = time.monotonic() - began
+    return Ran(name=name, command=shown, output=output, code=code, seconds=seconds, load=load)
+
+
+def page(about: list[tuple[str, str]], done: list[Ran]) -> str:
+    """The file as it is to be written."""
+    lines = [
+        "# Results",
+        "",
+        "Written by `make bench-results`. Compare within one bench: its contestants took turns.",
+        "Absolute times, tails most of all, are those of this machine at the load that is told.",
+        "",
+        *(f"- {name}: {value}" for name, value in about),
+        "",
+    ]
+    for one in done:
+        ended = "" if one.code == 0 else f", ended with {one.code}"
+        lines += [
+            f"## {one.name}",
+            "",
+            f"`{one.command}`: {one.seconds:.0f} s, load {one.load:.1f} when it began{ended}",
+            "",
+            "```text",
+            _COLOURS.sub("", one.output).rstrip(),
+            "```",
+            "",
+        ]
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Run, write."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--only", default=",".join(BENCHES), help="which, with commas")
+    parser.add_argument("--out", type=Path, default=HERE / "RESULTS.md")
+    given = parser.parse_args()
+    names = given.only.split(",")
+    strangers = sorted(set(names) - set(BENCHES))
+    if strangers:
+        parser.error(f"no bench is called {', '.join(strangers)}; there are: {', '.join(BENCHES)}")
+    about, done = machine(), list[Ran]()
+    for name in names:
+        print(f"{name} …", end=" ", flush=True)
+        done.append(run(name))
+        given.out.write_text(page(about, done))
+        print(f"{done[-1].seconds:.0f} s" + (", failed" if done[-1].code else ""), flush=True)
+    return 1 if any(one.code for one in done) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
