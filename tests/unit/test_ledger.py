@@ -222,3 +222,26 @@ def test_a_write_that_fails_later_is_said_in_our_own_words(tmp_path: Path) -> No
             ledger.position("s", "processor")
         ledger.bury(LETTER)
         assert len(ledger.dead_letters()) == 1
+
+
+def test_plugins_of_the_library_are_not_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They belong to its command line; what is installed for that has no business here."""
+
+    def load() -> None:
+        raise AssertionError("plugins are loaded")
+
+    monkeypatch.setattr("sqlite_utils.db.ensure_plugins_loaded", load)
+    Ledger(tmp_path / "state").close()
+
+
+def test_a_state_whose_files_cannot_be_opened_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_args: object, **_options: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr("shipper.state._prepare", refuse)
+    with pytest.raises(StateUnusable, match=r"Too many open files; nothing was read or sent"):
+        Ledger(tmp_path / "state")
