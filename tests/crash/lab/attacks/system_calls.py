@@ -207,6 +207,7 @@ def _strike_shipping(scene: str, fault: Fault, work: Path, found: Findings) -> b
         life.end()
     else:
         Life(fill).end()
+    steps, _gaps = _look(work / "spool", scene, found)
     act: Callable[[], int] = stage.replay if scene == "replay" else lambda: stage.ship(2.0)
     ended = tracing.run(act, fault, work / "trace", HANGS_SECONDS)
     where = f"{scene}, {fault}"
@@ -219,7 +220,8 @@ def _strike_shipping(scene: str, fault: Fault, work: Path, found: Findings) -> b
     rest = Life(again).end()
     found.check(rest == 0, "G6", f"{where}: the next try ended with {rest}")
     receiver.stop()
-    steps, _gaps = _look(work / "spool", where, found)
+    aside = len(list(work.glob("spool/quarantine/*/*.sqlite")))
+    found.worst("whole segments set aside", aside)
     arrivals = Arrivals(receiver.store)
     arrivals.check(found, "w", steps, deaths=STEPS)
     return ended.struck
