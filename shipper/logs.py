@@ -22,9 +22,15 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import orjson
+
+# Python 3.10 knows the parameter of this class only while types are checked.
+if TYPE_CHECKING:
+    _ToStream = logging.StreamHandler[TextIO]
+else:
+    _ToStream = logging.StreamHandler
 
 # What of `about` makes it another subject; the rest (seq, detail …) is only told.
 SUBJECT = ("sink", "workload", "spool", "path", "url", "receiver", "reason")
@@ -128,7 +134,7 @@ def _key(record: logging.LogRecord) -> tuple[Any, ...]:
     return record.name, record.levelno, str(record.msg), *(subject.get(name) for name in SUBJECT)
 
 
-class Calm(logging.StreamHandler[TextIO]):
+class Calm(_ToStream):
     """Writes to a stream, and holds back what repeats."""
 
     def __init__(self, stream: TextIO, repeat_seconds: float) -> None:

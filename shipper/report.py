@@ -1,4 +1,8 @@
-"""What commands print: tables for people, JSON for machines. The only importer of rich."""
+"""What commands print: tables for people, JSON for machines.
+
+Names and answers come from elsewhere: they are shown as they are, never as rich's markup, and
+nothing in them reaches the terminal as a command.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +18,13 @@ from rich.text import Text
 
 from shipper import ranges
 from shipper.account import Account, total
+from shipper.contents.shown import shown
 from shipper.finding import Finding
 from shipper.logs import escaped
 from shipper.quarantine import Report
 
-_WIDTH = 100
+_WIDTH = 120
+_ANSWER = 2000  # characters of an answer that are shown
 
 
 def print_json(value: Any, *, on_one_line: bool = False) -> None:
@@ -45,7 +51,7 @@ def print_accounts(
     wrong = [account for account in accounts if not account.balances]
     for account in wrong:
         out.print(
-            f"{account.directory}, {account.sink}: does not balance: {account.difference}"
+            f"{shown(account.directory)}, {account.sink}: does not balance: {account.difference}"
             f" unaccounted for, {account.missing} missing from the files",
             style="bold red",
         )
@@ -66,8 +72,8 @@ def _print_receipts(out: Console, receipts: Sequence[Mapping[str, Any]]) -> None
         if receipt["state"] != "holds":
             cannot = "differs" if receipt["state"] == "differs" else "cannot be checked any more"
             out.print(
-                f"{receipt['spool']}, {receipt['sink']}: {receipt['records']:,} records"
-                f" replayed from {receipt['directory']}: {cannot}: {receipt['why']}",
+                f"{shown(receipt['spool'])}, {receipt['sink']}: {receipt['records']:,} records"
+                f" replayed from {shown(receipt['directory'])}: {cannot}: {shown(receipt['why'])}",
                 style="bold red" if receipt["state"] == "differs" else "",
             )
 
@@ -76,23 +82,23 @@ def _print_lost(out: Console, accounts: list[Account]) -> None:
     """What will never arrive, and why."""
     dropped = {account.spool: account.dropped for account in accounts if account.dropped}
     for spool, reasons in sorted(dropped.items()):
-        out.print(f"{spool}: dropped by the training process: {_told(reasons)}")
+        out.print(f"{shown(spool)}: dropped by the training process: {_told(reasons)}")
     for account in accounts:
         if account.evicted:
             told = _told(account.evicted)
-            out.print(f"{account.spool}: deleted before {account.sink} had it: {told}")
+            out.print(f"{shown(account.spool)}: deleted before {account.sink} had it: {told}")
         if account.given_up:
             told = _told(account.given_up)
-            out.print(f"{account.spool}: not sent to {account.sink}: {told}")
+            out.print(f"{shown(account.spool)}: not sent to {account.sink}: {told}")
         if account.again:
             out.print(
-                f"{account.spool}: sent again to {account.sink}, which had restarted and forgotten:"
-                f" {account.again}"
+                f"{shown(account.spool)}: sent again to {account.sink}, which had restarted and"
+                f" forgotten: {account.again}"
             )
 
 
 def _told(reasons: Mapping[str, int]) -> str:
-    return ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
+    return ", ".join(f"{count} {shown(reason)}" for reason, count in sorted(reasons.items()))
 
 
 def print_dead_letters(rows: Iterable[Mapping[str, Any]], *, as_json: bool) -> None:
@@ -103,21 +109,26 @@ def print_dead_letters(rows: Iterable[Mapping[str, Any]], *, as_json: bool) -> N
         return
     table = Table(box=None, pad_edge=False)
     for column in ("id", "when", "sink", "reason", "record", "bytes", "answer"):
-        table.add_column(column, justify="right" if column in ("id", "bytes") else "left")
+        table.add_column(
+            column,
+            justify="right" if column in ("id", "bytes") else "left",
+            no_wrap=column != "answer",
+            overflow="fold",
+        )
     for row in rows:
         table.add_row(
             str(row["id"]),
             time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(row["time"])),
-            row["sink"],
-            row["reason"],
-            f"{row['spool']}/{row['seq']} {row['kind']}",
+            shown(row["sink"]),
+            shown(row["reason"]),
+            shown(f"{row['spool']}/{row['seq']} {row['kind']}"),
             str(row["bytes"]),
-            row["detail"],
+            shown(row["detail"], _ANSWER),
         )
     out = console()
     if rows:
         out.print(table)
-    out.print(f"{len(rows)} dead letters")
+    out.print(_counted(len(rows), "dead letter"))
 
 
 _STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
@@ -150,11 +161,11 @@ def print_settings(values: Mapping[str, Any], given: Mapping[str, str]) -> None:
     table.add_column("value", overflow="fold")
     table.add_column("from", overflow="fold")
     for name, value in values.items():
-        shown = (
-            "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-        )
+        text = "" if value is None else str(value)
+        if isinstance(value, bool):
+            text = text.lower()
         source = given.get(name, "default")
-        table.add_row(name, Text(shown), Text(source, style="" if name in given else "dim"))
+        table.add_row(name, Text(text), Text(source, style="" if name in given else "dim"))
     console().print(table)
 
 
@@ -171,17 +182,22 @@ def print_quarantine(reports: Iterable[tuple[Report, int]], *, as_json: bool) ->
         table.add_column(column, justify=justify, no_wrap=column != "why", overflow="fold")
     for report, size in reports:
         table.add_row(
-            report.name,
+            shown(report.name),
             time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(report.time)),
             "deleted" if report.dropped else f"{size:,}",
             f"{ranges.size(report.holds):,}",
             f"{ranges.size(report.missing):,}" + ("+" if report.last else ""),
-            report.reason,
+            shown(report.reason, _ANSWER),
         )
     out = console()
     if reports:
         out.print(table)
-    out.print(f"{len(reports)} damaged segments are set aside")
+    verb = "is" if len(reports) == 1 else "are"
+    out.print(f"{_counted(len(reports), 'damaged segment')} {verb} set aside")
+
+
+def _counted(number: int, thing: str) -> str:
+    return f"{number:,} {thing}" if number == 1 else f"{number:,} {thing}s"
 
 
 def _account_table(sink: str, accounts: list[Account]) -> Table:
@@ -204,11 +220,11 @@ def _account_table(sink: str, accounts: list[Account]) -> Table:
         names = ("written", "delivered", "passed", "pending", "dead", "corrupt")
         cells = [getattr(account, name) for name in names]
         cells += [sum(account.evicted.values()), sum(account.given_up.values()), account.missing]
-        table.add_row(account.spool, *(f"{cell:,}" for cell in cells))
+        table.add_row(shown(account.spool), *(f"{cell:,}" for cell in cells))
     return table
 
 
 def console() -> Console:
-    """Standard output: as wide as the terminal, or 100 columns where it is none."""
-    out = Console()
-    return out if out.is_terminal else Console(width=_WIDTH)
+    """Standard output: as wide as the terminal, or 120 columns where it is none."""
+    out = Console(markup=False, emoji=False)
+    return out if out.is_terminal else Console(width=_WIDTH, markup=False, emoji=False)

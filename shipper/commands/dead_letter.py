@@ -11,6 +11,8 @@ import click
 
 from shipper.commands.options import ledger_of, load_config, settings
 
+_SEE = "see `lens-ship dead-letter list`"
+
 
 @click.group("dead-letter")
 def dead_letter() -> None:
@@ -31,6 +33,10 @@ def _selection(command: Callable[..., Any]) -> Callable[..., Any]:
 def _chosen(ledger: Any, numbers: tuple[int, ...], sink: str, reason: str, spool_id: str) -> Any:
     from shipper.dead_letters import Selection, select
 
+    kept = {row["id"] for row in select(ledger, Selection(numbers=numbers))}
+    unknown = [str(number) for number in numbers if number not in kept]
+    if unknown:
+        raise click.ClickException(f"no dead letter {', '.join(unknown)} is kept; {_SEE}")
     return select(ledger, Selection(numbers=numbers, sink=sink, reason=reason, spool=spool_id))
 
 
@@ -59,7 +65,7 @@ def dead_letter_show(number: int, config_file: Path | None, state: str | None) -
     with ledger_of(state, config_file) as ledger:
         rows = select(ledger, Selection(numbers=(number,)))
         if not rows:
-            raise click.ClickException(f"no dead letter {number} is kept; see `dead-letter list`")
+            raise click.ClickException(f"no dead letter {number} is kept; {_SEE}")
         print_json(show(ledger, rows[0]))
 
 
@@ -75,18 +81,20 @@ def dead_letter_retry(
     **flags: Any,
 ) -> None:
     """Send dead letters again; exit 1 when one is refused again. Without numbers: all of them."""
+    from shipper.contents.shown import shown
     from shipper.dead_letters import retry
     from shipper.outcome import Verdict
     from shipper.service import build_address, build_sinks
 
-    config = load_config(flags, config_file, sends=True)
+    config = load_config(flags, config_file, needs_spool=False, sends=True)
     with ledger_of(str(config.state), None) as ledger:
         rows = _chosen(ledger, numbers, sink, reason, spool_id)
         done = retry(ledger, rows, build_sinks(config, build_address(config)))
     failed = [one for one in done if one.outcome.verdict is not Verdict.DELIVERED]
     for one in failed:
-        click.echo(f"{one.number}: {one.outcome.reason}: {one.outcome.detail}", err=True)
-    click.echo(f"{len(done) - len(failed)} delivered, {len(failed)} still dead letters")
+        said = f"{one.number}: {one.outcome.reason}: {one.outcome.detail}"
+        click.echo(shown(said, 2000), err=True)
+    click.echo(f"{len(done) - len(failed)} delivered, {len(failed)} kept as they were")
     sys.exit(1 if failed else 0)
 
 
@@ -103,5 +111,5 @@ def dead_letter_drop(
     with ledger_of(state, config_file) as ledger:
         rows = _chosen(ledger, **selection)
         if rows and not yes:
-            click.confirm(f"Give up {len(rows)} dead letters for good?", abort=True)
+            click.confirm(f"Give up {len(rows)} of them for good?", abort=True)
         click.echo(f"{drop(ledger, rows)} given up")

@@ -77,7 +77,7 @@ def quarantine_drop(
     folder = _open(config_file, flags)
     reports = _named(folder, names)
     if reports and not yes:
-        click.confirm(f"Delete {len(reports)} damaged segments for good?", abort=True)
+        click.confirm(f"Delete {len(reports)} of them for good?", abort=True)
     with _disk():
         for report in reports:
             folder.drop(report)

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from shipper.commands.options import settings
+from shipper.commands.options import load_config, settings
 
 
 @click.command()
@@ -66,6 +66,8 @@ def replay(
     be spools from elsewhere, the older exporter's wandb_metrics.jsonl files, wandb's offline run
     folders, or folders of any of these.
     """
-    from shipper.replay.command import replay_command
+    from shipper.replay.command import WISHING, replay_command
 
-    sys.exit(replay_command(paths, given, config_file, plan_only=plan_only, rate=rate))
+    flags = {name: value for name, value in given.items() if name not in WISHING}
+    config = load_config(flags, config_file, needs_spool=not paths, sends=not plan_only)
+    sys.exit(replay_command(paths, given, config, plan_only=plan_only, rate=rate))

@@ -56,7 +56,7 @@ def plot(wish: Wish) -> int:
         return _list_runs(found, wish)
     runs = matching(found, wish.run)
     if len(runs) != 1:
-        what = "begins the id of several runs" if runs else "is no run there is"
+        what = "begins the id of several runs" if runs else "begins the id of no run"
         _say(f"{wish.run} {what}: {', '.join(runs[:10]) or _runs_there_are(found)}")
         return 1
     wish = replace(wish, run=runs[0])

@@ -149,7 +149,7 @@ def open_foreign(path: Path, *, format_name: str = "", **origin: Any) -> list[So
     for one in known.values():
         if one.recognises(path):
             return [one(path, whence)]
-    raise NotASpool(f"{path}: of no format that can be imported: {', '.join(known)}")
+    raise NotASpool(f"{path}: of no format that can be imported ({', '.join(known)})")
 
 
 def files_below(folder: Path) -> Iterator[Path]:

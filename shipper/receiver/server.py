@@ -157,6 +157,7 @@ def serve(
     ``ready`` is called once it accepts connections, with the receiver and so its URL.
     """
     with Receiver(host=host, port=port, path=path, prefix=prefix) as receiver:
+        _log.info("listening at %s; what is received is kept in %s", receiver.url, path)
         try:
             if ready is not None:
                 ready(receiver)

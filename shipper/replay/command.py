@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 import time
@@ -10,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from shipper.config import Config, load
+from shipper.config import Config
 from shipper.ledger import Ledger
 from shipper.replay.plan import Part, Wish, make_plan
 from shipper.replay.selection import Selection, kind_for
@@ -21,20 +20,19 @@ from shipper.sinks import REGISTRY
 from shipper.workloads import Workloads
 
 _SELECTING = ("run", "workload", "first_step", "last_step", "since", "until")
-_WISHING = ("only_sink", "kind", "again", "overwrite", "as_workload", "as_pod", *_SELECTING)
+# What of the options is no setting.
+WISHING = ("only_sink", "kind", "again", "overwrite", "as_workload", "as_pod", *_SELECTING)
 
 
 def replay_command(
     paths: tuple[Path, ...],
     given: Mapping[str, Any],
-    config_file: Path | None,
+    config: Config,
     *,
     plan_only: bool,
     rate: float | None,
 ) -> int:
     """Plan, show, send, show; the exit code: 0 done, 1 something was left."""
-    flags = {name: value for name, value in given.items() if name not in _WISHING}
-    config = load(flags, os.environ, config_file, sends=not plan_only)
     ledger = Ledger(config.state, exclusive=False, create=True)
     try:
         parts, problems = make_plan(_wish(paths, given, config), ledger)
@@ -55,7 +53,7 @@ def _wish(paths: tuple[Path, ...], given: Mapping[str, Any], config: Config) -> 
         # Reports are old by then, and doubled ones do harm: a master is told again by wish only.
         sinks = tuple(sink for sink in sinks if kind_for(sink) != "report")
     return Wish(
-        root=config.spool,
+        root=config.spool if "spool" in config.given else None,
         pod_directories=config.pod_directories,
         paths=paths,
         selection=Selection(kind=given["kind"] or "", **{name: given[name] for name in _SELECTING}),

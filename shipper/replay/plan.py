@@ -25,7 +25,7 @@ from spooler.spool.reader import Reader
 class Wish:
     """What was asked for on the command line."""
 
-    root: Path
+    root: Path | None  # where the service ships; None: paths to spools cannot be judged
     pod_directories: bool = False
     paths: tuple[Path, ...] = ()
     selection: Selection = field(default_factory=Selection)
@@ -85,7 +85,7 @@ def make_plan(wish: Wish, ledger: Ledger) -> tuple[list[Part], list[str]]:
 def _find(wish: Wish) -> tuple[list[_Found], list[str]]:
     problems: list[str] = []
     found: dict[str, _Found] = {}
-    directories = list(find_spools(wish.root)) if not wish.paths else []
+    directories = list(find_spools(wish.root)) if wish.root and not wish.paths else []
     for path in wish.paths:
         if fmt.is_spool_id(path.name):
             directories.append(path)
@@ -98,24 +98,36 @@ def _find(wish: Wish) -> tuple[list[_Found], list[str]]:
             ):
                 found[source.spool] = _Found(reader=source, identity=source.identity(), live=False)
         except (SpoolError, OSError) as error:
-            problems.append(f"{path}: {error}")
+            problems.append(_about(path, error))
     for directory in directories:
         reader = Reader(directory)
+        if wish.root is None:
+            problems.append(
+                f"{directory}: a spool: what of it is delivered already is known by"
+                " where the service finds spools; give --spool ROOT"
+            )
+            continue
         try:
             inside = directory.resolve().is_relative_to(wish.root.resolve())
             live = inside and directory.parent.name != fmt.QUARANTINE_NAME
             identity = _identity(reader, wish, live=live)
         except (SpoolError, Misplaced, OSError) as error:
-            problems.append(f"{directory}: {error}")
+            problems.append(_about(directory, error))
             continue
         found[identity.spool] = _Found(reader=reader, identity=identity, live=live)
     return list(found.values()), problems
 
 
+def _about(path: Path, error: Exception) -> str:
+    """What is wrong, with the path named once."""
+    text = str(error)
+    return text if text.startswith(str(path)) else f"{path}: {text}"
+
+
 def _identity(reader: Reader, wish: Wish, *, live: bool) -> Identity:
     """The spool's own, below the root as the service takes it; else what the wish says."""
     try:
-        if not (live and wish.pod_directories):
+        if not (live and wish.pod_directories and wish.root):
             return reader.identity()
         below = Reader(reader.directory.resolve())
         return identity_of(below, wish.root.resolve(), by_directory=True)

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from shipper.contents.shown import shown
 from shipper.ledger import Receipt
 from shipper.replay.plan import Part
 from shipper.report import console
@@ -26,9 +27,9 @@ def print_plan(parts: Iterable[Part], problems: Iterable[str], url: str) -> None
         if not part.records + part.overwriting:
             continue
         table.add_row(
-            part.spool,
+            shown(part.spool),
             part.sink,
-            ", ".join(part.runs),
+            shown(", ".join(part.runs)),
             f"{part.steps[0]} to {part.steps[1]}" if part.steps else "",
             f"{part.records:,}",
             f"{part.bytes:,}",
@@ -36,17 +37,24 @@ def print_plan(parts: Iterable[Part], problems: Iterable[str], url: str) -> None
             f"{part.to_send:,}",
         )
     out.print(table if table.row_count else "nothing found to replay")
+    _print_left(out, parts)
+    for problem in problems:
+        out.print(f"cannot be read: {shown(problem, 1000)}", style="red")
+    if table.row_count:
+        out.print(f"destination: {url or 'what each job recorded'}")
+
+
+def _print_left(out: Console, parts: Iterable[Part]) -> None:
+    """What is not sent unless it is asked for."""
+    parts = list(parts)
     for part in parts:
         if part.overwriting:
             out.print(
-                f"{part.spool}: {part.overwriting:,} steps are left out, as a later process of the"
-                " same workload has written them since; --overwrite sends them"
+                f"{shown(part.spool)}: {part.overwriting:,} steps are left out, as a later process"
+                " of the same workload has written them since; --overwrite sends them"
             )
     if any(part.delivered and not part.again for part in parts):
         out.print("what is delivered already is sent again only with --again")
-    for problem in problems:
-        out.print(f"cannot be read: {problem}", style="red")
-    out.print(f"destination: {url or 'what each job recorded'}")
 
 
 def print_receipts(receipts: Iterable[Receipt]) -> None:
@@ -54,7 +62,7 @@ def print_receipts(receipts: Iterable[Receipt]) -> None:
     out = console()
     for receipt in receipts:
         out.print(
-            f"sent {receipt.records:,} records of {receipt.spool} to"
+            f"sent {receipt.records:,} records of {shown(receipt.spool)} to"
             f" {receipt.entry.partition('~')[0]}: {receipt.first} to {receipt.last},"
             f" sha256 {receipt.digest[:16]}"
         )

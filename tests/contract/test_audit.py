@@ -12,9 +12,11 @@ import pytest
 from shipper.account import Account
 from shipper.audit import take_accounts
 from shipper.ledger import Ledger
+from shipper.outcome import BAD_REQUEST
 from shipper.receiver import queries
 from shipper.service import ship_once
 from shipper.sinks import REGISTRY
+from tests.kit.command import lens_ship
 from tests.kit.delivery import arrived
 from tests.kit.faulty_receiver import Answer, FaultyReceiver, Normal
 from tests.kit.shipping import Record, config, detection, goodbye, spool, step
@@ -94,6 +96,34 @@ def test_it_adds_up_wherever_delivery_stops(
     receiver.otherwise = Normal()
     ship(tmp_path, receiver)
     assert all(account.pending == 0 and account.balances for account in accounts(tmp_path).values())
+
+
+def test_what_a_receiver_said_is_shown_as_it_is(tmp_path: Path, receiver: FaultyReceiver) -> None:
+    """Not as markup of the library that draws the tables."""
+    words = "[bold]no[/nothing]:smile:"
+    meta = {"code": 4001, "message": BAD_REQUEST}
+    receiver.otherwise = Answer(status=400, body={"data": words, "meta": meta})
+    spool(tmp_path / "spool", [step(1), gap("[/odd]", 2)])
+    ship(tmp_path, receiver)
+    places = ("--spool", str(tmp_path / "spool"), "--state", str(tmp_path / "state"))
+
+    listed, audited = lens_ship("dead-letter", "list", *places[2:]), lens_ship("audit", *places)
+
+    assert words in listed.out
+    assert "1 dead letter\n" in listed.out
+    assert "dropped by the training process: 2 [/odd]" in audited.out
+    assert (listed.code, audited.code, listed.err, audited.err) == (0, 0, "", "")
+
+
+def test_a_dead_letter_that_is_not_there_is_named(tmp_path: Path, receiver: FaultyReceiver) -> None:
+    spool(tmp_path / "spool", [step(1)])
+    ship(tmp_path, receiver)
+    state = ("--state", str(tmp_path / "state"))
+
+    for command in (("show", "17"), ("retry", "17"), ("drop", "--yes", "17")):
+        done = lens_ship("dead-letter", *command, *state)
+        assert (done.code, done.out) == (2, "")
+        assert "no dead letter 17 is kept" in done.err
 
 
 def test_a_damaged_record_is_counted_as_corrupt(tmp_path: Path, receiver: FaultyReceiver) -> None:

@@ -21,6 +21,7 @@ from shipper.replay.send import Means, carry_out, receipt_of
 from shipper.service import build_address, build_sinks, ship_once
 from shipper.sinks import REGISTRY
 from shipper.workloads import Workloads
+from tests.kit.command import lens_ship
 from tests.kit.delivery import arrived
 from tests.kit.faulty_receiver import FaultyReceiver
 from tests.kit.shipping import config, detection, goodbye, spool, step
@@ -182,6 +183,25 @@ def test_a_file_of_the_older_exporter_is_sent_once_and_grows(
     replay(tmp_path, receiver, **wish)
     assert state(receiver) == {number: {"loss": number / 2} for number in range(9)}
     assert not arrived(receiver.store, "w").repeated
+
+
+def test_the_command_needs_a_root_for_spools_alone(tmp_path: Path) -> None:
+    """What the service has delivered of a spool is known by where the service finds it."""
+    file = tmp_path / "old" / "wandb_metrics.jsonl"
+    file.parent.mkdir()
+    file.write_text('{"timestamp": 1.7e9, "step": 1, "data": {"loss": 1.0}}\n')
+    directory, _ = spool(tmp_path / "root", [step(1)])
+    plan = ("replay", "--plan", "--as-workload", "w", "--state", str(tmp_path / "state"))
+
+    foreign = lens_ship(*plan, str(file.parent), LENS_SHIP_SPOL="x")
+    alone = lens_ship(*plan, str(directory))
+    below = lens_ship(*plan, str(directory), "--spool", str(tmp_path / "root"))
+    nothing = lens_ship(*plan)
+
+    assert (foreign.code, below.code, alone.code, nothing.code) == (0, 0, 1, 2)
+    assert "did you mean LENS_SHIP_SPOOL?" in foreign.err
+    assert "give --spool ROOT" in " ".join(alone.out.split())
+    assert "no spool root: give --spool DIR" in nothing.err
 
 
 def test_a_receipt_can_be_checked_against_the_source(

@@ -251,7 +251,7 @@ def test_curves_are_drawn_with_what_they_are(
 @pytest.mark.parametrize(
     ("wish", "said"),
     [
-        ({"run": "zzz"}, "zzz is no run there is: there are other, r"),
+        ({"run": "zzz"}, "zzz begins the id of no run: there are other, r"),
         ({"run": "r", "patterns": ("nope",)}, "no metric of run r is called nope"),
     ],
 )

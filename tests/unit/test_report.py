@@ -1,0 +1,62 @@
+"""What commands print of names and answers from elsewhere cannot draw, move or colour anything."""
+
+from __future__ import annotations
+
+import pytest
+
+from shipper.account import Account
+from shipper.quarantine import Report
+from shipper.replay.show import print_plan
+from shipper.report import print_accounts, print_dead_letters, print_quarantine
+
+NASTY = "[red]x[/red] [/y] \x1b[2J\u202e:bug:"
+SHOWN = r"[red]x[/red] [/y] \x1b[2J\u202e:bug:"
+
+
+def test_dead_letters(capsys: pytest.CaptureFixture[str]) -> None:
+    row = {"id": 1, "time": 0.0, "sink": "s", "reason": "r", "spool": "p", "seq": 1, "kind": "k"}
+
+    print_dead_letters([{**row, "bytes": 1, "detail": NASTY}], as_json=False)
+
+    assert SHOWN in capsys.readouterr().out
+
+
+def test_accounts(capsys: pytest.CaptureFixture[str]) -> None:
+    account = Account(spool="p", sink="s", directory=NASTY, written=1, dropped={NASTY: 1})
+
+    print_accounts([account], as_json=False)
+
+    out = " ".join(capsys.readouterr().out.split())
+    assert f"dropped by the training process: 1 {SHOWN}" in out
+    assert f"{SHOWN}, s: does not balance" in out
+
+
+def test_quarantine(capsys: pytest.CaptureFixture[str]) -> None:
+    report = Report(
+        spool="p",
+        segment=1,
+        path="",
+        time=0.0,
+        reason=NASTY,
+        workload="",
+        pod="",
+        rank=None,
+        holds=[],
+        missing=[],
+        last=False,
+        delivered=True,
+    )
+
+    print_quarantine([(report, 1)], as_json=False)
+
+    out = " ".join(capsys.readouterr().out.split())
+    assert SHOWN in out
+    assert "1 damaged segment is set aside" in out
+
+
+def test_plans(capsys: pytest.CaptureFixture[str]) -> None:
+    print_plan([], [NASTY], "")
+
+    out = " ".join(capsys.readouterr().out.split())
+    assert f"cannot be read: {SHOWN}" in out
+    assert "destination" not in out
