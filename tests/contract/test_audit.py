@@ -109,7 +109,7 @@ def test_what_a_receiver_said_is_shown_as_it_is(tmp_path: Path, receiver: Faulty
 
     listed, audited = lens_ship("dead-letter", "list", *places[2:]), lens_ship("audit", *places)
 
-    assert words in listed.out
+    assert words in "".join(listed.out.split())
     assert "1 dead letter\n" in listed.out
     assert "dropped by the training process: 2 [/odd]" in audited.out
     assert (listed.code, audited.code, listed.err, audited.err) == (0, 0, "", "")
