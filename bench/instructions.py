@@ -62,7 +62,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from shipper.sinks import Stretch
 from shipper.sinks.processor import ProcessorSink
-from shipper import wire
+from shipper.batch import wire
 from spooler.records import step
 from spooler.spool import codec
 from spooler.spool.identity import Identity

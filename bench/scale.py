@@ -170,7 +170,7 @@ def receiver() -> Iterator[str]:
 
 def settled(state: Path) -> tuple[int, int]:
     """How many positions the ledger holds, and the records delivered in all."""
-    from shipper.ledger import Ledger
+    from shipper.ledger.ledger import Ledger
 
     if not (state / "ledger.sqlite").exists():
         return 0, 0

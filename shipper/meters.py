@@ -1,6 +1,7 @@
 """What the service counts while it works, for the metrics: requests, their length, deletions.
 
-Counts begin with the process. What has to survive a restart stands in the ledger (`shipper.sums`).
+Counts begin with the process. What has to survive a restart stands in the ledger
+(`shipper.ledger.sums`).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from shipper.outcome import Outcome
+from shipper.batch.outcome import Outcome
 from shipper.sinks import Sink
 from spooler.spool.identity import Identity
 

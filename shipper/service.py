@@ -12,30 +12,30 @@ from importlib import import_module
 from pathlib import Path
 
 import spooler
-from shipper.access import Access
-from shipper.address import Address, workload_key
-from shipper.again import RememberingRoute
-from shipper.config import Config
-from shipper.discovery import find_spools, identity_of
+from shipper.disk.discovery import find_spools, identity_of
+from shipper.disk.tidying import LaneKey, Spool, Tidying
+from shipper.disk.watch import Watch
 from shipper.errors import Misplaced
-from shipper.health import Health
-from shipper.heartbeat import Heartbeat
-from shipper.http import Poster
-from shipper.lane import Lane
-from shipper.ledger import Ledger
-from shipper.liveness import Liveness
+from shipper.lanes.again import RememberingRoute
+from shipper.lanes.health import Health
+from shipper.lanes.lane import Lane
+from shipper.lanes.pipeline import Route
+from shipper.lanes.pulse import Pulse
+from shipper.lanes.schedule import Schedule
+from shipper.ledger.ledger import Ledger
+from shipper.life.heartbeat import Heartbeat
+from shipper.life.liveness import Liveness
+from shipper.life.notify import Notify
 from shipper.logs import about, tell_repeats
 from shipper.meters import Meters, measured
-from shipper.notify import Notify
 from shipper.page import Life
 from shipper.page.lookout import lookout_of
-from shipper.pipeline import Route
-from shipper.pulse import Pulse
-from shipper.schedule import Schedule
+from shipper.post.access import Access
+from shipper.post.address import Address, workload_key
+from shipper.post.http import Poster
+from shipper.post.workloads import Workloads
+from shipper.settings.config import Config
 from shipper.sinks import REGISTRY, Sink
-from shipper.tidying import LaneKey, Spool, Tidying
-from shipper.watch import Watch
-from shipper.workloads import Workloads
 from spooler.errors import NewerFormat, NotASpool, SpoolDamaged, SpoolError
 from spooler.spool.identity import Identity
 from spooler.spool.reader import Reader

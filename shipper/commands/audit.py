@@ -20,10 +20,10 @@ def audit(as_json: bool, config_file: Path | None, **flags: Any) -> None:
 
     Exits 1 when an account does not balance, or what was replayed is not what lies on disk.
     """
-    from shipper.audit import take_accounts
-    from shipper.dead_letters import open_ledger
+    from shipper.accounts.audit import take_accounts
+    from shipper.accounts.dead_letters import open_ledger
+    from shipper.accounts.report import print_accounts
     from shipper.replay.check import DIFFERS, check_receipts
-    from shipper.report import print_accounts
     from shipper.sinks import REGISTRY
 
     config = load_config(flags, config_file)

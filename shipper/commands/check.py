@@ -26,10 +26,10 @@ def check(
     Exit 0: it works, perhaps with warnings. 1: something fails, or with --strict a warning.
     2: settings that cannot be used.
     """
+    from shipper.accounts.report import print_findings
     from shipper.checks import look_at_everything, look_at_settings
     from shipper.errors import ConfigError
     from shipper.finding import FAIL, OK, fail
-    from shipper.report import print_findings
 
     try:
         config = load_config(flags, config_file, warn=False, sends=True)

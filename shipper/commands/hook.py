@@ -17,7 +17,7 @@ def hook() -> None:
 @hook.command("status")
 def hook_status() -> None:
     """Say whether Python processes of this environment are hooked, and why not."""
-    from shipper.activation import report
+    from shipper.environment.activation import report
 
     lines, active = report(os.environ)
     for line in lines:
@@ -28,7 +28,7 @@ def hook_status() -> None:
 @hook.command("install")
 def hook_install() -> None:
     """Put the .pth file in place where it is missing or damaged."""
-    from shipper.activation import install
+    from shipper.environment.activation import install
 
     click.echo(install())
 
@@ -36,7 +36,7 @@ def hook_install() -> None:
 @hook.command("uninstall")
 def hook_uninstall() -> None:
     """Take the .pth file away; the package stays."""
-    from shipper.activation import uninstall
+    from shipper.environment.activation import uninstall
 
     click.echo(uninstall())
 
@@ -48,6 +48,6 @@ def hook_export(folder: Path) -> None:
 
     For training images that cannot be changed: nothing has to be installed in them.
     """
-    from shipper.hook_folder import export
+    from shipper.environment.hook_folder import export
 
     click.echo(export(folder.absolute()))

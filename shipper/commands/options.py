@@ -16,7 +16,7 @@ import click
 
 def settings(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Options for these settings, from the one table of them."""
-    from shipper.config import SETTINGS
+    from shipper.settings.config import SETTINGS
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         for setting in reversed(SETTINGS):
@@ -41,11 +41,11 @@ def settings(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 def load_config(
     flags: dict[str, Any], config_file: Path | None, *, warn: bool = True, **needs: bool
 ) -> Any:
-    """The settings for a command; `needs` as `shipper.config.load` takes them.
+    """The settings for a command; `needs` as `shipper.settings.config.load` takes them.
 
     With `warn`, what looks wrong is said on stderr.
     """
-    from shipper.config import load
+    from shipper.settings.config import load
 
     config = load(flags, os.environ, config_file, **needs)
     for warning in config.warnings if warn else ():
@@ -56,7 +56,7 @@ def load_config(
 @contextmanager
 def ledger_of(state: str | None, config_file: Path | None) -> Iterator[Any]:
     """The ledger of the given state directory, beside a service that may be running."""
-    from shipper.dead_letters import open_ledger
+    from shipper.accounts.dead_letters import open_ledger
 
     ledger = open_ledger(load_config({"state": state}, config_file, needs_spool=False))
     try:

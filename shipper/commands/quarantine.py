@@ -18,7 +18,7 @@ def quarantine() -> None:
 
 
 def _open(config_file: Path | None, flags: dict[str, Any]) -> Any:
-    from shipper.quarantine import Quarantine
+    from shipper.disk.quarantine import Quarantine
 
     return Quarantine(load_config(flags, config_file).spool)
 
@@ -49,7 +49,7 @@ def quarantine_list(
     everything: bool, as_json: bool, config_file: Path | None, **flags: Any
 ) -> None:
     """List what was set aside."""
-    from shipper.report import print_quarantine
+    from shipper.accounts.report import print_quarantine
 
     folder = _open(config_file, flags)
     reports = folder.reports(dropped=everything)

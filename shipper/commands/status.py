@@ -66,7 +66,7 @@ class _Looks:
 
     def once(self) -> bool:
         """Show where everything stands; whether somebody has to do something."""
-        from shipper.report import console
+        from shipper.accounts.report import console
 
         overview, verdict = self._take()
         if self._options["as_json"]:
@@ -80,7 +80,7 @@ class _Looks:
         """Show it again and again, in place where there is a terminal."""
         from rich.live import Live
 
-        from shipper.report import console
+        from shipper.accounts.report import console
 
         out = console()
         if self._options["as_json"] or not out.is_terminal:
@@ -105,7 +105,7 @@ class _Looks:
         return render(overview, verdict, width=width, everything=everything)
 
     def _print_json(self, overview: Overview, verdict: Verdict) -> None:
-        from shipper.report import print_json
+        from shipper.accounts.report import print_json
 
         told = {"level": verdict.level, "headline": verdict.headline, "also": list(verdict.also)}
         facts = {"status": told, **overview.to_map()}

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from shipper import ranges
 from shipper.contents.segment import NEWER, Segment
 from shipper.contents.tally import Tally
+from shipper.ledger import ranges
 from spooler.spool import format as fmt
 
 WRONG, NOTE = "wrong", "note"

@@ -18,7 +18,7 @@ from shipper.contents.segment import look
 from shipper.contents.shown import seconds_in
 from shipper.contents.tally import MOST_NAMES, Run, Tally
 from shipper.contents.thinning import Curve
-from shipper.discovery import find_spools
+from shipper.disk.discovery import find_spools
 from spooler.errors import BodyUnreadable, SpoolError
 from spooler.records.step import flatten
 from spooler.spool import codec

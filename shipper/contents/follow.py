@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from shipper.contents.line import Seen
-from shipper.discovery import find_spools
-from shipper.watch import Watch
+from shipper.disk.discovery import find_spools
+from shipper.disk.watch import Watch
 from spooler.errors import BodyUnreadable, SpoolError
 from spooler.spool import codec
 from spooler.spool import format as fmt

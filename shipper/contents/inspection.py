@@ -13,7 +13,7 @@ from shipper.contents.shown import jsonable
 from shipper.contents.strangers import Stranger, is_segment, recognise
 from shipper.contents.survey import Survey, survey_segment
 from shipper.contents.survey import survey as look_at
-from shipper.discovery import find_spools
+from shipper.disk.discovery import find_spools
 from spooler.spool import format as fmt
 from spooler.spool.reader import Reader
 

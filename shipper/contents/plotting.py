@@ -22,7 +22,7 @@ from shipper.contents.survey import run_map
 from shipper.contents.tally import Run
 from shipper.contents.terminal import Chart, draw
 from shipper.contents.thinning import Curve, pieces
-from shipper.discovery import find_spools
+from shipper.disk.discovery import find_spools
 
 _MOST_DRAWN = 12  # more lines in one picture cannot be told apart
 _REDRAW_SECONDS = 1.0

@@ -10,7 +10,7 @@ from shipper.contents.survey import run_map
 from shipper.contents.tally import Tally
 from shipper.foreign import Source as Foreign
 from shipper.foreign import formats, open_foreign
-from shipper.state import DATABASE_NAME
+from shipper.ledger.state import DATABASE_NAME
 from spooler.errors import SpoolError
 from spooler.spool import format as fmt
 

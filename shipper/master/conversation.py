@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from shipper.batch.outcome import Greeting, Outcome, Verdict
 from shipper.errors import Unreachable
 from shipper.logs import about
 from shipper.master import wire
@@ -32,7 +33,6 @@ from shipper.master.outcome import (
     judge_status,
 )
 from shipper.master.report import Report
-from shipper.outcome import Greeting, Outcome, Verdict
 
 log = logging.getLogger(__name__)
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import spooler
-from shipper.access import Access
-from shipper.http import Poster
+from shipper.batch.outcome import Answer
 from shipper.master import wire
 from shipper.master.conversation import Patience
 from shipper.master.outcome import Reply
-from shipper.outcome import Answer
+from shipper.post.access import Access
+from shipper.post.http import Poster
 
 
 class Post:

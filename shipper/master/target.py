@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from shipper import parsing
-from shipper.config import Config
 from shipper.errors import Unreachable
+from shipper.settings import parsing
+from shipper.settings.config import Config
 from spooler.spool.identity import Identity
 
 

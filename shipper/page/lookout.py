@@ -14,9 +14,8 @@ import threading
 import time
 from collections.abc import Callable
 
-from shipper.config import Config
 from shipper.errors import ShipperError
-from shipper.ledger import Ledger
+from shipper.ledger.ledger import Ledger
 from shipper.logs import about
 from shipper.meters import Meters
 from shipper.page import Life, Reply
@@ -24,7 +23,8 @@ from shipper.page.answers import Answers
 from shipper.page.history import SAMPLE_SECONDS, History
 from shipper.page.listener import Listener
 from shipper.page.metrics import Source
-from shipper.parsing import host_and_port
+from shipper.settings.config import Config
+from shipper.settings.parsing import host_and_port
 from shipper.standing import Overview
 from shipper.standing.survey import Survey, means_of
 from spooler.errors import SpoolError

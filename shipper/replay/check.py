@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from shipper.foreign import open_foreign
-from shipper.ledger import Ledger, Piece
-from shipper.pipeline import Records
+from shipper.lanes.pipeline import Records
+from shipper.ledger.ledger import Ledger, Piece
 from shipper.replay.selection import kind_for
 from spooler.errors import SpoolError
 from spooler.spool import format as fmt

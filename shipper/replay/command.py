@@ -9,15 +9,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from shipper.config import Config
-from shipper.ledger import Ledger
+from shipper.ledger.ledger import Ledger
+from shipper.post.workloads import Workloads
 from shipper.replay.plan import Part, Wish, make_plan
 from shipper.replay.selection import Selection, kind_for
 from shipper.replay.send import Means, carry_out
 from shipper.replay.show import print_plan, print_receipts, progress_bar
 from shipper.service import build_address, build_sinks
+from shipper.settings.config import Config
 from shipper.sinks import REGISTRY
-from shipper.workloads import Workloads
 
 _SELECTING = ("run", "workload", "first_step", "last_step", "since", "until")
 # What of the options is no setting.

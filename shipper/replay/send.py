@@ -8,17 +8,17 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from shipper.again import ClosedCarefulRoute
-from shipper.config import Config
-from shipper.health import Health
-from shipper.ledger import Ledger, Receipt
-from shipper.pipeline import ClosedRoute, Route
+from shipper.lanes.again import ClosedCarefulRoute
+from shipper.lanes.health import Health
+from shipper.lanes.pipeline import ClosedRoute, Route
+from shipper.ledger.ledger import Ledger, Receipt
+from shipper.post.workloads import Workloads
 from shipper.replay.check import pieces_of
 from shipper.replay.plan import Part
 from shipper.replay.selection import kind_for
 from shipper.replay.source import records_in
+from shipper.settings.config import Config
 from shipper.sinks import Sink
-from shipper.workloads import Workloads
 from spooler.spool.reader import Stored
 
 log = logging.getLogger(__name__)

@@ -9,10 +9,10 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from shipper.accounts.report import console
 from shipper.contents.shown import shown
-from shipper.ledger import Receipt
+from shipper.ledger.ledger import Receipt
 from shipper.replay.plan import Part
-from shipper.report import console
 
 
 def print_plan(parts: Iterable[Part], problems: Iterable[str], url: str) -> None:

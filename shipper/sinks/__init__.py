@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from shipper.batcher import Passed, Refused, Step
-from shipper.outcome import Greeting, Outcome
+from shipper.batch.batcher import Passed, Refused, Step
+from shipper.batch.outcome import Greeting, Outcome
 from spooler.spool.identity import Identity
 from spooler.spool.reader import Stored
 

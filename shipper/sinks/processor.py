@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from shipper import wire
-from shipper.address import Address, workload_key
-from shipper.batcher import Passed, Refused, Step, collect_steps
-from shipper.config import Config
+from shipper.batch import wire
+from shipper.batch.batcher import Passed, Refused, Step, collect_steps
+from shipper.batch.outcome import Outcome
 from shipper.finding import Finding
-from shipper.outcome import Outcome
-from shipper.probing import probe
+from shipper.post.address import Address, workload_key
+from shipper.post.probing import probe
+from shipper.settings.config import Config
 from shipper.sinks import Plan, Stretch
 from spooler.spool.identity import Identity
 from spooler.spool.reader import Stored

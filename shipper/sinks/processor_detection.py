@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from shipper import wire
-from shipper.address import Address, workload_key
-from shipper.batcher import Passed, Refused, Step
-from shipper.config import Config
+from shipper.batch import wire
+from shipper.batch.batcher import Passed, Refused, Step
+from shipper.batch.outcome import Outcome, Verdict
 from shipper.finding import Finding
-from shipper.outcome import Outcome, Verdict
+from shipper.post.address import Address, workload_key
+from shipper.settings.config import Config
 from shipper.sinks import Plan, Stretch
 from spooler.errors import BodyUnreadable
 from spooler.spool import codec

@@ -7,9 +7,9 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from shipper import ranges, sums
-from shipper.ledger import Ledger
-from shipper.ranges import Range
+from shipper.ledger import ranges, sums
+from shipper.ledger.ledger import Ledger
+from shipper.ledger.ranges import Range
 from spooler.spool.glance import View
 
 Pair = tuple[str, str]  # spool, sink

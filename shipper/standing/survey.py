@@ -15,17 +15,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from shipper import sums, vitals
-from shipper.config import Config
-from shipper.discovery import find_spools
-from shipper.ledger import DATABASE_NAME, Ledger
-from shipper.losses import reckon
+from shipper.disk.discovery import find_spools
+from shipper.ledger import sums
+from shipper.ledger.ledger import DATABASE_NAME, Ledger
+from shipper.ledger.losses import reckon
+from shipper.ledger.sums import Sums
+from shipper.life import vitals
+from shipper.life.vitals import Trouble
+from shipper.settings.config import Config
 from shipper.sinks import REGISTRY
 from shipper.standing import Disk, Overview, Sink, Spool, Way
 from shipper.standing.books import NOTHING, Books, Pair, open_books
 from shipper.standing.books import pending as count_pending
-from shipper.sums import Sums
-from shipper.vitals import Trouble
 from spooler.errors import SpoolError
 from spooler.spool import format as fmt
 from spooler.spool.glance import Glance, View

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from shipper.access import Access
-from shipper.config import load
+from shipper.batch.outcome import Verdict, classify_failure
 from shipper.errors import Unreachable
-from shipper.http import Poster
-from shipper.outcome import Verdict, classify_failure
+from shipper.post.access import Access
+from shipper.post.http import Poster
 from shipper.service import Service, build_address, ship_once
+from shipper.settings.config import load
 from tests.kit.certificates import Authority, Files
 from tests.kit.command import lens_ship, start_lens_ship
 from tests.kit.delivery import arrived
@@ -343,7 +343,7 @@ def running(service: Service) -> Iterator[None]:
 def test_a_token_that_is_put_right_is_tried_at_once_however_long_the_pause(
     serve: Serve, token: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shipper.delivery.ALARM_FIRST_SECONDS", 1e9)
+    monkeypatch.setattr("shipper.post.delivery.ALARM_FIRST_SECONDS", 1e9)
     write(tmp_path)
     receiver = serve(otherwise=Guarded(NEXT))
     settings = config(tmp_path, processor_url=receiver.url, token_file=token)

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from shipper.account import Account
-from shipper.audit import take_accounts
-from shipper.ledger import Ledger
-from shipper.outcome import BAD_REQUEST
+from shipper.accounts.account import Account
+from shipper.accounts.audit import take_accounts
+from shipper.batch.outcome import BAD_REQUEST
+from shipper.ledger.ledger import Ledger
 from shipper.receiver import queries
 from shipper.service import ship_once
 from shipper.sinks import REGISTRY

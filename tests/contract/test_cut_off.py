@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from shipper.batcher import CUT_OFF_NAME
+from shipper.batch.batcher import CUT_OFF_NAME
 from shipper.service import Service, ship_once
 from tests.kit.delivery import arrived
 from tests.kit.faulty_receiver import Answer, FaultyReceiver

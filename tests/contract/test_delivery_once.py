@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from shipper.ledger import Ledger
+from shipper.ledger.ledger import Ledger
 from spooler.spool.reader import Reader
 from tests.kit.command import Ran, lens_ship
 from tests.kit.delivery import arrived

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from shipper.ledger import Ledger
+from shipper.ledger.ledger import Ledger
 from tests.kit.command import lens_ship, start_lens_ship
 from tests.kit.delivery import arrived, is_ordered
 from tests.kit.faulty_receiver import FaultyReceiver, Hang, Normal

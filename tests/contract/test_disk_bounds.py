@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from shipper import tidying as tidying_module
-from shipper.account import Account
-from shipper.audit import take_accounts
-from shipper.dead_letters import open_ledger
-from shipper.ledger import Gap, Ledger
-from shipper.pipeline import Route
-from shipper.ranges import merged, without
+from shipper.accounts.account import Account
+from shipper.accounts.audit import take_accounts
+from shipper.accounts.dead_letters import open_ledger
+from shipper.disk import tidying as tidying_module
+from shipper.lanes.pipeline import Route
+from shipper.ledger.ledger import Gap, Ledger
+from shipper.ledger.ranges import merged, without
 from shipper.service import Service, ship_once
 from shipper.sinks import REGISTRY
 from spooler.spool import format as fmt
@@ -299,7 +299,7 @@ def test_what_the_writer_deleted_is_evicted_and_not_corrupt(root: Root, met: boo
 @pytest.mark.promise("G11")
 def test_what_was_settled_ahead_is_not_counted_as_deleted_too(tmp_path: Path) -> None:
     """Two runs that take turns: one is delivered further than the other when the file goes."""
-    from shipper.ledger import Position, Settled
+    from shipper.ledger.ledger import Position, Settled
     from spooler.spool.reader import Damage
 
     ledger = Ledger(tmp_path / "state")

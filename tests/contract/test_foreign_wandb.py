@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 
-from shipper.batcher import collect_steps
+from shipper.batch.batcher import collect_steps
+from shipper.batch.outcome import Outcome, Verdict
 from shipper.foreign import Origin, open_foreign
 from shipper.foreign.wandb_run import WandbFile
-from shipper.ledger import Ledger
-from shipper.outcome import Outcome, Verdict
-from shipper.pipeline import Route
+from shipper.lanes.pipeline import Route
+from shipper.ledger.ledger import Ledger
 from shipper.sinks.processor import ProcessorSink
 from spooler.errors import NewerFormat, NotASpool
 from spooler.records.values import plain

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from shipper import activation
+from shipper.environment import activation
 from tests.kit import spools
 
 pytestmark = pytest.mark.promise("G9")

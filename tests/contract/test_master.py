@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from shipper.account import Account
-from shipper.audit import take_accounts
-from shipper.ledger import Ledger
+from shipper.accounts.account import Account
+from shipper.accounts.audit import take_accounts
+from shipper.ledger.ledger import Ledger
 from shipper.service import ship_once
 from spooler.records import run
 from spooler.records.report import FIELDS

@@ -13,14 +13,14 @@ from typing import Any, ClassVar
 
 import pytest
 
-from shipper.account import Account
-from shipper.audit import take_accounts
+from shipper.accounts.account import Account
+from shipper.accounts.audit import take_accounts
+from shipper.batch.outcome import Verdict
 from shipper.errors import ConfigError
-from shipper.ledger import Ledger
+from shipper.ledger.ledger import Ledger
 from shipper.master.conversation import Speaker
 from shipper.master.pluggable import ClientConversation
 from shipper.master.report import read
-from shipper.outcome import Verdict
 from shipper.service import ship_once
 from spooler.records.report import FIELDS
 from tests.kit import spools

@@ -12,17 +12,17 @@ from typing import Any
 
 import pytest
 
-from shipper.account import Account
-from shipper.address import Address
-from shipper.audit import take_accounts
-from shipper.config import Config
-from shipper.http import Poster
-from shipper.ledger import Ledger
+from shipper.accounts.account import Account
+from shipper.accounts.audit import take_accounts
+from shipper.batch.outcome import Outcome, Verdict
+from shipper.ledger.ledger import Ledger
 from shipper.master import wire
 from shipper.master.conversation import Conversation, Patience, Speaker, Transport
 from shipper.master.report import read
-from shipper.outcome import Outcome, Verdict
+from shipper.post.address import Address
+from shipper.post.http import Poster
 from shipper.service import Service, ship_once
+from shipper.settings.config import Config
 from shipper.sinks import Stretch
 from shipper.sinks.master import MasterSink
 from spooler.spool.identity import Identity

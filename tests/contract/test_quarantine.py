@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from shipper.account import Account
-from shipper.audit import take_accounts
-from shipper.ledger import Ledger
-from shipper.quarantine import Quarantine, Report
+from shipper.accounts.account import Account
+from shipper.accounts.audit import take_accounts
+from shipper.disk.quarantine import Quarantine, Report
+from shipper.ledger.ledger import Ledger
 from shipper.service import Service, ship_once
 from shipper.sinks import REGISTRY
 from spooler.spool.reader import Reader

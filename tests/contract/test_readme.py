@@ -15,8 +15,8 @@ import pytest
 import shipper
 from shipper.cli import cli
 from shipper.commands import EXITS, EXITS_OF, REGISTRY
-from shipper.config import SETTINGS
 from shipper.errors import ShipperError
+from shipper.settings.config import SETTINGS
 from spooler.config import VARIABLES
 from tests.kit.command import commands_of
 from tests.kit.settings_page import (
@@ -81,7 +81,9 @@ def test_every_symptom_of_the_guide_has_a_command() -> None:
 
 
 def test_every_reason_of_the_code_is_explained_in_the_guide() -> None:
-    sources = [ROOT / "shipper" / f"{name}.py" for name in ("outcome", "http", "access")]
+    sources = [
+        ROOT / "shipper" / f"{name}.py" for name in ("batch/outcome", "post/http", "post/access")
+    ]
     text = "".join(path.read_text(encoding="utf-8") for path in sources)
     reasons = set(re.findall(r'(?:_retry|Unreachable|_unusable)\(\s*"([a-z]+(?:-[a-z]+)*)"', text))
     reasons |= set(re.findall(r'reason="([a-z]+(?:-[a-z]+)*)"', text))

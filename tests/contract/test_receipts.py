@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from shipper.ledger import Ledger
+from shipper.ledger.ledger import Ledger
 from shipper.replay.check import Checked, check_receipts
 from shipper.service import ship_once
 from spooler.spool import codec

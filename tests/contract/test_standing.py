@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
-from shipper import sums, vitals
-from shipper.audit import take_accounts
-from shipper.ledger import Ledger
+from shipper.accounts.audit import take_accounts
+from shipper.ledger import sums
+from shipper.ledger.ledger import Ledger
+from shipper.life import vitals
 from shipper.service import ship_once
 from shipper.sinks import REGISTRY
 from shipper.standing import Overview

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from shipper import state as state_module
 from shipper.errors import StateNewer, StateUnusable
-from shipper.ledger import DATABASE_NAME, Ledger, Position
-from shipper.migrations import MIGRATIONS, STATE_VERSION, Migration, Table
+from shipper.ledger import state as state_module
+from shipper.ledger.ledger import DATABASE_NAME, Ledger, Position
+from shipper.ledger.migrations import MIGRATIONS, STATE_VERSION, Migration, Table
 from tests.kit.command import lens_ship
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "state-v1" / DATABASE_NAME

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from shipper import units
 from shipper.cli import cli
+from shipper.environment import units
 from shipper.service import STOP_SECONDS
 from tests.kit.command import commands_of, lens_ship
 from tests.kit.spools import PATIENCE_SECONDS, REPOSITORY

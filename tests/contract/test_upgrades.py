@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from shipper.ledger import DATABASE_NAME, LOCK_NAME, Ledger
-from shipper.migrations import STATE_VERSION
+from shipper.ledger.ledger import DATABASE_NAME, LOCK_NAME, Ledger
+from shipper.ledger.migrations import STATE_VERSION
 from shipper.service import ship_once
 from spooler.errors import NewerFormat
 from spooler.spool import format as fmt

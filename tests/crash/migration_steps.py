@@ -3,7 +3,7 @@
 Usage: python migration_steps.py WORK DATABASE
 
 For N = 1, 2, 3 … a child opens a copy of DATABASE and is killed before the Nth line that is run in
-`shipper.state`, until one gets to its end unharmed. A line of JSON names each folder.
+`shipper.ledger.state`, until one gets to its end unharmed. A line of JSON names each folder.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from shipper import state
-from shipper.ledger import Ledger
+from shipper.ledger import state
+from shipper.ledger.ledger import Ledger
 
 
 def open_and_die(folder: Path, fatal: int) -> None:

@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from shipper.audit import take_accounts
-from shipper.ledger import Ledger
+from shipper.accounts.audit import take_accounts
+from shipper.ledger.ledger import Ledger
 from tests.kit import master as kit
 from tests.kit import spools
 from tests.kit.command import lens_ship, start_lens_ship

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from shipper.ledger import DATABASE_NAME, Ledger
-from shipper.migrations import MIGRATIONS, STATE_VERSION
+from shipper.ledger.ledger import DATABASE_NAME, Ledger
+from shipper.ledger.migrations import MIGRATIONS, STATE_VERSION
 
 HERE = Path(__file__).parent
 GOLDEN = HERE.parent / "golden" / "state-v1" / DATABASE_NAME

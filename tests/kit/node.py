@@ -18,18 +18,18 @@ from typing import Any
 from unittest import mock
 
 from shipper import service as service_module
-from shipper.account import Account
-from shipper.address import Address
-from shipper.audit import take_accounts
-from shipper.config import Config
-from shipper.delivered import Delivered
+from shipper.accounts.account import Account
+from shipper.accounts.audit import take_accounts
+from shipper.batch.outcome import Answer
+from shipper.disk.delivered import Delivered
 from shipper.errors import Unreachable
-from shipper.http import Poster
-from shipper.ledger import Ledger
-from shipper.outcome import Answer
+from shipper.ledger.ledger import Ledger
+from shipper.post.address import Address
+from shipper.post.http import Poster
 from shipper.receiver import Receiver
 from shipper.receiver.routes import Call
 from shipper.service import Service
+from shipper.settings.config import Config
 from shipper.sinks import REGISTRY
 from spooler.spool.segments import Segments
 from tests.kit.shipping import Clock

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from shipper.address import Address
-from shipper.batcher import Step
-from shipper.config import Config, load
+from shipper.batch.batcher import Step
+from shipper.batch.outcome import Answer, Outcome, Verdict
 from shipper.errors import Unreachable
-from shipper.http import Poster
-from shipper.outcome import Answer, Outcome, Verdict
+from shipper.post.address import Address
+from shipper.post.http import Poster
+from shipper.settings.config import Config, load
 from shipper.sinks import Plan, Stretch
 from shipper.sinks.processor import ProcessorSink, StepParcel
 from spooler.spool import codec

@@ -18,10 +18,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from shipper.batcher import collect_steps
-from shipper.ledger import Ledger
-from shipper.outcome import Outcome, Verdict
-from shipper.pipeline import Route
+from shipper.batch.batcher import collect_steps
+from shipper.batch.outcome import Outcome, Verdict
+from shipper.lanes.pipeline import Route
+from shipper.ledger.ledger import Ledger
 from shipper.sinks.processor import StepParcel
 from tests.kit.shipping import (
     DELIVERED,

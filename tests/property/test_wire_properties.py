@@ -9,8 +9,8 @@ from typing import Any
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from shipper import wire
-from shipper.batcher import Step, collect_steps
+from shipper.batch import wire
+from shipper.batch.batcher import Step, collect_steps
 from shipper.receiver.posts import LogEntry, MetricPoint, detection_post, logs_post, metrics_post
 from shipper.receiver.rows import document_refused, id_refused
 from spooler.spool import codec

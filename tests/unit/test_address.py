@@ -6,9 +6,9 @@ import logging
 
 import pytest
 
-from shipper.address import Address, other_prefix
+from shipper.batch.outcome import Answer, Outcome, Verdict
 from shipper.errors import Unreachable
-from shipper.outcome import Answer, Outcome, Verdict
+from shipper.post.address import Address, other_prefix
 from spooler.spool.identity import Identity
 from tests.kit.shipping import NOT_FOUND, OK_BODY, NoNetwork
 from tests.kit.spools import identity

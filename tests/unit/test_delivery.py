@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from shipper.delivery import (
+from shipper.post.delivery import (
     ALARM_FIRST_SECONDS,
     ALLOWANCE_GROWTH,
     CAP_SECONDS,

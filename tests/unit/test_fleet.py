@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from bench.fleet import Fleet, World
-from shipper import delivery
+from shipper.post import delivery
 
 # Two thirds of the receiver are taken by what is recorded meanwhile, and all nodes together keep
 # it busy for longer than one of them would wait by default: the hardest of the cases that end.

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from shipper.health import Health
-from shipper.lane import SLEEP_SECONDS, TROUBLE_SECONDS, TURN_SECONDS, Lane
-from shipper.ledger import Ledger
-from shipper.outcome import Outcome, Verdict
-from shipper.pipeline import Route
+from shipper.batch.outcome import Outcome, Verdict
+from shipper.lanes.health import Health
+from shipper.lanes.lane import SLEEP_SECONDS, TROUBLE_SECONDS, TURN_SECONDS, Lane
+from shipper.lanes.pipeline import Route
+from shipper.ledger.ledger import Ledger
 from shipper.sinks.processor import StepParcel
 from spooler.errors import SpoolDamaged
 from spooler.spool.reader import Chunk
@@ -263,7 +263,7 @@ def test_a_spool_that_cannot_be_read_is_left_alone_and_the_others_go_on(
         raise error
 
     monkeypatch.setattr(bad.reader, "read", broken)
-    with caplog.at_level(logging.ERROR, logger="shipper.lane"):
+    with caplog.at_level(logging.ERROR, logger="shipper.lanes.lane"):
         setup.turns()
         assert [parcel.run for parcel in setup.sink.sent] == ["good"]
         assert not setup.lane.caught_up()

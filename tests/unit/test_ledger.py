@@ -10,7 +10,15 @@ from pathlib import Path
 import pytest
 
 from shipper.errors import ShipperError, StateInUse, StateUnusable
-from shipper.ledger import DATABASE_NAME, LOCK_NAME, DeadLetter, Gap, Ledger, Position, Settled
+from shipper.ledger.ledger import (
+    DATABASE_NAME,
+    LOCK_NAME,
+    DeadLetter,
+    Gap,
+    Ledger,
+    Position,
+    Settled,
+)
 from spooler.spool.reader import Damage
 
 LETTER = DeadLetter(
@@ -242,6 +250,6 @@ def test_a_state_whose_files_cannot_be_opened_says_what_to_do(
     def refuse(*_args: object, **_options: object) -> None:
         raise OSError(24, "Too many open files")
 
-    monkeypatch.setattr("shipper.state._prepare", refuse)
+    monkeypatch.setattr("shipper.ledger.state._prepare", refuse)
     with pytest.raises(StateUnusable, match=r"Too many open files; nothing was read or sent"):
         Ledger(tmp_path / "state")

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from shipper.liveness import LOOP_SECONDS, TURN_SECONDS, Liveness
+from shipper.life.liveness import LOOP_SECONDS, TURN_SECONDS, Liveness
 from shipper.meters import BUCKETS, Meters
 from tests.kit.shipping import Clock
 

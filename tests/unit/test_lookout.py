@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from shipper.ledger import Ledger, Position, Settled
+from shipper.ledger.ledger import Ledger, Position, Settled
+from shipper.life.vitals import Sign, beat
 from shipper.meters import Meters
 from shipper.page import Life
 from shipper.page.lookout import WHOLE_SECONDS, Lookout
 from shipper.page.metrics import Source
 from shipper.standing.survey import Means, Survey
-from shipper.vitals import Sign, beat
 from tests.kit import shipping
 from tests.kit.shipping import Clock, step
 

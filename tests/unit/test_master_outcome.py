@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from shipper.batch.outcome import Verdict
 from shipper.errors import Unreachable
 from shipper.master.outcome import (
     TRIES_REFUSED,
@@ -12,7 +13,6 @@ from shipper.master.outcome import (
     judge_report,
     judge_status,
 )
-from shipper.outcome import Verdict
 
 RETRY, DEAD, DELIVERED = Verdict.RETRY, Verdict.DEAD, Verdict.DELIVERED
 TOO_LARGE = "Received message larger than max (5 vs. 4)"

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from shipper.errors import Unreachable
-from shipper.outcome import (
+from shipper.batch.outcome import (
     BAD_REQUEST,
     NO_IDENTITY,
     NO_WORKLOAD,
@@ -22,6 +21,7 @@ from shipper.outcome import (
     is_processors,
     retry_after,
 )
+from shipper.errors import Unreachable
 
 DELIVERED, RETRY, SPLIT, DEAD = Verdict.DELIVERED, Verdict.RETRY, Verdict.SPLIT, Verdict.DEAD
 PAGE = b"<html><body>It works!</body></html>"

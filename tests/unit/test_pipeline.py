@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from shipper.ledger import Ledger, Position
-from shipper.outcome import Outcome, Verdict
-from shipper.pipeline import READ_RECORDS, Progress, Route
+from shipper.batch.outcome import Outcome, Verdict
+from shipper.lanes.pipeline import READ_RECORDS, Progress, Route
+from shipper.ledger.ledger import Ledger, Position
 from shipper.sinks.processor import StepParcel
 from spooler.spool.identity import Identity
 from tests.kit.shipping import (

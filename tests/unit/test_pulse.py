@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from shipper.pulse import Pulse
+from shipper.lanes.pulse import Pulse
 from tests.kit import spools
 from tests.kit.shipping import Clock, OwnedReader
 

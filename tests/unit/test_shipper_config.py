@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from shipper import config as room
-from shipper.config import SETTINGS, Config, default_state, load
 from shipper.errors import ConfigError
+from shipper.settings import config as room
+from shipper.settings.config import SETTINGS, Config, default_state, load
 from tests.kit.spools import identity
 
 BASE = {"spool": "/spool", "state": "/state"}
@@ -482,6 +482,6 @@ def test_options_and_what_kubernetes_sets_beside_a_service_are_no_strangers(name
 
 def test_every_variable_that_a_command_reads_is_known() -> None:
     """An option's variable stands in the list of those that are no settings."""
-    folder = Path(room.__file__).parent / "commands"
+    folder = Path(room.__file__).parents[1] / "commands"
     text = "".join(path.read_text(encoding="utf-8") for path in folder.glob("*.py"))
     assert set(re.findall(r'envvar="(LENS_SHIP_\w+)"', text)) == set(room.OPTION_VARIABLES)

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from shipper import wire
-from shipper.batcher import Step
+from shipper.batch import wire
+from shipper.batch.batcher import Step
 from shipper.receiver.posts import logs_post, metrics_post
 from spooler.spool.identity import Identity
 from tests.kit.spools import identity

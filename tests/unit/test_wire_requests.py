@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from shipper import wire
-from shipper.batcher import Step
+from shipper.batch import wire
+from shipper.batch.batcher import Step
 from shipper.receiver.errors import InvalidRequest
 from shipper.receiver.posts import detection_post, logs_post, metrics_post
 from spooler.records import detection

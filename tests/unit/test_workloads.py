@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from shipper.workloads import ASK_SECONDS, Workloads
+from shipper.post.workloads import ASK_SECONDS, Workloads
 from spooler.spool.identity import Identity
 from tests.kit.shipping import Clock
 

@@ -78,7 +78,7 @@ _WRITER = "spooler/spool/writer.py"
 _DB = "spooler/spool/db.py"
 _READER = "spooler/spool/reader.py"
 _RECORDER = "spooler/recorder.py"
-_PIPELINE = "shipper/pipeline.py"
+_PIPELINE = "shipper/lanes/pipeline.py"
 
 MUTANTS: dict[str, Mutant] = {
     "no-commit-before-return": Mutant(

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shipper.batcher import CUT_OFF_NAME
-from shipper.discovery import find_spools
-from shipper.ranges import common, size
+from shipper.batch.batcher import CUT_OFF_NAME
+from shipper.disk.discovery import find_spools
+from shipper.ledger.ranges import common, size
 from shipper.receiver import queries
 from shipper.receiver.store import Store
 from spooler.spool import codec

@@ -15,7 +15,7 @@ import tempfile
 from contextlib import closing
 from pathlib import Path
 
-from shipper.ledger import Ledger, Position, Settled
+from shipper.ledger.ledger import Ledger, Position, Settled
 from shipper.receiver import Receiver
 from shipper.service import ship_once
 from spooler.records import gap

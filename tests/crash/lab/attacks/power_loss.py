@@ -11,7 +11,7 @@ import random
 import threading
 from pathlib import Path
 
-from shipper.discovery import find_spools
+from shipper.disk.discovery import find_spools
 from spooler.errors import SpoolError
 from spooler.spool import codec
 from spooler.spool.reader import Reader

@@ -15,7 +15,7 @@ import sqlite3
 import time
 from pathlib import Path
 
-from shipper.discovery import find_spools
+from shipper.disk.discovery import find_spools
 from spooler.errors import SpoolError
 from spooler.spool.reader import Reader
 from tests.crash.lab.attacks import Attack, Trials

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
-import shipper.delivery
+import shipper.post.delivery
 from shipper.cli import cli
-from shipper.discovery import find_spools
+from shipper.disk.discovery import find_spools
 from shipper.errors import ShipperError
 from shipper.service import ship_once
 from shipper.sinks import REGISTRY as SINKS
@@ -129,7 +129,7 @@ def trial(seed: int, work: Path) -> Verdict:
     """One combination, for every N until it is not reached any more."""
     scene, call, error, forever = COMBINATIONS[seed % len(COMBINATIONS)]
     found = Findings()
-    shipper.delivery.FIRST_SECONDS = 0.01
+    shipper.post.delivery.FIRST_SECONDS = 0.01
     os.environ["WORKLOAD_UID"] = "w"
     os.environ["PRIMUS_LENS_SPOOL_SEGMENT_RECORDS"] = "12"
     quiet = os.open(os.devnull, os.O_WRONLY)

@@ -1,0 +1,1 @@
+"""Where every record is, for operators: accounts, dead letters, and how they are shown."""

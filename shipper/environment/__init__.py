@@ -1,0 +1,1 @@
+"""What lens-ship puts into a Python environment or a machine: the hook, the units."""

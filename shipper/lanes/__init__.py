@@ -1,0 +1,1 @@
+"""One spool to one sink, and who has a turn when."""

@@ -1,0 +1,1 @@
+"""What the service knows of every spool and sink, in its own database."""

@@ -1,0 +1,1 @@
+"""The way to a telemetry-processor over HTTP: address, credentials, waiting."""

@@ -1,0 +1,162 @@
+"""Where the telemetry-processor is: the base URL, and which prefix really answers.
+
+The processor's routes stand under `/v1`; its client's documented default says `/api/v1`. When the
+given base answers 404 the other prefix is tried, and when the processor answers there, that is
+said and kept.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from shipper.batch.outcome import (
+    TIMEOUT,
+    Answer,
+    Outcome,
+    classify,
+    classify_failure,
+    is_processors,
+    pods_in,
+)
+from shipper.errors import Unreachable
+from shipper.logs import about
+from shipper.post.delivery import Allowance
+from shipper.post.http import Poster
+from spooler.spool.identity import Identity
+
+log = logging.getLogger(__name__)
+
+PODS_PATH = "/pods/workload/cache"
+_PREFIXES = ("/api/v1", "/v1")
+
+
+class Address:
+    """Posts to the processor under the prefix that answers.
+
+    `base_url` is the operator's choice; where it is empty, the URL that the training process
+    recorded is used for its own records.
+    """
+
+    def __init__(self, base_url: str, poster: Poster) -> None:
+        self._base_url = base_url
+        self._poster = poster
+        self._working: dict[str, str] = {}
+        # Workload and path -> how long its answers may take, where that is not what is set.
+        self._allowances: dict[tuple[str, str], Allowance] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def poster(self) -> Poster:
+        """Whatever sends for it."""
+        return self._poster
+
+    def send(
+        self,
+        identity: Identity,
+        path: str,
+        body: bytes,
+        headers: Mapping[str, str],
+        *,
+        items: int | None,
+        tries: int,
+    ) -> Outcome:
+        """Post to `path` below the base and judge what comes back.
+
+        An address that a job recorded is that job's own: others need not wait for its trouble.
+        """
+        try:
+            outcome = classify(self._post(identity, path, body, headers), items=items, tries=tries)
+        except Unreachable as failure:
+            outcome = classify_failure(failure, tries=tries)
+        return outcome if self._base_url else replace(outcome, scope="workload")
+
+    def pods(self, identity: Identity) -> Mapping[str, Any] | None:
+        """The processor's map from pod name to its workloads; None when it cannot be had now."""
+        given = self._given(identity)
+        if not given:
+            return None
+        try:
+            answer = self._poster.get(self._working.get(given, given) + PODS_PATH)
+        except Unreachable:
+            return None
+        return pods_in(answer)
+
+    def _given(self, identity: Identity) -> str:
+        return (self._base_url or identity.api_base_url).rstrip("/")
+
+    def _post(
+        self, identity: Identity, path: str, body: bytes, headers: Mapping[str, str]
+    ) -> Answer:
+        given = self._given(identity)
+        if not given:
+            raise Unreachable("no-url", "no --processor-url, and the job recorded none", sent=False)
+        base = self._working.get(given, given)
+        answer = self._post_patiently(workload_key(identity), base, path, body, headers)
+        if answer.status == 404:
+            answer = self._try_other(given, base, path, body, headers) or answer
+        return answer
+
+    def _post_patiently(
+        self, workload: str, base: str, path: str, body: bytes, headers: Mapping[str, str]
+    ) -> Answer:
+        """Post, and learn from it how long this workload's next answer may take."""
+        usual = self._poster.read_seconds
+        key = (workload, path)
+        allowance = self._allowances.get(key) or Allowance(base=usual, seconds=usual)
+        began = time.monotonic()
+        try:
+            answer = self._poster.post(base + path, body, headers, read_seconds=allowance.seconds)
+        except Unreachable as failure:
+            if failure.reason == TIMEOUT:
+                allowance.missed()
+                self._allowances[key] = allowance
+            raise
+        allowance.answered(time.monotonic() - began)
+        if allowance.seconds == usual:
+            self._allowances.pop(key, None)
+        return answer
+
+    def _try_other(
+        self, given: str, base: str, path: str, body: bytes, headers: Mapping[str, str]
+    ) -> Answer | None:
+        other = other_prefix(base)
+        if other is None:
+            return None
+        answer = self._poster.post(other + path, body, headers)
+        if not is_processors(answer):
+            # A page of somebody else must not become the address.
+            return None
+        with self._lock:
+            known = self._working.get(given) == other
+            self._working[given] = other
+        if not known:
+            log.warning(
+                "%s answers 404, %s answers: using the latter",
+                base,
+                other,
+                extra=about(url=base, instead=other),
+            )
+        return answer
+
+
+def workload_key(identity: Identity) -> str:
+    """What the receiver's rows are shared by: the workload, else the pod, else the spool alone."""
+    return identity.workload_uid or identity.pod_name or identity.spool
+
+
+def other_prefix(base: str) -> str | None:
+    """The same host under the other known prefix; None for a path that is neither nor empty."""
+    parts = urlsplit(base)
+    path = parts.path.rstrip("/")
+    for prefix, other in (_PREFIXES, _PREFIXES[::-1]):
+        if path.endswith(prefix) and not (prefix == "/v1" and path.endswith("/api/v1")):
+            return urlunsplit(parts._replace(path=path[: -len(prefix)] + other))
+    if not path:
+        return urlunsplit(parts._replace(path="/v1"))
+    return None
