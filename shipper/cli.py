@@ -31,6 +31,9 @@ def main() -> None:
         sys.exit(error.exit_code)
 
 
+_SENTENCE = 500
+
+
 class _Registered(click.Group):
     """Loads a command's file when the command is called or its help is asked for."""
 
@@ -45,6 +48,14 @@ class _Registered(click.Group):
         module, _, attribute = REGISTRY[cmd_name].partition(":")
         command: click.Command = getattr(import_module(module), attribute)
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The first sentence of each command, whole."""
+        every = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        with formatter.section("Commands"):
+            formatter.write_dl(
+                [(name, one.get_short_help_str(limit=_SENTENCE)) for name, one in every if one]
+            )
 
 
 @click.command(

@@ -95,7 +95,12 @@ class _Looks:
     def _take(self) -> tuple[Overview, Verdict]:
         from shipper.standing.verdict import judge
 
-        overview = self._survey.take(only=self._options["only"])
+        only = self._options["only"]
+        overview = self._survey.take(only=only)
+        if only and not overview.spools:
+            raise click.ClickException(
+                f"no spool below {overview.root} has an id that begins with {only}"
+            )
         return overview, judge(overview, dead_letters=self._options["dead_letters"])
 
     def _render(self, overview: Overview, verdict: Verdict, width: int) -> Any:

@@ -45,8 +45,8 @@ def report(environ: Mapping[str, str]) -> tuple[list[str], bool]:
     lines = [
         f"activation file   {path}: {_state(path, whole)}",
         f"wandb             {_wandb_version()}",
-        f"{config.OUTPUT_PATH}  {root or 'not set: processes are not hooked'}",
-        f"{config.HOOK}  {'on' if on else 'off: processes are not hooked'}",
+        f"variable          {config.OUTPUT_PATH} is {root or 'not set: processes are not hooked'}",
+        f"switch            {config.HOOK} is {'on' if on else 'off: processes are not hooked'}",
     ]
     if root:
         lines.append(f"spool root        {_root_state(Path(root))}")

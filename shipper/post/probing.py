@@ -183,8 +183,8 @@ def _nameless(identities: Sequence[Identity]) -> Iterator[Finding]:
     if nameless:
         yield fail(
             "pod",
-            f"{len(nameless)} spools name neither WORKLOAD_UID nor POD_NAME (the first is"
-            f" {nameless[0]}): the processor refuses their records",
+            f"neither WORKLOAD_UID nor POD_NAME is named by {len(nameless)} of the spools (the"
+            f" first is {nameless[0]}): the processor refuses their records",
             "set WORKLOAD_UID in the jobs; what is there goes out with `lens-ship replay"
             " --as-workload`",
         )

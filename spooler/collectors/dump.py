@@ -32,8 +32,9 @@ class DumpFile:
     def __init__(self, root: Path) -> None:
         self.path = folder_of(root) / f"{_PREFIX}{os.getpid()}-{os.urandom(4).hex()}.txt"
         draft = self.path.with_name(f".{self.path.name}")
-        self._file: IO[str] = open(draft, "x", encoding="utf-8")  # noqa: SIM115 - kept open
-        os.chmod(draft, 0o600)
+        # Appended to, so that writing goes on at the beginning once it was emptied.
+        opened = os.open(draft, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o600)
+        self._file: IO[str] = open(opened, "w", encoding="utf-8")  # noqa: SIM115 - kept open
         fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.rename(draft, self.path)  # locked before anybody finds it
         self._seen = 0
@@ -66,6 +67,13 @@ class DumpFile:
         written = _read(self.path, self._seen)
         self._seen += len(written)
         return written.decode("utf-8", "replace")
+
+    def reported(self) -> None:
+        """What `news` gave is recorded: whoever comes after this process finds none of it."""
+        descriptor = self._file.fileno()
+        if os.fstat(descriptor).st_size == self._seen:
+            os.ftruncate(descriptor, 0)
+            self._seen = 0
 
     def close(self, *, timer: bool) -> None:
         """Write no more, and remove the file."""

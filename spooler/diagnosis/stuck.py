@@ -62,12 +62,14 @@ class Stuck:
         if not written:
             return
         if written.startswith("Timeout"):
-            self._stack.store_data(
+            taken = self._stack.store_data(
                 {"as written while no Python code could run": written},
                 why=f"the interpreter was blocked for {self._timer:.0f} s",
             )
         else:
-            self._stack.store_data(self._stack.collect_data(), why="asked for by a signal")
+            taken = self._stack.store_data(self._stack.collect_data(), why="asked for by a signal")
+        if taken:
+            self._file.reported()
 
     def look_behind(self) -> None:
         """Report what processes before this one have written and could not report."""

@@ -383,6 +383,26 @@ print(json.dumps(len(heard)))
     assert list(tmp_path.glob("collectors_*/stacks-*")) == []
 
 
+def test_stacks_that_were_reported_are_not_reported_again_after_a_kill(tmp_path: Path) -> None:
+    again = {"PRIMUS_LENS_STACK_SIGNAL": "USR2", "PRIMUS_LENS_STACK_SECONDS": "0"}
+    begin = """
+agent = spooler.DiagnosisAgent()
+agent.start()
+until(lambda: agent._stuck.is_on)
+"""
+    ask = """
+for number in (1, 2):
+    os.kill(os.getpid(), signal.SIGUSR2)
+    until(lambda: told() == number and not os.path.getsize(agent._stuck._file.path))
+"""
+    killed = agent(f"{begin}{ask}os.kill(os.getpid(), signal.SIGKILL)", tmp_path, **again)
+    next_one = agent(f"{begin}agent.stop()", tmp_path, **again)
+
+    assert (killed.returncode, next_one.returncode) == (-9, 0)
+    told = [report["data_content"].partition("\n")[0] for report in reports_of(tmp_path)]
+    assert [line.partition(": ")[2] for line in told] == ["asked for by a signal"] * 2
+
+
 def test_a_signal_without_a_handler_does_not_kill_and_a_wrong_name_is_said(tmp_path: Path) -> None:
     code = """
 agent = spooler.DiagnosisAgent()

@@ -222,6 +222,10 @@ def test_one_spool_can_be_asked_for_alone(tmp_path: Path) -> None:
         spool(tmp_path / "spool", [step(1)], who=spools.identity(spools.spool_id(salt)))
     wanted = spools.spool_id(2)
     assert [one["spool"] for one in status(tmp_path, "--spool-id", wanted)[1]["spools"]] == [wanted]
+    flags = ("--spool", str(tmp_path / "spool"), "--state", str(tmp_path / "state"))
+    nobody = lens_ship("status", "--spool-id", "none", *flags)
+    assert (nobody.code, nobody.out) == (2, "")
+    assert "has an id that begins with none" in nobody.err
 
 
 @pytest.fixture
