@@ -8,12 +8,10 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from importlib import import_module
 from pathlib import Path
 
-import spooler
 from shipper.disk.discovery import find_spools, identity_of
-from shipper.disk.tidying import LaneKey, Spool, Tidying
+from shipper.disk.tidying import Spool, Tidying
 from shipper.disk.watch import Watch
 from shipper.errors import Misplaced
 from shipper.lanes.again import RememberingRoute
@@ -22,6 +20,7 @@ from shipper.lanes.lane import Lane
 from shipper.lanes.pipeline import Route
 from shipper.lanes.pulse import Pulse
 from shipper.lanes.schedule import Schedule
+from shipper.lanes.workers import LaneKey, Workers, queue_of
 from shipper.ledger.ledger import Ledger
 from shipper.life.heartbeat import Heartbeat
 from shipper.life.liveness import Liveness
@@ -31,18 +30,15 @@ from shipper.meters import Meters, measured
 from shipper.page import Life
 from shipper.page.lookout import lookout_of
 from shipper.post.access import Access
-from shipper.post.address import Address, workload_key
-from shipper.post.http import Poster
+from shipper.post.address import build_address, workload_key
 from shipper.post.workloads import Workloads
 from shipper.settings.config import Config
-from shipper.sinks import REGISTRY, Sink
+from shipper.sinks import Sink, build_sinks
 from spooler.errors import NewerFormat, NotASpool, SpoolDamaged, SpoolError
 from spooler.spool.identity import Identity
 from spooler.spool.reader import Reader
 
 log = logging.getLogger(__name__)
-
-Queue = tuple[str, bool]  # sink, whether its lanes are kept waiting by their receiver
 
 # SIGTERM promises an end within ten seconds; a request may take longer than its share of them.
 STOP_SECONDS = 8.0
@@ -73,9 +69,15 @@ class Service:
         self._unreadable: dict[str, str] = {}
         self._lanes: dict[LaneKey, Lane] = {}
         self._schedule: Schedule[LaneKey] = Schedule(
-            lambda key: self._lanes[key].due(), self._now, self._queue
+            lambda key: self._lanes[key].due(), self._now, lambda key: queue_of(key, self._lanes)
         )
-        self._workers: dict[Queue, list[threading.Thread]] = {}
+        self._workers = Workers(
+            schedule=self._schedule,
+            lanes=self._lanes,
+            count=config.workers,
+            turn=self._turn,
+            after=self._woken.set if once else lambda: None,
+        )
         self._access = Access.of(config)
         self._keys = self._access.stamp()
         address = build_address(config)
@@ -114,7 +116,7 @@ class Service:
         )
         watch = Watch(self._config.spool, self.look) if self._config.spool.is_dir() else None
         self._pulse.start()
-        self._liveness.begin(self._all_workers)
+        self._liveness.begin(self._workers.all)
         if self._lookout is not None:
             self._lookout.start()
         try:
@@ -122,12 +124,12 @@ class Service:
                 if watch is None and self._config.spool.is_dir():
                     watch = Watch(self._config.spool, self.look)
                 self._discover_if_due()
-                self._start_workers()
+                self._workers.start()
                 self._manager.ready(f"shipping {self._config.spool}")
                 self._tidy_if_due()
                 self._beat_if_due()
                 self._liveness.came_round(ready=True)
-                if all(worker.is_alive() for worker in self._all_workers()):
+                if all(worker.is_alive() for worker in self._workers.all()):
                     self._manager.alive()
                 self._retry_if_renewed()
                 if self._once and self._is_done():
@@ -275,33 +277,6 @@ class Service:
 
     # --- turns ------------------------------------------------------------------------------------
 
-    def _queue(self, key: LaneKey) -> Queue:
-        """Each sink has workers of its own, and some apart for lanes that are kept waiting."""
-        return key[0], self._lanes[key].is_slow()
-
-    def _start_workers(self) -> None:
-        """The workers of every sink that has lanes, where they are not at work yet."""
-        few = max(1, self._config.workers // 2)
-        for sink in {sink for sink, _ in self._lanes}:
-            for slow, count in ((False, self._config.workers), (True, few)):
-                queue = (sink, slow)
-                if queue not in self._workers:
-                    self._workers[queue] = [self._start_worker(queue, n) for n in range(count)]
-
-    def _start_worker(self, queue: Queue, number: int) -> threading.Thread:
-        sink, slow = queue
-        worker = threading.Thread(
-            target=self._work,
-            args=(queue,),
-            name=f"{sink}{'-slow' * slow}-{number}",
-            daemon=True,
-        )
-        worker.start()
-        return worker
-
-    def _all_workers(self) -> list[threading.Thread]:
-        return [worker for workers in list(self._workers.values()) for worker in list(workers)]
-
     def _wake(self, spool: str) -> None:
         """There is something new in a spool, or its writer is gone."""
         known = self._spools.get(spool)
@@ -319,24 +294,21 @@ class Service:
         finally:
             self._tidying.touch(key)
 
-    def _work(self, queue: Queue) -> None:
-        while (key := self._schedule.take(queue)) is not None:
-            self._liveness.takes_turn()
-            try:
-                self._give_turn(key)
-            except Exception:
-                # A fault of ours in one lane must not end the thread all lanes share.
-                log.exception(
-                    "%s, %s: unexpected; tried again later",
-                    *key,
-                    extra=about(sink=key[0], workload=key[1]),
-                )
-                self._lanes[key].rest()
-            finally:
-                self._liveness.ends_turn()
-                self._schedule.give_back(key)
-                if self._once:
-                    self._woken.set()
+    def _turn(self, key: LaneKey) -> None:
+        """A lane's turn on a worker's thread."""
+        self._liveness.takes_turn()
+        try:
+            self._give_turn(key)
+        except Exception:
+            # A fault of ours in one lane must not end the thread all lanes share.
+            log.exception(
+                "%s, %s: unexpected; tried again later",
+                *key,
+                extra=about(sink=key[0], workload=key[1]),
+            )
+            self._lanes[key].rest()
+        finally:
+            self._liveness.ends_turn()
 
     def _pause(self) -> None:
         """Let the main thread sleep until the next walk or tidying, or until it is woken."""
@@ -375,10 +347,7 @@ class Service:
         self._schedule.end()
         if self._lookout is not None:
             self._lookout.end()
-        deadline = self._now() + STOP_SECONDS
-        for worker in self._all_workers():
-            worker.join(max(0.0, deadline - self._now()))
-        if any(worker.is_alive() for worker in self._all_workers()):
+        if not self._workers.went_home(within=STOP_SECONDS):
             log.warning(
                 "a request is still under way; its records stay pending and are sent again",
                 extra=about(reason="stopped-in-request"),
@@ -467,23 +436,3 @@ def _left(route: Route) -> str:
     except (SpoolError, OSError) as error:
         return f"unreadable ({error}), perhaps records"
     return ""
-
-
-def build_address(config: Config) -> Address:
-    """The processor's, as the settings say."""
-    poster = Poster(
-        user_agent=f"lens-ship/{spooler.__version__}",
-        connect_seconds=config.connect_timeout,
-        read_seconds=config.read_timeout,
-        access=Access.of(config),
-    )
-    return Address(config.processor_url, poster)
-
-
-def build_sinks(config: Config, address: Address) -> dict[str, Sink]:
-    """One of every registered sink, by name."""
-    sinks: dict[str, Sink] = {}
-    for name, place in REGISTRY.items():
-        module, _, attribute = place.partition(":")
-        sinks[name] = getattr(import_module(module), attribute)(config, address)
-    return sinks

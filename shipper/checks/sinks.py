@@ -9,7 +9,8 @@ from collections.abc import Iterator
 
 from shipper.checks import Ground
 from shipper.finding import Finding, ok, warn
-from shipper.service import build_address, build_sinks
+from shipper.post.address import build_address
+from shipper.sinks import build_sinks
 
 
 def look(ground: Ground) -> Iterator[Finding]:

@@ -84,7 +84,8 @@ def dead_letter_retry(
     from shipper.accounts.dead_letters import retry
     from shipper.batch.outcome import Verdict
     from shipper.contents.shown import shown
-    from shipper.service import build_address, build_sinks
+    from shipper.post.address import build_address
+    from shipper.sinks import build_sinks
 
     config = load_config(flags, config_file, needs_spool=False, sends=True)
     with ledger_of(str(config.state), None) as ledger:

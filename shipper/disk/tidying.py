@@ -19,6 +19,7 @@ from shipper.disk.room import Room, spool_excess
 from shipper.lanes.lane import Lane
 from shipper.lanes.pipeline import Route
 from shipper.lanes.schedule import Schedule
+from shipper.lanes.workers import LaneKey
 from shipper.ledger.ledger import Ledger
 from shipper.logs import about
 from shipper.meters import Meters
@@ -32,8 +33,6 @@ log = logging.getLogger(__name__)
 
 TIDY_SECONDS = 10.0
 CROWDED_SECONDS = 1.0  # instead, while the root is full and a lane in the way
-
-LaneKey = tuple[str, str]  # sink, workload
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
+import spooler
 from shipper.batch.outcome import (
     TIMEOUT,
     Answer,
@@ -26,8 +27,10 @@ from shipper.batch.outcome import (
 )
 from shipper.errors import Unreachable
 from shipper.logs import about
+from shipper.post.access import Access
 from shipper.post.delivery import Allowance
 from shipper.post.http import Poster
+from shipper.settings.config import Config
 from spooler.spool.identity import Identity
 
 log = logging.getLogger(__name__)
@@ -148,6 +151,17 @@ class Address:
 def workload_key(identity: Identity) -> str:
     """What the receiver's rows are shared by: the workload, else the pod, else the spool alone."""
     return identity.workload_uid or identity.pod_name or identity.spool
+
+
+def build_address(config: Config) -> Address:
+    """The processor's, as the settings say."""
+    poster = Poster(
+        user_agent=f"lens-ship/{spooler.__version__}",
+        connect_seconds=config.connect_timeout,
+        read_seconds=config.read_timeout,
+        access=Access.of(config),
+    )
+    return Address(config.processor_url, poster)
 
 
 def other_prefix(base: str) -> str | None:

@@ -12,10 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any, Protocol
 
 from shipper.batch.batcher import Passed, Refused, Step
 from shipper.batch.outcome import Greeting, Outcome
+from shipper.post.address import Address
+from shipper.settings.config import Config
 from spooler.spool.identity import Identity
 from spooler.spool.reader import Stored
 
@@ -125,3 +128,12 @@ class ForgetfulSink(Sink, Protocol):
 
     def taken(self, parcel: Any) -> float:
         """When the data of a parcel was taken, Unix seconds."""
+
+
+def build_sinks(config: Config, address: Address) -> dict[str, Sink]:
+    """One of every registered sink, by name."""
+    sinks: dict[str, Sink] = {}
+    for name, place in REGISTRY.items():
+        module, _, attribute = place.partition(":")
+        sinks[name] = getattr(import_module(module), attribute)(config, address)
+    return sinks

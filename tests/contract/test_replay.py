@@ -13,14 +13,15 @@ from typing import Any
 import pytest
 
 from shipper.ledger.ledger import Ledger, Receipt
+from shipper.post.address import build_address
 from shipper.post.workloads import Workloads
 from shipper.receiver import queries
 from shipper.replay.plan import Part, Wish, make_plan
 from shipper.replay.selection import Selection
 from shipper.replay.send import Means, carry_out, receipt_of
-from shipper.service import build_address, build_sinks, ship_once
+from shipper.service import ship_once
 from shipper.settings.config import Config
-from shipper.sinks import REGISTRY
+from shipper.sinks import REGISTRY, build_sinks
 from tests.kit.command import lens_ship
 from tests.kit.delivery import arrived
 from tests.kit.faulty_receiver import FaultyReceiver

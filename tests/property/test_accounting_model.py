@@ -385,7 +385,7 @@ class Accounting(RuleBasedStateMachine):
             return {(row["spool"], row["seq"]) for row in ledger.dead_letters()}
 
     def sinks(self) -> Any:
-        from shipper.service import build_sinks
+        from shipper.sinks import build_sinks
 
         return build_sinks(self.node.config, self.node._address(self.node.config))
 
