@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import threading
@@ -14,6 +13,7 @@ from shipper.disk.discovery import find_spools, identity_of
 from shipper.disk.tidying import Spool, Tidying
 from shipper.disk.watch import Watch
 from shipper.errors import Misplaced
+from shipper.lanes import left
 from shipper.lanes.again import RememberingRoute
 from shipper.lanes.health import Health
 from shipper.lanes.lane import Lane
@@ -154,27 +154,7 @@ class Service:
     def pending(self) -> list[str]:
         """One line for each spool and sink that still has something to send, and why."""
         lines = [f"{path}: {text}" for path, text in sorted(self._unreadable.items())]
-        for (sink, _), lane in sorted(self._lanes.items()):
-            trouble = self._health[sink].trouble or lane.health.trouble
-            for route in lane.routes():
-                left = _left(route)
-                if left:
-                    why = f" ({trouble.reason}: {trouble.detail})" if trouble else ""
-                    lines.append(f"{route.reader.directory}: {left} for {sink}{why}")
-        return lines
-
-    def _backlog(self) -> str:
-        """One line: how many spools there are, and what is left for each sink; cheap."""
-        left = dict.fromkeys(self._sinks, 0)
-        for (sink, _), lane in self._lanes.items():
-            for route in () if lane.caught_up() else lane.routes():
-                with contextlib.suppress(SpoolError, OSError):  # said where it is read
-                    left[sink] += max(0, route.reader.last_seq() - route.position.seq)
-        parts = [f"{len(self._spools)} spools"]
-        for sink, count in left.items():
-            trouble = self._health[sink].trouble
-            parts.append(f"{sink}: {count} to send{f' ({trouble.reason})' if trouble else ''}")
-        return "; ".join(parts)
+        return lines + left.lines(self._lanes, self._health)
 
     # --- finding spools ---------------------------------------------------------------------------
 
@@ -395,7 +375,9 @@ class Service:
             self._tidied = self._now()
             self._tidy()
             if self._manager.is_heard:
-                self._manager.status(self._backlog())
+                self._manager.status(
+                    left.summary(self._lanes, self._health, spools=len(self._spools))
+                )
             tell_repeats()
 
     def _tidy(self) -> None:
@@ -424,15 +406,3 @@ def ship_once(config: Config, *, timeout: float) -> list[str]:
     finally:
         timer.cancel()
     return service.pending()
-
-
-def _left(route: Route) -> str:
-    """What a route has still to send, in words; "" when there is nothing."""
-    try:
-        left = route.reader.last_seq() - route.position.seq
-        if left > 0:
-            return f"{left} records"
-        route.reader.is_exhausted(route.position.seq)
-    except (SpoolError, OSError) as error:
-        return f"unreadable ({error}), perhaps records"
-    return ""

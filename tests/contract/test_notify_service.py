@@ -114,10 +114,8 @@ workers.Workers._work = gone
 def test_a_service_that_is_stuck_stops_pinging(
     which: str, tmp_path: Path, manager: Manager
 ) -> None:
-    code = (
-        "import sys, threading, time\nfrom shipper import service\nfrom shipper.lanes import workers\n"
-        + STUCK[which]
-    )
+    code = "import sys, threading, time; from shipper import service\n"
+    code += "from shipper.lanes import workers\n" + STUCK[which]
     code += "from shipper.cli import main; sys.argv[1:] = ['run']; main()"
     fill(tmp_path / "spool", 1)
     service = subprocess.Popen(
