@@ -51,7 +51,7 @@ def _collected(told: Told, place: Place, screen: Screen) -> count.Account:
     screen.table("collected", [*accounts.items()], has_total=False, arrived=bool(lives))
     if lives:
         kept = f"{len(lives[0]):,} reports" if lives[0] else "nothing"
-        screen.note(f"Delivered: what the master of today has; the one killed had kept {kept}.")
+        screen.note(f"Delivered: what the master has now; the one killed had kept {kept}.")
         if any(map(collected.goodbyes, lives)):
             screen.note("The master was also told that training 1 ended without a goodbye.")
     else:

@@ -8,6 +8,7 @@ when the settings say so. Certificates are always checked; there is no switch fo
 
 from __future__ import annotations
 
+import re
 import ssl
 import threading
 import weakref
@@ -209,6 +210,10 @@ def _guess(url: str, chain: str) -> str:
     return "; a receiver that speaks TLS on this port may do so: then the URL begins with https://"
 
 
+# urllib3 begins with the object that it is about; the host stands in our line already.
+_WHO_SAYS_IT = re.compile(r"^(?:<[^>]*>|HTTPS?Connection\([^)]*\)): ")
+
+
 def _innermost(error: BaseException) -> str:
     """The sentence of the first cause, without the layers that requests puts around it."""
     while True:
@@ -216,4 +221,5 @@ def _innermost(error: BaseException) -> str:
         if not isinstance(inner, BaseException):
             break
         error = inner
-    return str(error).split("Failed to establish a new connection: ")[-1] or type(error).__name__
+    said = str(error).split("Failed to establish a new connection: ")[-1]
+    return _WHO_SAYS_IT.sub("", said) or type(error).__name__

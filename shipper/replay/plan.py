@@ -103,8 +103,8 @@ def _find(wish: Wish) -> tuple[list[_Found], list[str]]:
         reader = Reader(directory)
         if wish.root is None:
             problems.append(
-                f"{directory}: a spool: what of it is delivered already is known by"
-                " where the service finds spools; give --spool ROOT"
+                f"{directory}: a spool: give --spool ROOT, the root that the service ships, so that"
+                " what of it is delivered already is known"
             )
             continue
         try:

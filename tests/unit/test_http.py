@@ -150,6 +150,7 @@ def test_a_name_that_does_not_resolve_is_known_before_sending(
     monkeypatch.setattr(socket, "getaddrinfo", nobody)
     unknown = failure(poster, "http://processor.invalid/v1")
     assert (unknown.reason, unknown.sent) == ("no-connection", False)
+    assert "onnection" not in unknown.detail  # no object of a library is named
     assert "processor.invalid" in unknown.detail
 
 
