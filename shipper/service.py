@@ -197,13 +197,13 @@ class Service:
             withheld=withheld,
         )
         self._ledger.remember_spool(identity.spool, directory, identity.to_map())
-        self._pulse.add(Reader(directory), self._config.seconds_to_flush(identity))
         if withheld:
             log.info(
                 "%s: reporting is switched off for it; recorded, not shipped",
                 directory,
                 extra=about(spool=identity.spool, path=directory),
             )
+            self._pulse.add(Reader(directory), self._config.seconds_to_flush(identity))
             return
         log.info(
             "%s: shipping (%s)",
@@ -213,6 +213,8 @@ class Service:
         )
         for sink in self._sinks.values():
             self._open_route(sink, reader, identity)
+        # Last: what it feels first must find the lanes to wake.
+        self._pulse.add(Reader(directory), self._config.seconds_to_flush(identity))
 
     def _identity(self, reader: Reader) -> Identity:
         """Who wrote a spool; where no segment can tell any more, what was known before."""

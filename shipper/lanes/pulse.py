@@ -18,6 +18,9 @@ log = logging.getLogger(__name__)
 
 # Spools that are due within this time are felt together: waking up is not free either.
 TOGETHER_SECONDS = 0.2
+# A new spool is felt again after this time, then after twice as long and so on up to its interval:
+# it is found when it is made, a moment before its first record.
+YOUNG_SECONDS = 0.25
 
 
 @dataclass(kw_only=True)
@@ -25,6 +28,7 @@ class _Felt:
     reader: Reader
     seconds: float
     due: float
+    pause: float = YOUNG_SECONDS  # grows up to the interval
 
 
 class Pulse:
@@ -61,8 +65,7 @@ class Pulse:
         with self._lock:
             due = [one for one in self._felt.values() if one.due <= now]
         for one in due:
-            # In step with the others: one wake-up for all of them, and warm caches.
-            one.due = (now // one.seconds + 1) * one.seconds
+            one.due = _next(one, now)
             try:
                 self._feel(one.reader)
             except OSError:
@@ -85,3 +88,13 @@ class Pulse:
             self._changed.clear()
             wait = self.beat()
             self._changed.wait(min(max(wait, TOGETHER_SECONDS), threading.TIMEOUT_MAX))
+
+
+def _next(one: _Felt, now: float) -> float:
+    """When a spool is felt again; in step with the others: one wake-up for all, and warm caches."""
+    in_step = (now // one.seconds + 1) * one.seconds
+    if one.pause >= one.seconds:
+        return in_step
+    due = min(in_step, now + one.pause)
+    one.pause *= 2
+    return due

@@ -26,6 +26,9 @@ class Setup:
         self.readers = [OwnedReader(writer.directory) for writer in self.writers]
         for reader in self.readers:
             self.pulse.add(reader, FLUSH)
+        for _ in range(10):  # until they are no news themselves
+            self.pulse.beat()
+            self.clock.pass_by(FLUSH)
         self.pulse.beat()
         self.woken.clear()
 
@@ -71,3 +74,18 @@ def test_a_folder_that_vanished_wakes_nobody(setup: Setup, tmp_path: Path) -> No
     setup.pulse.beat()
     setup.beat()
     assert setup.beat() == []
+
+
+def test_a_new_spool_is_felt_more_often_at_first(tmp_path: Path) -> None:
+    clock, woken = Clock(), list[str]()
+    pulse = Pulse(woken.append, clock)
+    writer = spools.writer(tmp_path)
+    pulse.add(OwnedReader(writer.directory), FLUSH)
+    waits = []
+    for number in range(6):
+        waits.append(pulse.beat())
+        writer.append("step", spools.body(number + 1))
+        clock.pass_by(waits[-1])
+    assert waits[:3] == [0.25, 0.5, 1.0]
+    assert max(waits) == waits[-1] == FLUSH
+    assert len(woken) == len(waits)
