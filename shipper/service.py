@@ -170,10 +170,29 @@ class Service:
             return
         self._unreadable.clear()
         for directory in find_spools(self._config.spool):
-            if directory.name not in self._spools:
-                self._take_in(directory)
+            known = self._spools.get(directory.name)
+            if known is None or known.reader.directory != directory:
+                self._try(directory)
+
+    def _try(self, directory: Path) -> None:
+        """Take a spool in; whatever is wrong with it, the others are found all the same."""
+        try:
+            self._take_in(directory)
+        except Exception:
+            text = "cannot be taken in, by a fault of this program; please report it"
+            self._unreadable[str(directory)] = text
+            if self._said.get(str(directory)) != text:
+                self._said[str(directory)] = text
+                log.exception("%s %s", directory, text, extra=about(path=directory, reason="fault"))
 
     def _take_in(self, directory: Path) -> None:
+        # Positions are kept by id: a second spool of one id would move those of the first.
+        first = self._ledger.place_of(directory.name)
+        if first is not None and first != directory and first.is_dir():
+            text = f"has the id of {first}, which was there first; it is not shipped"
+            self._unreadable[str(directory)] = text
+            self._say_once(str(directory), text)
+            return
         reader = Reader(directory)
         try:
             if not reader.segments():
@@ -203,7 +222,7 @@ class Service:
                 directory,
                 extra=about(spool=identity.spool, path=directory),
             )
-            self._pulse.add(Reader(directory), self._config.seconds_to_flush(identity))
+            self._pulse.add(Reader(directory, reader.place), self._config.seconds_to_flush(identity))
             return
         log.info(
             "%s: shipping (%s)",
@@ -214,7 +233,7 @@ class Service:
         for sink in self._sinks.values():
             self._open_route(sink, reader, identity)
         # Last: what it feels first must find the lanes to wake.
-        self._pulse.add(Reader(directory), self._config.seconds_to_flush(identity))
+        self._pulse.add(Reader(directory, reader.place), self._config.seconds_to_flush(identity))
 
     def _identity(self, reader: Reader) -> Identity:
         """Who wrote a spool; where no segment can tell any more, what was known before."""
@@ -224,7 +243,7 @@ class Service:
             )
         except (NotASpool, SpoolDamaged):
             known = self._ledger.identity(reader.spool)
-            if known is None:
+            if known is None or self._ledger.place_of(reader.spool) != reader.directory:
                 raise
             return known
 
@@ -242,7 +261,7 @@ class Service:
         route = RememberingRoute if sink.forgets else Route
         lane.add(
             route(
-                reader=Reader(reader.directory),
+                reader=Reader(reader.directory, reader.place),
                 identity=identity,
                 sink=sink,
                 ledger=self._ledger,

@@ -22,6 +22,8 @@ from spooler.spool.reader import Stored
 DROPPED_NAME = "lens-ship/dropped"
 # The metric that marks the last step of a run whose process ended without a goodbye.
 CUT_OFF_NAME = "lens-ship/cut_off"
+_REASON_CHARACTERS = 64  # of a gap, as far as they are told
+_RUN_CHARACTERS = 1024  # of a run's id: wandb takes 128
 _TEXTS = frozenset({str})
 NOTHING_DELETED: Mapping[int, int] = MappingProxyType({})
 
@@ -219,14 +221,14 @@ class _Collector:
         except BodyUnreadable:
             body = {}
         reason, count = body.get("reason"), body.get("count")
-        if not isinstance(reason, str) or not isinstance(count, int):
+        if not isinstance(reason, str) or not isinstance(count, int) or not 0 <= count < 2**53:
             self._passed.append(Passed(seq=stored.seq))
             return
         count = self._deleted.get(stored.seq, count)
         if count == 0:
             self._passed.append(Passed(seq=stored.seq))  # all of them were delivered in time
             return
-        self._gaps.append((stored.seq, {f"{DROPPED_NAME}/{reason}": count}))
+        self._gaps.append((stored.seq, {f"{DROPPED_NAME}/{reason[:_REASON_CHARACTERS]}": count}))
 
 
 def _decode(stored: Stored, refused: list[Refused]) -> dict[str, Any] | None:
@@ -249,13 +251,17 @@ def _decode(stored: Stored, refused: list[Refused]) -> dict[str, Any] | None:
 
 
 def _no_run(body: Mapping[str, Any]) -> str:
-    return "" if isinstance(body.get("run"), str) else "run is no text"
+    run = body.get("run")
+    if not isinstance(run, str):
+        return "run is no text"
+    return "" if len(run) <= _RUN_CHARACTERS else f"run is longer than {_RUN_CHARACTERS} characters"
 
 
 def _problem(body: Mapping[str, Any]) -> str:
     """Why a body is not that of a step; bodies come from files that anyone may have written."""
-    if not isinstance(body.get("run"), str):
-        return "run is no text"
+    no_run = _no_run(body)
+    if no_run:
+        return no_run
     step = body.get("step")
     if not isinstance(step, int) or isinstance(step, bool):
         return "step is no whole number"

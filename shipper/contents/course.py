@@ -80,7 +80,7 @@ def _runs_in(reader: Reader) -> Mapping[str, Run]:
     tally = Tally()
     for number in reader.segments():
         try:
-            path = reader.directory / fmt.segment_name(number)
+            path = reader.path_of(number)
             tally.add(look(path, number, alive=False, whole=False).tally)
         except FileNotFoundError:
             continue

@@ -13,11 +13,13 @@ from spooler.errors import BodyUnreadable, NewerFormat, NotASpool, SpoolDamaged
 from spooler.spool import codec, db
 from spooler.spool import format as fmt
 from spooler.spool.identity import Identity
+from spooler.spool.segment import CHUNK_BYTES, row_bytes
 from spooler.spool.stored import Damage, Row, Stored, verify
 
 _READ_RECORDS = 1000
 _SAMPLE = 200  # records at either end of a segment that is not read whole
 _MOST_DAMAGE = 1000
+_MOST_TELLING = 10_000
 
 # Kinds that are few and tell what the rest is about.
 _TELLING = ("run", "finish", "gap", "exit")
@@ -65,9 +67,10 @@ def look(path: Path, number: int | None, *, alive: bool, whole: bool) -> Segment
     Raises:
         FileNotFoundError: it is not there, or has been deleted meanwhile.
     """
+    path = Path(os.path.realpath(path.parent)) / path.name  # a person may come by links
     # Before it is opened: a log that is there may be gone afterwards, the reverse never happens.
-    logged = os.path.exists(f"{path}-wal")
-    segment = Segment(path=path, number=number, bytes=os.stat(path).st_size + db.wal_size(path))
+    logged = os.path.lexists(f"{path}-wal")
+    segment = Segment(path=path, number=number, bytes=os.lstat(path).st_size + db.wal_size(path))
     if not os.access(path, os.R_OK):
         segment.state, segment.why = UNREADABLE, "this user may not read it"
         return segment
@@ -107,6 +110,8 @@ def _read_identity(connection: db.Connection, segment: Segment) -> None:
         return
     body, checksum = row
     try:
+        if not isinstance(body, bytes):
+            raise TypeError("it is no bytes")
         segment.identity = Identity.from_map(codec.unpack(body))
     except (BodyUnreadable, TypeError) as error:
         segment.identity_wrong = f"its identity cannot be read: {error}"
@@ -145,20 +150,27 @@ def _take(segment: Segment, rows: list[Row], position: int) -> int:
 
 def _chunks(connection: db.Connection) -> Iterator[tuple[list[Row], db.Error | None]]:
     """All rows in order; the last chunk comes with what kept the following from being read."""
-    after = -(2**63)
+    after = 0
     while True:
         rows: list[Row] = []
+        size = 0
+        db.limit(connection)
         try:
             for row in connection.execute(fmt.SELECT_RECORDS, (after, _READ_RECORDS)):
-                rows.append(row)  # noqa: PERF402 - a damaged page must not cost those before it
+                if row[0] <= after:
+                    raise db.Error("records are out of order")
+                rows.append(row)
+                after = row[0]
+                size += row_bytes(row)
+                if size > CHUNK_BYTES:
+                    break
         except db.Error as error:
             yield rows, error
             return
         if rows:
             yield rows, None
-        if len(rows) < _READ_RECORDS:
+        if len(rows) < _READ_RECORDS and size <= CHUNK_BYTES:
             return
-        after = rows[-1][0]
 
 
 def _sample(connection: db.Connection, segment: Segment) -> None:
@@ -172,10 +184,13 @@ def _sample(connection: db.Connection, segment: Segment) -> None:
         segment.records += count
     seen: dict[int, Row] = {}
     for after in (first - 1, max(first - 1, last - _SAMPLE)):
-        for row in connection.execute(fmt.SELECT_RECORDS, (after, _SAMPLE)):
+        db.limit(connection)
+        for row in connection.execute(fmt.SELECT_RECORDS, (max(0, after), _SAMPLE)):
             seen[row[0]] = row
     for kind in _TELLING:
-        seen.update((row[0], row) for row in connection.execute(fmt.SELECT_KIND, (kind,)))
+        db.limit(connection)
+        rows = connection.execute(fmt.SELECT_KIND, (kind, _MOST_TELLING))
+        seen.update((row[0], row) for row in rows)
     records: list[Stored] = []
     damage: list[Damage] = []
     for seq in sorted(seq for seq in seen if seq <= last):

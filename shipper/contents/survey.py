@@ -95,7 +95,7 @@ def survey(directory: Path, *, verify: bool) -> Survey:
     # appended meanwhile makes no gap.
     for number in reversed(reader.segments()):
         try:
-            path = directory / fmt.segment_name(number)
+            path = reader.path_of(number)
             segments.insert(0, look(path, number, alive=alive, whole=whole))
         except FileNotFoundError:
             continue  # delivered and deleted meanwhile

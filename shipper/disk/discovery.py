@@ -15,6 +15,7 @@ from pathlib import Path
 
 from shipper.errors import Misplaced
 from shipper.logs import about
+from spooler.errors import SpoolDamaged
 from spooler.spool import format as fmt
 from spooler.spool.identity import Identity
 from spooler.spool.reader import Reader
@@ -23,6 +24,8 @@ log = logging.getLogger(__name__)
 
 # node_<N>/rank_<R>/<spool id>, and room above it for folders that keep pods apart.
 DEPTH = 6
+# Entries that are looked at below one folder of the root; a node has some thousand at most.
+MOST_ENTRIES = 100_000
 # A uid of the API server, or the hash that a static pod has instead.
 _POD_UID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{32}")
 
@@ -30,9 +33,17 @@ _POD_UID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{32}")
 def find_spools(root: Path) -> Iterator[Path]:
     """Directories whose name is a spool id, at most `DEPTH` levels down.
 
-    Links are not followed, and what is in quarantine is no spool any more.
+    Links are not followed, and what is in quarantine is no spool any more. Of what lies below one
+    folder of the root, the first `MOST_ENTRIES` entries are looked at.
     """
-    yield from _below(root, DEPTH)
+    for folder in _folders(root, [MOST_ENTRIES]):
+        left = [MOST_ENTRIES]  # for each, so that one tenant cannot use up another's
+        if fmt.is_spool_id(folder.name):
+            yield folder
+        else:
+            yield from _below(folder, DEPTH - 1, left)
+        if left[0] < 0:
+            tell_once(folder)
 
 
 def pod_directories(root: Path) -> list[Path]:
@@ -55,6 +66,9 @@ def identity_of(reader: Reader, root: Path, *, by_directory: bool) -> Identity:
         Misplaced: the spool lies in no pod's folder.
         NotASpool, NewerFormat, SpoolDamaged, OSError: as for reading.
     """
+    if reader.place != Path(os.path.realpath(root)) / reader.directory.relative_to(root):
+        why = "a folder on the way to it has become a symbolic link"
+        raise SpoolDamaged(str(reader.directory), 0, why)
     identity = reader.identity()
     if not by_directory:
         return identity
@@ -72,16 +86,42 @@ def identity_of(reader: Reader, root: Path, *, by_directory: bool) -> Identity:
     return replace(identity, pod_uid=inside[0])
 
 
-def _below(folder: Path, depth: int) -> Iterator[Path]:
-    try:
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError:
-        # Gone meanwhile, or another user's: the periodic walk comes by again.
+def tell_once(folder: Path) -> None:
+    """Say that a folder holds more than is looked at."""
+    if folder in _told:
         return
-    for entry in entries:
-        if not entry.is_dir(follow_symlinks=False) or entry.name == fmt.QUARANTINE_NAME:
-            continue
-        if fmt.is_spool_id(entry.name):
-            yield Path(entry.path)
+    _told.add(folder)
+    log.warning(
+        "%s: holds more than %d files and folders; spools beyond those are not found until some"
+        " are gone",
+        folder,
+        MOST_ENTRIES,
+        extra=about(path=folder, reason="too-many-files"),
+    )
+
+
+_told: set[Path] = set()
+
+
+def _folders(folder: Path, left: list[int]) -> list[Path]:
+    """The folders in one, by name, as long as there are entries `left` to look at."""
+    found = []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                left[0] -= 1
+                if left[0] < 0:
+                    break
+                if entry.is_dir(follow_symlinks=False) and entry.name != fmt.QUARANTINE_NAME:
+                    found.append(Path(entry.path))
+    except OSError:
+        pass  # gone meanwhile, or another user's: the periodic walk comes by again
+    return sorted(found, key=lambda path: path.name)
+
+
+def _below(folder: Path, depth: int, left: list[int]) -> Iterator[Path]:
+    for path in _folders(folder, left):
+        if fmt.is_spool_id(path.name):
+            yield path
         elif depth > 1:
-            yield from _below(Path(entry.path), depth - 1)
+            yield from _below(path, depth - 1, left)

@@ -17,7 +17,10 @@ Rules:
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
+import os
+import stat
 import time
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -39,6 +42,7 @@ log = logging.getLogger(__name__)
 
 _JSON = ".report.json"
 _TEXT = ".report.txt"
+_MOST_AT_ONCE = 100  # of one spool: the others wait for it
 _UNATTRIBUTED = "who wrote it cannot be told"
 
 
@@ -119,7 +123,8 @@ class Quarantine:
             return False
         if reader.is_owned():
             return False
-        for number in reader.segments():
+        numbers = reader.segments()
+        for number in numbers[:_MOST_AT_ONCE]:
             report = Report(
                 spool=reader.spool,
                 segment=number,
@@ -131,13 +136,14 @@ class Quarantine:
                 rank=None,
                 holds=ranges.of_numbers(reader.seqs_in(number)),
                 missing=[],
-                last=number == reader.segments()[-1],
+                last=number == numbers[-1],
                 delivered=False,
             )
             if not self._move(reader, report):
                 return False
-        with contextlib.suppress(OSError):
-            reader.delete_spool()
+        if len(numbers) <= _MOST_AT_ONCE:  # else the next walk goes on
+            with contextlib.suppress(OSError):
+                reader.delete_spool()
         return True
 
     def trim(self, limit: int) -> None:
@@ -178,7 +184,7 @@ class Quarantine:
         total = 0
         for name in segment_files(self._place(report)):
             with contextlib.suppress(OSError):
-                total += Path(name).stat().st_size
+                total += Path(name).lstat().st_size
         return total
 
     def drop(self, report: Report) -> None:
@@ -201,6 +207,7 @@ class Quarantine:
         try:
             for path in (self.folder, folder):
                 path.mkdir(mode=_mode(reader.directory), exist_ok=True)
+                _check_own(path)
             self._write(report)
             reader.move_segment(report.segment, folder)
         except OSError as error:
@@ -236,6 +243,15 @@ class Quarantine:
             draft.replace(place.with_suffix(suffix))
 
 
+def _check_own(folder: Path) -> None:
+    """Refuse a link, or a folder of somebody who would then have what others wrote."""
+    status, root = os.lstat(folder), os.lstat(folder.parent)
+    if not stat.S_ISDIR(status.st_mode):
+        raise NotADirectoryError(errno.ENOTDIR, "is no folder", str(folder))
+    if status.st_uid not in (os.geteuid(), 0, root.st_uid):
+        raise PermissionError(errno.EPERM, "belongs to another user; remove it", str(folder))
+
+
 def _mode(directory: Path) -> int:
     """As the spool's own folder: who may delete there may drop here."""
     return directory.stat().st_mode & 0o7777
@@ -248,7 +264,7 @@ def _met(reader: Reader, known: Iterable[Mapping[str, Any]]) -> dict[int, str]:
         path = Path(row["path"])
         number = fmt.segment_number(path.name)
         own = row["reason"] != "missing" and not row["reason"].startswith("dropped:")
-        if own and number is not None and path.parent == reader.directory:
+        if own and number is not None and path.parent in (reader.directory, reader.place):
             met[number] = row["reason"]
     return met
 

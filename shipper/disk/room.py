@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import stat
 from pathlib import Path
 
 from shipper.disk.discovery import find_spools, pod_directories
@@ -83,10 +84,19 @@ class Room:
 def _put(marker: Path, *, full: bool) -> None:
     """Make the mark or take it away; another user's, in a root open to all, makes room for ours."""
     with contextlib.suppress(FileNotFoundError):
-        if not full or os.lstat(marker).st_uid != os.geteuid():
+        found = os.lstat(marker)
+        ours = stat.S_ISREG(found.st_mode) and found.st_nlink == 1
+        if not full or not ours or found.st_uid != os.geteuid():
             marker.unlink()
-    if full:
-        marker.touch(mode=0o644)
+    if not full:
+        return
+    # Never through a link: what stands in a pod's folder is the pod's.
+    flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    descriptor = os.open(marker, flags, 0o644)
+    try:
+        os.utime(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def spool_excess(directory: Path, identity: Identity) -> int:

@@ -26,6 +26,7 @@ from spooler.spool.reader import Chunk, Stored
 
 # Records read at once: enough for several requests, little enough for a thousand spools.
 READ_RECORDS = 500
+_REASON_CHARACTERS = 64  # of a gap, as far as they are kept
 # How long a workload may be unknown to the receiver while its job runs, and after it has ended.
 UNKNOWN_ALIVE_SECONDS = 600.0
 UNKNOWN_ENDED_SECONDS = 180.0
@@ -377,8 +378,10 @@ def gap_of(spool: str, stored: Stored) -> Gap | None:
     """What a gap record tells; None when it cannot be understood."""
     try:
         body = codec.unpack(stored.body)
-        reason, count = str(body["reason"]), int(body["count"])
-    except (BodyUnreadable, KeyError, TypeError, ValueError):
+        reason, count = str(body["reason"])[:_REASON_CHARACTERS], int(body["count"])
+    except (BodyUnreadable, KeyError, TypeError, ValueError, OverflowError):
+        return None
+    if not 0 <= count < 2**53:
         return None
     first, last = gap_record.deleted(body) or (0, 0)
     return Gap(spool=spool, seq=stored.seq, reason=reason, count=count, first=first, last=last)

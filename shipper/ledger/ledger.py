@@ -150,6 +150,12 @@ class Ledger(State):
             rows = list(database.table("spool").rows)
         return [{**row, "identity": json.loads(row["identity"])} for row in rows]
 
+    def place_of(self, spool: str) -> Path | None:
+        """Where a spool was found first; None for one that never was."""
+        with self.using() as database:
+            row = database.execute("SELECT directory FROM spool WHERE id = ?", (spool,)).fetchone()
+        return Path(row[0]) if row else None
+
     def identity(self, spool: str) -> Identity | None:
         """Who wrote a spool that was found before; None for one that never was."""
         with self.using() as database:

@@ -120,6 +120,8 @@ class Poster:
             ) as response:
                 limit = ANSWER_LIMIT if method == "POST" else LISTING_LIMIT
                 content = response.raw.read(limit, decode_content=True)
+                if not content and _ends_in_head(response):
+                    raise urllib3.exceptions.ProtocolError("the answer ends within its head")
                 return _answer(response, content, keys)
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
             self._local.session = None
@@ -146,6 +148,14 @@ class Poster:
             found: dict[str, str] = requests.utils.get_environ_proxies(url)
             return found
         return {"http": proxy, "https": proxy} if proxy else {}
+
+
+def _ends_in_head(response: requests.Response) -> bool:
+    """Whether an answer without a body does not say that it has none: it was cut short."""
+    announced = {"content-length", "transfer-encoding"} & {
+        name.lower() for name in response.headers
+    }
+    return response.status_code == 200 and not announced
 
 
 def _pair(keys: Keys) -> Any:

@@ -33,7 +33,7 @@ def make_deleted(
 def deleted(body: Mapping[str, Any]) -> tuple[int, int] | None:
     """First and last seq of what was deleted; None for records that never had a seq."""
     first, last = body.get("first_seq"), body.get("last_seq")
-    if not isinstance(first, int) or not isinstance(last, int) or not 0 < first <= last:
+    if not isinstance(first, int) or not isinstance(last, int) or not 0 < first <= last < 2**63:
         return None
     return first, last
 

@@ -18,12 +18,17 @@ _prefixes: dict[str, int] = {}
 # a `default` that packs find it gone and take another. One that failed or has grown is let go.
 _idle: dict[Callable[[Any], Any] | None, list[Any]] = {}
 _KEPT_BYTES = 64 * 1024
+_KIND_CHARACTERS = 64  # of a kind that is worth keeping
+# A body of this size is counted while it is decoded: a byte of msgpack may become a hundred in
+# memory. As many numbers as a body can hold are fine; a container counts as eight of them.
+_COUNTED_BYTES = 1024 * 1024
+_MOST_VALUES = 8 * 1024 * 1024
 
 
 def _prefix(kind: str) -> int:
     """CRC state after `kind` and its terminating zero; a handful of kinds, so kept."""
     state = zlib.crc32(kind.encode("utf-8", "surrogatepass") + b"\0")
-    if len(_prefixes) < 256:
+    if len(_prefixes) < 256 and len(kind) <= _KIND_CHARACTERS:
         _prefixes[kind] = state
     return state
 
@@ -73,14 +78,48 @@ def unpack(body: bytes) -> dict[str, Any]:
 
 
 def _decode(body: bytes, pairs_hook: Callable[[Any], Any] | None = None) -> Any:
+    counting: dict[str, Any] = {}
+    if len(body) >= _COUNTED_BYTES:
+        count = _Count()
+        counting = {
+            "list_hook": count.list,
+            "max_array_len": _MOST_VALUES,
+            "max_map_len": _MOST_VALUES,
+        }
+        if pairs_hook is None:
+            counting["object_hook"] = count.map
+        else:
+            inner = pairs_hook
+            pairs_hook = lambda pairs: count.map(inner(pairs))  # noqa: E731 - one line in one place
     return msgpack.unpackb(
         body,
+        **counting,
         ext_hook=_refuse_extension,
         timestamp=1,  # Unix seconds: what msgpack itself knows stays a number
         strict_map_key=False,
         unicode_errors="surrogatepass",
         object_pairs_hook=pairs_hook,
     )
+
+
+class _Count:
+    """Counts what a body decodes to, and stops before that is too much for whoever reads it."""
+
+    def __init__(self) -> None:
+        self.values = 0
+
+    def list(self, found: list[Any]) -> list[Any]:
+        self._more(len(found))
+        return found
+
+    def map(self, found: dict[Any, Any]) -> dict[Any, Any]:
+        self._more(2 * len(found))
+        return found
+
+    def _more(self, values: int) -> None:
+        self.values += values + 8
+        if self.values > _MOST_VALUES:
+            raise ValueError(f"more than {_MOST_VALUES} values")
 
 
 def _map_with_text_keys(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:

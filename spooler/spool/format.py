@@ -92,9 +92,16 @@ SCHEMA = (
 SCHEMAS = {FORMAT_VERSION: SCHEMA}  # every version that can be read, and what its files hold
 INSERT_IDENTITY = "INSERT INTO identity (body, checksum) VALUES (?, ?)"
 INSERT_RECORD = "INSERT INTO record (seq, kind, body, checksum) VALUES (?, ?, ?, ?)"
-SELECT_IDENTITY = "SELECT body, checksum FROM identity"
-SELECT_RECORDS = "SELECT seq, kind, body, checksum FROM record WHERE seq > ? ORDER BY seq LIMIT ?"
-SELECT_KIND = "SELECT seq, kind, body, checksum FROM record WHERE kind = ? ORDER BY seq"
+SELECT_IDENTITY = "SELECT body, checksum FROM identity LIMIT 1"
+# A body above the limit is no record's: what is larger is not taken into memory.
+_BODY = f"CASE WHEN length(body) <= {BODY_LIMIT} THEN body END"
+SELECT_RECORDS = (
+    f"SELECT seq, kind, {_BODY}, checksum FROM record WHERE seq > ? ORDER BY seq LIMIT ?"
+)
+SELECT_KIND = (
+    f"SELECT seq, kind, {_BODY}, checksum FROM record WHERE kind = ? AND seq > 0"
+    " ORDER BY seq LIMIT ?"
+)
 COUNT_KINDS = "SELECT kind, count(*) FROM record WHERE seq <= ? GROUP BY kind ORDER BY kind"
 COUNT_RECORDS = "SELECT count(*) FROM record WHERE seq BETWEEN ? AND ?"
 # One record, its body only up to so many bytes: for looks that want its time and no more.
@@ -102,13 +109,16 @@ _SELECT_SMALL = "SELECT seq, kind, CASE WHEN length(body) <= ? THEN body END, ch
 SELECT_ONE = f"{_SELECT_SMALL} WHERE seq = ?"
 SELECT_BEYOND = f"{_SELECT_SMALL} WHERE seq > ? ORDER BY seq LIMIT 1"
 # Each for itself is one step in the tree; asked for together, SQLite goes through all records.
-SELECT_BOUNDS = "SELECT (SELECT min(seq) FROM record), (SELECT max(seq) FROM record)"
+SELECT_BOUNDS = (
+    "SELECT (SELECT min(seq) FROM record WHERE seq > 0),"
+    " (SELECT max(seq) FROM record WHERE seq > 0)"
+)
 
 IDENTITY_KIND = "identity"
 
 START = "%Y%m%dT%H%M%S"  # how a spool id begins, in UTC
 
-_SEGMENT_NAME = re.compile(r"([0-9]{8,})\.sqlite")
+_SEGMENT_NAME = re.compile(r"([0-9]{8,18})\.sqlite")
 _SPOOL_ID = re.compile(r"[0-9]{8}T[0-9]{6}-[0-9]+-[0-9a-f]{8}")
 
 
@@ -125,7 +135,8 @@ def preparing_name(number: int) -> str:
 def segment_number(name: str) -> int | None:
     """Number of the segment called `name`, or None when `name` is no segment's name."""
     match = _SEGMENT_NAME.fullmatch(name)
-    return int(match[1]) if match else None
+    number = int(match[1]) if match else 0
+    return number if number > 0 and segment_name(number) == name else None
 
 
 def is_spool_id(name: str) -> bool:

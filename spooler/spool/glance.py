@@ -10,6 +10,7 @@ Rules:
 
 from __future__ import annotations
 
+import heapq
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 from spooler.errors import BodyUnreadable, SpoolError
 from spooler.spool import codec, db
 from spooler.spool import format as fmt
+from spooler.spool.segments import MOST_SEGMENTS
 
 # A body that is larger is not decoded only to learn its time.
 _BODY_BYTES = 256 * 1024
@@ -53,6 +55,7 @@ class Glance:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self._place = Path(os.path.realpath(directory))  # where it stays: see `guard`
         self._sizes: dict[int, tuple[int, int, float]] = {}  # segment -> bytes, of its WAL, mtime
         self._edges: dict[int, _Edge] = {}
         self._firsts: dict[int, int] = {}  # the first record of a segment never changes
@@ -114,7 +117,7 @@ class Glance:
         sizes: dict[int, tuple[int, float]] = {}
         wals: dict[int, int] = {}
         total = 0
-        with os.scandir(self.directory) as entries:
+        with os.scandir(self._place) as entries:
             for entry in entries:
                 try:
                     found = entry.stat(follow_symlinks=False)
@@ -130,7 +133,7 @@ class Glance:
                     wals[number] = found.st_size
         self._sizes = {
             number: (size, wals.get(number, 0), mtime)
-            for number, (size, mtime) in sorted(sizes.items())
+            for number, (size, mtime) in heapq.nsmallest(MOST_SEGMENTS, sizes.items())
         }
         self._edges = {n: edge for n, edge in self._edges.items() if n in sizes}
         self._firsts = {n: first for n, first in self._firsts.items() if n in sizes}
@@ -192,7 +195,7 @@ class Glance:
         return edge
 
     def _ask(self, number: int) -> _Edge:
-        path = self.directory / fmt.segment_name(number)
+        path = self._place / fmt.segment_name(number)
         connection = db.open_for_reading(path)
         try:
             first, last = connection.execute(fmt.SELECT_BOUNDS).fetchone()
@@ -213,7 +216,7 @@ class Glance:
     def _row(self, number: int, query: str, seq: int) -> Any:
         """One row of (seq, kind, body, checksum), or None where there is none to be had."""
         try:
-            connection = db.open_for_reading(self.directory / fmt.segment_name(number))
+            connection = db.open_for_reading(self._place / fmt.segment_name(number))
         except (FileNotFoundError, SpoolError):
             return None
         try:
@@ -227,7 +230,7 @@ class Glance:
 def _time_of(row: tuple[Any, Any, Any, Any]) -> float | None:
     """The time that a sound record tells."""
     seq, kind, body, checksum = row
-    if not isinstance(kind, str) or not isinstance(body, bytes):
+    if not isinstance(kind, str) or not isinstance(body, bytes) or seq < 0:
         return None
     if codec.checksum(kind, body, seq) != checksum:
         return None

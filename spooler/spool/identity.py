@@ -22,6 +22,9 @@ MAX_BYTES = "PRIMUS_LENS_SPOOL_MAX_BYTES"
 
 MASTER_ADDR = "DLROVER_MASTER_ADDR"
 
+# A longer value is left out: it is kept, logged and sent with every request.
+_CHARACTERS = 1024
+
 _FALSE = frozenset({"false", "0", "no", "off"})
 
 
@@ -179,7 +182,7 @@ def _fits(value: Any, type_name: str) -> bool:
     if isinstance(value, bool):
         return False
     if type_name.startswith("int"):
-        return isinstance(value, int)
+        return isinstance(value, int) and -(2**63) <= value < 2**63
     if type_name.startswith("float"):
-        return isinstance(value, int | float)
-    return isinstance(value, str)
+        return isinstance(value, int | float) and abs(value) < 2**53
+    return isinstance(value, str) and len(value) <= _CHARACTERS

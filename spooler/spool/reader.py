@@ -25,13 +25,15 @@ from spooler.spool.stored import Row, verify
 from spooler.spool.stored import Stored as Stored
 
 _LAST_SEQ = 2**63 - 1
+# Every segment tells who wrote it; where so many do not, none does.
+_TELLING_SEGMENTS = 16
 
 
 class Reader(Segments):
     """A spool directory, seen from the service. Holds no file open."""
 
-    def __init__(self, directory: Path) -> None:
-        super().__init__(directory)
+    def __init__(self, directory: Path, place: Path | None = None) -> None:
+        super().__init__(directory, place)
         self._first_seqs: dict[int, int] = {}  # segment number -> seq of its first record
         # Segment number -> as what it held nothing beyond which position.
         self._nothing: dict[int, tuple[tuple[int, ...], int]] = {}
@@ -44,7 +46,7 @@ class Reader(Segments):
             NewerFormat, SpoolDamaged: as for opening.
         """
         failure: Exception = NotASpool(f"{self.directory}: no segment in it")
-        for number in self.segments():
+        for number in self.segments()[:_TELLING_SEGMENTS]:
             path = self._path(number)
             try:
                 return self._checked(path, segment.identity(path, number))
@@ -52,7 +54,7 @@ class Reader(Segments):
                 failure = error
             except FileNotFoundError:
                 continue
-        for number in self.segments():
+        for number in self.segments()[:_TELLING_SEGMENTS]:
             found = segment.salvaged_identity(self._path(number), number)
             if found is not None:
                 return self._checked(self._path(number), found)
@@ -101,7 +103,7 @@ class Reader(Segments):
 
         Segments that cannot be opened count nothing.
         """
-        return self.count_between(position + 1, _LAST_SEQ)
+        return self.count_between(min(position + 1, _LAST_SEQ), _LAST_SEQ)
 
     def count_between(self, first: int, last: int) -> int:
         """As `count_after`, from `first` to `last`."""

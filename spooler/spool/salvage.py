@@ -4,18 +4,22 @@ Where the header, the schema or a page between is damaged, the pages that hold r
 whole. Each is looked through for itself, in the file and in the log beside it, as SQLite's file
 format lays them out; no schema is trusted and nothing is run. What the checksum of kind, body and
 seq holds for is a record of this spool, whatever the rest of the file looks like.
+
+Files are not trusted: only regular ones are opened (`spooler.spool.guard`), a look takes `SECONDS`
+of processor time at most, and what it holds at a time is bounded.
 """
 
 from __future__ import annotations
 
 import contextlib
-import heapq
+import errno
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from spooler.spool import codec
+from spooler.spool import codec, guard
 from spooler.spool import format as fmt
 from spooler.spool.stored import Row
 
@@ -24,6 +28,10 @@ _WAL_HEADER = 32
 _FRAME_HEADER = 24
 _FRAME = _FRAME_HEADER + _PAGE
 _LEAF = 0x0D
+SECONDS = 5.0
+_KEPT_BYTES = 64 * 1024 * 1024
+_READS = 256  # of pages between two looks at the clock
+_COMMIT_FRAMES = 2 * fmt.BODY_LIMIT // fmt.PAGE_SIZE  # more than the largest record takes
 _TAIL_FRAMES = 64  # looked through for records that the log hides
 _INTEGERS = {1: 1, 2: 2, 3: 3, 4: 4, 5: 6, 6: 8}  # serial type -> bytes
 
@@ -35,11 +43,26 @@ def rows(path: Path, after: int, limit: int) -> list[Row]:
         OSError: the file cannot be read.
     """
     found: dict[int, Row] = {}
+    size = 0
     for row in _scan(path, after):
+        size += 0 if row[0] in found else len(row[2])
         found.setdefault(row[0], row)
-        if len(found) >= 2 * limit + 100:
-            found = {seq: found[seq] for seq in heapq.nsmallest(limit, found)}
-    return [found[seq] for seq in heapq.nsmallest(limit, found)]
+        if len(found) >= 2 * limit + 100 or size > 2 * _KEPT_BYTES:
+            found = _lowest(found, limit)
+            size = sum(len(row[2]) for row in found.values())
+    return list(_lowest(found, limit).values())
+
+
+def _lowest(found: dict[int, Row], limit: int) -> dict[int, Row]:
+    """The first of these, as many as are wanted and fit."""
+    kept: dict[int, Row] = {}
+    size = 0
+    for seq in sorted(found)[:limit]:
+        size += len(found[seq][2])
+        if kept and size > _KEPT_BYTES:
+            break
+        kept[seq] = found[seq]
+    return kept
 
 
 def seqs(path: Path) -> list[int]:
@@ -109,13 +132,16 @@ class _Pages:
     """A segment and its log, open, page by page; numbered from 1."""
 
     def __init__(self, path: Path) -> None:
-        self._file: BinaryIO = path.open("rb")
+        self._folder = os.path.dirname(path)
+        self._file: BinaryIO = os.fdopen(guard.open_regular(path), "rb")
+        self._end = time.thread_time() + SECONDS
+        self._reads = 0
         self._log: BinaryIO | None = None
         self._frames, self._salts = 0, b""
         self._newest: dict[int, int] | None = None  # page number -> frame, once it is wanted
         try:
             with contextlib.suppress(FileNotFoundError):
-                self._log = Path(f"{path}-wal").open("rb")  # noqa: SIM115 - closed in __exit__
+                self._log = os.fdopen(guard.open_regular(f"{path}-wal"), "rb")
                 self._salts = self._log.read(_WAL_HEADER)[16:24]
                 self._frames = max(0, os.fstat(self._log.fileno()).st_size - _WAL_HEADER) // _FRAME
         except BaseException:
@@ -138,16 +164,28 @@ class _Pages:
         """
         number = 2  # the first holds the schema, and nothing else
         while page := self._in_file(number):
-            yield page
+            if page[0] == _LEAF:
+                yield page
+            elif not page.strip(b"\0"):
+                number = max(number, self._after_hole(number))
             number += 1
-        for frame in range(self._frames):
-            yield self._in_log(frame)
+        frame = 0
+        while frame < self._frames:
+            page = self._in_log(frame)
+            if page[:1] == b"\0" and not page.strip(b"\0"):
+                frame = max(frame, self._frame_after_hole(frame))
+            else:
+                yield page
+            frame += 1
 
     def tail(self) -> Iterator[bytes]:
         """The pages of the last frames of the log, back from the last one that ends a commit."""
         last = self._frames - 1
-        while last >= 0 and not self._ends_commit(last):
+        least = last - _COMMIT_FRAMES
+        while last >= 0 and last > least and not self._ends_commit(last):
             last -= 1
+        if last == least:
+            return  # no commit is as long as this
         for frame in range(last, max(-1, last - _TAIL_FRAMES), -1):
             yield self._in_log(frame)
 
@@ -165,17 +203,42 @@ class _Pages:
         header = self._frame_header(frame)
         return header[4:8] != b"\0\0\0\0" and header[8:16] == self._salts
 
+    def _after_hole(self, number: int) -> int:
+        """The page before the next one that takes disk; a file may claim any size."""
+        with contextlib.suppress(OSError):
+            return os.lseek(self._file.fileno(), (number - 1) * _PAGE, os.SEEK_DATA) // _PAGE
+        return os.fstat(self._file.fileno()).st_size // _PAGE + 1
+
+    def _frame_after_hole(self, frame: int) -> int:
+        """As `_after_hole`, for the log: the frame in which the next data begin, or before."""
+        assert self._log is not None
+        at = _WAL_HEADER + frame * _FRAME
+        with contextlib.suppress(OSError):
+            data = os.lseek(self._log.fileno(), at, os.SEEK_DATA)
+            return (data - _WAL_HEADER) // _FRAME - 1
+        return self._frames
+
+    def _pay(self) -> None:
+        """Every page costs; too many, and the look ends."""
+        self._reads += 1
+        if self._reads % _READS == 0 and time.thread_time() > self._end:
+            guard.rest(self._folder)
+            raise OSError(errno.EFBIG, f"a look through it takes more than {SECONDS:g} s")
+
     def _frame_header(self, frame: int) -> bytes:
         assert self._log is not None
+        self._pay()
         self._log.seek(_WAL_HEADER + frame * _FRAME)
         return self._log.read(_FRAME_HEADER)
 
     def _in_file(self, number: int) -> bytes:
+        self._pay()
         self._file.seek((number - 1) * _PAGE)
         return self._file.read(_PAGE)
 
     def _in_log(self, frame: int) -> bytes:
         assert self._log is not None
+        self._pay()
         self._log.seek(_WAL_HEADER + frame * _FRAME + _FRAME_HEADER)
         return self._log.read(_PAGE)
 
@@ -191,7 +254,7 @@ def _cells(page: bytes, pages: _Pages) -> Iterator[tuple[int, list[_Value]]]:
     for place in range(8, min(8 + 2 * count, _PAGE - 1), 2):
         try:
             yield _cell(page, int.from_bytes(page[place : place + 2], "big"), pages)
-        except (IndexError, ValueError, OSError):
+        except (IndexError, ValueError):
             continue  # damaged; its neighbours need not be
 
 

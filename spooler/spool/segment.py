@@ -17,25 +17,38 @@ from spooler.spool import format as fmt
 from spooler.spool.identity import Identity
 from spooler.spool.stored import Row
 
+# Of bodies and kinds given at once; one that is larger comes alone.
+CHUNK_BYTES = 64 * 1024 * 1024
+_MOST_GAPS = 10_000
+
 Bounds = tuple[int, int]  # first and last seq
 
 
 def rows(path: Path, after: int, limit: int) -> tuple[list[Row], bool]:
-    """At most `limit` rows, and whether all that there are; False: the next is unreadable.
+    """At most `limit` rows, and whether all that there are.
+
+    False: the next is unreadable, or they are large and there are more.
 
     Raises:
         SpoolError, FileNotFoundError: not a single row can be read.
     """
     connection = db.open_for_reading(path)
     found: list[Row] = []
+    size = 0
     try:
         for row in connection.execute(fmt.SELECT_RECORDS, (after, limit)):
-            found.append(row)  # noqa: PERF402 - a damaged page must not cost those before it
+            if row[0] <= (found[-1][0] if found else after):
+                raise db.Error("database disk image is malformed: records are out of order")
+            size += row_bytes(row)
+            if found and size > CHUNK_BYTES:
+                return found, False
+            found.append(row)
     except db.Error as error:
         # sqlite3 looks one row ahead: the one before the damage is still to be had.
         last = found[-1][0] if found else after
         with contextlib.suppress(db.Error):
-            found += connection.execute(fmt.SELECT_RECORDS, (last, 1)).fetchall()
+            more = connection.execute(fmt.SELECT_RECORDS, (last, 1)).fetchall()
+            found += [row for row in more if row[0] > last]
         if not found:
             raise db.damaged(error, path, after) from error
         return found, False
@@ -44,14 +57,19 @@ def rows(path: Path, after: int, limit: int) -> tuple[list[Row], bool]:
     return found, True
 
 
+def row_bytes(row: Row) -> int:
+    """What a row takes; in a damaged file it may hold anything."""
+    return sum(len(value) for value in row[1:3] if isinstance(value, str | bytes))
+
+
 def of_kind(path: Path, kind: str) -> list[Row]:
-    """Every row of one kind; none of a file that cannot be read."""
+    """The rows of one kind, the first `_MOST_GAPS`; none of a file that cannot be read."""
     try:
         connection = db.open_for_reading(path)
     except (FileNotFoundError, SpoolError):
         return []
     try:
-        return connection.execute(fmt.SELECT_KIND, (kind,)).fetchall()
+        return connection.execute(fmt.SELECT_KIND, (kind, _MOST_GAPS)).fetchall()
     except db.Error:
         return []
     finally:
@@ -125,7 +143,8 @@ def identity(path: Path, number: int) -> Identity:
         raise db.damaged(error, path, 0) from error
     finally:
         connection.close()
-    if row is None or codec.checksum(fmt.IDENTITY_KIND, row[0], number) != row[1]:
+    sound = row is not None and isinstance(row[0], bytes)
+    if not sound or codec.checksum(fmt.IDENTITY_KIND, row[0], number) != row[1]:
         raise SpoolDamaged(str(path), 0, "the identity's checksum does not hold", lasting=True)
     return _decoded(path, row[0])
 
@@ -141,7 +160,7 @@ def salvaged_identity(path: Path, number: int) -> Identity | None:
 def sizes(path: Path) -> tuple[int, int]:
     """Bytes of a segment and of its WAL."""
     try:
-        return os.stat(path).st_size, db.wal_size(path)
+        return os.lstat(path).st_size, db.wal_size(path)
     except FileNotFoundError:
         return 0, 0
 
@@ -157,7 +176,7 @@ def mark(path: Path) -> tuple[int, ...] | None:
 
 def is_sealed(path: Path) -> bool:
     """Whether its writer has closed it: it never changes any more."""
-    return not os.path.exists(f"{path}-wal")
+    return not os.path.lexists(f"{path}-wal")
 
 
 def is_shared(path: Path) -> bool:

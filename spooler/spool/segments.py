@@ -10,15 +10,20 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import fnmatch
+import heapq
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 from spooler.errors import NotASpool, SpoolDamaged, SpoolError
-from spooler.spool import filesystem, salvage, segment
+from spooler.spool import filesystem, guard, salvage, segment
 from spooler.spool import format as fmt
 from spooler.spool.place import segment_files
 from spooler.spool.segment import Bounds, is_lasting
+
+# A spool holds hundreds. Of one that holds more than this, the others wait until these are gone.
+MOST_SEGMENTS = 100_000
 
 _Find = Callable[[Path], Bounds | None]
 
@@ -26,14 +31,17 @@ _Find = Callable[[Path], Bounds | None]
 class Segments:
     """The files of a spool directory, seen from the service."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, place: Path | None = None) -> None:
+        """`place` is where the directory really is, if that was found out before."""
         self.directory = directory
+        # Found once: a folder that becomes a link later leads to somebody else's files.
+        self.place = place or Path(os.path.realpath(directory))
         # Of segments that are sealed, or damaged and final: number -> its state, its bounds.
         self._known: dict[tuple[int, _Find], tuple[tuple[int, int, int], Bounds | None]] = {}
         self._watermark: tuple[int, tuple[int, ...]] = (-1, ())
         self._growing: list[str] = []  # files that get longer when there is news
-        self._folder = str(directory)
-        self._owner = str(directory / fmt.OWNER_NAME)
+        self._folder = str(self.place)
+        self._owner = str(self.place / fmt.OWNER_NAME)
 
     @property
     def spool(self) -> str:
@@ -41,12 +49,13 @@ class Segments:
         return self.directory.name
 
     def segments(self) -> list[int]:
-        """Numbers of the segments there are, ascending."""
+        """Numbers of the segments there are, ascending; the first `MOST_SEGMENTS`."""
         try:
-            names = os.listdir(self.directory)
-        except FileNotFoundError:
+            names = os.listdir(self.place)
+        except (FileNotFoundError, NotADirectoryError):
             return []
-        return sorted(n for name in names if (n := fmt.segment_number(name)) is not None)
+        numbers = (n for name in names if (n := fmt.segment_number(name)) is not None)
+        return heapq.nsmallest(MOST_SEGMENTS, numbers)
 
     def last_seq(self) -> int:
         """Seq of the last record there is, 0 without any; unreadable segments are skipped."""
@@ -100,12 +109,12 @@ class Segments:
 
     def bytes(self) -> int:
         """Bytes on disk of everything in the directory."""
-        return filesystem.bytes_in(self.directory)
+        return filesystem.bytes_in(self.place)
 
     def is_owned(self) -> bool:
         """Whether the process that writes this spool is alive, in whatever pid namespace."""
         try:
-            descriptor = os.open(self._owner, os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = guard.open_regular(self._owner)
         except OSError:
             return False
         try:
@@ -152,7 +161,7 @@ class Segments:
         written = []
         for name in (self._path(number), f"{self._path(number)}-wal"):
             with contextlib.suppress(FileNotFoundError):
-                written.append(os.stat(name).st_mtime)
+                written.append(os.lstat(name).st_mtime)
         return max(written, default=0.0)
 
     def damaged(self) -> dict[int, str]:
@@ -197,29 +206,39 @@ class Segments:
         Raises:
             OSError: `folder` is not there, not writable, or on another file system.
         """
-        for name in segment_files(self._path(number)):
-            with contextlib.suppress(FileNotFoundError):
-                os.rename(name, folder / Path(name).name)
+        with guard.inside(self.place) as here:
+            for name in _names(number):
+                with contextlib.suppress(FileNotFoundError):
+                    os.rename(name, folder / name, src_dir_fd=here)
 
     def delete_segment(self, number: int) -> None:
-        """Free a closed segment: the database last, so that a half-done deletion is repeated."""
-        for name in segment_files(self._path(number)):
-            Path(name).unlink(missing_ok=True)
+        """Free a closed segment: the database last, so that a half-done deletion is repeated.
+
+        Raises:
+            OSError: it cannot be deleted, or the folder is not the one it was.
+        """
+        with guard.inside(self.place) as here:
+            for name in _names(number):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(name, dir_fd=here)
 
     def delete_spool(self) -> None:
         """Remove the directory of a spool whose writer is gone, with all in it that is ours."""
         for number in self.segments():
             self.delete_segment(number)
-        for path in self.directory.glob(".*.new*"):
-            path.unlink(missing_ok=True)
-        (self.directory / fmt.OWNER_NAME).unlink(missing_ok=True)
-        self.directory.rmdir()
+        with guard.inside(self.place) as here:
+            drafts = [name for name in os.listdir(here) if fnmatch.fnmatch(name, ".*.new*")]
+            for name in (*drafts, fmt.OWNER_NAME):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(name, dir_fd=here)
+        with guard.inside(self.place.parent) as above:
+            os.rmdir(self.place.name, dir_fd=above)
 
     def _sizes(self, number: int) -> tuple[int, int]:
         return segment.sizes(self._path(number))
 
     def _path(self, number: int) -> Path:
-        return self.directory / fmt.segment_name(number)
+        return self.place / fmt.segment_name(number)
 
     def _before(self, number: int) -> list[int]:
         return [one for one in self.segments() if one < number]
@@ -290,8 +309,13 @@ class Segments:
         return known[1]
 
 
+def _names(number: int) -> tuple[str, ...]:
+    """A segment's files by name, the database last."""
+    return tuple(Path(file).name for file in segment_files(Path(fmt.segment_name(number))))
+
+
 def _size(name: str) -> int:
     try:
-        return os.stat(name).st_size
+        return os.lstat(name).st_size
     except FileNotFoundError:
         return -1

@@ -65,6 +65,7 @@ def verify(
         if (
             isinstance(kind, str)
             and isinstance(body, bytes)
+            and 0 < seq < 2**63
             and codec.checksum(kind, body, seq) == checksum
         ):
             records.append(Stored(seq, kind, body))

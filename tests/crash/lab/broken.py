@@ -271,4 +271,28 @@ MUTANTS: dict[str, Mutant] = {
             ),
         ),
     ),
+    "half-an-answer-counts": Mutant(
+        meaning="an answer that ends too early is taken for a whole one",
+        patches=(
+            Patch(
+                file="shipper/post/http.py",
+                old="                content = response.raw.read(limit, decode_content=True)\n",
+                new="                try:\n"
+                "                    content = response.raw.read(limit, decode_content=True)\n"
+                "                except (urllib3.exceptions.HTTPError, OSError):\n"
+                """                    content = b'{"meta":{"code":2000}}'\n""",
+            ),
+        ),
+    ),
+    "any-200-counts": Mutant(
+        meaning="an answer of 200 is believed, whatever it says and whoever said it",
+        patches=(
+            Patch(
+                file="shipper/batch/outcome.py",
+                old="    envelope = _envelope(answer.body)\n    if envelope is None:\n",
+                new="    envelope = _envelope(answer.body)\n    if envelope is None:\n"
+                '        return Outcome(verdict=Verdict.DELIVERED, reason="delivered")\n',
+            ),
+        ),
+    ),
 }

@@ -25,6 +25,7 @@ REGISTRY = {
     "forks": "tests.crash.lab.attacks.forks",
     "system-calls": "tests.crash.lab.attacks.system_calls",
     "power-loss": "tests.crash.lab.attacks.power_loss",
+    "network": "tests.crash.lab.attacks.network",
 }
 
 

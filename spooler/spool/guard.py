@@ -1,0 +1,145 @@
+"""Keeps the reader of a spool inside it: its files are written by people who are not trusted.
+
+Rules:
+
+- A path is given with no link in it (`Segments` resolves its folder once) and has to stay so: a
+  folder or file that has been replaced by a link leads to somebody else's.
+- Only a regular file is opened: a FIFO would hold the reader up, a device may do anything. One with
+  several names has to belong to the owner of its folder.
+- Deleting and moving go through the opened folder, so that nothing can be swapped in between.
+
+- What a folder costs is bounded: one in which a look had to be cut short, or very many files could
+  not be read, is left alone for `REST_SECONDS`; a thousand bad files cost no more than a few.
+
+SQLite opens by name: between this check and its opening lie microseconds, and another look follows
+(`check`) before a single record is believed.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_READING = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+REST_SECONDS = 30.0
+_MOST_FAILURES = 1000  # in one folder within that time
+_resting: dict[str, float] = {}  # folder -> monotonic seconds until which it is left alone
+_failures: dict[str, tuple[float, int]] = {}  # folder -> monotonic seconds of the first, how many
+
+Mark = tuple[int, int]  # device and inode
+
+
+class Strange(OSError):
+    """What stands there is no file of a spool; it is not opened. Says what it is instead."""
+
+    def __init__(self, path: str, what: str) -> None:
+        super().__init__(errno.ELOOP, what, path)
+
+
+def check(path: Path | str) -> Mark:
+    """Make sure that `path` is a regular file, reached without a link.
+
+    Raises:
+        Strange: it is not.
+        FileNotFoundError: nothing is there.
+    """
+    text = os.fspath(path)
+    status = os.lstat(text)
+    _check_kind(text, status)
+    if _resting and _resting.get(os.path.dirname(text), 0.0) > time.monotonic():
+        raise Strange(text, f"left alone for up to {REST_SECONDS:.0f} s: its folder costs too much")
+    if os.path.realpath(text) != text:
+        raise Strange(text, "a folder on the way to it has become a symbolic link")
+    return status.st_dev, status.st_ino
+
+
+def check_beside(path: str) -> None:
+    """As `check`, of a file that SQLite takes along and that need not be there.
+
+    Raises:
+        Strange: it is there, and is not what it should be.
+    """
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        return
+    _check_kind(path, status)
+
+
+def open_regular(path: Path | str) -> int:
+    """Open `path` for reading if it is what `check` wants; a descriptor.
+
+    Raises:
+        Strange: it is not.
+        OSError: it cannot be opened.
+    """
+    mark = check(path)
+    descriptor = os.open(path, _READING)
+    status = os.fstat(descriptor)
+    if (status.st_dev, status.st_ino) != mark:
+        os.close(descriptor)
+        raise Strange(os.fspath(path), "it was replaced while it was opened")
+    return descriptor
+
+
+def rest(folder: str) -> None:
+    """Leave a folder alone for a while."""
+    now = time.monotonic()
+    for key in [key for key, until in list(_resting.items()) if until < now]:
+        _resting.pop(key, None)
+    _resting[folder] = now + REST_SECONDS
+
+
+def failed(folder: str) -> None:
+    """A file in this folder could not be read; when that is too often, it is left alone."""
+    now = time.monotonic()
+    if len(_failures) > _MOST_FAILURES:
+        _failures.clear()
+    since, count = _failures.get(folder, (now, 0))
+    if now - since > REST_SECONDS:
+        since, count = now, 0
+    _failures[folder] = (since, count + 1)
+    if count >= _MOST_FAILURES:
+        rest(folder)
+
+
+@contextmanager
+def inside(folder: Path) -> Iterator[int]:
+    """`folder`, opened, for calls that take a `dir_fd`.
+
+    Raises:
+        Strange: the folder, or one above it, has become a link.
+        OSError: it cannot be opened.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if os.readlink(f"/proc/self/fd/{descriptor}") != os.fspath(folder):
+            raise Strange(os.fspath(folder), "a folder on the way to it has become a symbolic link")
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _check_kind(path: str, status: os.stat_result) -> None:
+    mode = status.st_mode
+    if stat.S_ISREG(mode):
+        # Who may link another's file into a folder of his own is not its owner.
+        folder = os.path.dirname(path)
+        if status.st_nlink > 1 and status.st_uid != os.lstat(folder).st_uid:
+            raise Strange(path, "another user's file, linked here")
+        return
+    kinds = {
+        stat.S_IFLNK: "a symbolic link",
+        stat.S_IFDIR: "a folder",
+        stat.S_IFIFO: "a named pipe",
+        stat.S_IFSOCK: "a socket",
+        stat.S_IFCHR: "a device",
+        stat.S_IFBLK: "a device",
+    }
+    raise Strange(path, f"{kinds.get(stat.S_IFMT(mode), 'of an unknown kind')}, not a file")
