@@ -222,7 +222,9 @@ class Service:
                 directory,
                 extra=about(spool=identity.spool, path=directory),
             )
-            self._pulse.add(Reader(directory, reader.place), self._config.seconds_to_flush(identity))
+            self._pulse.add(
+                Reader(directory, reader.place), self._config.seconds_to_flush(identity)
+            )
             return
         log.info(
             "%s: shipping (%s)",
