@@ -13,14 +13,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from shipper.batch.batcher import Passed, Refused, Step
 from shipper.batch.outcome import Greeting, Outcome
-from shipper.post.address import Address
-from shipper.settings.config import Config
 from spooler.spool.identity import Identity
 from spooler.spool.reader import Stored
+
+if TYPE_CHECKING:
+    # Whoever only wants to know which sinks there are loads no network library.
+    from shipper.post.address import Address
+    from shipper.settings.config import Config
 
 REGISTRY: dict[str, str] = {
     "processor": "shipper.sinks.processor:ProcessorSink",
