@@ -80,6 +80,7 @@ class Service:
         )
         self._access = Access.of(config)
         self._keys = self._access.stamp()
+        self._renewed = self._renew_until = float("-inf")  # monotonic seconds
         address = build_address(config)
         meters = Meters()
         self._sinks: dict[str, Sink] = {
@@ -319,24 +320,36 @@ class Service:
             due = self._looked + self._config.rescan_seconds - self._now()
             beat, ping = self._heartbeat.seconds, self._manager.ping_seconds
             longest = min(due, self._tidying.seconds, beat, ping)
-            if any(health.trouble and health.trouble.alarm for health in self._health.values()):
+            if self._is_alarmed():
                 longest = min(longest, RENEWAL_SECONDS)
             self._woken.wait(max(0.001, longest))
         self._woken.clear()
 
     def _retry_if_renewed(self) -> None:
-        """A token or certificate that has been replaced is tried at once."""
+        """A token or certificate that has been replaced is tried at once.
+
+        For as long as a request with the old one may still be under way, its refusal is no reason
+        to wait either.
+        """
         before, self._keys = self._keys, self._access.stamp()
-        if self._keys == before:
+        if self._keys != before:
+            log.info(
+                "credentials have changed on disk; they are used from now on",
+                extra=about(reason="credentials-changed"),
+            )
+            self._renew_until = self._now() + self._config.read_timeout
+        elif not (self._now() < self._renew_until and self._is_alarmed()) or (
+            self._now() - self._renewed < RENEWAL_SECONDS
+        ):
             return
-        log.info(
-            "credentials have changed on disk; they are used from now on",
-            extra=about(reason="credentials-changed"),
-        )
+        self._renewed = self._now()
         for health in self._health.values():
             health.renewed()
         for key in list(self._lanes):
             self._schedule.put(key)
+
+    def _is_alarmed(self) -> bool:
+        return any(health.trouble and health.trouble.alarm for health in self._health.values())
 
     def _is_done(self) -> bool:
         return (

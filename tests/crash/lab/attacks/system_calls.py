@@ -119,7 +119,9 @@ class Scene:
         """`lens-ship replay` of everything; its exit code."""
         url = ("--processor-url", self.receiver.url)
         try:
-            cli.main(["replay", "--spool", str(self.root), "--state", str(self.state), *url])
+            # Spools from elsewhere: no service ships them, and a root of its own is empty.
+            own = ("--spool", str(self.state / "root"), "--state", str(self.state))
+            cli.main(["replay", str(self.root), *own, *url])
         except SystemExit as end:
             return int(end.code or 0)
         return 0
