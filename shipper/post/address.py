@@ -123,6 +123,8 @@ class Address:
         allowance.answered(time.monotonic() - began)
         if allowance.seconds == usual:
             self._allowances.pop(key, None)
+        else:
+            self._allowances[key] = allowance
         return answer
 
     def _try_other(

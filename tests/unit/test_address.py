@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from types import SimpleNamespace
 
 import pytest
 
@@ -187,3 +188,16 @@ def test_other_failures_change_nothing_about_the_time_for_an_answer() -> None:
     send(address)
     send(address)
     assert poster.waits == [poster.read_seconds, poster.read_seconds]
+
+
+def test_an_answer_that_took_long_lets_the_next_one_take_longer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = iter([0.0, 40.0, 100.0, 100.1, 200.0, 200.1])
+    own = SimpleNamespace(monotonic=lambda: next(clock))
+    monkeypatch.setattr("shipper.post.address.time", own)
+    poster = NoNetwork(lambda url, turn: OK)
+    address = Address(f"{HOST}/v1", poster)
+    for _ in range(3):
+        send(address)
+    assert poster.waits == [poster.read_seconds, 80.0, poster.read_seconds]
