@@ -68,6 +68,23 @@ crash-long: $(VENV)/.test $(VENV)/.debian $(VENV)/.crash-kernel ## the same at l
 	LENS_SHIP_CRASH_KERNEL=$(abspath $(VENV))/crash-kernel \
 	  $(BIN)/python -m tests.crash.lab --long --minutes 90 --markdown docs/crash-matrix.md $(CRASH)
 
+FUZZ_MINUTES = 60
+SOAK_MINUTES = 30
+
+.PHONY: fuzz
+fuzz: $(VENV)/.test ## files, records and answers of any content, for FUZZ_MINUTES
+	@end=$$(($$(date +%s) + 60 * $(FUZZ_MINUTES))); rounds=0; \
+	while [ $$(date +%s) -lt $$end ]; do \
+	  LENS_SHIP_FUZZ_EXAMPLES=1000 $(BIN)/python -m pytest -q -n 2 -o addopts= \
+	    tests/property/test_untrusted_properties.py tests/property/test_foreign_properties.py \
+	    tests/property/test_codec_properties.py tests/property/test_wire_properties.py || exit 1; \
+	  rounds=$$((rounds + 1)); \
+	done; echo "$$rounds rounds of 1000 examples for each property, nothing found"
+
+.PHONY: soak
+soak: $(VENV)/.test ## eight ranks for SOAK_MINUTES while everything fails: nothing lost, everything flat
+	$(BIN)/python -m tests.crash.soak --minutes $(SOAK_MINUTES)
+
 model: $(VENV)/.test ## ten thousand lives of a node, whatever happens in them: the account balances
 	LENS_SHIP_TEST_MODEL=10000 $(BIN)/python -m pytest -q tests/property/test_accounting_model.py
 

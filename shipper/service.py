@@ -6,10 +6,11 @@ import logging
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from shipper.disk.discovery import find_spools, identity_of
+from shipper.disk.discovery import find_spools, identity_of, is_bare
 from shipper.disk.tidying import Spool, Tidying
 from shipper.disk.watch import Watch
 from shipper.errors import Misplaced
@@ -44,6 +45,10 @@ log = logging.getLogger(__name__)
 STOP_SECONDS = 8.0
 # How long the ledger remembers what was settled of spools whose files are gone.
 MEMORY_SECONDS = 30 * 86400.0
+# New spools of one folder of the root that are taken in by one walk; the next goes on at once. Of
+# more that cannot be read, each is looked at again after so many seconds.
+MOST_AT_ONCE = 100
+AGAIN_SECONDS = 30.0
 # A spool folder is made a moment before its first segment.
 NEW_SPOOL_SECONDS = 0.2
 # How often credentials are looked at while they are what is wrong.
@@ -67,6 +72,7 @@ class Service:
         self._spools: dict[str, Spool] = {}
         self._said: dict[str, str] = {}
         self._unreadable: dict[str, str] = {}
+        self._again: dict[str, float] = {}  # one of many unreadable ones -> when it is looked at
         self._lanes: dict[LaneKey, Lane] = {}
         self._schedule: Schedule[LaneKey] = Schedule(
             lambda key: self._lanes[key].due(), self._now, lambda key: queue_of(key, self._lanes)
@@ -169,11 +175,23 @@ class Service:
                 str(self._config.spool), "is not there yet; waiting for the first job to make it"
             )
             return
-        self._unreadable.clear()
+        before, self._unreadable = self._unreadable, {}
+        tried: Counter[str] = Counter()
         for directory in find_spools(self._config.spool):
             known = self._spools.get(directory.name)
-            if known is None or known.reader.directory != directory:
+            if (known and known.reader.directory == directory) or is_bare(directory):
+                continue
+            name, whose = str(directory), directory.relative_to(self._config.spool).parts[0]
+            if self._looked < self._again.get(name, 0.0):
+                self._unreadable[name] = before.get(name, "cannot be read")
+            elif tried[whose] >= MOST_AT_ONCE:
+                self._look = True  # who has thousands of them waits: the next walk goes on
+            else:
+                tried[whose] += 1
                 self._try(directory)
+                if name in self._unreadable and tried[whose] >= MOST_AT_ONCE // 2:
+                    self._again[name] = self._looked + AGAIN_SECONDS
+        self._again = {n: due for n, due in self._again.items() if n in self._unreadable}
 
     def _try(self, directory: Path) -> None:
         """Take a spool in; whatever is wrong with it, the others are found all the same."""
@@ -187,18 +205,18 @@ class Service:
                 log.exception("%s %s", directory, text, extra=about(path=directory, reason="fault"))
 
     def _take_in(self, directory: Path) -> None:
-        # Positions are kept by id: a second spool of one id would move those of the first.
-        first = self._ledger.place_of(directory.name)
-        if first is not None and first != directory and first.is_dir():
-            text = f"has the id of {first}, which was there first; it is not shipped"
-            self._unreadable[str(directory)] = text
-            self._say_once(str(directory), text)
-            return
         reader = Reader(directory)
         try:
             if not reader.segments():
                 if reader.is_owned():
                     self._looked = self._now() - self._config.rescan_seconds + NEW_SPOOL_SECONDS
+                return
+            # Positions are kept by id: a second spool of one id would move those of the first.
+            first = self._ledger.place_of(directory.name)
+            if first is not None and first != directory and first.is_dir():
+                text = f"has the id of {first}, which was there first; it is not shipped"
+                self._unreadable[str(directory)] = text
+                self._say_once(str(directory), text)
                 return
             identity = self._identity(reader)
         except (SpoolError, Misplaced, OSError) as error:

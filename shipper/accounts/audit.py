@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from shipper.accounts.account import Account
-from shipper.disk.discovery import find_spools
+from shipper.disk.discovery import find_spools, is_bare
 from shipper.disk.quarantine import Quarantine, Report
 from shipper.lanes.again import is_again
 from shipper.lanes.pipeline import gap_of
@@ -58,6 +58,8 @@ def take_accounts(ledger: Ledger, root: Path, sinks: Collection[str]) -> list[Ac
     known = {(account.spool, account.sink) for account in accounts}
     accounts.extend(_unattributed(root, sinks, known))
     for directory in find_spools(root):
+        if is_bare(directory):
+            continue
         reader = Reader(directory)
         untouched = [sink for sink in sinks if (directory.name, sink) not in known]
         if untouched and reader.spool not in read:

@@ -86,6 +86,15 @@ def identity_of(reader: Reader, root: Path, *, by_directory: bool) -> Identity:
     return replace(identity, pod_uid=inside[0])
 
 
+def is_bare(directory: Path) -> bool:
+    """Whether nothing at all is in a folder, as far as it can be looked into."""
+    try:
+        with os.scandir(directory) as entries:
+            return next(entries, None) is None
+    except OSError:
+        return False
+
+
 def tell_once(folder: Path) -> None:
     """Say that a folder holds more than is looked at."""
     if folder in _told:

@@ -71,18 +71,21 @@ class _Found:
 
 def make_plan(wish: Wish, ledger: Ledger) -> tuple[list[Part], list[str]]:
     """All parts in the order in which they are sent, and what could not be read, in words."""
-    found, problems = _find(wish)
+    found, problems = _find(wish, ledger)
     newer = _NewerSteps(found)
     parts: list[Part] = []
     for one in sorted(found, key=lambda one: (one.identity.created, one.identity.spool)):
         if wish.selection.workload not in ("", one.identity.workload_uid):
             continue
-        later = newer.than(one) if not wish.overwrite else frozenset()
-        parts.extend(_part(wish, ledger, one, sink, later) for sink in wish.sinks)
+        try:
+            later = newer.than(one) if not wish.overwrite else frozenset()
+            parts += [_part(wish, ledger, one, sink, later) for sink in wish.sinks]
+        except (SpoolError, OSError) as error:
+            problems.append(_about(one.reader.directory, error))
     return parts, problems
 
 
-def _find(wish: Wish) -> tuple[list[_Found], list[str]]:
+def _find(wish: Wish, ledger: Ledger) -> tuple[list[_Found], list[str]]:
     problems: list[str] = []
     found: dict[str, _Found] = {}
     directories = list(find_spools(wish.root)) if wish.root and not wish.paths else []
@@ -113,6 +116,10 @@ def _find(wish: Wish) -> tuple[list[_Found], list[str]]:
             identity = _identity(reader, wish, live=live)
         except (SpoolError, Misplaced, OSError) as error:
             problems.append(_about(directory, error))
+            continue
+        first = ledger.place_of(identity.spool)
+        if live and first is not None and first != directory and first.is_dir():
+            problems.append(f"{directory}: has the id of {first}, which was there first")
             continue
         found[identity.spool] = _Found(reader=reader, identity=identity, live=live)
     return list(found.values()), problems

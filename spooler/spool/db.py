@@ -242,6 +242,10 @@ def _open_for_reading(path: Path, options: str) -> Connection:
     except sqlite3.Error as error:
         connection.close()
         raise damaged(error, path, 0) from error
+    except UnicodeDecodeError as error:
+        # SQLite's words quote a schema that is no text.
+        connection.close()
+        raise damaged(sqlite3.DatabaseError("malformed schema"), path, 0) from error
     except BaseException:
         connection.close()
         raise

@@ -295,4 +295,39 @@ MUTANTS: dict[str, Mutant] = {
             ),
         ),
     ),
+    "links-are-followed": Mutant(
+        meaning="what lies in a spool is opened wherever it leads to",
+        patches=(
+            Patch(
+                file="spooler/spool/guard.py",
+                old="    _check_kind(text, status)\n    if _resting",
+                new="    if _resting",
+            ),
+            Patch(
+                file="spooler/spool/guard.py",
+                old="    if os.path.realpath(text) != text:\n",
+                new="    if False:\n",
+            ),
+        ),
+    ),
+    "looks-without-end": Mutant(
+        meaning="a query on a tenant's file may take as long as it likes",
+        patches=(
+            Patch(
+                file="spooler/spool/db.py",
+                old="lambda: time.thread_time() > end, _STEPS)\n",
+                new="lambda: False and end, _STEPS)\n",
+            ),
+        ),
+    ),
+    "a-spool-says-whose-it-is": Mutant(
+        meaning="what a spool says of its pod counts, whatever folder it lies in",
+        patches=(
+            Patch(
+                file="shipper/disk/discovery.py",
+                old="    return replace(identity, pod_uid=inside[0])\n",
+                new="    return identity\n",
+            ),
+        ),
+    ),
 }

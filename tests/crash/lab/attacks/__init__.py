@@ -26,6 +26,7 @@ REGISTRY = {
     "system-calls": "tests.crash.lab.attacks.system_calls",
     "power-loss": "tests.crash.lab.attacks.power_loss",
     "network": "tests.crash.lab.attacks.network",
+    "hostile-spools": "tests.crash.lab.attacks.hostile_spools",
 }
 
 
