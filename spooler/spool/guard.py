@@ -69,6 +69,8 @@ def check_beside(path: str) -> None:
         status = os.lstat(path)
     except FileNotFoundError:
         return
+    if stat.S_ISDIR(status.st_mode):
+        return  # SQLite cannot open it and says so; the records are read without it
     _check_kind(path, status)
 
 
