@@ -36,6 +36,8 @@ from tests.kit.spools import environment
 
 RANKS, RATE = 8, 50
 SAMPLE_SECONDS = 1.0
+# Below this the start and the faults weigh more than what grows.
+FLAT_AFTER_SAMPLES = 300
 ROOT_BYTES = 24 * 2**20
 # From the first third of a life to its last: a factor, and what comes on top.
 SLOPES = {"memory KiB": (1.1, 6144.0), "descriptors": (1.0, 4.0), "CPU ms/s": (1.5, 20.0)}
@@ -99,8 +101,10 @@ class Soak:
     def __init__(self, work: Path, rng: random.Random) -> None:
         self.rng = rng
         self.root, self.state, self.store = work / "spool", work / "state", work / "t.sqlite"
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.address = f"127.0.0.1:{free.getsockname()[1]}"
+        # While the receiver is away nobody else may take its port: an address that only it uses.
+        host = f"127.{rng.randrange(1, 255)}.{os.getpid() // 256 % 256}.{os.getpid() % 256}"
+        with socket.create_server((host, 0)) as free:
+            self.address = f"{host}:{free.getsockname()[1]}"
         os.environ["PRIMUS_LENS_WANDB_OUTPUT_PATH"] = str(self.root)
         self.told: dict[str, list[int]] = {}
         self.faults = dict.fromkeys(("receiver", "service", "training process"), 0)
@@ -264,8 +268,9 @@ def main(minutes: float, seed: int | None) -> None:
             soak.end(found)
         finally:
             soak.stop()
-        flat(soak.track, "service", found)
-        flat(soak.steady, "rank 0", found)
+        for who, track in (("service", soak.track), ("rank 0", soak.steady)):
+            if len(track.samples) >= FLAT_AFTER_SAMPLES:
+                flat(track, who, found)
     steps = sum(map(len, soak.told.values()))
     print(f"{steps:,} steps in {len(soak.told)} lives; killed: {soak.faults}")
     for name, value in found.figures.items():
