@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from tests.crash.lab.attacks import REGISTRY, load
-from tests.crash.lab.broken import MUTANTS, Patch, Stale, build, patched
+from tests.crash.lab.broken import MUTANTS, build, patched
 from tests.crash.lab.laboratory import REPOSITORY, run_trial
+from tests.crash.lab.patches import Patch, Stale
 from tests.crash.lab.verdict import Verdict, breaks, together
 
 _FIRST_SEED = int(os.environ.get("LENS_SHIP_SEED", "1048576"))

@@ -7,43 +7,13 @@ longer applies, that is an error and not a pass: correct it here, so that it mak
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 
+from tests.crash.lab.broken_node import NODE_MUTANTS
 from tests.crash.lab.laboratory import REPOSITORY
+from tests.crash.lab.patches import Mutant, Patch
 
 _COPIED = ("spooler", "shipper", "tests", "examples", "packaging")
-
-
-class Stale(Exception):
-    """A patch does not apply to the product as it is."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Patch:
-    """Replace `old`, which occurs once in `file`, by `new`."""
-
-    file: str
-    old: str
-    new: str
-
-    def applied(self, text: str) -> str:
-        """The file's text with the mistake in it.
-
-        Raises:
-            Stale: `old` does not occur exactly once.
-        """
-        if text.count(self.old) != 1:
-            raise Stale(f"{self.file} holds {text.count(self.old)} times, not once: {self.old!r}")
-        return text.replace(self.old, self.new)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Mutant:
-    """One mistake."""
-
-    meaning: str
-    patches: tuple[Patch, ...]
 
 
 def patched(mutant: Mutant) -> dict[str, str]:
@@ -330,4 +300,5 @@ MUTANTS: dict[str, Mutant] = {
             ),
         ),
     ),
+    **NODE_MUTANTS,
 }

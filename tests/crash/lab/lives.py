@@ -83,14 +83,15 @@ def _live(work: Callable[[Tell], None], tell: Tell) -> None:
 class FarReceiver:
     """A receiver in a process of its own, so that the parent of lives needs no thread."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, make: Callable[..., Receiver] = Receiver) -> None:
+        """`make` is given the path."""
         self.store = Store(path=path)
         ready, telling = os.pipe()
         ending, self._end = os.pipe()
         self._pid = os.fork()
         if self._pid == 0:
             os.close(self._end)
-            with Receiver(path=path) as receiver:
+            with make(path=path) as receiver:
                 os.write(telling, receiver.url.encode())
                 os.close(telling)
                 os.read(ending, 1)  # the end of the pipe: the parent is done, or dead

@@ -27,6 +27,7 @@ REGISTRY = {
     "power-loss": "tests.crash.lab.attacks.power_loss",
     "network": "tests.crash.lab.attacks.network",
     "hostile-spools": "tests.crash.lab.attacks.hostile_spools",
+    "dead-processes": "tests.crash.lab.attacks.dead_processes",
 }
 
 
