@@ -39,4 +39,56 @@ NODE_MUTANTS: dict[str, Mutant] = {
             ),
         ),
     ),
+    "counts-are-saved-later": Mutant(
+        meaning="most positions are saved without what has been settled on the way",
+        patches=(
+            Patch(
+                file="shipper/ledger/ledger.py",
+                old="        if not settled.dropped:\n            with self.using() as database:\n",
+                new="        self._later = getattr(self, '_later', {})\n"
+                "        before = self._later.pop((spool, sink), Settled())\n"
+                "        import dataclasses\n"
+                "        settled = dataclasses.replace(\n"
+                "            settled,\n"
+                "            delivered=settled.delivered + before.delivered,\n"
+                "            passed=settled.passed + before.passed,\n"
+                "        )\n"
+                "        if position.seq % 2:\n"
+                "            self._later[spool, sink] = settled\n"
+                "            settled = Settled()\n"
+                "        if not settled.dropped:\n"
+                "            with self.using() as database:\n",
+            ),
+        ),
+    ),
+    "refused-and-not-kept": Mutant(
+        meaning="what the receiver refuses for good is passed over, and no dead letter",
+        patches=(
+            Patch(
+                file="shipper/lanes/pipeline.py",
+                old="if self._ledger.bury(self._letter(one))]\n",
+                new="if one.stored.seq % 2]\n",
+            ),
+        ),
+    ),
+    "refused-counts-as-delivered": Mutant(
+        meaning="a dead letter is counted as delivered, too",
+        patches=(
+            Patch(
+                file="shipper/lanes/pipeline.py",
+                old="        self._settle(parcel, delivered=0, requests=1)\n",
+                new="        self._settle(parcel, delivered=len(parcel.seqs), requests=1)\n",
+            ),
+        ),
+    ),
+    "given-up-and-not-counted": Mutant(
+        meaning="what is deleted undelivered for the limit of the root is counted nowhere",
+        patches=(
+            Patch(
+                file="shipper/ledger/ledger.py",
+                old="            count = _lose(database, spool, sink, lost)\n",
+                new="            count = through - position.seq\n",
+            ),
+        ),
+    ),
 }

@@ -28,6 +28,7 @@ REGISTRY = {
     "network": "tests.crash.lab.attacks.network",
     "hostile-spools": "tests.crash.lab.attacks.hostile_spools",
     "dead-processes": "tests.crash.lab.attacks.dead_processes",
+    "accounting": "tests.crash.lab.attacks.accounting",
 }
 
 

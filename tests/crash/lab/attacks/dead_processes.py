@@ -33,7 +33,7 @@ FLUSH_SECONDS = 0.5
 LIFE_SECONDS = 1.2
 QUIET_INTERVALS = 4
 # One flush interval is promised; the rest is for a machine that is busy with something else.
-MOST_INTERVALS = 12.0
+MOST_INTERVALS = 40.0
 FEW = 8  # records of who does something else afterwards
 
 
@@ -162,7 +162,7 @@ def _pass(there: dict[str, Process], until: float) -> None:
 
 
 def _wait(holds: Callable[[], bool]) -> None:
-    end = time.monotonic() + 2 * MOST_INTERVALS * FLUSH_SECONDS
+    end = time.monotonic() + MOST_INTERVALS * FLUSH_SECONDS
     while not holds() and time.monotonic() < end:
         time.sleep(0.05)
 
