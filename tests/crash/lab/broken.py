@@ -13,7 +13,7 @@ from tests.crash.lab.broken_node import NODE_MUTANTS
 from tests.crash.lab.laboratory import REPOSITORY
 from tests.crash.lab.patches import Mutant, Patch
 
-_COPIED = ("spooler", "shipper", "tests", "examples", "packaging")
+_COPIED = ("spooler", "shipper", "tests", "examples", "packaging", "bench")
 
 
 def patched(mutant: Mutant) -> dict[str, str]:
@@ -49,6 +49,7 @@ _DB = "spooler/spool/db.py"
 _READER = "spooler/spool/reader.py"
 _RECORDER = "spooler/recorder.py"
 _PIPELINE = "shipper/lanes/pipeline.py"
+_DELIVERY = "shipper/post/delivery.py"
 
 MUTANTS: dict[str, Mutant] = {
     "no-commit-before-return": Mutant(
@@ -301,4 +302,21 @@ MUTANTS: dict[str, Mutant] = {
         ),
     ),
     **NODE_MUTANTS,
+    "backoff-without-jitter": Mutant(
+        meaning="all that lost the same receiver try again at the same moments",
+        patches=(
+            Patch(
+                file=_DELIVERY,
+                old="    strategy = wait_random_exponential(multiplier=first, max=cap)\n",
+                new="    return float(min(cap, first * 2 ** min(failures - 1, 30)))\n"
+                "    strategy = wait_random_exponential(multiplier=first, max=cap)\n",
+            ),
+        ),
+    ),
+    "waits-no-longer-for-a-slow-answer": Mutant(
+        meaning="the time for an answer does not grow: senders hang up just before their turn",
+        patches=(
+            Patch(file=_DELIVERY, old="ALLOWANCE_GROWTH = 10.0\n", new="ALLOWANCE_GROWTH = 1.0\n"),
+        ),
+    ),
 }

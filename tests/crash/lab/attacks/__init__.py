@@ -29,6 +29,7 @@ REGISTRY = {
     "hostile-spools": "tests.crash.lab.attacks.hostile_spools",
     "dead-processes": "tests.crash.lab.attacks.dead_processes",
     "accounting": "tests.crash.lab.attacks.accounting",
+    "fleet": "tests.crash.lab.attacks.fleet",
 }
 
 
