@@ -1,6 +1,6 @@
 """A fleet on paper: what thousands of nodes do to a receiver that comes back after an outage.
 
-`bench/fleet.py` plays it on a virtual clock with the product's own patience, allowance and verdicts.
+`bench/fleet.py` plays it on a virtual clock with the product's own patience and verdicts.
 Every third trial is the whole fleet, ten thousand nodes after an hour; the others are small, and of
 every size. Each plays two worlds: one with room to spare, which a herd would trample, and a smaller
 one whose receiver needs longer for a turn than a node would wait at first.
@@ -39,7 +39,7 @@ def trial(seed: int, work: Path) -> Verdict:
     found.check(
         easy.peak_of_ten <= HERD,
         "G15",
-        f"{roomy.nodes} nodes come back as a herd: {easy.peak_of_ten:.1f} times what the receiver takes",
+        f"{roomy.nodes} nodes come back as a herd: {easy.peak_of_ten:.1f} times the capacity",
     )
     for world, result in ((roomy, easy), (slow, hard)):
         _check(world, result, found)
