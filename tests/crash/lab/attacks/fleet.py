@@ -1,7 +1,7 @@
 """A fleet on paper: what thousands of nodes do to a receiver that comes back after an outage.
 
 `bench/fleet.py` plays it on a virtual clock with the product's own patience and verdicts.
-Every third trial is the whole fleet, ten thousand nodes after an hour; the others are small, and of
+Every sixth trial is the whole fleet, ten thousand nodes after an hour; the others are small, and of
 every size. Each plays two worlds: one with room to spare, which a herd would trample, and a smaller
 one whose receiver needs longer for a turn than a node would wait at first.
 """
@@ -16,7 +16,7 @@ from bench.fleet import Fleet, Result, World
 from tests.crash.lab.attacks import Attack, Trials
 from tests.crash.lab.verdict import Findings, Verdict
 
-WHOLE = 3  # of so many trials one is the whole fleet
+WHOLE = 6  # of so many trials one is the whole fleet
 HERD = 2.0  # requests in the busiest ten seconds, as a multiple of the capacity
 LATE = 1.5  # time to deliver the backlog, as a multiple of the least possible
 WASTE = 0.1  # share of the receiver's work that nobody waited for
