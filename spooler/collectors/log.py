@@ -216,10 +216,11 @@ def _fresh(path: Path) -> Follower:
 
 def _resumed(path: Path, root: Path, bookmark: Bookmark) -> Follower:
     saved = bookmark.load()
-    position = resume.newest(root, path, saved)
-    if position is None:
+    positions = resume.latest(root, path, saved)
+    if not positions:
         return _fresh(path)
-    return Follower(path, position, saved.known if saved is not None else None)
+    newest, *earlier = positions
+    return Follower(path, newest, saved.known if saved is not None else None, earlier=earlier)
 
 
 def _is_our_own(lines: str) -> bool:

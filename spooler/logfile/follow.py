@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import os
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,7 +52,7 @@ class Follower:
     """Follows the file at `path`, from `position` or else from its beginning, or its end.
 
     `known` are the rotated files that are older than the position, by `Sibling.key`; None to look
-    which they are.
+    which they are. `earlier` are the ends of those that may be missing there, the newest first.
     """
 
     def __init__(
@@ -60,9 +61,11 @@ class Follower:
         position: Position | None = None,
         known: frozenset[str] | None = None,
         *,
+        earlier: Sequence[Position] = (),
         from_end: bool = False,
     ) -> None:
         self.path = path
+        self._earlier = earlier
         self._known = known
         self._from_end = from_end
         self.lost = 0  # how often a position was given up with something unread
@@ -144,7 +147,7 @@ class Follower:
         data = os.pread(self._fd, cut.PIECE_BYTES, self._offset)
         if self._offset:
             return data if self._is_same() else None
-        return None if data and self._was_copied(data) else data
+        return None if self._was_copied(data) else data
 
     def _piece(self, data: bytes) -> Piece:
         head = (self._head + data)[:WINDOW]
@@ -205,19 +208,26 @@ class Follower:
 
     def _begin(self) -> bool:
         """Open the file to begin with; whether there is one."""
-        position = self._sought
-        if position is None:
+        if self._sought is None:
             return self._begin_anew()
-        # A listing may lack a file that is renamed meanwhile: what is lost is looked for twice.
-        found = self._find(position) or self._find(position)
+        positions, found = [self._sought, *self._earlier], None
+        while positions and found is None:
+            position = positions.pop(0)
+            # A listing may lack a file that is renamed meanwhile: what is lost is looked for twice.
+            found = self._find(position) or self._find(position)
         if self._known is None:
             older = siblings(self.path)
             if found is not None and found.path != self.path:
                 older = [one for one in older if one.age < found.age]
             self._known = _keys(older)
-        if found is None:
-            return self._give_up()
-        return self._open(found, position.end, position)
+        before = [one for one in map(self._find, positions) if one is not None]
+        passed = _keys([one for one in before if found and one.inode != found.inode])
+        if not (self._open(found, position.end, position) if found else self._open_unread(None)):
+            return False
+        self._known |= passed
+        self.lost += position != self._sought or found is None
+        self._sought, self._earlier = None, ()
+        return True
 
     def _begin_anew(self) -> bool:
         """Open a file that was never followed before; what is rotated already is not ours."""
@@ -228,13 +238,6 @@ class Follower:
         self._known = known
         if self._from_end:
             self._skip()
-        return True
-
-    def _give_up(self) -> bool:
-        """The position that was sought is nowhere: open what has come since."""
-        if not self._open_unread(None):
-            return False
-        self.lost += 1
         return True
 
     def _seek_again(self) -> None:
@@ -330,10 +333,11 @@ class Follower:
         if descriptor is None:
             return False
         self._fd, self._device, self._inode = descriptor, one.device, one.inode
+        before = self._mark
         self._stand_at(offset or _first_data(descriptor))
         if position is not None and not position.is_in(self._head, self._tail):
             os.close(descriptor)
-            self._fd = -1
+            self._fd, self._mark = -1, before
             raise Moved(one.path)
         self._mark = position or self._mark
         return True

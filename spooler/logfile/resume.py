@@ -25,15 +25,23 @@ _CHUNK = 200
 _SCAN_BYTES = 256 * 1024 * 1024
 
 
-def newest(root: Path, log: Path, saved: Saved | None) -> Position | None:
-    """The newest position of `log`, None when there is none. Reads files only."""
+def latest(root: Path, log: Path, saved: Saved | None) -> list[Position]:
+    """The last position in each file that was `log`, the newest first. Reads files only.
+
+    Those before the newest are for when its file is gone; files from before the bookmark are known
+    to it.
+    """
     if saved is None:
         return _anywhere(root, log)
-    best = (0.0, saved.position)
+    dated = [(0.0, saved.position)] if saved.position is not None else []
     for directory, seq in _places(root, saved):
-        for when, position in _positions(directory, seq, log):
-            best = max(best, (when, position), key=lambda one: one[0])
-    return best[1]
+        dated += _positions(directory, seq, log)
+    found: list[Position] = []
+    for _, position in sorted(dated, key=lambda one: one[0]):
+        if found and (found[-1].inode, found[-1].end) == (position.inode, position.begin):
+            found.pop()
+        found.append(position)
+    return found[::-1]
 
 
 def _places(root: Path, saved: Saved) -> Iterator[tuple[Path, int]]:
@@ -48,16 +56,16 @@ def _places(root: Path, saved: Saved) -> Iterator[tuple[Path, int]]:
             yield directory, 0
 
 
-def _anywhere(root: Path, log: Path) -> Position | None:
+def _anywhere(root: Path, log: Path) -> list[Position]:
     left = _SCAN_BYTES
     for directory in sorted(_spools(root), key=lambda path: path.name, reverse=True):
         left -= Reader(directory).bytes()
         found = list(_positions(directory, 0, log))
         if found:
-            return max(found, key=lambda one: one[0])[1]
+            return [max(found, key=lambda one: one[0])[1]]
         if left <= 0:
-            return None
-    return None
+            break
+    return []
 
 
 def _spools(root: Path) -> list[Path]:

@@ -237,6 +237,16 @@ def test_several_rotations_between_two_looks_are_read_in_order(
     assert followed.reports.text == written
 
 
+def test_what_was_copied_away_unread_is_read_though_nothing_follows(followed: Followed) -> None:
+    followed.write("")
+    assert followed.collect() == ""
+    followed.write("all there is\n")
+    copy_and_truncate(followed.path)
+    assert followed.collect() == "all there is\n"
+    followed.write("more\n")
+    assert followed.collect() == "more\n"
+
+
 def test_files_from_before_are_not_read_after_a_rotation(followed: Followed) -> None:
     Path(f"{followed.path}.1").write_text("of an earlier job\n")
     Path(f"{followed.path}.2.gz").write_bytes(b"\x1f\x8b compressed")
@@ -365,6 +375,33 @@ def test_a_used_again_inode_is_noticed_by_what_the_file_holds(tmp_path: Path) ->
     assert piece.text == "other content, longer than the position\n"
     assert follower.lost == 1
     follower.close()
+
+
+@pytest.mark.parametrize("taken_away", ["before the restart", "after it"])
+def test_a_file_passed_since_the_bookmark_is_not_read_again(
+    tmp_path: Path, taken_away: str
+) -> None:
+    """Killed right after a record, it knows of that file by the records alone."""
+    path, ends = tmp_path / "train.log", []
+    follower = Follower(path)
+    for text in ("first\n" + FILLER, "second\n" + FILLER):
+        path.exists() and path.rename(f"{path}.1")
+        path.write_text(text)
+        piece = follower.next(0.0)
+        assert piece is not None
+        follower.advance(piece)
+        ends.insert(0, piece.position)
+    follower.close()
+    after = Follower(path, ends[0], frozenset(), earlier=ends[1:])
+    if taken_away == "after it":
+        assert after.next(0.0) is None
+    os.truncate(path, 0)
+    with path.open("a") as file:
+        file.write("third\n")
+    piece = after.next(0.0)
+    assert piece is not None
+    assert piece.text == "third\n"
+    after.close()
 
 
 # --- who records, and where it goes on ------------------------------------------------------------

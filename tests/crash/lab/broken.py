@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from tests.crash.lab.broken_log import LOG_MUTANTS
 from tests.crash.lab.broken_node import NODE_MUTANTS
 from tests.crash.lab.laboratory import REPOSITORY
 from tests.crash.lab.patches import Mutant, Patch
@@ -319,4 +320,5 @@ MUTANTS: dict[str, Mutant] = {
             Patch(file=_DELIVERY, old="ALLOWANCE_GROWTH = 10.0\n", new="ALLOWANCE_GROWTH = 1.0\n"),
         ),
     ),
+    **LOG_MUTANTS,
 }

@@ -30,6 +30,7 @@ REGISTRY = {
     "dead-processes": "tests.crash.lab.attacks.dead_processes",
     "accounting": "tests.crash.lab.attacks.accounting",
     "fleet": "tests.crash.lab.attacks.fleet",
+    "log-lines": "tests.crash.lab.attacks.log_lines",
 }
 
 
