@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tests.crash.lab.broken_log import LOG_MUTANTS
 from tests.crash.lab.broken_node import NODE_MUTANTS
+from tests.crash.lab.broken_state import STATE_MUTANTS
 from tests.crash.lab.laboratory import REPOSITORY
 from tests.crash.lab.patches import Mutant, Patch
 
@@ -321,4 +322,5 @@ MUTANTS: dict[str, Mutant] = {
         ),
     ),
     **LOG_MUTANTS,
+    **STATE_MUTANTS,
 }

@@ -31,6 +31,7 @@ REGISTRY = {
     "accounting": "tests.crash.lab.attacks.accounting",
     "fleet": "tests.crash.lab.attacks.fleet",
     "log-lines": "tests.crash.lab.attacks.log_lines",
+    "upgrades": "tests.crash.lab.attacks.upgrades",
 }
 
 
