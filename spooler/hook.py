@@ -14,6 +14,7 @@ Face Trainer call) and `Run._finish` (which `finish`, `wandb.finish` and a `with
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import sys
@@ -110,12 +111,19 @@ def _wrap_init(original: Callable[..., Any]) -> Callable[..., Any]:
 def _wrap_log(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def log(self: Any, *args: Any, **kwargs: Any) -> Any:
-        before = _counter(self)
+        before = None
+        try:
+            before = _counter(self)
+        except Exception as error:  # noqa: BLE001 - border with training code: nothing escapes
+            _told(error)
+        # Not in the handler above: an error of wandb's would carry ours with it.
         result = original(self, *args, **kwargs)
+        if before is None:
+            return result
         try:
             _observe_log(self, before, *args, **kwargs)
         except Exception as error:  # noqa: BLE001 - border with training code: nothing escapes
-            recorder().bug(error)
+            _told(error)
         return result
 
     return log
@@ -136,6 +144,12 @@ def _guarded(observe: Callable[[Any], None], subject: Any) -> None:
     try:
         observe(subject)
     except Exception as error:  # noqa: BLE001 - border with training code: nothing escapes
+        _told(error)
+
+
+def _told(error: Exception) -> None:
+    """Count what went wrong; where even that does, training goes on all the same."""
+    with contextlib.suppress(Exception):
         recorder().bug(error)
 
 

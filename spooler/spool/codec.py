@@ -17,6 +17,8 @@ _prefixes: dict[str, int] = {}
 # Packers at rest, by their `default`. One is never in two hands: other threads, a signal handler or
 # a `default` that packs find it gone and take another. One that failed or has grown is let go.
 _idle: dict[Callable[[Any], Any] | None, list[Any]] = {}
+# Readers at rest that walk over what was packed, in the same way.
+_walkers: list[Any] = []
 _KEPT_BYTES = 64 * 1024
 _KIND_CHARACTERS = 64  # of a kind that is worth keeping
 # A body of this size is counted while it is decoded: a byte of msgpack may become a hundred in
@@ -44,7 +46,8 @@ def checksum(kind: str, body: bytes, seq: int) -> int:
 def pack(body: dict[str, Any], default: Callable[[Any], Any] | None = None) -> bytes:
     """Encode a body as msgpack; `default` turns what msgpack does not know into what it does.
 
-    Raises what msgpack raises (TypeError, ValueError, OverflowError) when that is not enough.
+    Raises what msgpack raises (TypeError, ValueError, OverflowError) when that is not enough, and
+    ValueError when a map or list was changed by somebody else meanwhile, or lies about its length.
     """
     idle = _idle.setdefault(default, [])
     try:
@@ -52,9 +55,30 @@ def pack(body: dict[str, Any], default: Callable[[Any], Any] | None = None) -> b
     except IndexError:
         packer = msgpack.Packer(default=default, unicode_errors="surrogatepass")
     packed: bytes = packer.pack(body)
+    if default is not None and not _is_whole(packed):
+        raise ValueError("a map or list has not as many members as it said")
     if len(packed) <= _KEPT_BYTES:
         idle.append(packer)
     return packed
+
+
+def _is_whole(packed: bytes) -> bool:
+    """Whether this is one value and nothing more; a third of a microsecond for a usual step."""
+    try:
+        walker = _walkers.pop()
+    except IndexError:
+        walker = msgpack.Unpacker(max_buffer_size=0)
+    start = walker.tell()
+    try:
+        walker.feed(packed)
+        walker.skip()
+    except (ValueError, msgpack.UnpackException):
+        return False
+    if walker.tell() - start != len(packed):
+        return False
+    if len(packed) <= _KEPT_BYTES:
+        _walkers.append(walker)
+    return True
 
 
 def unpack(body: bytes) -> dict[str, Any]:

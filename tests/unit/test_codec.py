@@ -62,6 +62,35 @@ def test_a_number_beyond_64_bits_is_given_to_default() -> None:
     assert codec.unpack(codec.pack({"n": 2**70}, float)) == {"n": 2.0**70}
 
 
+class Empty(dict[str, Any]):
+    """Says of itself that it is empty, and is not."""
+
+    def __len__(self) -> int:
+        return 0
+
+
+def test_a_map_that_lies_about_its_length_is_not_packed() -> None:
+    with pytest.raises(ValueError, match="as many members"):
+        codec.pack({"a": Empty(b=1)}, str)
+    assert codec.unpack(codec.pack({"a": {"b": object()}}, lambda _: 7)) == {"a": {"b": 7}}
+
+
+def test_what_changes_while_it_is_packed_is_not_packed() -> None:
+    """As another thread may change it while `default` runs."""
+    shrinking: list[Any] = [object(), 1, 2]
+    with pytest.raises(ValueError, match="as many members"):
+        codec.pack({"list": shrinking}, lambda _: shrinking.pop())
+    moving: dict[str, Any] = {"a": object(), "b": 1}
+
+    def move(_: Any) -> int:
+        moving["a"] = moving.pop("a") and 0
+        return 0
+
+    with pytest.raises((ValueError, RuntimeError)):
+        codec.pack({"map": moving}, move)
+    assert codec.unpack(codec.pack({"next": object()}, lambda _: 1)) == {"next": 1}
+
+
 def test_what_cannot_be_packed_raises() -> None:
     with pytest.raises(TypeError):
         codec.pack({"a": object()})

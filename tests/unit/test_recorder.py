@@ -201,6 +201,23 @@ def test_a_bug_of_ours_costs_the_record_alone(
     assert "ZeroDivisionError" in said
 
 
+class Empty(dict[str, Any]):
+    """Says of itself that it is empty, and is not."""
+
+    def __len__(self) -> int:
+        return 0
+
+
+@pytest.mark.promise("G1")
+def test_a_map_that_lies_about_its_length_is_recorded_with_what_it_holds(
+    root: Path, mine: Recorder
+) -> None:
+    assert mine.record("step", {"data": Empty(a=1, b=Empty(c=2)), "last": True})
+    assert mine.directory is not None
+    (body,) = spools.read(Path(mine.directory)).bodies("step")
+    assert body == {"data": {"a": 1, "b": {"c": 2}}, "last": True}
+
+
 @pytest.mark.promise("G2")
 def test_a_body_beyond_the_limit_is_counted_not_written(
     root: Path, mine: Recorder, monkeypatch: pytest.MonkeyPatch

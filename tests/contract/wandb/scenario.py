@@ -219,6 +219,7 @@ def faults() -> None:
         (recorder.Recorder, "record"),
         (hook, "_observe_log"),
         (recorder, "_pack"),
+        (hook, "_counter"),
     ):
         original = getattr(place, name)
 
@@ -230,6 +231,11 @@ def faults() -> None:
         setattr(place, name, original)
     wandb.log({"a": 99})
     REPORT["dropped"] = spooler.stats()["dropped"]
+    # Where even counting fails there is nobody to tell.
+    counting, recorder.Recorder.bug = recorder.Recorder.bug, broken
+    looking, hook._observe_log = hook._observe_log, broken
+    REPORT["bug"] = [outcome(lambda: wandb.log({"a": 2})) for _ in range(3)]
+    recorder.Recorder.bug, hook._observe_log = counting, looking
     hook._observe_finish = broken
     REPORT["finish"] = outcome(run.finish)
     hook._observe_init = broken

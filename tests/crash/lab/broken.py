@@ -12,6 +12,7 @@ from pathlib import Path
 from tests.crash.lab.broken_log import LOG_MUTANTS
 from tests.crash.lab.broken_node import NODE_MUTANTS
 from tests.crash.lab.broken_state import STATE_MUTANTS
+from tests.crash.lab.broken_training import TRAINING_MUTANTS
 from tests.crash.lab.laboratory import REPOSITORY
 from tests.crash.lab.patches import Mutant, Patch
 
@@ -304,6 +305,7 @@ MUTANTS: dict[str, Mutant] = {
         ),
     ),
     **NODE_MUTANTS,
+    **TRAINING_MUTANTS,
     "backoff-without-jitter": Mutant(
         meaning="all that lost the same receiver try again at the same moments",
         patches=(

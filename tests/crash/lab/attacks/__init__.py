@@ -32,6 +32,7 @@ REGISTRY = {
     "fleet": "tests.crash.lab.attacks.fleet",
     "log-lines": "tests.crash.lab.attacks.log_lines",
     "upgrades": "tests.crash.lab.attacks.upgrades",
+    "wandb-untouched": "tests.crash.lab.attacks.wandb_untouched",
 }
 
 

@@ -1,0 +1,51 @@
+"""Broken builds of the training side: what wandb gets, what is loaded, what is looked at."""
+
+from __future__ import annotations
+
+from tests.crash.lab.patches import Mutant, Patch
+
+_HOOK = "spooler/hook.py"
+_CALL = "        result = original(self, *args, **kwargs)\n        if before is None:\n"
+
+TRAINING_MUTANTS: dict[str, Mutant] = {
+    "normalises-in-place": Mutant(
+        meaning="what is no plain value is replaced in the user's own data",
+        patches=(
+            Patch(
+                file=_HOOK,
+                old="    mine = recorder()\n    if state.generation != mine.generation:\n",
+                new="    for name in list(data) if type(data) is dict else ():\n"
+                "        if type(data[name]).__module__ == 'numpy':\n"
+                "            data[name] = data[name].tolist()\n"
+                "    mine = recorder()\n    if state.generation != mine.generation:\n",
+            ),
+        ),
+    ),
+    "swallows-wandb-s-exceptions": Mutant(
+        meaning="what wandb raises is taken for a fault of ours and not passed on",
+        patches=(
+            Patch(
+                file=_HOOK,
+                old=_CALL,
+                new="        try:\n"
+                "            result = original(self, *args, **kwargs)\n"
+                "        except Exception as error:\n"
+                "            return _told(error)\n"
+                "        if before is None:\n",
+            ),
+        ),
+    ),
+    "consumes-an-iterator": Mutant(
+        meaning="what is to be recorded is read before wandb gets it, iterators with the rest",
+        patches=(
+            Patch(
+                file=_HOOK,
+                old=_CALL,
+                new="        given = args[0] if args and type(args[0]) is dict else {}\n"
+                "        for value in given.values():\n"
+                "            if hasattr(type(value), '__next__'):\n"
+                "                list(value)\n" + _CALL,
+            ),
+        ),
+    ),
+}
