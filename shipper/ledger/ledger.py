@@ -291,20 +291,34 @@ class Ledger(State):
         unfinished = [number for number, ended in numbers.items() if ended is None]
         return unfinished[0] if unfinished else max(numbers, default=0) + 1
 
+    def is_unfinished(self, spool: str, entry: str) -> bool:
+        """Whether a replay was begun and has not ended."""
+        with self.using() as database:
+            return bool(
+                database.execute(
+                    "SELECT 1 FROM replay WHERE spool = ? AND entry = ? AND ended IS NULL",
+                    (spool, entry),
+                ).fetchone()
+            )
+
     def begin_replay(self, spool: str, entry: str) -> None:
         """Note that a replay is under way; one that is already, goes on."""
         row = {"spool": spool, "entry": entry, "directory": "", "begun": time.time()}
         nothing = {"ended": None, "first": 0, "last": 0, "records": 0, "digest": ""}
-        self.insert_new("replay", {**row, **nothing})
+        if not self.insert_new("replay", {**row, **nothing}):
+            # Of a file that has grown since: what it said of the shorter one is void.
+            with self.using() as database:
+                database.table("replay").update((spool, entry), {"ended": None})
 
-    def end_replay(self, receipt: Receipt) -> None:
-        """Keep the receipt of a replay that got to its end."""
-        pieces = json.dumps([[one.first, one.last, one.digest] for one in receipt.pieces])
-        with self.using() as database:
-            database.table("replay").update(
-                (receipt.spool, receipt.entry),
-                {**asdict(receipt), "pieces": pieces, "ended": time.time()},
-            )
+    def end_replays(self, receipts: Iterable[Receipt]) -> None:
+        """Keep the receipts of a replay that got to its end, all at once."""
+        with self.transaction() as database:
+            for receipt in receipts:
+                pieces = json.dumps([[one.first, one.last, one.digest] for one in receipt.pieces])
+                database.table("replay").update(
+                    (receipt.spool, receipt.entry),
+                    {**asdict(receipt), "pieces": pieces, "ended": time.time()},
+                )
 
     def replays(self) -> list[dict[str, Any]]:
         """Every replay with its receipt; `ended` is None while it is unfinished."""

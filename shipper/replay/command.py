@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -36,13 +37,17 @@ def replay_command(
     ledger = Ledger(config.state, exclusive=False, create=True)
     try:
         parts, problems = make_plan(_wish(paths, given, config), ledger)
-        sending = [part for part in parts if part.to_send]
+        sending = [part for part in parts if part.to_send or part.unfinished]
         print_plan(parts, problems, config.processor_url)
         if plan_only or not sending:
             return 1 if problems else 0
         receipts = _send(sending, ledger, config, rate)
         print_receipts(receipts)
-        return 0 if len(receipts) == len(sending) and not problems else 1
+        if len(receipts) < len(sending):
+            return 1
+        sys.stdout.flush()  # it has ended once this was told
+        ledger.end_replays(receipts)
+        return 1 if problems else 0
     finally:
         ledger.close()
 

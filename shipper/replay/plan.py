@@ -50,6 +50,7 @@ class Part:
     steps: tuple[int, int] | None  # lowest and highest
     runs: tuple[str, ...]
     again: bool
+    unfinished: bool  # it was begun before, and has no receipt
 
     @property
     def to_send(self) -> int:
@@ -160,7 +161,14 @@ def _part(wish: Wish, ledger: Ledger, found: _Found, sink: str, newer: frozenset
     if wish.again:
         again = wish.selection.digest(sink, "overwrite" if wish.overwrite else "")
         entry = f"{sink}~{again}~{ledger.open_replay(found.identity.spool, sink, again)}"
-    return Part(source=source, sink=sink, entry=entry, again=wish.again, **counted)
+    return Part(
+        source=source,
+        sink=sink,
+        entry=entry,
+        again=wish.again,
+        unfinished=ledger.is_unfinished(found.identity.spool, entry),
+        **counted,
+    )
 
 
 def _count(source: Source, sink: str, delivered_to: int) -> dict[str, Any]:

@@ -42,15 +42,17 @@ class Means:
 def carry_out(
     parts: Sequence[Part], means: Means, delivered: Callable[[Part, int], None]
 ) -> list[Receipt]:
-    """Send every part; `delivered` is told of progress in records. Ends early when stopped."""
+    """Send every part; `delivered` is told of progress in records. Ends early when stopped.
+
+    Until `Ledger.end_replays` has the receipts of all parts none of them has ended: the same wish
+    goes on, wherever this was killed, and what was sent of it is not sent again.
+    """
     receipts = []
     for part in parts:
         means.ledger.begin_replay(part.spool, part.entry)
         if not _send(part, means, delivered):
             break
-        receipt = receipt_of(part)
-        means.ledger.end_replay(receipt)
-        receipts.append(receipt)
+        receipts.append(receipt_of(part))
     return receipts
 
 

@@ -54,7 +54,7 @@ def plan(tmp_path: Path, ledger: Ledger, **wish: Any) -> list[Part]:
     given = {"root": tmp_path / "spool", "sinks": tuple(REGISTRY), **wish}
     parts, problems = make_plan(Wish(**given), ledger)
     assert problems == []
-    return [part for part in parts if part.to_send]
+    return [part for part in parts if part.to_send or part.unfinished]
 
 
 def replay(
@@ -79,7 +79,11 @@ def replay(
             stop=stop,
             rate=1e6 if stop_after < 10**9 else None,
         )
-        return carry_out(plan(tmp_path, ledger, **wish), means, delivered)
+        parts = plan(tmp_path, ledger, **wish)
+        receipts = carry_out(parts, means, delivered)
+        if len(receipts) == len(parts):
+            ledger.end_replays(receipts)
+        return receipts
 
 
 def state(receiver: FaultyReceiver) -> dict[int, Any]:
@@ -120,6 +124,18 @@ def test_it_goes_on_where_it_was_interrupted(tmp_path: Path, receiver: FaultyRec
     (receipt,) = replay(tmp_path, receiver, again=True, sinks=sinks)
     assert receipt.records == STEPS
     assert len(queries.requests(receiver.store)) == before + STEPS // 4, "nothing was sent twice"
+
+
+def test_what_is_done_of_a_replay_is_not_done_again_when_it_goes_on(
+    tmp_path: Path, receiver: FaultyReceiver
+) -> None:
+    deliver(tmp_path, receiver)
+    before = len(queries.requests(receiver.store))
+    assert [r.records for r in replay(tmp_path, receiver, again=True, stop_after=STEPS)] == [STEPS]
+    with closing(Ledger(tmp_path / "state", exclusive=False)) as ledger:
+        assert {row["ended"] for row in ledger.replays()} == {None}, "there is a second part"
+    assert [r.records for r in replay(tmp_path, receiver, again=True)] == [STEPS, 1]
+    assert len(queries.requests(receiver.store)) == 2 * before
 
 
 @pytest.mark.parametrize(
@@ -180,9 +196,12 @@ def test_a_file_of_the_older_exporter_is_sent_once_and_grows(
     replay(tmp_path, receiver, **wish)
     assert state(receiver) == {number: {"loss": number / 2} for number in range(7)}
     assert replay(tmp_path, receiver, **wish) == []
-    write(7, 9)
+    write(7, 15)
+    assert replay(tmp_path, receiver, stop_after=1, **wish) == []
+    with closing(Ledger(tmp_path / "state", exclusive=False)) as ledger:
+        assert [row["ended"] for row in ledger.replays()] == [None], "the receipt is void by now"
     replay(tmp_path, receiver, **wish)
-    assert state(receiver) == {number: {"loss": number / 2} for number in range(9)}
+    assert state(receiver) == {number: {"loss": number / 2} for number in range(15)}
     assert not arrived(receiver.store, "w").repeated
 
 

@@ -297,7 +297,8 @@ class Accounting(RuleBasedStateMachine):
                 stop=Waits(self.node),  # type: ignore[arg-type]
                 rate=None,
             )
-            carry_out([part for part in parts if part.to_send], means, lambda part, records: None)
+            sending = [part for part in parts if part.to_send or part.unfinished]
+            ledger.end_replays(carry_out(sending, means, lambda part, records: None))
         self.live = True
 
     # --- what must be true ------------------------------------------------------------------------

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from tests.crash.lab.patches import Mutant, Patch
 
+_LEDGER = "shipper/ledger/ledger.py"
+_REPLAY = "shipper/replay/send.py"
 _STATE = "shipper/ledger/state.py"
 
 STATE_MUTANTS: dict[str, Mutant] = {
@@ -61,6 +63,78 @@ STATE_MUTANTS: dict[str, Mutant] = {
                 file="shipper/disk/quarantine.py",
                 old="        if isinstance(error, NewerFormat) or (isinstance",
                 new="        if (isinstance",
+            ),
+        ),
+    ),
+    "replay-begins-anew": Mutant(
+        meaning="a replay that was killed forgets how far it was",
+        patches=(
+            Patch(
+                file=_LEDGER,
+                old="        return unfinished[0] if unfinished else max(numbers, default=0) + 1\n",
+                new="        return max(numbers, default=0) + 1\n",
+            ),
+        ),
+    ),
+    "file-sent-again-by-a-replay": Mutant(
+        meaning="how far a file was sent is kept under a name that is another one each time",
+        patches=(
+            Patch(
+                file="shipper/replay/plan.py",
+                old="    entry = sink\n    if wish.again:\n",
+                new="    entry = sink\n"
+                '    if not found.live:\n        entry = f"{sink}~file~{time.time_ns()}"\n'
+                "    if wish.again:\n",
+            ),
+            Patch(
+                file="shipper/replay/plan.py",
+                old="from collections import Counter\n",
+                new="import time\nfrom collections import Counter\n",
+            ),
+        ),
+    ),
+    "replay-moves-the-live-position": Mutant(
+        meaning="how far a replay is counts as how far the service is",
+        patches=(
+            Patch(
+                file=_REPLAY,
+                old="        sent = route.take_delivered()\n",
+                new="        sent = route.take_delivered()\n"
+                "        from shipper.ledger.ledger import Settled\n"
+                "        means.ledger.acknowledge("
+                "part.spool, part.sink, route.position, Settled())\n",
+            ),
+        ),
+    ),
+    "receipt-before-the-end": Mutant(
+        meaning="the receipt of a replay is written before anything is sent",
+        patches=(
+            Patch(
+                file=_REPLAY,
+                old="        if not _send(part, means, delivered):\n            break\n",
+                new="        means.ledger.end_replays([receipt_of(part)])\n"
+                "        if not _send(part, means, delivered):\n            break\n",
+            ),
+        ),
+    ),
+    "replay-ends-part-by-part": Mutant(
+        meaning="a part of a replay has ended when it is sent, though others are still to be sent",
+        patches=(
+            Patch(
+                file=_REPLAY,
+                old="        receipts.append(receipt_of(part))\n",
+                new="        receipts.append(receipt_of(part))\n"
+                "        means.ledger.end_replays(receipts[-1:])\n",
+            ),
+        ),
+    ),
+    "receipt-not-compared": Mutant(
+        meaning="the audit believes a receipt without a look at what lies on disk",
+        patches=(
+            Patch(
+                file="shipper/replay/check.py",
+                old="            if found != piece:\n",
+                new="            if found is None:\n",
             ),
         ),
     ),

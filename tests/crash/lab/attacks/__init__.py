@@ -33,6 +33,7 @@ REGISTRY = {
     "log-lines": "tests.crash.lab.attacks.log_lines",
     "upgrades": "tests.crash.lab.attacks.upgrades",
     "wandb-untouched": "tests.crash.lab.attacks.wandb_untouched",
+    "replays": "tests.crash.lab.attacks.replays",
 }
 
 

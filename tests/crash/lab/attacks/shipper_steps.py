@@ -15,7 +15,7 @@ import signal
 import sqlite3
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +41,6 @@ STATIONS = (
     (Ledger, "acknowledge"),
     (Ledger, "bury"),
 )
-PLACES = tuple(f"{edge} {o.__name__}.{n}" for o, n in STATIONS for edge in ("before", "after"))
-
 # (run, step) -> what the receiver must hold of it in the end.
 STEPS: dict[tuple[str, int], dict[str, Any]] = {}
 
@@ -71,7 +69,12 @@ def _records() -> list[tuple[str, dict[str, Any]]]:
 RECORDS = _records()
 
 
-def arm(fatal: str, crossing: int) -> None:
+def places(stations: Iterable[tuple[type, str]]) -> tuple[str, ...]:
+    """The names of what lies before and after each station."""
+    return tuple(f"{edge} {o.__name__}.{n}" for o, n in stations for edge in ("before", "after"))
+
+
+def arm(fatal: str, crossing: int, stations: Iterable[tuple[type, str]] = STATIONS) -> None:
     """Have the process kill itself at its `crossing`th passage of the place called `fatal`."""
     lock, crossed = threading.Lock(), [0]
 
@@ -94,8 +97,11 @@ def arm(fatal: str, crossing: int) -> None:
 
         setattr(owner, name, guarded)
 
-    for owner, name in STATIONS:
+    for owner, name in stations:
         wrap(owner, name)
+
+
+PLACES = places(STATIONS)
 
 
 def ship(spool: Path, state: Path, url: str, fatal: str, crossing: int) -> int:
