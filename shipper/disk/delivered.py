@@ -6,11 +6,13 @@ first seen here, and not younger than new; from then on it ages with the monoton
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
 from shipper.disk.retention import Kept
+from spooler.errors import SpoolError
 from spooler.spool.reader import Reader
 
 
@@ -20,6 +22,15 @@ class Standing:
 
     through: int
     ended: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Mark:
+    """As what a spool was found: where its delivery stood, its folder, whether it was written."""
+
+    standing: Standing
+    folder: int
+    owned: bool
 
 
 class Ages:
@@ -55,20 +66,29 @@ class Delivered:
     ) -> None:
         self.ages = Ages(now, wall)
         self._now = now
-        self._marks: dict[str, tuple[Standing, int]] = {}
+        self._marks: dict[str, _Mark] = {}
+        # Seq that the last segment with records began with, when a spool was last looked at.
+        self._tails: dict[str, int] = {}
         self._found: dict[str, tuple[float, list[Kept]]] = {}  # monotonic seconds, segments
 
     def has_changed(self, reader: Reader, standing: Standing) -> bool:
         """Whether the spool is worth a look since it was last looked at with success.
 
         A file that is made, sealed, moved or deleted changes the folder; one that only grows has
-        nothing to be tidied.
+        nothing to be tidied. So it is with a segment that is delivered while it is written.
         """
-        mark = (standing, reader.changed_at())
-        if self._marks.get(reader.spool) == mark:
+        mark = _Mark(standing=standing, folder=reader.changed_at(), owned=reader.is_owned())
+        known = self._marks.get(reader.spool)
+        if known == mark or (known is not None and self._only_grows(reader.spool, known, mark)):
             return False
         self._marks[reader.spool] = mark
         return True
+
+    def _only_grows(self, spool: str, known: _Mark, mark: _Mark) -> bool:
+        """Whether all that has changed is how far sinks are in the segment that is written."""
+        before = known.standing.through
+        same = replace(mark, standing=replace(mark.standing, through=before)) == known
+        return same and mark.owned and before + 1 >= self._tails.get(spool, before + 2)
 
     def has_more(self, spool: str) -> None:
         """There is something left to do in it: look next time, changed or not."""
@@ -77,6 +97,7 @@ class Delivered:
     def look_again(self, spool: str) -> None:
         """Whatever is remembered of it does not count any more."""
         self._marks.pop(spool, None)
+        self._tails.pop(spool, None)
         self._found.pop(spool, None)
 
     def forget(self, spool: str) -> None:
@@ -96,6 +117,9 @@ class Delivered:
             self._now(),
             [self._kept(reader, number, save) for number in numbers if _of(reader, number)],
         )
+        self._tails.pop(reader.spool, None)
+        with contextlib.suppress(SpoolError):  # then every step on is worth a look
+            self._tails[reader.spool] = reader.tail_seq()
 
     def segments(self, spool: str) -> list[Kept]:
         """What was found of it, as old as it is now."""

@@ -26,6 +26,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _READING = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_NAMING = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC  # opens nothing, only holds what is there
 
 REST_SECONDS = 30.0
 _MOST_FAILURES = 1000  # in one folder within that time
@@ -50,11 +51,15 @@ def check(path: Path | str) -> Mark:
         FileNotFoundError: nothing is there.
     """
     text = os.fspath(path)
-    status = os.lstat(text)
+    handle = os.open(text, _NAMING)
+    try:
+        status, place = os.fstat(handle), _place_of(handle)
+    finally:
+        os.close(handle)
     _check_kind(text, status)
     if _resting and _resting.get(os.path.dirname(text), 0.0) > time.monotonic():
         raise Strange(text, f"left alone for up to {REST_SECONDS:.0f} s: its folder costs too much")
-    if os.path.realpath(text) != text:
+    if place != text and os.path.realpath(text) != text:
         raise Strange(text, "a folder on the way to it has become a symbolic link")
     return status.st_dev, status.st_ino
 
@@ -126,6 +131,14 @@ def inside(folder: Path) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _place_of(handle: int) -> str:
+    """Where the kernel says it is, without a link in it; "" where that cannot be asked."""
+    try:
+        return os.readlink(f"/proc/self/fd/{handle}")
+    except OSError:
+        return ""
 
 
 def _check_kind(path: str, status: os.stat_result) -> None:

@@ -68,6 +68,19 @@ class Segments:
                 return bounds[1]
         return 0
 
+    def tail_seq(self) -> int:
+        """Seq of the first record in the last segment that holds any, 0 without any.
+
+        Raises:
+            SpoolError: that cannot be told, now or ever.
+        """
+        for number in reversed(self.segments()):
+            with contextlib.suppress(FileNotFoundError):
+                bounds = self._bounds(number)
+                if bounds is not None:
+                    return bounds[0]
+        return 0
+
     def first_seq(self) -> int:
         """Seq of the first record there is, 0 without any; unreadable segments are skipped."""
         return self._first_beyond(0) or 0

@@ -71,6 +71,40 @@ def test_a_spool_is_looked_at_when_its_standing_or_its_folder_changes(directory:
     assert delivered.has_changed(reader, further)
 
 
+def test_of_a_spool_that_is_written_only_its_last_segment_may_grow_unseen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While all before it is delivered, another step has left nothing to be tidied."""
+    alive = [True]
+    monkeypatch.setattr(Reader, "is_owned", lambda _: alive[0])  # its lock is this process's own
+    directory, writer = spools.fill(tmp_path, 6, close=False, segment_records=4)
+    delivered, reader = Delivered(Clock()), Reader(directory)
+
+    def looks(through: int) -> bool:
+        standing = Standing(through=through, ended=False)
+        changed = delivered.has_changed(reader, standing)
+        if changed:
+            delivered.look(reader, standing, staying=(), save=True)
+        return changed
+
+    def found() -> list[int | None]:
+        return [kept.number for kept in delivered.segments(reader.spool)]
+
+    assert (looks(2), looks(3), found()) == (True, True, [])
+    assert (looks(4), found()) == (True, [1])
+    assert not looks(6)
+    writer.append("step", spools.body(7))
+    assert not looks(7)
+    for number in (8, 9):
+        writer.append("step", spools.body(number))
+        writer.tend()
+    assert (looks(9), found()) == (True, [1, 2])
+    writer.append("step", spools.body(10))
+    assert not looks(10)
+    alive[0] = False
+    assert looks(10)
+
+
 def test_what_was_found_grows_older_without_another_look(directory: Path) -> None:
     clock = Clock()
     written(directory, 1.7e9)
