@@ -21,6 +21,7 @@ from shipper.lanes.lane import Lane
 from shipper.lanes.pipeline import Route
 from shipper.lanes.pulse import Pulse
 from shipper.lanes.schedule import Schedule
+from shipper.lanes.shared import Recent, SharedReader
 from shipper.lanes.workers import LaneKey, Workers, queue_of
 from shipper.ledger.ledger import Ledger
 from shipper.life.heartbeat import Heartbeat
@@ -103,6 +104,7 @@ class Service:
         )
         self._health = {name: Health(name, self._now) for name in self._sinks}
         self._pulse = Pulse(self._wake, self._now)
+        self._recent = Recent(self._now)
         self._heartbeat = Heartbeat(self._ledger, self._now)
         self._liveness = live = Liveness(meters)
         life = Life(
@@ -251,8 +253,10 @@ class Service:
             workload,
             extra=about(spool=identity.spool, path=directory, workload=workload),
         )
+        one_at_a_time = threading.Lock()
         for sink in self._sinks.values():
-            self._open_route(sink, reader, identity)
+            own = SharedReader(directory, reader.place, recent=self._recent, lock=one_at_a_time)
+            self._open_route(sink, own, identity)
         # Last: what it feels first must find the lanes to wake.
         self._pulse.add(Reader(directory, reader.place), self._config.seconds_to_flush(identity))
 
@@ -282,7 +286,7 @@ class Service:
         route = RememberingRoute if sink.forgets else Route
         lane.add(
             route(
-                reader=Reader(reader.directory, reader.place),
+                reader=reader,
                 identity=identity,
                 sink=sink,
                 ledger=self._ledger,
@@ -304,6 +308,7 @@ class Service:
         known = self._spools.get(spool)
         if known is None:
             return
+        self._recent.renew(spool)
         for key in known.lanes:
             lane = self._lanes.get(key)
             if lane is not None:

@@ -164,14 +164,15 @@ class Survey:
         known = self._ended.get(directory.name)
         if known is not None and known[0] == mark:
             return known[1]
-        spool = self._look(directory, books)
+        glance = self._glances.setdefault(directory.name, Glance(directory))
+        with glance.looking():
+            spool = self._look(glance, directory, books)
         if spool.state == "ended" and mark:
             self._ended[directory.name] = (mark, spool)
         return spool
 
-    def _look(self, directory: Path, books: Books) -> Spool:
+    def _look(self, glance: Glance, directory: Path, books: Books) -> Spool:
         name = directory.name
-        glance = self._glances.setdefault(name, Glance(directory))
         owned = Reader(directory).is_owned()  # before the look: what it then finds may be all
         view = glance.look()
         identity, reason = self._identity(directory)

@@ -2,7 +2,8 @@
 
 Rules:
 
-- Read-only, and every file is open for one query only, as in `spooler.spool.reader`.
+- Read-only, and every file is open for one query only, as in `spooler.spool.reader`; for the
+  queries of one look within `looking`.
 - Nothing is scanned: seqs have no gaps, so counts are arithmetic; a look costs one listing of the
   directory, and one query for each segment that has changed since the last look.
 - What cannot be read is said in `problem`; it never raises for it.
@@ -12,6 +13,8 @@ from __future__ import annotations
 
 import heapq
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +27,7 @@ from spooler.spool.segments import MOST_SEGMENTS
 # A body that is larger is not decoded only to learn its time.
 _BODY_BYTES = 256 * 1024
 _TRIES = 3  # segments to look through for one record
+_MOST_OPEN = 4  # within one look
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,6 +63,18 @@ class Glance:
         self._sizes: dict[int, tuple[int, int, float]] = {}  # segment -> bytes, of its WAL, mtime
         self._edges: dict[int, _Edge] = {}
         self._firsts: dict[int, int] = {}  # the first record of a segment never changes
+        self._opened: dict[int, db.Connection] | None = None  # within `looking`
+
+    @contextmanager
+    def looking(self) -> Iterator[None]:
+        """What is asked in here is asked of files that are opened once; they are closed then."""
+        self._opened = {}
+        try:
+            yield
+        finally:
+            opened, self._opened = self._opened, None
+            for connection in opened.values():
+                connection.close()
 
     def look(self) -> View:
         """What is there now."""
@@ -195,17 +211,14 @@ class Glance:
         return edge
 
     def _ask(self, number: int) -> _Edge:
-        path = self._place / fmt.segment_name(number)
-        connection = db.open_for_reading(path)
-        try:
-            first, last = connection.execute(fmt.SELECT_BOUNDS).fetchone()
-            row = None
-            if last is not None:
-                row = connection.execute(fmt.SELECT_ONE, (_BODY_BYTES, last)).fetchone()
-        except db.Error as error:
-            raise db.damaged(error, path, 0) from error
-        finally:
-            connection.close()
+        with self._open(number) as connection:
+            try:
+                first, last = connection.execute(fmt.SELECT_BOUNDS).fetchone()
+                row = None
+                if last is not None:
+                    row = connection.execute(fmt.SELECT_ONE, (_BODY_BYTES, last)).fetchone()
+            except db.Error as error:
+                raise db.damaged(error, self._path(number), 0) from error
         return _Edge(
             mark=self._sizes[number],
             first=first or 0,
@@ -216,15 +229,33 @@ class Glance:
     def _row(self, number: int, query: str, seq: int) -> Any:
         """One row of (seq, kind, body, checksum), or None where there is none to be had."""
         try:
-            connection = db.open_for_reading(self._place / fmt.segment_name(number))
-        except (FileNotFoundError, SpoolError):
+            with self._open(number) as connection:
+                return connection.execute(query, (_BODY_BYTES, seq)).fetchone()
+        except (FileNotFoundError, SpoolError, db.Error):
             return None
-        try:
-            return connection.execute(query, (_BODY_BYTES, seq)).fetchone()
-        except db.Error:
-            return None
-        finally:
-            connection.close()
+
+    @contextmanager
+    def _open(self, number: int) -> Iterator[db.Connection]:
+        """A segment, opened for this query, or for the whole look.
+
+        Raises:
+            SpoolError, FileNotFoundError: it cannot be opened.
+        """
+        held = self._opened or {}
+        connection = held.pop(number, None) or db.open_for_reading(self._path(number))
+        if self._opened is None:
+            try:
+                yield connection
+            finally:
+                connection.close()
+            return
+        self._opened[number] = connection
+        if len(self._opened) > _MOST_OPEN:
+            self._opened.pop(next(iter(self._opened))).close()
+        yield connection
+
+    def _path(self, number: int) -> Path:
+        return self._place / fmt.segment_name(number)
 
 
 def _time_of(row: tuple[Any, Any, Any, Any]) -> float | None:

@@ -59,7 +59,10 @@ def rows(path: Path, after: int, limit: int) -> tuple[list[Row], bool]:
 
 def row_bytes(row: Row) -> int:
     """What a row takes; in a damaged file it may hold anything."""
-    return sum(len(value) for value in row[1:3] if isinstance(value, str | bytes))
+    kind, body = row[1], row[2]
+    if type(kind) is str and type(body) is bytes:
+        return len(kind) + len(body)
+    return sum(len(value) for value in (kind, body) if isinstance(value, str | bytes))
 
 
 def of_kind(path: Path, kind: str) -> list[Row]:
