@@ -1,34 +1,66 @@
-"""What the hook adds to `wandb.log`, and what an append costs beside a bare INSERT.
+"""What the hook adds to `wandb.log`: by metrics a call, kind of values, threads; and its tail.
 
-All contestants take turns in one process and one run, in blocks whose order changes every round, so
-that the machine's mood meets them alike. Real wandb, offline. Figures are microseconds per call;
-what to compare is the ratio and the difference, not the figures.
+    python bench/hook_cost.py [--calls 100000] [--paced 4000] [--each 4000] [--metrics 1,8,64,512]
 
-    python bench/hook_cost.py [--calls 20000] [--metrics 8]
+Real wandb, offline; each row is played in a process of its own, in which calls with the hook and
+calls of the method that it wraps take turns in blocks, so that the machine's mood meets both alike.
+Figures are microseconds a call. With several threads all of them log at once into one run.
+
+First 8 metrics `--calls` times each: how many calls took more than a millisecond, with the hook and
+without, in the same run; then `--paced` times with a millisecond of rest before each, as in a quick
+training loop. Then the rows, of `--each` calls each, fewer where there are many metrics.
 
 wandb sends from a thread of its own, which needs the interpreter's lock. A loop that does nothing
-but log never gives that lock away, so bare calls may look quick at the median while the thread's
-work comes in bursts; the hook's INSERT releases the lock, and some of that work moves into the
-median. The average is what a job pays.
+but log never gives that lock away, so bare calls look quick at the median while the thread's work
+comes in bursts; the hook's INSERT releases the lock, and some of that work moves into the median.
+Flat out the average is what a job pays, and the hook's own part what it does itself; with rests,
+the difference of the medians is both.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
+import itertools
+import json
 import os
-import sqlite3
+import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-ROUNDS = 20
+from aims import aim, at
+
+HOOKED, BARE, OWN = "wandb.log with the hook", "bare wandb.log", "the hook's own part"
+BLOCK = 50
+_SLOW = 1_000_000  # nanoseconds
+VALUES: dict[str, Callable[[int], Any]] = {
+    "float": lambda number: number + 0.5,
+    "numpy": lambda number: _numpy(number),
+    "torch": lambda number: _torch(number),
+}
 
 
-def contestants(work: Path, metrics: int) -> dict[str, Callable[[int], Any]]:
-    """Name -> what one call of it does."""
+def _numpy(number: int) -> Any:
+    import numpy as np
+
+    return np.float32(number + 0.5)
+
+
+def _torch(number: int) -> Any:
+    import torch
+
+    return torch.tensor(number + 0.5)
+
+
+def play(
+    work: Path, metrics: int, values: str, threads: int, calls: int, pause: float
+) -> dict[str, Any]:
+    """The process of one row: so many calls of each contestant in each thread; what they took."""
     os.environ["PRIMUS_LENS_WANDB_OUTPUT_PATH"] = str(work / "spool")
     os.environ["WANDB_MODE"] = "offline"
     os.environ["WORKLOAD_UID"] = "bench"
@@ -36,115 +68,136 @@ def contestants(work: Path, metrics: int) -> dict[str, Callable[[int], Any]]:
 
     import spooler
     from spooler import hook
-    from spooler.recorder import recorder
-    from spooler.spool import codec
-    from spooler.spool import format as fmt
-    from spooler.spool.writer import Limits, Writer
 
     spooler.install()
-    run = wandb.init(
-        project="bench", dir=str(work), settings=wandb.Settings(console="off", silent=True)
-    )
+    settings = wandb.Settings(console="off", silent=True)
+    run = wandb.init(project="bench", dir=str(work), settings=settings)
     bare_log = type(run).log._lens_ship_original  # the method that the hook wraps
-    data = {f"metric/{number}": number + 0.5 for number in range(metrics)}
-    packed = codec.pack(
-        {"run": run.id, "step": 1, "time": time.time(), "closed": True, "data": data}
-    )
-    writer = Writer(
-        root=work / "appends",
-        below=("node_0", "rank_0"),
-        spool="20260101T000000-1-00000000",
-        identity=codec.pack({"spool": "20260101T000000-1-00000000"}),
-        limits=Limits(),
-    )
-    recorder().defer(lambda: (work / "bare.sqlite").exists() and writer.tend() is None)
-    bare = sqlite3.connect(work / "bare.sqlite", isolation_level=None)
-    for pragma in ("page_size=1024", "journal_mode=WAL", "synchronous=NORMAL"):
-        bare.execute(f"PRAGMA {pragma}")
-    bare.execute("PRAGMA wal_autocheckpoint=0")
-    bare.execute(fmt.SCHEMA[1])
-    numbers = iter(range(1, 10**9))
-    floor = os.open(work / "floor", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
-    return {
-        "os.write of the same bytes": lambda _: os.write(floor, packed),
-        "bare sqlite3 INSERT": lambda _: bare.execute(
-            fmt.INSERT_RECORD, (next(numbers), "step", packed, 1234567890)
-        ),
-        "spool append": lambda _: writer.append("step", packed),
-        "the hook's own part": lambda _: hook._observe_log(run, 1, data),
-        "bare wandb.log": lambda _: bare_log(run, data),
-        "wandb.log with the hook": lambda _: run.log(data),
+    data = {f"metric/{number}": VALUES[values](number) for number in range(metrics)}
+    doing: dict[str, Callable[[], Any]] = {
+        BARE: lambda: bare_log(run, data),
+        HOOKED: lambda: run.log(data),
+        OWN: lambda: hook._observe_log(run, 1, data),
     }
+    for call in doing.values():
+        call()  # opens, announces, warms up
+    together = threading.Barrier(threads)
+    taken: list[dict[str, list[int]]] = [{name: [] for name in doing} for _ in range(threads)]
+    players = [
+        threading.Thread(target=_player, args=(doing, calls, pause, together, mine))
+        for mine in taken
+    ]
+    for player in players:
+        player.start()
+    for player in players:
+        player.join()
+    wandb.finish()
+    found = {name: sorted(itertools.chain(*(mine[name] for mine in taken))) for name in doing}
+    return {name: summary(times) for name, times in found.items()}
 
 
-def measure(calls: int, metrics: int) -> dict[str, list[int]]:
-    """Nanoseconds of every call, by contestant, sorted."""
-    with tempfile.TemporaryDirectory(prefix="lens-ship-bench-") as work:
-        doing = contestants(Path(work), metrics)
-        times: dict[str, list[int]] = {name: [] for name in doing}
-        names = list(doing)
-        for _round in range(ROUNDS):
-            for name in names:
-                _block(doing[name], calls // ROUNDS, times[name])
-            names = names[1:] + names[:1]
-        import wandb
-
-        wandb.finish()
-    return {name: sorted(taken) for name, taken in times.items()}
-
-
-def _block(call: Callable[[int], Any], calls: int, taken: list[int]) -> None:
+def _player(
+    doing: dict[str, Callable[[], Any]],
+    calls: int,
+    pause: float,
+    together: threading.Barrier,
+    taken: dict[str, list[int]],
+) -> None:
     clock = time.perf_counter_ns
-    for number in range(calls):
-        before = clock()
-        call(number)
-        taken.append(clock() - before)
+    names = list(doing)
+    for _ in range(max(1, calls // BLOCK)):
+        for name in names:
+            call, mine = doing[name], taken[name]
+            together.wait()
+            for _ in range(BLOCK):
+                if pause:
+                    time.sleep(pause)
+                before = clock()
+                call()
+                mine.append(clock() - before)
+        names = names[1:] + names[:1]
 
 
-def show(times: dict[str, list[int]], metrics: int) -> None:
-    """Print the table and the comparisons."""
-    from rich.console import Console
-    from rich.table import Table
+def summary(times: list[int]) -> dict[str, float]:
+    """What is told of sorted nanoseconds, in microseconds."""
+    quantiles = {f"p{100 * q:g}": at(times, q) for q in (0.5, 0.99, 0.999, 1.0)}
+    slow = sum(one > _SLOW for one in times)
+    mean = sum(times) / len(times) / 1000
+    return {"mean": mean, **quantiles, "slow": slow, "calls": len(times)}
 
-    console = Console(width=max(80, Console().width))
-    table = Table(title=f"µs per call, {metrics} metrics, {len(next(iter(times.values())))} calls")
-    table.add_column("what")
-    for column in ("mean", "p50", "p99", "p99.9", "max"):
-        table.add_column(column, justify="right")
-    for name, taken in times.items():
-        figures = [mean(taken), *(at(taken, q) for q in (0.5, 0.99, 0.999, 1.0))]
-        table.add_row(name, *(f"{figure:.1f}" for figure in figures))
-    console.print(table)
-    hooked, bare = times["wandb.log with the hook"], times["bare wandb.log"]
-    own = times["the hook's own part"]
-    console.print(f"the hook itself takes {at(own, 0.5):.1f} µs at p50, {at(own, 0.99):.1f} at p99")
-    differences = [mean(hooked) - mean(bare), *(at(hooked, q) - at(bare, q) for q in (0.5, 0.99))]
-    average, median, tail = differences
-    console.print(
-        f"wandb.log with it takes longer by {average:.1f} µs on average, {median:.1f} at p50,"
-        f" {tail:.1f} at p99"
+
+def row(
+    metrics: int, values: str, threads: int, calls: int, pause: float = 0.0
+) -> dict[str, dict[str, float]]:
+    """One row, in a process of its own."""
+    with tempfile.TemporaryDirectory(prefix="lens-ship-bench-") as work:
+        given = ("--play", work, *map(str, (metrics, values, threads, calls, pause)))
+        done = subprocess.run(
+            (sys.executable, __file__, *given), capture_output=True, text=True, check=False
+        )
+    if done.returncode:
+        raise SystemExit(f"{' '.join(given)} ended with {done.returncode}:\n{done.stderr[-2000:]}")
+    found: dict[str, dict[str, float]] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def show_long(calls: int, pause: float) -> None:
+    """8 metrics, one thread, very often."""
+    found = row(8, "float", 1, calls, pause)
+    pace = "a millisecond of rest before each" if pause else "flat out"
+    print(f"8 metrics, {found[BARE]['calls']:,.0f} calls each, {pace}, µs a call")
+    columns = ("mean", "p50", "p99", "p99.9", "p100")
+    print(f"  {'':<26}{''.join(f'{name:>10}' for name in columns)}{'> 1 ms':>9}")
+    for name in (BARE, HOOKED, OWN):
+        figures = "".join(f"{found[name][column]:>10.1f}" for column in columns)
+        print(f"  {name:<26}{figures}{found[name]['slow']:>9.0f}")
+    hooked, bare = found[HOOKED], found[BARE]
+    print(aim("added at p50, 8 metrics", hooked["p50"] - bare["p50"], 20, " µs"))
+    print(aim("added at p99, 8 metrics", hooked["p99"] - bare["p99"], 80, " µs"))
+    print(aim("the hook's own part at p50", found[OWN]["p50"], 20, " µs"))
+    print(aim("the hook's own part at p99", found[OWN]["p99"], 80, " µs"))
+    print(aim("calls above 1 ms, against those without the hook", hooked["slow"], bare["slow"]))
+
+
+def show_rows(metrics: list[int], each: int) -> None:
+    """All combinations."""
+    kinds = [name for name in VALUES if name == "float" or importlib.util.find_spec(name)]
+    for name in VALUES.keys() - kinds:
+        print(f"{name} is not installed here: no row for its values")
+    print(
+        f"{'added by the hook, µs a call':<32}{'mean':>8}{'p50':>8}{'p99':>8}   |"
+        "  bare p50  the hook's own part p50"
     )
-    ratio = at(times["spool append"], 0.5) / at(times["bare sqlite3 INSERT"], 0.5)
-    console.print(f"a spool append takes {ratio:.2f} times a bare INSERT at p50")
-
-
-def mean(taken: list[int]) -> float:
-    """Microseconds a call took on average."""
-    return sum(taken) / len(taken) / 1000
-
-
-def at(taken: list[int], quantile: float) -> float:
-    """The quantile of sorted nanoseconds, in microseconds."""
-    return taken[min(len(taken) - 1, int(len(taken) * quantile))] / 1000
+    for number, values, threads in itertools.product(metrics, kinds, (1, 4)):
+        calls = max(5 * BLOCK, each // threads // (1 + number // 64))
+        found = row(number, values, threads, calls)
+        hooked, bare, own = found[HOOKED], found[BARE], found[OWN]
+        what = f"{number} {values}, {threads} thread{'s' * (threads > 1)}"
+        added = "".join(f"{hooked[name] - bare[name]:>8.0f}" for name in ("mean", "p50", "p99"))
+        print(f"  {what:<30}{added}   |{bare['p50']:>10.1f}{own['p50']:>12.1f}", flush=True)
 
 
 def main() -> None:
     """Measure and show."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--calls", type=int, default=20000)
-    parser.add_argument("--metrics", type=int, default=8)
-    options = parser.parse_args()
-    show(measure(options.calls, options.metrics), options.metrics)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--calls", type=int, default=100_000, help="of the long row")
+    parser.add_argument("--paced", type=int, default=4000, help="of the long row, with rests")
+    parser.add_argument("--each", type=int, default=4000, help="of every other row")
+    parser.add_argument("--metrics", default="1,8,64,512", help="how many a call, with commas")
+    parser.add_argument("--play", nargs=6, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.play:
+        work, metrics, values, *rest = given.play
+        numbers = (int(rest[0]), int(rest[1]), float(rest[2]))
+        print(json.dumps(play(Path(work), int(metrics), values, *numbers)))
+        return
+    show_long(given.calls, 0.0)
+    print()
+    show_long(given.paced, 0.001)
+    print()
+    show_rows([int(number) for number in given.metrics.split(",")], given.each)
 
 
 if __name__ == "__main__":

@@ -7,12 +7,14 @@ the hook.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
 __version__ = "0.1.0"
 
+# As `typing` has it, which takes longer to load than all that is needed here; type checkers know
+# the name.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from spooler.activate import install as install
     from spooler.activate import uninstall as uninstall
     from spooler.collectors.log import LogCollector as LogCollector
@@ -64,4 +66,6 @@ def __getattr__(name: str) -> Any:
     room = _FRONT.get(name)
     if room is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
     return getattr(import_module(room), name)

@@ -7,7 +7,10 @@ nothing escapes; a fault of ours must not break the start of an unrelated progra
 from __future__ import annotations
 
 import sys
-from typing import Any
+
+TYPE_CHECKING = False  # as in `spooler`
+if TYPE_CHECKING:
+    from typing import Any
 
 _TARGET = "wandb"
 
