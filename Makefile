@@ -92,7 +92,10 @@ scale: $(VENV)/.test ## memory, idle processor time and pick-up time with a thou
 	$(BIN)/python bench/scale.py
 
 bench: $(VENV)/.test ## what the hook, the spool and the way out cost
+	$(BIN)/python bench/append_cost.py
 	$(BIN)/python bench/hook_cost.py
+	$(BIN)/python bench/import_cost.py
+	$(BIN)/python bench/lock_share.py
 	$(BIN)/python bench/drain.py
 	$(BIN)/python bench/live.py
 	$(BIN)/python bench/remote_write.py

@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+from aims import aim
+
 HERE = Path(__file__).resolve().parent
 _COMMAND = (sys.executable, "-c", "from shipper.cli import main; main()")
 
@@ -150,6 +152,7 @@ def main() -> None:
         f" {cpu / given.steps * 1e6:.1f} µs a step"
     )
     print(f"memory at most {max(one.peak for one in results):.0f} MiB")
+    print(aim("steps per second of processor time", given.steps / cpu, 25_000, least=True))
 
 
 if __name__ == "__main__":

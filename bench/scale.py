@@ -25,6 +25,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from aims import aim
+
 HERE = Path(__file__).resolve().parent
 _COMMAND = (sys.executable, "-c", "from shipper.cli import main; main()")
 _NOWHERE = "http://127.0.0.1:9/v1"  # nobody listens on the discard port
@@ -45,7 +47,7 @@ class Scaled:
     pickup: float  # seconds until the first record of a new spool is acknowledged
 
 
-def writer_of(root: Path, number: int, salt: str) -> object:
+def writer_of(root: Path, number: int, salt: str, workload: str = "") -> object:
     """A writer of the spool with this number, one workload each."""
     from spooler.spool import codec
     from spooler.spool import format as fmt
@@ -54,7 +56,11 @@ def writer_of(root: Path, number: int, salt: str) -> object:
 
     spool = fmt.spool_id("20260101T000000", os.getpid(), f"{number:04x}{salt}")
     who = Identity(
-        spool=spool, created=time.time(), pid=os.getpid(), host="b", workload_uid=f"w{number}{salt}"
+        spool=spool,
+        created=time.time(),
+        pid=os.getpid(),
+        host="b",
+        workload_uid=workload or f"w{number}{salt}",
     )
     return Writer(
         root=root,
@@ -269,6 +275,8 @@ def main() -> None:
             f"  {one.idle:.2f} %    {one.idle_memory:.0f} MiB  {one.files:<6} {one.pickup:.2f} s",
             flush=True,
         )
+        print(aim(f"idle, {one.spools} living spools", one.idle, 0.2, " % of a core"))
+        print(aim("the first record of a new spool", one.pickup, 1, " s"), flush=True)
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ def main() -> None:
             size = bytes_in(directory) / STEPS
             print(f"{metrics:>14} {size:>13.0f} {packed:>11.0f} {size * DAY / 1e6:>15.0f} MB")
             limit = round(1.2 * packed + 24, 1)
-            text = f"{metrics} metrics, sealed, against 1.2 × msgpack + 24"
+            text = f"{metrics} metrics, sealed, against 1.2 of msgpack + 24"
             lines.append(aim(text, size, limit, " bytes"))
         print("\n".join(lines))
         root = Path(folder) / "backlog"

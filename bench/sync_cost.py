@@ -1,6 +1,6 @@
 """What syncing in the background costs the thread that logs.
 
-Usage: python bench/sync_cost.py [RECORDS]
+Usage: python bench/sync_cost.py [RECORDS [ROUNDS]]
 
 Appends of 8 metrics through the recorder, with and without the sync, in turns: as fast as possible,
 and at 200 a second, where a job is. The worst of the appends is what a training step can notice.
@@ -60,9 +60,10 @@ def main() -> None:
         print(json.dumps(one_round(int(sys.argv[2]), float(sys.argv[3]))))
         return
     records = int(sys.argv[1]) if sys.argv[1:] else 40000
+    rounds = int(sys.argv[2]) if sys.argv[2:] else ROUNDS
     for title, count, pause in (("full speed", records, 0.0), ("200 a second", 2000, 0.005)):
         arms: dict[str, list[float]] = {seconds: [] for seconds in ARMS}
-        for _ in range(ROUNDS):
+        for _ in range(rounds):
             for seconds, all_of in arms.items():
                 all_of += child(seconds, count, pause)
         print(f"{title}, µs an append      p50      p99    p99.9   p99.99      max")

@@ -12,27 +12,34 @@ import os
 import socket
 import sys
 import threading
+from collections.abc import Callable
+from urllib.parse import urlsplit
 
 _ANSWER = b'{"meta":{"code":2000,"message":"success"},"data":{"success":true,"count":%d}}'
 
 
 def main() -> None:
     """Listen on a free port of the loopback until standard input ends."""
-    listener = socket.create_server(("127.0.0.1", 0), backlog=64)
-    print(listener.getsockname()[1], flush=True)
-    threading.Thread(target=_accept, args=(listener,), daemon=True).start()
+    print(urlsplit(serve()).port, flush=True)
     sys.stdin.read()
     os._exit(0)
 
 
-def _accept(listener: socket.socket) -> None:
+def serve(note: Callable[[bytes, bytes], None] = lambda head, body: None) -> str:
+    """Listen on threads of this process; the URL. `note` is told the head and body of each."""
+    listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+    threading.Thread(target=_accept, args=(listener, note), daemon=True).start()
+    return f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+
+
+def _accept(listener: socket.socket, note: Callable[[bytes, bytes], None]) -> None:
     while True:
         connection, _ = listener.accept()
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        threading.Thread(target=_serve, args=(connection,), daemon=True).start()
+        threading.Thread(target=_serve, args=(connection, note), daemon=True).start()
 
 
-def _serve(connection: socket.socket) -> None:
+def _serve(connection: socket.socket, note: Callable[[bytes, bytes], None]) -> None:
     data = b""
     while True:
         while b"\r\n\r\n" not in data:
@@ -52,6 +59,7 @@ def _serve(connection: socket.socket) -> None:
             have += len(more)
         whole = b"".join(parts)
         body, data = whole[:length], whole[length:]
+        note(head, body)
         counted = body.count(b'"name":') if b"/wandb/metrics" in head else body.count(b'"data":')
         answer = _ANSWER % counted
         connection.sendall(
