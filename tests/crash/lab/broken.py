@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 
 from tests.crash.lab.broken_log import LOG_MUTANTS
+from tests.crash.lab.broken_master import MASTER_MUTANTS
 from tests.crash.lab.broken_node import NODE_MUTANTS
 from tests.crash.lab.broken_state import STATE_MUTANTS
 from tests.crash.lab.broken_training import TRAINING_MUTANTS
@@ -325,4 +326,5 @@ MUTANTS: dict[str, Mutant] = {
     ),
     **LOG_MUTANTS,
     **STATE_MUTANTS,
+    **MASTER_MUTANTS,
 }

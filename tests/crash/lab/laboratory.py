@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.crash.lab.verdict import Verdict
+from tests.kit import master
 from tests.kit.spools import environment
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -41,7 +42,11 @@ def run_trial(name: str, seed: int, work: Path, tree: Path = REPOSITORY) -> Verd
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.crash.lab.trial", name, str(seed), str(work)],
         cwd=tree,
-        env=environment(PYTHONPATH=str(tree), PYTHONDONTWRITEBYTECODE="1"),
+        env=environment(
+            PYTHONPATH=str(tree),
+            PYTHONDONTWRITEBYTECODE="1",
+            **{master.VARIABLE: str(master.PYTHON)},  # which lies in the repository alone
+        ),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

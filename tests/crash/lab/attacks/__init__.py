@@ -34,6 +34,7 @@ REGISTRY = {
     "upgrades": "tests.crash.lab.attacks.upgrades",
     "wandb-untouched": "tests.crash.lab.attacks.wandb_untouched",
     "replays": "tests.crash.lab.attacks.replays",
+    "masters": "tests.crash.lab.attacks.masters",
 }
 
 

@@ -1,0 +1,247 @@
+"""SIGKILL of DLRover's own master and of the service that reports to it; and answers that are lost.
+
+Three processes have reported logs, samples and stacks: some too old for a master, some that would
+poison one. The seed says who is hit when: the master dies and another life of it begins, the
+service dies and another one goes on, or an answer is torn on its way back after the master has
+stored what was sent. Every store of every life is written down by the master's own process.
+Consecutive seeds report over gRPC and over HTTP.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+import time
+from collections import Counter
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import shipper.master.outcome
+import shipper.post.delivery
+from shipper.accounts.audit import take_accounts
+from shipper.ledger.ledger import Ledger
+from shipper.service import Service, ship_once
+from shipper.settings.config import Config
+from spooler.records import exit as exit_record
+from tests.crash.lab.attacks import Attack, Trials
+from tests.crash.lab.lives import Life, Tell
+from tests.crash.lab.verdict import Findings, Verdict
+from tests.kit import master as kit
+from tests.kit import shipping, spools
+from tests.kit.delivery import settings
+from tests.kit.master import Master, Wire, numbers, report
+
+SERVICES = ("grpc", "http")
+KINDS = ("TRAINING_LOG", "XPU_TIMER_METRIC", "STACK_TRACE")
+XPU = KINDS[1]
+RANKS, REPORTS = 3, 360
+OLD_EVERY, POISON_EVERY = 23, 31
+TURNS = ("master",) * 2 + ("service",) * 3 + ("answer",) * 5
+# Without a single report more for so long, nothing arrives any more.
+PATIENCE_SECONDS = 30.0
+
+
+def missing() -> str:
+    """What is needed for a master."""
+    if kit.PYTHON.exists():
+        return ""
+    return f"no training master: no {kit.PYTHON}; make test builds it, {kit.VARIABLE} names another"
+
+
+class FarWire:
+    """A `Wire` in a process of its own, so that the parent of lives needs no thread."""
+
+    def __init__(self, port: int) -> None:
+        ready, telling = os.pipe()
+        orders, self._orders = os.pipe()
+        self._pid = os.fork()
+        if self._pid == 0:
+            os.close(self._orders)
+            with Wire(port) as wire:
+                os.write(telling, wire.address.encode())
+                os.close(telling)
+                while os.read(orders, 1):
+                    wire.lose_answer(1)
+            os._exit(0)
+        os.close(telling)
+        os.close(orders)
+        self.address = os.read(ready, 256).decode()
+        os.close(ready)
+
+    def lose_answer(self) -> None:
+        """The next one does not arrive."""
+        os.write(self._orders, b"x")
+
+    def stop(self) -> None:
+        """End it."""
+        os.close(self._orders)
+        os.waitpid(self._pid, 0)
+
+
+def is_old(number: int) -> bool:
+    """These are too old for a master when they are recorded."""
+    return number % OLD_EVERY == 0 and not is_poison(number)
+
+
+def is_poison(number: int) -> bool:
+    """These would make a master refuse what comes after them."""
+    return number % POISON_EVERY == 7
+
+
+def kind_of(number: int) -> str:
+    """What a report is of."""
+    return KINDS[number // RANKS % len(KINDS)]
+
+
+def write(root: Path, address: str, service: str) -> None:
+    """Every report once, spread over the ranks."""
+    now = int(time.time())
+    for rank in range(RANKS):
+        records = []
+        for number in range(rank, REPORTS, RANKS):
+            taken = now - 700 if is_old(number) else now
+            poison = (now * 1000, now + 86400, -1)[number % 3]
+            records.append(
+                report(
+                    number,
+                    kind_of(number),
+                    node_rank=rank,
+                    timestamp=poison if is_poison(number) else taken,
+                    data_content=f"report {number} " + "x" * (number % 700) + "\n",
+                )
+            )
+        who = spools.identity(
+            spools.spool_id(rank), master_addr=address, master_service=service, workload_uid="w"
+        )
+        goodbye = ("exit", exit_record.make(time=float(now), steps={}))
+        shipping.spool(root, [*records, goodbye], who=who, segment_records=50)
+
+
+def trial(seed: int, work: Path) -> Verdict:
+    """Hit everything at moments that are drawn, then ship the rest and look at every life."""
+    rng, found = random.Random(seed), Findings()
+    shipper.master.outcome.RETRY_SECONDS = 0.05
+    shipper.post.delivery.FIRST_SECONDS = shipper.post.delivery.ALARM_FIRST_SECONDS = 0.05
+    service = SERVICES[seed % 2]
+    with kit.running(work / "master", service) as master:
+        wire = FarWire(master.port)
+        write(work / "spool", wire.address, service)
+        config = settings(
+            *(work / "spool", work / "state", "http://127.0.0.1:9"),
+            flush_interval=0.05,
+            read_timeout=20.0,
+        )
+        turns = list(TURNS)
+        rng.shuffle(turns)
+        rage(found, rng, config, master, wire, turns)
+        done = Life(lambda _tell: os._exit(len(ship_once(config, timeout=60)))).end()
+        found.check(done == 0, "G18", f"{service}: the last service left something ({done})")
+        wire.stop()
+        lives = [master.stored(life + 1) for life in range(master.lives)]
+    found.faults = len(turns)
+    in_doubt = check_accounts(found, work)
+    for number, rows in enumerate(lives, 1):
+        check_life(found, f"{service}, life {number}", rows, turns)
+    young = {n for n in range(REPORTS) if not is_old(n) and not is_poison(n)}
+    lost = young - set(numbers(lives[-1]))
+    found.worst("samples in doubt", in_doubt)
+    found.check(
+        len(lost) <= in_doubt and {kind_of(number) for number in lost} <= {XPU},
+        "G18",
+        f"{service}: the last life lacks {sorted(lost)[:9]}, {in_doubt} were in doubt",
+    )
+    return found.verdict()
+
+
+def rage(
+    found: Findings,
+    rng: random.Random,
+    config: Config,
+    master: Master,
+    wire: FarWire,
+    turns: list[str],
+) -> None:
+    """One blow after the other, each after some progress."""
+
+    def serve(_tell: Tell) -> None:
+        Service(config).run()
+
+    life = Life(serve)
+    for turn in turns:
+        found.check(wait_for_progress(rng, master), "G18", "nothing arrives any more")
+        if turn == "master":
+            master.kill()
+            master.start()
+        elif turn == "service":
+            life.kill()
+            life = Life(serve)
+        else:
+            wire.lose_answer()
+    life.kill()
+
+
+def wait_for_progress(rng: random.Random, master: Master) -> bool:
+    """Until this life has so many reports more, or nearly as many as there can be."""
+    most = REPORTS * 8 // 10
+    held = len(master.stored())
+    wanted = min(held + rng.randrange(1, REPORTS // 5), most)
+    until = time.monotonic() + PATIENCE_SECONDS
+    while held < wanted and time.monotonic() < until:
+        threading.Event().wait(0.005)
+        now = len(master.stored())
+        if now > held:
+            held, until = now, time.monotonic() + PATIENCE_SECONDS
+    return held >= wanted
+
+
+def check_accounts(found: Findings, work: Path) -> int:
+    """All is delivered, given up for a reason, or a dead letter; how many samples are in doubt."""
+    with closing(Ledger(work / "state", exclusive=False)) as ledger:
+        accounts = take_accounts(ledger, work / "spool", ["master"])
+        dead = Counter(letter["reason"] for letter in ledger.dead_letters())
+    reasons = Counter[str]()
+    for account in accounts:
+        reasons.update(account.given_up)
+        found.check(account.balances and not account.pending, "G18", f"{account}")
+    old = sum(map(is_old, range(REPORTS)))
+    poison = sum(map(is_poison, range(REPORTS)))
+    found.check(reasons["expired"] == old, "G18", f"{reasons}, {old} were too old")
+    found.check(set(reasons) <= {"expired", "ambiguous"}, "G18", f"given up: {reasons}")
+    found.check(dead == {"unsendable": poison}, "G19", f"dead letters {dead}, {poison} were unfit")
+    return reasons["ambiguous"]
+
+
+def check_life(found: Findings, where: str, rows: list[dict[str, Any]], turns: list[str]) -> None:
+    """Nothing unfit or too old, no sample twice, little else twice, each rank in its order."""
+    held = numbers(rows)
+    unfit = [number for number in held if is_poison(number)]
+    found.check(not unfit, "G19", f"{where}: was sent what poisons it: {unfit}")
+    found.check(not any(map(is_old, held)), "G19", f"{where}: was sent what is too old")
+    twice = {number: times for number, times in Counter(held).items() if times > 1}
+    samples = [number for number in twice if kind_of(number) == XPU]
+    found.check(not samples, "G19", f"{where}: has samples twice: {samples}")
+    again = sum(times - 1 for times in twice.values())
+    allowed = RANKS * turns.count("service") + turns.count("answer")
+    found.worst("logs and stacks twice in a life", again)
+    found.check(again <= allowed, "G19", f"{where}: has twice {twice}")
+    for rank in range(RANKS):
+        mine = [number for number in held if number % RANKS == rank]
+        found.check(mine == sorted(mine), "G18", f"{where}: rank {rank} came as {mine}")
+
+
+ATTACK = Attack(
+    meaning="SIGKILL of DLRover's own master and of the service, and answers that are lost",
+    promises=("G18", "G19"),
+    trial=trial,
+    trials=Trials(short=2, usual=12, long=200),
+    catches=(
+        "forgotten-not-sent-again",
+        "newer-before-what-was-forgotten",
+        "sample-in-doubt-sent-again",
+        "reports-not-checked",
+        "reports-out-of-order",
+    ),
+    missing=missing,
+)

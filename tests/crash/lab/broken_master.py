@@ -1,0 +1,71 @@
+"""Broken builds for the attack on the way to training masters."""
+
+from __future__ import annotations
+
+from tests.crash.lab.patches import Mutant, Patch
+
+_AGAIN = "shipper/lanes/again.py"
+_FORGOTTEN = (
+    "            if self._life.name:\n                raise Forgotten(life)\n"
+    "            self._note(replace(self._life, name=life))\n"
+)
+
+MASTER_MUTANTS: dict[str, Mutant] = {
+    "forgotten-not-sent-again": Mutant(
+        meaning="what a restarted master has forgotten is not sent again",
+        patches=(
+            Patch(
+                file=_AGAIN,
+                old=_FORGOTTEN,
+                new="            self._note(replace(self._life, name=life))\n",
+            ),
+        ),
+    ),
+    "newer-before-what-was-forgotten": Mutant(
+        meaning="one report more is sent before what a restarted master has forgotten",
+        patches=(
+            Patch(
+                file=_AGAIN,
+                old=_FORGOTTEN,
+                new='            if self._life.name and not getattr(self, "late", False):\n'
+                "                self.late = True\n                return\n" + _FORGOTTEN,
+            ),
+        ),
+    ),
+    "sample-in-doubt-sent-again": Mutant(
+        meaning="a sample whose answer was lost is sent again to the same master",
+        patches=(
+            Patch(
+                file=_AGAIN,
+                old="        if harmful and self._flies(parcel, greeting.life):\n",
+                new="        if False:\n",
+            ),
+        ),
+    ),
+    "reports-not-checked": Mutant(
+        meaning="a report goes out whatever its time is",
+        patches=(
+            Patch(
+                file="shipper/master/report.py",
+                old="    if not _FIRST <= seconds < _LAST:\n",
+                new="    if False:\n",
+            ),
+            Patch(
+                file="shipper/sinks/master.py",
+                old="        if age < -REMEMBERED_SECONDS:\n",
+                new="        if False:\n",
+            ),
+        ),
+    ),
+    "reports-out-of-order": Mutant(
+        meaning="of two reports the later one goes out first",
+        patches=(
+            Patch(
+                file="shipper/sinks/master.py",
+                old="        return Plan(parcels=tuple(parcels), refused",
+                new="        parcels.sort(key=lambda parcel: parcel.seq ^ 1)\n"
+                "        return Plan(parcels=tuple(parcels), refused",
+            ),
+        ),
+    ),
+}
