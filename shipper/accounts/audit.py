@@ -23,7 +23,6 @@ from shipper.ledger.ranges import Range
 from spooler.spool.reader import Reader
 
 _TRIES = 5
-_READ_RECORDS = 1000
 _NOWHERE: dict[str, Any] = {"seq": 0, "ahead": {}, "early": [], "delivered": 0, "passed": 0}
 
 
@@ -54,7 +53,8 @@ def take_accounts(ledger: Ledger, root: Path, sinks: Collection[str]) -> list[Ac
             if row["spool"] not in read:
                 read.add(row["spool"])
                 _read_gaps(gaps, reader)
-            accounts.append(_take(ledger, row, spool, reader, gaps.get(row["spool"], {})))
+            told = gaps.setdefault(row["spool"], {})
+            accounts.append(_take(ledger, row["spool"], row["sink"], spool, reader, told))
     known = {(account.spool, account.sink) for account in accounts}
     accounts.extend(_unattributed(root, sinks, known))
     for directory in find_spools(root):
@@ -66,8 +66,8 @@ def take_accounts(ledger: Ledger, root: Path, sinks: Collection[str]) -> list[Ac
             _read_gaps(gaps, reader)
         for sink in untouched:
             nothing = {"id": reader.spool, "directory": str(directory)}
-            books = _books(ledger, reader.spool, sink)
-            accounts.append(_reckon(books, nothing, reader, gaps.get(reader.spool, {})))
+            told = gaps.setdefault(reader.spool, {})
+            accounts.append(_take(ledger, reader.spool, sink, nothing, reader, told))
     return sorted(accounts, key=lambda account: (account.spool, account.sink))
 
 
@@ -126,16 +126,21 @@ def _reader(spool: dict[str, Any]) -> Reader | None:
 
 def _take(
     ledger: Ledger,
-    row: dict[str, Any],
+    spool_id: str,
+    sink: str,
     spool: dict[str, Any],
     reader: Reader | None,
     gaps: _Gaps,
 ) -> Account:
+    """One account; taken again when ledger or files have moved meanwhile."""
     for _ in range(_TRIES):
-        books = _books(ledger, row["spool"], row["sink"])
+        books = _books(ledger, spool_id, sink)
         account = _reckon(books, spool, reader, gaps)
-        if _books(ledger, row["spool"], row["sink"]) == books:
+        if account.balances and _books(ledger, spool_id, sink) == books:
             break
+        # A writer that keeps its limit tells of a deletion just before it: after we last read.
+        _read_gaps({spool_id: gaps}, reader)
+        gaps.update(_gaps(ledger).get(spool_id, {}))
     return account
 
 

@@ -16,6 +16,11 @@ from shipper.ledger.ledger import Ledger
 from shipper.receiver import queries
 from shipper.service import ship_once
 from shipper.sinks import REGISTRY
+from spooler.records import gap as gap_record
+from spooler.spool import codec
+from spooler.spool import format as fmt
+from spooler.spool.place import unlink_segment
+from spooler.spool.reader import Reader
 from tests.kit.command import lens_ship
 from tests.kit.delivery import arrived
 from tests.kit.faulty_receiver import Answer, FaultyReceiver, Normal
@@ -165,3 +170,30 @@ def test_an_acknowledgement_too_many_is_noticed(tmp_path: Path, receiver: Faulty
     account = accounts(tmp_path)["processor"]
     assert (account.difference, account.balances) == (1, False)
     assert queries.requests(receiver.store), "the receiver did get them"
+
+
+def test_what_a_writer_deletes_while_the_account_is_taken_is_not_missed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Just when its gaps have been read, before its records are counted."""
+    directory, writer = spool(
+        tmp_path / "spool", [step(n) for n in range(40)], close=False, segment_records=10
+    )
+    Ledger(tmp_path / "state").close()
+    count = Reader.count_after
+
+    def told_and_gone(reader: Reader, seq: int) -> int:
+        oldest = directory / fmt.segment_name(1)
+        if oldest.exists():
+            body = gap_record.make_deleted(
+                time=1.0, reason="cap", seqs=(1, 10), first=1.0, last=2.0
+            )
+            writer.append("gap", codec.pack(body))
+            unlink_segment(oldest)
+        return count(reader, seq)
+
+    monkeypatch.setattr(Reader, "count_after", told_and_gone)
+    for account in accounts(tmp_path).values():
+        assert account.balances, account
+        assert (account.written, account.pending, account.evicted) == (41, 31, {"cap": 10})
+    writer.close()

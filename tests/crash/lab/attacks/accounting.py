@@ -38,8 +38,8 @@ from tests.kit.command import lens_ship
 from tests.kit.delivery import settings
 from tests.kit.faulty_receiver import Answer, Eof, FaultyReceiver, HalfAnswer, Normal, Reset, Turn
 
-SECONDS = 2.0
-SERVICE_SECONDS = 0.5
+SECONDS = 1.5
+SERVICE_SECONDS = 0.4
 TRAINER_SECONDS = 0.7
 TRAINERS = 3  # at a time
 POISON = "poison"  # what the receiver refuses for good
