@@ -257,6 +257,8 @@ class Service:
         for sink in self._sinks.values():
             own = SharedReader(directory, reader.place, recent=self._recent, lock=one_at_a_time)
             self._open_route(sink, own, identity)
+        # What was delivered before this service began can go before it has had a turn.
+        self._tidying.touch(self._spools[identity.spool].lanes[0])
         # Last: what it feels first must find the lanes to wake.
         self._pulse.add(Reader(directory, reader.place), self._config.seconds_to_flush(identity))
 

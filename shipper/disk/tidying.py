@@ -17,7 +17,7 @@ from shipper.disk.quarantine import Quarantine
 from shipper.disk.retention import Kept, in_order, oldest, to_delete
 from shipper.disk.room import Room, spool_excess
 from shipper.lanes.lane import Lane
-from shipper.lanes.pipeline import Route
+from shipper.lanes.pipeline import Route, gap_of
 from shipper.lanes.schedule import Schedule
 from shipper.lanes.workers import LaneKey
 from shipper.ledger.ledger import Ledger
@@ -233,6 +233,7 @@ class Tidying:
             last = dict(spool.reader.closed()).get(segment.number or 0)
             if last is None:
                 return 0
+            self._note_gaps(spool, last)
             lost = max(self._drop(spool, sink, last) for sink in REGISTRY)
             for route in self._routes(segment.spool):
                 route.resume()
@@ -242,6 +243,13 @@ class Tidying:
         ended = not spool.reader.is_owned() and spool.reader.last_seq() <= last
         self._delete(replace(segment, number=None) if ended else segment, why="root-cap")
         return lost
+
+    def _note_gaps(self, spool: Spool, last: int) -> None:
+        """What the process could not record stays counted when the word of it goes."""
+        for stored in spool.reader.gaps():
+            gap = gap_of(spool.identity.spool, stored) if stored.seq <= last else None
+            if gap is not None:
+                self._ledger.note_gap(gap)
 
     def _drop(self, spool: Spool, sink: str, last: int) -> int:
         return self._ledger.give_up(

@@ -191,6 +191,36 @@ def test_what_is_delivered_goes_first_whatever_retention_says(root: Root, policy
 
 
 @pytest.mark.promise("G11")
+def test_what_is_delivered_goes_first_in_a_service_that_has_just_begun(root: Root) -> None:
+    delivered = root.spool("done")
+    ship_once(root.config(), timeout=20)
+    kept = root.spool("waiting")
+    limit = bytes_in(kept) * 5 // 4
+    service = Service(root.config(root_bytes=limit, when_full="drop-oldest"))
+    service._discover_if_due()
+    service._tidy()
+    service._ledger.close()
+    assert bytes_in(delivered) < bytes_in(kept) // 4
+    assert spools.read(kept).seqs == list(range(1, STEPS + 2))
+
+
+@pytest.mark.promise("G11")
+def test_what_was_refused_stays_counted_when_the_word_of_it_is_dropped(root: Root) -> None:
+    who = spools.identity(workload_uid="w")
+    gap = {"time": 1.0, "reason": "disk-full", "count": 7, "first": 1.0, "last": 2.0}
+    records = [step(number, loss=number, text=PAD) for number in range(STEPS)]
+    spool(root.root, [("gap", gap), *records, goodbye()], who=who, segment_records=20)
+    service = Service(root.config(root_bytes=1000, when_full="drop-oldest"))
+    service._discover_if_due()
+    service._tidy()
+    service._ledger.close()
+    for account in root.accounts():
+        assert account.balances
+        assert account.evicted
+        assert account.dropped == {"disk-full": 7}
+
+
+@pytest.mark.promise("G11")
 @pytest.mark.parametrize("limit", [None, 60_000])
 def test_a_spool_near_its_own_limit_is_freed_of_what_is_delivered(
     root: Root, limit: int | None

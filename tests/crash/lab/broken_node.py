@@ -91,4 +91,109 @@ NODE_MUTANTS: dict[str, Mutant] = {
             ),
         ),
     ),
+    "spool-limit-not-kept": Mutant(
+        meaning="no writer looks at what its spool takes",
+        patches=(
+            Patch(
+                file="spooler/spool/writer.py",
+                old='        if self._used() > self._limits.max_bytes:\n            return "cap"\n',
+                new="",
+            ),
+        ),
+    ),
+    "root-limit-not-kept": Mutant(
+        meaning="the service does not tell writers that the root is full",
+        patches=(
+            Patch(
+                file="shipper/disk/tidying.py",
+                old="        self._room.mark(full=excess > 0 and not self._crowded)\n",
+                new="        self._room.mark(full=False)\n",
+            ),
+        ),
+    ),
+    "writer-deletes-undelivered": Mutant(
+        meaning="a writer deletes its oldest segments though the policy is drop-newest",
+        patches=(
+            Patch(
+                file="spooler/spool/writer.py",
+                old='        return self._above == "cap" and self._limits.drop_oldest\n',
+                new='        return self._above == "cap"\n',
+            ),
+        ),
+    ),
+    "service-deletes-undelivered": Mutant(
+        meaning="the service deletes what is not delivered though the policy is drop-newest",
+        patches=(
+            Patch(
+                file="shipper/disk/tidying.py",
+                old='        if excess > 0 and self._config.when_full == "drop-oldest":\n',
+                new="        if excess > 0:\n",
+            ),
+        ),
+    ),
+    "deletion-not-told": Mutant(
+        meaning="what a writer deletes is told by no gap",
+        patches=(
+            Patch(
+                file="spooler/spool/writer.py",
+                old="                self._tell_deleted(oldest)\n",
+                new="",
+            ),
+        ),
+    ),
+    "deleted-before-acknowledged": Mutant(
+        meaning="what was read counts as delivered when it comes to deleting",
+        patches=(
+            Patch(
+                file="shipper/lanes/lane.py",
+                old="(place.route.position.seq, place.finished)",
+                new="(place.route._through, place.finished)",
+            ),
+        ),
+    ),
+    "the-slow-among-the-others": Mutant(
+        meaning="workloads whose requests hang take the workers of all the others",
+        patches=(
+            Patch(
+                file="shipper/lanes/workers.py",
+                old="    return key[0], lanes[key].is_slow()\n",
+                new="    return key[0], False and lanes[key].is_slow()\n",
+            ),
+        ),
+    ),
+    "trouble-of-one-counts-for-all": Mutant(
+        meaning="everybody waits when one workload is answered wrongly",
+        patches=(
+            Patch(
+                file="shipper/lanes/lane.py",
+                old='        if outcome.verdict is Verdict.RETRY and outcome.scope == "sink":\n',
+                new="        if outcome.verdict is Verdict.RETRY:\n",
+            ),
+        ),
+    ),
+    "a-turn-without-end": Mutant(
+        meaning="a spool has its turn until there is nothing left in it",
+        patches=(
+            Patch(
+                file="shipper/lanes/lane.py",
+                old="                until=self._now() + TURN_SECONDS,\n",
+                new="                until=self._now() + 1000 * TURN_SECONDS,\n",
+            ),
+        ),
+    ),
+    "rubbish-ends-the-walk": Mutant(
+        meaning="what cannot be read ends the walk over the root",
+        patches=(
+            Patch(
+                file="shipper/service.py",
+                old="        except (SpoolError, Misplaced, OSError) as error:\n",
+                new="        except (Misplaced, OSError) as error:\n",
+            ),
+            Patch(
+                file="shipper/service.py",
+                old="            self._take_in(directory)\n        except Exception:\n",
+                new="            self._take_in(directory)\n        except ValueError:\n",
+            ),
+        ),
+    ),
 }

@@ -94,14 +94,26 @@ class FarReceiver:
             with make(path=path) as receiver:
                 os.write(telling, receiver.url.encode())
                 os.close(telling)
-                os.read(ending, 1)  # the end of the pipe: the parent is done, or dead
+                os.read(ending, 1)  # also at the end of the pipe: the parent is dead
             os._exit(0)
         os.close(telling)
         os.close(ending)
         self.url = os.read(ready, 256).decode()
         os.close(ready)
 
+    def pause(self, *, over: bool = False) -> None:
+        """Let it answer nobody for now, and let it go on."""
+        os.kill(self._pid, signal.SIGCONT if over else signal.SIGSTOP)
+
+    def kill(self) -> None:
+        """End it with SIGKILL; `store` may be read afterwards."""
+        os.kill(self._pid, signal.SIGKILL)
+        os.close(self._end)
+        os.waitpid(self._pid, 0)
+
     def stop(self) -> None:
         """End it; `store` may be read afterwards."""
+        self.pause(over=True)
+        os.write(self._end, b".")  # lives that were begun since then hold this end, too
         os.close(self._end)
         os.waitpid(self._pid, 0)

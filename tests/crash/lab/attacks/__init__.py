@@ -35,6 +35,8 @@ REGISTRY = {
     "wandb-untouched": "tests.crash.lab.attacks.wandb_untouched",
     "replays": "tests.crash.lab.attacks.replays",
     "masters": "tests.crash.lab.attacks.masters",
+    "disk-limits": "tests.crash.lab.attacks.disk_limits",
+    "neighbours": "tests.crash.lab.attacks.neighbours",
 }
 
 

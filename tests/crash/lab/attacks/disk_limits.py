@@ -1,0 +1,323 @@
+"""Processes record under small limits of disk, while everything else comes and goes.
+
+Consecutive seeds are the variants: the limit of a spool or that of the root, each with the policy
+to give up the newest or the oldest, at a thousand records a second or as fast as it goes. The
+receiver hangs, goes away and comes back; the service and one of the processes are killed. Another
+process has ended and is delivered before it begins.
+
+How much may come on top of a limit is what is recorded between two looks: every look of a writer
+and of the service is told here, as is every record, so that this is a number and not a time.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import shipper.post.delivery
+from shipper.accounts.account import Account
+from shipper.accounts.audit import take_accounts
+from shipper.accounts.dead_letters import open_ledger
+from shipper.disk import tidying
+from shipper.disk.discovery import find_spools
+from shipper.receiver import Receiver
+from shipper.service import Service, ship_once
+from shipper.settings.config import Config
+from shipper.sinks import REGISTRY
+from spooler import keeper
+from spooler import recorder as recorder_module
+from spooler.recorder import recorder
+from spooler.records import step as step_record
+from spooler.spool import format as fmt
+from spooler.spool.filesystem import bytes_in
+from spooler.spool.writer import Writer
+from tests.crash.lab.attacks import Attack, Trials
+from tests.crash.lab.conservation import Arrivals
+from tests.crash.lab.lives import FarReceiver, Life, Tell
+from tests.crash.lab.verdict import Findings, Verdict
+from tests.kit.delivery import settings
+
+SECONDS = 2.0
+TRAINERS = 2
+PAD = "x" * 1500
+# A record is 1.5 KiB, and several pages of a log until its segment is sealed.
+COST = 6_000
+LIMIT = 2 * 2**20
+SEGMENT = 2**16
+LOOK, REFUSED = -1, -2  # told at each look at a limit; REFUSED - count at the end
+ROOM = 2 * SEGMENT * COST // 1500  # a segment that is open, and one being sealed
+ALL = 10**6
+VARIANTS = tuple(
+    (whose, policy, pause)
+    for pause in (0.001, 0.0)
+    for policy in ("drop-newest", "drop-oldest")
+    for whose in ("spool", "root")
+)
+BEFORE = 40  # steps of the process that has ended
+
+
+class Node:
+    """A root, a receiver that comes and goes, a service that is killed; and what is seen of it."""
+
+    def __init__(self, work: Path, limits: dict[str, Any]) -> None:
+        self.receiver: FarReceiver | None = FarReceiver(work / "telemetry.sqlite")
+        self.store, self.url = self.receiver.store, self.receiver.url
+        self.config = settings(
+            work / "spool",
+            work / "state",
+            self.url,
+            flush_interval=0.05,
+            rescan_seconds=1,
+            read_timeout=0.3,
+            **{"numbers_only": True, "retain_seconds": 10**6, **limits},
+        )
+        self.lives: dict[str, Life] = {}
+        self.most: dict[str, int] = {}  # spool -> bytes of disk; "" is all of the root
+        self.looks = [0]  # records told when the service was seen to look at its limit
+        self.service = Life(self._serve)
+        self.deaths = self.absences = 0
+        self._seen = 0
+
+    def begin(self, name: str, work: Callable[[Tell], None]) -> None:
+        """A process starts to record."""
+        os.environ["WORKLOAD_UID"] = name
+        self.lives[name] = Life(work)
+
+    def kill_service(self) -> None:
+        """And start a new one."""
+        self.service.kill()
+        self.deaths += 1
+        self._seen = 0
+        self.service = Life(self._serve)
+
+    def come_or_go(self) -> None:
+        """The receiver."""
+        self.absences += 1
+        if self.receiver is not None:
+            self.receiver.stop()
+            self.receiver = None
+        else:
+            port = int(self.url.split(":")[2].split("/")[0])
+            self.receiver = FarReceiver(self.store.path, partial(Receiver, port=port))
+
+    def look(self) -> None:
+        """Note what there is now."""
+        for life in (*self.lives.values(), self.service):
+            if not life.has_ended:
+                life.watch(0.001)
+        if len(self.service.told) > self._seen:
+            self._seen = len(self.service.told)
+            self.looks.append(sum(len(life.told) for life in self.lives.values()))
+        used = {path.name: bytes_in(path) for path in find_spools(self.config.spool)}
+        for spool, taken in {**used, "": sum(used.values())}.items():
+            self.most[spool] = max(taken, self.most.get(spool, 0))
+
+    def _serve(self, tell: Tell) -> None:
+        tidy = Service._tidy
+
+        def and_tell(service: Service) -> None:
+            tidy(service)
+            tell(LOOK)
+
+        Service._tidy = and_tell  # type: ignore[method-assign]
+        Service(self.config).run()
+
+
+def trial(seed: int, work: Path) -> Verdict:
+    """See the module."""
+    rng, found = random.Random(seed), Findings()
+    whose, policy, pause = VARIANTS[seed % len(VARIANTS)]
+    shipper.post.delivery.FIRST_SECONDS = 0.01
+    tidying.TIDY_SECONDS = tidying.CROWDED_SECONDS = 0.2
+    keeper.TICK_SECONDS = 0.1
+    recorder_module._RETRY_SECONDS = 0.05
+    os.environ.update(
+        PRIMUS_LENS_WANDB_OUTPUT_PATH=str(work / "spool"),
+        PRIMUS_LENS_SPOOL_SEGMENT_BYTES=str(SEGMENT),
+        PRIMUS_LENS_SPOOL_WHEN_FULL=policy if whose == "spool" else "drop-newest",
+        PRIMUS_LENS_SPOOL_MAX_BYTES=str(LIMIT if whose == "spool" else 2**30),
+    )
+    node = Node(work, {"root_bytes": LIMIT, "when_full": policy} if whose == "root" else {})
+    node.begin("before", lambda tell: log(BEFORE, tell, pause))
+    _wait(lambda: len(Arrivals(node.store).steps("before")) == BEFORE)
+    (before,) = find_spools(work / "spool")
+    node.come_or_go()
+    end = time.monotonic() + SECONDS
+    for number in range(TRAINERS):
+        node.begin(f"life-{number}", lambda tell: log(ALL, tell, pause, end))
+    events = ["receiver", "receiver", "hang", "service", "process"]
+    due = sorted((time.monotonic() + rng.uniform(0.1, SECONDS), event) for event in events)
+    while not all(life.has_ended for life in node.lives.values()):
+        while due and time.monotonic() >= due[0][0]:
+            event = due.pop(0)[1]
+            found.faults += 1
+            if event == "service":
+                node.kill_service()
+            elif event == "receiver":
+                node.come_or_go()
+            elif event == "hang" and node.receiver is not None:
+                node.receiver.pause()
+            else:
+                os.kill(node.lives["life-0"].pid, signal.SIGKILL)
+        node.look()
+        _check_order(node, before, found)
+    for life in node.lives.values():
+        life.end()
+    if node.receiver is None:
+        node.come_or_go()
+    node.service.kill()
+    _check_disk(node, whose, found)
+    _check_account(node, policy, found)
+    return found.verdict()
+
+
+def log(steps: int, tell: Tell, pause: float, until: float = float("inf")) -> None:
+    """Record so many steps, or until then, as fast as it goes; at last tell what was refused."""
+    keep_limits, refused = Writer._keep_limits, 0
+
+    def and_tell(writer: Writer) -> None:
+        keep_limits(writer)
+        tell(LOOK)
+
+    Writer._keep_limits = and_tell  # type: ignore[method-assign]
+    for number in range(steps):
+        if time.monotonic() > until:
+            break
+        data = {"loss": number / 3, "text": PAD}
+        body = step_record.make(run="r", step=number, time=time.time(), closed=True, data=data)
+        while not recorder().record("step", body):
+            refused += 1
+            time.sleep(0.002)
+            if time.monotonic() > until:
+                break
+        else:
+            tell(number)
+        if pause:
+            time.sleep(pause)
+    recorder().goodbye()
+    tell(REFUSED - refused)
+
+
+def _check_order(node: Node, before: Path, found: Findings) -> None:
+    """What is delivered goes before anything else does, or is refused for the root's sake."""
+    is_full = (node.config.spool / fmt.ROOT_FULL_NAME).exists()
+    gone = [a for a in _accounts(node.config) if "root-cap" in a.evicted]
+    kept = len(list(before.glob("*.sqlite"))) if before.is_dir() else 0
+    found.check(
+        kept <= 1 or not (is_full or gone),
+        "G11",
+        f"{kept} delivered segments are kept while the root is full ({is_full}) or loses: {gone}",
+    )
+
+
+def _check_disk(node: Node, whose: str, found: Findings) -> None:
+    """No more than the limit, and what was recorded between two looks."""
+    looks = {name: _between(life.told) for name, life in node.lives.items()}
+    if whose == "spool":
+        names = {account.spool: workload for workload, account in _of_steps(node).items()}
+        for spool, taken in node.most.items():
+            between = looks[names[spool]] if spool in names else 0
+            if spool:
+                _check_bytes(found, names.get(spool, spool), taken, between)
+    else:
+        pairs = zip(node.looks, [*node.looks[2:], node.looks[-1]], strict=False)
+        between = max(later - earlier for earlier, later in pairs) + sum(looks.values())
+        _check_bytes(found, "the root", node.most[""], between)
+
+
+def _check_bytes(found: Findings, what: str, taken: int, between: int) -> None:
+    found.worst("records between looks", between)
+    found.worst("disk, parts of the limit", taken / LIMIT)
+    found.check(
+        taken <= LIMIT + ROOM + COST * between,
+        "G11",
+        f"{what} took {taken:,} bytes with {between} records between two looks",
+    )
+
+
+def _between(told: list[int]) -> int:
+    """The most records that were told from one look to the one after the next."""
+    looks = [place for place, number in enumerate(told) if number == LOOK]
+    ends = [*looks[1:], len(told)]
+    return max((end - begin for begin, end in zip([0, *looks], ends, strict=False)), default=0)
+
+
+def _check_account(node: Node, policy: str, found: Findings) -> None:
+    """What did not arrive was given up by a policy that says so, and is counted, all of it."""
+    pending = ship_once(node.config, timeout=60)
+    found.check(not pending, "G11", f"still pending: {pending}")
+    if node.receiver is not None:
+        node.receiver.stop()
+    arrivals, accounts = Arrivals(node.store), _of_steps(node)
+    for account in _accounts(node.config):
+        found.check(account.balances, "G11", f"does not balance: {account}")
+    for workload, life in node.lives.items():
+        told = [number for number in life.told if number >= 0]
+        refused = [REFUSED - number for number in life.told if number <= REFUSED]
+        arrived = set(arrivals.steps(workload))
+        lost = [number for number in told if number not in arrived]
+        found.worst("records given up", len(lost))
+        found.worst("records refused", max(refused, default=0))
+        if workload not in accounts:
+            found.check(not told, "G11", f"{workload}: no account of {len(told)} records")
+            continue
+        account = accounts[workload]
+        where = f"{workload}: {len(told)} told, {len(lost)} lost: {account}"
+        if policy == "drop-newest":
+            found.check(not lost, "G11", f"undelivered records were removed: {where}")
+        evicted, others = sum(account.evicted.values()), account.written - len(told)
+        # What was under way when the service or the receiver went may have arrived all the same.
+        others += node.config.batch_size * (node.deaths + node.absences)
+        found.check(len(lost) <= evicted <= len(lost) + others, "G11", f"not counted: {where}")
+        if refused:
+            dropped = sum(account.dropped.values())
+            # The word of them may go with a segment that the writer deletes: see the page.
+            least = 0 if "cap" in account.evicted else refused[0]
+            found.check(least <= dropped <= refused[0], "G11", f"{refused[0]} refused: {where}")
+
+
+def _of_steps(node: Node) -> dict[str, Account]:
+    """Workload -> its account with the sink of steps."""
+    ledger = open_ledger(node.config)
+    try:
+        names = {row["id"]: row["identity"]["workload_uid"] for row in ledger.spools()}
+    finally:
+        ledger.close()
+    accounts = _accounts(node.config)
+    return {names[a.spool]: a for a in accounts if a.sink == "processor" and a.spool in names}
+
+
+def _accounts(config: Config) -> list[Account]:
+    ledger = open_ledger(config)
+    try:
+        return take_accounts(ledger, config.spool, REGISTRY)
+    finally:
+        ledger.close()
+
+
+def _wait(holds: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not holds() and time.monotonic() < end:
+        time.sleep(0.02)
+
+
+ATTACK = Attack(
+    meaning="recording under small limits, amid SIGKILLs, while the receiver hangs, goes and comes",
+    promises=("G11",),
+    trial=trial,
+    trials=Trials(short=1, usual=8, long=60),
+    catches=(
+        "spool-limit-not-kept",
+        "root-limit-not-kept",
+        "writer-deletes-undelivered",
+        "service-deletes-undelivered",
+        "deletion-not-told",
+        "deleted-before-acknowledged",
+    ),
+)
