@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,13 +9,12 @@ import pytest
 
 from tests.kit.command import start_lens_ship
 from tests.kit.delivery import arrived, is_ordered
+from tests.kit.fake_time import LIBRARIES, MISSING, FakeTime
 from tests.kit.faulty_receiver import FaultyReceiver
 from tests.kit.spools import PATIENCE_SECONDS, wait_until
 from tests.kit.trainer import Trainer
 
 pytestmark = pytest.mark.promise("G14")
-
-_LIBRARIES = glob.glob("/usr/lib/*/faketime/libfaketimeMT.so.1")
 
 
 @pytest.fixture
@@ -25,26 +23,7 @@ def receiver(tmp_path: Path) -> Iterator[FaultyReceiver]:
         yield receiver
 
 
-class FakeTime:
-    """A clock that processes started with `environ` read again at every call."""
-
-    def __init__(self, folder: Path, name: str) -> None:
-        self._file = folder / f"clock-{name}"
-        self.jump(0)
-        self.environ = {
-            "LD_PRELOAD": _LIBRARIES[0],
-            "FAKETIME_TIMESTAMP_FILE": str(self._file),
-            "FAKETIME_NO_CACHE": "1",
-            "DONT_FAKE_MONOTONIC": "1",
-        }
-
-    def jump(self, days: int) -> None:
-        draft = self._file.with_suffix(".new")
-        draft.write_text(f"{days:+d}d\n")
-        draft.replace(self._file)
-
-
-@pytest.mark.skipif(not _LIBRARIES, reason="no libfaketime here (Debian: faketime)")
+@pytest.mark.skipif(not LIBRARIES, reason=MISSING)
 @pytest.mark.parametrize("days", [-10, 10])
 def test_a_jump_in_either_process_changes_no_order_and_loses_nothing(
     tmp_path: Path, receiver: FaultyReceiver, days: int

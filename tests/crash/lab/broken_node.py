@@ -196,4 +196,39 @@ NODE_MUTANTS: dict[str, Mutant] = {
             ),
         ),
     ),
+    "retry-by-wall-clock": Mutant(
+        meaning="everything that is waited for is reckoned by the wall clock",
+        patches=(
+            Patch(
+                file="shipper/service.py",
+                old="        self._now = time.monotonic\n",
+                new="        self._now = time.time\n",
+            ),
+        ),
+    ),
+    "retention-by-wall-clock": Mutant(
+        meaning="the age of a segment is what the wall clock says now",
+        patches=(
+            Patch(
+                file="shipper/disk/delivered.py",
+                old="        return self._now() - known[1]\n",
+                new="        return self._wall() - written\n",
+            ),
+        ),
+    ),
+    "order-by-wall-clock": Mutant(
+        meaning="records are sent in the order of the times that they hold",
+        patches=(
+            Patch(
+                file="shipper/lanes/pipeline.py",
+                old="                records=chunk.records,\n",
+                new="                records=tuple(\n"
+                "                    sorted(\n"
+                "                        chunk.records,\n"
+                '                        key=lambda one: codec.unpack(one.body).get("time", 0.0),\n'
+                "                    )\n"
+                "                ),\n",
+            ),
+        ),
+    ),
 }

@@ -37,6 +37,7 @@ REGISTRY = {
     "masters": "tests.crash.lab.attacks.masters",
     "disk-limits": "tests.crash.lab.attacks.disk_limits",
     "neighbours": "tests.crash.lab.attacks.neighbours",
+    "clocks": "tests.crash.lab.attacks.clocks",
 }
 
 

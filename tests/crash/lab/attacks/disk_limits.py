@@ -80,6 +80,8 @@ class Node:
         self.lives: dict[str, Life] = {}
         self.most: dict[str, int] = {}  # spool -> bytes of disk; "" is all of the root
         self.looks = [0]  # records told when the service was seen to look at its limit
+        self.above: list[int] = []  # the same, since the root is above its limit
+        self.ignored = 0  # records told after a second such look
         self.service = Life(self._serve)
         self.deaths = self.absences = 0
         self._seen = 0
@@ -93,7 +95,7 @@ class Node:
         """And start a new one."""
         self.service.kill()
         self.deaths += 1
-        self._seen = 0
+        self._seen, self.above = 0, []
         self.service = Life(self._serve)
 
     def come_or_go(self) -> None:
@@ -111,10 +113,14 @@ class Node:
         for life in (*self.lives.values(), self.service):
             if not life.has_ended:
                 life.watch(0.001)
+        used = {path.name: bytes_in(path) for path in find_spools(self.config.spool)}
         if len(self.service.told) > self._seen:
             self._seen = len(self.service.told)
-            self.looks.append(sum(len(life.told) for life in self.lives.values()))
-        used = {path.name: bytes_in(path) for path in find_spools(self.config.spool)}
+            told = sum(number >= 0 for life in self.lives.values() for number in life.told)
+            self.looks.append(told)
+            self.above = [*self.above, told] if sum(used.values()) > LIMIT else []
+            if len(self.above) > 2:
+                self.ignored = max(self.ignored, told - self.above[1])
         for spool, taken in {**used, "": sum(used.values())}.items():
             self.most[spool] = max(taken, self.most.get(spool, 0))
 
@@ -229,6 +235,13 @@ def _check_disk(node: Node, whose: str, found: Findings) -> None:
         pairs = zip(node.looks, [*node.looks[2:], node.looks[-1]], strict=False)
         between = max(later - earlier for earlier, later in pairs) + sum(looks.values())
         _check_bytes(found, "the root", node.most[""], between)
+        late = sum(looks.values())
+        found.check(
+            node.ignored <= late,
+            "G11",
+            f"the root was full, and {node.ignored} records were taken all the same ({late} between"
+            " two looks of their writers)",
+        )
 
 
 def _check_bytes(found: Findings, what: str, taken: int, between: int) -> None:
