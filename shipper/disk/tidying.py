@@ -175,12 +175,14 @@ class Tidying:
 
     def _keep_root_limit(self) -> None:
         """What deleting delivered segments does not achieve, the policy does."""
-        excess, self._crowded = self._room.excess(), False
+        was_crowded, self._crowded = self._crowded, False
+        excess = self._room.excess()
         if excess > 0 and self._config.when_full == "drop-oldest":
             self._give_up_oldest(excess)
             excess = self._room.excess()
-        # A busy lane may be about to make room, or to let go of what can be deleted.
-        self._room.mark(full=excess > 0 and not self._crowded)
+        # A busy lane may be about to make room, or to let go of what can be deleted. One that is in
+        # the way at the next look, too, may be waiting for its receiver for minutes.
+        self._room.mark(full=excess > 0 and (was_crowded or not self._crowded))
 
     def _give_up_oldest(self, excess: int) -> None:
         """Delete closed segments that are not delivered, oldest first, for `excess` bytes."""

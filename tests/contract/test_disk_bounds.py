@@ -276,6 +276,25 @@ def test_nothing_goes_while_a_lane_has_a_turn(root: Root) -> None:
 
 
 @pytest.mark.promise("G11")
+def test_a_lane_that_stays_in_the_way_does_not_let_the_root_grow(root: Root) -> None:
+    """It may be waiting for an answer for minutes: then new records have to wait."""
+    root.spool("w")
+    marker = root.root / fmt.ROOT_FULL_NAME
+    service = Service(root.config(root_bytes=1000, when_full="drop-oldest"))
+    service._discover_if_due()
+    key = service._schedule.take(("processor", False))
+    assert key is not None
+    service._tidy()
+    assert not marker.exists()
+    service._tidy()
+    assert marker.exists()
+    service._schedule.give_back(key)
+    service._tidy()
+    assert not marker.exists()
+    service._ledger.close()
+
+
+@pytest.mark.promise("G11")
 def test_a_death_before_the_file_is_gone_delivers_nothing_twice_and_counts_nothing_twice(
     root: Root, monkeypatch: pytest.MonkeyPatch
 ) -> None:

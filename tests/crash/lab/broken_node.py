@@ -106,8 +106,8 @@ NODE_MUTANTS: dict[str, Mutant] = {
         patches=(
             Patch(
                 file="shipper/disk/tidying.py",
-                old="        self._room.mark(full=excess > 0 and not self._crowded)\n",
-                new="        self._room.mark(full=False)\n",
+                old="full=excess > 0 and (was_crowded or not self._crowded))\n",
+                new="full=False)\n",
             ),
         ),
     ),

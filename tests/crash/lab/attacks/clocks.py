@@ -185,8 +185,8 @@ def _hold_up_retry(node: Node, rng: random.Random, retain: float, found: Finding
 
 def _check_arrivals(node: Node, found: Findings) -> None:
     """All that was told has arrived, in order."""
-    name, numbers = list(node.told.items())[-1]
-    _wait(lambda: set(numbers) <= set(Arrivals(node.store).steps(name)))
+    for name, numbers in node.told.items():
+        _wait(partial(_is_there, node, name, numbers))
     arrivals = Arrivals(node.store)
     for workload, told in node.told.items():
         got = sorted(arrivals.steps(workload))
@@ -196,6 +196,10 @@ def _check_arrivals(node: Node, found: Findings) -> None:
         # The one step under way at a kill is recorded, and was not promised.
         found.check(len(got) <= len(told) + 1, "G14", f"{workload}: {len(got)} of {len(told)}")
         arrivals.check(found, workload, got, deaths=2)
+
+
+def _is_there(node: Node, workload: str, told: list[int]) -> bool:
+    return set(told) <= set(Arrivals(node.store).steps(workload))
 
 
 def _check_retention(node: Node, retain: float, found: Findings) -> None:
