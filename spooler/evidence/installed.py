@@ -47,8 +47,8 @@ class Installed:
 def look(view: View) -> Installed:
     """Return what lies on the import path of the process."""
     path = view.attributes("sys").get("path")
-    entries = path if isinstance(path, list) else []
-    texts = [entry for entry in list(entries) if isinstance(entry, str)]
+    entries = path if type(path) is list else []
+    texts = [entry for entry in list(entries) if type(entry) is str]
     # Only the working directory stands on the path as an empty text; other relative entries
     # mean something else to every program that changed its directory.
     known = [entry or view.cwd() for entry in texts if not entry or entry.startswith("/")]

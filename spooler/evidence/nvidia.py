@@ -78,6 +78,6 @@ def _gpu(information: str) -> Gpu:
 def _toolkit(text: str) -> str:
     try:
         version = json.loads(text)["cuda"]["version"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return ""
     return version if isinstance(version, str) else ""

@@ -61,13 +61,13 @@ def _machine(view: View) -> dict[str, Any]:
 
 def _command(view: View) -> dict[str, Any]:
     argv = view.attributes("sys").get("argv")
-    words = [word for word in argv if isinstance(word, str)] if isinstance(argv, list) else []
+    words = [word for word in argv if type(word) is str] if type(argv) is list else []
     options = (_OPTION.fullmatch(word) for word in words[1:])
     names = dict.fromkeys(match.group(1) for match in options if match)
     package = view.attributes("__main__").get("__package__")
     return {
         "script": os.path.basename(words[0]) if words else "",
-        "script_package": package if isinstance(package, str) else "",
+        "script_package": package if type(package) is str else "",
         "options": list(names)[:MOST_OPTIONS],
     }
 

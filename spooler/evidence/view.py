@@ -65,7 +65,8 @@ class View:
     def attribute_text(self, module: str, name: str) -> str:
         """Return a text attribute of a loaded module; empty when absent or not text."""
         found = self.attributes(module).get(name)
-        return str.__str__(found) if isinstance(found, str) else ""
+        # By its type: `isinstance` would ask its `__class__`, which may run anything.
+        return str.__str__(found) if issubclass(type(found), str) else ""
 
     def variable(self, *names: str) -> str:
         """Return the first of these environment variables that says something."""

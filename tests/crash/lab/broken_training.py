@@ -48,4 +48,48 @@ TRAINING_MUTANTS: dict[str, Mutant] = {
             ),
         ),
     ),
+    "imports-what-is-installed": Mutant(
+        meaning="PyTorch is asked for its version by importing it",
+        patches=(
+            Patch(
+                file="spooler/evidence/pytorch.py",
+                old='        "available": view.loaded("torch") or there.has("torch"),\n',
+                new='        "available": there.has("torch") and bool(_imported()),\n',
+            ),
+            Patch(
+                file="spooler/evidence/pytorch.py",
+                old="def built_for(",
+                new="def _imported() -> bool:\n"
+                "    import contextlib\n\n"
+                "    with contextlib.suppress(ImportError):\n"
+                "        import torch\n\n"
+                "    return True\n\n\ndef built_for(",
+            ),
+        ),
+    ),
+    "asks-the-vendor-s-program": Mutant(
+        meaning="a driver whose files tell nothing is asked by nvidia-smi",
+        patches=(
+            Patch(
+                file="spooler/evidence/nvidia.py",
+                old='    text = view.read("/proc/driver/nvidia/version")\n',
+                new='    text = view.read("/proc/driver/nvidia/version")\n'
+                "    if not text:\n"
+                "        import contextlib\n"
+                "        import subprocess\n\n"
+                "        with contextlib.suppress(OSError):\n"
+                '            subprocess.run(["nvidia-smi"], check=False)\n',
+            ),
+        ),
+    ),
+    "asks-the-module": Mutant(
+        meaning="a loaded module is asked for its attributes, which a lazy one answers by importing",
+        patches=(
+            Patch(
+                file="spooler/evidence/view.py",
+                old="        found = self.attributes(module).get(name)\n",
+                new="        found = getattr(self.modules.get(module), name, None)\n",
+            ),
+        ),
+    ),
 }

@@ -38,6 +38,8 @@ REGISTRY = {
     "disk-limits": "tests.crash.lab.attacks.disk_limits",
     "neighbours": "tests.crash.lab.attacks.neighbours",
     "clocks": "tests.crash.lab.attacks.clocks",
+    "wal-reset": "tests.crash.lab.attacks.wal_reset",
+    "evidence": "tests.crash.lab.attacks.evidence",
 }
 
 
