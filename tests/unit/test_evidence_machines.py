@@ -297,3 +297,31 @@ def test_torch_that_is_installed_but_not_imported(tmp_path: Path) -> None:
     assert (found["available"], found["version"]) == (True, "2.4.0+rocm6.1")
     assert found["cuda_available"] is True
     assert amd.rocm_version(view) == "6.1.4"
+
+
+class Surly:
+    """An attribute that raises when it is asked for its class."""
+
+    @property
+    def __class__(self) -> Any:
+        raise RuntimeError("asked")
+
+
+@pytest.mark.promise("G10")
+def test_an_attribute_that_lies_about_its_class_is_no_text(tmp_path: Path) -> None:
+    modules = {
+        "torch": module("torch", __version__=Surly()),
+        "sys": module("sys", path=[Surly(), "/site"], argv=[Surly(), "--lr"]),
+        "__main__": module("__main__", __package__=Surly()),
+    }
+    (tmp_path / "site" / "torch-2.3.0.dist-info").mkdir(parents=True)
+    assert pytorch.look(look(tmp_path, modules))["version"] == "2.3.0"
+    assert system.look(look(tmp_path, modules))["script"] == "--lr"
+
+
+@pytest.mark.promise("G10")
+def test_a_toolkit_that_is_nested_too_deep_costs_its_version_alone(nvidia_machine: Path) -> None:
+    put(nvidia_machine, {"/usr/local/cuda/version.json": '{"cuda": ' + "[" * 50_000})
+    facts = hardware.look(look(nvidia_machine))
+    assert facts["gpu_count"] == 8
+    assert "cuda_version" not in facts

@@ -83,7 +83,7 @@ TRAINING_MUTANTS: dict[str, Mutant] = {
         ),
     ),
     "asks-the-module": Mutant(
-        meaning="a loaded module is asked for its attributes, which a lazy one answers by importing",
+        meaning="a loaded module is asked for its attributes; a lazy one answers by importing",
         patches=(
             Patch(
                 file="spooler/evidence/view.py",

@@ -1,8 +1,8 @@
 """Detection among traps: machines, packages, modules and variables of any content.
 
 A machine is made from the seed: folders of packages with metadata of any name, GPUs' files of any
-content, some of them FIFOs, links in circles, folders or enormous; modules that raise or import when
-anybody touches them; variables of any text. An audit hook of the interpreter watches while the
+content, some of them FIFOs, links in circles, folders or enormous; modules that raise when somebody
+touches them; variables of any text. An audit hook of the interpreter watches while the
 product looks: no import but of the standard library and our own, no program, no fork, no socket, no
 library loaded, no file of a device opened, and nothing of a trapped module run. What is there to be
 found, must be.

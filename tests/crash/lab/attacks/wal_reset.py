@@ -1,12 +1,12 @@
 """The reader is held for a moment, instruction by instruction, while the writer commits.
 
 SQLite before 3.51.3 loses committed rows when one connection checkpoints while another starts its
-log anew: the one has read how long the log was, the other begins it at its start, and the first then
+log anew: one has read how long the log was, the other begins it at its start, and the first then
 notes that the new log was copied up to the old length. Between the two lie some fifty instructions;
 chance hardly ever meets them. Here the reader is stopped after each of the locks that it takes, or,
 where it asks for the lock of a checkpoint, so many instructions after that one; then the writer
-commits, and the reader goes on. In our product there is no such lock to stop at: the connection that
-writes is the only one that checkpoints.
+commits, and the reader goes on. In our product there is no such lock to stop at: the connection
+that writes is the only one that checkpoints.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ def _look(path: Path, returned: int, found: Findings) -> None:
 
 
 ATTACK = Attack(
-    meaning="the reader is held amid its locks, instruction by instruction, while the writer commits",
+    meaning="the reader is held amid its locks, between two instructions, while one commits",
     promises=("G1",),
     trial=trial,
     trials=Trials(short=1, usual=4, long=40),
