@@ -16,8 +16,8 @@ to the same thin receiver, in turns, in one run. What differs, and in whose favo
 - The agent keeps its place in memory: after a restart it goes on at the end of its log. Ours saves
   its position after each request. That is in the price.
 
-Two other ways out cannot be put beside these here: neptune-scale's sync process and `wandb sync`
-both send to their own servers only, and neither server is something that runs on this machine.
+`wandb sync` has a bench of its own (`wandb_sync.py`). neptune-scale's sync process cannot be put
+beside these here: it sends to its own service only, which is nothing that runs on this machine.
 """
 
 from __future__ import annotations

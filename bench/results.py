@@ -36,6 +36,7 @@ BENCHES: dict[str, tuple[str, ...]] = {
     "drain": ("{python}", "bench/drain.py"),
     "live": ("{python}", "bench/live.py"),
     "remote_write": ("{python}", "bench/remote_write.py", "--seconds", "20", "--rounds", "2"),
+    "wandb_sync": ("{python}", "bench/wandb_sync.py"),
     "growth": ("{python}", "bench/growth.py", "--spools", "1,300,1000", "--seconds", "20"),
     "scale": (
         *("{python}", "bench/scale.py", "--spools", "10,1000", "--records", "1000"),

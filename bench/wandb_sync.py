@@ -1,6 +1,6 @@
 """`wandb sync` beside our way out: the same steps, to a receiver on this machine.
 
-    python bench/wandb_sync.py [--steps 20000] [--rounds 2]
+    python bench/wandb_sync.py [--steps 100000] [--rounds 2]
 
 wandb logs the steps offline, hooked, in one process: what it leaves is its own `.wandb` file and
 our spool, with the same 8 metrics a step. Then, in turns, `wandb sync` sends the one and
@@ -16,6 +16,7 @@ saves its position after every request, and makes the requests that the telemetr
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gzip
 import json
 import os
@@ -189,7 +190,7 @@ def sync(work: Path, steps: int) -> Sent:
 
 
 def watched(command: tuple[str, ...], environment: dict[str, str], log: Any) -> Sent:
-    """Run to the end; the processor time of every process of its session, looked at often."""
+    """Run to the end; the processor time of it and of all its descendants, looked at often."""
     began = time.perf_counter()
     process = subprocess.Popen(
         command, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
@@ -198,22 +199,22 @@ def watched(command: tuple[str, ...], environment: dict[str, str], log: Any) -> 
     while process.poll() is None:
         if time.perf_counter() - began > _PATIENCE_SECONDS:
             os.killpg(process.pid, 9)
-        for pid in session(process.pid):
+        for pid in family(process.pid):
             seen[pid] = max(seen.get(pid, 0.0), cpu_of(pid))
-        time.sleep(0.05)
+        time.sleep(0.01)
     return Sent(wall=time.perf_counter() - began, cpu=sum(seen.values()))
 
 
-def session(leader: int) -> list[int]:
-    """The processes of a session."""
-    found = []
+def family(ancestor: int) -> list[int]:
+    """A process and its descendants, whatever session they are in."""
+    parents: dict[int, int] = {}
     for folder in Path("/proc").glob("[0-9]*"):
-        try:
+        with contextlib.suppress(OSError):
             fields = (folder / "stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[3]) == leader:
-            found.append(int(folder.name))
+            parents[int(folder.name)] = int(fields[1])
+    found = [ancestor]
+    for member in found:
+        found += [pid for pid, parent in parents.items() if parent == member]
     return found
 
 
@@ -269,7 +270,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--steps", type=int, default=20_000)
+    parser.add_argument("--steps", type=int, default=100_000)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--write", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--root", type=Path, help=argparse.SUPPRESS)
