@@ -6,8 +6,8 @@ Writers of so many spools in another process; a real `lens-ship run` with its de
 to the thin receiver, which notes when each request came. First nothing is written for `--idle`
 seconds: what the service uses of a core then. Then each spool gets steps of 8 metrics at that rate:
 what a step costs, and how long after its append it was at the receiver, as all are on one clock.
-Meanwhile `--new` spools are begun, one a second: how long the first record of each takes. The start
-of the service is not counted.
+Then `--new` spools are begun beside them, one a second: how long the first record of each takes.
+The start of the service is not counted.
 """
 
 from __future__ import annotations
@@ -71,13 +71,13 @@ def write_live(root: Path, given: argparse.Namespace) -> None:
     _append(writers, 0)
     print("open", flush=True)
     sys.stdin.readline()  # from here on they write
-    begun, index, fresh = time.monotonic(), 1, 0
-    new_from = begun + _SETTLE_SECONDS
+    begun, index, fresh, new = time.monotonic(), 1, 0, list[object]()
+    new_from = begun + _SETTLE_SECONDS + given.seconds
     while not ended(begun + index / given.rate):
         _append(writers, index)
         if fresh < given.new and time.monotonic() >= new_from + fresh:
-            writers.append(scale.writer_of(root, fresh, "ffff", workload=f"wnew{fresh}"))
-            _append(writers[-1:], 0)
+            new.append(scale.writer_of(root, fresh, "ffff", workload=f"wnew{fresh}"))
+            _append(new[-1:], 0)
             fresh += 1
         index += 1
     os._exit(0)
@@ -105,7 +105,8 @@ def measure(work: Path, given: argparse.Namespace) -> None:
     arrivals = Arrivals()
     url = thin_receiver.serve(arrivals.note)
     root, state = work / "spool", work / "state"
-    arguments = ("--spools", given.spools, "--rate", given.rate, "--new", given.new)
+    arguments = ("--spools", given.spools, "--rate", given.rate, "--seconds", given.seconds)
+    arguments += ("--new", given.new)
     writers = subprocess.Popen(
         (sys.executable, __file__, *map(str, arguments), "--root", str(root)),
         stdin=subprocess.PIPE,
@@ -128,9 +129,11 @@ def measure(work: Path, given: argparse.Namespace) -> None:
         time.sleep(_SETTLE_SECONDS)
         arrivals.forget()
         cpu = service.cpu()
-        time.sleep(max(given.seconds, given.new + FLUSH_SECONDS))
+        time.sleep(given.seconds)
         cpu, steps = service.cpu() - cpu, arrivals.known()
-        late, first = sorted(arrivals.late), sorted(arrivals.first.values())
+        late = sorted(arrivals.late)
+        time.sleep(given.new + FLUSH_SECONDS if given.new else 0.0)
+        first = sorted(arrivals.first.values())
     finally:
         service.end()
         writers.communicate("")
@@ -140,10 +143,9 @@ def measure(work: Path, given: argparse.Namespace) -> None:
 
 def show(given: argparse.Namespace, idle: float, cpu: float, steps: int) -> None:
     """Processor time."""
-    seconds = max(given.seconds, given.new + FLUSH_SECONDS)
     print(
-        f"{given.spools} spools at {given.rate:g} steps/s each: {steps / seconds:,.0f}"
-        f" steps/s delivered, {100 * cpu / seconds:.1f} % of a core,"
+        f"{given.spools} spools at {given.rate:g} steps/s each: {steps / given.seconds:,.0f}"
+        f" steps/s delivered, {100 * cpu / given.seconds:.1f} % of a core,"
         f" {cpu / max(1, steps) * 1e6:.1f} µs of processor time a step"
     )
     print(aim(f"idle, {given.spools} living spools", idle, 0.2, " % of a core"))
@@ -158,7 +160,7 @@ def show_late(given: argparse.Namespace, late: list[float], first: list[float]) 
     )
     print(aim("a step at p99, beyond the flush interval", quantiles[1] - FLUSH_SECONDS, 0.1, " s"))
     if given.new:
-        print(f"  {len(first)} of {given.new} spools that were begun meanwhile have arrived")
+        print(f"  {len(first)} of {given.new} spools that were begun beside them have arrived")
     if first:
         print(aim("the first record of a new spool, median", first[len(first) // 2], 1, " s"))
         print(aim("the first record of a new spool, the last of them", first[-1], 1, " s"))

@@ -19,7 +19,7 @@ from shipper.lanes.again import RememberingRoute
 from shipper.lanes.health import Health
 from shipper.lanes.lane import Lane
 from shipper.lanes.pipeline import Route
-from shipper.lanes.pulse import Pulse
+from shipper.lanes.pulse import Pulse, seconds_between
 from shipper.lanes.schedule import Schedule
 from shipper.lanes.shared import Recent, SharedReader
 from shipper.lanes.workers import LaneKey, Workers, queue_of
@@ -243,9 +243,7 @@ class Service:
                 directory,
                 extra=about(spool=identity.spool, path=directory),
             )
-            self._pulse.add(
-                Reader(directory, reader.place), self._config.seconds_to_flush(identity)
-            )
+            self._feel(reader, identity)
             return
         log.info(
             "%s: shipping (%s)",
@@ -260,7 +258,11 @@ class Service:
         # What was delivered before this service began can go before it has had a turn.
         self._tidying.touch(self._spools[identity.spool].lanes[0])
         # Last: what it feels first must find the lanes to wake.
-        self._pulse.add(Reader(directory, reader.place), self._config.seconds_to_flush(identity))
+        self._feel(reader, identity)
+
+    def _feel(self, reader: Reader, identity: Identity) -> None:
+        seconds = seconds_between(self._config.seconds_to_flush(identity))
+        self._pulse.add(Reader(reader.directory, reader.place), seconds)
 
     def _identity(self, reader: Reader) -> Identity:
         """Who wrote a spool; where no segment can tell any more, what was known before."""

@@ -21,6 +21,13 @@ TOGETHER_SECONDS = 0.2
 # A new spool is felt again after this time, then after twice as long and so on up to its interval:
 # it is found when it is made, a moment before its first record.
 YOUNG_SECONDS = 0.25
+# Of the interval that a record may wait, this part is left to read and send what was felt.
+_LEFT = 0.05
+
+
+def seconds_between(flush_seconds: float) -> float:
+    """How often a spool is to be felt whose records may wait for so long."""
+    return flush_seconds * (1 - _LEFT)
 
 
 @dataclass(kw_only=True)
