@@ -14,7 +14,7 @@ from spooler.spool import format as fmt
 
 WRONG, NOTE = "wrong", "note"
 
-_BESIDE = re.compile(r"([0-9]{8,}\.sqlite)-(wal|shm)")
+_BESIDE = re.compile(r"([0-9]{8,}\.sqlite)-(wal|shm|journal)")
 _DRAFT = re.compile(r"\.[0-9]{8,}\.new(-wal|-shm|-journal)?")
 
 
@@ -144,7 +144,7 @@ def _about_leftovers(facts: Facts) -> Iterable[Complaint]:
             yield from _about_stray(facts, name, where)
         elif beside[1] in facts.names:
             continue
-        elif beside[2] == "shm":
+        elif beside[2] != "wal":
             yield Complaint(level=NOTE, where=where, what="left over: its segment is deleted")
         elif not (facts.alive and (fmt.segment_number(beside[1]) or 0) > last):
             # One beyond the last is the next segment, which is being prepared.

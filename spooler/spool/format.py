@@ -12,7 +12,8 @@ Layout below the spool root::
     node_<NODE_RANK>/rank_<LOCAL_RANK>/<spool id>/
         owner                POSIX write lock (fcntl) held by the writer for as long as it lives;
                              its text is "<pid> <host>", for people
-        00000001.sqlite      segment 1; its -wal and -shm stand beside it while it is written
+        00000001.sqlite      segment 1; its -wal and -shm stand beside it while it is written,
+                             a -journal if its writer died while it sealed it
         00000002.sqlite      segment 2; segments are numbered from 1, names sort by position
         .00000003.new        a segment being prepared; not part of the spool until renamed
 

@@ -131,9 +131,12 @@ def take_ownership(directory: Path, limits: Limits) -> int:
     return descriptor
 
 
-def segment_files(segment: Path) -> tuple[str, str, str]:
-    """A segment's files: the database last, so that a half-done deletion is repeated."""
-    return f"{segment}-shm", f"{segment}-wal", str(segment)
+def segment_files(segment: Path) -> tuple[str, ...]:
+    """A segment's files: the database last, so that a half-done deletion is repeated.
+
+    The journal is one of a process that died while it sealed the segment.
+    """
+    return f"{segment}-journal", f"{segment}-shm", f"{segment}-wal", str(segment)
 
 
 def unlink_segment(segment: Path) -> None:

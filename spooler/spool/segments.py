@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import fnmatch
 import heapq
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,6 +26,8 @@ from spooler.spool.segment import Bounds, is_lasting
 MOST_SEGMENTS = 100_000
 
 _Find = Callable[[Path], Bounds | None]
+# What a death leaves that holds no record: a segment being prepared, or what stood beside one.
+_LEFT_OVER = re.compile(r"\..*\.new.*|[0-9]{8,}\.sqlite-(shm|journal)")
 
 
 class Segments:
@@ -240,8 +242,8 @@ class Segments:
         for number in self.segments():
             self.delete_segment(number)
         with guard.inside(self.place) as here:
-            drafts = [name for name in os.listdir(here) if fnmatch.fnmatch(name, ".*.new*")]
-            for name in (*drafts, fmt.OWNER_NAME):
+            left = [name for name in os.listdir(here) if _LEFT_OVER.fullmatch(name)]
+            for name in (*left, fmt.OWNER_NAME):
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(name, dir_fd=here)
         with guard.inside(self.place.parent) as above:

@@ -181,6 +181,17 @@ def test_what_is_deleted_is_gone_and_the_rest_is_read(spool: Path) -> None:
     assert not spool.exists()
 
 
+def test_what_a_death_left_beside_a_segment_goes_with_it(spool: Path) -> None:
+    (spool / "00000001.sqlite-journal").write_bytes(b"left while it was sealed")
+    reader = Reader(spool)
+    reader.delete_segment(1)
+    assert not list(spool.glob("00000001*"))
+    for name in ("00000001.sqlite-journal", "00000002.sqlite-shm", ".00000004.new-journal"):
+        (spool / name).write_bytes(b"left by an earlier version")
+    reader.delete_spool()
+    assert not spool.exists()
+
+
 def test_deleting_a_spool_keeps_what_is_not_ours(spool: Path) -> None:
     (spool / "notes.txt").write_text("mine")
     with pytest.raises(OSError):
