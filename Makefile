@@ -51,10 +51,11 @@ test-wandb: $(VENV)/.test $(WANDB_BETWEEN:%=$(VENV)/.wandb-%) wandb-oldest ## th
 
 test-master: $(VENV)/.test $(DLROVER_OLDER:%=$(VENV)/.dlrover-%) $(VENV)/.dlrover-$(DLROVER) ## reports to every generation of the training master
 	for version in $(DLROVER) $(DLROVER_OLDER); do \
-	  LENS_SHIP_TEST_MASTER=$(abspath $(VENV))/dlrover-$$version/bin/python LENS_SHIP_REPORTS=10000 \
-	    $(BIN)/python -m pytest -q -k "$$(test $$version = 0.4.0 && echo 'not http')" \
+	  export LENS_SHIP_TEST_MASTER=$(abspath $(VENV))/dlrover-$$version/bin/python; \
+	  $(BIN)/python -m pytest -q -k "$$(test $$version = 0.4.0 && echo 'not http')" \
 	      tests/contract/test_master.py tests/contract/test_master_faults.py \
-	      tests/contract/test_master_wire.py tests/crash/test_master_kill.py || exit 1; \
+	      tests/contract/test_master_wire.py || exit 1; \
+	  $(BIN)/python -m tests.crash.lab --attack masters --no-broken || exit 1; \
 	done
 
 .PHONY: image-steps
