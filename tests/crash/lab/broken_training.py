@@ -92,4 +92,43 @@ TRAINING_MUTANTS: dict[str, Mutant] = {
             ),
         ),
     ),
+    "imports-requests": Mutant(
+        meaning="the recorder loads an HTTP library when it opens its spool",
+        patches=(
+            Patch(
+                file="spooler/recorder.py",
+                old="        settings = config.from_environ(os.environ)\n"
+                "        if self._silent:\n",
+                new="        with contextlib.suppress(ImportError):\n"
+                "            import requests\n"
+                "        settings = config.from_environ(os.environ)\n        if self._silent:\n",
+            ),
+            Patch(
+                file="spooler/recorder.py",
+                old="import atexit\n",
+                new="import atexit\nimport contextlib\n",
+            ),
+        ),
+    ),
+    "a-second-thread": Mutant(
+        meaning="there is a thread for every task that was put off",
+        patches=(
+            Patch(
+                file="spooler/keeper.py",
+                old="        self._thread.start()\n",
+                new="        self._thread.start()\n"
+                "        threading.Thread(target=self._run, daemon=True).start()\n",
+            ),
+        ),
+    ),
+    "imported-though-off": Mutant(
+        meaning="every start of the interpreter loads the package, be it on or off",
+        patches=(
+            Patch(
+                file="packaging/lens_ship.pth",
+                old="import os; ",
+                new="import os, spooler; ",
+            ),
+        ),
+    ),
 }

@@ -40,6 +40,7 @@ REGISTRY = {
     "clocks": "tests.crash.lab.attacks.clocks",
     "wal-reset": "tests.crash.lab.attacks.wal_reset",
     "evidence": "tests.crash.lab.attacks.evidence",
+    "light": "tests.crash.lab.attacks.light",
 }
 
 
