@@ -36,6 +36,7 @@ spool = "20260101T000000-1-00000000"
 writer = Writer(root=Path(WORK), below=("node_0", "rank_0"), spool=spool,
                 identity=codec.pack({{"spool": spool}}), limits=Limits())
 body = codec.pack({{"run": "r", "step": 1, "time": 1.7e9, "closed": True, "data": {_METRICS}}})
+settle()
 for _ in range(COUNT):
     writer.append("step", body)
 os._exit(0)
@@ -51,9 +52,18 @@ run.__dict__["_local_step"] = 0
 run.__dict__[hook._STATE] = state = hook._RunState("r", ignored=False)
 state.generation = hook.recorder().generation
 data = {_METRICS}
+settle()
 for index in range(COUNT):
     hook._observe_log(run, index, data)
 os._exit(0)
+"""
+
+# What the imports have made is no concern of a collection that falls into the counted work.
+_SETTLE = """
+def settle():
+    import gc
+    gc.collect()
+    gc.freeze()
 """
 
 # Everything between the spool and the wire for a stretch of 100 steps: read, plan, body.
@@ -80,6 +90,7 @@ config = SimpleNamespace(numbers_only=False, rank_prefix=True, request_bytes=1 <
                          steps_per_request=lambda identity: 100)
 sink = ProcessorSink(config, None)
 reader = Reader(writer.directory)
+settle()
 for _ in range(COUNT):
     records = reader.read(0, 500).records
     plan = sink.plan(Stretch(identity=who, records=records, ahead={{}}, ended=True,
@@ -100,7 +111,7 @@ WORK = {
 def count(program: str, repetitions: int) -> int:
     """Instructions of a whole interpreter that repeats the work."""
     with tempfile.TemporaryDirectory(prefix="lens-ship-bench-") as work:
-        text = f"import os\nWORK = {work + '/spool'!r}\nCOUNT = {repetitions}\n{program}"
+        text = f"import os\nWORK = {work + '/spool'!r}\nCOUNT = {repetitions}\n{_SETTLE}{program}"
         done = subprocess.run(
             (
                 *("valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null"),
