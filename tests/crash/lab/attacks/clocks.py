@@ -69,7 +69,7 @@ class Node:
         self._command = [
             *("run", "--spool", str(self.root), "--state", str(work / "state")),
             *("--processor-url", self.url, "--flush-interval", str(FLUSH_SECONDS)),
-            *("--retain-seconds", str(retain), "--http-listen", "off", "--log-level", "error"),
+            *("--retain-seconds", str(retain), "--http-listen", "off", "--batch-size", "10"),
         ]
         self.service = self._serve()
         self.trainer = self._train()

@@ -26,6 +26,7 @@ from shipper.accounts.audit import take_accounts
 from shipper.accounts.dead_letters import open_ledger
 from shipper.disk import tidying
 from shipper.disk.discovery import find_spools
+from shipper.errors import ShipperError
 from shipper.receiver import Receiver
 from shipper.service import Service, ship_once
 from shipper.settings.config import Config
@@ -48,8 +49,8 @@ TRAINERS = 2
 PAD = "x" * 1500
 # A record is 1.5 KiB, and several pages of a log until its segment is sealed.
 COST = 6_000
-LIMIT = 2 * 2**20
-SEGMENT = 2**16
+LIMIT = 2**19
+SEGMENT = 2**14
 LOOK, REFUSED = -1, -2  # told at each look at a limit; REFUSED - count at the end
 ROOM = 2 * SEGMENT * COST // 1500  # a segment that is open, and one being sealed
 ALL = 10**6
@@ -151,7 +152,7 @@ def trial(seed: int, work: Path) -> Verdict:
     )
     node = Node(work, {"root_bytes": LIMIT, "when_full": policy} if whose == "root" else {})
     node.begin("before", lambda tell: log(BEFORE, tell, pause))
-    _wait(lambda: len(Arrivals(node.store).steps("before")) == BEFORE)
+    _wait(lambda: _is_delivered(node, "before"))
     (before,) = find_spools(work / "spool")
     node.come_or_go()
     end = time.monotonic() + SECONDS
@@ -312,6 +313,15 @@ def _accounts(config: Config) -> list[Account]:
         return take_accounts(ledger, config.spool, REGISTRY)
     finally:
         ledger.close()
+
+
+def _is_delivered(node: Node, workload: str) -> bool:
+    """And known to be so."""
+    try:
+        account = _of_steps(node).get(workload)
+    except ShipperError:
+        return False  # there is no ledger yet
+    return account is not None and account.pending == 0 and account.delivered == BEFORE
 
 
 def _wait(holds: Callable[[], bool]) -> None:
