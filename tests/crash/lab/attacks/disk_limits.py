@@ -52,7 +52,7 @@ COST = 6_000
 LIMIT = 2**19
 SEGMENT = 2**14
 LOOK, REFUSED = -1, -2  # told at each look at a limit; REFUSED - count at the end
-ROOM = 2 * SEGMENT * COST // 1500  # a segment that is open, and one being sealed
+ROOM = 2**18 + 2 * SEGMENT * COST // 1500  # of one process: segments open, next, being sealed
 ALL = 10**6
 VARIANTS = tuple(
     (whose, policy, pause)
@@ -249,7 +249,7 @@ def _check_bytes(found: Findings, what: str, taken: int, between: int) -> None:
     found.worst("records between looks", between)
     found.worst("disk, parts of the limit", taken / LIMIT)
     found.check(
-        taken <= LIMIT + ROOM + COST * between,
+        taken <= LIMIT + TRAINERS * ROOM + 2 * COST * between,
         "G11",
         f"{what} took {taken:,} bytes with {between} records between two looks",
     )
