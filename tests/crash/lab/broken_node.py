@@ -217,17 +217,12 @@ NODE_MUTANTS: dict[str, Mutant] = {
         ),
     ),
     "order-by-wall-clock": Mutant(
-        meaning="records are sent in the order of the times that they hold",
+        meaning="steps are sent in the order of the times that they hold",
         patches=(
             Patch(
-                file="shipper/lanes/pipeline.py",
-                old="                records=chunk.records,\n",
-                new="                records=tuple(\n"
-                "                    sorted(\n"
-                "                        chunk.records,\n"
-                '                        key=lambda one: codec.unpack(one.body).get("time", 0.0),\n'
-                "                    )\n"
-                "                ),\n",
+                file="shipper/sinks/processor.py",
+                old="sorted([*steps.complete, *ripe], key=lambda step: step.first)",
+                new="sorted([*steps.complete, *ripe], key=lambda step: step.time)",
             ),
         ),
     ),
