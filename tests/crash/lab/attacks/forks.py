@@ -7,7 +7,9 @@ own, because a fork inherits what the test's own process holds.
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -25,8 +27,10 @@ STORMS = 1
 
 # Every process appends what it was promised to a file of its own, one line for each record.
 PRELUDE = """
-import json, multiprocessing, os, random, signal, subprocess, sys, threading, time, warnings
+import faulthandler, json, multiprocessing, os, random, signal, subprocess, sys, threading, time
+import warnings
 warnings.simplefilter("ignore", DeprecationWarning)
+faulthandler.enable()  # who hangs is asked where, by a signal that children take, too
 from spooler.recorder import recorder
 seed, promised = int(sys.argv[1]), sys.argv[2]
 rng = random.Random(seed * 100 + len(sys.argv))
@@ -169,21 +173,16 @@ def _storm(name: str, rng: random.Random, work: Path, found: Findings) -> None:
     root, promised, script = work / "spool", work / "promised", work / "storm.py"
     promised.mkdir(parents=True)
     script.write_text(PRELUDE + STORM[name], encoding="utf-8")
-    try:
-        done = subprocess.run(
-            [sys.executable, str(script), str(rng.randrange(10**9)), str(promised)],
-            env=environment(
-                PYTHONPATH=str(REPOSITORY),
-                PRIMUS_LENS_WANDB_OUTPUT_PATH=str(root),
-                PRIMUS_LENS_SPOOL_SEGMENT_RECORDS=str(rng.choice((4, 30, 1000))),
-            ),
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE_SECONDS,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        found.check(False, "G2", f"{name}: hangs")
+    done = _run(
+        [sys.executable, str(script), str(rng.randrange(10**9)), str(promised)],
+        environment(
+            PYTHONPATH=str(REPOSITORY),
+            PRIMUS_LENS_WANDB_OUTPUT_PATH=str(root),
+            PRIMUS_LENS_SPOOL_SEGMENT_RECORDS=str(rng.choice((4, 30, 1000))),
+        ),
+    )
+    if isinstance(done, str):
+        found.check(False, "G2", f"{name}: hangs: {done}")
         return
     found.check(done.returncode == 0, "G2", f"{name}: {done.returncode}, {done.stderr[-300:]}")
     found.check("lens-ship" not in done.stderr, "G2", f"{name}: {done.stderr[-300:]}")
@@ -204,6 +203,28 @@ def _storm(name: str, rng: random.Random, work: Path, found: Findings) -> None:
         found.check(len(set(got)) == len(got), "G1", f"{name}: recorded twice by {file.name}")
     stray = {pid: len(steps) for pid, steps in spools.items() if len(steps) > 4}
     found.check(not stray, "G1", f"{name}: records of processes that logged nothing: {stray}")
+
+
+def _run(command: list[str], env: dict[str, str]) -> subprocess.CompletedProcess[str] | str:
+    """What came of it, or where it hangs."""
+    storm = subprocess.Popen(
+        command,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        said, complained = storm.communicate(timeout=PATIENCE_SECONDS)
+    except subprocess.TimeoutExpired:
+        os.killpg(storm.pid, signal.SIGABRT)
+        try:
+            return storm.communicate(timeout=PATIENCE_SECONDS)[1][-6000:]
+        except subprocess.TimeoutExpired:
+            os.killpg(storm.pid, signal.SIGKILL)
+            return storm.communicate()[1][-6000:]
+    return subprocess.CompletedProcess(command, storm.returncode, said, complained)
 
 
 def _spools(name: str, root: Path, found: Findings) -> dict[int, list[int]]:
