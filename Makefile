@@ -37,7 +37,7 @@ settings: $(VENV)/.test ## write the tables of docs/ from the code
 	$(BIN)/python -m tests.kit.settings_page
 
 unit: $(VENV)/.test $(VENV)/.debian $(VENV)/.dlrover-$(DLROVER) ## the tests, with the newest wandb
-	$(BIN)/python -m pytest -n 2 --dist worksteal -q
+	$(BIN)/python -m pytest -n 3 --dist worksteal -q
 
 wandb-oldest: $(VENV)/.test $(VENV)/.wandb-$(WANDB_OLDEST) ## the hook against the oldest wandb
 	LENS_SHIP_TEST_PYTHON=$(abspath $(VENV))/wandb-$(WANDB_OLDEST)/bin/python \

@@ -6,14 +6,12 @@ import logging
 import os
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from shipper.disk.discovery import find_spools, identity_of, is_bare
+from shipper.disk.newcomers import Newcomers
 from shipper.disk.tidying import Spool, Tidying
 from shipper.disk.watch import Watch
-from shipper.errors import Misplaced
 from shipper.lanes import left
 from shipper.lanes.again import RememberingRoute
 from shipper.lanes.health import Health
@@ -36,7 +34,6 @@ from shipper.post.address import build_address, workload_key
 from shipper.post.workloads import Workloads
 from shipper.settings.config import Config
 from shipper.sinks import Sink, build_sinks
-from spooler.errors import NewerFormat, NotASpool, SpoolDamaged, SpoolError
 from spooler.spool.identity import Identity
 from spooler.spool.reader import Reader
 
@@ -46,12 +43,6 @@ log = logging.getLogger(__name__)
 STOP_SECONDS = 8.0
 # How long the ledger remembers what was settled of spools whose files are gone.
 MEMORY_SECONDS = 30 * 86400.0
-# New spools of one folder of the root that are taken in by one walk; the next goes on at once. Of
-# more that cannot be read, each is looked at again after so many seconds.
-MOST_AT_ONCE = 100
-AGAIN_SECONDS = 30.0
-# A spool folder is made a moment before its first segment.
-NEW_SPOOL_SECONDS = 0.2
 # How often credentials are looked at while they are what is wrong.
 RENEWAL_SECONDS = 1.0
 
@@ -67,13 +58,8 @@ class Service:
         self._manager = Notify(os.environ, now=self._now)
         self._woken = threading.Event()  # the main thread has something to see to
         self._stopping = False
-        self._look = True  # the root is worth a walk
-        self._looked = 0.0
         self._tidied = self._now()
         self._spools: dict[str, Spool] = {}
-        self._said: dict[str, str] = {}
-        self._unreadable: dict[str, str] = {}
-        self._again: dict[str, float] = {}  # one of many unreadable ones -> when it is looked at
         self._lanes: dict[LaneKey, Lane] = {}
         self._schedule: Schedule[LaneKey] = Schedule(
             lambda key: self._lanes[key].due(), self._now, lambda key: queue_of(key, self._lanes)
@@ -101,6 +87,14 @@ class Service:
             spools=self._spools,
             lanes=self._lanes,
             meters=meters,
+        )
+        self._newcomers = Newcomers(
+            config=config,
+            ledger=self._ledger,
+            is_known=self._is_known,
+            take_in=self._take_in,
+            set_aside=self._tidying.set_aside,
+            now=self._now,
         )
         self._health = {name: Health(name, self._now) for name in self._sinks}
         self._pulse = Pulse(self._wake, self._now)
@@ -132,7 +126,7 @@ class Service:
             while not self._stopping:
                 if watch is None and self._config.spool.is_dir():
                     watch = Watch(self._config.spool, self.look)
-                self._discover_if_due()
+                self._newcomers.walk_if_due()
                 self._workers.start()
                 self._manager.ready(f"shipping {self._config.spool}")
                 self._tidy_if_due()
@@ -157,77 +151,19 @@ class Service:
 
     def look(self) -> None:
         """Walk the root now: something has appeared there."""
-        self._look = True
+        self._newcomers.look()
         self._woken.set()
 
     def pending(self) -> list[str]:
         """One line for each spool and sink that still has something to send, and why."""
-        lines = [f"{path}: {text}" for path, text in sorted(self._unreadable.items())]
+        unreadable = sorted(self._newcomers.unreadable.items())
+        lines = [f"{path}: {text}" for path, text in unreadable]
         return lines + left.lines(self._lanes, self._health)
 
-    # --- finding spools ---------------------------------------------------------------------------
+    # --- taking spools in -------------------------------------------------------------------------
 
-    def _discover_if_due(self) -> None:
-        if not self._look and self._now() - self._looked < self._config.rescan_seconds:
-            return
-        self._look = False
-        self._looked = self._now()
-        if not self._config.spool.is_dir():
-            self._say_once(
-                str(self._config.spool), "is not there yet; waiting for the first job to make it"
-            )
-            return
-        before, self._unreadable = self._unreadable, {}
-        tried: Counter[str] = Counter()
-        for directory in find_spools(self._config.spool):
-            known = self._spools.get(directory.name)
-            if (known and known.reader.directory == directory) or is_bare(directory):
-                continue
-            name, whose = str(directory), directory.relative_to(self._config.spool).parts[0]
-            if self._looked < self._again.get(name, 0.0):
-                self._unreadable[name] = before.get(name, "cannot be read")
-            elif tried[whose] >= MOST_AT_ONCE:
-                self._look = True  # who has thousands of them waits: the next walk goes on
-            else:
-                tried[whose] += 1
-                self._try(directory)
-                if name in self._unreadable and tried[whose] >= MOST_AT_ONCE // 2:
-                    self._again[name] = self._looked + AGAIN_SECONDS
-        self._again = {n: due for n, due in self._again.items() if n in self._unreadable}
-
-    def _try(self, directory: Path) -> None:
-        """Take a spool in; whatever is wrong with it, the others are found all the same."""
-        try:
-            self._take_in(directory)
-        except Exception:
-            text = "cannot be taken in, by a fault of this program; please report it"
-            self._unreadable[str(directory)] = text
-            if self._said.get(str(directory)) != text:
-                self._said[str(directory)] = text
-                log.exception("%s %s", directory, text, extra=about(path=directory, reason="fault"))
-
-    def _take_in(self, directory: Path) -> None:
-        reader = Reader(directory)
-        try:
-            if not reader.segments():
-                if reader.is_owned():
-                    self._looked = self._now() - self._config.rescan_seconds + NEW_SPOOL_SECONDS
-                return
-            # Positions are kept by id: a second spool of one id would move those of the first.
-            first = self._ledger.place_of(directory.name)
-            if first is not None and first != directory and first.is_dir():
-                text = f"has the id of {first}, which was there first; it is not shipped"
-                self._unreadable[str(directory)] = text
-                self._say_once(str(directory), text)
-                return
-            identity = self._identity(reader)
-        except (SpoolError, Misplaced, OSError) as error:
-            if isinstance(error, SpoolError) and self._tidying.set_aside(reader, error):
-                return
-            self._unreadable[str(directory)] = f"cannot be read: {error}"
-            hint = "" if isinstance(error, NewerFormat) else "; it is left untouched"
-            self._say_once(str(directory), f"cannot be read: {error}{hint}")
-            return
+    def _take_in(self, reader: Reader, identity: Identity) -> None:
+        directory = reader.directory
         withheld = not (self._config.api_reporting and identity.api_reporting)
         workload = workload_key(identity)
         self._spools[identity.spool] = Spool(
@@ -260,21 +196,13 @@ class Service:
         # Last: what it feels first must find the lanes to wake.
         self._feel(reader, identity)
 
+    def _is_known(self, directory: Path) -> bool:
+        known = self._spools.get(directory.name)
+        return known is not None and known.reader.directory == directory
+
     def _feel(self, reader: Reader, identity: Identity) -> None:
         seconds = seconds_between(self._config.seconds_to_flush(identity))
         self._pulse.add(Reader(reader.directory, reader.place), seconds)
-
-    def _identity(self, reader: Reader) -> Identity:
-        """Who wrote a spool; where no segment can tell any more, what was known before."""
-        try:
-            return identity_of(
-                reader, self._config.spool, by_directory=self._config.pod_directories
-            )
-        except (NotASpool, SpoolDamaged):
-            known = self._ledger.identity(reader.spool)
-            if known is None or self._ledger.place_of(reader.spool) != reader.directory:
-                raise
-            return known
 
     def _open_route(self, sink: Sink, reader: Reader, identity: Identity) -> None:
         key = (sink.name, sink.lane_key(identity))
@@ -299,11 +227,6 @@ class Service:
         )
         self._lanes[key] = lane
         self._schedule.put(key)
-
-    def _say_once(self, path: str, text: str) -> None:
-        if self._said.get(path) != text:
-            self._said[path] = text
-            log.warning("%s %s", path, text, extra=about(path=path, reason=text))
 
     # --- turns ------------------------------------------------------------------------------------
 
@@ -344,7 +267,7 @@ class Service:
     def _pause(self) -> None:
         """Let the main thread sleep until the next walk or tidying, or until it is woken."""
         if not self._stopping:
-            due = self._looked + self._config.rescan_seconds - self._now()
+            due = self._newcomers.seconds
             beat, ping = self._heartbeat.seconds, self._manager.ping_seconds
             longest = min(due, self._tidying.seconds, beat, ping)
             if self._is_alarmed():
@@ -380,7 +303,7 @@ class Service:
 
     def _is_done(self) -> bool:
         return (
-            not self._look
+            self._newcomers.is_done
             and self._schedule.is_quiet()
             and all(lane.caught_up() for lane in self._lanes.values())
         )
@@ -412,7 +335,7 @@ class Service:
 
     def _news(self) -> object | None:
         """Something else once a spool or the ledger has changed; None where that is not felt."""
-        if self._unreadable:
+        if self._newcomers.unreadable:
             return None
         return self._ledger.stamp(), self._pulse.woken, self._meters.deletions()
 

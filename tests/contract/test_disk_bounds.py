@@ -197,7 +197,7 @@ def test_what_is_delivered_goes_first_in_a_service_that_has_just_begun(root: Roo
     kept = root.spool("waiting")
     limit = bytes_in(kept) * 5 // 4
     service = Service(root.config(root_bytes=limit, when_full="drop-oldest"))
-    service._discover_if_due()
+    service._newcomers.walk_if_due()
     service._tidy()
     service._ledger.close()
     assert bytes_in(delivered) < bytes_in(kept) // 4
@@ -211,7 +211,7 @@ def test_what_was_refused_stays_counted_when_the_word_of_it_is_dropped(root: Roo
     records = [step(number, loss=number, text=PAD) for number in range(STEPS)]
     spool(root.root, [("gap", gap), *records, goodbye()], who=who, segment_records=20)
     service = Service(root.config(root_bytes=1000, when_full="drop-oldest"))
-    service._discover_if_due()
+    service._newcomers.walk_if_due()
     service._tidy()
     service._ledger.close()
     for account in root.accounts():
@@ -264,7 +264,7 @@ def test_a_route_writes_down_which_records_are_settled_ahead(tmp_path: Path) -> 
 def test_nothing_goes_while_a_lane_has_a_turn(root: Root) -> None:
     directory = root.spool("w")
     service = Service(root.config(root_bytes=1000, when_full="drop-oldest"))
-    service._discover_if_due()
+    service._newcomers.walk_if_due()
     key = service._schedule.take(("processor", False))
     assert key is not None
     service._tidy()
@@ -281,7 +281,7 @@ def test_a_lane_that_stays_in_the_way_does_not_let_the_root_grow(root: Root) -> 
     root.spool("w")
     marker = root.root / fmt.ROOT_FULL_NAME
     service = Service(root.config(root_bytes=1000, when_full="drop-oldest"))
-    service._discover_if_due()
+    service._newcomers.walk_if_due()
     key = service._schedule.take(("processor", False))
     assert key is not None
     service._tidy()
@@ -300,7 +300,7 @@ def test_a_death_before_the_file_is_gone_delivers_nothing_twice_and_counts_nothi
 ) -> None:
     root.spool("w")
     service = Service(root.config(root_bytes=root.used // 2, when_full="drop-oldest"))
-    service._discover_if_due()
+    service._newcomers.walk_if_due()
     monkeypatch.setattr(service._tidying, "_delete", lambda segment, why: None)
     service._tidy()
     for (sink, _), lane in service._lanes.items():

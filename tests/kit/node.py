@@ -200,8 +200,8 @@ class Node:
     def look(self) -> None:
         """One walk of the root and one beat of the pulse."""
         assert self.service is not None
-        self.service._look = True
-        self.service._discover_if_due()
+        self.service.look()
+        self.service._newcomers.walk_if_due()
         self.service._pulse.beat()
 
     def turns(self, count: int) -> None:

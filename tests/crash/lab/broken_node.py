@@ -185,12 +185,12 @@ NODE_MUTANTS: dict[str, Mutant] = {
         meaning="what cannot be read ends the walk over the root",
         patches=(
             Patch(
-                file="shipper/service.py",
+                file="shipper/disk/newcomers.py",
                 old="        except (SpoolError, Misplaced, OSError) as error:\n",
                 new="        except (Misplaced, OSError) as error:\n",
             ),
             Patch(
-                file="shipper/service.py",
+                file="shipper/disk/newcomers.py",
                 old="            self._take_in(directory)\n        except Exception:\n",
                 new="            self._take_in(directory)\n        except ValueError:\n",
             ),

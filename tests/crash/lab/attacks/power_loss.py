@@ -45,8 +45,9 @@ def main():
         time.sleep(0.005)
 if __name__ == "__main__":
     main()
-else:  # only listed: what a record loads is needed too
-    mine = recorder()
+else:  # only listed: what a first record loads is needed too
+    os.environ["PRIMUS_LENS_WANDB_OUTPUT_PATH"] = os.path.abspath("listed")
+    assert recorder().record("run", {"run": "r", "time": time.time(), "step": -1})
 """
 
 Told = list[tuple[str, int, float]]  # kind, number, the machine's time
