@@ -191,11 +191,9 @@ class Machine:
         for file in sorted(files | libraries):
             if not file.exists():
                 continue
-            inside = (
-                Path("tree") / file.relative_to(self.tree)
-                if file.is_relative_to(self.tree)
-                else file.relative_to("/")
-            )
+            # The environment may stand inside the tree; there it keeps its place.
+            ours = file.is_relative_to(self.tree) and not file.is_relative_to(sys.prefix)
+            inside = Path("tree", file.relative_to(self.tree)) if ours else file.relative_to("/")
             (root / inside).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(file, root / inside)
         (root / os.path.relpath(os.__file__, "/")).parent.joinpath("lib-dynload").mkdir(
