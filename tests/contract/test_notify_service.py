@@ -89,13 +89,13 @@ STUCK = {
     # The walk of the root never comes back, from the second one on.
     "main loop": """
 walks = []
-walk = service.Service._discover_if_due
+walk = service.Newcomers.walk_if_due
 def stuck(self):
     walks.append(1)
     if len(walks) > 3:
         threading.Event().wait()
     walk(self)
-service.Service._discover_if_due = stuck
+service.Newcomers.walk_if_due = stuck
 """,
     # A worker ends, as nothing but a fault of the interpreter could make it.
     "worker": """

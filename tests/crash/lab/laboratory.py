@@ -74,4 +74,4 @@ def _end_group(leader: int) -> None:
 
 
 def _tail(text: str) -> str:
-    return " | ".join(text.strip().splitlines()[-4:]) or "nothing was said"
+    return " | ".join(text.strip().splitlines()[-40:]) or "nothing was said"

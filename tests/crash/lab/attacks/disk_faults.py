@@ -50,8 +50,8 @@ def missing() -> str:
 
 
 def mount(*arguments: str) -> None:
-    """Mount in this process's own name space."""
-    subprocess.run(["mount", *arguments], check=True)
+    """Mount in this process's own name space, and note it in no file that others share."""
+    subprocess.run(["mount", "-n", *arguments], check=True)
 
 
 def small_disk(options: str) -> Path:
@@ -94,7 +94,7 @@ def read_only(place: Path) -> Callable[[], None]:
     mount("-o", "remount,bind,ro", str(place))
 
     def heal() -> None:
-        subprocess.run(["umount", "-l", str(place)], check=True)
+        subprocess.run(["umount", "-n", "-l", str(place)], check=True)
 
     return heal
 
