@@ -7,11 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from shipper.accounts.account import Account
+from shipper.accounts.audit import take_accounts
+from shipper.accounts.dead_letters import open_ledger
 from shipper.batch.batcher import CUT_OFF_NAME
 from shipper.disk.discovery import find_spools
 from shipper.ledger.ranges import common, size
 from shipper.receiver import queries
 from shipper.receiver.store import Store
+from shipper.settings.config import Config
+from shipper.sinks import REGISTRY
 from spooler.spool import codec
 from spooler.spool.reader import Reader
 from tests.crash.lab.verdict import Findings
@@ -45,6 +50,24 @@ def recorded(root: Path, found: Findings) -> dict[str, Recorded]:
         bodies = (codec.unpack(stored.body) for stored in chunk.records if stored.kind == "step")
         spools[workload] = Recorded(directory=path, steps=tuple(body["step"] for body in bodies))
     return spools
+
+
+def accounts_of(config: Config) -> list[Account]:
+    """What `lens-ship audit` says now, for every sink."""
+    ledger = open_ledger(config)
+    try:
+        return take_accounts(ledger, config.spool, REGISTRY)
+    finally:
+        ledger.close()
+
+
+def workloads_of(config: Config) -> dict[str, str]:
+    """Spool -> its workload, of all that the service has met."""
+    ledger = open_ledger(config)
+    try:
+        return {row["id"]: row["identity"]["workload_uid"] for row in ledger.spools()}
+    finally:
+        ledger.close()
 
 
 def check_recorded(found: Findings, workload: str, steps: Sequence[int], returned: int) -> None:

@@ -17,8 +17,6 @@ from typing import Any
 
 import shipper.post.delivery
 from shipper.accounts.account import Account
-from shipper.accounts.audit import take_accounts
-from shipper.accounts.dead_letters import open_ledger
 from shipper.disk import tidying
 from shipper.errors import ShipperError
 from shipper.ledger.ranges import merged, size
@@ -28,10 +26,10 @@ from shipper.receiver.routes import Call
 from shipper.receiver.store import Store
 from shipper.service import Service, ship_once
 from shipper.settings.config import Config
-from shipper.sinks import REGISTRY
 from spooler.recorder import recorder
 from spooler.records import step as step_record
 from tests.crash.lab.attacks import Attack, Trials
+from tests.crash.lab.conservation import accounts_of, workloads_of
 from tests.crash.lab.lives import FarReceiver, Life, Tell
 from tests.crash.lab.verdict import Findings, Verdict
 from tests.kit.command import lens_ship
@@ -135,7 +133,7 @@ def audit_for_ever(config: Config, work: Path, tell: Tell) -> None:
     counts: dict[tuple[str, str], Account] = {}
     while True:
         try:
-            accounts = _accounts(config)
+            accounts = accounts_of(config)
         except ShipperError:
             time.sleep(0.001)  # there is no ledger yet
             continue
@@ -152,14 +150,6 @@ def audit_for_ever(config: Config, work: Path, tell: Tell) -> None:
 def _goes_back(before: Account, account: Account) -> bool:
     names = ("written", "delivered", "passed", "dead")
     return any(getattr(account, name) < getattr(before, name) for name in names)
-
-
-def _accounts(config: Config) -> list[Account]:
-    ledger = open_ledger(config)
-    try:
-        return take_accounts(ledger, config.spool, REGISTRY)
-    finally:
-        ledger.close()
 
 
 def _check_audits(found: Findings, work: Path, told: list[int]) -> None:
@@ -179,13 +169,9 @@ def _check_end(
         *("audit", "--json", "--spool", str(config.spool), "--state", str(config.state))
     )
     found.check(ran.code == 0, "G17", f"audit exits {ran.code}: {ran.err[-300:]}{ran.out[-300:]}")
-    ledger = open_ledger(config)
-    try:
-        names = {row["id"]: row["identity"]["workload_uid"] for row in ledger.spools()}
-    finally:
-        ledger.close()
+    names = workloads_of(config)
     arrived = _arrived(store)
-    for account in _accounts(config):
+    for account in accounts_of(config):
         if account.sink != "processor":
             continue
         name = names[account.spool]
@@ -199,7 +185,7 @@ def _check_end(
             found.check(account.written <= len(returned) + 1, "G17", f"too many written: {where}")
             found.check(account.delivered == got, "G17", f"too few delivered: {where}")
             found.check(0 <= account.dead - poisoned <= 1, "G17", f"{poisoned} refused: {where}")
-    spoken = {names[account.spool] for account in _accounts(config)}
+    spoken = {names[account.spool] for account in accounts_of(config)}
     unsaid = [name for name, numbers in told.items() if numbers and name not in spoken]
     found.check(not unsaid, "G17", f"no account of {unsaid}")
 

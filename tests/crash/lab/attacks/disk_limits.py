@@ -22,15 +22,11 @@ from typing import Any
 
 import shipper.post.delivery
 from shipper.accounts.account import Account
-from shipper.accounts.audit import take_accounts
-from shipper.accounts.dead_letters import open_ledger
 from shipper.disk import tidying
 from shipper.disk.discovery import find_spools
 from shipper.errors import ShipperError
 from shipper.receiver import Receiver
 from shipper.service import Service, ship_once
-from shipper.settings.config import Config
-from shipper.sinks import REGISTRY
 from spooler import keeper
 from spooler import recorder as recorder_module
 from spooler.recorder import recorder
@@ -39,7 +35,7 @@ from spooler.spool import format as fmt
 from spooler.spool.filesystem import bytes_in
 from spooler.spool.writer import Writer
 from tests.crash.lab.attacks import Attack, Trials
-from tests.crash.lab.conservation import Arrivals
+from tests.crash.lab.conservation import Arrivals, accounts_of, workloads_of
 from tests.crash.lab.lives import FarReceiver, Life, Tell
 from tests.crash.lab.verdict import Findings, Verdict
 from tests.kit.delivery import settings
@@ -226,7 +222,7 @@ def log(steps: int, tell: Tell, pause: float, until: float = float("inf")) -> No
 def _check_order(node: Node, before: Path, found: Findings) -> None:
     """What is delivered goes before anything else does, or is refused for the root's sake."""
     is_full = (node.config.spool / fmt.ROOT_FULL_NAME).exists()
-    gone = [a for a in _accounts(node.config) if "root-cap" in a.evicted]
+    gone = [a for a in accounts_of(node.config) if "root-cap" in a.evicted]
     kept = len(list(before.glob("*.sqlite"))) if before.is_dir() else 0
     found.check(
         kept <= 1 or not (is_full or gone),
@@ -277,7 +273,7 @@ def _check_account(node: Node, policy: str, found: Findings) -> None:
     if node.receiver is not None:
         node.receiver.stop()
     arrivals, accounts = Arrivals(node.store), _of_steps(node)
-    for account in _accounts(node.config):
+    for account in accounts_of(node.config):
         found.check(account.balances, "G11", f"does not balance: {account}")
     for workload, life in node.lives.items():
         told = [number for number in life.told if number >= 0]
@@ -306,21 +302,8 @@ def _check_account(node: Node, policy: str, found: Findings) -> None:
 
 def _of_steps(node: Node) -> dict[str, Account]:
     """Workload -> its account with the sink of steps."""
-    ledger = open_ledger(node.config)
-    try:
-        names = {row["id"]: row["identity"]["workload_uid"] for row in ledger.spools()}
-    finally:
-        ledger.close()
-    accounts = _accounts(node.config)
+    names, accounts = workloads_of(node.config), accounts_of(node.config)
     return {names[a.spool]: a for a in accounts if a.sink == "processor" and a.spool in names}
-
-
-def _accounts(config: Config) -> list[Account]:
-    ledger = open_ledger(config)
-    try:
-        return take_accounts(ledger, config.spool, REGISTRY)
-    finally:
-        ledger.close()
 
 
 def _is_delivered(node: Node, workload: str) -> bool:
