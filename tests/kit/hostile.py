@@ -287,6 +287,8 @@ def million_characters(place: Place) -> None:
 def claims_another_pod(place: Place) -> None:
     spool = place.spool()
     claims = {"pod_uid": place.victim.parents[2].name, "pod_name": "honest"}
+    # A workload of its own: in one that others share, its row would be theirs as well.
+    claims["workload_uid"] = "claimant"
     segment(spool, [step_body(1, stolen=1.0)], who=identity(spool, **claims))
 
 

@@ -227,6 +227,8 @@ def _check_arrivals(root: Root, store: Store, found: Findings) -> None:
             "G15",
             f"what {MARK} logged arrived as {row['workload_uid']} of pod {row['pod_uuid']}",
         )
+        claims = "stolen" in str(row["performance"]) and row["pod_uuid"] == root.pod
+        found.check(not claims, "G15", "a pod's records were delivered as another pod's")
     _check_pods(root, found)
     found.check(len(queries.requests(store)) > 0, "G15", "nothing was sent at all")
     names = sorted(path.name for path in root.secret.parent.iterdir())
