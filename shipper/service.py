@@ -14,9 +14,10 @@ from shipper.disk.tidying import Spool, Tidying
 from shipper.disk.watch import Watch
 from shipper.lanes import left
 from shipper.lanes.again import RememberingRoute
+from shipper.lanes.contents import Contents
 from shipper.lanes.health import Health
 from shipper.lanes.lane import Lane
-from shipper.lanes.pipeline import Route
+from shipper.lanes.pipeline import Route, Together
 from shipper.lanes.pulse import Pulse, seconds_between
 from shipper.lanes.schedule import Schedule
 from shipper.lanes.shared import Recent, SharedReader
@@ -99,6 +100,8 @@ class Service:
         self._health = {name: Health(name, self._now) for name in self._sinks}
         self._pulse = Pulse(self._wake, self._now)
         self._recent = Recent(self._now)
+        self._contents = Contents()
+        self._together = Together(ledger=self._ledger, config=config, contents=self._contents)
         self._heartbeat = Heartbeat(self._ledger, self._now)
         self._liveness = live = Liveness(meters)
         life = Life(
@@ -189,7 +192,13 @@ class Service:
         )
         one_at_a_time = threading.Lock()
         for sink in self._sinks.values():
-            own = SharedReader(directory, reader.place, recent=self._recent, lock=one_at_a_time)
+            own = SharedReader(
+                directory,
+                reader.place,
+                recent=self._recent,
+                contents=self._contents,
+                lock=one_at_a_time,
+            )
             self._open_route(sink, own, identity)
         # What was delivered before this service began can go before it has had a turn.
         self._tidying.touch(self._spools[identity.spool].lanes[0])
@@ -221,8 +230,7 @@ class Service:
                 reader=reader,
                 identity=identity,
                 sink=sink,
-                ledger=self._ledger,
-                config=self._config,
+                together=self._together,
             )
         )
         self._lanes[key] = lane

@@ -57,8 +57,7 @@ class Refused:
     detail: str
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Passed:
+class Passed(NamedTuple):
     """A record that a sink has no use for; `run` is "" where it belongs to none."""
 
     seq: int

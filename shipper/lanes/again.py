@@ -183,7 +183,9 @@ class RememberingRoute(CarefulRoute):
             row["seq"] for row in self._ledger.dead_letters(spool) if row["sink"] == self.sink.name
         }
         delivered = _Delivered(reader=self.reader, through=self.position.seq, dead=frozenset(dead))
-        return _Again(**{**self._given, "reader": delivered, "entry": entry})
+        together = replace(self._together, contents=None)  # some records are left out
+        given = {"reader": delivered, "entry": entry, "together": together}
+        return _Again(**{**self._given, **given})
 
     def _repeat(self, again: _Again, now: Callable[[], float], until: float) -> Progress:
         try:

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from shipper.batch.batcher import Passed, Refused, Step, cut_off
 from shipper.batch.outcome import TIMEOUT, UNKNOWN_WORKLOAD, Outcome, Verdict
+from shipper.lanes.contents import Contents
 from shipper.lanes.telling import Telling
+from shipper.lanes.turnstile import Turnstile
 from shipper.ledger.ledger import DeadLetter, Gap, Ledger, Position, Settled
 from shipper.settings.config import Config
 from shipper.sinks import Parcel, Sink, Stretch
@@ -73,6 +75,16 @@ class Readable(Records, Protocol):
         """Whether a process is writing it."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Together:
+    """What the routes of a service share; no `contents` where a reader leaves records out."""
+
+    ledger: Ledger
+    config: Config
+    turnstile: Turnstile = field(default_factory=Turnstile)
+    contents: Contents | None = None
+
+
 class Route:
     """The state of one spool for one sink; used by one thread at a time."""
 
@@ -84,18 +96,18 @@ class Route:
         reader: Readable,
         identity: Identity,
         sink: Sink,
-        ledger: Ledger,
-        config: Config,
+        together: Together,
         entry: str = "",
     ) -> None:
         """`entry` is the name of the position in the ledger, the sink's own unless given."""
         self.reader = reader
         self.identity = identity
         self.sink = sink
-        self._ledger = ledger
+        self._ledger = ledger = together.ledger
         self._unknown_since: float | None = None  # monotonic; the receiver knows no such workload
         self._owned = True
-        self.flush_seconds = config.seconds_to_flush(identity)
+        self.flush_seconds = together.config.seconds_to_flush(identity)
+        self._together = together
         self._entry = entry or sink.name
         self.position = ledger.position(identity.spool, self._entry)
         self._tell = Telling(spool=identity.spool, sink=sink.name, path=reader.directory)
@@ -107,6 +119,7 @@ class Route:
         self._since: dict[int, float] = {}  # held step -> monotonic seconds when first seen
         self._bodies: dict[int, Stored] = {}
         self._passed: list[Passed] = []
+        self._skipped = 0  # records that were passed without being read
         self._tries = (0, 0)  # first seq of the parcel in hand, attempts at it
         self._at_end = False
 
@@ -168,8 +181,26 @@ class Route:
 
     # --- in ---------------------------------------------------------------------------------------
 
+    def _skip(self) -> bool:
+        """Go past what another lane has read and this sink has no use for."""
+        wanted, before = self.sink.kinds, self.position
+        contents = self._together.contents
+        if contents is None or wanted is None or before.ahead or before.early:
+            return False
+        through = contents.without(self.identity.spool, before.seq, {*wanted, "gap"})
+        self._through, self._skipped = through, through - before.seq
+        return through > before.seq
+
     def _load(self, now: float, *, ended: bool) -> None:
         """Read the next stretch and plan it; settle at once what needs no sending."""
+        with self._together.turnstile.alone():
+            # In here: what is wanted is most often what the one in front has just read.
+            if not self._skip():
+                self._plan(now, ended=ended)
+        if not self._parcels:
+            self._settle(None, delivered=0, requests=0)
+
+    def _plan(self, now: float, *, ended: bool) -> None:
         chunk = self.reader.read(self.position.seq, READ_RECORDS)
         self._note_damage(chunk)
         deleted = self._note_gaps(chunk)
@@ -193,8 +224,6 @@ class Route:
         self._held = plan.held
         self._since = {seq: self._since.get(seq, now) for seq in plan.held}
         self._bodies = {stored.seq: stored for stored in chunk.records}
-        if not self._parcels:
-            self._settle(None, delivered=0, requests=0)
 
     def _wait(self, now: float) -> float | None:
         if not self._since:
@@ -326,13 +355,13 @@ class Route:
         notes["left_out"] -= sum(p.left_out for p in left)
         settled = Settled(
             delivered=delivered,
-            passed=len(self._passed) - len(left),
+            passed=len(self._passed) - len(left) + self._skipped,
             requests=requests,
             dropped={dropped: len(parcel.seqs)} if dropped and parcel else {},
             **notes,
         )
         self._ledger.acknowledge(self.identity.spool, self._entry, position, settled)
-        self._passed = left
+        self._passed, self._skipped = left, 0
         self.position = position
 
     # --- what cannot be sent ----------------------------------------------------------------------

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from shipper.lanes.contents import Contents
 from spooler.spool.reader import Chunk, Reader
 
 KEPT_SECONDS = 0.5
@@ -93,22 +94,34 @@ class SharedReader(Reader):
     """A reader of one sink; those of one spool are given the same `lock`, for one at a time."""
 
     def __init__(
-        self, directory: Path, place: Path, *, recent: Recent, lock: threading.Lock
+        self,
+        directory: Path,
+        place: Path,
+        *,
+        recent: Recent,
+        contents: Contents,
+        lock: threading.Lock,
     ) -> None:
         super().__init__(directory, place)
         self._recent = recent
+        self._contents = contents
         self._alone = lock
 
     def read(self, after: int, limit: int) -> Chunk:
         """As `Reader.read`."""
         if not self.is_owned() or not self._alone.acquire(timeout=_WAIT_SECONDS):
-            return super().read(after, limit)
+            return self._look(after, limit)
         try:
             known = self._recent.find(self.spool, after, limit)
             if known is not None:
                 return known
-            chunk = super().read(after, limit)
+            chunk = self._look(after, limit)
             self._recent.keep(self.spool, after, chunk)
             return chunk
         finally:
             self._alone.release()
+
+    def _look(self, after: int, limit: int) -> Chunk:
+        chunk = super().read(after, limit)
+        self._contents.note(self.spool, after, chunk)
+        return chunk

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from shipper.lanes.again import ClosedCarefulRoute
 from shipper.lanes.health import Health
-from shipper.lanes.pipeline import ClosedRoute, Route
+from shipper.lanes.pipeline import ClosedRoute, Route, Together
 from shipper.ledger.ledger import Ledger, Receipt
 from shipper.post.workloads import Workloads
 from shipper.replay.check import pieces_of
@@ -92,8 +92,7 @@ def _send(part: Part, means: Means, delivered: Callable[[Part, int], None]) -> b
         reader=part.source,
         identity=means.workloads.complete(part.source.identity, alive=False),
         sink=sink,
-        ledger=means.ledger,
-        config=means.config,
+        together=Together(ledger=means.ledger, config=means.config),
         entry=part.entry,
     )
     health = Health(f"replay to {part.sink}", means.now, sink=part.sink)

@@ -91,10 +91,12 @@ class Sink(Protocol):
 
     `by_workload` tells that the receiver looks data up by workload, so that the workload of a pod
     is worth asking for. `forgets` tells that it keeps what it acknowledges in its memory only; such
-    a sink is a `ForgetfulSink`.
+    a sink is a `ForgetfulSink`. `kinds` are those of the records it may turn into parcels, None for
+    a sink that has to see them all.
     """
 
     name: str
+    kinds: frozenset[str] | None
     by_workload: bool
     forgets: bool
 

@@ -101,6 +101,7 @@ class MasterSink:
     """See the module."""
 
     name = "master"
+    kinds = frozenset({KIND})
     by_workload = False
     forgets = True
     remembered_seconds = REMEMBERED_SECONDS

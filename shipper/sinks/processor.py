@@ -69,6 +69,7 @@ class ProcessorSink:
     """See the module."""
 
     name = "processor"
+    kinds = None
     by_workload = True
     forgets = False
     lane_key = staticmethod(workload_key)

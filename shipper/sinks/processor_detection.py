@@ -18,6 +18,7 @@ from shipper.post.address import Address, workload_key
 from shipper.settings.config import Config
 from shipper.sinks import Plan, Stretch
 from spooler.errors import BodyUnreadable
+from spooler.records.detection import NAME as KIND
 from spooler.spool import codec
 from spooler.spool.identity import Identity
 from spooler.spool.reader import Stored
@@ -62,6 +63,7 @@ class ProcessorDetectionSink:
     """See the module."""
 
     name = "processor-detection"
+    kinds = frozenset({KIND})
     by_workload = True
     forgets = False
     lane_key = staticmethod(workload_key)
@@ -75,7 +77,7 @@ class ProcessorDetectionSink:
         refused: list[Refused] = []
         passed: list[Passed] = []
         for stored in stretch.records:
-            if stored.kind != "detection":
+            if stored.kind != KIND:
                 passed.append(Passed(seq=stored.seq))
                 continue
             try:

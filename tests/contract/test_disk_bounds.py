@@ -14,7 +14,7 @@ from shipper.accounts.account import Account
 from shipper.accounts.audit import take_accounts
 from shipper.accounts.dead_letters import open_ledger
 from shipper.disk import tidying as tidying_module
-from shipper.lanes.pipeline import Route
+from shipper.lanes.pipeline import Route, Together
 from shipper.ledger.ledger import Gap, Ledger
 from shipper.ledger.ranges import merged, without
 from shipper.service import Service, ship_once
@@ -250,8 +250,7 @@ def test_a_route_writes_down_which_records_are_settled_ahead(tmp_path: Path) -> 
         reader=OwnedReader(directory),
         identity=spools.identity(workload_uid="w"),
         sink=ScriptedSink(own),
-        ledger=ledger,
-        config=own,
+        together=Together(ledger=ledger, config=own),
     )
     route.turn(now=lambda: 0.0, until=1.0, owned=True, flush_all=False)
     assert ledger.position(directory.name, "processor") == route.position

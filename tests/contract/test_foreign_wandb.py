@@ -19,7 +19,7 @@ from shipper.batch.batcher import collect_steps
 from shipper.batch.outcome import Outcome, Verdict
 from shipper.foreign import Origin, open_foreign
 from shipper.foreign.wandb_run import WandbFile
-from shipper.lanes.pipeline import Route
+from shipper.lanes.pipeline import Route, Together
 from shipper.ledger.ledger import Ledger
 from shipper.sinks.processor import ProcessorSink
 from spooler.errors import NewerFormat, NotASpool
@@ -417,8 +417,7 @@ def test_the_records_go_through_a_route_like_live_ones(tmp_path: Path) -> None:
         reader=one,  # type: ignore[arg-type]
         identity=who,
         sink=ProcessorSink(config, sent),  # type: ignore[arg-type]
-        ledger=ledger,
-        config=config,
+        together=Together(ledger=ledger, config=config),
     )
     progress = route.turn(now=lambda: 0.0, until=1.0, owned=one.is_owned(), flush_all=False)
     assert progress.at_end

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from shipper.batch.batcher import collect_steps
 from shipper.batch.outcome import Outcome, Verdict
-from shipper.lanes.pipeline import Route
+from shipper.lanes.pipeline import Route, Together
 from shipper.ledger.ledger import Ledger
 from shipper.sinks.processor import StepParcel
 from tests.kit.shipping import (
@@ -93,8 +93,7 @@ class World:
             reader=OwnedReader(self.directory),
             identity=WHO,
             sink=self.sink,
-            ledger=self.ledger,
-            config=self.config,
+            together=Together(ledger=self.ledger, config=self.config),
         )
 
     def log(self, drawn: list[tuple[str, bool, bool, bool] | str]) -> None:

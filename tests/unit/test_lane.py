@@ -11,7 +11,7 @@ import pytest
 from shipper.batch.outcome import Outcome, Verdict
 from shipper.lanes.health import Health
 from shipper.lanes.lane import SLEEP_SECONDS, TROUBLE_SECONDS, TURN_SECONDS, Lane
-from shipper.lanes.pipeline import Route
+from shipper.lanes.pipeline import Route, Together
 from shipper.ledger.ledger import Ledger
 from shipper.sinks.processor import StepParcel
 from spooler.errors import SpoolDamaged
@@ -59,8 +59,7 @@ class Setup:
             reader=OwnedReader(directory, owned=owned),
             identity=who,
             sink=self.sink,
-            ledger=self.ledger,
-            config=self.config,
+            together=Together(ledger=self.ledger, config=self.config),
         )
         self.lane.add(route)
         return route

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from shipper.batch.outcome import Outcome, Verdict
-from shipper.lanes.pipeline import READ_RECORDS, Progress, Route
+from shipper.lanes.pipeline import READ_RECORDS, Progress, Route, Together
 from shipper.ledger.ledger import Ledger, Position
 from shipper.sinks.processor import StepParcel
 from spooler.spool.identity import Identity
@@ -53,8 +53,7 @@ class Setup:
             reader=OwnedReader(self.directory),
             identity=self.who,
             sink=self.sink,
-            ledger=self.ledger,
-            config=self.config,
+            together=Together(ledger=self.ledger, config=self.config),
         )
 
     def log(self, *records: Record) -> None:

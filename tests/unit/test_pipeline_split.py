@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from shipper.batch.outcome import Outcome, Verdict
-from shipper.lanes.pipeline import Progress, Route
+from shipper.lanes.pipeline import Progress, Route, Together
 from shipper.ledger.ledger import DATABASE_NAME, Ledger
 from shipper.sinks.processor import StepParcel
 from spooler.spool.reader import Reader
@@ -51,8 +51,7 @@ class Setup:
             reader=Reader(self.directory),
             identity=WHO,
             sink=self.sink,
-            ledger=self.ledger,
-            config=self.config,
+            together=Together(ledger=self.ledger, config=self.config),
         )
 
     def turn(self) -> Progress:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from shipper.lanes.contents import Contents
 from shipper.lanes.shared import KEPT_SECONDS, Recent, SharedReader
 from spooler.spool.reader import Reader
 from tests.kit import spools
@@ -27,9 +28,16 @@ class Watched:
         self.directory, self.writer = spools.fill(root, 4, close=False)
         self.clock = Clock()
         self.recent = Recent(self.clock)
+        self.contents = Contents()
         lock = threading.Lock()
         self.one, self.other = (
-            SharedReader(self.directory, self.directory, recent=self.recent, lock=lock)
+            SharedReader(
+                self.directory,
+                self.directory,
+                recent=self.recent,
+                contents=self.contents,
+                lock=lock,
+            )
             for _ in range(2)
         )
 
