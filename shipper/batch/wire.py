@@ -34,6 +34,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import chain, repeat
 from typing import Any, NamedTuple
 
 import orjson
@@ -124,37 +125,39 @@ def encode_step(step: Step, identity: Identity, options: Options) -> EncodedStep
     else:
         path, items, values = "/wandb/metrics", len(numbers), len(numbers)
         fragment = _points(prefix, numbers, step.step, time)
+    left_out = nulls + (len(others) if options.numbers_only else 0)
+    # By position: this is done for every step, and names take longer than the rest of it.
     return EncodedStep(
-        path=path,
-        run=step.run,
-        step=step.step,
-        time=time,
-        fragment=fragment,
-        items=items,
-        points=values,
-        seqs=step.seqs,
-        nonfinite=len(nonfinite),
-        left_out=nulls + (len(others) if options.numbers_only else 0),
+        path,
+        step.run,
+        step.step,
+        time,
+        fragment,
+        items,
+        values,
+        step.seqs,
+        len(nonfinite),
+        left_out,
     )
 
 
 def _points(prefix: str, numbers: Mapping[str, int | float], step: int, time: float) -> bytes:
     """The elements of a metrics list.
 
-    The names of a run recur, so their JSON is kept; the values are encoded as one list, which is
-    cut at its commas: numbers hold none.
+    The names of a run recur together, so their JSON is kept; the values and the time are encoded as
+    one list, which is cut at its commas: numbers hold none.
     """
     if not numbers:
         return b""
-    tail = b',"step":%d,"timestamp":%b,"tags":{}}' % (step, dump(time))
-    values = dump([*numbers.values()])[1:-1].split(b",")
-    heads = [_head(prefix, name) for name in numbers]
-    return b",".join([head + value + tail for head, value in zip(heads, values, strict=True)])
+    *values, stamp = dump([*numbers.values(), time])[1:-1].split(b",")
+    tail = b',"step":%d,"timestamp":%b,"tags":{}},' % (step, stamp)
+    parts = zip(_heads(prefix, tuple(numbers)), values, repeat(tail))
+    return b"".join(chain.from_iterable(parts))[:-1]
 
 
-@lru_cache(maxsize=4096)
-def _head(prefix: str, name: str) -> bytes:
-    return b'{"name":%b,"value":' % dump(_name(prefix, name))
+@lru_cache(maxsize=512)
+def _heads(prefix: str, names: tuple[str, ...]) -> tuple[bytes, ...]:
+    return tuple(b'{"name":%b,"value":' % dump(_name(prefix, name)) for name in names)
 
 
 def problem(step: Step) -> str:

@@ -34,6 +34,7 @@ READ_SECONDS = 30.0
 ANSWER_LIMIT = 1024 * 1024
 # What is asked for may be long: the pods of a whole cluster.
 LISTING_LIMIT = 64 * 1024 * 1024
+_KEPT_REQUESTS = 32  # to different URLs; each thread has its own
 
 
 class _NoCredentials(requests.auth.AuthBase):
@@ -105,12 +106,11 @@ class Poster:
     ) -> Answer:
         keys = self._keyring.keys()
         mine = self._keyring.access.is_for(url)
+        own = {**headers, **(keys.headers if mine else {})}
         try:
-            with self._session(keys).request(
-                method,
-                url,
-                data=body,
-                headers={**headers, **(keys.headers if mine else {})},
+            session = self._session(keys)
+            with session.send(
+                self._prepared(session, method, url, body, own),
                 timeout=(self._connect_seconds, read_seconds),
                 allow_redirects=False,
                 stream=True,
@@ -127,6 +127,36 @@ class Poster:
             self._local.session = None
             raise _translate(error, url) from error
 
+    def _prepared(
+        self,
+        session: requests.Session,
+        method: str,
+        url: str,
+        body: bytes | None,
+        headers: Mapping[str, str],
+    ) -> requests.PreparedRequest:
+        """The request, a copy of the first one to the same URL with its own body and headers.
+
+        The library's way to it takes a quarter of what a request costs. Where a receiver has set
+        cookies, that way is gone each time.
+        """
+        if session.cookies:
+            given = requests.Request(method, url, data=body, headers=dict(headers))
+            return session.prepare_request(given)
+        kept: dict[tuple[str, str], requests.PreparedRequest] = self._local.prepared
+        if (method, url) not in kept:
+            if len(kept) >= _KEPT_REQUESTS:
+                kept.clear()
+            kept[method, url] = session.prepare_request(requests.Request(method, url))
+        prepared = kept[method, url].copy()
+        for header in headers.items():
+            requests.utils.check_header_validity(header)
+        prepared.headers.update(headers)
+        if body is not None:
+            prepared.body = body
+            prepared.headers["Content-Length"] = str(len(body))
+        return prepared
+
     def _session(self, keys: Keys) -> requests.Session:
         """This thread's session; a new one when the files have changed, for new handshakes."""
         session: requests.Session | None = getattr(self._local, "session", None)
@@ -139,6 +169,7 @@ class Poster:
             session.mount("http://", adapter)
             session.mount("https://", adapter)
             self._local.session, self._local.keys = session, keys
+            self._local.prepared = {}
             self._sessions.add(session)
         return session
 

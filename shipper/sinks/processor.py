@@ -91,11 +91,10 @@ class ProcessorSink:
         going = sorted([*steps.complete, *ripe], key=lambda step: step.first)
         refused = list(steps.refused)
         encoded = []
-        by_seq = {stored.seq: stored for stored in stretch.records}
         for step in going:
             problem = wire.problem(step)
             if problem:
-                refused.extend(_refuse(step, by_seq, problem))
+                refused.extend(_refuse(step, stretch.records, problem))
                 continue
             encoded.append(wire.encode_step(step, stretch.identity, self._options))
         requests = wire.group(
@@ -150,9 +149,9 @@ def _empty(encoded: list[wire.EncodedStep]) -> list[Passed]:
     ]
 
 
-def _refuse(step: Step, by_seq: dict[int, Stored], problem: str) -> list[Refused]:
+def _refuse(step: Step, records: Sequence[Stored], problem: str) -> list[Refused]:
     return [
-        Refused(stored=by_seq[seq], reason="unsendable", detail=problem)
-        for seq in step.seqs
-        if seq in by_seq
+        Refused(stored=stored, reason="unsendable", detail=problem)
+        for stored in records
+        if stored.seq in step.seqs
     ]
