@@ -36,7 +36,7 @@ class Contents:
 
     def note(self, spool: str, after: int, chunk: Chunk) -> None:
         """Remember what was read beyond `after`, if every record of it was there and sound."""
-        if chunk.damage or not chunk.records or len(chunk.records) != chunk.through - after:
+        if chunk.damage or not chunk.records:
             return
         found = _Stretch(after, chunk.through, frozenset({one.kind for one in chunk.records}))
         with self._lock:
