@@ -13,6 +13,7 @@ import click
 
 import spooler
 from shipper.commands import REGISTRY
+from shipper.commands.options import until_nobody_reads
 from shipper.errors import ShipperError
 
 
@@ -48,6 +49,11 @@ class _Registered(click.Group):
         module, _, attribute = REGISTRY[cmd_name].partition(":")
         command: click.Command = getattr(import_module(module), attribute)
         return command
+
+    @until_nobody_reads
+    def invoke(self, ctx: click.Context) -> object:
+        """Run the command; whoever has enough of its output may go."""
+        return super().invoke(ctx)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The first sentence of each command, whole."""

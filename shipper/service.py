@@ -120,14 +120,14 @@ class Service:
             self._config.state,
             extra=about(path=self._config.spool, state=self._config.state),
         )
-        watch = Watch(self._config.spool, self.look) if self._config.spool.is_dir() else None
+        watch = Watch(self._config.spool, self.look) if self._is_open() else None
         self._pulse.start()
         self._liveness.begin(self._workers.all)
         if self._lookout is not None:
             self._lookout.start()
         try:
             while not self._stopping:
-                if watch is None and self._config.spool.is_dir():
+                if watch is None and self._is_open():
                     watch = Watch(self._config.spool, self.look)
                 self._newcomers.walk_if_due()
                 self._workers.start()
@@ -162,6 +162,12 @@ class Service:
         unreadable = sorted(self._newcomers.unreadable.items())
         lines = [f"{path}: {text}" for path, text in unreadable]
         return lines + left.lines(self._lanes, self._health)
+
+    def _is_open(self) -> bool:
+        """Whether the root is there and can be watched."""
+        return os.access(self._config.spool, os.R_OK | os.X_OK) and os.path.isdir(
+            self._config.spool
+        )
 
     # --- taking spools in -------------------------------------------------------------------------
 

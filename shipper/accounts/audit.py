@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from shipper.accounts.account import Account
-from shipper.disk.discovery import find_spools, is_bare
+from shipper.disk.discovery import Closed, find_spools, is_bare
 from shipper.disk.quarantine import Quarantine, Report
 from shipper.lanes.again import is_again
 from shipper.lanes.pipeline import gap_of
@@ -37,8 +37,13 @@ class _Books:
     again: int
 
 
-def take_accounts(ledger: Ledger, root: Path, sinks: Collection[str]) -> list[Account]:
-    """The account of every spool that the ledger knows or that lies below `root`, for each sink."""
+def take_accounts(
+    ledger: Ledger, root: Path, sinks: Collection[str], closed: Closed | None = None
+) -> list[Account]:
+    """The account of every spool that the ledger knows or that lies below `root`, for each sink.
+
+    `closed` is told of folders that cannot be looked into.
+    """
     gaps = _gaps(ledger)
     spools = {row["id"]: row for row in ledger.spools()}
     readers = {row["id"]: _reader(row) for row in spools.values()}
@@ -57,7 +62,7 @@ def take_accounts(ledger: Ledger, root: Path, sinks: Collection[str]) -> list[Ac
             accounts.append(_take(ledger, row["spool"], row["sink"], spool, reader, told))
     known = {(account.spool, account.sink) for account in accounts}
     accounts.extend(_unattributed(root, sinks, known))
-    for directory in find_spools(root):
+    for directory in find_spools(root, closed):
         if is_bare(directory):
             continue
         reader = Reader(directory)

@@ -34,7 +34,11 @@ def print_json(value: Any, *, on_one_line: bool = False) -> None:
 
 
 def print_accounts(
-    accounts: list[Account], *, receipts: Sequence[Mapping[str, Any]] = (), as_json: bool
+    accounts: list[Account],
+    *,
+    receipts: Sequence[Mapping[str, Any]] = (),
+    closed: Mapping[str, str] | None = None,
+    as_json: bool,
 ) -> None:
     """The account of every spool, sink by sink, with totals; and what became of receipts."""
     sinks = sorted({account.sink for account in accounts})
@@ -42,7 +46,8 @@ def print_accounts(
     if as_json:
         totals = {sink: total(group) for sink, group in by_sink.items()}
         listed = [account.to_map() for account in accounts]
-        print_json({"accounts": listed, "totals": totals, "receipts": receipts})
+        told = {"accounts": listed, "totals": totals, "receipts": receipts, "closed": closed or {}}
+        print_json(told)
         return
     out = console()
     for sink, group in by_sink.items():
@@ -55,9 +60,12 @@ def print_accounts(
             f" unaccounted for, {account.missing} missing from the files",
             style="bold red",
         )
+    for folder, why in (closed or {}).items():
+        text = f"{shown(folder)} {why}: what lies there is not accounted for"
+        out.print(text, style="bold red")
     if not accounts:
         out.print("no spools: nothing to account for")
-    elif not wrong:
+    elif not wrong and not closed:
         out.print("every record is accounted for")
     _print_receipts(out, receipts)
 
@@ -224,7 +232,13 @@ def _account_table(sink: str, accounts: list[Account]) -> Table:
     return table
 
 
+class _Out(Console):
+    def on_broken_pipe(self) -> None:
+        """Leave it to the command line: rich would end with code 1, which says something else."""
+        raise BrokenPipeError
+
+
 def console() -> Console:
     """Standard output: as wide as the terminal, or 120 columns where it is none."""
-    out = Console(markup=False, emoji=False)
-    return out if out.is_terminal else Console(width=_WIDTH, markup=False, emoji=False)
+    out = _Out(markup=False, emoji=False)
+    return out if out.is_terminal else _Out(width=_WIDTH, markup=False, emoji=False)

@@ -71,7 +71,7 @@ def _free_bytes(path: Path) -> int:
 
 def _nearest(path: Path) -> Path:
     path = path.absolute()
-    return next(folder for folder in (path, *path.parents) if folder.exists())
+    return next(folder for folder in (path, *path.parents) if os.path.exists(folder))
 
 
 def _same_disk(one: Path, other: Path) -> bool:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from shipper.checks import Ground
+from shipper.disk.discovery import why_closed
 from shipper.finding import Finding, fail, ok, warn
 from spooler.errors import NewerFormat, SpoolError
 from spooler.spool import format as fmt
@@ -26,6 +27,13 @@ def look(ground: Ground) -> Iterator[Finding]:
     """See the module."""
     root = ground.config.spool
     yield from _file_system(root)
+    closed = why_closed(root)
+    if closed and os.path.isfile(root):
+        yield fail("spool", f"{root} {closed}", "give --spool the folder that the jobs record to")
+        return
+    if closed:
+        yield fail("spool", _closed(root), _step(root))
+        return
     if not root.exists():
         yield warn(
             "spool",
@@ -33,9 +41,6 @@ def look(ground: Ground) -> Iterator[Finding]:
             "the first training job with PRIMUS_LENS_WANDB_OUTPUT_PATH set to it makes it; if"
             " jobs run already, compare that variable with this path",
         )
-        return
-    if not os.access(root, os.R_OK | os.X_OK):
-        yield fail("spool", _closed(root), _step(root))
         return
     yield from _marker(root)
     hidden = list(_hidden_below(root))

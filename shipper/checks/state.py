@@ -27,7 +27,7 @@ def look(ground: Ground) -> Iterator[Finding]:
             f"{state} is on {kind.type} ({kind.mount}), where SQLite's log does not work",
             "give --state a directory on a disk of this host",
         )
-    if not state.exists():
+    if not os.path.exists(state):
         yield _to_be_made(state)
         return
     if not state.is_dir():
@@ -41,7 +41,7 @@ def look(ground: Ground) -> Iterator[Finding]:
 
 
 def _to_be_made(state: Path) -> Finding:
-    above = next(folder for folder in state.absolute().parents if folder.exists())
+    above = next(folder for folder in state.absolute().parents if os.path.exists(folder))
     if os.access(above, os.W_OK | os.X_OK):
         return ok("state", f"{state} is made at the first start")
     return fail(

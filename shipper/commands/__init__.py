@@ -38,7 +38,7 @@ EXITS_OF: dict[str, str] = {
     "run": "with `--once`: something is still pending; a line for each. Without: never",
     "status": "somebody has to do something; docs/seeing.md says what counts",
     "check": "something fails, or with `--strict` a warning",
-    "audit": "an account does not balance",
+    "audit": "an account does not balance, or a folder cannot be looked into",
     "inspect": "something is wrong with one of the paths, or one is no spool",
     "tail": "there is no spool at or below the places (without `--follow`)",
     "plot": "there is nothing to draw: no such run, or no such metric",

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from shipper.commands.options import load_config, settings
+from shipper.commands.options import load_config, need_open, settings
 
 
 @click.command()
@@ -18,21 +18,26 @@ from shipper.commands.options import load_config, settings
 def audit(as_json: bool, config_file: Path | None, **flags: Any) -> None:
     """Account for every record of every spool, and check the receipts of replays.
 
-    Exits 1 when an account does not balance, or what was replayed is not what lies on disk.
+    Exits 1 when an account does not balance, when a folder cannot be looked into, or when what was
+    replayed is not what lies on disk.
     """
     from shipper.accounts.audit import take_accounts
     from shipper.accounts.dead_letters import open_ledger
     from shipper.accounts.report import print_accounts
+    from shipper.disk.discovery import noting
     from shipper.replay.check import DIFFERS, check_receipts
     from shipper.sinks import REGISTRY
 
     config = load_config(flags, config_file)
+    need_open(config.spool)
+    closed: dict[str, str] = {}
     ledger = open_ledger(config)
     try:
-        accounts = take_accounts(ledger, config.spool, REGISTRY)
+        accounts = take_accounts(ledger, config.spool, REGISTRY, noting(closed))
         receipts = check_receipts(ledger)
     finally:
         ledger.close()
-    print_accounts(accounts, receipts=[asdict(one) for one in receipts], as_json=as_json)
-    wrong = any(receipt.state == DIFFERS for receipt in receipts)
+    told = [asdict(one) for one in receipts]
+    print_accounts(accounts, receipts=told, closed=closed, as_json=as_json)
+    wrong = bool(closed) or any(receipt.state == DIFFERS for receipt in receipts)
     sys.exit(0 if not wrong and all(account.balances for account in accounts) else 1)

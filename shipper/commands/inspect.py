@@ -7,14 +7,11 @@ from pathlib import Path
 
 import click
 
-from shipper.commands.options import until_nobody_reads
-
 
 @click.command()
 @click.argument("paths", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
 @click.option("--verify", is_flag=True, help="Read and check every record, however many there are.")
 @click.option("--json", "as_json", is_flag=True, help="For machines: a JSON list.")
-@until_nobody_reads
 def inspect(paths: tuple[Path, ...], verify: bool, as_json: bool) -> None:
     """Say what PATHS are and hold: spools, single segments, or roots of spools.
 

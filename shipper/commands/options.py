@@ -53,6 +53,20 @@ def load_config(
     return config
 
 
+def need_open(*places: Path) -> None:
+    """Refuse places that are there and cannot be looked into: silence would look like emptiness.
+
+    Raises:
+        ConfigError: naming every such place.
+    """
+    from shipper.disk.discovery import why_closed
+    from shipper.errors import ConfigError
+
+    problems = [f"{place} {why}" for place in places if (why := why_closed(place))]
+    if problems:
+        raise ConfigError(problems)
+
+
 @contextmanager
 def ledger_of(state: str | None, config_file: Path | None) -> Iterator[Any]:
     """The ledger of the given state directory, beside a service that may be running."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from shipper.commands.options import load_config, settings, until_nobody_reads
+from shipper.commands.options import load_config, need_open, settings
 
 
 @click.command()
@@ -34,7 +34,6 @@ from shipper.commands.options import load_config, settings, until_nobody_reads
 @click.option("-f", "--follow", "on", is_flag=True, help="Draw anew as records come, until Ctrl-C.")
 @click.option("--json", "as_json", is_flag=True, help="For machines: the curves, thinned.")
 @settings("spool")
-@until_nobody_reads
 def plot(
     run: str,
     patterns: tuple[str, ...],
@@ -55,5 +54,6 @@ def plot(
     if wish["on"] and (not patterns or wish["png"] or wish["as_json"]):
         raise click.UsageError("--follow draws METRICs in the terminal: not with --png or --json")
     root = load_config({"spool": spool}, config_file).spool
+    need_open(root)
     sizes = (width or 0, height or 0)
     sys.exit(draw(Wish(places=(root,), run=run, patterns=patterns, sizes=sizes, **wish)))

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from shipper.commands.options import load_config, settings
+from shipper.commands.options import load_config, need_open, settings
 
 
 @click.group()
@@ -20,7 +20,9 @@ def quarantine() -> None:
 def _open(config_file: Path | None, flags: dict[str, Any]) -> Any:
     from shipper.disk.quarantine import Quarantine
 
-    return Quarantine(load_config(flags, config_file).spool)
+    root = load_config(flags, config_file).spool
+    need_open(root)
+    return Quarantine(root)
 
 
 def _named(folder: Any, names: tuple[str, ...]) -> list[Any]:

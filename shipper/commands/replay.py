@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from shipper.commands.options import load_config, settings
+from shipper.commands.options import load_config, need_open, settings
 
 
 @click.command()
@@ -70,4 +70,6 @@ def replay(
 
     flags = {name: value for name, value in given.items() if name not in WISHING}
     config = load_config(flags, config_file, needs_spool=not paths, sends=not plan_only)
+    if not paths:
+        need_open(config.spool)
     sys.exit(replay_command(paths, given, config, plan_only=plan_only, rate=rate))

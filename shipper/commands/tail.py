@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from shipper.commands.options import load_config, settings, until_nobody_reads
+from shipper.commands.options import load_config, need_open, settings
 
 
 @click.command()
@@ -29,7 +29,6 @@ from shipper.commands.options import load_config, settings, until_nobody_reads
 @click.option("--workload", default="", help="Only this workload.")
 @click.option("--json", "as_json", is_flag=True, help="For machines: one JSON object a line.")
 @settings("spool")
-@until_nobody_reads
 def tail(
     places: tuple[Path, ...],
     on: bool,
@@ -47,4 +46,5 @@ def tail(
     from shipper.contents.tailing import tail as print_tail
 
     roots = places or (load_config({"spool": spool}, config_file).spool,)
+    need_open(*roots)
     sys.exit(print_tail(roots, Wanted(**conditions), count=count, on=on, as_json=as_json))

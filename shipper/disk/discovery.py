@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,24 +26,55 @@ log = logging.getLogger(__name__)
 DEPTH = 6
 # Entries that are looked at below one folder of the root; a node has some thousand at most.
 MOST_ENTRIES = 100_000
+# What a file system keeps at its top for itself; a root may be the top of one.
+_OF_THE_DISK = "lost+found"
 # A uid of the API server, or the hash that a static pod has instead.
+Closed = Callable[[Path, OSError], None]
 _POD_UID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{32}")
 
 
-def find_spools(root: Path) -> Iterator[Path]:
+def find_spools(root: Path, closed: Closed | None = None) -> Iterator[Path]:
     """Directories whose name is a spool id, at most `DEPTH` levels down.
 
     Links are not followed, and what is in quarantine is no spool any more. Of what lies below one
-    folder of the root, the first `MOST_ENTRIES` entries are looked at.
+    folder of the root, the first `MOST_ENTRIES` entries are looked at. `closed` is told of each
+    folder on the way, the root included, that is there and cannot be looked into.
     """
-    for folder in _folders(root, [MOST_ENTRIES]):
+    for folder in _folders(root, [MOST_ENTRIES], closed):
         left = [MOST_ENTRIES]  # for each, so that one tenant cannot use up another's
         if fmt.is_spool_id(folder.name):
             yield folder
         else:
-            yield from _below(folder, DEPTH - 1, left)
+            yield from _below(folder, DEPTH - 1, left, closed)
         if left[0] < 0:
             tell_once(folder)
+
+
+def why_closed(root: Path) -> str:
+    """Why nothing can be found below `root`; "" where it is open, or not there."""
+    try:
+        os.scandir(root).close()
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        return closed_text(error)
+    return ""
+
+
+def closed_text(error: OSError) -> str:
+    """What is wrong with a folder that cannot be looked into."""
+    if isinstance(error, NotADirectoryError):
+        return "is no folder"
+    return f"cannot be looked into: {error.strerror}"
+
+
+def noting(found: dict[str, str]) -> Closed:
+    """For `find_spools`: puts each closed folder into `found`, with what is wrong with it."""
+
+    def note(folder: Path, error: OSError) -> None:
+        found[str(folder)] = closed_text(error)
+
+    return note
 
 
 def pod_directories(root: Path) -> list[Path]:
@@ -112,7 +143,7 @@ def tell_once(folder: Path) -> None:
 _told: set[Path] = set()
 
 
-def _folders(folder: Path, left: list[int]) -> list[Path]:
+def _folders(folder: Path, left: list[int], closed: Closed | None) -> list[Path]:
     """The folders in one, by name, as long as there are entries `left` to look at."""
     found = []
     try:
@@ -123,14 +154,18 @@ def _folders(folder: Path, left: list[int]) -> list[Path]:
                     break
                 if entry.is_dir(follow_symlinks=False) and entry.name != fmt.QUARANTINE_NAME:
                     found.append(Path(entry.path))
-    except OSError:
-        pass  # gone meanwhile, or another user's: the periodic walk comes by again
+    except FileNotFoundError:
+        pass  # gone meanwhile, or not there yet
+    except OSError as error:
+        # Perhaps for a moment, perhaps another user's: the periodic walk comes by again.
+        if closed is not None and folder.name != _OF_THE_DISK:
+            closed(folder, error)
     return sorted(found, key=lambda path: path.name)
 
 
-def _below(folder: Path, depth: int, left: list[int]) -> Iterator[Path]:
-    for path in _folders(folder, left):
+def _below(folder: Path, depth: int, left: list[int], closed: Closed | None) -> Iterator[Path]:
+    for path in _folders(folder, left, closed):
         if fmt.is_spool_id(path.name):
             yield path
         elif depth > 1:
-            yield from _below(path, depth - 1, left)
+            yield from _below(path, depth - 1, left, closed)

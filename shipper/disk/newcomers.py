@@ -7,11 +7,12 @@ thousands of folders waits himself, not his neighbours.
 from __future__ import annotations
 
 import logging
+import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from shipper.disk.discovery import find_spools, identity_of, is_bare
+from shipper.disk.discovery import closed_text, find_spools, identity_of, is_bare
 from shipper.errors import Misplaced
 from shipper.ledger.ledger import Ledger
 from shipper.logs import about
@@ -79,12 +80,12 @@ class Newcomers:
         self._look = False
         self._looked = self._now()
         root = self._config.spool
-        if not root.is_dir():
+        before, self.unreadable = self.unreadable, {}
+        if _is_missing(root):
             self._say_once(str(root), "is not there yet; waiting for the first job to make it")
             return
-        before, self.unreadable = self.unreadable, {}
         tried: Counter[str] = Counter()
-        for directory in find_spools(root):
+        for directory in find_spools(root, self._closed):
             if self._is_known(directory) or is_bare(directory):
                 continue
             name, whose = str(directory), directory.relative_to(root).parts[0]
@@ -98,6 +99,11 @@ class Newcomers:
                 if name in self.unreadable and tried[whose] >= MOST_AT_ONCE // 2:
                     self._again[name] = self._looked + AGAIN_SECONDS
         self._again = {n: due for n, due in self._again.items() if n in self.unreadable}
+
+    def _closed(self, folder: Path, error: OSError) -> None:
+        text = closed_text(error)
+        self.unreadable[str(folder)] = text
+        self._say_once(str(folder), f"{text}; spools in it are not shipped: see lens-ship check")
 
     def _try(self, directory: Path) -> None:
         """Take a spool in; whatever is wrong with it, the others are found all the same."""
@@ -150,3 +156,14 @@ class Newcomers:
         if self._said.get(path) != text:
             self._said[path] = text
             log.warning("%s %s", path, text, extra=about(path=path, reason=text))
+
+
+def _is_missing(root: Path) -> bool:
+    """Whether nothing is there; what cannot be looked at is."""
+    try:
+        os.stat(root)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return False

@@ -59,7 +59,7 @@ class State:
         create = create or exclusive
         if create:
             _make_directory(directory)
-        elif not (directory / DATABASE_NAME).exists():
+        elif not is_there(directory):
             raise StateUnusable(
                 f"{directory / DATABASE_NAME} is not there: no service has used this state"
                 " directory; give --state the one of the service"
@@ -125,6 +125,24 @@ class State:
             self._db.conn.close()
             if self._guard >= 0:
                 os.close(self._guard)
+
+
+def is_there(directory: Path) -> bool:
+    """Whether a service has ever used this state directory.
+
+    Raises:
+        StateUnusable: this user cannot tell.
+    """
+    try:
+        os.stat(directory / DATABASE_NAME)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise StateUnusable(
+            f"state directory {directory}: {error.strerror}; nothing was read or sent: run this as"
+            " the user of the service, or give --state the directory of another"
+        ) from error
+    return True
 
 
 def _make_directory(directory: Path) -> None:

@@ -111,7 +111,8 @@ def _of_meters(meters: Meters) -> Iterator[Metric]:
 def _of_spools(overview: Overview) -> Iterator[Metric]:
     spools = _gauges("spools", "Spools below the root, by state.", ("state",))
     for state in _STATES:
-        spools.add_metric([state], sum(spool.state == state for spool in overview.spools))
+        count = sum(spool.state == state for spool in overview.spools)
+        spools.add_metric([state], count + (len(overview.closed) if state == "unreadable" else 0))
     yield spools
     disk = overview.disk
     yield _gauge("root_bytes", "Bytes on disk of all spools.", disk.used)

@@ -133,6 +133,7 @@ class Overview:
     spools: tuple[Spool, ...]
     sinks: tuple[Sink, ...]
     dropped: Mapping[str, int] = field(default_factory=dict)  # by training processes, by reason
+    closed: Mapping[str, str] = field(default_factory=dict)  # folder that may hold spools -> why
 
     @property
     def pending(self) -> int:

@@ -15,10 +15,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from shipper.disk.discovery import find_spools
+from shipper.disk.discovery import find_spools, noting
 from shipper.ledger import sums
-from shipper.ledger.ledger import DATABASE_NAME, Ledger
+from shipper.ledger.ledger import Ledger
 from shipper.ledger.losses import reckon
+from shipper.ledger.state import is_there
 from shipper.ledger.sums import Sums
 from shipper.life import vitals
 from shipper.life.vitals import Trouble
@@ -89,7 +90,8 @@ class Survey:
         running = vitals.is_running(means.state)
         sign = vitals.last_sign(ledger) if ledger else None
         counted = sums.sums(ledger) if ledger else _NO_SUMS
-        spools = tuple(self._spools(books, only))
+        closed: dict[str, str] = {}
+        spools = tuple(self._spools(books, only, closed))
         troubles = vitals.troubles(ledger) if ledger else []
         seen = max((s.newest for s in spools if s.newest is not None), default=None)
         return Overview(
@@ -112,6 +114,7 @@ class Survey:
                 for sink in means.sinks
             ),
             dropped=dict(counted.dropped),
+            closed=closed,
         )
 
     def renew(self, overview: Overview) -> Overview:
@@ -138,14 +141,15 @@ class Survey:
         """The ledger; None as long as no service has ever run with this state directory."""
         if self._means.ledger is not None or self._own is not None:
             return self._means.ledger or self._own
-        if (self._means.state / DATABASE_NAME).exists():
+        if is_there(self._means.state):
             self._own = Ledger(self._means.state, exclusive=False)
         return self._own
 
     # --- spools -----------------------------------------------------------------------------------
 
-    def _spools(self, books: Books, only: str) -> Iterator[Spool]:
-        directories = {path.name: path for path in find_spools(self._means.root)}
+    def _spools(self, books: Books, only: str, closed: dict[str, str]) -> Iterator[Spool]:
+        found = find_spools(self._means.root, noting(closed))
+        directories = {path.name: path for path in found}
         for memory in (self._glances, self._identities, self._ended):
             for name in memory.keys() - directories.keys():
                 del memory[name]

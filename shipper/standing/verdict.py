@@ -7,7 +7,7 @@ where a hand is needed. These need one:
 - a receiver refuses in a way that no waiting ends (a token, an address, a certificate), or nothing
   has arrived for `PAUSED_SECONDS`;
 - the spool root is full, and training's new records are refused;
-- a spool cannot be read, or not to its end;
+- a spool cannot be read, or not to its end, or the root or a folder in it cannot be looked into;
 - dead letters are kept that nobody has retried or dropped.
 """
 
@@ -84,6 +84,10 @@ def _urgent(overview: Overview, dead_letters: int) -> Iterator[str]:
             "The spool root is full: new records of training are refused and counted; give it"
             " room, or raise root_bytes"
         )
+    for folder, why in list(overview.closed.items())[:1]:
+        left = len(overview.closed) - 1
+        more = f" (and {counted(left, 'folder')} more)" if left else ""
+        yield f"{folder} {why}{more}; what is recorded there is not shipped: see lens-ship check"
     broken = overview.unreadable
     if broken:
         problem = broken[0].problem.replace(f"{overview.root}/", "")
@@ -143,12 +147,13 @@ def _with_backlog(overview: Overview, text: str) -> str:
 
 
 def _calm(overview: Overview) -> str:
+    missing = "" if overview.disk.size else ", which is not there yet"
     if not overview.spools and overview.sign is None:
-        return f"Nothing recorded below {overview.root}, and no service has run yet"
+        return f"Nothing recorded below {overview.root}{missing}, and no service has run yet"
     if not overview.running:
         return "Nothing waits, and no service runs"
     if not overview.spools:
-        return f"Waiting for the first spool below {overview.root}"
+        return f"Waiting for the first spool below {overview.root}{missing}"
     if not overview.pending:
         return "All delivered"
     age = overview.age(overview.oldest)

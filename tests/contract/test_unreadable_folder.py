@@ -8,9 +8,16 @@ from pathlib import Path
 
 import pytest
 
+from shipper.accounts.audit import take_accounts
+from shipper.disk import discovery
+from shipper.ledger.ledger import Ledger
 from shipper.receiver import Receiver
 from shipper.service import ship_once
+from shipper.sinks import REGISTRY
+from shipper.standing.survey import survey_of
+from shipper.standing.verdict import judge
 from spooler.spool import segments
+from tests.kit.command import lens_ship
 from tests.kit.delivery import arrived
 from tests.kit.shipping import config, goodbye, spool, step
 from tests.kit.spools import identity, spool_id
@@ -43,3 +50,80 @@ def test_a_folder_that_cannot_be_listed_holds_up_no_other(
         monkeypatch.undo()
         assert ship_once(settings, timeout=30) == []
         assert sorted(arrived(receiver.store, "closed").steps) == list(range(10))
+
+
+def _refusing(monkeypatch: pytest.MonkeyPatch, closed: Path) -> None:
+    """Have the system refuse this folder, as it does to another user than the superuser."""
+    scan = os.scandir
+
+    def refuse(folder: object = ".") -> object:
+        if str(folder) == str(closed):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+        return scan(folder)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(discovery.os, "scandir", refuse)
+
+
+@pytest.mark.promise("G17")
+def test_a_closed_folder_on_the_way_to_spools_is_told_by_everybody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once, it was passed over: the service sent nothing of it, and all was said to be well."""
+    records = [*(step(number) for number in range(10)), goodbye()]
+    closed = tmp_path / "spool" / "uid_1000"
+    spool(closed, records, who=identity(spool_id(1), workload_uid="closed"))
+    spool(tmp_path / "spool", records, who=identity(spool_id(2), workload_uid="open"))
+    why = "cannot be looked into: Permission denied"
+    with Receiver(path=tmp_path / "received.sqlite") as receiver:
+        settings = config(tmp_path, processor_url=receiver.url)
+        _refusing(monkeypatch, closed)
+        assert ship_once(settings, timeout=30) == [f"{closed}: {why}"]
+        assert sorted(arrived(receiver.store, "open").steps) == list(range(10))
+        with survey_of(settings) as survey:
+            verdict = judge(survey.take())
+        assert verdict.needs_a_hand
+        assert verdict.headline.startswith(f"{closed} {why}")
+        found: dict[str, str] = {}
+        ledger = Ledger(settings.state, exclusive=False)
+        take_accounts(ledger, settings.spool, REGISTRY, discovery.noting(found))
+        ledger.close()
+        assert found == {str(closed): why}
+        monkeypatch.undo()
+        assert ship_once(settings, timeout=30) == []
+        assert sorted(arrived(receiver.store, "closed").steps) == list(range(10))
+
+
+def test_what_the_disk_keeps_for_itself_is_no_trouble(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A root that is the top of a file system has a folder that only the superuser may enter."""
+    (tmp_path / "spool" / "lost+found").mkdir(parents=True)
+    _refusing(monkeypatch, tmp_path / "spool" / "lost+found")
+    found: dict[str, str] = {}
+    assert list(discovery.find_spools(tmp_path / "spool", discovery.noting(found))) == []
+    assert found == {}
+
+
+@pytest.mark.parametrize(
+    "words", [["audit"], ["quarantine", "list"], ["replay", "--plan"], ["tail"], ["plot"]]
+)
+def test_a_root_that_is_a_file_is_refused(words: list[str], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    places = {"LENS_SHIP_SPOOL": str(tmp_path / "file"), "LENS_SHIP_STATE": str(tmp_path / "state")}
+    done = lens_ship(*words, **places)
+    assert (done.code, done.err) == (2, f"lens-ship: {tmp_path}/file is no folder\n")
+
+
+def test_the_service_and_status_say_that_a_root_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    places = {"LENS_SHIP_SPOOL": str(tmp_path / "file"), "LENS_SHIP_STATE": str(tmp_path / "state")}
+    once = lens_ship("run", "--once", **places)
+    assert once.code == 1
+    assert f"still pending: {tmp_path}/file: is no folder" in once.err
+    looked = lens_ship("status", **places)
+    assert looked.code == 1
+    assert f"▲ {tmp_path}/file is no folder" in looked.out
+    check = lens_ship("check", **places)
+    assert check.code == 1
+    assert "is no folder" in check.out
+    assert "chmod" not in check.out

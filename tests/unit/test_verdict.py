@@ -35,7 +35,7 @@ def overview(*spools: Spool, **fields: Any) -> Overview:
         "state": "/state",
         "running": True,
         "sign": ALIVE,
-        "disk": Disk(),
+        "disk": Disk(size=1),
         "sinks": (replace(sink, **fields.pop("sink", {})),),
     }
     return Overview(spools=spools, **{**known, **fields})
@@ -51,6 +51,32 @@ CASES = {
         overview(running=False, sign=None),
         "ok",
         "Nothing recorded below /spool, and no service has run yet",
+    ),
+    "a root that is not there": (
+        overview(running=False, sign=None, disk=Disk()),
+        "ok",
+        "Nothing recorded below /spool, which is not there yet, and no service has run yet",
+    ),
+    "a root that nobody has made": (
+        overview(disk=Disk()),
+        "ok",
+        "Waiting for the first spool below /spool, which is not there yet",
+    ),
+    "a closed root": (
+        overview(closed={"/spool": "cannot be looked into: Permission denied"}),
+        "attention",
+        (
+            "/spool cannot be looked into: Permission denied; what is recorded there is not"
+            " shipped: see lens-ship check"
+        ),
+    ),
+    "closed folders": (
+        overview(spool(), closed={"/spool/a": "is no folder", "/spool/b": "", "/spool/c": ""}),
+        "attention",
+        (
+            "/spool/a is no folder (and 2 folders more); what is recorded there is not shipped:"
+            " see lens-ship check"
+        ),
     ),
     "waiting for the first job": (overview(), "ok", "Waiting for the first spool below /spool"),
     "all delivered": (overview(spool()), "ok", "All delivered"),

@@ -1,0 +1,36 @@
+"""Whoever reads the output and goes away early: every command ends the same way."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.kit.command import start_lens_ship
+from tests.kit.shipping import goodbye, spool, step
+from tests.kit.spools import PATIENCE_SECONDS
+
+
+@pytest.mark.parametrize(
+    "words", [["status"], ["config", "show"], ["config", "default"], ["check"], ["inspect", "."]]
+)
+def test_a_reader_that_has_gone_is_told_by_the_exit_code(words: list[str], tmp_path: Path) -> None:
+    """Not by 1, which for status and check means that somebody has to do something."""
+    spool(tmp_path / "spool", [step(1), goodbye()])
+    paths = [str(tmp_path / "spool") if word == "." else word for word in words]
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        state = str(tmp_path / "state")
+        process = start_lens_ship(
+            *paths,
+            stdout=writing,
+            LENS_SHIP_SPOOL=str(tmp_path / "spool"),
+            LENS_SHIP_STATE=state,
+            LENS_SHIP_PROCESSOR_URL="http://127.0.0.1:9/v1",
+        )
+        _, said = process.communicate(timeout=PATIENCE_SECONDS)
+    finally:
+        os.close(writing)
+    assert (process.returncode, said) == (141, "")
