@@ -9,22 +9,47 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, Literal
+from typing import Any
 
 import orjson
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from shipper.accounts.account import Account, total
+from shipper.accounts.account import Account, Totals, total
 from shipper.contents.shown import shown
 from shipper.disk.quarantine import Report
 from shipper.finding import Finding
 from shipper.ledger import ranges
 from shipper.logs import escaped
+from shipper.tables import Column, console, counted, fitted
 
-_WIDTH = 120
 _ANSWER = 2000  # characters of an answer that are shown
+
+
+_ACCOUNT_COLUMNS = (
+    Column("spool", gives=True, tail=8),
+    *(Column(name, right=True) for name in ("written", "delivered", "not for it", "pending")),
+    *(Column(name, right=True, spare="0") for name in ("dead", "corrupt")),
+    # Told in words below the table, too.
+    *(Column(name, right=True, spare="0", rank=1) for name in ("evicted", "given up")),
+    Column("missing", right=True, spare="0"),
+)
+_LETTER_COLUMNS = (
+    Column("id", right=True),
+    Column("when"),
+    Column("sink", gives=True),
+    Column("reason", rank=3),  # told below the table, too
+    Column("spool", gives=True, tail=8),
+    Column("record", right=True),
+    Column("kind", rank=2),
+    Column("bytes", right=True, rank=1),
+)
+_QUARANTINE_COLUMNS = (
+    Column("name"),
+    Column("when", rank=1),
+    *(Column(name, right=True) for name in ("bytes", "holds", "missing")),
+)
 
 
 def print_json(value: Any, *, on_one_line: bool = False) -> None:
@@ -51,7 +76,8 @@ def print_accounts(
         return
     out = console()
     for sink, group in by_sink.items():
-        out.print(_account_table(sink, group))
+        out.print(Text(sink, style="italic"))
+        out.print(_account_table(group, out.width))
     _print_lost(out, accounts)
     wrong = [account for account in accounts if not account.balances]
     for account in wrong:
@@ -115,28 +141,39 @@ def print_dead_letters(rows: Iterable[Mapping[str, Any]], *, as_json: bool) -> N
     if as_json:
         print_json(rows)
         return
-    table = Table(box=None, pad_edge=False)
-    for column in ("id", "when", "sink", "reason", "record", "bytes", "answer"):
-        table.add_column(
-            column,
-            justify="right" if column in ("id", "bytes") else "left",
-            no_wrap=column != "answer",
-            overflow="fold",
-        )
-    for row in rows:
-        table.add_row(
-            str(row["id"]),
-            time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(row["time"])),
-            shown(row["sink"]),
-            shown(row["reason"]),
-            shown(f"{row['spool']}/{row['seq']} {row['kind']}"),
-            str(row["bytes"]),
-            shown(row["detail"], _ANSWER),
-        )
     out = console()
     if rows:
-        out.print(table)
-    out.print(_counted(len(rows), "dead letter"))
+        out.print(fitted(_LETTER_COLUMNS, [_letter(row) for row in rows], out.width))
+        answers: dict[tuple[str, str], list[int]] = {}
+        for row in rows:
+            answers.setdefault((row["reason"], row["detail"]), []).append(row["id"])
+        for (reason, detail), numbers in answers.items():
+            text = f"{_numbers(numbers)}: {shown(reason)}: {shown(detail, _ANSWER)}"
+            out.print(Text(text), soft_wrap=True)
+    out.print(counted(len(rows), "dead letter"))
+
+
+def _letter(row: Mapping[str, Any]) -> tuple[Text, ...]:
+    return (
+        Text(str(row["id"])),
+        Text(_clock(row["time"])),
+        Text(shown(row["sink"])),
+        Text(shown(row["reason"])),
+        Text(shown(row["spool"])),
+        Text(str(row["seq"])),
+        Text(shown(row["kind"])),
+        Text(f"{row['bytes']:,}"),
+    )
+
+
+def _numbers(numbers: Iterable[int]) -> str:
+    """As `dead-letter show` takes them, one by one: 1 to 3, 5."""
+    pieces = ranges.of_numbers(numbers)
+    return ", ".join(str(a) if a == b else f"{a} to {b}" for a, b in pieces)
+
+
+def _clock(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
 
 
 _STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
@@ -183,62 +220,44 @@ def print_quarantine(reports: Iterable[tuple[Report, int]], *, as_json: bool) ->
     if as_json:
         print_json([{**asdict(report), "bytes": size} for report, size in reports])
         return
-    table = Table(box=None, pad_edge=False)
-    for column in ("name", "when", "bytes", "holds", "missing", "why"):
-        right = column in ("bytes", "holds", "missing")
-        justify: Literal["left", "right"] = "right" if right else "left"
-        table.add_column(column, justify=justify, no_wrap=column != "why", overflow="fold")
-    for report, size in reports:
-        table.add_row(
-            shown(report.name),
-            time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(report.time)),
-            "deleted" if report.dropped else f"{size:,}",
-            f"{ranges.size(report.holds):,}",
-            f"{ranges.size(report.missing):,}" + ("+" if report.last else ""),
-            shown(report.reason, _ANSWER),
-        )
     out = console()
     if reports:
-        out.print(table)
+        rows = [_set_aside(report, size) for report, size in reports]
+        out.print(fitted(_QUARANTINE_COLUMNS, rows, out.width))
+        for report, _ in reports:
+            text = f"{shown(report.name)}: {shown(report.reason, _ANSWER)}"
+            out.print(Text(text), soft_wrap=True)
     verb = "is" if len(reports) == 1 else "are"
-    out.print(f"{_counted(len(reports), 'damaged segment')} {verb} set aside")
+    out.print(f"{counted(len(reports), 'damaged segment')} {verb} set aside")
 
 
-def _counted(number: int, thing: str) -> str:
-    return f"{number:,} {thing}" if number == 1 else f"{number:,} {thing}s"
+def _set_aside(report: Report, size: int) -> tuple[Text, ...]:
+    return (
+        Text(shown(report.name)),
+        Text(_clock(report.time)),
+        Text("deleted" if report.dropped else f"{size:,}"),
+        Text(f"{ranges.size(report.holds):,}"),
+        Text(f"{ranges.size(report.missing):,}" + ("+" if report.last else "")),
+    )
 
 
-def _account_table(sink: str, accounts: list[Account]) -> Table:
-    table = Table(title=sink, title_justify="left", box=None, pad_edge=False, show_footer=True)
-    sums = total(accounts)
-    table.add_column("spool", footer="total", overflow="fold")
-    for name, label in (
-        ("written", "written"),
-        ("delivered", "delivered"),
-        ("passed", "not for it"),
-        ("pending", "pending"),
-        ("dead", "dead"),
-        ("corrupt", "corrupt"),
-        ("evicted", "evicted"),
-        ("given_up", "given up"),
-        ("missing", "missing"),
-    ):
-        table.add_column(label, justify="right", footer=f"{getattr(sums, name):,}")
-    for account in accounts:
-        names = ("written", "delivered", "passed", "pending", "dead", "corrupt")
-        cells = [getattr(account, name) for name in names]
-        cells += [sum(account.evicted.values()), sum(account.given_up.values()), account.missing]
-        table.add_row(shown(account.spool), *(f"{cell:,}" for cell in cells))
-    return table
+def _account_table(accounts: list[Account], width: int) -> Table:
+    rows = [_row(shown(account.spool), account) for account in accounts]
+    return fitted(_ACCOUNT_COLUMNS, [*rows, _row("total", total(accounts))], width)
 
 
-class _Out(Console):
-    def on_broken_pipe(self) -> None:
-        """Leave it to the command line: rich would end with code 1, which says something else."""
-        raise BrokenPipeError
-
-
-def console() -> Console:
-    """Standard output: as wide as the terminal, or 120 columns where it is none."""
-    out = _Out(markup=False, emoji=False)
-    return out if out.is_terminal else _Out(width=_WIDTH, markup=False, emoji=False)
+def _row(name: str, counts: Account | Totals) -> tuple[Text, ...]:
+    evicted, given_up = counts.evicted, counts.given_up
+    numbers = (
+        counts.written,
+        counts.delivered,
+        counts.passed,
+        counts.pending,
+        counts.dead,
+        counts.corrupt,
+        evicted if isinstance(evicted, int) else sum(evicted.values()),
+        given_up if isinstance(given_up, int) else sum(given_up.values()),
+        counts.missing,
+    )
+    style = "bold" if isinstance(counts, Totals) else ""
+    return tuple(Text(text, style=style) for text in (name, *(f"{one:,}" for one in numbers)))

@@ -66,7 +66,7 @@ class _Looks:
 
     def once(self) -> bool:
         """Show where everything stands; whether somebody has to do something."""
-        from shipper.accounts.report import console
+        from shipper.tables import console
 
         overview, verdict = self._take()
         if self._options["as_json"]:
@@ -80,7 +80,7 @@ class _Looks:
         """Show it again and again, in place where there is a terminal."""
         from rich.live import Live
 
-        from shipper.accounts.report import console
+        from shipper.tables import console
 
         out = console()
         if self._options["as_json"] or not out.is_terminal:

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import orjson
 
-from shipper.contents.show import console, print_stranger, print_survey, print_surveys
+from shipper.contents.show import print_stranger, print_survey, print_surveys
 from shipper.contents.shown import jsonable
 from shipper.contents.strangers import Stranger, is_segment, recognise
 from shipper.contents.survey import Survey, survey_segment
 from shipper.contents.survey import survey as look_at
 from shipper.disk.discovery import find_spools
+from shipper.tables import console
 from spooler.spool import format as fmt
 from spooler.spool.reader import Reader
 

@@ -16,13 +16,13 @@ from rich.text import Text
 
 from shipper.contents.course import Course, Found, Key, find_runs, labels, matching, to_map
 from shipper.contents.picture import save
-from shipper.contents.show import console
 from shipper.contents.shown import clock, jsonable, number, shown
 from shipper.contents.survey import run_map
 from shipper.contents.tally import Run
 from shipper.contents.terminal import Chart, draw
 from shipper.contents.thinning import Curve, pieces
 from shipper.disk.discovery import find_spools
+from shipper.tables import console
 
 _MOST_DRAWN = 12  # more lines in one picture cannot be told apart
 _REDRAW_SECONDS = 1.0

@@ -14,9 +14,9 @@ from shipper.contents.shown import clock, shown, size
 from shipper.contents.strangers import Stranger
 from shipper.contents.survey import Survey
 from shipper.contents.tally import Run, Tally
+from shipper.tables import Column, fitted
 from spooler.spool.identity import Identity
 
-_WIDTH = 100
 _PATH = 4096
 _MOST_SEGMENTS = 40  # lines; the middle ones are left out beyond it
 _MOST_COMPLAINTS = 100
@@ -24,6 +24,18 @@ _MOST_RUNS = 20
 _MOST_METRICS = 30
 _STYLES = {"damaged": "bold red", "not ours": "bold red", "unreadable": "bold red"}
 _STYLES.update({"newer": "yellow", "cut off": "yellow", "open": "green"})
+
+
+_SURVEY_COLUMNS = (
+    Column("spool", gives=True, tail=8),
+    Column("rank", right=True, rank=2, spare="-"),
+    Column("process"),
+    Column("files", right=True, rank=1),
+    Column("records", right=True),
+    Column("bytes", right=True, rank=3),
+    Column("last record"),
+    Column("wrong", right=True),
+)
 
 
 def print_survey(survey: Survey, out: Console) -> None:
@@ -42,25 +54,23 @@ def print_survey(survey: Survey, out: Console) -> None:
 
 def print_surveys(surveys: Sequence[Survey], out: Console) -> None:
     """One line for each spool of a root, then what is wrong with any."""
-    table = Table(box=None, pad_edge=False)
-    table.add_column("spool", no_wrap=True, overflow="fold")
-    for name in ("rank", "process", "files", "records", "bytes", "last record", "wrong"):
-        right = name not in ("process", "last record")
-        table.add_column(name, justify="right" if right else "left", no_wrap=True)
+    rows = []
     for one in surveys:
         wrong = sum(complaint.level == WRONG for complaint in one.complaints)
         rank = one.identity.rank if one.identity else None
-        table.add_row(
-            Text(shown(one.name)),
-            "-" if rank is None else str(rank),
-            "alive" if one.alive else "gone",
-            str(len(one.segments)),
-            f"{one.records:,}",
-            size(one.bytes),
-            clock(one.times[1]),
-            Text(str(wrong), style="bold red" if wrong else ""),
+        rows.append(
+            (
+                Text(shown(one.name)),
+                Text("-" if rank is None else str(rank)),
+                Text(_life(one)),
+                Text(str(len(one.segments))),
+                Text(f"{one.records:,}"),
+                Text(size(one.bytes)),
+                Text(clock(one.times[1])),
+                Text(str(wrong), style="bold red" if wrong else ""),
+            )
         )
-    out.print(table)
+    out.print(fitted(_SURVEY_COLUMNS, rows, out.width))
     for one in surveys:
         _print_complaints([c for c in one.complaints if c.level == WRONG], out)
     total = sum(one.records for one in surveys)
@@ -187,15 +197,3 @@ def _print_complaints(complaints: Sequence[Complaint], out: Console) -> None:
         _say(out, text, "bold red" if complaint.level == WRONG else "yellow")
     if len(complaints) > _MOST_COMPLAINTS:
         _say(out, f"and {len(complaints) - _MOST_COMPLAINTS} more complaints")
-
-
-class _Out(Console):
-    def on_broken_pipe(self) -> None:
-        """Leave it to the command: rich would end with code 1, which says something else."""
-        raise BrokenPipeError
-
-
-def console() -> Console:
-    """Standard output: as wide as the terminal, or 100 columns where it is none."""
-    out = _Out(highlight=False, markup=False)
-    return out if out.is_terminal else _Out(highlight=False, markup=False, width=_WIDTH)

@@ -7,40 +7,48 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
+from rich.text import Text
 
-from shipper.accounts.report import console
 from shipper.contents.shown import shown
 from shipper.ledger.ledger import Receipt
 from shipper.replay.plan import Part
+from shipper.tables import Column, console, counted, fitted
+
+_COLUMNS = (
+    Column("source", gives=True, tail=8),
+    Column("to", gives=True),
+    Column("run", gives=True),
+    Column("steps", rank=2, spare=""),
+    Column("records", right=True),
+    Column("bytes", right=True, rank=1),
+    Column("delivered", right=True),
+    Column("to send", right=True),
+)
 
 
 def print_plan(parts: Iterable[Part], problems: Iterable[str], url: str) -> None:
     """What a replay would send, and what it would not, and why."""
     out = console()
-    table = Table(box=None, pad_edge=False)
-    for column in ("source", "to", "run", "steps", "records", "bytes", "delivered", "to send"):
-        right = column in ("records", "bytes", "delivered", "to send")
-        table.add_column(column, justify="right" if right else "left", overflow="fold")
     parts = list(parts)
-    for part in parts:
-        if not part.records + part.overwriting:
-            continue
-        table.add_row(
-            shown(part.spool),
-            part.sink,
-            shown(", ".join(part.runs)),
-            f"{part.steps[0]} to {part.steps[1]}" if part.steps else "",
-            f"{part.records:,}",
-            f"{part.bytes:,}",
-            f"{part.delivered:,}",
-            f"{part.to_send:,}",
+    rows = [
+        (
+            Text(shown(part.spool)),
+            Text(part.sink),
+            Text(shown(", ".join(part.runs))),
+            Text(f"{part.steps[0]} to {part.steps[1]}" if part.steps else ""),
+            Text(f"{part.records:,}"),
+            Text(f"{part.bytes:,}"),
+            Text(f"{part.delivered:,}"),
+            Text(f"{part.to_send:,}"),
         )
-    out.print(table if table.row_count else "nothing found to replay")
+        for part in parts
+        if part.records + part.overwriting
+    ]
+    out.print(fitted(_COLUMNS, rows, out.width) if rows else "nothing found to replay")
     _print_left(out, parts)
     for problem in problems:
         out.print(f"cannot be read: {shown(problem, 1000)}", style="red")
-    if table.row_count:
+    if rows:
         out.print(f"destination: {url or 'what each job recorded'}")
 
 
@@ -62,7 +70,7 @@ def print_receipts(receipts: Iterable[Receipt]) -> None:
     out = console()
     for receipt in receipts:
         out.print(
-            f"sent {receipt.records:,} records of {shown(receipt.spool)} to"
+            f"sent {counted(receipt.records, 'record')} of {shown(receipt.spool)} to"
             f" {receipt.entry.partition('~')[0]}: {receipt.first} to {receipt.last},"
             f" sha256 {receipt.digest[:16]}"
         )

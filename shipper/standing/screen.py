@@ -14,8 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from shipper.standing import Overview, Sink, Spool
-from shipper.standing.columns import Column, fitted
 from shipper.standing.verdict import Verdict, badness, clock, counted, duration, short, size
+from shipper.tables import Column, fitted
 
 WORST = 10
 _MARKS = {

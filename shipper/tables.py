@@ -1,14 +1,16 @@
-"""Tables that fit: what says nothing is left out, names are cut, numbers never are."""
+"""What is printed for people: tables that fit. Names are cut, numbers never are."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 _GAP = 2  # columns of space between two
+_WIDTH = 120  # where there is no terminal
 _NAME = 12  # a name that is cut shorter than this tells nothing
 
 
@@ -24,7 +26,8 @@ class _Shape:
 class Column:
     """One column; of those with a `rank` the lowest goes first where there is no room for all.
 
-    A column whose cells all are `empty` is not shown; one that `gives` may be cut.
+    A column whose cells all are `empty` is not shown, one whose cells all are `spare` only where
+    there is room for it; one that `gives` may be cut, by `tail` in its middle: ends of ids differ.
     """
 
     name: str
@@ -32,21 +35,21 @@ class Column:
     gives: bool = False
     rank: int = 0  # 0: never left out
     empty: str | None = None
+    spare: str | None = None
+    tail: int = 0  # characters of the end that a cut leaves
 
 
 def fitted(columns: Sequence[Column], rows: Sequence[Sequence[Text]], width: int) -> Table:
     """A table of these rows in `width` columns."""
-    wanted = [
-        place
-        for place, column in enumerate(columns)
-        if column.empty is None or any(row[place].plain != column.empty for row in rows)
-    ]
+    wanted = [n for n, column in enumerate(columns) if not _are_all(rows, n, column.empty)]
     shapes = {place: _shape(columns[place], rows, place) for place in wanted}
-    while _least(shapes[place] for place in wanted) > width:
-        ranked = [place for place in wanted if columns[place].rank]
-        if not ranked:
+    spare = [place for place in wanted if _are_all(rows, place, columns[place].spare)]
+    ranked = sorted(place for place in wanted if columns[place].rank and place not in spare)
+    ranked.sort(key=lambda place: columns[place].rank)
+    for place in (*reversed(spare), *ranked):
+        if _least(shapes[place] for place in wanted) <= width:
             break
-        wanted.remove(min(ranked, key=lambda place: columns[place].rank))
+        wanted.remove(place)
     widths = _share([shapes[place] for place in wanted], width)
     table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="dim")
     for place, room in zip(wanted, widths, strict=True):
@@ -59,8 +62,40 @@ def fitted(columns: Sequence[Column], rows: Sequence[Sequence[Text]], width: int
             width=room,
         )
     for row in rows:
-        table.add_row(*(row[place] for place in wanted))
+        table.add_row(
+            *(_cut(row[p], room, columns[p].tail) for p, room in zip(wanted, widths, strict=True))
+        )
     return table
+
+
+def counted(number: int, what: str) -> str:
+    """A number with its noun."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+class _Out(Console):
+    def on_broken_pipe(self) -> None:
+        """Leave it to the command line: rich would end with code 1, which says something else."""
+        raise BrokenPipeError
+
+
+def console() -> Console:
+    """Standard output: as wide as the terminal, or 120 columns where it is none."""
+    out = _Out(markup=False, emoji=False, highlight=False)
+    if not out.is_terminal:
+        out.width = _WIDTH
+    return out
+
+
+def _cut(text: Text, room: int, tail: int) -> Text:
+    """Without its middle, where that is needed; with no `tail` rich cuts the end."""
+    if not tail or text.cell_len <= room or room < tail + 2:
+        return text
+    return Text(f"{text.plain[: room - tail - 1]}…{text.plain[-tail:]}", style=text.style)
+
+
+def _are_all(rows: Sequence[Sequence[Text]], place: int, what: str | None) -> bool:
+    return what is not None and all(row[place].plain == what for row in rows)
 
 
 def _shape(column: Column, rows: Sequence[Sequence[Text]], place: int) -> _Shape:
