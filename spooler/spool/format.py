@@ -93,6 +93,7 @@ SCHEMA = (
 SCHEMAS = {FORMAT_VERSION: SCHEMA}  # every version that can be read, and what its files hold
 INSERT_IDENTITY = "INSERT INTO identity (body, checksum) VALUES (?, ?)"
 INSERT_RECORD = "INSERT INTO record (seq, kind, body, checksum) VALUES (?, ?, ?, ?)"
+SELECT_ANYTHING = "SELECT checksum FROM identity"
 SELECT_IDENTITY = "SELECT body, checksum FROM identity LIMIT 1"
 # A body above the limit is no record's: what is larger is not taken into memory.
 _BODY = f"CASE WHEN length(body) <= {BODY_LIMIT} THEN body END"

@@ -25,7 +25,7 @@ class Opened:
 
     number: int
     path: Path
-    connection: db.Connection
+    connection: db.Writing
     inode: int
     opened: float  # monotonic seconds
     records: int = 0

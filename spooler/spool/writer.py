@@ -55,12 +55,14 @@ class Writer:
         spool: str,
         identity: bytes,
         limits: Limits,
-        opener: Callable[[Path], db.Connection] = db.open_for_writing,
+        opener: Callable[[Path], db.Writing] = db.open_for_writing,
     ) -> None:
         self.directory = root.joinpath(*below, spool)
         self._root = root
         self._identity = identity
         self._limits = limits
+        self._half_records = (limits.segment_records + 1) // 2
+        self._half_bytes = (limits.segment_bytes + 1) // 2
         self._open = opener
         self._gate = threading.RLock()
         self._tending = threading.Lock()
@@ -109,11 +111,7 @@ class Writer:
                     f"{self.directory}: no more disk is allowed until the service has delivered"
                     " and deleted some",
                 )
-            self._nesting += 1
-            try:
-                return self._insert(self._segment, kind, body)
-            finally:
-                self._nesting -= 1
+            return self._insert(kind, body)
 
     def insist(self) -> None:
         """Refuse nothing any more for a limit's sake: the last records of a process are due."""
@@ -196,27 +194,36 @@ class Writer:
         self._gate.release()
         self._tending.release()
 
-    def _insert(self, segment: Opened, kind: str, body: bytes) -> int:
-        while True:
-            seq = _next_seq(segment)
-            row = (seq, kind, body, codec.checksum(kind, body, seq))
-            try:
-                segment.connection.execute(fmt.INSERT_RECORD, row)
-                break
-            except db.IntegrityError:
-                # A signal handler inside this very call has taken the number.
+    def _insert(self, kind: str, body: bytes) -> int:
+        """Commit one record. With the gate held."""
+        self._nesting += 1
+        try:
+            segment = self._segment
+            connection = segment.connection
+            # The kept cursor may be at work below a signal handler's append.
+            insert = connection.insert if self._nesting == 1 else connection.execute
+            while True:
+                seq = segment.next_seq or _next_seq(segment)
+                row = (seq, kind, body, codec.checksum(kind, body, seq))
+                try:
+                    insert(fmt.INSERT_RECORD, row)
+                    break
+                except db.IntegrityError:
+                    # A signal handler inside this very call has taken the number.
+                    segment.next_seq = seq + 1
+                except db.Error as error:
+                    if insert == connection.insist:
+                        raise db.unavailable(error, segment.path) from error
+                    insert = connection.insist
+            if segment.next_seq <= seq:
                 segment.next_seq = seq + 1
-            except db.Error as error:
-                raise db.unavailable(error, segment.path) from error
-        if segment.next_seq <= seq:
-            segment.next_seq = seq + 1
-        segment.records += 1
-        segment.bytes += len(body)
-        if segment.records * 2 >= self._limits.segment_records or (
-            segment.bytes * 2 >= self._limits.segment_bytes
-        ):
-            self._half_full(segment)
-        return seq
+            segment.records += 1
+            segment.bytes += len(body)
+            if segment.records >= self._half_records or segment.bytes >= self._half_bytes:
+                self._half_full(segment)
+            return seq
+        finally:
+            self._nesting -= 1
 
     # --- everything below runs off the hot path -------------------------------------------------
 
@@ -267,8 +274,8 @@ class Writer:
 
     def _wants_next(self, segment: Opened) -> bool:
         return (
-            segment.records * 2 >= self._limits.segment_records
-            or segment.bytes * 2 >= self._limits.segment_bytes
+            segment.records >= self._half_records
+            or segment.bytes >= self._half_bytes
             or self._is_old(segment)
             or self._is_in_the_way(segment)
         )
@@ -291,14 +298,8 @@ class Writer:
         """Create segment `number` complete, publish it under its name, open it for writing."""
         final = self.directory / fmt.segment_name(number)
         draft = self.directory / fmt.preparing_name(number)
-        body = self._identity
-        db.create(
-            draft,
-            number,
-            body,
-            codec.checksum(fmt.IDENTITY_KIND, body, number),
-            mode=self._limits.file_mode,
-        )
+        checksum = codec.checksum(fmt.IDENTITY_KIND, self._identity, number)
+        db.create(draft, number, self._identity, checksum, mode=self._limits.file_mode)
         if self._sync.is_on and number > 1:
             sync_file(draft)
         inode = db.publish(draft, final, mode=self._limits.file_mode)
@@ -380,11 +381,7 @@ class Writer:
             last=segment.ended,
         )
         with self._gate:
-            self._nesting += 1
-            try:
-                self._insert(self._segment, gap.NAME, codec.pack(body))
-            finally:
-                self._nesting -= 1
+            self._insert(gap.NAME, codec.pack(body))
 
 
 def _next_seq(segment: Opened) -> int:

@@ -61,12 +61,12 @@ MUTANTS: dict[str, Mutant] = {
         patches=(
             Patch(
                 file=_WRITER,
-                old="                segment.connection.execute(fmt.INSERT_RECORD, row)\n",
-                new="                if not segment.connection.in_transaction:\n"
-                '                    segment.connection.execute("BEGIN")\n'
-                "                segment.connection.execute(fmt.INSERT_RECORD, row)\n"
-                "                if seq % 4 == 0:\n"
-                '                    segment.connection.execute("COMMIT")\n',
+                old="                    insert(fmt.INSERT_RECORD, row)\n",
+                new="                    if not connection.in_transaction:\n"
+                '                        connection.execute("BEGIN")\n'
+                "                    insert(fmt.INSERT_RECORD, row)\n"
+                "                    if seq % 4 == 0:\n"
+                '                        connection.execute("COMMIT")\n',
             ),
         ),
     ),

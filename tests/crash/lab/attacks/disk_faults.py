@@ -90,8 +90,8 @@ def inodes(place: Path) -> Callable[[], None]:
 
 def read_only(place: Path) -> Callable[[], None]:
     """The disk becomes read-only for every file that is opened from now on."""
-    mount("--bind", str(place), str(place))
-    mount("-o", "remount,bind,ro", str(place))
+    # In one go: a segment opened in between would keep the disk from becoming so.
+    mount("-o", "bind,ro", str(place), str(place))
 
     def heal() -> None:
         subprocess.run(["umount", "-n", "-l", str(place)], check=True)
