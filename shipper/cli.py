@@ -6,6 +6,7 @@ directory is in use; 4 it cannot be used.
 
 from __future__ import annotations
 
+import difflib
 import sys
 from importlib import import_module
 
@@ -13,7 +14,7 @@ import click
 
 import spooler
 from shipper.commands import REGISTRY
-from shipper.commands.options import until_nobody_reads
+from shipper.commands.options import Group, until_nobody_reads
 from shipper.errors import ShipperError
 
 
@@ -23,8 +24,11 @@ def main() -> None:
         cli(standalone_mode=False)
     except click.exceptions.Abort:
         sys.exit(130)
-    except click.ClickException as error:
+    except click.UsageError as error:
         error.show()
+        sys.exit(2)
+    except click.ClickException as error:
+        click.echo(f"lens-ship: {error.format_message()}", err=True)
         sys.exit(2)
     except ShipperError as error:
         for line in str(error).splitlines():
@@ -32,10 +36,7 @@ def main() -> None:
         sys.exit(error.exit_code)
 
 
-_SENTENCE = 500
-
-
-class _Registered(click.Group):
+class _Registered(Group):
     """Loads a command's file when the command is called or its help is asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -55,13 +56,16 @@ class _Registered(click.Group):
         """Run the command; whoever has enough of its output may go."""
         return super().invoke(ctx)
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The first sentence of each command, whole."""
-        every = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
-        with formatter.section("Commands"):
-            formatter.write_dl(
-                [(name, one.get_short_help_str(limit=_SENTENCE)) for name, one in every if one]
-            )
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Say what was meant by a word that is no command."""
+        word = args[0]
+        if word in REGISTRY or word.startswith("-"):
+            return super().resolve_command(ctx, args)
+        meant = difflib.get_close_matches(word, REGISTRY, n=1)
+        hint = f" Did you mean {meant[0]!r}?" if meant else ""
+        raise click.UsageError(f"No such command {word!r}.{hint}", ctx)
 
 
 @click.command(

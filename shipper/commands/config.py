@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
-from shipper.commands.options import load_config, settings
+from shipper.commands.options import Group, load_config, settings
 
 
-@click.group()
+@click.group(cls=Group)
 def config() -> None:
     """The settings: what they are now and where they came from."""
 

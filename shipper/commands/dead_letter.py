@@ -9,12 +9,12 @@ from typing import Any
 
 import click
 
-from shipper.commands.options import ledger_of, load_config, settings
+from shipper.commands.options import Group, ledger_of, load_config, one_of, settings
 
 _SEE = "see `lens-ship dead-letter list`"
 
 
-@click.group("dead-letter")
+@click.group("dead-letter", cls=Group)
 def dead_letter() -> None:
     """Records that a receiver has refused for good."""
 
@@ -22,7 +22,12 @@ def dead_letter() -> None:
 def _selection(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.argument("numbers", nargs=-1, type=int),
-        click.option("--sink", default="", help="Only those of this sink."),
+        click.option(
+            "--sink",
+            default="",
+            callback=one_of("shipper.sinks"),
+            help="Only those of this sink.",
+        ),
         click.option("--reason", default="", help="Only those refused for this reason."),
         click.option("--of", "spool_id", default="", help="Only those of this spool."),
     ):
@@ -36,7 +41,9 @@ def _chosen(ledger: Any, numbers: tuple[int, ...], sink: str, reason: str, spool
     kept = {row["id"] for row in select(ledger, Selection(numbers=numbers))}
     unknown = [str(number) for number in numbers if number not in kept]
     if unknown:
-        raise click.ClickException(f"no dead letter {', '.join(unknown)} is kept; {_SEE}")
+        told = ", ".join(unknown)
+        many = f"letter {told} is" if len(unknown) == 1 else f"letters {told} are"
+        raise click.ClickException(f"no dead {many} kept; {_SEE}")
     return select(ledger, Selection(numbers=numbers, sink=sink, reason=reason, spool=spool_id))
 
 

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import click
 
+from shipper.commands.options import Group
 
-@click.group()
+
+@click.group(cls=Group)
 def hook() -> None:
     """The zero-code hook of this Python environment."""
 

@@ -13,6 +13,37 @@ from typing import Any
 
 import click
 
+_SENTENCE = 500
+
+
+class Group(click.Group):
+    """Lists its commands with the whole first sentence of each."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """As click does it, and nothing is cut."""
+        every = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        with formatter.section("Commands"):
+            formatter.write_dl(
+                [(name, one.get_short_help_str(limit=_SENTENCE)) for name, one in every if one]
+            )
+
+
+def one_of(registry: str) -> Callable[..., Any]:
+    """For an option whose words are the keys of a module's `REGISTRY`; others are refused.
+
+    A word that nothing has would find nothing, which looks as if there were nothing.
+    """
+
+    def check(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
+        from importlib import import_module
+
+        words = click.Choice(list(import_module(registry).REGISTRY))
+        if isinstance(value, tuple):
+            return tuple(words.convert(one, param, ctx) for one in value)
+        return words.convert(value, param, ctx) if value else value
+
+    return check
+
 
 def settings(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Options for these settings, from the one table of them."""
@@ -22,8 +53,7 @@ def settings(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         for setting in reversed(SETTINGS):
             if names and setting.name not in names:
                 continue
-            none = setting.default in (None, "") or "Default:" in setting.help
-            default = "" if none else f"  [default: {setting.default}]"
+            default = f"  [default: {_told(setting)}]" if _told(setting) else ""
             command = click.option(
                 setting.flag, setting.name, metavar="VALUE", help=setting.help + default
             )(command)
@@ -36,6 +66,15 @@ def settings(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         )(command)
 
     return decorate
+
+
+def _told(setting: Any) -> str:
+    """A default as one would write it; "" where there is none, or where the help tells it."""
+    if setting.default in (None, "") or "Default:" in setting.help:
+        return ""
+    return (
+        str(setting.default).lower() if isinstance(setting.default, bool) else str(setting.default)
+    )
 
 
 def load_config(

@@ -9,10 +9,10 @@ from typing import Any
 
 import click
 
-from shipper.commands.options import load_config, need_open, settings
+from shipper.commands.options import Group, load_config, need_open, settings
 
 
-@click.group()
+@click.group(cls=Group)
 def quarantine() -> None:
     """Damaged segments that were set aside, each with a report."""
 

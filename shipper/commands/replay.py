@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from shipper.commands.options import load_config, need_open, settings
+from shipper.commands.options import load_config, need_open, one_of, settings
 
 
 @click.command()
@@ -20,7 +20,13 @@ from shipper.commands.options import load_config, need_open, settings
     type=click.Choice(["step", "detection", "report"]),
     help="Only records of this kind.",
 )
-@click.option("--sink", "only_sink", default="", help="Only to this sink.")
+@click.option(
+    "--sink",
+    "only_sink",
+    default="",
+    callback=one_of("shipper.sinks"),
+    help="Only to this sink.",
+)
 @click.option("--first-step", type=int, help="Only steps from this one on.")
 @click.option("--last-step", type=int, help="Only steps up to this one.")
 @click.option("--since", type=float, help="Only records from this time on, Unix seconds.")

@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from shipper.commands.options import Group
+
 
 def _which(command: Callable[..., Any]) -> Callable[..., Any]:
     """Options that say which service is meant."""
@@ -31,7 +33,7 @@ def _which(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-@click.group()
+@click.group(cls=Group)
 def systemd() -> None:
     """The systemd service that runs the lens-ship of this Python environment."""
 

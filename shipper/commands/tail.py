@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from shipper.commands.options import load_config, need_open, settings
+from shipper.commands.options import load_config, need_open, one_of, settings
 
 
 @click.command()
@@ -23,7 +23,13 @@ from shipper.commands.options import load_config, need_open, settings
     show_default=True,
     help="How many of the last records to begin with.",
 )
-@click.option("--kind", "kinds", multiple=True, help="Only records of this kind; may be repeated.")
+@click.option(
+    "--kind",
+    "kinds",
+    multiple=True,
+    callback=one_of("spooler.records"),
+    help="Only records of this kind; may be repeated.",
+)
 @click.option("--run", default="", help="Only this run; the beginning of its id is enough.")
 @click.option("--rank", "ranks", type=int, multiple=True, help="Only this rank; may be repeated.")
 @click.option("--workload", default="", help="Only this workload.")

@@ -185,8 +185,8 @@ def _read_file(file: Path, problems: list[str]) -> Mapping[str, Any]:
         return {}
     for name in table:
         if name not in BY_NAME:
-            meant, known = _meant(name, BY_NAME), ", ".join(sorted(BY_NAME))
-            problems.append(f"{file}: {name}: no such setting{meant}; there are {known}")
+            meant = _meant(name, BY_NAME) or f"; there are {', '.join(sorted(BY_NAME))}"
+            problems.append(f"{file}: {name}: no such setting{meant}")
     return table
 
 

@@ -85,7 +85,10 @@ def number(low: float, high: float) -> Callable[[Any], float]:
     def parse(value: Any) -> float:
         if isinstance(value, bool):
             raise ValueError("is no number")
-        parsed = float(value)
+        try:
+            parsed = float(value)
+        except ValueError as error:
+            raise ValueError("is no number") from error
         if not low <= parsed <= high:
             raise ValueError(f"is outside {low:g} … {high:g}")
         return parsed
@@ -99,7 +102,10 @@ def integer(low: int, high: int) -> Callable[[Any], int]:
     def parse(value: Any) -> int:
         if isinstance(value, bool):
             raise ValueError("is no whole number")
-        parsed = int(value)
+        try:
+            parsed = int(value)
+        except ValueError as error:
+            raise ValueError("is no whole number") from error
         if isinstance(value, float) and parsed != value:
             raise ValueError("is no whole number")
         if not low <= parsed <= high:

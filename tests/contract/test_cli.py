@@ -120,7 +120,9 @@ def test_the_help_of_run_names_every_setting_with_its_default() -> None:
     for setting in SETTINGS:
         assert setting.flag in words
         if setting.default not in (None, ""):
-            assert f"[default: {setting.default}]" in words, setting.name
+            switch = isinstance(setting.default, bool)
+            told = str(setting.default).lower() if switch else setting.default
+            assert f"[default: {told}]" in words, setting.name
 
 
 def test_the_version_is_told() -> None:
@@ -176,6 +178,39 @@ def test_a_setting_that_cannot_be_used_is_named(arguments: list[str], told: str)
     (line,) = done.err.splitlines()
     assert line.startswith("lens-ship: ")
     assert told in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["statsu"], "No such command 'statsu'. Did you mean 'status'?"),
+        (["replay", "--sink", "procesor"], "'procesor' is not one of 'processor'"),
+        (["dead-letter", "list", "--sink", "procesor"], "'procesor' is not one of 'processor'"),
+        (["tail", "--kind", "step", "--kind", "steps"], "'steps' is not one of 'run', 'step'"),
+        (["run", "--workers", "x"], "--workers: 'x' is no whole number"),
+        (["run", "--flush-interval", "x"], "--flush-interval: 'x' is no number"),
+    ],
+)
+def test_a_word_that_nothing_has_is_refused(
+    arguments: list[str], told: str, tmp_path: Path
+) -> None:
+    """It would find nothing, which looks as if there were nothing."""
+    done = lens_ship(*arguments, LENS_SHIP_SPOOL=str(tmp_path), LENS_SHIP_STATE=str(tmp_path / "s"))
+    assert done.code == 2
+    assert told in done.err
+
+
+def test_the_commands_of_a_group_are_listed_with_whole_sentences() -> None:
+    for group in ("hook", "systemd", "dead-letter", "quarantine", "config"):
+        _, listed = lens_ship(group, "--help", COLUMNS="80").out.split("Commands:")
+        assert "..." not in listed, group
+
+
+def test_a_key_of_the_file_that_was_misspelt_is_told_with_what_was_meant(tmp_path: Path) -> None:
+    (tmp_path / "lens.toml").write_text("batchsize = 3\n")
+    done = lens_ship("config", "show", "--config", str(tmp_path / "lens.toml"))
+    told = "batchsize: no such setting; did you mean batch_size?"
+    assert (done.code, done.err) == (2, f"lens-ship: {tmp_path}/lens.toml: {told}\n")
 
 
 def test_every_setting_that_cannot_be_used_has_a_line(tmp_path: Path) -> None:

@@ -264,9 +264,15 @@ def test_all_problems_are_named_at_once(tmp_path: Path) -> None:
     assert len(found) == 6
 
 
-def test_an_unknown_key_is_a_problem_that_names_the_known_ones(tmp_path: Path) -> None:
+def test_an_unknown_key_is_a_problem_that_names_what_was_meant(tmp_path: Path) -> None:
+    """Forty names around the one that was meant would hide it."""
     (problem,) = problems(BASE, file=toml(tmp_path, bacth_size=1))
-    assert "bacth_size" in problem
+    assert problem.endswith("bacth_size: no such setting; did you mean batch_size?")
+
+
+def test_an_unknown_key_that_is_like_none_is_a_problem_that_names_them_all(tmp_path: Path) -> None:
+    (problem,) = problems(BASE, file=toml(tmp_path, colour=1))
+    assert "colour" in problem
     for name in NAMES:
         assert name in problem
 
