@@ -1,7 +1,8 @@
-"""Segments in the hands of their writer. Plain values."""
+"""Segments in the hands of their writer. Values; nothing here touches a file."""
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,3 +33,9 @@ class Opened:
     bytes: int = 0
     next_seq: int = 0  # 0: one more than the last of `previous`
     previous: Opened | None = None  # until the first number here is known
+
+    def ended(self, first: int, last: int) -> Closed:
+        """What is to be remembered of it, now that it gets no more records."""
+        now = time.time()
+        began = now - (time.monotonic() - self.opened)
+        return Closed(number=self.number, first=first, last=last, began=began, ended=now)

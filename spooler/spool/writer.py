@@ -106,11 +106,8 @@ class Writer:
         """
         with self._gate:
             if self._refusal:
-                raise SpoolUnavailable(
-                    self._refusal,
-                    f"{self.directory}: no more disk is allowed until the service has delivered"
-                    " and deleted some",
-                )
+                until = "no more disk until the service has delivered and deleted some"
+                raise SpoolUnavailable(self._refusal, f"{self.directory}: {until}")
             return self._insert(kind, body)
 
     def insist(self) -> None:
@@ -321,11 +318,7 @@ class Writer:
         except db.Error:
             first = None  # never deleted by us, then
         if first is not None:
-            now = time.time()
-            began = now - (time.monotonic() - segment.opened)
-            self._closed.append(
-                Closed(number=segment.number, first=first, last=last, began=began, ended=now)
-            )
+            self._closed.append(segment.ended(first, last))
         self._seal(segment)
 
     def _seal(self, segment: Opened) -> None:
