@@ -77,6 +77,13 @@ class Health:
             self._patience.succeeded()
             self.ready_at = 0.0
 
+    def nobody_waits(self) -> None:
+        """Nothing is left that could go this way: what was wrong troubles nobody any more."""
+        with self._lock:
+            if self.trouble is not None and self.spell is not None:
+                self.spell = replace(self.spell, until=time.time())
+            self.trouble = None
+
     def succeeded(self) -> None:
         """Note a success; whatever was wrong is over."""
         with self._lock:

@@ -199,10 +199,18 @@ def _open(path: Path, *, create: bool, locked: bool) -> sqlite_utils.Database:
             connection.close()
             raise
     except (sqlite3.Error, OSError) as error:
-        raise StateUnusable(
-            f"{path}: {error}; nothing was read or sent. Without this file everything still in"
-            " the spools is sent again: move it away to go on"
-        ) from error
+        raise StateUnusable(f"{path}: {error}; nothing was read or sent. {_next(path)}") from error
+
+
+def _next(path: Path) -> str:
+    """What to do about a database that cannot be opened."""
+    found = os.statvfs(path.parent)
+    if found.f_bavail == 0:
+        return "The disk is full: make room"
+    closed = path.exists() and not os.access(path, os.R_OK | os.W_OK)
+    if closed or not os.access(path.parent, os.W_OK | os.X_OK):
+        return "This user may not write it: run this as the user of the service"
+    return "Without this file everything still in the spools is sent again: move it away to go on"
 
 
 def _connect(path: Path, *, create: bool) -> sqlite3.Connection:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from shipper.accounts.audit import take_accounts
+from shipper.batch.outcome import BAD_REQUEST
 from shipper.ledger import sums
 from shipper.ledger.ledger import Ledger
 from shipper.life import vitals
@@ -318,6 +319,21 @@ def test_what_is_over_is_told_as_over_by_the_next_service(
         (trouble,) = vitals.troubles(ledger)
     assert trouble.until is not None
     assert trouble.reason == "not-allowed"
+
+
+def test_the_trouble_of_a_workload_is_over_when_nothing_of_it_is_left(
+    tmp_path: Path, receiver: FaultyReceiver
+) -> None:
+    """Once, it was told as present until the next start, though all was refused and kept."""
+    receiver.then(Answer(status=500))
+    meta = {"code": 4001, "message": BAD_REQUEST}
+    receiver.otherwise = Answer(status=400, body=json.dumps({"meta": meta, "data": None}))
+    spool(tmp_path / "spool", [step(1), goodbye()])
+    ship(tmp_path, receiver)
+    with closing(Ledger(tmp_path / "state", exclusive=False)) as ledger:
+        assert sum(1 for _ in ledger.dead_letters()) == 1
+        told = vitals.troubles(ledger)
+    assert [(one.workload != "", one.until is not None) for one in told] == [(True, True)]
 
 
 def test_a_service_starts_while_somebody_looks(tmp_path: Path) -> None:

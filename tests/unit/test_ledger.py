@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from contextlib import closing
 from dataclasses import replace
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from shipper.errors import ShipperError, StateInUse, StateUnusable
+from shipper.ledger import state
 from shipper.ledger.ledger import (
     DATABASE_NAME,
     LOCK_NAME,
@@ -218,6 +220,18 @@ def test_a_corrupt_database_is_refused_untouched_and_leaves_the_lock(
     (tmp_path / DATABASE_NAME).rename(tmp_path / "away")
     with closing(Ledger(tmp_path)) as ledger:
         assert ledger.position("s", "processor") == Position()
+
+
+def test_a_full_disk_is_no_reason_to_move_the_database_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was delivered would be sent again, and the disk be as full as before."""
+    (tmp_path / DATABASE_NAME).write_bytes(b"this is no database" * 40)
+    found = os.statvfs(tmp_path)
+    full = os.statvfs_result((*found[:4], 0, *found[5:]))
+    monkeypatch.setattr(state.os, "statvfs", lambda path: full)
+    with pytest.raises(StateUnusable, match="The disk is full: make room"):
+        Ledger(tmp_path)
 
 
 def test_a_write_that_fails_later_is_said_in_our_own_words(tmp_path: Path) -> None:
