@@ -78,7 +78,7 @@ class Writing(sqlite3.Connection):
 
     A cursor, which takes longer to make than its values to bind. And a look at the segment that is
     never read to its end: as long as it is open, SQLite keeps a reader's lock, which else it takes
-    and gives back around each record, two of the six system calls that a record takes. It is in
+    and gives back around each record, four of the eight system calls that a record takes. It is in
     nobody's way: such locks are shared, and stop only a checkpoint, of which there is none before
     the end. Each record is committed before its `insert` returns, as it is without.
     """
