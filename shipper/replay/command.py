@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from shipper.errors import ConfigError
 from shipper.ledger.ledger import Ledger
 from shipper.post.address import build_address
 from shipper.post.workloads import Workloads
@@ -38,9 +39,13 @@ def replay_command(
     try:
         parts, problems = make_plan(_wish(paths, given, config), ledger)
         sending = [part for part in parts if part.to_send or part.unfinished]
-        print_plan(parts, problems, config.processor_url)
+        lost = _without_address(sending, config)
+        print_plan(parts, problems, config.processor_url, lost)
         if plan_only or not sending:
             return 1 if problems else 0
+        if lost:
+            why = "nobody has recorded where it is to be sent: give --processor-url"
+            raise ConfigError([f"{spool}: {why}" for spool in lost])
         receipts = _send(sending, ledger, config, rate)
         print_receipts(receipts)
         if len(receipts) < len(sending):
@@ -68,6 +73,14 @@ def _wish(paths: tuple[Path, ...], given: Mapping[str, Any], config: Config) -> 
         workload_uid=given["as_workload"],
         pod_name=given["as_pod"],
     )
+
+
+def _without_address(parts: Sequence[Part], config: Config) -> list[str]:
+    """Spools that would wait for ever: neither the settings nor their job name a processor."""
+    to_processor = [part for part in parts if kind_for(part.sink) != "report"]
+    if config.processor_url:
+        return []
+    return sorted({one.spool for one in to_processor if not one.source.identity.api_base_url})
 
 
 def _send(parts: Sequence[Part], ledger: Ledger, config: Config, rate: float | None) -> Any:

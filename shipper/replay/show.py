@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -26,8 +26,10 @@ _COLUMNS = (
 )
 
 
-def print_plan(parts: Iterable[Part], problems: Iterable[str], url: str) -> None:
-    """What a replay would send, and what it would not, and why."""
+def print_plan(
+    parts: Iterable[Part], problems: Iterable[str], url: str, lost: Collection[str] = ()
+) -> None:
+    """What a replay would send, and what it would not, and why; `lost` has no address."""
     out = console()
     parts = list(parts)
     rows = [
@@ -49,7 +51,10 @@ def print_plan(parts: Iterable[Part], problems: Iterable[str], url: str) -> None
     for problem in problems:
         out.print(f"cannot be read: {shown(problem, 1000)}", style="red")
     if rows:
-        out.print(f"destination: {url or 'what each job recorded'}")
+        recorded = "what each job recorded"
+        if lost:
+            recorded += f"; {counted(len(lost), 'source')} recorded none: give --processor-url"
+        out.print(f"destination: {url or recorded}")
 
 
 def _print_left(out: Console, parts: Iterable[Part]) -> None:

@@ -233,3 +233,15 @@ def test_a_receipt_can_be_checked_against_the_source(
         kept = [row["digest"] for row in ledger.replays()]
         (part,) = plan(tmp_path, ledger, again=True, sinks=("processor",))
     assert kept == [receipt.digest for receipt in receipts] == [receipt_of(part).digest]
+
+
+def test_what_has_nowhere_to_go_is_refused_before_anything_is_sent(tmp_path: Path) -> None:
+    """Once, the command waited for ever for an address that could not come."""
+    spool(tmp_path / "elsewhere", [step(1), goodbye()])
+    places = ("--spool", str(tmp_path / "spool"), "--state", str(tmp_path / "state"))
+    planned = lens_ship("replay", "--plan", *places, str(tmp_path / "elsewhere"))
+    assert planned.code == 0
+    assert "1 source recorded none: give --processor-url" in planned.out
+    refused = lens_ship("replay", *places, str(tmp_path / "elsewhere"))
+    assert refused.code == 2
+    assert "nobody has recorded where it is to be sent: give --processor-url" in refused.err
