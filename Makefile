@@ -14,7 +14,7 @@ DEBIAN = strace systemd golang-go golang-github-masterminds-sprig-dev golang-k8s
 DLROVER = 0.6.1
 DLROVER_OLDER = 0.5.0 0.4.0
 
-.PHONY: help demo demo-master test check settings unit wandb-oldest test-wandb test-master crash crash-long bench bench-growth bench-peers bench-results bench-sizing clean model scale
+.PHONY: help demo demo-master test check settings unit wandb-oldest test-wandb test-master crash crash-long bench bench-exporter bench-growth bench-peers bench-results bench-sizing clean model scale
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -116,6 +116,9 @@ bench-sizing: $(VENV)/.test ## bytes a step takes on disk, memory of the service
 bench-peers: $(VENV)/.peers ## one logging call beside what other tools take for it, and what a kill leaves
 	PYTHONPATH=. $(VENV)/peers/bin/python -m bench.peers
 
+bench-exporter: $(VENV)/.peers $(VENV)/.test ## what arrives of a run through Primus' own exporter, and through lens-ship
+	$(VENV)/peers/bin/python bench/exporter.py --service $(abspath $(BIN))/python
+
 clean: ## remove the virtual environments and all caches
 	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
@@ -167,9 +170,9 @@ $(VENV)/.wandb-%: pyproject.toml packaging/lens_ship.pth $(shell find spooler -n
 	@touch $@
 
 # The tools that are compared with, side by side; none of them is needed for anything else.
-PEERS = wandb==0.31.0 persist-queue==1.1.0 neptune-scale==0.30.0 trackio==0.43.0
+PEERS = wandb==0.31.0 primus-lens-wandb-exporter==0.2.0 persist-queue==1.1.0 neptune-scale==0.30.0 trackio==0.43.0
 
-$(VENV)/.peers: | $(BIN)/python
+$(VENV)/.peers: Makefile | $(BIN)/python
 	$(PYTHON) -m venv $(VENV)/peers
 	$(VENV)/peers/bin/python -m pip install -q $(PEERS) msgpack numpy rich
 	@touch $@

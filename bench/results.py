@@ -47,6 +47,7 @@ BENCHES: dict[str, tuple[str, ...]] = {
     "collectors_cost": ("{python}", "bench/collectors_cost.py", "--seconds", "30"),
     "master_rate": ("{python}", "bench/master_rate.py"),
     "fleet": ("{python}", "bench/fleet.py"),
+    "exporter": ("{peers}", "bench/exporter.py", "--service", "{python}"),
     "peers": ("{peers}", "-m", "bench.peers", "--calls", "2000", "--rounds", "3"),
 }
 
@@ -113,7 +114,7 @@ def run(name: str) -> Ran:
     python = Path(sys.executable)
     peers = python.parent.parent / "peers" / "bin" / "python"
     command = [part.format(python=python, peers=peers) for part in BENCHES[name]]
-    shown = " ".join(("python", *BENCHES[name][1:]))
+    shown = " ".join(("python", *BENCHES[name][1:])).format(python=".venv/bin/python")
     load, began = os.getloadavg()[0], time.monotonic()
     if not Path(command[0]).exists():
         text = "not run: the environment of the peers is not there (`make bench-peers` makes it)"
