@@ -107,8 +107,11 @@ def _wandb_version() -> str:
 
 def _root_state(root: Path) -> str:
     place = root
-    while not place.exists() and place != place.parent:
+    while not os.path.lexists(place) and place != place.parent:
         place = place.parent
+    named = root if place == root else f"{root}: {place}"
+    if not os.path.isdir(place):
+        return f"{named} is no folder; records would be dropped"
     if not os.access(place, os.W_OK | os.X_OK):
-        return f"{root}: {place} is not writable by this user; records would be dropped"
+        return f"{named} is not writable by this user; records would be dropped"
     return f"{root}: {'writable' if place == root else 'made by the first job'}"

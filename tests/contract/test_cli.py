@@ -342,3 +342,16 @@ def test_the_command_line_comes_first(load: Any, tmp_path: Path) -> None:
 
 def test_settings_that_cannot_be_used_are_one_exception_for_callers() -> None:
     assert isinstance(invoke("run", "--once").exception, ConfigError)
+
+
+def test_a_root_that_nothing_can_be_recorded_in_is_told_by_hook_status(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for root, told in (
+        (tmp_path / "file", f"{tmp_path}/file is no folder"),
+        (tmp_path / "file" / "below", f"{tmp_path}/file/below: {tmp_path}/file is no folder"),
+        (tmp_path, f"{tmp_path}: writable"),
+        (tmp_path / "new", f"{tmp_path}/new: made by the first job"),
+    ):
+        said = lens_ship("hook", "status", PRIMUS_LENS_WANDB_OUTPUT_PATH=str(root)).out
+        (line,) = [line for line in said.splitlines() if line.startswith("spool root ")]
+        assert line.removeprefix("spool root").strip().startswith(told)
