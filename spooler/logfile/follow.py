@@ -276,7 +276,9 @@ class Follower:
         new = self._new(rotated)
         if done is None:
             return new
-        after = next((one.age for one in rotated if one.inode == done.inode), done.age)
+        after = next((one.age for one in rotated if one.inode == done.inode), None)
+        if after is None:  # deleted: a file that was written in the same tick came after it
+            return [one for one in new if one.written >= done.written]
         return [one for one in new if one.age > after]
 
     def _new(self, rotated: list[Sibling]) -> list[Sibling]:

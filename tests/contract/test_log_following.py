@@ -345,6 +345,24 @@ def test_a_deleted_file_is_read_to_its_end_and_the_new_one_from_its_beginning(
     assert ("not recorded" in caplog.text) == restarted, "nobody knows what else it had"
 
 
+@pytest.mark.parametrize("rotate", ROTATIONS)
+def test_what_came_after_a_deleted_file_in_the_same_tick_is_read(
+    followed: Followed, rotate: Callable[[Path], None]
+) -> None:
+    """File systems date what is written in a moment with one time, to the nanosecond."""
+    followed.write("the deleted one\n")
+    followed.collect()
+    tick = followed.path.stat().st_mtime_ns
+    os.unlink(followed.path)
+    followed.write("of the same tick\n")
+    rotate(followed.path)
+    for path in followed.path.parent.iterdir():
+        os.utime(path, ns=(tick, tick))
+    followed.write("and what followed\n")
+    followed.collect()
+    assert followed.reports.text == "the deleted one\nof the same tick\nand what followed\n"
+
+
 def test_a_copy_that_takes_the_place_of_the_file_is_the_file(followed: Followed) -> None:
     """An editor writes a new one; a position in the middle of it holds."""
     followed.write(FILLER)
