@@ -13,10 +13,14 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import re
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -24,6 +28,7 @@ from statistics import median
 from aims import aim
 
 HERE = Path(__file__).resolve().parent
+_PEAK = re.compile(r"^VmHWM:\s*(\d+) kB$", re.MULTILINE)
 _COMMAND = (sys.executable, "-c", "from shipper.cli import main; main()")
 
 
@@ -107,7 +112,8 @@ def drain(root: Path, work: Path, *, steps: int, metrics: int) -> Drained:
         )
         began = time.perf_counter()
         service = subprocess.Popen(command)
-        _, status, usage = os.wait4(service.pid, 0)
+        with _watched(service.pid) as peaks:
+            _, status, usage = os.wait4(service.pid, 0)
         wall = time.perf_counter() - began
         receiver.terminate()
         receiver.wait()
@@ -118,8 +124,31 @@ def drain(root: Path, work: Path, *, steps: int, metrics: int) -> Drained:
         metrics=metrics,
         wall=wall,
         cpu=usage.ru_utime + usage.ru_stime,
-        peak=usage.ru_maxrss / 1024,
+        peak=max(peaks),
     )
+
+
+@contextmanager
+def _watched(pid: int) -> Iterator[list[float]]:
+    """The most memory a process has had, MiB, every now and then.
+
+    What `wait4` tells counts what the process was before it became another program: this one.
+    """
+    peaks, ended = [0.0], threading.Event()
+
+    def look() -> None:
+        while not ended.wait(0.1):
+            with suppress(OSError):
+                status = Path(f"/proc/{pid}/status").read_text()
+                peaks.extend(int(kib) / 1024 for kib in _PEAK.findall(status))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield peaks
+    finally:
+        ended.set()
+        thread.join()
 
 
 def main() -> None:

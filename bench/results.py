@@ -2,9 +2,9 @@
 
     python bench/results.py [--only drain,live] [--out bench/RESULTS.md]
 
-Below half an hour on a quiet machine of two cores. The file is written anew after each bench, so
-that one which is cut short is still true of what it holds. What fails is said in its place, and
-the end is 1 then; so is what is not installed here.
+Below half an hour on a quiet machine of two cores. The file is written after each bench, and what
+others have said before stays in it, each with its commit and time. What fails is said in its place,
+and the end is 1 then; so is what is not installed here.
 """
 
 from __future__ import annotations
@@ -66,13 +66,23 @@ class Ran:
     code: int
     seconds: float
     load: float
+    commit: str
+    when: str
+
+    def section(self) -> str:
+        """Its part of the file."""
+        ended = "" if self.code == 0 else f", ended with {self.code}"
+        return (
+            f"## {self.name}\n\n"
+            f"`{self.command}`: {self.seconds:.0f} s, load {self.load:.1f} when it began{ended}.\n"
+            f"Commit {self.commit}, {self.when}.\n\n"
+            f"```text\n{_COLOURS.sub('', self.output).rstrip()}\n```\n"
+        )
 
 
 def machine() -> list[tuple[str, str]]:
     """What the figures depend on, besides the code."""
     return [
-        ("date", time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())),
-        ("commit", _said("git", "describe", "--always", "--dirty")),
         ("processor", _processor()),
         ("cores", f"{os.cpu_count()}, of which this may use {len(os.sched_getaffinity(0))}"),
         ("memory", f"{_memory():.1f} GiB"),
@@ -80,7 +90,6 @@ def machine() -> list[tuple[str, str]]:
         ("file system of temporary files", _said("stat", "-f", "-c", "%T", _temporary())),
         ("Python", f"{platform.python_implementation()} {platform.python_version()}"),
         ("SQLite", sqlite3.sqlite_version),
-        ("load over 1, 5 and 15 minutes", " ".join(f"{one:.2f}" for one in os.getloadavg())),
     ]
 
 
@@ -116,9 +125,27 @@ def run(name: str) -> Ran:
     command = [part.format(python=python, peers=peers) for part in BENCHES[name]]
     shown = " ".join(("python", *BENCHES[name][1:])).format(python=".venv/bin/python")
     load, began = os.getloadavg()[0], time.monotonic()
-    if not Path(command[0]).exists():
-        text = "not run: the environment of the peers is not there (`make bench-peers` makes it)"
-        return Ran(name=name, command=shown, output=text, code=1, seconds=0.0, load=load)
+    commit = _said("git", "describe", "--always", "--dirty", "--exclude", "*")
+    when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
+    if Path(command[0]).exists():
+        output, code = _run(name, command)
+    else:
+        output = "not run: the environment of the peers is not there (`make bench-peers` makes it)"
+        code = 1
+    return Ran(
+        name=name,
+        command=shown,
+        output=output,
+        code=code,
+        seconds=time.monotonic() - began,
+        load=load,
+        commit=commit,
+        when=when,
+    )
+
+
+def _run(name: str, command: list[str]) -> tuple[str, int]:
+    """What it said, and its exit code."""
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "NO_COLOR": "1", "COLUMNS": "100"}
     if name not in _OF_THE_MASTER:
         environment.pop(_TEST_MASTER, None)  # a setting that the service would not know
@@ -133,14 +160,18 @@ def run(name: str) -> Ran:
             timeout=_LIMIT_SECONDS,
             check=False,
         )
-        output, code = done.stdout, done.returncode
     except subprocess.TimeoutExpired as late:
-        output, code = f"cut off after {late.timeout:.0f} s\n{late.stdout or ''}", 1
-    seconds = time.monotonic() - began
-    return Ran(name=name, command=shown, output=output, code=code, seconds=seconds, load=load)
+        return f"cut off after {late.timeout:.0f} s\n{late.stdout or ''}", 1
+    return done.stdout, done.returncode
 
 
-def page(about: list[tuple[str, str]], done: list[Ran]) -> str:
+def sections(text: str) -> dict[str, str]:
+    """The parts of a file that was written before, by bench."""
+    parts = re.split(r"^(?=## )", text, flags=re.MULTILINE)[1:]
+    return {part[3:].split("\n", 1)[0]: part.rstrip() + "\n" for part in parts}
+
+
+def page(about: list[tuple[str, str]], said: dict[str, str]) -> str:
     """The file as it is to be written."""
     lines = [
         "# Results",
@@ -151,19 +182,7 @@ def page(about: list[tuple[str, str]], done: list[Ran]) -> str:
         *(f"- {name}: {value}" for name, value in about),
         "",
     ]
-    for one in done:
-        ended = "" if one.code == 0 else f", ended with {one.code}"
-        lines += [
-            f"## {one.name}",
-            "",
-            f"`{one.command}`: {one.seconds:.0f} s, load {one.load:.1f} when it began{ended}",
-            "",
-            "```text",
-            _COLOURS.sub("", one.output).rstrip(),
-            "```",
-            "",
-        ]
-    return "\n".join(lines)
+    return "\n".join([*lines, *(said[name] for name in BENCHES if name in said)])
 
 
 def main() -> int:
@@ -178,13 +197,16 @@ def main() -> int:
     strangers = sorted(set(names) - set(BENCHES))
     if strangers:
         parser.error(f"no bench is called {', '.join(strangers)}; there are: {', '.join(BENCHES)}")
-    about, done = machine(), list[Ran]()
+    about, failed = machine(), False
+    said = sections(given.out.read_text()) if given.out.exists() else {}
     for name in names:
         print(f"{name} …", end=" ", flush=True)
-        done.append(run(name))
-        given.out.write_text(page(about, done))
-        print(f"{done[-1].seconds:.0f} s" + (", failed" if done[-1].code else ""), flush=True)
-    return 1 if any(one.code for one in done) else 0
+        done = run(name)
+        said[name] = done.section()
+        given.out.write_text(page(about, said))
+        print(f"{done.seconds:.0f} s" + (", failed" if done.code else ""), flush=True)
+        failed = failed or bool(done.code)
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

@@ -52,6 +52,8 @@ class Heartbeat:
         self._next = now()
         self._forget_at = now()
         self._readings: deque[Reading] = deque()
+        self._stamp: tuple[int, int] | None = None  # the ledger's, when `_delivered` was counted
+        self._delivered: Mapping[str, int] = {}
         self._written: dict[Key, Trouble] = {}
         self._said = ""
 
@@ -106,8 +108,12 @@ class Heartbeat:
         return trouble.until is None or time.time() - trouble.until < MEMORY_SECONDS
 
     def _read(self) -> None:
-        """Count, and drop the readings that are older than needed."""
-        reading = Reading(time=self._now(), delivered=sums.delivered(self._ledger))
+        """Count where anything was written, and drop the readings that are older than needed."""
+        stamp = self._ledger.stamp()
+        if stamp != self._stamp:
+            self._delivered = sums.delivered(self._ledger)
+        self._stamp = stamp
+        reading = Reading(time=self._now(), delivered=self._delivered)
         self._readings.append(reading)
         while len(self._readings) > 2 and self._readings[1].time <= reading.time - RATE_SECONDS:
             self._readings.popleft()

@@ -25,7 +25,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_READING = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+READING = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NAMING = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC  # opens nothing, only holds what is there
 
 REST_SECONDS = 30.0
@@ -87,7 +87,7 @@ def open_regular(path: Path | str) -> int:
         OSError: it cannot be opened.
     """
     mark = check(path)
-    descriptor = os.open(path, _READING)
+    descriptor = os.open(path, READING)
     status = os.fstat(descriptor)
     if (status.st_dev, status.st_ino) != mark:
         os.close(descriptor)

@@ -44,6 +44,9 @@ class Segments:
         self._growing: list[str] = []  # files that get longer when there is news
         self._folder = str(self.place)
         self._owner = str(self.place / fmt.OWNER_NAME)
+        self._owner_checked: tuple[int, int, int] | None = (
+            None  # the folder when that file was checked
+        )
 
     @property
     def spool(self) -> str:
@@ -129,7 +132,7 @@ class Segments:
     def is_owned(self) -> bool:
         """Whether the process that writes this spool is alive, in whatever pid namespace."""
         try:
-            descriptor = guard.open_regular(self._owner)
+            descriptor = self._open_owner()
         except OSError:
             return False
         try:
@@ -139,6 +142,21 @@ class Segments:
         finally:
             os.close(descriptor)
         return False
+
+    def _open_owner(self) -> int:
+        """A thousand spools are asked for their writers all the time, so the file is checked once.
+
+        It is checked again when anything has changed in its folder, as the folder's own time tells,
+        or when another folder stands at its place. Asked before the check, so that what is changed
+        amid it is seen next time.
+        """
+        status = os.stat(self._folder)
+        mark = (status.st_dev, status.st_ino, status.st_ctime_ns)
+        if mark == self._owner_checked:
+            return os.open(self._owner, guard.READING)
+        descriptor = guard.open_regular(self._owner)
+        self._owner_checked = mark
+        return descriptor
 
     def complete_through(self, position: int) -> list[int]:
         """Segments whose records all lie at or before `position` and that cannot get more.

@@ -327,3 +327,31 @@ def test_the_segment_that_lies_ready_is_opened_again_only_once_it_was_written(
     assert seen == list(range(1, 20))
     # Beside the one a record lies in: each once when it was ready, and once when it was full.
     assert len(opened) - len(seen) <= 2 * len(set(opened))
+
+
+@pytest.mark.parametrize("place", ["file", "folder"])
+def test_a_writer_is_looked_for_in_the_spool_even_after_what_is_there_was_replaced(
+    tmp_path: Path, place: str
+) -> None:
+    """The file that the writer has locked is checked once, and again after any change there."""
+    here, other = tmp_path / "here", tmp_path / "other"
+    ours, theirs = spools.writer(here), spools.writer(other)
+    reader = Reader(ours.directory)
+    child = os.fork()
+    if child == 0:  # a lock of one's own is not felt
+        states = [reader.is_owned(), reader.is_owned()]
+        replaced = ours.directory / "owner" if place == "file" else ours.directory
+        replaced.rename(tmp_path / "away")
+        replaced.symlink_to(theirs.directory / "owner" if place == "file" else theirs.directory)
+        states += [reader.is_owned(), reader.is_owned()]
+        os._exit(0 if states == [True, True, False, False] else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_a_pipe_in_the_place_of_the_writers_file_holds_nobody_up(tmp_path: Path) -> None:
+    directory, _ = spools.fill(tmp_path, 1)
+    reader = Reader(directory)
+    assert not reader.is_owned()
+    os.unlink(directory / "owner")
+    os.mkfifo(directory / "owner")
+    assert not reader.is_owned()
