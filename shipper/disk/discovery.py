@@ -28,8 +28,8 @@ DEPTH = 6
 MOST_ENTRIES = 100_000
 # What a file system keeps at its top for itself; a root may be the top of one.
 _OF_THE_DISK = "lost+found"
-# A uid of the API server, or the hash that a static pod has instead.
 Closed = Callable[[Path, OSError], None]
+# A uid of the API server, or the hash that a static pod has instead.
 _POD_UID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{32}")
 
 

@@ -24,9 +24,11 @@ from spooler.spool.reader import Reader
 log = logging.getLogger(__name__)
 
 # New spools of one folder of the root that are taken in by one walk; the next goes on at once. Of
-# more that cannot be read, each is looked at again after so many seconds.
+# more that cannot be read, each is looked at again after so many seconds, and the next walk waits
+# for so many times as long as this one took: a quarter of a core at most goes into them.
 MOST_AT_ONCE = 100
 AGAIN_SECONDS = 30.0
+_REST = 3.0
 # A spool folder is made a moment before its first segment.
 NEW_SPOOL_SECONDS = 0.2
 
@@ -55,14 +57,15 @@ class Newcomers:
         self._set_aside = set_aside
         self._now = now
         self._look = True  # the root is worth a walk
-        self._looked = 0.0
+        self._looked = 0.0  # monotonic seconds: when the last walk began
+        self._due = 0.0  # when the next one begins, if nothing appears before
         self._said: dict[str, str] = {}
         self._again: dict[str, float] = {}  # one of many unreadable ones -> when it is looked at
 
     @property
     def seconds(self) -> float:
         """How long to wait until the next walk."""
-        return self._looked + self._config.rescan_seconds - self._now()
+        return self._due - self._now()
 
     @property
     def is_done(self) -> bool:
@@ -79,12 +82,18 @@ class Newcomers:
             return
         self._look = False
         self._looked = self._now()
+        self._due = self._looked + self._config.rescan_seconds
         root = self._config.spool
         before, self.unreadable = self.unreadable, {}
         if _is_missing(root):
             self._say_once(str(root), "is not there yet; waiting for the first job to make it")
             return
+        self._walk(root, before)
+        self._again = {n: due for n, due in self._again.items() if n in self.unreadable}
+
+    def _walk(self, root: Path, before: dict[str, str]) -> None:
         tried: Counter[str] = Counter()
+        bad = 0
         for directory in find_spools(root, self._closed):
             if self._is_known(directory) or is_bare(directory):
                 continue
@@ -96,9 +105,12 @@ class Newcomers:
             else:
                 tried[whose] += 1
                 self._try(directory)
+                bad += name in self.unreadable
                 if name in self.unreadable and tried[whose] >= MOST_AT_ONCE // 2:
                     self._again[name] = self._looked + AGAIN_SECONDS
-        self._again = {n: due for n, due in self._again.items() if n in self.unreadable}
+        if self._look:
+            now = self._now()
+            self._due = min(self._due, now + _REST * (now - self._looked) * bool(bad))
 
     def _closed(self, folder: Path, error: OSError) -> None:
         text = closed_text(error)
@@ -121,7 +133,7 @@ class Newcomers:
         try:
             if not reader.segments():
                 if reader.is_owned():
-                    self._looked = self._now() - self._config.rescan_seconds + NEW_SPOOL_SECONDS
+                    self._due = min(self._due, self._now() + NEW_SPOOL_SECONDS)
                 return
             # Positions are kept by id: a second spool of one id would move those of the first.
             first = self._ledger.place_of(directory.name)
