@@ -52,6 +52,7 @@ BENCHES: dict[str, tuple[str, ...]] = {
 }
 
 
+_UNKNOWN = "not known"
 _TEST_MASTER = "LENS_SHIP_TEST_MASTER"  # the Python of a real master
 _OF_THE_MASTER = ("master_rate",)
 
@@ -110,12 +111,19 @@ def _temporary() -> str:
     return os.environ.get("TMPDIR", "/tmp")
 
 
+def _changed() -> str:
+    """Whether the tree differs from the commit, by more than what the benches write."""
+    ours = (":!bench/RESULTS.md", ":!bench/*.png")
+    said = _said("git", "status", "--porcelain", "--", ".", *ours)
+    return "" if said == _UNKNOWN else ", and changes"
+
+
 def _said(*command: str) -> str:
     try:
         done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     except OSError:
-        return "not known"
-    return done.stdout.strip() or "not known"
+        return _UNKNOWN
+    return done.stdout.strip() or _UNKNOWN
 
 
 def run(name: str) -> Ran:
@@ -125,7 +133,7 @@ def run(name: str) -> Ran:
     command = [part.format(python=python, peers=peers) for part in BENCHES[name]]
     shown = " ".join(("python", *BENCHES[name][1:])).format(python=".venv/bin/python")
     load, began = os.getloadavg()[0], time.monotonic()
-    commit = _said("git", "describe", "--always", "--dirty", "--exclude", "*")
+    commit = _said("git", "describe", "--always", "--exclude", "*") + _changed()
     when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
     if Path(command[0]).exists():
         output, code = _run(name, command)

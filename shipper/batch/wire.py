@@ -52,6 +52,7 @@ _RESERVED = ("step", "run_id", "source", "history", "created_at", "updated_at", 
 # Levels of nesting inside one value; what lies deeper is cut, as no JSON library reads it all.
 _DEEPEST = 100
 _FLOATS = {float}
+_KEPT_NAMES = 16384  # characters of the names of one step; of longer ones nothing is kept
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -151,13 +152,17 @@ def _points(prefix: str, numbers: Mapping[str, int | float], step: int, time: fl
         return b""
     *values, stamp = dump([*numbers.values(), time])[1:-1].split(b",")
     tail = b',"step":%d,"timestamp":%b,"tags":{}},' % (step, stamp)
-    parts = zip(_heads(prefix, tuple(numbers)), values, repeat(tail))
+    names = tuple(numbers)
+    heads = _kept_heads if len("".join(names)) <= _KEPT_NAMES else _heads
+    parts = zip(heads(prefix, names), values, repeat(tail))
     return b"".join(chain.from_iterable(parts))[:-1]
 
 
-@lru_cache(maxsize=512)
 def _heads(prefix: str, names: tuple[str, ...]) -> tuple[bytes, ...]:
     return tuple(b'{"name":%b,"value":' % dump(_name(prefix, name)) for name in names)
+
+
+_kept_heads = lru_cache(maxsize=256)(_heads)
 
 
 def problem(step: Step) -> str:
