@@ -12,6 +12,7 @@ from shipper.lanes.again import ClosedCarefulRoute
 from shipper.lanes.health import Health
 from shipper.lanes.pipeline import ClosedRoute, Route, Together
 from shipper.ledger.ledger import Ledger, Receipt
+from shipper.logs import about
 from shipper.post.workloads import Workloads
 from shipper.replay.check import pieces_of
 from shipper.replay.plan import Part
@@ -19,6 +20,7 @@ from shipper.replay.selection import kind_for
 from shipper.replay.source import records_in
 from shipper.settings.config import Config
 from shipper.sinks import Sink
+from spooler.errors import SpoolError
 from spooler.spool.reader import Stored
 
 log = logging.getLogger(__name__)
@@ -45,14 +47,23 @@ def carry_out(
     """Send every part; `delivered` is told of progress in records. Ends early when stopped.
 
     Until `Ledger.end_replays` has the receipts of all parts none of them has ended: the same wish
-    goes on, wherever this was killed, and what was sent of it is not sent again.
+    goes on, wherever this was killed, and what was sent of it is not sent again. A part that cannot
+    be read any more is told and has no receipt; the others go on.
     """
     receipts = []
     for part in parts:
         means.ledger.begin_replay(part.spool, part.entry)
-        if not _send(part, means, delivered):
-            break
-        receipts.append(receipt_of(part))
+        try:
+            if not _send(part, means, delivered):
+                break
+            receipts.append(receipt_of(part))
+        except (SpoolError, OSError) as error:
+            log.error(
+                "%s: %s; what is left of it is not sent: the same command goes on with it",
+                part.source.directory,
+                error,
+                extra=about(spool=part.spool, path=part.source.directory, detail=error),
+            )
     return receipts
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from shipper.lanes.pipeline import Records
 from shipper.ledger.ledger import Ledger, Receipt
 from shipper.post.address import build_address
 from shipper.post.workloads import Workloads
@@ -19,9 +20,12 @@ from shipper.receiver import queries
 from shipper.replay.plan import Part, Wish, make_plan
 from shipper.replay.selection import Selection
 from shipper.replay.send import Means, carry_out, receipt_of
+from shipper.replay.source import records_in
 from shipper.service import ship_once
 from shipper.settings.config import Config
 from shipper.sinks import REGISTRY, build_sinks
+from spooler.errors import SpoolDamaged
+from spooler.spool.reader import Stored
 from tests.kit.command import lens_ship
 from tests.kit.delivery import arrived
 from tests.kit.faulty_receiver import FaultyReceiver
@@ -88,6 +92,33 @@ def replay(
 
 def state(receiver: FaultyReceiver) -> dict[int, Any]:
     return dict(arrived(receiver.store, "w").steps)
+
+
+def test_a_part_that_cannot_be_read_any_more_holds_up_no_other_and_is_gone_on_with(
+    tmp_path: Path,
+    receiver: FaultyReceiver,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    who = [identity(spool_id(salt), workload_uid=f"w{salt}") for salt in (1, 2)]
+    steps = [step(number) for number in range(STEPS)]
+    elsewhere = tmp_path / "elsewhere"
+    directories = [spool(elsewhere, [*steps, goodbye()], who=one)[0] for one in who]
+    really = records_in
+
+    def torn(source: Records) -> Iterator[Stored]:
+        if source.directory == directories[0]:
+            raise SpoolDamaged(str(source.directory), 0, "disk I/O error")
+        return really(source)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("shipper.replay.send.records_in", torn)
+        receipts = replay(tmp_path, receiver, paths=(elsewhere,))
+    assert {receipt.spool for receipt in receipts} == {directories[1].name}
+    assert "disk I/O error" in caplog.text
+    assert "the same command goes on with it" in caplog.text
+    again = replay(tmp_path, receiver, paths=(elsewhere,))
+    assert {receipt.spool for receipt in again} == {one.name for one in directories}
 
 
 def test_what_is_delivered_is_not_sent_again_unless_asked(

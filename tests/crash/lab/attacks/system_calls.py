@@ -17,8 +17,10 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
+import shipper.commands.replay  # a fault is to strike what it does, not how it is loaded
 import shipper.post.delivery
-from shipper.cli import cli
+import shipper.replay.command  # as well
+from shipper import cli
 from shipper.disk.discovery import find_spools
 from shipper.errors import ShipperError
 from shipper.service import ship_once
@@ -121,7 +123,8 @@ class Scene:
         try:
             # Spools from elsewhere: no service ships them, and a root of its own is empty.
             own = ("--spool", str(self.state / "root"), "--state", str(self.state))
-            cli.main(["replay", str(self.root), *own, *url])
+            sys.argv = ["lens-ship", "replay", str(self.root), *own, *url]
+            cli.main()
         except SystemExit as end:
             return int(end.code or 0)
         return 0
