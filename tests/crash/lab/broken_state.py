@@ -111,9 +111,9 @@ STATE_MUTANTS: dict[str, Mutant] = {
         patches=(
             Patch(
                 file=_REPLAY,
-                old="        if not _send(part, means, delivered):\n            break\n",
-                new="        means.ledger.end_replays([receipt_of(part)])\n"
-                "        if not _send(part, means, delivered):\n            break\n",
+                old="            if not _send(part, means, delivered):\n                break\n",
+                new="            means.ledger.end_replays([receipt_of(part)])\n"
+                "            if not _send(part, means, delivered):\n                break\n",
             ),
         ),
     ),
@@ -122,9 +122,9 @@ STATE_MUTANTS: dict[str, Mutant] = {
         patches=(
             Patch(
                 file=_REPLAY,
-                old="        receipts.append(receipt_of(part))\n",
-                new="        receipts.append(receipt_of(part))\n"
-                "        means.ledger.end_replays(receipts[-1:])\n",
+                old="            receipts.append(receipt_of(part))\n",
+                new="            receipts.append(receipt_of(part))\n"
+                "            means.ledger.end_replays(receipts[-1:])\n",
             ),
         ),
     ),
