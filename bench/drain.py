@@ -13,22 +13,21 @@ from __future__ import annotations
 import argparse
 import os
 import random
-import re
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
 from aims import aim
+from scale import memory_of
 
 HERE = Path(__file__).resolve().parent
-_PEAK = re.compile(r"^VmHWM:\s*(\d+) kB$", re.MULTILINE)
 _COMMAND = (sys.executable, "-c", "from shipper.cli import main; main()")
 
 
@@ -138,9 +137,7 @@ def _watched(pid: int) -> Iterator[list[float]]:
 
     def look() -> None:
         while not ended.wait(0.1):
-            with suppress(OSError):
-                status = Path(f"/proc/{pid}/status").read_text()
-                peaks.extend(int(kib) / 1024 for kib in _PEAK.findall(status))
+            peaks.append(memory_of(pid) or 0.0)
 
     thread = threading.Thread(target=look)
     thread.start()

@@ -21,7 +21,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -124,6 +124,15 @@ def cpu_of(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def memory_of(pid: int, line: str = "VmHWM") -> float | None:
+    """MiB of a process as its status tells them; None of one that has ended."""
+    with suppress(OSError):
+        for text in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if text.startswith(f"{line}:"):
+                return int(text.split()[1]) / 1024
+    return None
+
+
 class Service:
     """A real `lens-ship run`, looked at through /proc."""
 
@@ -140,10 +149,10 @@ class Service:
 
     def memory(self, line: str = "VmHWM") -> float:
         """MiB resident: `VmHWM` the most there ever was, `VmRSS` now."""
-        for text in (self._proc / "status").read_text().splitlines():
-            if text.startswith(f"{line}:"):
-                return int(text.split()[1]) / 1024
-        raise SystemExit("the service has ended")
+        found = memory_of(self._process.pid, line)
+        if found is None:
+            raise SystemExit("the service has ended")
+        return found
 
     def cpu(self) -> float:
         """Seconds of processor time so far."""

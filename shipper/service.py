@@ -358,8 +358,8 @@ class Service:
         for name, health in self._health.items():
             yield (name, ""), health
         for key, lane in self._lanes.items():
-            if lane.due() == float("inf"):  # each of its spools is settled, and its writer gone
-                lane.health.nobody_waits()
+            if lane.health.trouble is not None and lane.due() == float("inf"):
+                lane.health.nobody_waits()  # each of its spools is settled, and its writer gone
             if lane.health.spell is not None:
                 yield key, lane.health
 

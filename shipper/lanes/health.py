@@ -80,16 +80,12 @@ class Health:
     def nobody_waits(self) -> None:
         """Nothing is left that could go this way: what was wrong troubles nobody any more."""
         with self._lock:
-            if self.trouble is not None and self.spell is not None:
-                self.spell = replace(self.spell, until=time.time())
-            self.trouble = None
+            self._end_trouble()
 
     def succeeded(self) -> None:
         """Note a success; whatever was wrong is over."""
         with self._lock:
-            trouble, self.trouble = self.trouble, None
-            if trouble is not None and self.spell is not None:
-                self.spell = replace(self.spell, until=time.time())
+            trouble = self._end_trouble()
             self._patience.succeeded()
             self.ready_at = 0.0
         if trouble is not None:
@@ -99,3 +95,10 @@ class Health:
                 trouble.reason,
                 extra=about(**self._about, reason=trouble.reason),
             )
+
+    def _end_trouble(self) -> Outcome | None:
+        """What was wrong until now, if anything was. With the lock held."""
+        trouble, self.trouble = self.trouble, None
+        if trouble is not None and self.spell is not None:
+            self.spell = replace(self.spell, until=time.time())
+        return trouble

@@ -44,9 +44,8 @@ class Segments:
         self._growing: list[str] = []  # files that get longer when there is news
         self._folder = str(self.place)
         self._owner = str(self.place / fmt.OWNER_NAME)
-        self._owner_checked: tuple[int, int, int] | None = (
-            None  # the folder when that file was checked
-        )
+        # The folder as it was when that file was checked: device, inode, time of change.
+        self._owner_checked: tuple[int, int, int] | None = None
 
     @property
     def spool(self) -> str:
