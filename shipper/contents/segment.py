@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections import Counter, deque
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 from shipper.contents.shown import seconds_in
 from shipper.contents.tally import Tally
-from spooler.errors import BodyUnreadable, NewerFormat, NotASpool, SpoolDamaged
-from spooler.spool import codec, db
-from spooler.spool import format as fmt
+from spooler.errors import NewerFormat, NotASpool, SpoolDamaged
+from spooler.spool import segment as stored
 from spooler.spool.identity import Identity
-from spooler.spool.segment import CHUNK_BYTES, row_bytes
+from spooler.spool.segment import wal_size
 from spooler.spool.stored import Damage, Row, Stored, verify
 
 _READ_RECORDS = 1000
@@ -70,12 +70,15 @@ def look(path: Path, number: int | None, *, alive: bool, whole: bool) -> Segment
     path = Path(os.path.realpath(path.parent)) / path.name  # a person may come by links
     # Before it is opened: a log that is there may be gone afterwards, the reverse never happens.
     logged = os.path.lexists(f"{path}-wal")
-    segment = Segment(path=path, number=number, bytes=os.lstat(path).st_size + db.wal_size(path))
+    segment = Segment(path=path, number=number, bytes=os.lstat(path).st_size + wal_size(path))
     if not os.access(path, os.R_OK):
         segment.state, segment.why = UNREADABLE, "this user may not read it"
         return segment
     try:
-        connection = db.open_for_reading(path)
+        with stored.Segment(path) as one:
+            one.check()
+            _read_identity(one, segment)
+            (_scan if whole else _sample)(one, segment)
     except NewerFormat as error:
         return _refused(segment, NEWER, error)
     except NotASpool as error:
@@ -83,14 +86,6 @@ def look(path: Path, number: int | None, *, alive: bool, whole: bool) -> Segment
     except SpoolDamaged as error:
         segment.state, segment.why = DAMAGED, error.reason
         return segment
-    try:
-        _read_identity(connection, segment)
-        (_scan if whole else _sample)(connection, segment)
-    except db.Error as error:
-        segment.state, segment.why = DAMAGED, str(error)
-        return segment
-    finally:
-        connection.close()
     if logged and segment.is_readable:
         live = OPEN if segment.records else PREPARED
         segment.state = live if alive else CUT_OFF
@@ -103,38 +98,24 @@ def _refused(segment: Segment, state: str, error: Exception) -> Segment:
     return segment
 
 
-def _read_identity(connection: db.Connection, segment: Segment) -> None:
-    row = connection.execute(fmt.SELECT_IDENTITY).fetchone()
-    if row is None:
-        segment.identity_wrong = "it has no identity"
-        return
-    body, checksum = row
+def _read_identity(one: stored.Segment, segment: Segment) -> None:
     try:
-        if not isinstance(body, bytes):
-            raise TypeError("it is no bytes")
-        segment.identity = Identity.from_map(codec.unpack(body))
-    except (BodyUnreadable, TypeError) as error:
-        segment.identity_wrong = f"its identity cannot be read: {error}"
-        return
-    if segment.number is None:
-        return  # the checksum counts the number in, and a file of another name does not tell it
-    if codec.checksum(fmt.IDENTITY_KIND, body, segment.number) != checksum:
-        segment.identity_wrong = "the checksum of its identity does not hold"
+        segment.identity = one.identity(segment.number)
+    except SpoolDamaged as error:
+        segment.identity_wrong = error.reason
 
 
-def _scan(connection: db.Connection, segment: Segment) -> None:
+def _scan(one: stored.Segment, segment: Segment) -> None:
     """Read and check everything."""
     position: int | None = None
-    for rows, error in _chunks(connection):
-        if position is None and rows:
-            position = rows[0][0] - 1
-            segment.first = rows[0][0]
-        position = _take(segment, rows, position or 0)
-        segment.records += len(rows)
+    rows = one.each()
+    while chunk := list(islice(rows, _READ_RECORDS)):
+        if position is None:
+            position = chunk[0][0] - 1
+            segment.first = chunk[0][0]
+        position = _take(segment, chunk, position)
+        segment.records += len(chunk)
         segment.last = max(segment.last, position)
-        if error is not None:
-            segment.state = DAMAGED
-            segment.why = f"what follows record {position} cannot be read: {error}"
 
 
 def _take(segment: Segment, rows: list[Row], position: int) -> int:
@@ -143,65 +124,44 @@ def _take(segment: Segment, rows: list[Row], position: int) -> int:
     damage: list[Damage] = []
     position = verify(segment.path, rows, position, records, damage)
     segment.damage += damage[: _MOST_DAMAGE - len(segment.damage)]
-    for stored in records:
-        _note_time(segment, seconds_in(segment.tally.note(stored)))
+    for record in records:
+        _note_time(segment, seconds_in(segment.tally.note(record)))
     return position
 
 
-def _chunks(connection: db.Connection) -> Iterator[tuple[list[Row], db.Error | None]]:
-    """All rows in order; the last chunk comes with what kept the following from being read."""
-    after = 0
-    while True:
-        rows: list[Row] = []
-        size = 0
-        db.limit(connection)
-        try:
-            for row in connection.execute(fmt.SELECT_RECORDS, (after, _READ_RECORDS)):
-                if row[0] <= after:
-                    raise db.Error("records are out of order")
-                rows.append(row)
-                after = row[0]
-                size += row_bytes(row)
-                if size > CHUNK_BYTES:
-                    break
-        except db.Error as error:
-            yield rows, error
-            return
-        if rows:
-            yield rows, None
-        if len(rows) < _READ_RECORDS and size <= CHUNK_BYTES:
-            return
-
-
-def _sample(connection: db.Connection, segment: Segment) -> None:
+def _sample(one: stored.Segment, segment: Segment) -> None:
     """Count everything, read what tells most."""
-    first, last = connection.execute(fmt.SELECT_BOUNDS).fetchone()
-    if first is None:
+    kinds: Counter[str] = Counter()
+    begin: list[Row] = []
+    telling: list[Row] = []
+    end: deque[Row] = deque(maxlen=_SAMPLE)
+    for row in one.each():
+        kinds[row[1]] += 1
+        end.append(row)
+        if len(begin) < _SAMPLE:
+            begin.append(row)
+        elif row[1] in _TELLING and len(telling) < _MOST_TELLING:
+            telling.append(row)
+    if not begin:
         return
-    segment.first, segment.last = first, last
-    for kind, count in connection.execute(fmt.COUNT_KINDS, (last,)):
-        segment.tally.count(str(kind), count)
-        segment.records += count
-    seen: dict[int, Row] = {}
-    for after in (first - 1, max(first - 1, last - _SAMPLE)):
-        db.limit(connection)
-        for row in connection.execute(fmt.SELECT_RECORDS, (max(0, after), _SAMPLE)):
-            seen[row[0]] = row
-    for kind in _TELLING:
-        db.limit(connection)
-        rows = connection.execute(fmt.SELECT_KIND, (kind, _MOST_TELLING))
-        seen.update((row[0], row) for row in rows)
+    segment.first, segment.last = begin[0][0], end[-1][0]
+    segment.records = kinds.total()
+    for kind, count in sorted(kinds.items()):
+        segment.tally.count(kind, count)
+    seen = {row[0]: row for row in (*begin, *telling, *end)}
     records: list[Stored] = []
     damage: list[Damage] = []
-    for seq in sorted(seq for seq in seen if seq <= last):
+    for seq in sorted(seen):
         verify(segment.path, [seen[seq]], seq - 1, records, damage)
     segment.damage += damage[:_MOST_DAMAGE]
-    lacking = last - first + 1 - segment.records
+    lacking = segment.last - segment.first + 1 - segment.records
     if lacking:
         why = f"missing: {lacking} of these"
-        segment.damage.append(Damage(path=str(segment.path), first=first, last=last, reason=why))
-    for stored in records:
-        _note_time(segment, seconds_in(segment.tally.look_into(stored)))
+        segment.damage.append(
+            Damage(path=str(segment.path), first=segment.first, last=segment.last, reason=why)
+        )
+    for record in records:
+        _note_time(segment, seconds_in(segment.tally.look_into(record)))
 
 
 def _note_time(segment: Segment, time: float | None) -> None:

@@ -169,8 +169,7 @@ class Survey:
         if known is not None and known[0] == mark:
             return known[1]
         glance = self._glances.setdefault(directory.name, Glance(directory))
-        with glance.looking():
-            spool = self._look(glance, directory, books)
+        spool = self._look(glance, directory, books)
         if spool.state == "ended" and mark:
             self._ended[directory.name] = (mark, spool)
         return spool

@@ -1,15 +1,8 @@
-"""Opens SQLite the one way each side opens it; the only importer of sqlite3 beside the ledger.
+"""Opens SQLite the one way a writer does; the only importer of sqlite3 beside the ledger.
 
 Rules that keep a live spool safe:
 
 - Only the training process opens a segment for writing, and only through one connection.
-- A reader never writes: it opens read-only and queries only. A segment without a ``-wal`` file
-  is opened `immutable`, so that reading it neither needs nor creates any other file. That is safe
-  because it has one, be it empty, from before it gets its name until it is sealed.
-- A segment may be made to harm its reader. Nothing but a regular file is opened (`guard`), its
-  schema has to be ours to the letter, and what a look may cost is bounded: `READ_SECONDS` of
-  processor time, `_VALUE_LIMIT` bytes of one value. A folder in which a look was cut short is left
-  alone for a while (`guard`).
 - A writing connection is closed on purpose or never: it is given one reference for good, so that
   neither the interpreter's end nor a forked child closes (and thereby checkpoints) it implicitly.
 - It keeps a look at its segment open until it seals it (`Writing`), which saves time and no more.
@@ -21,14 +14,11 @@ import contextlib
 import ctypes
 import os
 import sqlite3
-import time
 from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import quote
 
-from spooler.errors import NewerFormat, NotASpool, SpoolDamaged, SpoolUnavailable
+from spooler.errors import SpoolUnavailable
 from spooler.spool import format as fmt
-from spooler.spool import guard
 
 _Row = tuple[int, str, bytes, int]
 Connection = sqlite3.Connection
@@ -43,18 +33,6 @@ _WRITER_PRAGMAS = (
     "PRAGMA wal_autocheckpoint=0",
     "PRAGMA mmap_size=0",
 )
-_READER_PRAGMAS = (
-    "PRAGMA query_only=ON",
-    "PRAGMA trusted_schema=OFF",
-    "PRAGMA cell_size_check=ON",
-    "PRAGMA mmap_size=0",
-)
-# Processor time of one look at a segment: a thousand times what an honest one takes.
-READ_SECONDS = 1.0
-_STEPS = 2_000  # of SQLite's machine between two looks at the clock
-_VALUE_LIMIT = fmt.BODY_LIMIT + 1024 * 1024  # bytes: a body, and what a query adds to it
-_LIMIT_LENGTH = 0  # SQLITE_LIMIT_LENGTH
-
 # How long a writer waits for a lock that nobody should hold, in seconds.
 _BUSY_SECONDS = 0.02
 
@@ -67,10 +45,6 @@ _REASONS = (
     ("busy", "locked"),
     ("unable to open", "cannot-open"),
 )
-
-
-# What SQLite says of the bytes themselves, which waiting does not change.
-_LASTING = ("malformed", "not a database", "too big")
 
 
 class Writing(sqlite3.Connection):
@@ -126,16 +100,6 @@ def unavailable(error: Exception, path: Path) -> SpoolUnavailable:
         if sign in text:
             return SpoolUnavailable(reason, f"{path}: {error}")
     return SpoolUnavailable("error", f"{path}: {error}")
-
-
-def damaged(error: sqlite3.Error, path: Path, position: int) -> SpoolDamaged:
-    """Translate a failure of reading; only what SQLite says of the bytes themselves is lasting."""
-    text = str(error)
-    lasting = any(sign in text for sign in _LASTING)
-    if text == "interrupted":
-        guard.rest(os.path.dirname(path))
-        text = f"a look at it takes more than {READ_SECONDS:g} s of processor time"
-    return SpoolDamaged(str(path), position, text, lasting=lasting)
 
 
 def create(path: Path, number: int, identity: bytes, checksum: int, *, mode: int) -> None:
@@ -218,7 +182,7 @@ def open_for_writing(path: Path, *, shared: bool = True) -> Writing:
             connection.execute(pragma)
         # The first write of a connection creates -wal and -shm and takes the page cache's
         # memory; done here, the first record does not pay for it.
-        connection.execute("UPDATE identity SET checksum = checksum")
+        connection.execute(f"PRAGMA user_version={fmt.FORMAT_VERSION}")
         connection.begin()
     except sqlite3.Error as error:
         connection.close()
@@ -237,133 +201,3 @@ def seal(connection: Writing) -> None:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     finally:
         connection.close()
-
-
-def open_for_reading(path: Path) -> Connection:
-    """Open a segment read-only and make sure that it is one of ours.
-
-    Raises:
-        NotASpool: another application's file, or a schema that is not exactly ours.
-        NewerFormat: written by a later version of this package.
-        SpoolDamaged: SQLite cannot read it.
-        FileNotFoundError: it has been deleted meanwhile.
-    """
-    mark = _check(path)
-    try:
-        connection = _open_as_it_is(path)
-    except (SpoolDamaged, NotASpool):
-        guard.failed(os.path.dirname(path))
-        _check(path, mark)  # what stands there now tells more
-        raise
-    try:
-        _check(path, mark)
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-def _open_as_it_is(path: Path) -> Connection:
-    if not os.path.lexists(f"{path}-wal"):
-        return _open_for_reading(path, "mode=ro&immutable=1")
-    try:
-        return _open_for_reading(path, "mode=ro")
-    except SpoolDamaged:
-        if wal_size(path) > 0:
-            raise
-        # It was sealed at this moment, or its -shm is missing where none can be made.
-        return _open_for_reading(path, "mode=ro&immutable=1")
-
-
-def _open_for_reading(path: Path, options: str) -> Connection:
-    try:
-        connection = sqlite3.connect(
-            f"file:{quote(str(path))}?{options}",
-            uri=True,
-            isolation_level=None,
-            timeout=1.0,
-            check_same_thread=False,
-        )
-    except sqlite3.Error as error:
-        raise damaged(error, path, 0) from error
-    try:
-        # A damaged `kind` need not be UTF-8; it must cost its record, not the whole query.
-        connection.text_factory = _text
-        limit(connection)
-        for pragma in _READER_PRAGMAS:
-            connection.execute(pragma)
-        _check_ours(connection, path)
-    except sqlite3.Error as error:
-        connection.close()
-        raise damaged(error, path, 0) from error
-    except UnicodeDecodeError as error:
-        # SQLite's words quote a schema that is no text.
-        connection.close()
-        raise damaged(sqlite3.DatabaseError("malformed schema"), path, 0) from error
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-def _check(path: Path, before: guard.Mark | None = None) -> guard.Mark:
-    """Make sure that nothing but a spool's own files is opened, and `before` is still there.
-
-    Raises:
-        SpoolDamaged: it is something else, or its folder is left alone; not lasting.
-        FileNotFoundError: it is not there.
-    """
-    try:
-        mark = guard.check(path)
-        guard.check_beside(f"{path}-wal")
-        guard.check_beside(f"{path}-shm")
-    except guard.Strange as error:
-        raise SpoolDamaged(str(path), 0, f"{error.filename}: {error.strerror}") from error
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise SpoolDamaged(str(path), 0, str(error)) from error
-    if before is not None and mark != before:
-        raise SpoolDamaged(str(path), 0, "it was replaced while it was opened")
-    return mark
-
-
-def limit(connection: Connection) -> None:
-    """Bound what is asked from here on of a file of anybody's making: `READ_SECONDS` for all."""
-    end = time.thread_time() + READ_SECONDS
-    connection.set_progress_handler(lambda: time.thread_time() > end, _STEPS)
-    if hasattr(connection, "setlimit"):  # from Python 3.11 on
-        connection.setlimit(_LIMIT_LENGTH, _VALUE_LIMIT)
-
-
-def wal_size(path: Path) -> int:
-    """Bytes in the segment's WAL; 0 when it has none."""
-    try:
-        return os.lstat(f"{path}-wal").st_size
-    except FileNotFoundError:
-        return 0
-
-
-def _text(raw: bytes) -> str:
-    return raw.decode("utf-8", "surrogateescape")
-
-
-def _check_ours(connection: Connection, path: Path) -> None:
-    application = connection.execute("PRAGMA application_id").fetchone()[0]
-    if application != fmt.APPLICATION_ID:
-        raise NotASpool(f"{path}: application_id {application:#x}, not a spool segment")
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
-    if version > fmt.FORMAT_VERSION:
-        raise NewerFormat(
-            f"{path}: format version {version}, this reader knows {fmt.FORMAT_VERSION};"
-            " it is kept untouched: upgrade lens-ship to ship it"
-        )
-    if version not in fmt.SCHEMAS:
-        raise NotASpool(f"{path}: format version {version}; the oldest known is {min(fmt.SCHEMAS)}")
-    # A view, trigger or virtual table under our names would run code of the file's author.
-    tables = [("table", sql.split()[2], sql.split()[2], sql) for sql in fmt.SCHEMAS[version]]
-    # One more than there should be; the first pages of a file may hold millions.
-    select = "SELECT type, name, tbl_name, sql FROM sqlite_master LIMIT ?"
-    found = connection.execute(select, (len(tables) + 1,)).fetchall()
-    if found != tables:
-        raise NotASpool(f"{path}: its schema is not that of a spool segment")

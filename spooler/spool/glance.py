@@ -2,10 +2,9 @@
 
 Rules:
 
-- Read-only, and every file is open for one query only, as in `spooler.spool.reader`; for the
-  queries of one look within `looking`.
+- Read-only, and every file is open for one question only, as in `spooler.spool.reader`.
 - Nothing is scanned: seqs have no gaps, so counts are arithmetic; a look costs one listing of the
-  directory, and one query for each segment that has changed since the last look.
+  directory, and the ends of each segment that has changed since the last look.
 - What cannot be read is said in `problem`; it never raises for it.
 """
 
@@ -13,21 +12,19 @@ from __future__ import annotations
 
 import heapq
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from spooler.errors import BodyUnreadable, SpoolError
-from spooler.spool import codec, db
+from spooler.spool import codec
 from spooler.spool import format as fmt
+from spooler.spool.segment import Segment
 from spooler.spool.segments import MOST_SEGMENTS
+from spooler.spool.stored import Row, is_sound
 
 # A body that is larger is not decoded only to learn its time.
 _BODY_BYTES = 256 * 1024
 _TRIES = 3  # segments to look through for one record
-_MOST_OPEN = 4  # within one look
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,18 +60,6 @@ class Glance:
         self._sizes: dict[int, tuple[int, int, float]] = {}  # segment -> bytes, of its WAL, mtime
         self._edges: dict[int, _Edge] = {}
         self._firsts: dict[int, int] = {}  # the first record of a segment never changes
-        self._opened: dict[int, db.Connection] | None = None  # within `looking`
-
-    @contextmanager
-    def looking(self) -> Iterator[None]:
-        """What is asked in here is asked of files that are opened once; they are closed then."""
-        self._opened = {}
-        try:
-            yield
-        finally:
-            opened, self._opened = self._opened, None
-            for connection in opened.values():
-                connection.close()
 
     def look(self) -> View:
         """What is there now."""
@@ -115,7 +100,7 @@ class Glance:
         Where the record itself has none, that of its segment's last change.
         """
         for number in self._from(position + 1)[:_TRIES] if self._sizes else ():
-            row = self._row(number, fmt.SELECT_BEYOND, position)
+            row = self._row(number, position)
             if row is not None:
                 return _time_of(row) or self._sizes[number][2]
         return None
@@ -123,8 +108,8 @@ class Glance:
     def time_of(self, seq: int) -> float | None:
         """Unix time of record `seq`; None when it is not there, or has none."""
         numbers = self._from(seq) if self._sizes else []
-        row = self._row(numbers[0], fmt.SELECT_ONE, seq) if numbers else None
-        return None if row is None else _time_of(row)
+        row = self._row(numbers[0], seq - 1) if numbers else None
+        return _time_of(row) if row is not None and row[0] == seq else None
 
     # --- segments ---------------------------------------------------------------------------------
 
@@ -211,62 +196,35 @@ class Glance:
         return edge
 
     def _ask(self, number: int) -> _Edge:
-        with self._open(number) as connection:
-            try:
-                first, last = connection.execute(fmt.SELECT_BOUNDS).fetchone()
-                row = None
-                if last is not None:
-                    row = connection.execute(fmt.SELECT_ONE, (_BODY_BYTES, last)).fetchone()
-            except db.Error as error:
-                raise db.damaged(error, self._path(number), 0) from error
+        with Segment(self._path(number)) as one:
+            one.check()
+            last = one.last()
+            bounds = one.bounds(last)
         return _Edge(
             mark=self._sizes[number],
-            first=first or 0,
-            last=last or 0,
-            newest=(_time_of(row) or self._sizes[number][2]) if row else None,
+            first=bounds[0] if bounds else 0,
+            last=bounds[1] if bounds else 0,
+            newest=(_time_of(last) or self._sizes[number][2]) if last else None,
         )
 
-    def _row(self, number: int, query: str, seq: int) -> Any:
-        """One row of (seq, kind, body, checksum), or None where there is none to be had."""
+    def _row(self, number: int, after: int) -> Row | None:
+        """The first row above `after`, or None where there is none to be had."""
         try:
-            with self._open(number) as connection:
-                return connection.execute(query, (_BODY_BYTES, seq)).fetchone()
-        except (FileNotFoundError, SpoolError, db.Error):
+            with Segment(self._path(number)) as one:
+                return next(iter(one.read(after, 1).rows), None)
+        except (FileNotFoundError, SpoolError):
             return None
-
-    @contextmanager
-    def _open(self, number: int) -> Iterator[db.Connection]:
-        """A segment, opened for this query, or for the whole look.
-
-        Raises:
-            SpoolError, FileNotFoundError: it cannot be opened.
-        """
-        held = self._opened or {}
-        connection = held.pop(number, None) or db.open_for_reading(self._path(number))
-        if self._opened is None:
-            try:
-                yield connection
-            finally:
-                connection.close()
-            return
-        self._opened[number] = connection
-        if len(self._opened) > _MOST_OPEN:
-            self._opened.pop(next(iter(self._opened))).close()
-        yield connection
 
     def _path(self, number: int) -> Path:
         return self._place / fmt.segment_name(number)
 
 
-def _time_of(row: tuple[Any, Any, Any, Any]) -> float | None:
+def _time_of(row: Row) -> float | None:
     """The time that a sound record tells."""
-    seq, kind, body, checksum = row
-    if not isinstance(kind, str) or not isinstance(body, bytes) or seq < 0:
-        return None
-    if codec.checksum(kind, body, seq) != checksum:
+    if len(row[2]) > _BODY_BYTES or not is_sound(row):
         return None
     try:
-        time = codec.unpack(body).get("time")
+        time = codec.unpack(row[2]).get("time")
     except BodyUnreadable:
         return None
     return float(time) if isinstance(time, int | float) and 0 < time < 2**40 else None

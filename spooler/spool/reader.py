@@ -2,31 +2,49 @@
 
 Rules:
 
-- Files are opened read-only and only for the length of one call: between two calls the writer may
-  rotate, seal or die, and the service may hold thousands of spools.
+- No file is held open between two calls: the service may hold thousands of spools. What is kept of
+  a segment is where to go on.
 - One damaged record costs that record: it is reported with its position, the next one follows.
-- A segment that SQLite refuses for good is only given up once nobody writes it any more, and then
-  every record in it whose checksum holds is given all the same.
+- What does not follow yet may be on its way. Something is only given up once nothing writes it any
+  more, and then every record whose checksum holds is given all the same.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
+from collections import deque
 from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 
 from spooler.errors import NotASpool, SpoolDamaged, SpoolError
-from spooler.spool import salvage, segment
 from spooler.spool.identity import Identity
+from spooler.spool.segment import Mark, Rows, Segment, is_lasting
 from spooler.spool.segments import Segments
 from spooler.spool.stored import Chunk as Chunk
 from spooler.spool.stored import Damage as Damage
-from spooler.spool.stored import Row, verify
+from spooler.spool.stored import Row, in_order, is_sound, verify
 from spooler.spool.stored import Stored as Stored
 
 _LAST_SEQ = 2**63 - 1
 # Every segment tells who wrote it; where so many do not, none does.
 _TELLING_SEGMENTS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """What a segment gives of the records that are wanted; `whole`: no more at the moment.
+
+    Either `records`, sound and without a gap, or `rows` that are still to be verified. `inside`:
+    the segment is known to hold the first record that is wanted.
+    """
+
+    records: list[Stored] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
+    whole: bool = True
+    inside: bool = True
 
 
 class Reader(Segments):
@@ -35,8 +53,7 @@ class Reader(Segments):
     def __init__(self, directory: Path, place: Path | None = None) -> None:
         super().__init__(directory, place)
         self._first_seqs: dict[int, int] = {}  # segment number -> seq of its first record
-        # Segment number -> as what it held nothing beyond which position.
-        self._nothing: dict[int, tuple[tuple[int, ...], int]] = {}
+        self._marks: dict[int, Mark] = {}  # segment number -> where to go on
 
     def identity(self) -> Identity:
         """Who wrote this spool, from the first segment that can tell.
@@ -47,18 +64,29 @@ class Reader(Segments):
         """
         failure: Exception = NotASpool(f"{self.directory}: no segment in it")
         for number in self.segments()[:_TELLING_SEGMENTS]:
-            path = self._path(number)
             try:
-                return self._checked(path, segment.identity(path, number))
+                return self._identity(number)
             except (NotASpool, SpoolDamaged) as error:
                 failure = error
             except FileNotFoundError:
                 continue
-        for number in self.segments()[:_TELLING_SEGMENTS]:
-            found = segment.salvaged_identity(self._path(number), number)
-            if found is not None:
-                return self._checked(self._path(number), found)
         raise failure
+
+    def _identity(self, number: int) -> Identity:
+        with Segment(self._path(number)) as one:
+            problem: Exception | None = None
+            try:
+                one.check()
+            except (NotASpool, SpoolDamaged) as error:
+                problem = error  # the identity may be found all the same
+            try:
+                found = one.identity(number)
+            except SpoolDamaged as error:
+                raise problem or error from error
+        if found.spool != self.spool:
+            path = self._path(number)
+            raise NotASpool(f"{path}: belongs to spool {found.spool}, not to this directory")
+        return found
 
     def read(self, after: int, limit: int) -> Chunk:
         """Return at most `limit` records with a seq above `after`, in order.
@@ -74,28 +102,41 @@ class Reader(Segments):
         records: list[Stored] = []
         damage: list[Damage] = []
         position, whole = after, True
-        for number in self._from(after):
-            room = limit - len(records)
-            if room <= 0 or not whole:
-                whole = False
-                break
+        waiting, asked_again = deque(self._from(after)), set[int]()
+        while waiting and whole and len(records) < limit:
+            number, room = waiting[0], limit - len(records)
             try:
-                rows, whole = self._rows(number, position, room)
+                part = self._part(number, position, room)
             except FileNotFoundError:
+                waiting.popleft()
                 continue
             except SpoolError as error:
                 if records or damage:
                     whole = False
                     break
                 position = self._rescue(number, (position, room), error, records, damage)
+                waiting.popleft()
                 continue
-            inside = self._first_seqs.get(number, position + 1) <= position + 1
-            position = verify(self._path(number), rows, position, records, damage, inside=inside)
+            earlier = self._before(number)[-1:]
+            jumps = part.rows and part.rows[0][0] > position + 1 and not part.inside
+            if jumps and not asked_again.issuperset(earlier):
+                # Between listing and reading, the one before may have got its last records.
+                asked_again.update(earlier)
+                waiting.extendleft(earlier)
+                continue
+            waiting.popleft()
+            whole = part.whole
+            if part.records:
+                records += part.records
+                position = part.records[-1].seq
+            else:
+                path = self._path(number)
+                position = verify(path, part.rows, position, records, damage, inside=part.inside)
         return Chunk(
             records=tuple(records),
             damage=tuple(damage),
             through=position,
-            at_end=whole and len(records) < limit,
+            at_end=whole and not waiting and len(records) < limit,
         )
 
     def count_after(self, position: int) -> int:
@@ -113,8 +154,10 @@ class Reader(Segments):
         """Every sound `gap` record there is; what cannot be read is passed over."""
         found: list[Stored] = []
         for number in self.segments():
-            path = self._path(number)
-            verify(path, segment.of_kind(path, "gap"), _LAST_SEQ, found, [])
+            with contextlib.suppress(FileNotFoundError, SpoolError), self._opened(number) as one:
+                found += (
+                    Stored(*row[:3]) for row in one.each() if row[1] == "gap" and is_sound(row)
+                )
         return found
 
     def _from(self, after: int) -> Iterator[int]:
@@ -122,63 +165,72 @@ class Reader(Segments):
         numbers = self.segments()
         known = [n for n in numbers if self._first_seqs.get(n, after + 1) <= after]
         start = known[-1] if known else 0
+        for number in [number for number in self._marks if number < start]:
+            del self._marks[number]
         return (n for n in numbers if n >= start)
 
-    # --- rows -------------------------------------------------------------------------------------
+    # --- one segment ------------------------------------------------------------------------------
 
-    def _rows(self, number: int, after: int, limit: int) -> tuple[list[Row], bool]:
-        """The next rows of a segment with whatever can be found of those that seem to miss."""
+    def _part(self, number: int, after: int, limit: int) -> _Part:
+        """The next rows of a segment, with all that can be found of those that seem to miss."""
+        if self._is_read(number, after):
+            return _Part()
+        with Segment(self._path(number)) as one:
+            if number not in self._first_seqs:
+                one.check()
+            found = one.read(after, limit, self._marks.get(number))
+            if one.is_logged or one.is_sealed:  # else it is about to be written, or just was
+                self._marks[number] = found.mark
+            records = in_order(found.rows, after)
+            if records is not None and not found.rest:
+                return _Part(records=records, whole=found.whole)
+            inside = self._begins_by(number, after + 1, one)
+            if not found.rest and in_order(found.rows, found.rows[0][0] - 1) is not None:
+                return _Part(rows=found.rows, whole=found.whole, inside=inside)
+            rows, whole = self._doubtful(number, one, found, after, limit)
+            return _Part(rows=rows, whole=whole, inside=inside)
+
+    def _is_read(self, number: int, after: int) -> bool:
+        """Whether nothing was written to a segment since it was read through."""
+        mark = self._marks.get(number)
+        if mark is None or mark.seq > after:
+            return False
         path = self._path(number)
-        mark = segment.mark(path)
-        known, beyond = self._nothing.get(number, (None, 0))
-        if mark is not None and mark == known and beyond <= after:
-            return [], True
-        if not self._may_follow(number):
-            return [], True
-        rows, whole = segment.rows(path, after, limit)
-        if mark is not None and whole and not rows and not salvage.hidden_after(path, after):
-            # The segment that is prepared for the next records is met at every read.
-            self._nothing[number] = (mark, after)
-            return [], True
-        if rows and number not in self._first_seqs:
-            bounds = self._bounds(number)
-            self._first_seqs[number] = bounds[0] if bounds else rows[0][0]
-        if rows and rows[0][0] > after + 1:
-            # Between listing and reading, the one before may have got its last records.
-            rows, whole = self._recheck(number, after, limit, rows, whole)
-        if whole and len(rows) < limit and self._hides_more(number, rows[-1][0] if rows else after):
-            return salvage.rows(path, after, limit), True
-        return self._fill(number, after, rows), whole
-
-    def _fill(self, number: int, after: int, rows: list[Row]) -> list[Row]:
-        """`rows` with those that SQLite passed over though they are there, as damage has it."""
-        known, found = {row[0] for row in rows}, list(rows)
-        if not rows or rows[-1][0] - after == len(rows):
-            return rows
-        for one in [*self._before(number)[-1:], number]:
-            with contextlib.suppress(OSError):
-                more = salvage.rows(self._path(one), after, rows[-1][0] - after)
-                found += [row for row in more if row[0] < rows[-1][0] and row[0] not in known]
-                known.update(row[0] for row in found)
-        return sorted(found, key=lambda row: row[0])
-
-    def _recheck(
-        self, number: int, after: int, limit: int, rows: list[Row], whole: bool
-    ) -> tuple[list[Row], bool]:
-        """Ask the segment before `number` once more for rows beyond `after`."""
-        earlier = self._before(number)
-        if not earlier:
-            return rows, whole
         try:
-            late, whole_before = segment.rows(self._path(earlier[-1]), after, limit)
-        except (FileNotFoundError, SpoolError):
-            return rows, whole  # that it cannot be read has been seen on the way here
-        if not late:
-            return rows, whole
-        if not whole_before or len(late) == limit:
-            return late, whole_before
-        rows, whole = segment.rows(self._path(number), late[-1][0], limit - len(late))
-        return late + rows, whole
+            status = os.stat(f"{path}-wal")
+        except FileNotFoundError:
+            status = os.stat(path)
+        return (status.st_ino, status.st_size) == (mark.inode, mark.offset)
+
+    def _begins_by(self, number: int, seq: int, one: Segment) -> bool:
+        """Whether a segment is known to begin with this record or an earlier one."""
+        if number not in self._first_seqs:
+            bounds = one.bounds()
+            if bounds is None:
+                return False
+            self._first_seqs[number] = bounds[0]
+        return self._first_seqs[number] <= seq
+
+    def _doubtful(
+        self, number: int, one: Segment, found: Rows, after: int, limit: int
+    ) -> tuple[list[Row], bool]:
+        """Rows among which some miss or are damaged, or behind which something lies.
+
+        While the segment may be written, what is doubtful at its end is not there yet. Once it gets
+        no more records, or where later ones follow, they are looked for everywhere in it.
+        """
+        hides = found.rest > 0 and one.hides()
+        if not hides and in_order(found.rows, after) is not None:
+            return found.rows, found.whole
+        final = self._is_final(number)
+        rows = {row[0]: row for row in found.rows}
+        salvaged = one.salvage(after, limit, final=final)
+        rows.update((row[0], row) for row in salvaged)
+        self._marks.pop(number, None)  # what lies where it should not is not found from there
+        merged = [rows[seq] for seq in sorted(rows)][:limit]
+        while merged and not final and not is_sound(merged[-1]):
+            merged.pop()
+        return merged, found.whole and len(salvaged) < limit and len(rows) <= limit
 
     def _rescue(
         self,
@@ -188,7 +240,7 @@ class Reader(Segments):
         records: list[Stored],
         damage: list[Damage],
     ) -> int:
-        """Give what can be found in a segment that can never be read; return the position reached.
+        """Give what can be found in a damaged segment; return the position reached.
 
         `asked` are the position and limit of the read that failed.
 
@@ -196,19 +248,14 @@ class Reader(Segments):
             SpoolError: `error`, while a later look may have more success.
         """
         position, limit = asked
-        if not self._is_hopeless(number, error):
+        if not (is_lasting(error) and self._is_final(number)):
             raise error
         following = self._first_beyond(number)
         if following is not None and following <= position + 1:
             return position
         path = self._path(number)
-        try:
-            segment.rows(path, position, limit)
-        except SpoolError:
-            pass
-        else:
-            raise error  # it is readable after all: giving it up would lose it
-        rows = salvage.rows(path, position, limit)
+        with Segment(path) as one:
+            rows = one.salvage(position, limit, final=True)
         position = verify(path, rows, position, records, damage, inside=True)
         if following is not None and len(rows) < limit and position < following - 1:
             last = following - 1
@@ -217,19 +264,14 @@ class Reader(Segments):
         return position
 
     def _count(self, number: int, first: int, last: int) -> int:
-        path = self._path(number)
         try:
-            count = segment.count(path, first, last) if self._may_follow(number) else 0
+            with self._opened(number) as one:
+                if not one.hides():
+                    seqs = (row[0] for row in one.each(first - 1))
+                    return sum(1 for _ in takewhile(lambda seq: seq <= last, seqs))
         except FileNotFoundError:
             return 0
         except SpoolError as error:
-            hopeless = self._is_hopeless(number, error)
-            return segment.salvaged_count(path, first, last) if hopeless else 0
-        if self._hides_more(number, segment.last_of(path)):
-            return segment.salvaged_count(path, first, last)
-        return count
-
-    def _checked(self, path: Path, identity: Identity) -> Identity:
-        if identity.spool != self.spool:
-            raise NotASpool(f"{path}: belongs to spool {identity.spool}, not to this directory")
-        return identity
+            if not (is_lasting(error) and self._is_final(number)):
+                return 0
+        return sum(first <= seq <= last for seq in self.seqs_in(number))

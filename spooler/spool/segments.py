@@ -2,7 +2,7 @@
 
 Rules:
 
-- No file is held open, and none is written.
+- No file is held open between two calls, and none is written.
 - This is the only module of the service that moves or deletes anything of a spool.
 """
 
@@ -13,19 +13,17 @@ import fcntl
 import heapq
 import os
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 from spooler.errors import NotASpool, SpoolDamaged, SpoolError
-from spooler.spool import filesystem, guard, salvage, segment
+from spooler.spool import filesystem, guard
 from spooler.spool import format as fmt
 from spooler.spool.place import segment_files
-from spooler.spool.segment import Bounds, is_lasting
+from spooler.spool.segment import Bounds, Segment, is_lasting, is_sealed, wal_size
 
 # A spool holds hundreds. Of one that holds more than this, the others wait until these are gone.
 MOST_SEGMENTS = 100_000
 
-_Find = Callable[[Path], Bounds | None]
 # What a death leaves that holds no record: a segment being prepared, or what stood beside one.
 _LEFT_OVER = re.compile(r"\..*\.new.*|[0-9]{8,}\.sqlite-(shm|journal)")
 
@@ -38,8 +36,8 @@ class Segments:
         self.directory = directory
         # Found once: a folder that becomes a link later leads to somebody else's files.
         self.place = place or Path(os.path.realpath(directory))
-        # Of segments that are sealed, or damaged and final: number -> its state, its bounds.
-        self._known: dict[tuple[int, _Find], tuple[tuple[int, int, int], Bounds | None]] = {}
+        # Of files that do not change any more: (number, whether it is sound) -> state, bounds.
+        self._known: dict[tuple[int, bool], tuple[tuple[int, int, int], Bounds | None]] = {}
         self._watermark: tuple[int, tuple[int, ...]] = (-1, ())
         self._growing: list[str] = []  # files that get longer when there is news
         self._folder = str(self.place)
@@ -179,14 +177,17 @@ class Segments:
         """Whether every segment can be read and holds nothing beyond `position`.
 
         Raises:
-            NotASpool, NewerFormat, SpoolDamaged: a segment cannot be read, so nobody can say.
+            NotASpool, NewerFormat, SpoolDamaged: a segment cannot be read, so that is unknown.
         """
         bounds = [self._sound_bounds(number) for number in self.segments()]
         return all(bound is None or bound[1] <= position for bound in bounds)
 
     def segment_bytes(self, number: int) -> int:
         """Bytes on disk of a segment with its WAL."""
-        return sum(self._sizes(number))
+        path = self._path(number)
+        with contextlib.suppress(FileNotFoundError):
+            return os.lstat(path).st_size + wal_size(path)
+        return 0
 
     def written_at(self, number: int) -> float:
         """When the segment or its WAL was last written, Unix seconds; 0.0 when it is not there."""
@@ -197,15 +198,17 @@ class Segments:
         return max(written, default=0.0)
 
     def damaged(self) -> dict[int, str]:
-        """Segments that can never be read as they should and get no more records: number, why."""
+        """Segments that are damaged and get no more records: number, why."""
         found = {}
         for number in self.segments():
+            path = self._path(number)
             try:
-                if not segment.is_sealed(self._path(number)) and not self._is_final(number):
-                    continue
-                self._sound_bounds(number)
-                if self._hides_more(number, segment.last_of(self._path(number))):
-                    found[number] = f"{self._path(number)}-wal: damaged before its end"
+                if is_sealed(path):
+                    self._sound_bounds(number)
+                elif self._is_final(number):
+                    with self._opened(number) as one:
+                        if one.hides():
+                            found[number] = f"{path}-wal: damaged before its end"
             except FileNotFoundError:
                 continue
             except SpoolError as error:
@@ -216,8 +219,9 @@ class Segments:
     def seqs_in(self, number: int) -> list[int]:
         """Every seq that a segment holds, readable or not, as far as checksums tell."""
         try:
-            return salvage.seqs(self._path(number))
-        except OSError:
+            with Segment(self._path(number)) as one:
+                return one.seqs()
+        except (FileNotFoundError, SpoolDamaged):
             return []
 
     def first_after(self, number: int) -> int | None:
@@ -230,7 +234,7 @@ class Segments:
 
     def may_move(self, number: int) -> bool:
         """Whether nobody has the segment open for writing."""
-        return segment.is_sealed(self._path(number)) or not self.is_owned()
+        return is_sealed(self._path(number)) or not self.is_owned()
 
     def move_segment(self, number: int, folder: Path) -> None:
         """Set a segment aside: the database last, so that a half-done move is repeated.
@@ -266,39 +270,18 @@ class Segments:
         with guard.inside(self.place.parent) as above:
             os.rmdir(self.place.name, dir_fd=above)
 
-    def _sizes(self, number: int) -> tuple[int, int]:
-        return segment.sizes(self._path(number))
-
     def _path(self, number: int) -> Path:
         return self.place / fmt.segment_name(number)
 
     def _before(self, number: int) -> list[int]:
         return [one for one in self.segments() if one < number]
 
-    def _may_follow(self, number: int) -> bool:
-        """Whether what is written now can be read beside the writer; else once it is sealed."""
-        return segment.is_shared(self._path(number)) or not self.is_owned()
-
-    def _hides_more(self, number: int, last: int) -> bool:
-        """Whether damage in the log of a dead writer hides records after `last`."""
-        path = self._path(number)
-        return (
-            segment.sizes(path)[1] > 0
-            and salvage.hidden_after(path, last)
-            and self._is_final(number)
-        )
-
     # --- bounds -----------------------------------------------------------------------------------
 
     def _is_final(self, number: int) -> bool:
         """Whether a segment gets no more records."""
-        turned_over = segment.is_sealed(self._path(number)) and self.segments()[-1] > number
+        turned_over = is_sealed(self._path(number)) and self.segments()[-1] > number
         return turned_over or self._first_beyond(number) is not None or not self.is_owned()
-
-    def _is_hopeless(self, number: int, error: SpoolError) -> bool:
-        """Whether SQLite never will read a segment: for damage, or a log it cannot index here."""
-        alone = isinstance(error, SpoolDamaged) and not segment.is_shared(self._path(number))
-        return (is_lasting(error) or alone) and self._is_final(number)
 
     def _first_beyond(self, number: int) -> int | None:
         """First seq in the readable segments after `number`, None without any record there."""
@@ -312,32 +295,50 @@ class Segments:
                     return bounds[0]
         return None
 
+    def _opened(self, number: int) -> Segment:
+        """A segment, opened and found to be one.
+
+        Raises:
+            SpoolError, FileNotFoundError: it is none, cannot be read, or is gone.
+        """
+        one = Segment(self._path(number))
+        try:
+            one.check()
+        except BaseException:
+            one.close()
+            raise
+        return one
+
     def _bounds(self, number: int) -> Bounds | None:
         """First and last seq of a segment; of one that is damaged and final, of what is found."""
         try:
             return self._sound_bounds(number)
         except SpoolError as error:
-            if not self._is_hopeless(number, error):
+            if not (is_lasting(error) and self._is_final(number)):
                 raise
-            return self._remembered(number, segment.salvaged_bounds)
+            return self._remembered(number, sound=False)
 
     def _sound_bounds(self, number: int) -> Bounds | None:
-        path = self._path(number)
-        if segment.is_sealed(path):
-            return self._remembered(number, segment.bounds)
-        bounds = segment.bounds(path) if self._may_follow(number) else None
-        if self._hides_more(number, bounds[1] if bounds else 0):
-            return segment.salvaged_bounds(path)
-        return bounds
+        if is_sealed(self._path(number)):
+            return self._remembered(number, sound=True)
+        return self._read_bounds(number)
 
-    def _remembered(self, number: int, find: _Find) -> Bounds | None:
+    def _read_bounds(self, number: int) -> Bounds | None:
+        with self._opened(number) as one:
+            return one.bounds()
+
+    def _found_bounds(self, number: int) -> Bounds | None:
+        seqs = self.seqs_in(number)
+        return (seqs[0], seqs[-1]) if seqs else None
+
+    def _remembered(self, number: int, *, sound: bool) -> Bounds | None:
         """The bounds of a file that does not change any more, found once."""
-        path = self._path(number)
-        status = os.stat(path)
+        status = os.stat(self._path(number))
         mark = (status.st_ino, status.st_size, status.st_mtime_ns)
-        known = self._known.get((number, find))
+        known = self._known.get((number, sound))
         if known is None or known[0] != mark:
-            known = self._known[number, find] = (mark, find(path))
+            bounds = self._read_bounds(number) if sound else self._found_bounds(number)
+            known = self._known[number, sound] = (mark, bounds)
         return known[1]
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from spooler.spool import codec
 
 INSIDE = "missing inside the file"
-Row = tuple[int, str, bytes, int]  # seq, kind, body, checksum; a damaged file may hold others
+Row = tuple[int, str, bytes, int]  # seq, kind, body, checksum
 
 
 class Stored(NamedTuple):
@@ -44,6 +44,23 @@ class Chunk:
     at_end: bool
 
 
+def is_sound(row: Row) -> bool:
+    """Whether a row is a record: its checksum holds."""
+    seq, kind, body, checksum = row
+    return 0 < seq < 2**63 and codec.checksum(kind, body, seq) == checksum
+
+
+def in_order(rows: list[Row], after: int) -> list[Stored] | None:
+    """`rows` as records, if each is sound and follows the one before it, from `after` on."""
+    records: list[Stored] = []
+    for seq, kind, body, checksum in rows:
+        after += 1
+        if seq != after or codec.checksum(kind, body, seq) != checksum:
+            return None
+        records.append(Stored(seq, kind, body))
+    return records
+
+
 def verify(
     path: Path,
     rows: list[Row],
@@ -62,12 +79,7 @@ def verify(
         if seq > position + 1:
             reason = INSIDE if inside else "missing"
             damage.append(Damage(path=str(path), first=position + 1, last=seq - 1, reason=reason))
-        if (
-            isinstance(kind, str)
-            and isinstance(body, bytes)
-            and 0 < seq < 2**63
-            and codec.checksum(kind, body, seq) == checksum
-        ):
+        if is_sound((seq, kind, body, checksum)):
             records.append(Stored(seq, kind, body))
         else:
             damage.append(Damage(path=str(path), first=seq, last=seq, reason="checksum"))

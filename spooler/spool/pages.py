@@ -1,0 +1,257 @@
+"""SQLite's pages, as far as a segment uses them: rows of leaves, frames of a log. Pure.
+
+Source: "Database File Format" of sqlite.org, sections 1.3 (header), 1.6 (b-tree pages), 2.1 (record
+format) and 4.1 (WAL). No schema is read and no SQL is run: a cell with the four columns of a record
+is taken for one, and its checksum decides (`spooler.spool.stored`).
+
+Damage costs the cells that it hits: one that makes no sense is passed over.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator
+
+from spooler.spool import format as fmt
+from spooler.spool.stored import Row
+
+PAGE = fmt.PAGE_SIZE
+_INTERIOR = 0x05  # of a page above the leaves
+LEAF = 0x0D  # first byte of a leaf page of a table; overflow pages begin with 0
+LOG_HEADER = 32
+FRAME_HEADER = 24
+FRAME = FRAME_HEADER + PAGE
+
+# Bytes of the payload of `size` bytes that lie from overflow page `number` on.
+Chain = Callable[[int, int], bytes]
+_Value = str | bytes | int | None
+
+# Of each frame: page number, pages in the database after a commit (else 0), the log's salts.
+_FRAMES = struct.Struct(f">IIQ{FRAME - 16}x")
+_MOST_LOCAL = PAGE - 35  # bytes of a payload that lies in its leaf alone
+_LEAST_LOCAL = (PAGE - 12) * 32 // 255 - 23
+_INTEGERS = {1: 1, 2: 2, 3: 3, 4: 4, 5: 6, 6: 8}  # serial type -> bytes
+_RECORD, _IDENTITY = 4, 2  # columns
+
+
+def committed(data: bytes, salts: int) -> tuple[dict[int, int], list[int]]:
+    """The frames at the start of `data` that belong to whole commits of the log with these salts.
+
+    Returns where the newest image of each page begins in `data`, and for each commit the number of
+    frames up to its end.
+    """
+    numbers: list[int] = []
+    ends: list[int] = []
+    for page, size, salt in _FRAMES.iter_unpack(memoryview(data)[: len(data) - len(data) % FRAME]):
+        if salt != salts or not page:
+            break
+        numbers.append(page)
+        if size:
+            ends.append(len(numbers))
+    del numbers[ends[-1] if ends else 0 :]
+    return {page: index * FRAME + FRAME_HEADER for index, page in enumerate(numbers)}, ends
+
+
+def images(data: bytes) -> dict[int, int]:
+    """Where the newest image of each page begins in these frames, whatever they belong to."""
+    return {
+        int.from_bytes(data[at : at + 4], "big"): at + FRAME_HEADER
+        for at in range(0, len(data) - FRAME + 1, FRAME)
+    }
+
+
+def number_at(data: bytes, at: int) -> int:
+    """The 32-bit number at `at`."""
+    return int.from_bytes(data[at : at + 4], "big")
+
+
+def is_whole(head: bytes, size: int) -> bool:
+    """Whether a database file of `size` bytes has the pages that its first three pages tell of."""
+    if len(head) < 3 * PAGE or size != PAGE * number_at(head, 28):
+        return False
+    schema, identity, record = head[100], head[PAGE], head[2 * PAGE]
+    return schema == LEAF and identity == LEAF and record in (LEAF, _INTERIOR)
+
+
+def ends_commit(data: bytes, at: int) -> bool:
+    """Whether the frame whose page is at `at` is the last one of a commit."""
+    header = data[at - FRAME_HEADER : at]
+    return header[4:8] != b"\0\0\0\0" and header[8:16] != bytes(8)
+
+
+def rows(data: bytes, at: int, after: int, chain: Chain) -> list[Row]:
+    """The records of the page at `at` with a seq above `after`, the last one first.
+
+    A body comes as it is: its checksum is not verified.
+    """
+    found: list[Row] = []
+    end = at + PAGE
+    place = at + 8 + 2 * min(data[at + 3] << 8 | data[at + 4], (PAGE - 8) // 2)
+    while place > at + 8:
+        place -= 2
+        try:
+            cell = at + (data[place] << 8 | data[place + 1])
+            size, cell = varint(data, cell)
+            seq, cell = varint(data, cell)
+            if seq <= after:
+                break  # cells are in the order of their numbers
+            row = _record(data, cell, end, seq, size, chain)
+        except (IndexError, ValueError):
+            continue
+        if row is not None:
+            found.append(row)
+    return found
+
+
+def last_seq(data: bytes, at: int) -> int:
+    """The number of the last cell of the leaf page at `at`, 0 without any."""
+    count = data[at + 3] << 8 | data[at + 4]
+    place = at + 6 + 2 * count
+    if not count or place + 2 > at + PAGE:
+        return 0
+    try:
+        _, cell = varint(data, at + (data[place] << 8 | data[place + 1]))
+        return varint(data, cell)[0]
+    except IndexError:
+        return 0
+
+
+def identities(data: bytes, at: int, chain: Chain) -> Iterator[tuple[bytes, int]]:
+    """Bodies and checksums of what looks like an identity in the leaf page at `at`."""
+    for place in range(at + 8, at + 8 + 2 * min(data[at + 3] << 8 | data[at + 4], 8), 2):
+        try:
+            size, cell = varint(data, at + (data[place] << 8 | data[place + 1]))
+            _, cell = varint(data, cell)
+            columns = _columns(_payload(data, cell, at + PAGE, size, chain))
+        except (IndexError, ValueError):
+            continue
+        if len(columns) == _IDENTITY:
+            body, checksum = columns
+            if isinstance(body, bytes) and isinstance(checksum, int):
+                yield body, checksum
+
+
+def _record(data: bytes, at: int, end: int, seq: int, size: int, chain: Chain) -> Row | None:
+    """The record with its payload at `at`; None for a row of another table."""
+    if size > _MOST_LOCAL:
+        data = _payload(data, at, end, size, chain)
+        at, end = 0, size
+    # What almost every record looks like, in a straight line: a short kind, a body below 8 KiB.
+    length, kind_type, body_type = data[at], data[at + 2], data[at + 3]
+    if length == 5 and body_type < 0x80:
+        sum_type = data[at + 4]
+    elif length == 6 and data[at + 4] < 0x80:
+        body_type, sum_type = (body_type & 0x7F) << 7 | data[at + 4], data[at + 5]
+    else:
+        return _careful_record(data[at : at + size], seq)
+    width = _INTEGERS.get(sum_type, 0)
+    if data[at + 1] or not (13 <= kind_type < 0x80 and kind_type & 1) or not width:
+        return _careful_record(data[at : at + size], seq)
+    kind_at = at + length
+    body_at = kind_at + ((kind_type - 13) >> 1)
+    sum_at = body_at + ((body_type - 12) >> 1)
+    if body_type < 12 or body_type & 1 or sum_at + width > end:
+        return _careful_record(data[at : at + size], seq)
+    kind = data[kind_at:body_at].decode("utf-8", "surrogateescape")
+    checksum = int.from_bytes(data[sum_at : sum_at + width], "big")
+    return seq, kind, data[body_at:sum_at], checksum
+
+
+def _careful_record(payload: bytes, seq: int) -> Row | None:
+    columns = _columns(payload)
+    if len(columns) != _RECORD or columns[0] is not None:
+        return None
+    _, kind, body, checksum = columns
+    if isinstance(kind, str) and isinstance(body, bytes) and isinstance(checksum, int):
+        return seq, kind, body, checksum
+    return seq, "", b"", -1  # of the form of a record, and damaged
+
+
+def _payload(data: bytes, at: int, end: int, size: int, chain: Chain) -> bytes:
+    if not 0 < size <= fmt.BODY_LIMIT + PAGE:
+        raise ValueError("no record is as large as this")
+    local = _local(size)
+    if at + local > end:
+        raise ValueError("goes beyond its page")
+    if local == size:
+        return data[at : at + size]
+    overflow = int.from_bytes(data[at + local : at + local + 4], "big")
+    return data[at : at + local] + chain(overflow, size - local)
+
+
+def follow(number: int, size: int, page_of: Callable[[int], bytes]) -> bytes:
+    """`size` bytes from overflow page `number` on; `page_of` gives a page by its number.
+
+    Raises:
+        ValueError: the chain ends before them.
+    """
+    parts = []
+    while size > 0:
+        page = page_of(number) if number else b""
+        if len(page) < PAGE:
+            raise ValueError("its chain of pages is broken")
+        parts.append(page[4 : 4 + size])
+        size -= len(parts[-1])
+        number = int.from_bytes(page[:4], "big")
+    return b"".join(parts)
+
+
+def _local(size: int) -> int:
+    """How much of a payload of `size` bytes lies in its leaf, as SQLite divides it."""
+    if size <= _MOST_LOCAL:
+        return size
+    fitting = _LEAST_LOCAL + (size - _LEAST_LOCAL) % (PAGE - 4)
+    return fitting if fitting <= _MOST_LOCAL else _LEAST_LOCAL
+
+
+def _columns(payload: bytes) -> list[_Value]:
+    end, at = varint(payload, 0)
+    types = []
+    while at < end:
+        kind, at = varint(payload, at)
+        types.append(kind)
+    values: list[_Value] = []
+    for kind in types:
+        size = _size(kind)
+        raw = payload[at : at + size]
+        if len(raw) < size:
+            raise ValueError("its columns are longer than it is")
+        values.append(_value(kind, raw))
+        at += size
+    return values
+
+
+def _size(kind: int) -> int:
+    if kind >= 12:
+        return (kind - 12) // 2
+    if kind in (0, 8, 9):
+        return 0
+    if kind in _INTEGERS:
+        return _INTEGERS[kind]
+    raise ValueError("no column of ours is of this type")
+
+
+def _value(kind: int, raw: bytes) -> _Value:
+    if kind >= 12:
+        return raw.decode("utf-8", "surrogateescape") if kind % 2 else raw
+    if kind == 0:
+        return None
+    return kind - 8 if kind in (8, 9) else int.from_bytes(raw, "big", signed=True)
+
+
+def varint(raw: bytes, at: int) -> tuple[int, int]:
+    """SQLite's variable-length integer at `at`, and where it ends.
+
+    Raises:
+        IndexError: it goes beyond the end.
+    """
+    value = raw[at]
+    if value < 0x80:
+        return value, at + 1
+    value &= 0x7F
+    for index in range(at + 1, at + 8):
+        byte = raw[index]
+        value = value << 7 | (byte & 0x7F)
+        if byte < 0x80:
+            return value, index + 1
+    return value << 8 | raw[at + 8], at + 9
