@@ -90,12 +90,14 @@ def rows(data: bytes, at: int, after: int, chain: Chain) -> list[Row]:
     while place > at + 8:
         place -= 2
         try:
-            cell = at + (data[place] << 8 | data[place + 1])
-            size, cell = varint(data, cell)
+            size, cell = varint(data, at + (data[place] << 8 | data[place + 1]))
             seq, cell = varint(data, cell)
             if seq <= after:
                 break  # cells are in the order of their numbers
-            row = _record(data, cell, end, seq, size, chain)
+            if size > _MOST_LOCAL or data[cell] != 6:
+                row = _record(_payload(data, cell, end, size, chain), seq)
+            else:
+                row = _usual_record(data, cell, cell + size, seq)
         except (IndexError, ValueError):
             continue
         if row is not None:
@@ -131,33 +133,23 @@ def identities(data: bytes, at: int, chain: Chain) -> Iterator[tuple[bytes, int]
                 yield body, checksum
 
 
-def _record(data: bytes, at: int, end: int, seq: int, size: int, chain: Chain) -> Row | None:
-    """The record with its payload at `at`; None for a row of another table."""
-    if size > _MOST_LOCAL:
-        data = _payload(data, at, end, size, chain)
-        at, end = 0, size
-    # What almost every record looks like, in a straight line: a short kind, a body below 8 KiB.
-    length, kind_type, body_type = data[at], data[at + 2], data[at + 3]
-    if length == 5 and body_type < 0x80:
-        sum_type = data[at + 4]
-    elif length == 6 and data[at + 4] < 0x80:
-        body_type, sum_type = (body_type & 0x7F) << 7 | data[at + 4], data[at + 5]
-    else:
-        return _careful_record(data[at : at + size], seq)
-    width = _INTEGERS.get(sum_type, 0)
-    if data[at + 1] or not (13 <= kind_type < 0x80 and kind_type & 1) or not width:
-        return _careful_record(data[at : at + size], seq)
-    kind_at = at + length
-    body_at = kind_at + ((kind_type - 13) >> 1)
-    sum_at = body_at + ((body_type - 12) >> 1)
-    if body_type < 12 or body_type & 1 or sum_at + width > end:
-        return _careful_record(data[at : at + size], seq)
-    kind = data[kind_at:body_at].decode("utf-8", "surrogateescape")
-    checksum = int.from_bytes(data[sum_at : sum_at + width], "big")
-    return seq, kind, data[body_at:sum_at], checksum
+def _usual_record(data: bytes, at: int, end: int, seq: int) -> Row | None:
+    """As `_record`, of a payload in its leaf that begins as almost every one does.
+
+    With a header of six bytes: a short kind, a body of 58 bytes or more, a checksum.
+    """
+    kind_type, body_type = data[at + 2], (data[at + 3] & 0x7F) << 7 | data[at + 4]
+    body_at = at + 6 + (kind_type - 13 >> 1)
+    sum_at = body_at + (body_type - 12 >> 1)
+    usual = data[at + 1] == 0 and 13 <= kind_type < 0x80 <= data[at + 3] and data[at + 4] < 0x80
+    if not usual or not kind_type & 1 or body_type & 1 or end - sum_at not in (4, 6):
+        return _record(data[at:end], seq)
+    kind = data[at + 6 : body_at].decode("utf-8", "surrogateescape")
+    return seq, kind, data[body_at:sum_at], int.from_bytes(data[sum_at:end], "big")
 
 
-def _careful_record(payload: bytes, seq: int) -> Row | None:
+def _record(payload: bytes, seq: int) -> Row | None:
+    """The record with this payload; None for a row of another table."""
     columns = _columns(payload)
     if len(columns) != _RECORD or columns[0] is not None:
         return None
@@ -248,8 +240,11 @@ def varint(raw: bytes, at: int) -> tuple[int, int]:
     value = raw[at]
     if value < 0x80:
         return value, at + 1
-    value &= 0x7F
-    for index in range(at + 1, at + 8):
+    byte = raw[at + 1]
+    value = (value & 0x7F) << 7 | (byte & 0x7F)
+    if byte < 0x80:
+        return value, at + 2
+    for index in range(at + 2, at + 8):
         byte = raw[index]
         value = value << 7 | (byte & 0x7F)
         if byte < 0x80:

@@ -28,13 +28,14 @@ from spooler.spool import format as fmt
 from spooler.spool.identity import Identity
 from spooler.spool.stored import Row, is_sound
 
-# Of bodies and kinds given at once; a record that is larger comes alone.
+# Of bodies given at once; a record that is larger comes alone.
 CHUNK_BYTES = 64 * 1024 * 1024
 SECONDS = 5.0
 _WINDOW = 512 * 1024  # bytes that are read at a time
 _MOST_COMMIT = 2 * fmt.BODY_LIMIT  # bytes; more than the frames of the largest record
 _NEAR = 256  # frames or pages that are rather read through than halved
 _TAIL = 64  # frames or pages that are read at a time to find one leaf
+_FIRST = 8  # records that are read to find the first sound one
 _ROWS = 4096  # that are read at a time where all are wanted
 
 Bounds = tuple[int, int]  # first and last seq
@@ -138,7 +139,7 @@ class Segment:
         """Make sure that the file is a segment, of a version that can be read, and whole.
 
         Raises:
-            NotASpool: another application's file, or a damaged header.
+            NotASpool: another application's file, or an empty one.
             NewerFormat: written by a later version of this package.
             SpoolDamaged, FileNotFoundError: it is damaged, cannot be read now, or is gone.
         """
@@ -146,7 +147,9 @@ class Segment:
             head = os.pread(self._database(), 3 * pages.PAGE, 0)
             size = os.fstat(self._file).st_size
         application, version = pages.number_at(head, 68), pages.number_at(head, 60)
-        if head[:16] != b"SQLite format 3\0" or application != fmt.APPLICATION_ID:
+        if head and head[:16] != b"SQLite format 3\0":
+            raise SpoolDamaged(str(self.path), 0, "file is not a database", lasting=True)
+        if application != fmt.APPLICATION_ID:
             raise NotASpool(f"{self.path}: application_id {application:#x}, not a spool segment")
         if version > fmt.FORMAT_VERSION:
             raise NewerFormat(
@@ -194,29 +197,33 @@ class Segment:
         offset = mark.offset
         if mark.seq < after:
             offset = self._near(after, offset, status.st_size)
-        last, size = after, 0
-        found: list[Row] = []
-        window_bytes = min(_WINDOW, (limit + 8) * 2 * self._unit)
+        last, size, found = after, 0, list[Row]()
+        most = min(_WINDOW, (limit + 8) * 2 * self._unit)
         while True:
             mark = Mark(status.st_ino, last, offset)
-            window = self._window(offset, window_bytes)
+            rest = status.st_size - offset
+            window = self._window(offset, min(most, rest), rest)
             if not window.bytes:
-                rest = os.fstat(self._source).st_size - offset
                 return Rows(found, True, max(0, rest), mark)
             rows, leaves = self._rows(window, last, limit - len(found))
-            for index, row in enumerate(rows):
-                size += row_bytes(row)
-                if len(found) == limit or (found and size > CHUNK_BYTES):
-                    return Rows(found, False, 0, self._within(mark, window, rows, index, leaves))
-                found.append(row)
+            size += sum(len(row[2]) for row in rows)
+            fitting = min(len(rows), limit - len(found))
+            while size > CHUNK_BYTES and fitting > (not found):
+                fitting -= 1
+                size -= len(rows[fitting][2])
+            found += rows[:fitting]
+            if fitting < len(rows):
+                return Rows(found, False, 0, self._within(mark, window, rows, fitting, leaves))
             last = max(last, rows[-1][0] if rows else 0)
             offset += window.bytes
             if time.monotonic() > self._end:
                 guard.rest(os.path.dirname(self.path))
                 return Rows(found, False, 0, Mark(status.st_ino, last, offset))
 
-    def _window(self, offset: int, size: int) -> _Window:
-        """Whole commits from `offset` on, at least one if there is one; or pages of the file."""
+    def _window(self, offset: int, size: int, most: int) -> _Window:
+        """Whole commits from `offset` on, or pages of the file; `size` bytes, or more for one."""
+        if size <= 0:
+            return _Window(b"", {}, [], 0)
         data = os.pread(self._source, size, offset)
         if not self.is_logged:
             whole = len(data) - len(data) % pages.PAGE
@@ -225,8 +232,8 @@ class Segment:
             places.pop(1, None)  # the first holds the schema
             return _Window(data, places, [], whole)
         places, ends = pages.committed(data, self._salts)
-        while not ends and size <= len(data) and size < _MOST_COMMIT:
-            size *= 4  # a commit that is longer than this
+        while not ends and len(data) == size < min(most, _MOST_COMMIT):
+            size = min(4 * size, most)  # a commit that is longer than this
             data = os.pread(self._source, size, offset)
             places, ends = pages.committed(data, self._salts)
         return _Window(data, places, ends, ends[-1] * pages.FRAME if ends else 0)
@@ -325,7 +332,7 @@ class Segment:
         last = last or self.last()
         if last is None:
             return None
-        first = next((row for row in self.read(0, _TAIL).rows if is_sound(row)), last)
+        first = next(filter(is_sound, self.read(0, _FIRST).rows), last)
         return first[0], last[0]
 
     def last(self) -> Row | None:
@@ -449,8 +456,8 @@ class Segment:
 
     def _end_of_commits(self) -> int:
         """Where the whole commits from the start of the log on end."""
-        offset = self._start
-        while step := self._window(offset, _WINDOW).bytes:
+        offset, end = self._start, os.fstat(self._log).st_size
+        while step := self._window(offset, min(_WINDOW, end - offset), end - offset).bytes:
             self._pay()
             offset += step
         return offset
@@ -490,11 +497,6 @@ class Segment:
         if time.monotonic() > self._end:
             guard.rest(os.path.dirname(self.path))
             raise OSError(errno.EFBIG, f"a look through it takes more than {SECONDS:g} s")
-
-
-def row_bytes(row: Row) -> int:
-    """Bytes of a row's kind and body."""
-    return len(row[1]) + len(row[2])
 
 
 def last_seq(path: Path) -> int:

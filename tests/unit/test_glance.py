@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from spooler.spool import codec, db
+from spooler.spool import codec, guard
 from spooler.spool import format as fmt
 from spooler.spool.glance import Glance, View
 from spooler.spool.reader import Reader
@@ -74,18 +75,32 @@ def test_a_second_look_opens_nothing_while_nothing_has_changed(
 ) -> None:
     glance = looked(spool)
     opened: list[Path] = []
-    real = db.open_for_reading
-    monkeypatch.setattr(db, "open_for_reading", lambda path: opened.append(path) or real(path))
+    real = guard.open_regular
+    monkeypatch.setattr(guard, "open_regular", lambda path: opened.append(path) or real(path))
     before = glance.look()
     assert before == glance.look()
     assert opened == []
 
 
-def test_the_bounds_of_a_segment_are_found_without_going_through_it(spool: Path) -> None:
-    connection = db.open_for_reading(spool / "00000001.sqlite")
-    plan = [row[-1] for row in connection.execute(f"EXPLAIN QUERY PLAN {fmt.SELECT_BOUNDS}")]
-    connection.close()
-    assert sum("SEARCH" in line for line in plan) == 2, plan
+def test_the_bounds_of_a_segment_are_found_without_going_through_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sealed or not, what is read of it does not grow with it."""
+    directory, writer = shipping.spool(tmp_path, [step(n) for n in range(5000)], close=False)
+    taken: list[int] = []
+    real = os.pread
+    monkeypatch.setattr(
+        os, "pread", lambda *args: (data := real(*args), taken.append(len(data)))[0]
+    )
+    for seal in (lambda: None, writer.close):
+        seal()
+        taken.clear()
+        assert Glance(directory).look().last == 5000
+        assert sum(taken) < 200_000 < bytes_of(directory)
+
+
+def bytes_of(directory: Path) -> int:
+    return sum(path.stat().st_size for path in directory.glob("*.sqlite*"))
 
 
 @pytest.mark.promise("G7")

@@ -201,10 +201,6 @@ def too_old(directory: Path) -> None:
     edit(segment(directory, 2), "PRAGMA user_version = 0")
 
 
-def another_table(directory: Path) -> None:
-    edit(segment(directory, 2), "CREATE TABLE other (x)")
-
-
 def another_application(directory: Path) -> None:
     edit(segment(directory, 2), "PRAGMA application_id = 7")
 
@@ -240,7 +236,6 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "body": (not_msgpack, "record 15: its body is not msgpack"),
     "newer": (newer, "newer: format version 2"),
     "too old": (too_old, "not ours: format version 0"),
-    "schema": (another_table, "not ours: its schema"),
     "application": (another_application, "not ours: application_id 0x7"),
     "text": (no_database, "damaged: file is not a database"),
     "page": (broken_page, "malformed"),

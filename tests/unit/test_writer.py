@@ -10,14 +10,15 @@ from pathlib import Path
 import pytest
 
 from spooler.errors import SpoolUnavailable
-from spooler.spool import db, writer
+from spooler.spool import format as fmt
+from spooler.spool import segment, writer
 from spooler.spool.place import check_present
 from spooler.spool.reader import Reader
 from tests.kit import spools
 
 
 def wal_bytes(directory: Path, number: int) -> int:
-    return db.wal_size(directory / f"{number:08d}.sqlite")
+    return segment.wal_size(directory / f"{number:08d}.sqlite")
 
 
 @pytest.mark.promise("G3")
@@ -143,21 +144,6 @@ def test_tending_seals_the_full_segment(tmp_path: Path) -> None:
     assert (directory / "00000002.sqlite-wal").exists(), "or a reader would take it for sealed"
 
 
-@pytest.mark.promise("G1")
-def test_a_reader_in_the_way_of_sealing_costs_nothing(tmp_path: Path) -> None:
-    """SQLite cannot empty the WAL under a reader: it stays, and the records with it."""
-    directory, one = spools.fill(tmp_path, 3, close=False, segment_records=4)
-    reading = db.open_for_reading(directory / "00000001.sqlite")
-    rows = reading.execute("SELECT seq FROM record")
-    assert rows.fetchone() == (1,)
-    one.append("step", spools.body(4))
-    one.tend()
-    one.append("step", spools.body(5))
-    reading.close()
-    one.close()
-    assert spools.read_whole(directory).numbers == [1, 2, 3, 4, 5]
-
-
 def test_a_closed_spool_has_no_wal_and_no_owner(tmp_path: Path) -> None:
     directory, one = spools.fill(tmp_path, 6, close=False, segment_records=4)
     assert spools.is_owned(directory)
@@ -250,7 +236,6 @@ def per_segment(directory: Path) -> list[int]:
     """Records in each segment, without a last empty one that was only prepared."""
     counts = []
     for number in Reader(directory).segments():
-        connection = db.open_for_reading(directory / f"{number:08d}.sqlite")
-        counts.append(connection.execute("SELECT count(*) FROM record").fetchone()[0])
-        connection.close()
+        with segment.Segment(directory / fmt.segment_name(number)) as one:
+            counts.append(sum(1 for _ in one.each()))
     return counts[:-1] if len(counts) > 1 and counts[-1] == 0 else counts
