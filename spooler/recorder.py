@@ -263,8 +263,9 @@ class Recorder:
         writer = self._writer
         if writer is not None:
             self._mind(writer, lambda: writer.tend(durable=durable))
-        while self._left:
-            self._left.pop().discard()
+        left, self._left = self._left, []
+        for writer in left:
+            writer.discard()
 
     def _mind(self, writer: Writer, act: Callable[[], None]) -> None:
         """Let the writer act; go on in a new spool if it says that this one is lost."""

@@ -104,6 +104,7 @@ class Writing(sqlite3.Connection):
     offset: Callable[[], int]  # not `MARK`, or an OSError: the log's descriptor is not ours
     file: Descriptor
     log: Descriptor
+    _cursor: sqlite3.Cursor | None = None
 
     def begin(self, path: Path) -> None:
         """Make ready for the first record.
@@ -111,7 +112,8 @@ class Writing(sqlite3.Connection):
         The first write of a connection begins the log and takes the page cache's memory; done
         here, the first record does not pay for it.
         """
-        self.insert = self.cursor().execute
+        self._cursor = self.cursor()
+        self.insert = self._cursor.execute
         self.file, self.log = find(path), find(Path(f"{path}-wal"))
         self.offset = functools.partial(os.lseek, self.log.number, 0, os.SEEK_CUR)
         os.lseek(self.log.number, MARK, os.SEEK_SET)
@@ -123,6 +125,12 @@ class Writing(sqlite3.Connection):
     def is_ours(self) -> bool:
         """Whether its descriptors are still its own."""
         return self.file.is_ours() and self.log.is_ours()
+
+    def close(self) -> None:
+        """As SQLite's own, which would only pretend to after an insert that failed."""
+        if self._cursor is not None:
+            self._cursor.close()
+        super().close()
 
     def leave(self) -> None:
         """Close its files as they are, without SQLite: nothing is written, the log stays.

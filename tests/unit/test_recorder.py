@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 import threading
 from pathlib import Path
 from typing import Any
@@ -288,3 +289,42 @@ def test_an_unknown_group_is_said_and_not_used(
     monkeypatch.setenv("PRIMUS_LENS_SPOOL_GROUP", "no-such-group-here")
     assert mine.record("step", spools.step(1))
     assert "no-such-group-here" in capsys.readouterr().err
+
+
+@pytest.mark.promise("G2")
+def test_without_a_thread_the_caller_keeps_the_limits_until_there_is_one() -> None:
+    """A real limit of processes, for a user that nothing else here belongs to."""
+    if os.geteuid() != 0:
+        pytest.skip("only root may become another user")
+    code = """
+import json, os, resource, sys, threading
+from spooler import recorder
+from tests.kit import spools
+os.setgroups([])
+os.setuid(54321)
+recorder.TICK_SECONDS = 0.0
+hard = resource.getrlimit(resource.RLIMIT_NPROC)[1]
+resource.setrlimit(resource.RLIMIT_NPROC, (0, hard))
+mine = recorder.recorder()
+waited = []
+os.fsync = os.fdatasync = lambda _: waited.append(threading.current_thread().name)
+for n in range(40): assert mine.record("step", spools.step(n))
+alone = [[threading.active_count(), mine._writer._segment.number], list(waited)]
+resource.setrlimit(resource.RLIMIT_NPROC, (hard, hard))
+mine.record("step", spools.step(40))
+print(json.dumps([alone, threading.active_count(), mine.directory]))
+"""
+    with tempfile.TemporaryDirectory() as place:
+        os.chmod(place, 0o777)
+        done = spools.python(
+            code,
+            PRIMUS_LENS_WANDB_OUTPUT_PATH=f"{place}/spool",
+            PRIMUS_LENS_SPOOL_SEGMENT_RECORDS="10",
+        )
+        (alone, waited), threads, directory = spools.answer(done)
+        found = spools.read_whole(Path(directory)).bodies("step")
+    assert alone == [1, 5], "segments end in time"
+    assert waited == [], "and no disk is waited for"
+    assert threads == 2
+    assert done.stderr.count("cannot start its thread") == 1
+    assert [body["step"] for body in found] == list(range(41))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import stat
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -236,7 +238,10 @@ def per_segment(directory: Path) -> list[int]:
     """Records in each segment, without a last empty one that was only prepared."""
     counts = []
     for number in Reader(directory).segments():
-        connection = db.open_for_reading(directory / f"{number:08d}.sqlite")
-        counts.append(connection.execute("SELECT count(*) FROM record").fetchone()[0])
-        connection.close()
+        with tempfile.TemporaryDirectory() as place:
+            for path in directory.glob(f"{number:08d}.*"):
+                shutil.copy(path, place)
+            connection = sqlite3.connect(f"{place}/{number:08d}.sqlite")
+            counts.append(connection.execute("SELECT count(*) FROM record").fetchone()[0])
+            connection.close()
     return counts[:-1] if len(counts) > 1 and counts[-1] == 0 else counts
