@@ -10,8 +10,10 @@ class SpoolError(Exception):
 class SpoolUnavailable(SpoolError):
     """A record cannot be committed now. `reason` is a short stable word for counters.
 
-    Reasons: `disk-full`, `read-only`, `io-error`, `locked`, `cannot-open`, `gone`, `error`; `cap`
-    when the spool has reached its own limit, `root-cap` when all spools together have.
+    Reasons: `disk-full`, `quota` (of the disk, or of a file's size), `read-only`, `io-error`,
+    `cannot-open`, `error`; `gone` when the files were deleted, `descriptor` when the program has
+    closed a descriptor of theirs; `cap` when the spool has reached its own limit, `root-cap` when
+    all spools together have.
     """
 
     def __init__(self, reason: str, detail: str) -> None:

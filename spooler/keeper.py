@@ -28,15 +28,31 @@ class Keeper:
         self._bell = threading.Lock()  # taken until it rings
         self._bell.acquire()
         self._ending = False
-        self._thread = threading.Thread(target=self._run, name="lens-ship-keeper", daemon=True)
+        self._thread: threading.Thread | None = None
 
-    def start(self) -> None:
-        """Start the thread.
+    def start(self) -> bool:
+        """Start the thread unless it runs; False when the system gives none now.
 
-        Raises:
-            RuntimeError: the interpreter is ending and gives no more threads.
+        A later try may succeed, unless the interpreter is ending.
         """
-        self._thread.start()
+        if self._thread is None and threading.main_thread().is_alive():
+            thread = threading.Thread(target=self._run, name="lens-ship-keeper", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:
+                notice.say_once(
+                    "thread",
+                    f"lens-ship cannot start its thread ({error}). Recording goes on, and the start"
+                    " is tried again every second. Until then the training thread seals segments.",
+                )
+            else:
+                self._thread = thread
+        return self.is_running
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the thread was started."""
+        return self._thread is not None
 
     def wake(self) -> None:
         """Have `tend` called now rather than at the next tick.
@@ -63,7 +79,8 @@ class Keeper:
         self._tasks.append(last)
         self._ending = True
         self.wake()
-        self._thread.join(seconds)
+        if self._thread is not None:
+            self._thread.join(seconds)
 
     def _run(self) -> None:
         while True:

@@ -5,7 +5,10 @@ Rules:
 - Nothing escapes: what cannot be recorded is counted by reason, said once on stderr, and written
   into the spool as a `gap` as soon as that works again.
 - After a failure the spool is tried again at most every `_RETRY_SECONDS`; between tries a record
-  costs a comparison, so a broken disk cannot slow training.
+  costs a comparison, so a broken disk cannot slow training. It is the same spool that is tried: a
+  new one is begun only where the old one's files are gone, broken or not its own any more.
+- Without a background thread (a limit of processes), the caller keeps limits and seals, about once
+  a second, without waiting for the disk.
 - A forked child starts with an empty recorder. The parent's connection is neither used nor closed
   there, and a fork waits until no thread of ours is inside SQLite, whose own locks would otherwise
   stay taken in the child for ever.
@@ -24,15 +27,14 @@ from typing import Any
 import spooler
 from spooler import config, limits, notice
 from spooler.errors import SpoolUnavailable
-from spooler.keeper import Keeper, Task
+from spooler.keeper import TICK_SECONDS, Keeper, Task
 from spooler.records import exit as exit_record
 from spooler.records import gap as gap_record
 from spooler.records.values import careful, plain
-from spooler.spool import codec, db, identity
+from spooler.spool import codec, identity
 from spooler.spool import format as fmt
-from spooler.spool.filesystem import file_system_of
 from spooler.spool.place import group_of, user_folder
-from spooler.spool.writer import Writer
+from spooler.spool.writer import LOST, Writer
 
 _RETRY_SECONDS = 1.0
 _GOODBYE_SECONDS = 2.0
@@ -43,7 +45,11 @@ _YIELD_SECONDS = 0.001
 # A packed step above this many bytes is packed again with long texts and lists cut.
 _LARGE_BODY = 1024 * 1024
 # After these the files themselves are suspect: go on in a new spool rather than in this one.
-_START_ANEW = frozenset({"gone", "io-error", "read-only", "cannot-open", "error"})
+_START_ANEW = LOST | {"cannot-open", "error"}
+_STEPS = {
+    "quota": "Raise the limit that is named, or free some of what it covers, to end this.",
+    "descriptor": "Keep the program from closing descriptors that it has not opened to end this.",
+}
 
 
 @dataclass(kw_only=True)
@@ -72,6 +78,9 @@ class Recorder:
         self._trouble = "error"  # reason of the last failure
         self._silent = False  # a child of a fork that could not be made safe
         self._keeper: Keeper | None = None
+        self._alone = False  # there is no thread for the keeper yet
+        self._tend_at = 0.0  # monotonic: when the caller does its work then
+        self._left: list[Writer] = []  # not used any more, and still open
         self._held: Writer | None = None
         self._forking = False  # a thread wants to fork, or does
 
@@ -117,8 +126,7 @@ class Recorder:
         """
         with self._lock:
             keeper = self._start_keeper()
-        if keeper is not None:
-            keeper.add(task)
+        keeper.add(task)
 
     @property
     def directory(self) -> str | None:
@@ -140,6 +148,8 @@ class Recorder:
         except SpoolUnavailable as error:
             self._fail(error, lost=not kept)
             return False
+        if self._alone:
+            self._tend_here()
         self.recorded[kind] = self.recorded.get(kind, 0) + 1
         return True
 
@@ -163,23 +173,20 @@ class Recorder:
             host=os.uname().nodename,
             version=spooler.__version__,
         )
-        place = file_system_of(settings.root)
         writer = Writer(
             root=settings.root,
             below=(*user_folder(settings.root), *identity.directory_of(os.environ)),
             spool=spool,
             identity=codec.pack(who.to_map()),
-            limits=limits.limits(settings, group_of(settings.root), place),
-            opener=db.open_for_writing if place.takes_wal else db.open_alone,
+            limits=limits.limits(settings, group_of(settings.root)),
         )
         self._writer, self.last_seq = writer, 0
+        self._tend_at = time.monotonic() + TICK_SECONDS
         self.generation += 1
         keeper = self._start_keeper()
-        if keeper is not None:
-            writer.wake = keeper.wake
-            keeper.keep_pace(settings.sync_seconds)
+        writer.wake = keeper.wake
+        keeper.keep_pace(settings.sync_seconds)
         notice.debug(f"Recording to {writer.directory}")
-        limits.warn_of_network(settings.root, place)
         return writer
 
     def _fail(self, error: SpoolUnavailable, *, lost: bool) -> None:
@@ -188,21 +195,30 @@ class Recorder:
         self._trouble = error.reason
         self._retry_at = time.monotonic() + _RETRY_SECONDS
         if error.reason in _START_ANEW:
-            # Left open on purpose: closing could write to what is broken.
-            self._writer = None
+            self._leave(error)
+        step = f"Free space or correct {config.OUTPUT_PATH} to end this."
         notice.say_once(
             error.reason,
             f"lens-ship cannot record now ({error}). Training goes on; records are counted as"
-            f" dropped, and recording is tried again every {_RETRY_SECONDS:.0f} s. Free space or"
-            f" correct {config.OUTPUT_PATH} to end this.",
+            f" dropped, and recording is tried again every {_RETRY_SECONDS:.0f} s."
+            f" {_STEPS.get(error.reason, step)}",
         )
 
-    def _lose(self, reason: str) -> None:
+    def _leave(self, error: SpoolUnavailable) -> None:
+        """Use this spool no more; its files are closed where waiting hurts nobody."""
+        writer, self._writer = self._writer, None
+        if writer is None:
+            return
+        self._left.append(writer)
+        if error.reason == "gone" and writer.unverified:
+            self._lose("gone", writer.unverified)
+
+    def _lose(self, reason: str, count: int = 1) -> None:
         now = time.time()
         loss = self._losses.setdefault(reason, _Loss(count=0, first=now, last=now))
-        loss.count += 1
+        loss.count += count
         loss.last = now
-        self.dropped[reason] = self.dropped.get(reason, 0) + 1
+        self.dropped[reason] = self.dropped.get(reason, 0) + count
 
     def _write_gaps(self, writer: Writer) -> None:
         """Put what was lost into the spool, in the place where it is missing."""
@@ -226,46 +242,68 @@ class Recorder:
 
     # --- the background thread, the end, the fork -----------------------------------------------
 
-    def _start_keeper(self) -> Keeper | None:
+    def _start_keeper(self) -> Keeper:
         if self._keeper is None:
-            keeper = Keeper(self._tend)
-            try:
-                keeper.start()
-            except RuntimeError:
-                # The interpreter is ending: segments simply grow a little longer.
-                return None
-            self._keeper = keeper
+            self._keeper = Keeper(self._tend)
+        self._alone = not self._keeper.start()
         return self._keeper
 
-    def _tend(self) -> None:
+    def _tend_here(self) -> None:
+        """Try to start the thread; without one do its work in the caller, without waiting."""
+        now = time.monotonic()
+        if now < self._tend_at:
+            return
+        self._tend_at = now + TICK_SECONDS
+        self._start_keeper()
+        if self._alone:
+            self._tend(durable=False)
+
+    def _tend(self, *, durable: bool = True) -> None:
         """Let the writer rotate, seal and notice files that are gone; on the keeper's thread."""
         writer = self._writer
-        if writer is None:
-            return
+        if writer is not None:
+            self._mind(writer, lambda: writer.tend(durable=durable))
+        left, self._left = self._left, []
+        for writer in left:
+            writer.discard()
+
+    def _mind(self, writer: Writer, act: Callable[[], None]) -> None:
+        """Let the writer act; go on in a new spool if it says that this one is lost."""
         try:
-            writer.tend()
+            act()
         except SpoolUnavailable as error:
             with self._lock:
-                gone = error.reason == "gone" and self._writer is writer
-                if gone:
-                    self._writer = None
-            if gone:
-                writer.discard()
+                if error.reason in LOST and self._writer is writer:
+                    self._leave(error)
+                    self._tell_losses()
             notice.say_once(f"tend {error.reason}", f"lens-ship: {error}. Training goes on.")
         except Exception as error:  # noqa: BLE001 - border with training code: nothing escapes
             notice.say_once("tend", f"lens-ship: {type(error).__name__}: {error}.")
 
+    def _tell_losses(self) -> None:
+        """Write into a new spool what the last one has lost, without waiting for a record."""
+        if not self._losses:
+            return
+        try:
+            writer = self._open()
+            if writer is not None:
+                self._write_gaps(writer)
+        except SpoolUnavailable as error:
+            self._fail(error, lost=False)
+
     def goodbye(self) -> None:
         """Write the exit record and seal the spool, within `_GOODBYE_SECONDS`."""
         keeper, self._keeper = self._keeper, None
-        if keeper is not None:
+        if keeper is not None and keeper.is_running:
             keeper.finish(self._say_goodbye, _GOODBYE_SECONDS)
         elif self._writer is not None:
             self._say_goodbye()
 
     def _say_goodbye(self) -> bool:
-        if self._writer is None:
+        writer = self._writer
+        if writer is None:
             return False
+        self._mind(writer, writer.check)
         for farewell in self.farewells:
             farewell()
         # A few bytes beyond a limit, or one more try, are worth knowing what was lost.

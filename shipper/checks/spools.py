@@ -54,10 +54,10 @@ def look(ground: Ground) -> Iterator[Finding]:
 def _file_system(root: Path) -> Iterator[Finding]:
     kind = file_system_of(root)
     name = f"{root} is on {kind.type or 'a file system that cannot be told'}"
-    if not kind.takes_wal:
+    if not kind.is_local:
         yield warn(
             "spool",
-            f"{name} ({kind.mount}), a network file system: SQLite's log needs one host",
+            f"{name} ({kind.mount}), a network file system: another host sees records late",
             "put the root on a local disk; else run this service on the host of the jobs, and on"
             " no other",
         )

@@ -21,7 +21,7 @@ def look(ground: Ground) -> Iterator[Finding]:
     """See the module."""
     state = ground.config.state
     kind = file_system_of(state)
-    if not kind.takes_wal:
+    if not kind.is_local:
         yield fail(
             "state",
             f"{state} is on {kind.type} ({kind.mount}), where SQLite's log does not work",

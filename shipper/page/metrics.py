@@ -31,7 +31,18 @@ from shipper.standing import Overview, Sink
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 # What training processes give as reasons; what a later version adds is summed up as "other".
 _DROPPED = frozenset(
-    {"cap", "root-cap", "disk-full", "read-only", "io-error", "locked", "cannot-open", "error"}
+    {
+        "cap",
+        "root-cap",
+        "disk-full",
+        "quota",
+        "read-only",
+        "io-error",
+        "cannot-open",
+        "gone",
+        "descriptor",
+        "error",
+    }
 )
 _LOST = frozenset({"corrupt", "cap", "root-cap", "ambiguous", "expired"})
 _LABELS = 40

@@ -3,22 +3,34 @@
 Rules that keep a live spool safe:
 
 - Only the training process opens a segment for writing, and only through one connection.
+- The writer's connection has the segment alone: the log's index is in this process's memory,
+  nothing is shared or mapped, and a commit is two writes to the log and no other system call.
+- Nothing is synced but while a segment is sealed (`seal`), so that no caller waits for the disk.
 - A writing connection is closed on purpose or never: it is given one reference for good, so that
   neither the interpreter's end nor a forked child closes (and thereby checkpoints) it implicitly.
-- It keeps a look at its segment open until it seals it (`Writing`), which saves time and no more.
+- It writes by descriptors that the program may close (`spooler.spool.descriptor`). Each insert is
+  preceded by a look at the log's offset (`Writing.offset`): another file has another.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
+import fcntl
+import functools
 import os
+import resource
 import sqlite3
+import struct
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import quote
 
 from spooler.errors import SpoolUnavailable
 from spooler.spool import format as fmt
+from spooler.spool.descriptor import Descriptor, find
+from spooler.spool.segment import wal_size
 
 _Row = tuple[int, str, bytes, int]
 Connection = sqlite3.Connection
@@ -26,69 +38,85 @@ IntegrityError = sqlite3.IntegrityError
 Error = sqlite3.Error
 VERSION = sqlite3.sqlite_version_info
 
+# SQLite's own locks mean nothing here, and are refused on some file systems; see `_keep_out`.
+_VFS = "unix-none"
 _WRITER_PRAGMAS = (
-    "PRAGMA journal_mode=WAL",
-    "PRAGMA synchronous=NORMAL",
+    "PRAGMA locking_mode=EXCLUSIVE",
+    "PRAGMA synchronous=OFF",
     # A checkpoint in the calling thread costs milliseconds; sealing does it off the hot path.
     "PRAGMA wal_autocheckpoint=0",
     "PRAGMA mmap_size=0",
 )
-# How long a writer waits for a lock that nobody should hold, in seconds.
-_BUSY_SECONDS = 0.02
+# Where the log's descriptor stands, which SQLite neither uses nor moves; a file that is opened
+# stands at 0. To ask costs a quarter of what `fstat` does, and no file system's server is asked.
+MARK = fmt.APPLICATION_ID
+# A write lock on the bytes that SQLite locks, as `struct flock`: type, whence, start, length, pid.
+_LOCK = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0x40000000, 512, 0)
+_SCRATCH_LIMIT = 1024 * 1024  # bytes
+DESCRIPTOR_TAKEN = "the program has closed a descriptor of the spool that it does not own"
 
+# Of SQLite's words, and of the system's.
 _REASONS = (
     ("full", "disk-full"),
-    ("quota", "disk-full"),
+    ("no space", "disk-full"),
+    ("quota", "quota"),
+    ("file too large", "quota"),
     ("readonly", "read-only"),
+    ("read-only", "read-only"),
     ("disk i/o", "io-error"),
-    ("locked", "locked"),
-    ("busy", "locked"),
+    ("input/output", "io-error"),
     ("unable to open", "cannot-open"),
+    ("too many open files", "cannot-open"),
 )
+# The folder itself is not there any more.
+_GONE = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE)
 
 
 class Writing(sqlite3.Connection):
-    """The one connection that writes a segment; what it keeps between two records saves them time.
+    """The one connection that writes a segment, with its two descriptors.
 
-    A cursor, which takes longer to make than its values to bind. And a look at the segment that is
-    never read to its end: as long as it is open, SQLite keeps a reader's lock, which else it takes
-    and gives back around each record, four of the eight system calls that a record takes. It is in
-    nobody's way: such locks are shared, and stop only a checkpoint, of which there is none before
-    the end. Each record is committed before its `insert` returns, as it is without.
+    It keeps a cursor, which takes longer to make than its values to bind.
     """
 
     insert: Callable[[str, _Row], sqlite3.Cursor]
-    _look: sqlite3.Cursor | None = None
+    offset: Callable[[], int]  # not `MARK`, or an OSError: the log's descriptor is not ours
+    file: Descriptor
+    log: Descriptor
+    _cursor: sqlite3.Cursor | None = None
 
-    def begin(self) -> None:
-        """Make ready for the first record."""
-        self.insert = self.cursor().execute
-        self._look = self.execute(fmt.SELECT_ANYTHING)
+    def begin(self, path: Path) -> None:
+        """Make ready for the first record.
 
-    def insist(self, statement: str, row: _Row) -> sqlite3.Cursor:
-        """As `insert`, after that has failed.
-
-        In the middle of a look SQLite does not wait for a lock that another process has for a
-        moment, as a reader may that comes amid a commit; and it may remember an error of the file.
+        The first write of a connection begins the log and takes the page cache's memory; done
+        here, the first record does not pay for it.
         """
-        self.look_away()
-        try:
-            return self.execute(statement, row)
-        finally:
-            with contextlib.suppress(sqlite3.Error):
-                self._look = self.execute(fmt.SELECT_ANYTHING)
+        self._cursor = self.cursor()
+        self.insert = self._cursor.execute
+        self.file, self.log = find(path), find(Path(f"{path}-wal"))
+        self.offset = functools.partial(os.lseek, self.log.number, 0, os.SEEK_CUR)
+        os.lseek(self.log.number, MARK, os.SEEK_SET)
+        self.execute(f"PRAGMA user_version={fmt.FORMAT_VERSION}")
+        if self.offset() != MARK:  # an SQLite that was built without pwrite
+            self.offset = lambda: MARK if self.log.is_ours() else -1
+        _keep_out(self.file)
 
-    def look_away(self) -> None:
-        """End the look: a checkpoint is due, or the end."""
-        look, self._look = self._look, None
-        if look is not None:
-            with contextlib.suppress(sqlite3.Error):
-                look.close()
+    def is_ours(self) -> bool:
+        """Whether its descriptors are still its own."""
+        return self.file.is_ours() and self.log.is_ours()
 
     def close(self) -> None:
-        """As SQLite's own, which with a look in the way would only pretend to."""
-        self.look_away()
+        """As SQLite's own, which would only pretend to after an insert that failed."""
+        if self._cursor is not None:
+            self._cursor.close()
         super().close()
+
+    def leave(self) -> None:
+        """Close its files as they are, without SQLite: nothing is written, the log stays.
+
+        It must not be used or closed any more.
+        """
+        self.file.close()
+        self.log.close()
 
 
 def unavailable(error: Exception, path: Path) -> SpoolUnavailable:
@@ -96,10 +124,43 @@ def unavailable(error: Exception, path: Path) -> SpoolUnavailable:
     text = str(error).lower()
     if isinstance(error, OSError) and error.errno is not None:
         text += " " + os.strerror(error.errno).lower()
-    for sign, reason in (*_REASONS, ("no space", "disk-full"), ("read-only", "read-only")):
+    for sign, reason in _REASONS:
         if sign in text:
             return SpoolUnavailable(reason, f"{path}: {error}")
     return SpoolUnavailable("error", f"{path}: {error}")
+
+
+def refused(error: Exception, segment: Path, size: int) -> SpoolUnavailable:
+    """As `unavailable`, for a write of `size` bytes to the log: SQLite hides the system's reason.
+
+    The same number of bytes is written to a scratch file beside it, to see what the system says.
+    """
+    scratch = segment.parent / fmt.SCRATCH_NAME
+    flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        scratch.unlink(missing_ok=True)
+        descriptor = os.open(scratch, flags, 0o600)
+        try:
+            _write_at(descriptor, wal_size(segment), min(size, _SCRATCH_LIMIT))
+        finally:
+            os.close(descriptor)
+            scratch.unlink()
+    except OSError as told:
+        if told.errno in _GONE:
+            return SpoolUnavailable("gone", f"{segment.parent} was removed")
+        if told.errno == errno.EFBIG:
+            limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+            return SpoolUnavailable(
+                "quota", f"{segment}: a file may have {limit} bytes (ulimit -f)"
+            )
+        return unavailable(told, segment)
+    return unavailable(error, segment)
+
+
+def _write_at(descriptor: int, offset: int, size: int) -> None:
+    while size > 0:
+        written = os.pwrite(descriptor, bytes(size), offset)
+        offset, size = offset + written, size - written
 
 
 def create(path: Path, number: int, identity: bytes, checksum: int, *, mode: int) -> None:
@@ -112,10 +173,10 @@ def create(path: Path, number: int, identity: bytes, checksum: int, *, mode: int
         path.unlink(missing_ok=True)  # what an earlier try has left
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, mode))
         os.chmod(path, mode)
-        connection = sqlite3.connect(path, isolation_level=None, timeout=_BUSY_SECONDS)
+        connection = _connect(path)
         try:
             connection.execute(f"PRAGMA page_size={fmt.PAGE_SIZE}")
-            connection.execute("PRAGMA synchronous=OFF")
+            _use_log(connection, path)
             connection.execute("BEGIN")
             connection.execute(f"PRAGMA application_id={fmt.APPLICATION_ID}")
             connection.execute(f"PRAGMA user_version={fmt.FORMAT_VERSION}")
@@ -129,8 +190,8 @@ def create(path: Path, number: int, identity: bytes, checksum: int, *, mode: int
         raise unavailable(error, path) from error
 
 
-def publish(draft: Path, final: Path, *, mode: int) -> int:
-    """Give a created segment its name, with an empty WAL beside it; return its inode.
+def publish(draft: Path, final: Path, *, mode: int) -> None:
+    """Give a created segment its name, with an empty WAL beside it.
 
     The WAL is there first: a reader takes a segment without one for sealed.
 
@@ -143,61 +204,78 @@ def publish(draft: Path, final: Path, *, mode: int) -> int:
         os.close(os.open(wal, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, mode))
         os.chmod(wal, mode)
         os.rename(draft, final)
-        return os.stat(final).st_ino
     except OSError as error:
         raise unavailable(error, final) from error
 
 
-def open_alone(path: Path) -> Writing:
-    """As `open_for_writing`, where no memory is shared through files: on a network file system.
-
-    The log's index stays in this process. Nobody can read the segment before it is sealed.
-    """
-    return open_for_writing(path, shared=False)
-
-
-def open_for_writing(path: Path, *, shared: bool = True) -> Writing:
-    """Open a created segment for its one writer, with its WAL and shared memory ready.
+def open_for_writing(path: Path) -> Writing:
+    """Open a created segment for its one writer, with its WAL ready.
 
     Raises:
-        SpoolUnavailable: it cannot be opened, or WAL mode is refused (a network file system).
+        SpoolUnavailable: it cannot be opened.
     """
     try:
-        connection = sqlite3.connect(
-            path,
-            isolation_level=None,
-            timeout=_BUSY_SECONDS,
-            check_same_thread=False,
-            factory=Writing,
-        )
-    except sqlite3.Error as error:
+        connection = _connect(path)
+        try:
+            _use_log(connection, path)
+            connection.begin(path)
+        except BaseException:
+            connection.close()
+            raise
+    except (sqlite3.Error, OSError) as error:
         raise unavailable(error, path) from error
-    try:
-        if not shared:
-            connection.execute("PRAGMA locking_mode=EXCLUSIVE")
-        mode = connection.execute(_WRITER_PRAGMAS[0]).fetchone()[0]
-        if mode != "wal":
-            raise SpoolUnavailable("cannot-open", f"{path}: no WAL here, journal mode is {mode}")
-        for pragma in _WRITER_PRAGMAS[1:]:
-            connection.execute(pragma)
-        # The first write of a connection creates -wal and -shm and takes the page cache's
-        # memory; done here, the first record does not pay for it.
-        connection.execute(f"PRAGMA user_version={fmt.FORMAT_VERSION}")
-        connection.begin()
-    except sqlite3.Error as error:
-        connection.close()
-        raise unavailable(error, path) from error
-    except SpoolUnavailable:
-        connection.close()
-        raise
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
     return connection
 
 
-def seal(connection: Writing) -> None:
-    """Move everything from the WAL into the segment and close it; leaves the WAL if it cannot."""
-    connection.look_away()
+def _connect(path: Path) -> Writing:
+    return sqlite3.connect(
+        f"file:{quote(os.fsencode(path))}?vfs={_VFS}",
+        uri=True,
+        isolation_level=None,
+        check_same_thread=False,
+        factory=Writing,
+    )
+
+
+def _use_log(connection: Writing, path: Path) -> None:
+    for pragma in _WRITER_PRAGMAS:
+        connection.execute(pragma)
+    mode = connection.execute("PRAGMA journal_mode=WAL").fetchone()[0]
+    if mode != "wal":
+        raise SpoolUnavailable("cannot-open", f"{path}: no WAL here, journal mode is {mode}")
+
+
+def _keep_out(file: Descriptor) -> None:
+    """Have another program's SQLite find the segment locked: else it would take the log away.
+
+    It would when it closes a segment that an operator has looked into. The lock is one of the
+    descriptor, not of the process: it is not lost when a copy of it is closed. Nothing else relies
+    on it, and a file system may refuse it.
+    """
+    with contextlib.suppress(OSError):
+        fcntl.fcntl(file.number, fcntl.F_OFD_SETLK, _LOCK)
+
+
+def seal(connection: Writing, *, durable: bool = True) -> None:
+    """Move everything from the WAL into the segment and close it, which deletes the WAL.
+
+    The segment is on the disk before the WAL goes; `durable` False waits for no disk.
+
+    Raises:
+        sqlite3.Error: it could not be moved. The WAL keeps it: SQLite is not asked a second time,
+            as a disk that has failed to sync may say that it has synced when it is asked again.
+        SpoolUnavailable: its descriptors are not its own any more; nothing was touched.
+    """
     try:
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    finally:
-        connection.close()
+        if not connection.is_ours():
+            raise SpoolUnavailable("descriptor", DESCRIPTOR_TAKEN)
+        if durable:
+            connection.execute("PRAGMA synchronous=NORMAL")
+        _, frames, moved = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        if moved < frames:
+            raise sqlite3.OperationalError(f"{moved} of {frames} frames moved")
+    except BaseException:
+        connection.leave()
+        raise
+    connection.close()

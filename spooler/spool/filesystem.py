@@ -1,9 +1,9 @@
-"""What kind of file system a path is on, whether a write-ahead log can live there, what it takes.
+"""What kind of file system a path is on, whether it is one of this host alone, what a folder takes.
 
-SQLite's write-ahead log needs memory that all processes of the host share through the file, which
-network file systems do not give. They are told by their type in the kernel's table of mounts; what
-is not known to be shared between hosts counts as local. Nothing is done here but reading the table
-and asking for sizes.
+The service's own database needs memory that processes of the host share through a file, and a spool
+has its service on the same host: network file systems give neither. They are told by their type in
+the kernel's table of mounts; what is not known to be shared between hosts counts as local. Nothing
+is done here but reading the table and asking for sizes.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ class FileSystem:
     mount: str
 
     @property
-    def takes_wal(self) -> bool:
-        """Whether a write-ahead log works here."""
+    def is_local(self) -> bool:
+        """Whether no other host can change its files."""
         if self.type in _NETWORK:
             return False
         return not self.type.startswith("fuse") or self.type in _LOCAL_FUSE

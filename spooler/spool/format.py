@@ -134,6 +134,9 @@ def preparing_name(number: int) -> str:
     return f".{number:08d}.new"
 
 
+SCRATCH_NAME = ".scratch"  # of a writer that asks the system why it cannot write
+
+
 def segment_number(name: str) -> int | None:
     """Number of the segment called `name`, or None when `name` is no segment's name."""
     match = _SEGMENT_NAME.fullmatch(name)

@@ -1,4 +1,4 @@
-"""Segments in the hands of their writer. Values; nothing here touches a file."""
+"""Segments in the hands of their writer. Nothing here opens or changes a file."""
 
 from __future__ import annotations
 
@@ -27,12 +27,21 @@ class Opened:
     number: int
     path: Path
     connection: db.Writing
-    inode: int
     opened: float  # monotonic seconds
     records: int = 0
     bytes: int = 0
+    is_over: bool = False  # it gets no more records than it must, whatever its limits
     next_seq: int = 0  # 0: one more than the last of `previous`
     previous: Opened | None = None  # until the first number here is known
+
+    def has_log(self) -> bool:
+        """Whether the name of its log still leads to it."""
+        return self.connection.log.is_at(f"{self.path}-wal")
+
+    def is_whole(self) -> bool:
+        """Whether its files are in their places and its descriptors its own."""
+        connection = self.connection
+        return connection.is_ours() and connection.file.is_at(self.path) and self.has_log()
 
     def ended(self, first: int, last: int) -> Closed:
         """What is to be remembered of it, now that it gets no more records."""

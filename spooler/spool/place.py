@@ -13,6 +13,7 @@ from pathlib import Path
 from spooler.errors import SpoolUnavailable
 from spooler.spool import db
 from spooler.spool import format as fmt
+from spooler.spool.descriptor import Descriptor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +35,7 @@ class Limits:
 
     @property
     def file_mode(self) -> int:
-        """-wal and -shm take this mode from the segment: SQLite copies it."""
+        """Of every file, its -wal included."""
         return 0o600 if self.group is None else 0o660
 
 
@@ -152,17 +153,15 @@ def unlink_segment(segment: Path) -> None:
         raise db.unavailable(error, segment) from error
 
 
-def check_present(segment: Path, inode: int) -> None:
+def check_present(segment: Path, file: Descriptor) -> None:
     """Writes to a deleted file succeed and are lost, so ask the directory now and then.
 
     Raises:
-        SpoolUnavailable: with reason `gone` when it is not there any more.
+        SpoolUnavailable: with reason `gone` when `file` is not there any more.
     """
     try:
-        if os.stat(segment).st_ino == inode:
+        if file.is_at(segment):
             return
-    except FileNotFoundError:
-        pass
     except OSError as error:
         raise db.unavailable(error, segment) from error
     raise SpoolUnavailable("gone", f"{segment} was removed while it was being written")

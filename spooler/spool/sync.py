@@ -4,10 +4,8 @@ Rules:
 
 - Only the background thread calls this, and holds no lock while it syncs the log: neither the
   training thread nor a fork ever waits for the disk here.
-- A segment's own file is not opened while SQLite has it open: closing any descriptor of it would
-  drop SQLite's locks, as POSIX has it. It is synced before it gets its name; that of the first
-  segment, which the training thread makes, through a descriptor that is older than SQLite's and is
-  closed after it. The -wal carries no locks.
+- A segment's own file is synced before it gets its name. The first one's, which the training
+  thread makes, is synced with the first log, by the descriptor that SQLite has.
 - What was synced once is not synced again: an idle spool costs no disk access.
 """
 
@@ -18,6 +16,7 @@ import time
 from pathlib import Path
 
 from spooler.spool import db
+from spooler.spool.descriptor import Descriptor
 
 
 def sync_file(path: Path) -> None:
@@ -45,7 +44,6 @@ class Sync:
         self.seconds = seconds
         self._directory = directory
         self._root = root
-        self._first = -1  # descriptor of the first segment's file
         self._begun = False
         self._urgent = False
         self._due = 0.0  # monotonic
@@ -56,30 +54,14 @@ class Sync:
         """Whether anything is synced at all."""
         return self.seconds > 0
 
-    def hold_first(self, path: Path) -> None:
-        """Open the first segment's file, before SQLite does.
-
-        Raises:
-            SpoolUnavailable: it cannot be opened.
-        """
-        if self.is_on:
-            try:
-                self._first = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-            except OSError as error:
-                raise db.unavailable(error, path) from error
-
-    def release_first(self) -> None:
-        """SQLite has closed the first segment."""
-        first, self._first = self._first, -1
-        if first >= 0:
-            os.close(first)
-
     def hurry(self) -> None:
         """Have the next `run` sync whatever the time is."""
         self._urgent = True
 
-    def run(self, segment: Path, last_seq: int) -> None:
+    def run(self, segment: Path, file: Descriptor, last_seq: int) -> None:
         """Sync if it is due: what was committed up to `last_seq`, which lies in `segment`.
+
+        `file` is the descriptor that SQLite has of the segment.
 
         Raises:
             SpoolUnavailable: the disk refuses; what was committed is safe from the process's
@@ -92,18 +74,18 @@ class Sync:
         self._urgent = False
         self._due = now + self.seconds
         if not self._begun:
-            self._sync_beginning(segment)
+            self._sync_beginning(segment, file)
             self._begun = True
         log = Path(f"{segment}-wal")
         if log.exists():  # one that is sealed is on the disk
             _sync(log, os.O_RDWR)
         self._through = last_seq
 
-    def _sync_beginning(self, segment: Path) -> None:
+    def _sync_beginning(self, segment: Path, file: Descriptor) -> None:
         """The first segment's own file, and the names of all folders down to it."""
         try:
-            if self._first >= 0:
-                os.fsync(self._first)
+            if file.is_ours():
+                os.fsync(file.number)
         except OSError as error:
             raise db.unavailable(error, segment) from error
         folder = self._directory

@@ -5,7 +5,10 @@ Rules:
 - One writer per process and spool; it holds the POSIX lock on `owner` for its life.
 - `append` does one INSERT in autocommit mode and nothing else that can wait; preparing the next
   segment, sealing the last, looking whether the files are still there and how much disk they take
-  happen in `tend`, on another thread.
+  happen in `tend`, on another thread. No thread but that one waits for the disk.
+- Files are watched. A log whose name was removed is saved by sealing its segment from the
+  descriptor that is still open. Where the segment itself is gone, or a descriptor was taken away by
+  the program, this writer ends (`gone`, `descriptor`): it writes to nothing that is not its own.
 - The disk that a spool takes is bounded by its writer. Above the limit it ends its segment, so that
   the service can deliver and delete that too, and then refuses records (`drop-newest`), or deletes
   its oldest closed segments (`drop-oldest`). Each deletion is told first, in a `gap` record.
@@ -17,16 +20,16 @@ Rules:
 from __future__ import annotations
 
 import contextlib
-import os
+import errno
 import shutil
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from spooler.errors import SpoolUnavailable
+from spooler.errors import SpoolError, SpoolUnavailable
 from spooler.records import gap
-from spooler.spool import codec, db, filesystem
+from spooler.spool import codec, db, descriptor, filesystem
 from spooler.spool import format as fmt
 from spooler.spool.opened import Closed, Opened
 from spooler.spool.place import Limits as Limits
@@ -37,7 +40,11 @@ from spooler.spool.place import (
     take_ownership,
     unlink_segment,
 )
+from spooler.spool.segment import last_seq
 from spooler.spool.sync import Sync, sync_file, sync_folder
+
+# After these a writer cannot go on: another one has to.
+LOST = frozenset({"gone", "descriptor"})
 
 
 class Writer:
@@ -55,7 +62,6 @@ class Writer:
         spool: str,
         identity: bytes,
         limits: Limits,
-        opener: Callable[[Path], db.Writing] = db.open_for_writing,
     ) -> None:
         self.directory = root.joinpath(*below, spool)
         self._root = root
@@ -63,9 +69,10 @@ class Writer:
         self._limits = limits
         self._half_records = (limits.segment_records + 1) // 2
         self._half_bytes = (limits.segment_bytes + 1) // 2
-        self._open = opener
         self._gate = threading.RLock()
         self._tending = threading.Lock()
+        self._durable = False  # whether what runs in `tend` may wait for the disk
+        self._verified = 0  # last number when all files were in their places
         self._retired: list[Opened] = []
         self._closed: list[Closed] = []
         self._first_deleted: Closed | None = None
@@ -78,7 +85,7 @@ class Writer:
         self.wake: Callable[[], None] = _nobody
         try:
             make_directories(root, (*below, spool), limits)
-            self._owner = take_ownership(self.directory, limits)
+            self._owner = descriptor.of(take_ownership(self.directory, limits))
         except OSError as error:
             with contextlib.suppress(OSError):
                 self.directory.rmdir()  # if it is ours and empty; tried anew every second
@@ -88,8 +95,7 @@ class Writer:
             self._segment.next_seq = 1
         except SpoolUnavailable:
             # Nothing was recorded here: an empty spool would only be noise for the service.
-            self._sync.release_first()
-            os.close(self._owner)
+            self._owner.close()
             shutil.rmtree(self.directory, ignore_errors=True)
             raise
 
@@ -97,6 +103,15 @@ class Writer:
     def last_seq(self) -> int:
         """Number of the last committed record, 0 before the first."""
         return _next_seq(self._segment) - 1
+
+    @property
+    def unverified(self) -> int:
+        """How many records were committed since all files were last seen in their places.
+
+        If the files are gone, these are lost. Of those before, the ones that the service had not
+        delivered are lost too, which only the service can tell.
+        """
+        return self.last_seq - self._verified
 
     def append(self, kind: str, body: bytes) -> int:
         """Commit one record and return its seq.
@@ -121,31 +136,40 @@ class Writer:
             self._sync.hurry()
             self.wake()
 
-    def tend(self) -> None:
+    def tend(self, *, durable: bool = True) -> None:
         """Do what `append` must not wait for; called about once a second and when woken.
 
+        `durable` False is for a caller who must not wait, neither for the disk nor for another
+        thread: nothing is synced, so that a power loss may cost what is sealed by it.
+
         Raises:
-            SpoolUnavailable: with reason `gone` when the files were deleted under the writer;
+            SpoolUnavailable: with reason `gone` when the files were deleted under the writer, with
+                `descriptor` when it cannot write to them any more: nothing can be appended then;
                 with others when the next segment cannot be prepared, the last not sealed or the
                 disk not synced, in which case appending goes on where it was.
         """
         failure = None
         try:
-            self._tend()
+            self._tend(durable=durable)
         except SpoolUnavailable as error:
-            if error.reason == "gone":
+            if error.reason in LOST:
                 raise
             failure = error
         # Without a lock: a fork must not wait for the disk. Sealing has synced what lies in
         # earlier segments, so that what survives has no hole.
         segment = self._segment
-        self._sync.run(segment.path, _next_seq(segment) - 1)
+        if durable:
+            self._sync.run(segment.path, segment.connection.file, _next_seq(segment) - 1)
         if failure is not None:
             raise failure
 
-    def _tend(self) -> None:
-        with self._tending:
-            check_present(self._segment.path, self._segment.inode)
+    def _tend(self, *, durable: bool) -> None:
+        if not self._tending.acquire(blocking=durable):
+            return
+        self._nesting += not durable  # a signal handler's append amid this must not rotate
+        try:
+            self._durable = durable
+            self._check()
             try:
                 self._turn_over()
                 self._above = self._exceeded()
@@ -154,25 +178,46 @@ class Writer:
             finally:
                 # Ending and sealing a segment gives disk back, so this comes last.
                 self._keep_limits()
+        finally:
+            self._nesting -= not durable
+            self._tending.release()
+
+    def check(self) -> None:
+        """Look whether every file is in its place, and every descriptor still its own.
+
+        Raises:
+            SpoolUnavailable: see `tend`.
+        """
+        with self._tending:
+            self._check()
 
     def close(self) -> None:
-        """Seal the last segment and give up ownership; nothing can be appended afterwards."""
+        """Seal the last segment and give up ownership; nothing can be appended afterwards.
+
+        Raises:
+            SpoolUnavailable: a segment cannot be sealed. Its log keeps what it has.
+        """
         with self._tending, self._gate:
-            for segment in (*self._retired, self._segment):
-                self._seal(segment)
-            self._retired.clear()
-            if self._next is not None:
-                self._next.connection.close()
-            os.close(self._owner)
+            self._durable = True
+            retired, self._retired = self._retired, []
+            try:
+                for segment in (*retired, self._segment):
+                    self._seal(segment)
+                if self._next is not None:
+                    self._seal(self._next)
+            finally:
+                self.discard()
 
     def discard(self) -> None:
-        """Close files that are gone: only that gives their disk back. Nothing can be appended."""
-        with self._tending, self._gate:
+        """Close what is still open of files that are gone, broken or another's by now.
+
+        Nothing is written, and nothing can be appended.
+        """
+        with self._gate:
+            self._refusal = "error"
             for segment in filter(None, (*self._retired, self._segment, self._next)):
-                with contextlib.suppress(db.Error):
-                    segment.connection.close()
-            self._sync.release_first()
-            os.close(self._owner)
+                segment.connection.leave()
+            self._owner.close()
 
     def hold(self, seconds: float) -> bool:
         """Keep every thread out of SQLite, as a fork needs; False if one would not leave in time.
@@ -203,15 +248,15 @@ class Writer:
                 seq = segment.next_seq or _next_seq(segment)
                 row = (seq, kind, body, codec.checksum(kind, body, seq))
                 try:
+                    if connection.offset() != db.MARK:
+                        raise OSError(errno.EBADF, db.DESCRIPTOR_TAKEN)
                     insert(fmt.INSERT_RECORD, row)
                     break
                 except db.IntegrityError:
                     # A signal handler inside this very call has taken the number.
                     segment.next_seq = seq + 1
-                except db.Error as error:
-                    if insert == connection.insist:
-                        raise db.unavailable(error, segment.path) from error
-                    insert = connection.insist
+                except (db.Error, OSError) as error:
+                    raise self._failed(error, segment, seq, len(body)) from error
             if segment.next_seq <= seq:
                 segment.next_seq = seq + 1
             segment.records += 1
@@ -222,7 +267,40 @@ class Writer:
         finally:
             self._nesting -= 1
 
+    def _failed(self, error: Exception, segment: Opened, seq: int, size: int) -> SpoolUnavailable:
+        """What a failed insert means; with the gate held."""
+        if isinstance(error, OSError):
+            return SpoolUnavailable("descriptor", f"{segment.path}: {db.DESCRIPTOR_TAKEN}")
+        if _visible_seq(segment.path) >= seq:
+            # It stands in the log all the same, where a reader may have read it.
+            segment.next_seq = seq + 1
+        found = db.refused(error, segment.path, size + fmt.PAGE_SIZE)
+        if found.reason == "quota" and segment.records:
+            segment.is_over = True  # a file may be as large as is allowed; the next one is small
+            self.wake()
+        return found
+
     # --- everything below runs off the hot path -------------------------------------------------
+
+    def _check(self) -> None:
+        segment, last = self._segment, self.last_seq
+        try:
+            check_present(segment.path, segment.connection.file)
+        except SpoolUnavailable:
+            if segment is not self._segment:
+                return  # the service may delete one that is no longer written
+            raise
+        if not (segment.connection.is_ours() and self._owner.is_ours()):
+            raise SpoolUnavailable("descriptor", f"{segment.path}: {db.DESCRIPTOR_TAKEN}")
+        if not segment.has_log():
+            segment.is_over = True
+        prepared = self._next
+        if prepared is not None and not prepared.is_whole():
+            with self._gate:
+                if self._next is prepared:
+                    self._next = None
+                    prepared.connection.leave()
+        self._verified = last
 
     def _turn_over(self) -> None:
         """Prepare the next segment, change to it and seal the last, as far as each is due."""
@@ -257,7 +335,12 @@ class Writer:
         return segment.records > 0 and age >= self._limits.segment_seconds
 
     def _is_due(self, segment: Opened) -> bool:
-        return self._is_full(segment) or self._is_old(segment) or self._is_in_the_way(segment)
+        return (
+            segment.is_over
+            or self._is_full(segment)
+            or self._is_old(segment)
+            or self._is_in_the_way(segment)
+        )
 
     def _is_in_the_way(self, segment: Opened) -> bool:
         """Whether it could be delivered and deleted, if it only ended."""
@@ -273,8 +356,7 @@ class Writer:
         return (
             segment.records >= self._half_records
             or segment.bytes >= self._half_bytes
-            or self._is_old(segment)
-            or self._is_in_the_way(segment)
+            or self._is_due(segment)
         )
 
     def _rotate(self, segment: Opened) -> None:
@@ -297,18 +379,15 @@ class Writer:
         draft = self.directory / fmt.preparing_name(number)
         checksum = codec.checksum(fmt.IDENTITY_KIND, self._identity, number)
         db.create(draft, number, self._identity, checksum, mode=self._limits.file_mode)
-        if self._sync.is_on and number > 1:
+        if self._sync.is_on and self._durable:
             sync_file(draft)
-        inode = db.publish(draft, final, mode=self._limits.file_mode)
-        if number == 1:
-            self._sync.hold_first(final)
-        elif self._sync.is_on:
+        db.publish(draft, final, mode=self._limits.file_mode)
+        if self._sync.is_on and self._durable:
             sync_folder(self.directory)
         return Opened(
             number=number,
             path=final,
-            connection=self._open(final),
-            inode=inode,
+            connection=db.open_for_writing(final),
             opened=time.monotonic(),
         )
 
@@ -323,12 +402,10 @@ class Writer:
 
     def _seal(self, segment: Opened) -> None:
         try:
-            db.seal(segment.connection)
+            db.seal(segment.connection, durable=self._durable)
         except db.Error as error:
             # The WAL keeps what could not be moved; readers read it from there.
             raise db.unavailable(error, segment.path) from error
-        if segment.number == 1:
-            self._sync.release_first()
 
     def _exceeded(self) -> str:
         """Which limit is exceeded now, as the reason of what is refused; "" when none is."""
@@ -392,6 +469,13 @@ def _next_seq(segment: Opened) -> int:
     except db.Error:
         last = None
     return _next_seq(previous) if last is None else int(last) + 1
+
+
+def _visible_seq(segment: Path) -> int:
+    """The last number that a reader of the segment sees; 0 when it sees none."""
+    with contextlib.suppress(SpoolError, OSError):
+        return last_seq(segment)
+    return 0
 
 
 def _nobody() -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from spooler import notice, recorder
-from spooler.spool import codec, db
+from spooler.spool import codec
 from spooler.spool import format as fmt
 from spooler.spool.identity import Identity
 from spooler.spool.reader import Damage, Reader, Stored
@@ -44,7 +44,6 @@ def writer(
     *,
     spool: str = "",
     who: Identity | None = None,
-    opener: Callable[[Path], db.Connection] = db.open_for_writing,
     **limits: Any,
 ) -> Writer:
     """A writer below `root`; `limits` are fields of `Limits`."""
@@ -55,7 +54,6 @@ def writer(
         spool=who.spool,
         identity=codec.pack(who.to_map()),
         limits=Limits(**limits),
-        opener=opener,
     )
 
 

@@ -131,3 +131,41 @@ def test_a_signal_handler_may_wake_it_while_it_is_being_woken() -> None:
     assert spools.interrupt(keeper.__file__, one.wake, 10**6, lambda: None) > 0
     for at in range(100):
         spools.interrupt(keeper.__file__, one.wake, at, one.wake)
+
+
+@pytest.mark.promise("G2")
+def test_a_thread_that_the_system_refuses_is_started_later(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ran = threading.Event()
+    one = Keeper(lambda: None)
+    one.add(once(ran.set))
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        assert not one.start()
+        assert not one.start()
+        one.finish(once(lambda: None), 0.0)
+    assert capsys.readouterr().err.count("cannot start its thread") == 1
+    two = Keeper(lambda: None)
+    two.add(once(ran.set))
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        assert not two.start()
+    assert two.start()
+    assert two.start(), "it runs"
+    assert ran.wait(spools.PATIENCE_SECONDS), "what was handed over meanwhile is done"
+    two.finish(once(lambda: None), spools.PATIENCE_SECONDS)
+
+
+def test_at_the_interpreters_end_no_thread_is_tried(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(threading.main_thread(), "is_alive", lambda: False)
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    assert not Keeper(lambda: None).start()
+    assert capsys.readouterr().err == ""
+
+
+def refuse(_thread: threading.Thread) -> None:
+    """What Python says at a limit of processes."""
+    raise RuntimeError("can't start new thread")

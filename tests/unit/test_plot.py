@@ -19,6 +19,7 @@ from shipper.contents.course import MOST_CURVES, Course, find_runs, labels, matc
 from shipper.contents.plotting import Wish, plot
 from shipper.contents.terminal import Chart, draw
 from shipper.contents.thinning import KEPT, Curve, pieces
+from spooler.spool.db import open_for_writing
 from tests.kit import spools
 from tests.kit.command import lens_ship
 from tests.kit.shipping import Record, append, finish, spool, step
@@ -122,7 +123,7 @@ def test_a_live_run_goes_on_where_it_was(tmp_path: Path) -> None:
 
 def test_damage_costs_its_records_and_is_told(tmp_path: Path) -> None:
     directory = process(tmp_path, 1, [step(n, loss=1.0) for n in range(9)])
-    connection = spools.db.open_for_writing(directory / "00000001.sqlite")
+    connection = open_for_writing(directory / "00000001.sqlite")
     connection.execute("UPDATE record SET checksum = 0 WHERE seq = 5")
     connection.close()
     one = course(tmp_path)

@@ -294,15 +294,19 @@ def test_a_reader_that_pauses_while_its_segment_is_filled_and_sealed_still_sees_
 
 
 @pytest.mark.promise("G1")
-def test_a_segment_is_safe_to_read_from_the_moment_it_has_its_name(tmp_path: Path) -> None:
+def test_a_segment_is_safe_to_read_from_the_moment_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The reader comes between the naming of a segment and its opening by the writer."""
     paused: list[Segment] = []
+    real = db.open_for_writing
 
-    def opener(path: Path) -> db.Connection:
+    def opened(path: Path) -> db.Writing:
         paused.append(Segment(path))
-        return db.open_for_writing(path)
+        return real(path)
 
-    one = spools.writer(tmp_path, opener=opener)
+    monkeypatch.setattr(db, "open_for_writing", opened)
+    one = spools.writer(tmp_path)
     reader = Reader(one.directory)
     assert reader.read(0, 10).records == ()
     for number in range(1, 300):

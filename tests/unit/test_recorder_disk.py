@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from spooler.keeper import Keeper
 from spooler.recorder import Recorder
 from spooler.spool import db
 from tests.kit import spools
@@ -220,9 +221,9 @@ print(json.dumps([taken, [body["step"] for body in found()["step"]]]))
 def test_a_file_system_that_refuses_wal_is_survived_without_leaving_anything(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As network file systems do, where processes share no memory."""
+    """As an SQLite does that was built without one."""
     spools.settle(monkeypatch, tmp_path)
-    monkeypatch.setattr(db, "_WRITER_PRAGMAS", ("PRAGMA journal_mode=DELETE",))
+    monkeypatch.setattr(db, "_WRITER_PRAGMAS", ())
     mine = Recorder()
     files = len(os.listdir("/proc/self/fd"))
     for number in range(10):
@@ -241,7 +242,7 @@ def test_files_that_are_gone_give_their_disk_back(
     """A file that is deleted takes its room for as long as it is open."""
     spools.settle(monkeypatch, tmp_path / "spool")
     mine = Recorder()
-    monkeypatch.setattr(mine, "_start_keeper", lambda: None)
+    monkeypatch.setattr(Keeper, "start", lambda _: False)
     for number in range(5):
         assert mine.record("step", spools.step(number))
         shutil.rmtree(tmp_path / "spool")
@@ -251,6 +252,147 @@ def test_files_that_are_gone_give_their_disk_back(
             for fd in os.listdir("/proc/self/fd")
             if os.path.islink(f"/proc/self/fd/{fd}")
         ]
-        assert not [name for name in held if str(tmp_path) in name]
+        assert not [name for name in held if "(deleted)" in name and str(tmp_path) in name]
     assert mine.record("step", spools.step(5))
     mine.goodbye()
+
+
+_FILES = """
+def files():
+    return len(os.listdir("/proc/self/fd"))
+"""
+
+
+@pytest.mark.promise("G2")
+def test_tries_on_a_full_disk_open_nothing(mountpoint: Path) -> None:
+    told, _said = run(
+        _FILES
+        + """
+number = 0
+while not mine.dropped:
+    mine.record("step", spools.step(number)); number += 1
+before = files()
+assert not any(mine.record("step", spools.step(0, text="x" * 9999)) for _ in range(50))
+after = files()
+print(json.dumps([after - before, len(spools.spools_below(place / "spool")), mine.generation]))
+""",
+        mountpoint,
+    )
+    assert told == [0, 1, 1], "the same spool was tried"
+
+
+@pytest.mark.promise("G2")
+def test_at_the_limit_of_a_file_the_next_segment_is_used(tmp_path: Path) -> None:
+    """Also where SQLite, and the system, only say that something went wrong."""
+    done = spools.python(
+        _PRELUDE
+        + _FILES
+        + """
+import resource
+recorder.notice.say_once("warm", "up")
+taken = [number for number in range(20) if mine.record("step", spools.step(number))]
+before = files()
+resource.setrlimit(resource.RLIMIT_FSIZE, (65536, resource.RLIM_INFINITY))
+number = 20
+while len(taken) < 400:
+    if mine.record("step", spools.step(number)):
+        taken.append(number)
+    number += 1
+    assert number < 10**6, mine.dropped
+segment = mine._writer._segment.number
+mine._tend()
+most = files()
+mine.goodbye()
+bodies = found()
+print(json.dumps([taken == [body["step"] for body in bodies["step"]], segment, most - before,
+    mine.dropped, sum(gap["count"] for gap in bodies["gap"]), mine.generation]))
+""",
+        tmp_path,
+        PRIMUS_LENS_WANDB_OUTPUT_PATH=f"{tmp_path}/spool",
+    )
+    kept, segment, more, dropped, counted, generation = spools.answer(done)
+    assert kept
+    assert segment > 2
+    assert more <= 2, "a segment's two, if one is prepared"
+    assert set(dropped) == {"quota"}
+    assert counted == dropped["quota"]
+    assert generation == 1
+    assert "a file may have 65536 bytes" in done.stderr
+
+
+_LOOP = """
+truncate -s {size} "$0.image" && {make} -q "$0.image" >&2 || exit 77
+mount -o loop "$0.image" "$0" || exit 77
+{then}
+exec "$@"
+"""
+
+
+def on_disk(code: str, place: Path, *, make: str, size: str, then: str = "") -> Any:
+    """As `run`, on a disk of its own that `make` has formatted."""
+    script = _LOOP.format(make=make, size=size, then=then)
+    done = spools.python(
+        _PRELUDE + _FILES + code,
+        place,
+        before=["unshare", "-m", "sh", "-c", script, str(place)],
+        PRIMUS_LENS_WANDB_OUTPUT_PATH=f"{place}/spool",
+    )
+    if done.returncode in (77, 127):
+        pytest.skip(f"no {make} on a loop device here: {done.stderr.strip()}")
+    return spools.answer(done), done.stderr
+
+
+@pytest.mark.promise("G2")
+def test_a_disk_that_turns_read_only_opens_nothing(mountpoint: Path) -> None:
+    """As ext4 does at an error of the disk."""
+    (refused, dropped, more, generation), said = on_disk(
+        """
+assert mine.record("step", spools.step(0))
+subprocess.run(["mount", "-o", "remount,abort", str(place)], check=False, stderr=-3)
+mine.record("step", spools.step(0))
+before = files()
+refused = [mine.record("step", spools.step(number)) for number in range(50)]
+print(json.dumps([refused, mine.dropped, files() - before, mine.generation]))
+os._exit(0)
+""",
+        mountpoint,
+        make="mkfs.ext4",
+        size="16M",
+    )
+    assert not any(refused)
+    assert set(dropped) == {"read-only"}
+    assert (more, generation) == (0, 1)
+    assert said.count("cannot record now") == 1
+
+
+@pytest.mark.promise("G2")
+def test_a_quota_is_named_and_recording_goes_on_when_it_is_raised(mountpoint: Path) -> None:
+    (dropped, more, taken, on_disk_, generation), said = on_disk(
+        """
+subprocess.run(["btrfs", "qgroup", "limit", "1M", str(place)], check=True)
+taken, number = [], 0
+while sum(mine.dropped.values()) < 20:
+    if mine.record("step", spools.step(number, text="x" * 2000)):
+        taken.append(number)
+    number += 1
+before = files()
+for _ in range(20):
+    mine.record("step", spools.step(number)); number += 1
+more = files() - before
+subprocess.run(["btrfs", "qgroup", "limit", "none", str(place)], check=True)
+spools.wait_until(lambda: mine.record("step", spools.step(number)))
+dropped = dict(mine.dropped)
+mine.goodbye()
+steps = [body["step"] for body in found()["step"]]
+print(json.dumps([dropped, more, [*taken, number], steps, mine.generation]))
+""",
+        mountpoint,
+        make="mkfs.btrfs",
+        size="200M",
+        then='btrfs quota enable "$0" || exit 77',
+    )
+    assert set(dropped) == {"quota"}
+    assert more == 0
+    assert on_disk_[: len(taken)] == taken
+    assert generation == 1
+    assert "quota" in said.lower()

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from spooler import notice, recorder
+from spooler.keeper import Keeper
 from spooler.recorder import Recorder
 from tests.kit import spools
 
@@ -25,7 +26,7 @@ def test_a_signal_handler_may_record_at_any_bytecode_of_recording(
     while at < seen:
         shutil.rmtree(root, ignore_errors=True)
         one = Recorder()
-        monkeypatch.setattr(one, "_start_keeper", lambda: None)
+        monkeypatch.setattr(Keeper, "start", lambda _: False)
         monkeypatch.setattr(notice, "_said", {})
         if state != "new":
             root.write_text("in the way")

@@ -158,14 +158,18 @@ def test_neither_an_append_nor_a_fork_waits_for_a_sync_that_hangs(
     one.close()
 
 
-def test_the_locks_of_sqlite_outlive_a_sync(tmp_path: Path) -> None:
-    """Closing any descriptor of a segment's file would drop them, as POSIX has it."""
+def test_another_sqlite_finds_the_segment_locked_also_after_a_sync(tmp_path: Path) -> None:
+    """Were it not, an operator who looks into a live segment would take its log away."""
     one = spools.writer(tmp_path, sync_seconds=3600, segment_records=2)
     for number in range(1, 4):
         one.append("step", spools.body(number))
         one.tend()
-    locks = Path("/proc/locks").read_text(encoding="ascii")
-    for path in one.directory.glob("*.sqlite"):
-        if path.with_name(f"{path.name}-wal").exists():
-            assert f":{path.stat().st_ino} " in locks, path
+    path = one.directory / "00000002.sqlite"
+    look = (
+        "import sqlite3, sys\n"
+        "try: sqlite3.connect(sys.argv[1], timeout=0).execute('SELECT * FROM record').fetchall()\n"
+        "except sqlite3.OperationalError as error: print(f'\"{error}\"')"
+    )
+    assert spools.answer(spools.python(look, path)) == "database is locked"
+    assert path.with_name(f"{path.name}-wal").exists()
     one.close()

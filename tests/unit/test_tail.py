@@ -15,6 +15,7 @@ import pytest
 from shipper.contents.follow import Follower, Wanted
 from shipper.contents.line import Seen, line
 from shipper.contents.shown import jsonable, number, shown
+from spooler.spool.db import open_for_writing
 from tests.kit import spools
 from tests.kit.command import lens_ship
 from tests.kit.shipping import Record, append, detection, finish, goodbye, spool, step, stored
@@ -125,7 +126,7 @@ def test_damage_is_told_once_and_the_rest_comes(tmp_path: Path) -> None:
     follower = Follower(places=[tmp_path], wanted=Wanted())
     follower.last(1)
     append(writer, [step(1), step(2), goodbye()])
-    connection = spools.db.open_for_writing(directory / "00000001.sqlite")
+    connection = open_for_writing(directory / "00000001.sqlite")
     connection.execute("UPDATE record SET checksum = 0 WHERE seq = 2")
     assert [seen.stored.seq for seen in follower.new()] == [3, 4]
     assert len(follower.trouble) == 1

@@ -1,0 +1,115 @@
+"""Files that vanish under a writer: what can be saved is saved, and what is lost is counted."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+
+from spooler.errors import SpoolUnavailable
+from spooler.recorder import Recorder
+from tests.kit import spools
+
+_LOST_LOG = """
+import os, pathlib, sys
+from tests.kit import spools
+one = spools.writer(pathlib.Path(sys.argv[1]))
+for n in range(1, 41): one.append("step", spools.body(n))
+os.unlink(one._segment.path.with_name("00000001.sqlite-wal"))
+one.append("step", spools.body(41))
+one.tend()
+one.append("step", spools.body(42))
+os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.mark.promise("G1")
+def test_a_log_that_was_removed_is_saved_from_its_descriptor(tmp_path: Path) -> None:
+    done = spools.python(_LOST_LOG, tmp_path)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    (directory,) = spools.spools_below(tmp_path)
+    assert (directory / "00000002.sqlite-wal").exists()
+    assert spools.read_whole(directory).numbers == list(range(1, 43))
+
+
+@pytest.mark.promise("G1")
+@pytest.mark.parametrize("name", ["00000002.sqlite-wal", "00000002.sqlite"])
+def test_a_prepared_segment_that_lost_a_file_is_prepared_again(name: str, tmp_path: Path) -> None:
+    one = spools.writer(tmp_path, segment_records=4)
+    for number in range(1, 4):
+        one.append("step", spools.body(number))
+    one.tend()
+    (one.directory / name).unlink()
+    one.tend()
+    for number in range(4, 7):
+        one.append("step", spools.body(number))
+    one.tend()
+    assert (one.directory / "00000002.sqlite-wal").exists()
+    one.close()
+    assert spools.read_whole(one.directory).numbers == list(range(1, 7))
+
+
+@pytest.mark.promise("G1")
+@pytest.mark.parametrize("what", ["root", "spool", "segment", "replaced"])
+def test_what_went_with_its_files_is_counted_in_the_next_spool(
+    what: str, root: Path, mine: Recorder
+) -> None:
+    """Counted are the records since the files were last seen; the others may be delivered."""
+    for number in range(10):
+        assert mine.record("step", spools.step(number))
+    mine._tend()
+    for number in range(10, 17):
+        assert mine.record("step", spools.step(number))
+    first = Path(str(mine.directory))
+    if what == "root":
+        shutil.rmtree(root)
+    elif what == "spool":
+        shutil.rmtree(first)
+    else:
+        (first / "00000001.sqlite").unlink()
+    if what == "replaced":
+        (first / "00000001.sqlite").write_bytes(b"another's")
+    mine._tend()
+    spools.wait_until(lambda: not held(first))
+    second = Path(str(mine.directory))
+    assert second != first
+    (gap,) = spools.read_whole(second).bodies("gap")
+    assert (gap["reason"], gap["count"]) == ("gone", 7)
+    assert mine.dropped == {"gone": 7}
+    assert mine.record("step", spools.step(17))
+    assert spools.kinds(second) == ["gap", "step"]
+
+
+@pytest.mark.promise("G1")
+def test_files_that_vanish_before_the_end_are_counted_before_the_exit(
+    root: Path, mine: Recorder
+) -> None:
+    for number in range(3):
+        assert mine.record("step", spools.step(number))
+    shutil.rmtree(root)
+    mine.goodbye()
+    (directory,) = spools.spools_below(root)
+    assert spools.kinds(directory) == ["gap", "exit"]
+    assert spools.read_whole(directory).bodies("gap")[0]["count"] == 3
+
+
+def held(directory: Path) -> list[str]:
+    """Files of a spool that this process has open, be they deleted or not."""
+    links = [f"/proc/self/fd/{number}" for number in os.listdir("/proc/self/fd")]
+    names = [os.readlink(link) for link in links if os.path.islink(link)]
+    return [name for name in names if name.startswith(f"{directory}/")]
+
+
+@pytest.mark.promise("G2")
+def test_a_descriptor_of_the_owner_that_is_taken_ends_the_writer(tmp_path: Path) -> None:
+    """Without it the service takes the writer for dead."""
+    one = spools.writer(tmp_path)
+    one.append("step", spools.body(1))
+    os.close(one._owner.number)
+    with pytest.raises(SpoolUnavailable, match="descriptor"):
+        one.tend()
+    one.discard()
+    assert spools.read_whole(one.directory).numbers == [1]
