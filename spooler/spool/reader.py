@@ -105,6 +105,7 @@ class Reader(Segments):
         waiting, asked_again = deque(self._from(after)), set[int]()
         while waiting and whole and len(records) < limit:
             number, room = waiting[0], limit - len(records)
+            earlier = set(self._before(number)[-1:]) - asked_again
             try:
                 part = self._part(number, position, room)
             except FileNotFoundError:
@@ -114,14 +115,17 @@ class Reader(Segments):
                 if records or damage:
                     whole = False
                     break
+                if earlier:
+                    asked_again |= earlier
+                    waiting.extendleft(earlier)
+                    continue
                 position = self._rescue(number, (position, room), error, records, damage)
                 waiting.popleft()
                 continue
-            earlier = self._before(number)[-1:]
             jumps = part.rows and part.rows[0][0] > position + 1 and not part.inside
-            if jumps and not asked_again.issuperset(earlier):
+            if jumps and earlier:
                 # Between listing and reading, the one before may have got its last records.
-                asked_again.update(earlier)
+                asked_again |= earlier
                 waiting.extendleft(earlier)
                 continue
             waiting.popleft()

@@ -159,7 +159,7 @@ class Segment:
         if version not in fmt.SCHEMAS:
             oldest = min(fmt.SCHEMAS)
             raise NotASpool(f"{self.path}: format version {version}; the oldest known is {oldest}")
-        if not self.is_logged and not pages.is_whole(head, size):
+        if self.is_sealed and not pages.is_whole(head, size):
             why = "malformed: pages are missing or damaged"
             raise SpoolDamaged(str(self.path), 0, why, lasting=True)
 

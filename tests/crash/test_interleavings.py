@@ -1,0 +1,274 @@
+"""A reader beside a writer, whatever comes between which two of their system calls.
+
+A real writer is traced while it appends, rotates, seals and closes. Its calls are then made again
+one by one, on copies, and a reader is let loose before each of them; amid its reading, at each of
+its own calls, the writer goes on by some of its calls. What was acknowledged before the reader
+began has to be read, in order and undamaged; and everything once the writer has ended.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spooler.spool.reader import Reader
+from spooler.spool.stored import Stored
+from tests.crash.lab.tracing import missing
+from tests.kit import spools
+from tests.kit.shipping import OwnedReader
+
+pytestmark = [
+    pytest.mark.promise("G1"),
+    pytest.mark.skipif(bool(missing()), reason=missing() or "strace traces"),
+]
+
+COUNT = 8
+WRITER = f"""
+import os, pathlib, sys
+from tests.kit import spools
+one = spools.writer(pathlib.Path(sys.argv[1]), spool=sys.argv[2], segment_records=3)
+for number in range(1, {COUNT + 1}):
+    one.append("step", spools.codec.pack({{"n": number, "text": "x" * (700 * (number % 3))}}))
+    os.write(1, b"acknowledged\\n")
+    if number % 3 != 1:
+        one.tend()
+one.close()
+os.write(1, b"ended\\n")
+"""
+CALLS = "openat,pwrite64,write,ftruncate,unlink,unlinkat,rename,mkdir,close,fsync,fdatasync"
+_CALL = re.compile(r"(?:\d+ +)?(\w+)\((.*)\) += (-?\d+)")
+_TEXT = re.compile(r'"((?:\\x[0-9a-f]{2})*)"(\.\.\.)?')
+# What a reader asks the system with.
+ASKED = ("open", "close", "pread", "fstat", "stat", "lstat", "listdir")
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of the writer that changes a file, or an acknowledgement (no `path`)."""
+
+    what: str
+    path: str = ""
+    data: bytes = b""
+    number: int = 0
+
+    def make(self, root: Path) -> None:
+        """Make it again, below another root."""
+        path = root / self.path
+        if self.what == "mkdir":
+            path.mkdir()
+        elif self.what == "create":
+            path.touch()
+        elif self.what == "write":
+            with path.open("r+b") as file:
+                file.seek(self.number)
+                file.write(self.data)
+        elif self.what == "truncate":
+            os.truncate(path, self.number)
+        elif self.what == "unlink":
+            path.unlink()
+        elif self.what == "rename":
+            path.rename(root / self.data.decode())
+
+
+def _texts(arguments: str) -> list[bytes]:
+    found = _TEXT.findall(arguments)
+    assert not any(cut for _, cut in found), "strace has cut a text"
+    return [bytes.fromhex(text.replace("\\x", "")) for text, _ in found]
+
+
+class Trace:
+    """What a traced process changed below `root`."""
+
+    def __init__(self, root: Path) -> None:
+        self._top = f"{root}/"
+        self._opened: dict[int, str] = {}
+        self._ends: dict[str, int] = {}
+
+    def calls(self, trace: Path) -> Iterator[Call]:
+        """In order."""
+        for line in trace.read_text().splitlines():
+            match = _CALL.match(line)
+            if match is None or int(match[3]) < 0:
+                continue
+            name, arguments, result = match[1], match[2], int(match[3])
+            if name == "openat":
+                call = self._open(arguments, result)
+            elif name in ("mkdir", "unlink", "unlinkat", "rename"):
+                call = self._name(name, arguments)
+            else:
+                call = self._use(name, arguments)
+            if call is not None:
+                yield call
+
+    def _below(self, raw: bytes) -> str:
+        text = os.fsdecode(raw)
+        return text.removeprefix(self._top) if text.startswith(self._top) else ""
+
+    def _open(self, arguments: str, descriptor: int) -> Call | None:
+        path = self._below(_texts(arguments)[0])
+        self._opened[descriptor] = path
+        self._ends[path] = 0
+        return Call("create", path) if path and "O_CREAT" in arguments else None
+
+    def _name(self, name: str, arguments: str) -> Call | None:
+        paths = [self._below(text) for text in _texts(arguments)]
+        if not paths[0]:
+            return None
+        return Call(name.removesuffix("at"), paths[0], data="".join(paths[1:]).encode())
+
+    def _use(self, name: str, arguments: str) -> Call | None:
+        descriptor, last = (arguments.split(",")[0], arguments.rsplit(",", 1)[-1])
+        path = self._opened.get(int(descriptor), "")
+        if name == "write" and descriptor == "1":
+            return Call(_texts(arguments)[0].decode().strip())
+        if name == "close":
+            self._opened.pop(int(descriptor), None)
+        if not path or name in ("close", "fsync", "fdatasync"):
+            return None
+        if name == "ftruncate":
+            return Call("truncate", path, number=int(last))
+        data = _texts(arguments)[0]
+        if name == "pwrite64":
+            return Call("write", path, data, int(last))
+        self._ends[path] += len(data)
+        return Call("write", path, data, self._ends[path] - len(data))
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Call], str, list[Stored]]:
+    """The calls of a whole life, the spool's place below the root, and what it holds at the end."""
+    folder = tmp_path_factory.mktemp("traced")
+    root, trace = folder / "root", folder / "trace"
+    root.mkdir()
+    subprocess.run(
+        [
+            *("strace", "-qq", "-xx", "-s", "100000", "-o", str(trace), "-e", f"trace={CALLS}"),
+            *(sys.executable, "-c", WRITER, str(root), spools.spool_id()),
+        ],
+        check=True,
+        stdout=subprocess.DEVNULL,
+        cwd=spools.REPOSITORY,
+    )
+    calls = list(Trace(root).calls(trace))
+    assert [call.what for call in calls].count("acknowledged") == COUNT
+    directory = root.joinpath(*spools.BELOW, spools.spool_id())
+    whole = spools.read_whole(directory)
+    assert len(whole.records) == COUNT
+    copy = folder / "copy"
+    copy.mkdir()
+    for call in calls:
+        call.make(copy)
+    assert spools.read_whole(copy / directory.relative_to(root)).records == whole.records
+    return calls, str(directory.relative_to(root)), list(whole.records)
+
+
+def begin_of(calls: list[Call], place: str) -> int:
+    """The first moment at which there is a spool to be read."""
+    return next(
+        index + 1
+        for index, call in enumerate(calls)
+        if call.what == "rename" and call.data.decode().startswith(place)
+    )
+
+
+class Amid:
+    """Lets the writer go on at the Nth question of a reader."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.asked = 0
+        self.at = 0
+        self.go_on: Callable[[], None] = lambda: None
+        for name in ASKED:
+            monkeypatch.setattr(os, name, self._counted(getattr(os, name)))
+
+    def _counted(self, real: Callable[..., Any]) -> Callable[..., Any]:
+        def asked(*args: Any, **kwargs: Any) -> Any:
+            self.asked += 1
+            if self.asked == self.at:
+                go_on, self.go_on = self.go_on, lambda: None
+                go_on()
+            return real(*args, **kwargs)
+
+        return asked
+
+    def watch(self, at: int, go_on: Callable[[], None]) -> None:
+        """Call `go_on` at question `at` from now on."""
+        self.asked, self.at, self.go_on = 0, at, go_on
+
+
+def test_whatever_a_killed_writer_leaves_is_read_to_the_last_acknowledged_record(
+    written: tuple[list[Call], str, list[Stored]], tmp_path: Path
+) -> None:
+    calls, place, records = written
+    acknowledged = 0
+    root = tmp_path / "root"
+    root.mkdir()
+    for index, call in enumerate(calls):
+        call.make(root)
+        acknowledged += call.what == "acknowledged"
+        if index + 1 < begin_of(calls, place):
+            continue
+        chunk = Reader(root / place).read(0, 100)
+        assert chunk.damage == ()
+        assert acknowledged <= len(chunk.records) <= acknowledged + 1, (index, call)
+        assert list(chunk.records) == records[: len(chunk.records)]
+
+
+@pytest.mark.parametrize("knows", [False, True], ids=["a new reader", "one that has read before"])
+@pytest.mark.parametrize("steps", [1, 3, 1000])
+def test_nothing_that_comes_amid_a_read_costs_or_repeats_a_record(
+    written: tuple[list[Call], str, list[Stored]],
+    knows: bool,
+    steps: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls, place, records = written
+    amid = Amid(monkeypatch)
+    base = tmp_path / "base"
+    base.mkdir()
+    tried = 0
+    for index, call in enumerate(calls):
+        call.make(base)
+        if index + 1 < begin_of(calls, place):
+            continue
+        at, more = 1, True
+        while more:
+            root = tmp_path / "root"
+            shutil.copytree(base, root)
+            ahead = iter(calls[index + 1 :])
+            reader = OwnedReader(root / place)
+            found: list[Stored] = list(reader.read(0, 100).records) if knows else []
+            known = sum(c.what == "acknowledged" for c in calls[: index + 1])
+
+            def go_on(ahead: Iterator[Call] = ahead, root: Path = root) -> None:
+                for _, one in zip(range(steps), ahead, strict=False):
+                    one.make(root)
+
+            amid.watch(at, go_on)
+            chunk = reader.read(len(found), 100)
+            more = amid.asked >= at
+            amid.watch(0, lambda: None)
+            found += chunk.records
+            assert chunk.damage == (), (index, at)
+            assert len(found) >= known, (index, at, call)
+            for one in ahead:
+                one.make(root)
+            while len(found) < COUNT:
+                chunk = reader.read(len(found), 100)
+                assert chunk.damage == ()
+                assert chunk.records, (index, at, len(found))
+                found += chunk.records
+            assert found == records
+            shutil.rmtree(root)
+            at, tried = at + 1, tried + 1
+    assert tried > 300
