@@ -18,10 +18,12 @@ from pathlib import Path
 
 from tests.kit import spools
 
-# Standard input is polled between two steps: a closed one, also by a parent that died, ends it.
+# Standard input is polled between two steps: a closed one ends it. The death of its parent kills it
+# (PR_SET_PDEATHSIG), also while it is paused.
 _TRAIN = """
-import contextlib, json, os, pathlib, select, sys
+import contextlib, ctypes, json, os, pathlib, select, sys
 from spooler.recorder import recorder
+ctypes.CDLL(None).prctl(1, 9)
 root, answers, rest, every, job = sys.argv[1], sys.argv[2], *map(float, sys.argv[3:5]), sys.argv[5]
 os.environ["PRIMUS_LENS_WANDB_OUTPUT_PATH"] = root
 job = compile(job, "job", "exec")
