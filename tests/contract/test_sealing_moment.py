@@ -12,7 +12,7 @@ from tests.kit import spools
 from tests.kit.steady import steps_below, training
 
 SMALL = {"PRIMUS_LENS_SPOOL_SEGMENT_RECORDS": "8"}
-STEPS = 30_000
+STEPS = 20_000
 DEATHS = 80
 
 # Each child is a training process of its own, killed after so many seconds; it notes what is taken.

@@ -128,8 +128,11 @@ def test_short_runs_lose_nothing_to_a_reader_that_is_always_there(root: Path) ->
         assert watcher.stdout is not None
         assert watcher.stdout.readline() == "ready\n"
         # What each run would sync costs most of its time, and decides nothing here.
-        environ = {"PRIMUS_LENS_WANDB_OUTPUT_PATH": str(root), "PRIMUS_LENS_SPOOL_SYNC_SECONDS": "0"}
-        done = spools.python(RUN, JOB, RUNS, RECORDS, **environ)
+        done = spools.python(
+            *(RUN, JOB, RUNS, RECORDS),
+            PRIMUS_LENS_WANDB_OUTPUT_PATH=str(root),
+            PRIMUS_LENS_SPOOL_SYNC_SECONDS="0",
+        )
         said, _ = watcher.communicate(timeout=spools.PATIENCE_SECONDS)
     finally:
         watcher.kill()
