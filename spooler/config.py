@@ -29,7 +29,7 @@ HANG_SECONDS = "PRIMUS_LENS_HANG_SECONDS"
 HANG_DUMP = "PRIMUS_LENS_HANG_DUMP"
 MAX_RESTARTS = "PRIMUS_LENS_MAX_RESTARTS"
 
-# Two empty segments with their shared memory take a tenth of this: below it nothing would fit.
+# Segments are an eighth of this: below it one would hold hardly a record.
 _LEAST_BYTES = 1024 * 1024
 _TRUE = frozenset({"true", "1", "yes", "on"})
 _FALSE = frozenset({"false", "0", "no", "off"})

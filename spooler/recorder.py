@@ -22,6 +22,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import spooler
@@ -262,7 +263,7 @@ class Recorder:
         """Let the writer rotate, seal and notice files that are gone; on the keeper's thread."""
         writer = self._writer
         if writer is not None:
-            self._mind(writer, lambda: writer.tend(durable=durable))
+            self._mind(writer, partial(writer.tend, durable=durable))
         left, self._left = self._left, []
         for writer in left:
             writer.discard()

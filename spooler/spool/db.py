@@ -130,37 +130,39 @@ def unavailable(error: Exception, path: Path) -> SpoolUnavailable:
     return SpoolUnavailable("error", f"{path}: {error}")
 
 
-def refused(error: Exception, segment: Path, size: int) -> SpoolUnavailable:
-    """As `unavailable`, for a write of `size` bytes to the log: SQLite hides the system's reason.
+def refused(error: sqlite3.Error, path: Path, size: int = 0) -> SpoolUnavailable:
+    """As `unavailable`, for SQLite, which hides the system's reason for refusing a write.
 
-    The same number of bytes is written to a scratch file beside it, to see what the system says.
+    `size` bytes and a page, at the end that the log of `path` has, are written to a scratch file
+    beside it, to see what the system says. Nothing is synced.
     """
-    scratch = segment.parent / fmt.SCRATCH_NAME
+    told = _try(path.parent / fmt.SCRATCH_NAME, wal_size(path), size + fmt.PAGE_SIZE)
+    if told is None:
+        return unavailable(error, path)
+    if told.errno in _GONE:
+        return SpoolUnavailable("gone", f"{path.parent} was removed")
+    if told.errno == errno.EFBIG:
+        limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+        return SpoolUnavailable("quota", f"{path}: a file may have {limit} bytes (ulimit -f)")
+    return unavailable(told, path)
+
+
+def _try(scratch: Path, offset: int, size: int) -> OSError | None:
+    """Why `size` bytes cannot be written at `offset` of a new file, None where they can."""
     flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+    end = offset + min(size, _SCRATCH_LIMIT)
     try:
         scratch.unlink(missing_ok=True)
         descriptor = os.open(scratch, flags, 0o600)
         try:
-            _write_at(descriptor, wal_size(segment), min(size, _SCRATCH_LIMIT))
+            while offset < end:
+                offset += os.pwrite(descriptor, bytes(end - offset), offset)
         finally:
             os.close(descriptor)
-            scratch.unlink()
-    except OSError as told:
-        if told.errno in _GONE:
-            return SpoolUnavailable("gone", f"{segment.parent} was removed")
-        if told.errno == errno.EFBIG:
-            limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
-            return SpoolUnavailable(
-                "quota", f"{segment}: a file may have {limit} bytes (ulimit -f)"
-            )
-        return unavailable(told, segment)
-    return unavailable(error, segment)
-
-
-def _write_at(descriptor: int, offset: int, size: int) -> None:
-    while size > 0:
-        written = os.pwrite(descriptor, bytes(size), offset)
-        offset, size = offset + written, size - written
+            scratch.unlink(missing_ok=True)  # a signal handler's try may have come between
+    except OSError as error:
+        return error
+    return None
 
 
 def create(path: Path, number: int, identity: bytes, checksum: int, *, mode: int) -> None:
@@ -186,7 +188,9 @@ def create(path: Path, number: int, identity: bytes, checksum: int, *, mode: int
             connection.execute("COMMIT")
         finally:
             connection.close()
-    except (sqlite3.Error, OSError) as error:
+    except sqlite3.Error as error:
+        raise refused(error, path) from error
+    except OSError as error:
         raise unavailable(error, path) from error
 
 
@@ -222,7 +226,9 @@ def open_for_writing(path: Path) -> Writing:
         except BaseException:
             connection.close()
             raise
-    except (sqlite3.Error, OSError) as error:
+    except sqlite3.Error as error:
+        raise refused(error, path) from error
+    except OSError as error:
         raise unavailable(error, path) from error
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
     return connection

@@ -12,10 +12,10 @@ Layout below the spool root::
     node_<NODE_RANK>/rank_<LOCAL_RANK>/<spool id>/
         owner                POSIX write lock (fcntl) held by the writer for as long as it lives;
                              its text is "<pid> <host>", for people
-        00000001.sqlite      segment 1; its -wal and -shm stand beside it while it is written,
-                             a -journal if its writer died while it sealed it
+        00000001.sqlite      segment 1; its -wal stands beside it until it is sealed
         00000002.sqlite      segment 2; segments are numbered from 1, names sort by position
         .00000003.new        a segment being prepared; not part of the spool until renamed
+        .scratch             stands for a moment where the writer asks why it cannot write
 
 A root that is set-group-id and open to all hands what is made in it to its group: folders are 2770
 there and files 0660. In one that is sticky, too (3777), ``uid_<user id>/`` stands above
@@ -41,19 +41,28 @@ A segment is a SQLite 3 database in WAL mode with ``application_id`` 0x4C454E53 
 Checksum: CRC-32 as of zlib (reflected polynomial 0xEDB88320), unsigned, over the bytes
 ``kind in UTF-8 | 0x00 | body | seq (or segment number) as 8 bytes, big-endian``.
 
-Commit: each record is one transaction, WAL with ``synchronous=NORMAL``: when the append has
-returned, the record survives the death of the process; it survives power loss once the writer has
-synced the log (`spooler.spool.sync`: about once a second), the segment is sealed (checkpointed) or
-the operating system has written it back.
+Writing: on every file system the writer has its segment to itself. It opens it with
+``locking_mode=EXCLUSIVE``: the index of the log is in its memory, there is no ``-shm``, nothing is
+mapped. No other process opens an unsealed segment with SQLite: one that does finds it locked, where
+the file system locks.
 
-Sealing: when a segment is full, later records go to the next one. The writer then checkpoints
-the full one and closes it. A segment without a ``-wal`` file will not change any more: it has one,
-be it empty, from before it gets its name until it is sealed. A record in segment n+1 proves that
-segment n has got its last record.
+Commit: each record is one transaction, written to the ``-wal`` with ``synchronous=OFF``: when the
+append has returned, the record survives the death of the process. It survives power loss once the
+writer has synced the log (`spooler.spool.sync`: about once a second), the segment is sealed or the
+operating system has written it back. The log is never begun again: its frames follow one another
+from its start. A frame that the writer failed to write is written over by the next one; if it could
+be read in between, its number is not used again, so that a number may be missing there.
 
-File systems: where memory cannot be shared through a file (a network file system), the writer keeps
-the log's index to itself: a ``-wal`` without a ``-shm``. While its writer lives, such a segment is
-not read before it is sealed, which then happens every few seconds.
+Sealing: when a segment is full, later records go to the next one. The writer then syncs the log of
+the full one, copies it into the ``.sqlite`` file, syncs that and deletes the ``-wal``. A segment
+without a ``-wal`` file will not change any more: it has one, be it empty, from before it gets its
+name until it is sealed. Until then the ``-wal`` holds all its records, whether its writer lives, is
+dead or could not seal it. A record in segment n+1 proves that segment n has got its last record.
+
+Watching: about once a second the writer looks for its files. If only the name of the ``-wal`` was
+removed, it seals the segment at once, from the log that it still has open. If the segment was
+removed, or the program has closed a descriptor of its files, it goes on in a new spool. That begins
+with a ``gap`` (``gone``) of the records committed since the files were last seen.
 
 Limits: the writer keeps its own spool within its limit: it refuses new records, or deletes its
 oldest closed segments, each told beforehand in a ``gap`` record with the seqs. What is delivered
@@ -93,7 +102,6 @@ SCHEMA = (
 SCHEMAS = {FORMAT_VERSION: SCHEMA}  # every version that can be read, and what its files hold
 INSERT_IDENTITY = "INSERT INTO identity (body, checksum) VALUES (?, ?)"
 INSERT_RECORD = "INSERT INTO record (seq, kind, body, checksum) VALUES (?, ?, ?, ?)"
-SELECT_ANYTHING = "SELECT checksum FROM identity"
 SELECT_IDENTITY = "SELECT body, checksum FROM identity LIMIT 1"
 # A body above the limit is no record's: what is larger is not taken into memory.
 _BODY = f"CASE WHEN length(body) <= {BODY_LIMIT} THEN body END"

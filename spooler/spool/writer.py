@@ -267,14 +267,16 @@ class Writer:
         finally:
             self._nesting -= 1
 
-    def _failed(self, error: Exception, segment: Opened, seq: int, size: int) -> SpoolUnavailable:
+    def _failed(
+        self, error: db.Error | OSError, segment: Opened, seq: int, size: int
+    ) -> SpoolUnavailable:
         """What a failed insert means; with the gate held."""
         if isinstance(error, OSError):
             return SpoolUnavailable("descriptor", f"{segment.path}: {db.DESCRIPTOR_TAKEN}")
         if _visible_seq(segment.path) >= seq:
             # It stands in the log all the same, where a reader may have read it.
             segment.next_seq = seq + 1
-        found = db.refused(error, segment.path, size + fmt.PAGE_SIZE)
+        found = db.refused(error, segment.path, size)
         if found.reason == "quota" and segment.records:
             segment.is_over = True  # a file may be as large as is allowed; the next one is small
             self.wake()
@@ -405,7 +407,7 @@ class Writer:
             db.seal(segment.connection, durable=self._durable)
         except db.Error as error:
             # The WAL keeps what could not be moved; readers read it from there.
-            raise db.unavailable(error, segment.path) from error
+            raise db.refused(error, segment.path) from error
 
     def _exceeded(self) -> str:
         """Which limit is exceeded now, as the reason of what is refused; "" when none is."""

@@ -1,4 +1,4 @@
-"""Where a spool may lie: on tmpfs, overlay and FUSE, and as on a network file system.
+"""Where a spool may lie: on tmpfs, overlay and FUSE, with locks and without.
 
 The FUSE file system is a real one (bindfs), and the overlay a real mount; where this machine gives
 neither, those tests are skipped and say so.
@@ -6,6 +6,8 @@ neither, those tests are skipped and say so.
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import shutil
 import subprocess
@@ -15,7 +17,6 @@ from pathlib import Path
 import pytest
 
 from spooler.spool.filesystem import file_system_of
-from spooler.spool.reader import Reader
 from tests.kit import spools
 from tests.kit.trainer import Trainer
 
@@ -61,15 +62,13 @@ def test_on_tmpfs_a_reader_follows_the_writer(tmpfs: Path) -> None:
     assert steps(trainer.directory) == list(range(100))
 
 
-def test_on_a_real_fuse_mount_nothing_is_lost_and_nobody_is_in_the_way(fuse: Path) -> None:
-    assert not file_system_of(fuse).takes_wal
+def test_on_a_real_fuse_mount_a_reader_follows_the_writer(fuse: Path) -> None:
+    """As on a network file system: there is one way of writing, which shares no memory."""
+    assert not file_system_of(fuse).is_local
     trainer = Trainer(fuse / "spool")
-    reader = Reader(trainer.directory)
-    assert not list(trainer.directory.glob("*-shm"))
-    assert reader.is_owned()
-    assert reader.read(0, 1000).records == ()
-    assert reader.last_seq() == 0
+    assert steps(trainer.directory) == list(range(50))
     trainer.record_more()
+    assert steps(trainer.directory) == list(range(100))
     trainer.kill()
     assert steps(trainer.directory) == list(range(100))
 
@@ -80,28 +79,25 @@ def test_on_a_real_fuse_mount_what_is_sealed_is_read(fuse: Path) -> None:
     assert steps(trainer.directory) == list(range(50))
 
 
-def test_where_no_memory_is_shared_a_segment_is_read_once_it_is_sealed(tmp_path: Path) -> None:
-    trainer = Trainer(tmp_path / "spool", "network")
-    reader = Reader(trainer.directory)
-    spools.wait_until(lambda: reader.read(0, 1000).through >= 50)
-    trainer.record_more()
-    spools.wait_until(lambda: reader.read(0, 1000).through >= 100)
-    assert reader.is_owned()
-    trainer.kill()
-    assert steps(trainer.directory) == list(range(100))
-
-
-def test_a_log_that_cannot_be_indexed_is_read_by_its_checksums(
+def test_where_files_cannot_be_locked_the_segments_are_written_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its writer is dead, and here nobody can make the shared memory that SQLite wants."""
-    trainer = Trainer(tmp_path / "spool", "network")
-    trainer.record_more()
-    trainer.kill()
-    for path in trainer.directory.glob("*-wal"):
-        assert path.stat().st_size > 0 or path.name
-        Path(f"{str(path)[:-4]}-shm").mkdir()
-    assert steps(trainer.directory) == list(range(100))
+    monkeypatch.setattr(fcntl, "fcntl", refuse)
+    directory, _ = spools.fill(tmp_path, 5, segment_records=4)
+    assert spools.read_whole(directory).numbers == [1, 2, 3, 4, 5]
+
+
+def refuse(*_: object) -> int:
+    """What NFS without its lock daemon says, and Lustre without `flock`."""
+    raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+
+def test_nothing_is_shared_and_nothing_mapped(tmp_path: Path) -> None:
+    """A mapped file that another process cuts short, or that has no room, ends a process."""
+    directory, one = spools.fill(tmp_path, 9, close=False, segment_records=4)
+    assert not list(directory.glob("*-shm"))
+    assert str(directory) not in Path("/proc/self/maps").read_text(encoding="utf-8")
+    one.close()
 
 
 OVERLAY = """

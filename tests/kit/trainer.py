@@ -11,11 +11,7 @@ from tests.kit import spools
 
 _RECORD = """
 import os, sys, time
-from spooler import limits, recorder as r
-if "network" in sys.argv:
-    from spooler.spool.filesystem import FileSystem
-    r.file_system_of = lambda path: FileSystem(type="nfs4", mount="/")
-    limits._NETWORK_SECONDS = 0.2
+from spooler import recorder as r
 mine = r.recorder()
 def record(numbers):
     for n in numbers:
@@ -35,12 +31,12 @@ for line in sys.stdin:
 class Trainer:
     """A process that records, told what to do."""
 
-    def __init__(self, root: Path, *words: str, **more: str) -> None:
+    def __init__(self, root: Path, **more: str) -> None:
         environ = spools.environment(
             PRIMUS_LENS_WANDB_OUTPUT_PATH=str(root), PYTHONPATH=str(spools.REPOSITORY), **more
         )
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _RECORD, *words],
+            [sys.executable, "-c", _RECORD],
             env=environ,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -6,9 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from spooler import notice
-from spooler import recorder as recorder_module
-from spooler.spool.filesystem import FileSystem, file_system_of
+from spooler.spool.filesystem import file_system_of
 
 MOUNTS = """\
 22 1 254:1 / / rw,relatime shared:1 - ext4 /dev/vda1 rw
@@ -42,33 +40,16 @@ a line that is none
 )
 def test_the_deepest_and_latest_mount_tells_the_type(path: str, kind: str, wal: bool) -> None:
     found = file_system_of(Path(path), MOUNTS)
-    assert (found.type, found.takes_wal) == (kind, wal)
+    assert (found.type, found.is_local) == (kind, wal)
 
 
 def test_without_a_table_a_path_counts_as_local() -> None:
     found = file_system_of(Path("/anything"), "")
     assert found.type == ""
-    assert found.takes_wal
+    assert found.is_local
 
 
 def test_the_kernels_own_table_can_be_read(tmp_path: Path) -> None:
     found = file_system_of(tmp_path / "not" / "there")
     assert found.type
-    assert found.takes_wal
-
-
-def test_a_network_file_system_is_said_once_and_recorded_to(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("PRIMUS_LENS_WANDB_OUTPUT_PATH", str(tmp_path))
-    monkeypatch.setattr(notice, "_said", {})
-    monkeypatch.setattr(
-        recorder_module, "file_system_of", lambda path: FileSystem(type="nfs4", mount="/")
-    )
-    recorder = recorder_module.Recorder()
-    try:
-        assert recorder.record("step", {"a": 1})
-        assert recorder.record("step", {"a": 2})
-    finally:
-        recorder.goodbye()
-    assert capsys.readouterr().err.count("is on nfs4, a network file system") == 1
+    assert found.is_local

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import resource
 import shutil
 import subprocess
 from pathlib import Path
@@ -363,6 +364,24 @@ os._exit(0)
     assert set(dropped) == {"read-only"}
     assert (more, generation) == (0, 1)
     assert said.count("cannot record now") == 1
+
+
+@pytest.mark.promise("G2")
+def test_a_first_spool_that_a_limit_refuses_says_which(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spools.settle(monkeypatch, tmp_path / "spool")
+    mine = Recorder()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        assert not mine.record("step", spools.step(0))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert mine.dropped == {"quota": 1}
+    assert spools.spools_below(tmp_path / "spool") == []
+    assert mine.record("step", spools.step(1))
+    mine.goodbye()
 
 
 @pytest.mark.promise("G2")

@@ -199,6 +199,14 @@ def test_folders_of_others_keep_their_mode(tmp_path: Path) -> None:
     assert stat.S_IMODE((root / "node_0" / "rank_0").stat().st_mode) == 0o700
 
 
+def test_a_root_may_have_any_name(tmp_path: Path) -> None:
+    """SQLite is given an address, in which some characters mean something."""
+    root = tmp_path / os.fsdecode(b"a?mode=ro#b %41 \xc3\xa9 \xff")
+    directory, _ = spools.fill(root, 5, segment_records=4)
+    assert spools.read_whole(directory).numbers == [1, 2, 3, 4, 5]
+    assert sorted(path.suffix for path in directory.glob("*.sqlite*")) == [".sqlite", ".sqlite"]
+
+
 def test_an_existing_spool_is_never_taken_over(tmp_path: Path) -> None:
     directory, _ = spools.fill(tmp_path, 3)
     with pytest.raises(SpoolUnavailable):

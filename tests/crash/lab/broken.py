@@ -196,8 +196,8 @@ MUTANTS: dict[str, Mutant] = {
         patches=(
             Patch(
                 file="spooler/spool/place.py",
-                old="        if os.stat(segment).st_ino == inode:\n",
-                new="        if inode:\n",
+                old="        if file.is_at(segment):\n",
+                new="        if file:\n",
             ),
         ),
     ),

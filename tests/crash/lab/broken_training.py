@@ -115,9 +115,9 @@ TRAINING_MUTANTS: dict[str, Mutant] = {
         patches=(
             Patch(
                 file="spooler/keeper.py",
-                old="        self._thread.start()\n",
-                new="        self._thread.start()\n"
-                "        threading.Thread(target=self._run, daemon=True).start()\n",
+                old="                thread.start()\n",
+                new="                thread.start()\n"
+                "                threading.Thread(target=self._run, daemon=True).start()\n",
             ),
         ),
     ),
