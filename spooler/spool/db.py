@@ -17,7 +17,6 @@ Rules that keep a live spool safe:
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import os
 import sqlite3
@@ -26,6 +25,7 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote
 
+from spooler import border
 from spooler.errors import NewerFormat, NotASpool, SpoolDamaged, SpoolUnavailable
 from spooler.spool import format as fmt
 from spooler.spool import guard
@@ -101,14 +101,14 @@ class Writing(sqlite3.Connection):
         try:
             return self.execute(statement, row)
         finally:
-            with contextlib.suppress(sqlite3.Error):
+            with border.suppress(sqlite3.Error):
                 self._look = self.execute(fmt.SELECT_ANYTHING)
 
     def look_away(self) -> None:
         """End the look: a checkpoint is due, or the end."""
         look, self._look = self._look, None
         if look is not None:
-            with contextlib.suppress(sqlite3.Error):
+            with border.suppress(sqlite3.Error):
                 look.close()
 
     def close(self) -> None:
@@ -118,7 +118,12 @@ class Writing(sqlite3.Connection):
 
 
 def unavailable(error: Exception, path: Path) -> SpoolUnavailable:
-    """Translate a failure of SQLite or of the file system into a counted reason."""
+    """Translate a failure of SQLite or of the file system into a counted reason.
+
+    One that was raised through us, by a signal handler of the user's, is raised on.
+    """
+    if border.theirs(error):
+        raise error
     text = str(error).lower()
     if isinstance(error, OSError) and error.errno is not None:
         text += " " + os.strerror(error.errno).lower()

@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from spooler.border import suppress, theirs
 from spooler.errors import SpoolUnavailable
 from spooler.records import gap
 from spooler.spool import codec, db, filesystem
@@ -38,6 +39,8 @@ from spooler.spool.place import (
     unlink_segment,
 )
 from spooler.spool.sync import Sync, sync_file, sync_folder
+
+_LOOKED_BACK = 1000  # records
 
 
 class Writer:
@@ -80,13 +83,13 @@ class Writer:
             make_directories(root, (*below, spool), limits)
             self._owner = take_ownership(self.directory, limits)
         except OSError as error:
-            with contextlib.suppress(OSError):
+            with suppress(OSError):
                 self.directory.rmdir()  # if it is ours and empty; tried anew every second
             raise db.unavailable(error, self.directory) from error
         try:
             self._segment = self._prepare(1)
             self._segment.next_seq = 1
-        except SpoolUnavailable:
+        except BaseException:
             # Nothing was recorded here: an empty spool would only be noise for the service.
             self._sync.release_first()
             os.close(self._owner)
@@ -109,6 +112,20 @@ class Writer:
                 until = "no more disk until the service has delivered and deleted some"
                 raise SpoolUnavailable(self._refusal, f"{self.directory}: {until}")
             return self._insert(kind, body)
+
+    def seq_of(self, kind: str, body: bytes) -> int:
+        """Number of a record whose `append` was interrupted; 0 if it was not committed.
+
+        It stands among the last: what an interruption can add behind it is a handler's.
+        """
+        with self._gate:
+            for segment in (self._segment, *reversed(self._retired)):
+                least = _next_seq(segment) - _LOOKED_BACK
+                with suppress(db.Error):
+                    row = segment.connection.execute(fmt.SELECT_SEQ, (least, kind, body)).fetchone()
+                    if row is not None:
+                        return int(row[0])
+        return 0
 
     def insist(self) -> None:
         """Refuse nothing any more for a limit's sake: the last records of a process are due."""
@@ -205,10 +222,14 @@ class Writer:
                 try:
                     insert(fmt.INSERT_RECORD, row)
                     break
-                except db.IntegrityError:
+                except db.IntegrityError as error:
+                    if theirs(error):
+                        raise
                     # A signal handler inside this very call has taken the number.
                     segment.next_seq = seq + 1
                 except db.Error as error:
+                    if theirs(error):
+                        raise
                     if insert == connection.insist:
                         raise db.unavailable(error, segment.path) from error
                     insert = connection.insist
@@ -389,7 +410,9 @@ def _next_seq(segment: Opened) -> int:
         return segment.next_seq  # it has become known meanwhile
     try:
         last = previous.connection.execute(fmt.SELECT_BOUNDS).fetchone()[1]
-    except db.Error:
+    except db.Error as error:
+        if theirs(error):
+            raise
         last = None
     return _next_seq(previous) if last is None else int(last) + 1
 
