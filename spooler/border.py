@@ -103,11 +103,11 @@ def _was_given(frame: FrameType, caller: FrameType) -> bool:
 def _codes_of_handlers() -> Iterator[CodeType]:
     for number in range(1, _signal.NSIG):  # `signal` would make an enumeration of each answer
         handler: Any = _signal.getsignal(number)
-        while isinstance(handler, partial | MethodType):
-            handler = handler.func if isinstance(handler, partial) else handler.__func__
-        if not isinstance(handler, FunctionType):
+        while type(handler) in (partial, MethodType):
+            handler = handler.func if type(handler) is partial else handler.__func__
+        if type(handler) is not FunctionType:
             handler = type(handler).__call__
-        if isinstance(handler, FunctionType):
+        if type(handler) is FunctionType:
             yield handler.__code__
 
 

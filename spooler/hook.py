@@ -72,7 +72,8 @@ def hook(wandb: Any) -> None:
 
 def _dressed(wrapper: Any, original: Any) -> Any:
     """The wrapper, looking like its original; some ask for arguments without unwrapping."""
-    wrapper.__signature__ = inspect.signature(original)
+    if not hasattr(original, "__wrapped__"):
+        wrapper.__signature__ = inspect.signature(original)
     setattr(wrapper, _MARK, original)
     return wrapper
 
@@ -141,7 +142,8 @@ def _wrap_log(original: Callable[..., Any]) -> Callable[..., Any]:
             _observe_log(self, before, *args, **kwargs)
         except BaseException as error:
             if border.theirs(error):
-                _interrupted(self, error)
+                if not border.has_struck_here(error):  # else all is done
+                    _interrupted(self, error)
                 raise
             _told(error)
         return result

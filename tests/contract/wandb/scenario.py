@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import signal
 import sys
 import threading
@@ -345,7 +346,7 @@ def looks() -> None:
             "pickled": outcome(lambda f=function: pickle.dumps(f)),  # type: ignore[misc]
             "same": pickle.loads(pickle.dumps(function)) is function,  # noqa: S301 - our own
             "copied": copy.deepcopy(function) is function,
-            "signature": str(inspect.signature(function)),
+            "signature": re.sub("0x[0-9a-f]+", "", str(inspect.signature(function))),
             "arguments": inspect.getfullargspec(function).args,
             "source": digest(inspect.getsource(function)),
             "kinds": [inspect.isfunction(function), inspect.iscoroutinefunction(function)],
