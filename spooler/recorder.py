@@ -343,11 +343,14 @@ class Recorder:
             self._forking = False
             return False
         self._held = self._writer
-        if self._held is not None and not self._held.hold(seconds):
-            self._held = None
-            self.release()
-            return False
-        return True
+        is_held = False
+        try:
+            is_held = self._held is None or self._held.hold(seconds)
+        finally:
+            if not is_held:
+                self._held = None
+                self.release()
+        return is_held
 
     def release(self) -> None:
         """Undo a `hold` that returned True."""

@@ -198,10 +198,13 @@ class Writer:
         """
         if not self._tending.acquire(timeout=seconds):
             return False
-        if not self._gate.acquire(timeout=seconds):
-            self._tending.release()
-            return False
-        return True
+        is_held = False
+        try:
+            is_held = self._gate.acquire(timeout=seconds)
+        finally:
+            if not is_held:
+                self._tending.release()
+        return is_held
 
     def release(self) -> None:
         """Undo `hold`."""

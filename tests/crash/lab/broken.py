@@ -175,8 +175,8 @@ MUTANTS: dict[str, Mutant] = {
         patches=(
             Patch(
                 file=_RECORDER,
-                old="            self._fail(error, None if kept else packed)\n            return False\n",
-                new="            self._fail(error, None if kept else packed)\n            return True\n",
+                old="None if kept else packed)\n            return False\n",
+                new="None if kept else packed)\n            return True\n",
             ),
         ),
     ),
