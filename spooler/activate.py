@@ -104,7 +104,11 @@ def _hook(module: Any) -> None:
         from spooler.hook import hook
 
         hook(module)
-    except Exception as error:  # noqa: BLE001 - border with training code: nothing escapes
+    except Exception as error:
+        from spooler import border
+
+        if border.theirs(error):
+            raise
         sys.stderr.write(
             f"[Primus Lens WandB] lens-ship could not hook wandb ({type(error).__name__}: {error});"
             " training goes on, nothing is recorded\n"

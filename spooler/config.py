@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from spooler import border
 from spooler.spool.identity import MAX_BYTES, is_on
 
 OUTPUT_PATH = "PRIMUS_LENS_WANDB_OUTPUT_PATH"
@@ -272,8 +273,13 @@ def _wanted(environ: Mapping[str, str]) -> frozenset[str]:
 
 def _positive(environ: Mapping[str, str], name: str, *, least: float = 1) -> float:
     default = next(v.default for v in VARIABLES if v.name == name)
+    text = environ.get(name, "")
+    if not text:
+        return float(default)  # not by `float`, see `identity.first_int`
     try:
-        value = float(environ.get(name, ""))
-    except ValueError:
+        value = float(text)
+    except ValueError as error:
+        if border.theirs(error):
+            raise
         return float(default)
     return value if least <= value < float("inf") else float(default)

@@ -7,6 +7,8 @@ Rules:
 - A run is known by its own object, so several runs in one process stay apart, and a run that was
   started before the hook came is adopted at its first call.
 - Nothing of ours raises into the caller; `spooler.recorder` counts what could not be recorded.
+  What a signal handler raises while our code runs is the user's, and is raised on (`border`).
+- A function keeps its identity: one wrapper takes its place everywhere, so that it can be pickled.
 
 Hooked are `wandb.init` and, on the class, `Run.log` (which `wandb.log`, Lightning and the Hugging
 Face Trainer call) and `Run._finish` (which `finish`, `wandb.finish` and a `with` block call).
@@ -14,8 +16,8 @@ Face Trainer call) and `Run._finish` (which `finish`, `wandb.finish` and a `with
 
 from __future__ import annotations
 
-import contextlib
 import functools
+import inspect
 import os
 import sys
 import time
@@ -23,7 +25,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from spooler import config, evidence, notice
+from spooler import border, config, evidence, notice
 from spooler.recorder import Recorder, recorder
 from spooler.records import detection, finish, run, step
 
@@ -58,13 +60,22 @@ def hook(wandb: Any) -> None:
     if _finish_all not in mine.farewells:
         mine.farewells.append(_finish_all)
     wrappers = {"init": _wrap_init, "log": _wrap_log, "_finish": _wrap_finish}
+    made: dict[int, Any] = {}  # id of an original -> its one wrapper
     for owner, name in _places(wandb):
         original = vars(owner).get(name)
         if callable(original) and not hasattr(original, _MARK):
-            wrapped = wrappers[name](original)
-            setattr(wrapped, _MARK, original)
-            setattr(owner, name, wrapped)
+            if id(original) not in made:
+                made[id(original)] = _dressed(wrappers[name](original), original)
+            setattr(owner, name, made[id(original)])
     _rebind_log(wandb)
+
+
+def _dressed(wrapper: Any, original: Any) -> Any:
+    """The wrapper, looking like its original; some ask for arguments without unwrapping."""
+    if not hasattr(original, "__wrapped__"):
+        wrapper.__signature__ = inspect.signature(original)
+    setattr(wrapper, _MARK, original)
+    return wrapper
 
 
 def unhook(wandb: Any) -> None:
@@ -114,15 +125,26 @@ def _wrap_log(original: Callable[..., Any]) -> Callable[..., Any]:
         before = None
         try:
             before = _counter(self)
-        except Exception as error:  # noqa: BLE001 - border with training code: nothing escapes
+        except Exception as error:
+            if border.theirs(error):
+                raise
             _told(error)
         # Not in the handler above: an error of wandb's would carry ours with it.
-        result = original(self, *args, **kwargs)
+        try:
+            result = original(self, *args, **kwargs)
+        except BaseException as error:
+            if border.has_struck_here(error):
+                _interrupted(self, error)  # wandb had already accepted it
+            raise
         if before is None:
             return result
         try:
             _observe_log(self, before, *args, **kwargs)
-        except Exception as error:  # noqa: BLE001 - border with training code: nothing escapes
+        except BaseException as error:
+            if border.theirs(error):
+                if not border.has_struck_here(error):  # else all is done
+                    _interrupted(self, error)
+                raise
             _told(error)
         return result
 
@@ -143,14 +165,31 @@ def _wrap_finish(original: Callable[..., Any]) -> Callable[..., Any]:
 def _guarded(observe: Callable[[Any], None], subject: Any) -> None:
     try:
         observe(subject)
-    except Exception as error:  # noqa: BLE001 - border with training code: nothing escapes
+    except Exception as error:
+        if border.theirs(error):
+            raise
         _told(error)
 
 
-def _told(error: Exception) -> None:
+def _told(error: BaseException) -> None:
     """Count what went wrong; where even that does, training goes on all the same."""
-    with contextlib.suppress(Exception):
+    with border.suppress(Exception):
         recorder().bug(error)
+
+
+def _interrupted(subject: Any, error: BaseException) -> None:
+    """Count a step that wandb has accepted, unless the recorder has done so."""
+    with border.suppress(Exception):
+        state = subject.__dict__.get(_STATE)
+        is_wanted = state is None or not state.ignored
+        if is_wanted and not _is_counted(error):
+            recorder().interrupted()
+
+
+def _is_counted(error: BaseException) -> bool:
+    """Whether it has gone through the recorder with the step, not only with the run before it."""
+    announcing = border.has_begun(error, _announce)
+    return border.has_begun(error, Recorder.record) and not announcing
 
 
 # --- what is recorded -----------------------------------------------------------------------------
@@ -245,9 +284,9 @@ def _state(subject: Any) -> _RunState:
         ignored = bool(getattr(settings, "_noop", False))
         run_id = getattr(settings, "run_id", None) or getattr(subject, "id", None) or "unknown"
         state = _RunState(str(run_id), ignored=ignored)
-        subject.__dict__[_STATE] = state
         if not ignored:
             _active.add(subject)
+        subject.__dict__[_STATE] = state
     return state
 
 
@@ -348,7 +387,9 @@ def _evidence_facts(subject: Any, run_id: str) -> evidence.RunFacts:
     facts = _facts(subject)
     try:
         configuration = dict(subject.config)
-    except Exception:  # noqa: BLE001 - wandb's config runs code of wandb's
+    except Exception as error:  # wandb's config runs code of wandb's
+        if border.theirs(error):
+            raise
         configuration = {}
     return evidence.RunFacts(
         project=facts["project"],

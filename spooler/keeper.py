@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable
 
-from spooler import notice
+from spooler import border, notice
 
 TICK_SECONDS = 1.0
 
@@ -40,11 +39,17 @@ class Keeper:
             try:
                 thread.start()
             except RuntimeError as error:
+                if border.theirs(error):
+                    self.cancel()
+                    raise
                 notice.say_once(
                     "thread",
                     f"lens-ship cannot start its thread ({error}). Recording goes on, and the start"
                     " is tried again every second. Until then the training thread seals segments.",
                 )
+            except BaseException:
+                self.cancel()
+                raise
             else:
                 self._thread = thread
         return self.is_running
@@ -54,13 +59,18 @@ class Keeper:
         """Whether the thread was started."""
         return self._thread is not None
 
+    def cancel(self) -> None:
+        """End, whether or not an interrupted `start` has started the thread."""
+        self._ending = True
+        self.wake()
+
     def wake(self) -> None:
         """Have `tend` called now rather than at the next tick.
 
         One call into C, unlike `Event.set`: a signal handler may come here from anywhere, itself
         included, and must not find a lock that the interrupted call holds.
         """
-        with contextlib.suppress(RuntimeError):  # it has rung already
+        with border.suppress(RuntimeError):  # it has rung already
             self._bell.release()
 
     def keep_pace(self, seconds: float) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import grp
 
-from spooler import config, notice
+from spooler import border, config, notice
 from spooler.spool.writer import Limits
 
 
@@ -29,6 +29,8 @@ def _group_id(group: str, default: int | None) -> int | None:
         return int(group)
     try:
         return grp.getgrnam(group).gr_gid
-    except KeyError:
+    except KeyError as error:
+        if border.theirs(error):
+            raise
         notice.say_once("group", f"PRIMUS_LENS_SPOOL_GROUP: no group {group!r} here; not used")
         return default

@@ -14,7 +14,7 @@ import os
 import time
 from typing import Any
 
-from spooler import config
+from spooler import border, config
 from spooler.errors import ReportRefused
 from spooler.metric import taken
 from spooler.recorder import recorder
@@ -66,7 +66,10 @@ class SpoolMasterClient:
             packed = codec.pack(body)
             if len(packed) > fmt.BODY_LIMIT:
                 raise ReportRefused("report-content", f"{len(packed)} bytes are too many")
-        except Exception as error:  # noqa: BLE001 - border with training code: nothing escapes
+        except Exception as error:
+            if border.theirs(error):
+                recorder().interrupted()
+                raise
             reason = getattr(error, "reason", "unencodable")
             logger.warning("A report was dropped (%s): %s", reason, error)
             recorder().bug(error, reason=reason)

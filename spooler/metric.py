@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from spooler import border
 from spooler.errors import ReportRefused
 from spooler.records.report import FIELDS
 
@@ -58,9 +59,14 @@ def node_rank() -> int:
 
 
 def _number(name: str) -> int:
+    text = os.environ.get(name, "")
+    if not text:
+        return 0  # not by `int`, see `identity.first_int`
     try:
-        return int(os.environ.get(name, ""))
-    except ValueError:
+        return int(text)
+    except ValueError as error:
+        if border.theirs(error):
+            raise
         return 0
 
 
@@ -140,7 +146,9 @@ def _timestamp(value: Any, now: float) -> int:
     if isinstance(value, str):
         try:
             value = float(value) if value.strip() else 0
-        except ValueError:
+        except ValueError as error:
+            if border.theirs(error):
+                raise
             raise ReportRefused("report-timestamp", f"{value!r} is no time") from None
     if value is None or value == 0:
         return int(now)
@@ -179,9 +187,11 @@ def _text(name: str, value: Any) -> str:
 def _integer(name: str, value: Any) -> int:
     try:
         if isinstance(value, bool) or int(value) != float(value):
-            raise ValueError
+            raise ValueError(value)
         return int(value)
-    except (TypeError, ValueError, OverflowError):
+    except (TypeError, ValueError, OverflowError) as error:
+        if border.theirs(error):
+            raise
         raise ReportRefused(_reason(name), f"{name} is {value!r}, not a whole number") from None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from spooler import config
+from spooler import border, config
 
 _PREFIX = "[Primus Lens WandB]"
 _said: dict[str, object] = {}
@@ -31,6 +31,8 @@ def debug(message: str) -> None:
 def _print(message: str) -> None:
     try:
         sys.stderr.write(f"{_PREFIX} {message}\n")
-    except Exception:  # noqa: BLE001 - border with training code: stderr may be any object
+    except Exception as error:  # stderr may be any object
+        if border.theirs(error):
+            raise
         # It is closed, gone, or busy below a signal handler: nobody to tell, training goes on.
         return

@@ -20,13 +20,14 @@ import atexit
 import os
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import spooler
-from spooler import config, limits, notice
+from spooler import border, config, limits, notice
 from spooler.errors import SpoolUnavailable
 from spooler.keeper import TICK_SECONDS, Keeper, Task
 from spooler.records import exit as exit_record
@@ -65,8 +66,8 @@ class Recorder:
 
     def __init__(self) -> None:
         self.generation = 0  # changes whenever records begin to go to a new spool
-        self.recorded: dict[str, int] = {}  # kind -> records committed by this process
-        self.dropped: dict[str, int] = {}  # reason -> records this process could not commit
+        self.recorded = defaultdict[str, int](int)  # kind -> records committed by this process
+        self.dropped = defaultdict[str, int](int)  # reason -> records not committed
         self.last_seq = 0  # of the last record in the present spool
         self.master_addr = ""  # named by the program: goes before the environment's
         self.steps: dict[str, int] = {}  # run -> last step recorded
@@ -75,6 +76,7 @@ class Recorder:
         # Called before the exit record is written; they must not raise.
         self.farewells: list[Callable[[], None]] = []
         self._losses: dict[str, _Loss] = {}
+        self._lost: bytes | None = None  # the last record that was counted as dropped
         self._retry_at = 0.0
         self._trouble = "error"  # reason of the last failure
         self._silent = False  # a child of a fork that could not be made safe
@@ -86,30 +88,59 @@ class Recorder:
         self._forking = False  # a thread wants to fork, or does
 
     def record(self, kind: str, body: dict[str, Any]) -> bool:
-        """Commit one record; True once it is safe. Never raises, never waits for long."""
+        """Commit one record; True once it is safe. Raises nothing of ours, never waits for long."""
+        packed = None
         try:
             packed = _pack(body)
-        except Exception as error:  # noqa: BLE001 - border with training code: nothing escapes
-            self.bug(error, reason="unencodable")
+            return self._commit(kind, packed, kept=False)
+        except BaseException as error:
+            if not self._is_ours(error, kind, packed):
+                raise
             return False
-        return self.append(kind, packed)
 
     def append(self, kind: str, packed: bytes, *, kept: bool = False) -> bool:
         """As `record`, but packed; a refusal is no loss of what is `kept` and offered again."""
         try:
-            if self._forking:
-                time.sleep(_YIELD_SECONDS)  # the lock is not fair: threads at full speed keep it
-            with self._lock:
-                if self._retry_at and time.monotonic() < self._retry_at:
-                    if not kept:
-                        self._lose(self._trouble)
-                    return False
-                return self._append(kind, packed, kept=kept)
-        except Exception as error:  # noqa: BLE001 - border with training code: nothing escapes
-            self.bug(error)
+            return self._commit(kind, packed, kept=kept)
+        except BaseException as error:
+            if not self._is_ours(error, kind, packed, kept=kept):
+                raise
             return False
 
-    def bug(self, error: Exception, reason: str = "bug") -> None:
+    def _commit(self, kind: str, packed: bytes, *, kept: bool) -> bool:
+        if self._forking:
+            time.sleep(_YIELD_SECONDS)  # the lock is not fair: threads at full speed keep it
+        with self._lock:
+            if self._retry_at and time.monotonic() < self._retry_at:
+                if not kept:
+                    self._lose(self._trouble, packed)
+                return False
+            return self._append(kind, packed, kept=kept)
+
+    def _is_ours(
+        self, error: BaseException, kind: str, packed: bytes | None, *, kept: bool = False
+    ) -> bool:
+        """Count what `error` kept from being recorded; False if it belongs to the user."""
+        if not border.theirs(error):
+            self.bug(error, reason="unencodable" if packed is None else "bug")
+            return True
+        with self._lock:
+            if packed is not None and packed is self._lost:
+                return False  # counted before it was interrupted
+            seq = self._writer.seq_of(kind, packed) if self._writer and packed else 0
+            if seq > self.last_seq:  # committed, and not yet counted
+                self.last_seq = seq
+                self.recorded[kind] += 1
+            elif not seq and not kept:
+                self.interrupted()
+        return False
+
+    def interrupted(self) -> None:
+        """Count a record that an exception of the user's kept from being made."""
+        with self._lock:
+            self._lose("interrupted")
+
+    def bug(self, error: BaseException, reason: str = "bug") -> None:
         """Count a record lost to an unexpected failure of ours and say so once."""
         with self._lock:
             self._lose(reason)
@@ -144,14 +175,14 @@ class Recorder:
             if self._losses:
                 self._write_gaps(writer)
             self.last_seq = writer.append(kind, packed)
+            self.recorded[kind] += 1
             if kind in _SYNCED_AT_ONCE:
                 writer.hurry()
         except SpoolUnavailable as error:
-            self._fail(error, lost=not kept)
+            self._fail(error, None if kept else packed)
             return False
         if self._alone:
             self._tend_here()
-        self.recorded[kind] = self.recorded.get(kind, 0) + 1
         return True
 
     def _open(self) -> Writer | None:
@@ -174,6 +205,9 @@ class Recorder:
             host=os.uname().nodename,
             version=spooler.__version__,
         )
+        # Before the writer: an interruption here must not leave one that is not looked after.
+        keeper = self._start_keeper()
+        keeper.keep_pace(settings.sync_seconds)
         writer = Writer(
             root=settings.root,
             below=(*user_folder(settings.root), *identity.directory_of(os.environ)),
@@ -181,18 +215,16 @@ class Recorder:
             identity=codec.pack(who.to_map()),
             limits=limits.limits(settings, group_of(settings.root)),
         )
-        self._writer, self.last_seq = writer, 0
-        self._tend_at = time.monotonic() + TICK_SECONDS
-        self.generation += 1
-        keeper = self._start_keeper()
         writer.wake = keeper.wake
-        keeper.keep_pace(settings.sync_seconds)
+        self._tend_at = time.monotonic() + TICK_SECONDS
+        self._writer, self.last_seq = writer, 0
+        self.generation += 1
         notice.debug(f"Recording to {writer.directory}")
         return writer
 
-    def _fail(self, error: SpoolUnavailable, *, lost: bool) -> None:
-        if lost:
-            self._lose(error.reason)
+    def _fail(self, error: SpoolUnavailable, lost: bytes | None) -> None:
+        if lost is not None:
+            self._lose(error.reason, lost)
         self._trouble = error.reason
         self._retry_at = time.monotonic() + _RETRY_SECONDS
         if error.reason in _START_ANEW:
@@ -212,34 +244,43 @@ class Recorder:
             return
         self._left.append(writer)
         if error.reason == "gone" and writer.unverified:
-            self._lose("gone", writer.unverified)
+            self._lose("gone", count=writer.unverified)
 
-    def _lose(self, reason: str, count: int = 1) -> None:
+    def _lose(self, reason: str, packed: bytes | None = None, *, count: int = 1) -> None:
         now = time.time()
         loss = self._losses.setdefault(reason, _Loss(count=0, first=now, last=now))
+        # No call from here on: a signal handler comes before all of it or after.
         loss.count += count
         loss.last = now
-        self.dropped[reason] = self.dropped.get(reason, 0) + count
+        self.dropped[reason] += count
+        self._lost = packed
 
     def _write_gaps(self, writer: Writer) -> None:
         """Put what was lost into the spool, in the place where it is missing."""
         for reason in list(self._losses):
-            loss = self._losses.pop(reason, None)
-            if loss is None:
-                continue  # a signal handler has told it meanwhile
-            body = gap_record.make(
-                time=time.time(),
-                reason=reason,
-                count=loss.count,
-                first=loss.first,
-                last=loss.last,
-            )
             try:
-                writer.append(gap_record.NAME, codec.pack(body))
-            except SpoolUnavailable:
-                self._losses[reason] = loss
+                loss = self._losses[reason]
+                del self._losses[reason]
+            except KeyError:
+                continue  # a signal handler has told it meanwhile
+            if not loss.count:
+                continue  # the counting was interrupted
+            packed = b""
+            try:
+                packed = codec.pack(_gap(reason, loss))
+                writer.append(gap_record.NAME, packed)
+            except BaseException as error:
+                failed = isinstance(error, SpoolUnavailable)
+                if failed or not writer.seq_of(gap_record.NAME, packed):
+                    self._put_back(reason, loss)
                 raise
         self._retry_at = 0.0
+
+    def _put_back(self, reason: str, loss: _Loss) -> None:
+        known = self._losses.setdefault(reason, loss)
+        if known is not loss:  # a signal handler has lost more
+            known.count += loss.count
+            known.first = loss.first
 
     # --- the background thread, the end, the fork -----------------------------------------------
 
@@ -290,7 +331,7 @@ class Recorder:
             if writer is not None:
                 self._write_gaps(writer)
         except SpoolUnavailable as error:
-            self._fail(error, lost=False)
+            self._fail(error, None)
 
     def goodbye(self) -> None:
         """Write the exit record and seal the spool, within `_GOODBYE_SECONDS`."""
@@ -325,15 +366,23 @@ class Recorder:
     def hold(self, seconds: float) -> bool:
         """Keep every thread of ours out of SQLite until `release`; False if one stays in."""
         self._forking = True
-        if not self._lock.acquire(timeout=seconds):
+        try:
+            is_mine = self._lock.acquire(timeout=seconds)
+        except BaseException:
+            self._forking = False
+            raise
+        if not is_mine:
             self._forking = False
             return False
         self._held = self._writer
-        if self._held is not None and not self._held.hold(seconds):
-            self._held = None
-            self.release()
-            return False
-        return True
+        is_held = False
+        try:
+            is_held = self._held is None or self._held.hold(seconds)
+        finally:
+            if not is_held:
+                self._held = None
+                self.release()
+        return is_held
 
     def release(self) -> None:
         """Undo a `hold` that returned True."""
@@ -404,10 +453,18 @@ def recorder() -> Recorder:
     return _process.recorder
 
 
+def _gap(reason: str, loss: _Loss) -> dict[str, Any]:
+    return gap_record.make(
+        time=time.time(), reason=reason, count=loss.count, first=loss.first, last=loss.last
+    )
+
+
 def _pack(body: dict[str, Any]) -> bytes:
     try:
         packed = codec.pack(body, plain)
-    except Exception:  # noqa: BLE001 - code of any library may run in `item`
+    except Exception as error:  # code of any library may run in `item`
+        if border.theirs(error):
+            raise
         packed = codec.pack(careful(body))
     if len(packed) > _LARGE_BODY:
         packed = codec.pack(careful(body))

@@ -12,8 +12,8 @@ from shipper.contents.shown import seconds_in
 from shipper.contents.tally import Tally
 from spooler.errors import NewerFormat, NotASpool, SpoolDamaged
 from spooler.spool import segment as stored
+from spooler.spool.filesystem import wal_size
 from spooler.spool.identity import Identity
-from spooler.spool.segment import wal_size
 from spooler.spool.stored import Damage, Row, Stored, verify
 
 _READ_RECORDS = 1000

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from spooler import config
+from spooler import border, config
 from spooler.metric import DiagnosisDataType, WorkerTrainingMetric
 
 logger = logging.getLogger("lens_ship.collectors")
@@ -105,7 +105,9 @@ class Collector:
             metric.node_rank = self.node_rank
         try:
             taken = client.report_diagnosis_agent_metrics(metric) is not False
-        except Exception as error:  # noqa: BLE001 - a user's client may raise anything
+        except Exception as error:  # a user's client may raise anything
+            if border.theirs(error):
+                raise
             self._say(logging.ERROR, f"Failed to report {self.name} data to master: {error}")
             return False
         if not taken:

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from spooler import config, notice
+from spooler import border, config, notice
 from spooler.collectors import REPORTED, Collector, logger
 from spooler.logfile import resume
 from spooler.logfile.bookmark import Bookmark, Saved
@@ -78,6 +78,8 @@ class LogCollector(Collector):
         try:
             piece = self._follower.next(time.monotonic(), last=last)
         except OSError as error:
+            if border.theirs(error):
+                raise
             # A disk that fails, a server of files that restarts: opened anew, it may come back.
             self._say(logging.WARNING, f"{self.path} cannot be read now: {error}")
             self._follower.close()
@@ -121,7 +123,9 @@ class LogCollector(Collector):
             with open(self.path or "", "rb") as file:
                 file.seek(max(0, os.fstat(file.fileno()).st_size - size))
                 return file.read(size).decode("utf-8", "replace")
-        except OSError:
+        except OSError as error:
+            if border.theirs(error):
+                raise
             return ""
 
     # --- beginning --------------------------------------------------------------------------------
@@ -141,6 +145,8 @@ class LogCollector(Collector):
             if self._bookmark is not None:
                 self._follower = _resumed(self.path, root, self._bookmark)
         except OSError as error:
+            if border.theirs(error):
+                raise
             notice.say_once(
                 "bookmark",
                 f"lens-ship cannot keep the position in {self.path} below {root} ({error}):"
@@ -193,6 +199,8 @@ class LogCollector(Collector):
         try:
             bookmark.save(saved)
         except OSError as error:
+            if border.theirs(error):
+                raise
             notice.say_once(
                 "bookmark",
                 f"lens-ship cannot save the position in {self.path} ({error}): after a restart,"

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from spooler import config
+from spooler import border, config
 from spooler.collectors import Collector, logger
 from spooler.logfile.bookmark import Bookmark
 from spooler.metric import DiagnosisDataType
@@ -40,7 +40,9 @@ class MetricCollector(Collector):
         """The port that the environment names, None without one that can be."""
         try:
             port = int(os.environ.get(config.XPU_TIMER_PORT, ""))
-        except ValueError:
+        except ValueError as error:
+            if border.theirs(error):
+                raise
             return None
         return port if 0 < port < 65536 else None
 
@@ -56,7 +58,9 @@ class MetricCollector(Collector):
             return ""
         try:
             return clean(_fetch(port))
-        except Exception as error:  # noqa: BLE001 - whatever answers there may answer anything
+        except Exception as error:  # whatever answers there may answer anything
+            if border.theirs(error):
+                raise
             logger.warning("No sample from the XPU timer at %s:%d: %s", _HOST, port, error)
             return ""
 
@@ -80,7 +84,9 @@ class MetricCollector(Collector):
             return True
         try:
             self._turn = Bookmark.take(root, Path(f"/xpu-timer-{os.uname().nodename}-{port}"))
-        except OSError:
+        except OSError as error:
+            if border.theirs(error):
+                raise
             return True
         return self._turn is not None
 
@@ -97,7 +103,9 @@ def _listens(port: int) -> bool:
     try:
         with socket.create_connection((_HOST, port), _CONNECT_SECONDS):
             return True
-    except OSError:
+    except OSError as error:
+        if border.theirs(error):
+            raise
         return False
 
 

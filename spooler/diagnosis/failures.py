@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from spooler import border
+
 _TEXT_LIMIT = 64 * 1024
 _DEPTH_LIMIT = 8
 _ITEM_LIMIT = 256
@@ -21,7 +23,9 @@ def describe(failures: Any) -> str:
     """One "name: value" line for each leaf of `failures`, bounded."""
     try:
         lines = [f"{name}: {text}" if name else text for name, text in _leaves("", failures, 0)]
-    except Exception as error:  # noqa: BLE001 - whatever is given may run code of any library
+    except Exception as error:  # whatever is given may run code of any library
+        if border.theirs(error):
+            raise
         lines = [f"{type(failures).__name__}, which raises {type(error).__name__}"]
     return "\n".join(lines)[:_TEXT_LIMIT]
 
@@ -72,5 +76,7 @@ def _text(value: Any) -> str:
         if isinstance(value, bytes):
             return value.decode("utf-8", "replace")[:_TEXT_LIMIT]
         return str(value)[:_TEXT_LIMIT]
-    except Exception:  # noqa: BLE001 - the text of any object is code of any library
+    except Exception as error:  # the text of any object is code of any library
+        if border.theirs(error):
+            raise
         return f"<{type(value).__name__}>"

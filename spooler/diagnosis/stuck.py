@@ -6,11 +6,10 @@ stacks, which are more readable, instead of what the C code has written.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 
-from spooler import config
+from spooler import border, config
 from spooler.collectors.dump import DumpFile, left_behind
 from spooler.collectors.stack import StackCollector
 
@@ -45,6 +44,8 @@ class Stuck:
             if self._settings.stack_signal:
                 self._file.on_signal(self._settings.stack_signal)
         except (OSError, ValueError) as error:
+            if border.theirs(error):
+                raise
             logger.warning("Stacks on request are not in effect: %s", error)
 
     @property
@@ -84,7 +85,7 @@ class Stuck:
 
     def end(self) -> None:
         """Take back what was installed."""
-        with contextlib.suppress(OSError, RuntimeError, ValueError):
+        with border.suppress(OSError, RuntimeError, ValueError):
             if self._file is not None and self.is_on:
                 self._file.close(timer=bool(self._timer))
         self._file = None

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from spooler.border import theirs
 from spooler.logfile.position import Position
 
 _SLOT_BYTES = 16384  # two paths of the longest kind, and the keys of some dozens of files
@@ -135,7 +136,9 @@ class Bookmark:
             if zlib.crc32(text) != checksum:
                 return None
             values = json.loads(text.decode("utf-8", "surrogateescape"))
-        except ValueError:
+        except ValueError as error:
+            if theirs(error):
+                raise
             return None
         return values if isinstance(values, dict) and "count" in values else None
 
@@ -158,7 +161,9 @@ def _name(log: Path) -> str:
     try:
         folder = os.stat(log.parent)
         place = f"{folder.st_dev}:{folder.st_ino}:{log}"
-    except OSError:
+    except OSError as error:
+        if theirs(error):
+            raise
         place = str(log)
     digest = hashlib.sha256(place.encode("utf-8", "surrogateescape")).hexdigest()
     return f"{log.name[:40]}-{digest[:16]}"

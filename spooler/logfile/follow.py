@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from spooler.border import suppress, theirs
 from spooler.logfile import cut
 from spooler.logfile.position import WINDOW, Position
 from spooler.logfile.siblings import Moved, Sibling, look, siblings
@@ -364,7 +365,9 @@ def _keys(files: list[Sibling]) -> frozenset[str]:
 def _size(path: Path) -> int:
     try:
         return os.stat(path).st_size
-    except OSError:
+    except OSError as error:
+        if theirs(error):
+            raise
         return 0
 
 
@@ -388,7 +391,7 @@ def _holds(one: Sibling, position: Position) -> bool:
 def _first_data(descriptor: int) -> int:
     """Where a file begins that a writer without O_APPEND goes on in after a truncation."""
     begin = 0
-    with contextlib.suppress(OSError):
+    with suppress(OSError):
         if os.pread(descriptor, 1, 0) == b"\0":
             begin = os.lseek(descriptor, 0, os.SEEK_DATA)
             block = os.pread(descriptor, cut.PIECE_BYTES, begin)

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from spooler.border import theirs
 from spooler.errors import SpoolError
 from spooler.logfile.bookmark import Saved
 from spooler.logfile.position import Position
@@ -78,7 +79,9 @@ def _spools(root: Path) -> list[Path]:
 def _host(directory: Path) -> str:
     try:
         return Reader(directory).identity().host
-    except (SpoolError, OSError):
+    except (SpoolError, OSError) as error:
+        if theirs(error):
+            raise
         return ""
 
 
@@ -88,7 +91,9 @@ def _positions(directory: Path, seq: int, log: Path) -> Iterator[tuple[float, Po
     while True:
         try:
             chunk = reader.read(seq, _CHUNK)
-        except (SpoolError, OSError):
+        except (SpoolError, OSError) as error:
+            if theirs(error):
+                raise
             return
         for stored in chunk.records:
             body = _body(stored.body) if stored.kind == report.NAME else {}

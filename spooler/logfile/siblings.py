@@ -14,6 +14,8 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from spooler.border import theirs
+
 _SUFFIX = r"[.\-_]?\d[\d.:_TZ\-]*"
 _COUNT_LIMIT = 9999
 _KEY_BYTES = 256
@@ -71,7 +73,9 @@ class Sibling:
             descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except FileNotFoundError:
             raise Moved(self.path) from None
-        except OSError:
+        except OSError as error:
+            if theirs(error):
+                raise
             return None
         if os.fstat(descriptor).st_ino != self.inode:
             os.close(descriptor)
@@ -112,7 +116,9 @@ def _listed(path: Path) -> list[Sibling]:
     found = []
     try:
         names = os.listdir(path.parent)
-    except OSError:
+    except OSError as error:
+        if theirs(error):
+            raise
         return []
     for name in names:
         match = pattern.fullmatch(name)
@@ -127,7 +133,9 @@ def look(path: Path, suffix: str = "") -> Sibling | None:
     """The regular file at `path`, None where there is none."""
     try:
         status = os.stat(path)
-    except OSError:
+    except OSError as error:
+        if theirs(error):
+            raise
         return None
     if not stat.S_ISREG(status.st_mode):
         return None

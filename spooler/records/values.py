@@ -14,6 +14,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from spooler import border
+
 # wandb keeps arrays up to this many elements as lists and makes histograms of larger ones.
 ARRAY_LIMIT = 32
 TEXT_LIMIT = 64 * 1024  # characters of one text when the whole step is too large
@@ -47,7 +49,9 @@ def careful(value: Any, depth: int = 0) -> Any:
     """
     try:
         return _careful(value, depth)
-    except Exception as error:  # noqa: BLE001 - code of any library may run in `item`
+    except Exception as error:  # code of any library may run in `item`
+        if border.theirs(error):
+            raise
         return {"_type": "error", "class": _class_name(value), "error": type(error).__name__}
 
 
@@ -90,7 +94,9 @@ def _large_integer(value: int) -> Any:
     """Beyond 64 bits: the nearest float, or a placeholder when that would be infinite."""
     try:
         return float(value)
-    except OverflowError:
+    except OverflowError as error:
+        if border.theirs(error):
+            raise
         return {"_type": "integer", "bits": value.bit_length(), "negative": value < 0}
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgpack
 
+from spooler.border import theirs
 from spooler.errors import BodyUnreadable
 
 _prefixes: dict[str, int] = {}
@@ -52,7 +53,9 @@ def pack(body: dict[str, Any], default: Callable[[Any], Any] | None = None) -> b
     idle = _idle.setdefault(default, [])
     try:
         packer = idle.pop()
-    except IndexError:
+    except IndexError as error:
+        if theirs(error):
+            raise
         packer = msgpack.Packer(default=default, unicode_errors="surrogatepass")
     packed: bytes = packer.pack(body)
     if default is not None and not _is_whole(packed):
@@ -66,13 +69,17 @@ def _is_whole(packed: bytes) -> bool:
     """Whether this is one value and nothing more; half of what it costs to pack a usual step."""
     try:
         walker = _walkers.pop()
-    except IndexError:
+    except IndexError as error:
+        if theirs(error):
+            raise
         walker = msgpack.Unpacker(max_buffer_size=0)
     start = walker.tell()
     try:
         walker.feed(packed)
         walker.skip()
-    except (ValueError, msgpack.UnpackException):
+    except (ValueError, msgpack.UnpackException) as error:
+        if theirs(error):
+            raise
         return False
     if walker.tell() - start != len(packed):
         return False

@@ -14,7 +14,6 @@ Rules that keep a live spool safe:
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import errno
 import fcntl
@@ -27,10 +26,11 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote
 
+from spooler import border
 from spooler.errors import SpoolUnavailable
 from spooler.spool import format as fmt
 from spooler.spool.descriptor import Descriptor, find
-from spooler.spool.segment import wal_size
+from spooler.spool.filesystem import wal_size
 
 _Row = tuple[int, str, bytes, int]
 Connection = sqlite3.Connection
@@ -120,7 +120,12 @@ class Writing(sqlite3.Connection):
 
 
 def unavailable(error: Exception, path: Path) -> SpoolUnavailable:
-    """Translate a failure of SQLite or of the file system into a counted reason."""
+    """Translate a failure of SQLite or of the file system into a counted reason.
+
+    One that was raised through us, by a signal handler of the user's, is raised on.
+    """
+    if border.theirs(error):
+        raise error
     text = str(error).lower()
     if isinstance(error, OSError) and error.errno is not None:
         text += " " + os.strerror(error.errno).lower()
@@ -259,7 +264,7 @@ def _keep_out(file: Descriptor) -> None:
     descriptor, not of the process: it is not lost when a copy of it is closed. Nothing else relies
     on it, and a file system may refuse it.
     """
-    with contextlib.suppress(OSError):
+    with border.suppress(OSError):
         fcntl.fcntl(file.number, fcntl.F_OFD_SETLK, _LOCK)
 
 

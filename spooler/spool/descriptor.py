@@ -6,12 +6,14 @@ file, and is used or closed only as long as it still stands for that file.
 
 from __future__ import annotations
 
-import contextlib
 import errno
+import fcntl
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+
+from spooler import border
 
 _OPEN = "/proc/self/fd"
 _MOST = 4096  # numbers to look at where there is no /proc
@@ -28,7 +30,9 @@ class Descriptor:
         """Whether the number still stands for the file."""
         try:
             return _file(os.fstat(self.number)) == self.file
-        except OSError:
+        except OSError as error:
+            if border.theirs(error):
+                raise
             return False
 
     def is_at(self, path: str | Path) -> bool:
@@ -45,7 +49,7 @@ class Descriptor:
     def close(self) -> None:
         """Close it, unless the number stands for another file by now."""
         if self.is_ours():
-            with contextlib.suppress(OSError):
+            with border.suppress(OSError):
                 os.close(self.number)
 
 
@@ -63,8 +67,8 @@ def find(path: Path) -> Descriptor:
     wanted = _file(os.lstat(path))
     for number in _numbers(path.name):
         found = Descriptor(number, wanted)
-        if found.is_ours():
-            return found
+        if found.is_ours() and fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR:
+            return found  # one that only reads is the program's, which copies its own folder
     raise OSError(errno.EBADF, "no descriptor of it is open", str(path))
 
 
@@ -72,7 +76,9 @@ def _numbers(name: str) -> Iterable[int]:
     """Open descriptors of files called `name`; no other file is asked, as its server may hang."""
     try:
         numbers = os.listdir(_OPEN)
-    except OSError:
+    except OSError as error:
+        if border.theirs(error):
+            raise
         return range(_MOST)
     return [int(number) for number in numbers if _name(number) == name]
 
@@ -80,7 +86,9 @@ def _numbers(name: str) -> Iterable[int]:
 def _name(number: str) -> str:
     try:
         return os.path.basename(os.readlink(f"{_OPEN}/{number}"))
-    except OSError:
+    except OSError as error:
+        if border.theirs(error):
+            raise
         return ""
 
 

@@ -14,6 +14,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from spooler.border import theirs
+
 _MOUNTS = Path("/proc/self/mountinfo")
 
 # Types whose files other hosts can change, or whose shared memory mappings are not coherent.
@@ -59,14 +61,26 @@ class FileSystem:
         return not self.type.startswith("fuse") or self.type in _LOCAL_FUSE
 
 
+def _resolved(path: Path) -> Path:
+    """`path` without links, as far as it exists; `realpath` alone would keep any OSError."""
+    try:
+        return Path(os.path.realpath(path, strict=True))
+    except OSError as error:
+        if theirs(error):
+            raise
+        return path if path == path.parent else _resolved(path.parent) / path.name
+
+
 def file_system_of(path: Path, mounts: str | None = None) -> FileSystem:
     """Look up `path`, or the nearest folder above it that exists; `mounts` is for other tables."""
     if mounts is None:
         try:
             mounts = _MOUNTS.read_text(encoding="utf-8", errors="surrogateescape")
-        except OSError:
+        except OSError as error:
+            if theirs(error):
+                raise
             return FileSystem(type="", mount="")
-    place = Path(os.path.realpath(path))
+    place = _resolved(path)
     best = FileSystem(type="", mount="")
     for line in mounts.splitlines():
         entry = _parse(line)
@@ -87,6 +101,14 @@ def _parse(line: str) -> FileSystem | None:
 
 def _is_below(place: Path, mount: str) -> bool:
     return mount == "/" or place == Path(mount) or Path(mount) in place.parents
+
+
+def wal_size(segment: Path) -> int:
+    """Bytes of a segment's log; 0 when it has none."""
+    try:
+        return os.lstat(f"{segment}-wal").st_size
+    except FileNotFoundError:
+        return 0
 
 
 def bytes_in(directory: Path) -> int:

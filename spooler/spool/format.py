@@ -108,6 +108,9 @@ _BODY = f"CASE WHEN length(body) <= {BODY_LIMIT} THEN body END"
 SELECT_RECORDS = (
     f"SELECT seq, kind, {_BODY}, checksum FROM record WHERE seq > ? ORDER BY seq LIMIT ?"
 )
+SELECT_SEQ = (
+    "SELECT seq FROM record WHERE seq > ? AND kind = ? AND body = ? ORDER BY seq DESC LIMIT 1"
+)
 SELECT_KIND = (
     f"SELECT seq, kind, {_BODY}, checksum FROM record WHERE kind = ? AND seq > 0"
     " ORDER BY seq LIMIT ?"

@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timezone
 from typing import Any
 
+from spooler.border import theirs
+
 # Where launchers other than torchrun put the same numbers; the first one set counts.
 _RANK = ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
 _LOCAL_RANK = ("LOCAL_RANK", "SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK")
@@ -145,9 +147,14 @@ def is_on(environ: Mapping[str, str], name: str) -> bool:
 def first_int(environ: Mapping[str, str], names: tuple[str, ...]) -> int | None:
     """The first of these variables that holds a whole number, of 64 bits at most."""
     for name in names:
+        text = environ.get(name, "")
+        if not text:
+            continue  # not by `int`: CPython loses what a signal handler raises while that fails
         try:
-            value = int(environ.get(name, ""))
-        except ValueError:
+            value = int(text)
+        except ValueError as error:
+            if theirs(error):
+                raise
             continue
         if -(2**63) <= value < 2**63:
             return value
@@ -155,9 +162,13 @@ def first_int(environ: Mapping[str, str], names: tuple[str, ...]) -> int | None:
 
 
 def _seconds(text: str) -> float | None:
+    if not text:
+        return None
     try:
         value = float(text)
-    except ValueError:
+    except ValueError as error:
+        if theirs(error):
+            raise
         return None
     return value if 0 < value < float("inf") else None
 

@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from spooler.border import theirs
 from spooler.errors import SpoolUnavailable
 from spooler.spool import db
 from spooler.spool import format as fmt
@@ -51,7 +52,9 @@ def make_directories(root: Path, below: tuple[str, ...], limits: Limits) -> None
     for folder in missing:
         try:
             folder.mkdir(mode=limits.directory_mode)
-        except FileExistsError:
+        except FileExistsError as error:
+            if theirs(error):
+                raise
             if folder.name == fmt.user_name(os.geteuid()):
                 _check_own(folder)
             continue
@@ -90,7 +93,9 @@ def is_marked_full(root: Path) -> bool:
 def _status(folder: Path) -> os.stat_result | None:
     try:
         return os.stat(folder)
-    except OSError:
+    except OSError as error:
+        if theirs(error):
+            raise
         return None
 
 
@@ -125,7 +130,7 @@ def take_ownership(directory: Path, limits: Limits) -> int:
         os.fchmod(descriptor, limits.file_mode)
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.write(descriptor, f"{os.getpid()} {os.uname().nodename}\n".encode())
-    except OSError:
+    except BaseException:
         os.close(descriptor)
         os.unlink(directory / fmt.OWNER_NAME)
         raise

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
 
+from spooler import border
 from spooler.errors import NewerFormat, NotASpool, SpoolDamaged, SpoolError
 from spooler.spool import codec, guard, pages
 from spooler.spool import format as fmt
@@ -515,14 +516,6 @@ def is_sealed(path: Path) -> bool:
     return not os.path.lexists(f"{path}-wal")
 
 
-def wal_size(path: Path) -> int:
-    """Bytes of the segment's log; 0 when it has none."""
-    try:
-        return os.lstat(f"{path}-wal").st_size
-    except FileNotFoundError:
-        return 0
-
-
 def is_lasting(error: SpoolError) -> bool:
     """Whether a segment that was refused with `error` will be refused every time."""
     return isinstance(error, NotASpool) or (isinstance(error, SpoolDamaged) and error.lasting)
@@ -559,6 +552,8 @@ def _translated(path: Path) -> Iterator[None]:
 
 
 def _damaged(path: Path, error: OSError) -> SpoolDamaged:
+    if border.theirs(error):
+        raise error
     return SpoolDamaged(str(path), 0, f"{error.filename or path}: {error.strerror}")
 
 

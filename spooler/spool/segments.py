@@ -18,8 +18,9 @@ from pathlib import Path
 from spooler.errors import NotASpool, SpoolDamaged, SpoolError
 from spooler.spool import filesystem, guard
 from spooler.spool import format as fmt
+from spooler.spool.filesystem import wal_size
 from spooler.spool.place import segment_files
-from spooler.spool.segment import Bounds, Segment, is_lasting, is_sealed, wal_size
+from spooler.spool.segment import Bounds, Segment, is_lasting, is_sealed
 
 # A spool holds hundreds. Of one that holds more than this, the others wait until these are gone.
 MOST_SEGMENTS = 100_000

@@ -19,7 +19,6 @@ Rules:
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import shutil
 import threading
@@ -27,6 +26,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from spooler.border import suppress, theirs
 from spooler.errors import SpoolError, SpoolUnavailable
 from spooler.records import gap
 from spooler.spool import codec, db, descriptor, filesystem
@@ -45,6 +45,7 @@ from spooler.spool.sync import Sync, sync_file, sync_folder
 
 # After these a writer cannot go on: another one has to.
 LOST = frozenset({"gone", "descriptor"})
+_LOOKED_BACK = 1000  # records
 
 
 class Writer:
@@ -87,13 +88,13 @@ class Writer:
             make_directories(root, (*below, spool), limits)
             self._owner = descriptor.of(take_ownership(self.directory, limits))
         except OSError as error:
-            with contextlib.suppress(OSError):
+            with suppress(OSError):
                 self.directory.rmdir()  # if it is ours and empty; tried anew every second
             raise db.unavailable(error, self.directory) from error
         try:
             self._segment = self._prepare(1)
             self._segment.next_seq = 1
-        except SpoolUnavailable:
+        except BaseException:
             # Nothing was recorded here: an empty spool would only be noise for the service.
             self._owner.close()
             shutil.rmtree(self.directory, ignore_errors=True)
@@ -124,6 +125,20 @@ class Writer:
                 until = "no more disk until the service has delivered and deleted some"
                 raise SpoolUnavailable(self._refusal, f"{self.directory}: {until}")
             return self._insert(kind, body)
+
+    def seq_of(self, kind: str, body: bytes) -> int:
+        """Number of a record whose `append` was interrupted; 0 if it was not committed.
+
+        It stands among the last: what an interruption can add behind it is a handler's.
+        """
+        with self._gate:
+            for segment in (self._segment, *reversed(self._retired)):
+                least = _next_seq(segment) - _LOOKED_BACK
+                with suppress(db.Error):
+                    row = segment.connection.execute(fmt.SELECT_SEQ, (least, kind, body)).fetchone()
+                    if row is not None:
+                        return int(row[0])
+        return 0
 
     def insist(self) -> None:
         """Refuse nothing any more for a limit's sake: the last records of a process are due."""
@@ -226,10 +241,13 @@ class Writer:
         """
         if not self._tending.acquire(timeout=seconds):
             return False
-        if not self._gate.acquire(timeout=seconds):
-            self._tending.release()
-            return False
-        return True
+        is_held = False
+        try:
+            is_held = self._gate.acquire(timeout=seconds)
+        finally:
+            if not is_held:
+                self._tending.release()
+        return is_held
 
     def release(self) -> None:
         """Undo `hold`."""
@@ -252,10 +270,14 @@ class Writer:
                         raise OSError(errno.EBADF, db.DESCRIPTOR_TAKEN)
                     insert(fmt.INSERT_RECORD, row)
                     break
-                except db.IntegrityError:
+                except db.IntegrityError as error:
+                    if theirs(error):
+                        raise
                     # A signal handler inside this very call has taken the number.
                     segment.next_seq = seq + 1
                 except (db.Error, OSError) as error:
+                    if theirs(error):
+                        raise
                     raise self._failed(error, segment, seq, len(body)) from error
             if segment.next_seq <= seq:
                 segment.next_seq = seq + 1
@@ -468,14 +490,16 @@ def _next_seq(segment: Opened) -> int:
         return segment.next_seq  # it has become known meanwhile
     try:
         last = previous.connection.execute(fmt.SELECT_BOUNDS).fetchone()[1]
-    except db.Error:
+    except db.Error as error:
+        if theirs(error):
+            raise
         last = None
     return _next_seq(previous) if last is None else int(last) + 1
 
 
 def _visible_seq(segment: Path) -> int:
     """The last number that a reader of the segment sees; 0 when it sees none."""
-    with contextlib.suppress(SpoolError, OSError):
+    with suppress(SpoolError, OSError):
         return last_seq(segment)
     return 0
 

@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spooler.spool import pages
-from spooler.spool.segment import Segment, wal_size
+from spooler.spool.filesystem import wal_size
+from spooler.spool.segment import Segment
 from spooler.spool.stored import Row, is_sound
 from spooler.spool.writer import Writer
 from tests.kit import spools

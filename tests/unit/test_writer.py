@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from spooler.errors import SpoolUnavailable
+from spooler.spool import filesystem, segment, writer
 from spooler.spool import format as fmt
-from spooler.spool import segment, writer
 from spooler.spool.descriptor import Descriptor
 from spooler.spool.place import check_present
 from spooler.spool.reader import Reader
@@ -19,7 +19,7 @@ from tests.kit import spools
 
 
 def wal_bytes(directory: Path, number: int) -> int:
-    return segment.wal_size(directory / f"{number:08d}.sqlite")
+    return filesystem.wal_size(directory / f"{number:08d}.sqlite")
 
 
 @pytest.mark.promise("G3")

@@ -112,7 +112,7 @@ def run_program(place: Path, name: str, environ: dict[str, str]) -> Ran:
         root.write_text("a file where the folder should be")
     site = place / "site"
     site.mkdir()
-    if name == "plain":
+    if name in ("plain", "looks"):
         (site / "sitecustomize.py").write_text(PTH.read_text(encoding="utf-8"))
     known = {
         "PRIMUS_LENS_WANDB_OUTPUT_PATH": None if name == "adopt" else str(root),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import signal
 import sys
 import threading
@@ -316,9 +317,119 @@ def _nothing() -> None:
     """A data loader's worker: it is forked, and ends."""
 
 
+def looks() -> None:
+    """What a program can see of wandb's functions, and hand to other processes."""
+    import concurrent.futures
+    import copy
+    import functools
+    import hashlib
+    import inspect
+    import multiprocessing
+    import pickle
+
+    import wandb
+    from wandb.sdk import wandb_init
+    from wandb.sdk.wandb_run import Run
+
+    def digest(text: Any) -> str:
+        return hashlib.sha256(str(text).encode()).hexdigest()
+
+    functions = {
+        "init": wandb.init,
+        "finish": wandb.finish,
+        "Run.log": Run.log,
+        "Run.finish": Run.finish,
+        "Run._finish": Run._finish,
+    }
+    for name, function in functions.items():
+        REPORT[name] = {
+            "pickled": outcome(lambda f=function: pickle.dumps(f)),  # type: ignore[misc]
+            "same": pickle.loads(pickle.dumps(function)) is function,  # noqa: S301 - our own
+            "copied": copy.deepcopy(function) is function,
+            "signature": re.sub("0x[0-9a-f]+", "", str(inspect.signature(function))),
+            "arguments": inspect.getfullargspec(function).args,
+            "source": digest(inspect.getsource(function)),
+            "kinds": [inspect.isfunction(function), inspect.iscoroutinefunction(function)],
+            "names": [function.__module__, function.__qualname__, function.__name__],
+            "doc": digest(function.__doc__),
+            "annotations": sorted(function.__annotations__),
+        }
+    REPORT["one init"] = [
+        wandb.init is wandb.sdk.init,
+        wandb.init is wandb_init.init,
+        wandb.init == wandb_init.init,
+        len({wandb.init, wandb.sdk.init, wandb_init.init}),
+    ]
+    partial = functools.partial(wandb.init, mode="disabled")
+    REPORT["partial"] = outcome(lambda: pickle.dumps(partial))
+    os.environ["WANDB_MODE"] = "disabled"
+    for method in ("fork", "spawn", "forkserver"):
+        with concurrent.futures.ProcessPoolExecutor(
+            1, mp_context=multiprocessing.get_context(method), initializer=wandb.init
+        ) as pool:
+            REPORT[method] = pool.submit(abs, -1).result()
+    REPORT["hooked"] = hasattr(wandb.init, "_lens_ship_original")
+
+
+def interrupted() -> None:
+    """A time limit that comes while our code runs, some hundred times."""
+    import random
+
+    import spooler
+
+    spooler.install()
+    import wandb
+
+    raised = caught = number = 0
+    rng = random.Random(7)
+
+    def handler(_number: int, frame: Any) -> None:
+        nonlocal raised
+        while frame is not None:
+            package = frame.f_globals.get("__name__", "").split(".")[0]
+            if package == "spooler":
+                raised += 1
+                raise TimeoutError("time is up")
+            if package in ("wandb", "__main__"):
+                # What wandb makes of it is not ours to say.
+                signal.setitimer(signal.ITIMER_REAL, rng.uniform(2e-6, 200e-6))
+                return
+            frame = frame.f_back
+
+    run = start()
+    wandb.log({"n": 0})
+    signal.signal(signal.SIGALRM, handler)
+    while raised < 300:
+        try:
+            signal.setitimer(signal.ITIMER_REAL, rng.uniform(2e-6, 500e-6))
+            before = raised
+            while raised == before:
+                number += 1
+                wandb.log({"n": number})
+        except TimeoutError:
+            caught += 1
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    wandb.log({"n": -1})
+    run.finish()
+    REPORT["run"] = run.id
+    REPORT["raised"], REPORT["caught"] = raised, caught
+    REPORT["dropped"] = spooler.stats()["dropped"]
+
+
 PROGRAMS = {
     program.__name__: program
-    for program in (values, steps, plain, adopt, disabled, faults, unwritable, parallel)
+    for program in (
+        values,
+        steps,
+        plain,
+        adopt,
+        disabled,
+        faults,
+        unwritable,
+        parallel,
+        looks,
+        interrupted,
+    )
 }
 
 

@@ -46,6 +46,25 @@ def test_an_unusable_path_leaves_training_as_it_was(run: Callable[..., Ran]) -> 
 
 
 @pytest.mark.promise("G2")
+def test_a_time_limit_that_comes_in_our_code_reaches_the_program(run: Callable[..., Ran]) -> None:
+    ran = run("interrupted")
+    assert (ran.report["raised"], ran.report["caught"]) == (300, 300)
+    ours, theirs = ran.steps(ran.report["run"]), ran.stored(ran.report["run"])
+    assert set(ours) <= set(theirs)
+    missing = len(theirs) - len(ours)
+    assert ran.report["dropped"] == ({"interrupted": missing} if missing else {})
+    assert missing < 300
+
+
+@pytest.mark.promise("G8")
+def test_wandb_s_functions_look_the_same_and_go_to_other_processes(run: Callable[..., Ran]) -> None:
+    hooked, plain = run("looks"), run("looks", PRIMUS_LENS_WANDB_HOOK="false")
+    assert (hooked.report.pop("hooked"), plain.report.pop("hooked")) == (True, False)
+    assert hooked.report == plain.report
+    assert hooked.report["spawn"] == hooked.report["forkserver"] == 1
+
+
+@pytest.mark.promise("G2")
 @pytest.mark.promise("G3")
 def test_threads_and_a_signal_handler_lose_nothing(run: Callable[..., Ran]) -> None:
     ran = run("parallel")

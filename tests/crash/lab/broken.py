@@ -175,8 +175,8 @@ MUTANTS: dict[str, Mutant] = {
         patches=(
             Patch(
                 file=_RECORDER,
-                old="            self._fail(error, lost=not kept)\n            return False\n",
-                new="            self._fail(error, lost=not kept)\n            return True\n",
+                old="None if kept else packed)\n            return False\n",
+                new="None if kept else packed)\n            return True\n",
             ),
         ),
     ),
@@ -241,8 +241,8 @@ MUTANTS: dict[str, Mutant] = {
             ),
             Patch(
                 file="spooler/keeper.py",
-                old="        with contextlib.suppress(RuntimeError):  # it has rung already\n",
-                new="        with self._guard, contextlib.suppress(RuntimeError):\n",
+                old="        with border.suppress(RuntimeError):  # it has rung already\n",
+                new="        with self._guard, border.suppress(RuntimeError):\n",
             ),
         ),
     ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests.crash.lab.patches import Mutant, Patch
 
 _HOOK = "spooler/hook.py"
-_CALL = "        result = original(self, *args, **kwargs)\n        if before is None:\n"
+_CALL = "        try:\n            result = original(self, *args, **kwargs)\n"
 
 TRAINING_MUTANTS: dict[str, Mutant] = {
     "normalises-in-place": Mutant(
@@ -26,12 +26,8 @@ TRAINING_MUTANTS: dict[str, Mutant] = {
         patches=(
             Patch(
                 file=_HOOK,
-                old=_CALL,
-                new="        try:\n"
-                "            result = original(self, *args, **kwargs)\n"
-                "        except Exception as error:\n"
-                "            return _told(error)\n"
-                "        if before is None:\n",
+                old="            raise\n        if before is None:\n",
+                new="            return _told(error)\n        if before is None:\n",
             ),
         ),
     ),

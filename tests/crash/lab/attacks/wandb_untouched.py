@@ -44,7 +44,8 @@ _HEADER_BYTES = 7
 _VOLATILE = {"_timestamp", "_runtime"}
 _CLIENT = re.compile(r"(?<=wandb-client-artifact://)\w+")  # drawn anew each time
 # The guards themselves, and what does nothing but call wandb's own.
-_GUARDS = {"_wrap_init", "_wrap_log", "_wrap_finish", "_guarded", "_told"}
+_GUARDS = {"_wrap_init", "_wrap_log", "_wrap_finish", "_guarded", "_told", "_interrupted"}
+_BORDER = "spooler.border"  # tells what the guards keep from what they pass on
 
 
 def trial(seed: int, work: Path) -> Verdict:
@@ -293,7 +294,9 @@ def _trouble(seed: int, root: Path) -> Iterator[None]:
 
 
 def _is_ours(value: Any) -> bool:
-    return isinstance(value, types.FunctionType) and value.__module__.startswith("spooler")
+    if not isinstance(value, types.FunctionType) or value.__module__ == _BORDER:
+        return False
+    return value.__module__.startswith("spooler")
 
 
 # --- what wandb kept ------------------------------------------------------------------------------
