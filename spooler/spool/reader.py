@@ -201,10 +201,9 @@ class Reader(Segments):
             return False
         path = self._path(number)
         try:
-            status = os.stat(f"{path}-wal")
+            return mark.is_at_end(os.stat(f"{path}-wal"))
         except FileNotFoundError:
-            status = os.stat(path)
-        return (status.st_ino, status.st_size) == (mark.inode, mark.offset)
+            return mark.is_at_end(os.stat(path))
 
     def _begins_by(self, number: int, seq: int, one: Segment) -> bool:
         """Whether a segment is known to begin with this record or an earlier one."""

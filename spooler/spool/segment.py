@@ -18,7 +18,7 @@ import errno
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import itemgetter
 from pathlib import Path
 
@@ -44,11 +44,20 @@ Bounds = tuple[int, int]  # first and last seq
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """Every record above `seq` lies at or behind `offset` of the file with this inode."""
+    """Every record above `seq` lies at or behind `offset` of the file with this inode.
+
+    `written` is when it was last written before that was found out, in nanoseconds.
+    """
 
     inode: int
+    written: int
     seq: int
     offset: int
+
+    def is_at_end(self, status: os.stat_result) -> bool:
+        """Whether nothing lies behind it in a file with this status."""
+        known = (self.inode, self.written, self.offset)
+        return known == (status.st_ino, status.st_mtime_ns, status.st_size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,14 +203,14 @@ class Segment:
     def _read(self, after: int, limit: int, mark: Mark | None) -> Rows:
         status = os.fstat(self._source)
         if mark is None or mark.inode != status.st_ino or mark.seq > after:
-            mark = Mark(status.st_ino, 0, self._start)
+            mark = Mark(status.st_ino, 0, 0, self._start)
         offset = mark.offset
         if mark.seq < after:
             offset = self._near(after, offset, status.st_size)
         last, size, found = after, 0, list[Row]()
         most = min(_WINDOW, (limit + 8) * 2 * self._unit)
         while True:
-            mark = Mark(status.st_ino, last, offset)
+            mark = Mark(status.st_ino, status.st_mtime_ns, last, offset)
             rest = status.st_size - offset
             window = self._window(offset, min(most, rest), rest)
             if not window.bytes:
@@ -219,7 +228,7 @@ class Segment:
             offset += window.bytes
             if time.monotonic() > self._end:
                 guard.rest(os.path.dirname(self.path))
-                return Rows(found, False, 0, Mark(status.st_ino, last, offset))
+                return Rows(found, False, 0, replace(mark, seq=last, offset=offset))
 
     def _window(self, offset: int, size: int, most: int) -> _Window:
         """Whole commits from `offset` on, or pages of the file; `size` bytes, or more for one."""
@@ -273,12 +282,12 @@ class Segment:
         seq, following = rows[taken - 1][0], rows[taken][0]
         if not self.is_logged:
             at = max((at for first, at in leaves if first <= following), default=0)
-            return Mark(mark.inode, seq, mark.offset + at)
+            return replace(mark, seq=seq, offset=mark.offset + at)
         # Each commit adds one record, so that the last ones of both belong together.
         behind = len(rows) - taken
         if behind >= len(window.ends):
             return mark
-        return Mark(mark.inode, seq, mark.offset + window.ends[-1 - behind] * pages.FRAME)
+        return replace(mark, seq=seq, offset=mark.offset + window.ends[-1 - behind] * pages.FRAME)
 
     def _near(self, after: int, low: int, high: int) -> int:
         """An offset not far before the first record above `after`, and never behind it."""
