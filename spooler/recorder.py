@@ -238,7 +238,7 @@ class Recorder:
         )
 
     def _leave(self, error: SpoolUnavailable) -> None:
-        """Use this spool no more; its files are closed where waiting hurts nobody."""
+        """Use this spool no more; its files are closed by `_tend`."""
         writer, self._writer = self._writer, None
         if writer is None:
             return
