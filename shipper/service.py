@@ -47,9 +47,9 @@ from spooler.spool.reader import Reader
 
 log = logging.getLogger(__name__)
 
-# SIGTERM promises an end within ten seconds; a request may take longer than its share of them.
+# SIGTERM promises an end within ten seconds; a request or a look may take longer than its share.
 STOP_SECONDS = 8.0
-# What the end of housekeeping gets when requests have taken all of that.
+# What housekeeping and the page get to end when others have taken all of that.
 LAST_SECONDS = 0.5
 # How long the ledger remembers what was settled of spools whose files are gone.
 MEMORY_SECONDS = 30 * 86400.0
@@ -355,7 +355,10 @@ class Service:
         deadline = self._now() + STOP_SECONDS
         idle = self._workers.went_home(within=STOP_SECONDS)
         last = partial(self._keep_house_last, tidy=idle)
-        tidied = self._house.end(last, within=max(LAST_SECONDS, deadline - self._now()))
+        looked = self._house.end(last, within=max(LAST_SECONDS, deadline - self._now()))
+        if self._lookout is not None:
+            within = max(LAST_SECONDS, deadline - self._now())
+            looked = self._lookout.ended(within=within) and looked
         self._tidying.end()
         self._heartbeat.beat(self._healths(), stopped=True)
         if not idle:
@@ -363,12 +366,12 @@ class Service:
                 "a request is still under way; its records stay pending and are sent again",
                 extra=about(reason="stopped-in-request"),
             )
-        if not tidied:
+        if not looked:
             log.warning(
                 "a look into the spool root is still under way; it is left unfinished",
                 extra=about(path=self._config.spool, reason="stopped-in-look"),
             )
-        if not (idle and tidied):
+        if not (idle and looked):
             return
         for sink in self._sinks.values():
             sink.close()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -20,7 +23,6 @@ from tests.kit.shipping import append, spool, step
 
 # Far above what anything here takes, and below the 45 s after which the kernel breaks a lease.
 BOUND_SECONDS = 25.0
-STOP_SECONDS = 10.0  # what the service promises
 
 FILES = ("pipes", "sockets", "folders", "links", "sparse-terabyte")
 TENANTS = {
@@ -77,10 +79,23 @@ class Node:
     def stop(self, service: subprocess.Popen[str]) -> str:
         """End it as a manager does; what it has said."""
         service.send_signal(signal.SIGTERM)
-        service.wait(timeout=STOP_SECONDS)
+        service.wait(timeout=BOUND_SECONDS)
         words = self.log.read_text()
         assert service.returncode == 0, words
         return words
+
+    def health(self) -> str:
+        """What the service says of its health; "" while it has no port."""
+        port = re.search(r"probes: (http://\S+)", self.log.read_text())
+        if port is None:
+            return ""
+        try:
+            with urllib.request.urlopen(f"{port[1]}/-/healthy") as answer:
+                text: bytes = answer.read()
+        except urllib.error.HTTPError as error:
+            with error:
+                text = error.read()
+        return text.decode()
 
     def wait_for(self, workload: str, steps: int) -> None:
         wait_until(
@@ -154,7 +169,10 @@ def test_commands_of_operators_come_back(node: Node, kind: str) -> None:
 
 STUCK = """
 import threading
+from shipper.life import liveness
 from spooler.spool.reader import Reader
+
+liveness.LOOP_SECONDS = 1.0
 
 identity = Reader.identity
 def stuck(self):
@@ -169,10 +187,12 @@ Reader.identity = stuck
 def test_a_look_that_never_comes_back_holds_up_neither_delivery_nor_the_end(node: Node) -> None:
     first = node.neighbour("first", 1, where="a")
     node.neighbour("hostile", 2, where="stuck").close()
+    node.environ["LENS_SHIP_HTTP_LISTEN"] = "127.0.0.1:0"  # its page looks at the spools, too
     with node.serving(STUCK) as service:
         node.wait_for("first", 1)
         append(first, [step(1)])
         node.wait_for("first", 2)
+        wait_until(lambda: "housekeeping has not come round" in node.health(), "it is noticed")
         words = node.stop(service)
     assert "a look into the spool root is still under way" in words
     first.close()
