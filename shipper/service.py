@@ -1,4 +1,9 @@
-"""The life of the service: finds spools, gives lanes their turns, tidies up, ends when told to."""
+"""The life of the service: finds spools, gives lanes their turns, tidies up, ends when told to.
+
+The main thread answers signals and the service manager, and renews credentials. Looks into tenants'
+folders run on other threads: housekeeping (finds spools, tidies up), the pulse, the workers. Only
+housekeeping changes which spools and lanes there are; the others iterate over copies.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +12,10 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
+from shipper.disk.housekeeping import Housekeeping
 from shipper.disk.newcomers import Newcomers
 from shipper.disk.tidying import Spool, Tidying
 from shipper.disk.watch import Watch
@@ -24,7 +31,7 @@ from shipper.lanes.shared import Recent, SharedReader
 from shipper.lanes.workers import LaneKey, Workers, queue_of
 from shipper.ledger.ledger import Ledger
 from shipper.life.heartbeat import Heartbeat
-from shipper.life.liveness import Liveness
+from shipper.life.liveness import HOUSEKEEPING, MAIN, Liveness
 from shipper.life.notify import Notify
 from shipper.logs import about, tell_repeats
 from shipper.meters import Meters, measured
@@ -40,8 +47,10 @@ from spooler.spool.reader import Reader
 
 log = logging.getLogger(__name__)
 
-# SIGTERM promises an end within ten seconds; a request may take longer than its share of them.
+# SIGTERM promises an end within ten seconds; a request or a look may take longer than its share.
 STOP_SECONDS = 8.0
+# What housekeeping and the page get to end when others have taken all of that.
+LAST_SECONDS = 0.5
 # How long the ledger remembers what was settled of spools whose files are gone.
 MEMORY_SECONDS = 30 * 86400.0
 # How often credentials are looked at while they are what is wrong.
@@ -99,6 +108,8 @@ class Service:
         )
         self._health = {name: Health(name, self._now) for name in self._sinks}
         self._pulse = Pulse(self._wake, self._now)
+        self._house = Housekeeping(self._keep_house, self._woken.set)
+        self._watch: Watch | None = None
         self._recent = Recent(self._now)
         self._contents = Contents()
         self._together = Together(ledger=self._ledger, config=config, contents=self._contents)
@@ -120,32 +131,27 @@ class Service:
             self._config.state,
             extra=about(path=self._config.spool, state=self._config.state),
         )
-        watch = Watch(self._config.spool, self.look) if self._is_open() else None
         self._pulse.start()
-        self._liveness.begin(self._workers.all)
+        self._house.start()
+        self._liveness.begin(lambda: [self._house.thread, *self._workers.all()])
         if self._lookout is not None:
             self._lookout.start()
         try:
             while not self._stopping:
-                if watch is None and self._is_open():
-                    watch = Watch(self._config.spool, self.look)
-                self._newcomers.walk_if_due()
+                self._house.check()
                 self._workers.start()
-                self._manager.ready(f"shipping {self._config.spool}")
-                self._tidy_if_due()
                 self._beat_if_due()
-                self._liveness.came_round(ready=True)
-                if all(worker.is_alive() for worker in self._workers.all()):
-                    self._manager.alive()
+                self._liveness.came_round(MAIN)
+                self._tell_manager()
                 self._retry_if_renewed()
                 if self._once and self._is_done():
                     break
                 self._pause()
         finally:
+            self._stopping = True
             self._manager.stopping()
-            if watch is not None:
-                watch.stop()
             self._end()
+        self._house.check()
 
     def stop(self) -> None:
         """End soon; safe from any thread and from a signal handler."""
@@ -155,12 +161,14 @@ class Service:
     def look(self) -> None:
         """Walk the root now: something has appeared there."""
         self._newcomers.look()
-        self._woken.set()
+        self._house.wake()
 
     def pending(self) -> list[str]:
         """One line for each spool and sink that still has something to send, and why."""
         unreadable = sorted(self._newcomers.unreadable.items())
         lines = [f"{path}: {text}" for path, text in unreadable]
+        if not self._newcomers.is_done:
+            lines.append(f"{self._config.spool}: not walked to its end, perhaps more spools")
         return lines + left.lines(self._lanes, self._health)
 
     def _is_open(self) -> bool:
@@ -168,6 +176,24 @@ class Service:
         return os.access(self._config.spool, os.R_OK | os.X_OK) and os.path.isdir(
             self._config.spool
         )
+
+    # --- housekeeping -----------------------------------------------------------------------------
+
+    def _keep_house(self) -> float:
+        """Look for new spools and tidy up; seconds until the next time."""
+        if not self._stopping:
+            if self._watch is None and self._is_open():
+                self._watch = Watch(self._config.spool, self.look)
+            self._newcomers.walk_if_due()
+            self._tidy_if_due()
+            self._liveness.came_round(HOUSEKEEPING)
+        return min(self._newcomers.seconds, self._tidied + self._tidying.seconds - self._now())
+
+    def _keep_house_last(self, *, tidy: bool) -> None:
+        if self._watch is not None:
+            self._watch.stop()
+        if tidy:
+            self._tidy()
 
     # --- taking spools in -------------------------------------------------------------------------
 
@@ -241,6 +267,7 @@ class Service:
         )
         self._lanes[key] = lane
         self._schedule.put(key)
+        self._woken.set()  # its sink may have no workers yet
 
     # --- turns ------------------------------------------------------------------------------------
 
@@ -279,11 +306,9 @@ class Service:
             self._liveness.ends_turn()
 
     def _pause(self) -> None:
-        """Let the main thread sleep until the next walk or tidying, or until it is woken."""
+        """Let the main thread sleep until the next sign of life, or until it is woken."""
         if not self._stopping:
-            due = self._newcomers.seconds
-            beat, ping = self._heartbeat.seconds, self._manager.ping_seconds
-            longest = min(due, self._tidying.seconds, beat, ping)
+            longest = min(self._heartbeat.seconds, self._manager.ping_seconds)
             if self._is_alarmed():
                 longest = min(longest, RENEWAL_SECONDS)
             self._woken.wait(max(0.001, longest))
@@ -319,7 +344,7 @@ class Service:
         return (
             self._newcomers.is_done
             and self._schedule.is_quiet()
-            and all(lane.caught_up() for lane in self._lanes.values())
+            and all(lane.caught_up() for lane in list(self._lanes.values()))
         )
 
     def _end(self) -> None:
@@ -327,17 +352,27 @@ class Service:
         self._schedule.end()
         if self._lookout is not None:
             self._lookout.end()
-        if not self._workers.went_home(within=STOP_SECONDS):
+        deadline = self._now() + STOP_SECONDS
+        idle = self._workers.went_home(within=STOP_SECONDS)
+        last = partial(self._keep_house_last, tidy=idle)
+        looked = self._house.end(last, within=max(LAST_SECONDS, deadline - self._now()))
+        if self._lookout is not None:
+            within = max(LAST_SECONDS, deadline - self._now())
+            looked = self._lookout.ended(within=within) and looked
+        self._tidying.end()
+        self._heartbeat.beat(self._healths(), stopped=True)
+        if not idle:
             log.warning(
                 "a request is still under way; its records stay pending and are sent again",
                 extra=about(reason="stopped-in-request"),
             )
-            self._tidying.end()
-            self._heartbeat.beat(self._healths(), stopped=True)
+        if not looked:
+            log.warning(
+                "a look into the spool root is still under way; it is left unfinished",
+                extra=about(path=self._config.spool, reason="stopped-in-look"),
+            )
+        if not (idle and looked):
             return
-        self._tidy()
-        self._tidying.end()
-        self._heartbeat.beat(self._healths(), stopped=True)
         for sink in self._sinks.values():
             sink.close()
         self._ledger.close()
@@ -357,20 +392,28 @@ class Service:
         """Those of the sinks, with no workload, and of every lane that was ever in trouble."""
         for name, health in self._health.items():
             yield (name, ""), health
-        for key, lane in self._lanes.items():
+        for key, lane in list(self._lanes.items()):
             if lane.health.trouble is not None and lane.due() == float("inf"):
                 lane.health.nobody_waits()  # each of its spools is settled, and its writer gone
             if lane.health.spell is not None:
                 yield key, lane.health
 
+    def _tell_manager(self) -> None:
+        """Say that the service is ready, and for as long as it is healthy that it is alive."""
+        if not self._liveness.ready():
+            self._manager.ready(f"shipping {self._config.spool}")
+            if not self._liveness.healthy():
+                self._manager.alive()
+
     def _beat_if_due(self) -> None:
-        """Say that we are here, and where the port is."""
+        """Say that we are here and where the port is, and what the log has held back."""
         if self._heartbeat.seconds > 0:
             return
         if self._lookout is not None:
             self._heartbeat.address = self._lookout.address
             self._heartbeat.problem = self._lookout.problem
         self._heartbeat.beat(self._healths())
+        tell_repeats()
 
     def _tidy_if_due(self) -> None:
         if self._now() - self._tidied >= self._tidying.seconds:
@@ -380,7 +423,6 @@ class Service:
                 self._manager.status(
                     left.summary(self._lanes, self._health, spools=len(self._spools))
                 )
-            tell_repeats()
 
     def _tidy(self) -> None:
         """Delete what may go, and forget what is long over."""

@@ -13,6 +13,7 @@ from shipper.foreign import formats, open_foreign
 from shipper.ledger.state import DATABASE_NAME
 from spooler.errors import SpoolError
 from spooler.spool import format as fmt
+from spooler.spool import guard
 
 _SQLITE_HEAD = b"SQLite format 3\x00"
 _READ_RECORDS = 1000
@@ -138,10 +139,8 @@ def _plain(path: Path, head: bytes) -> str:
 
 
 def _head(path: Path) -> bytes:
-    if not path.is_file():
-        return b""  # a pipe would keep us waiting
     try:
-        with path.open("rb") as file:
+        with guard.open_named(path) as file:
             return file.read(512)
     except OSError:
         return b""

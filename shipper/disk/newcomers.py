@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,10 +23,12 @@ from spooler.spool.reader import Reader
 
 log = logging.getLogger(__name__)
 
-# New spools of one folder of the root that are taken in by one walk; the next goes on at once. Of
-# more that cannot be read, each is looked at again after so many seconds, and the next walk waits
-# for so many times as long as this one took: a quarter of a core at most goes into them.
+# New spools of one tenant (a user in a folder of the root) that are taken in by one walk, and the
+# wall time after which it looks at no more of them; the next walk goes on at once. Of more that
+# cannot be read, each is looked at again after so many seconds, and the next walk waits for so many
+# times as long as this one took: a quarter of the time at most goes into them.
 MOST_AT_ONCE = 100
+LOOK_SECONDS = 2.0
 AGAIN_SECONDS = 30.0
 _REST = 3.0
 # A spool folder is made a moment before its first segment.
@@ -57,6 +59,7 @@ class Newcomers:
         self._set_aside = set_aside
         self._now = now
         self._look = True  # the root is worth a walk
+        self._walks = False
         self._looked = 0.0  # monotonic seconds: when the last walk began
         self._due = 0.0  # when the next one begins, if nothing appears before
         self._said: dict[str, str] = {}
@@ -69,8 +72,8 @@ class Newcomers:
 
     @property
     def is_done(self) -> bool:
-        """Whether nothing is known to be left to walk for."""
-        return not self._look
+        """Whether nothing is known to be left to walk for; from any thread."""
+        return not self._look and not self._walks
 
     def look(self) -> None:
         """Walk at the next opportunity: something has appeared; from any thread."""
@@ -80,10 +83,13 @@ class Newcomers:
         """Walk the root, if something has appeared or the last time is long ago."""
         if not self._look and self.seconds > 0:
             return
-        self._look = False
+        self._walks, self._look = True, False  # in this order: `is_done` may be asked in between
+        self._look_below(self._config.spool)
+        self._walks = False
+
+    def _look_below(self, root: Path) -> None:
         self._looked = self._now()
         self._due = self._looked + self._config.rescan_seconds
-        root = self._config.spool
         before, self.unreadable = self.unreadable, {}
         if _is_missing(root):
             self._say_once(str(root), "is not there yet; waiting for the first job to make it")
@@ -92,21 +98,22 @@ class Newcomers:
         self._again = {n: due for n, due in self._again.items() if n in self.unreadable}
 
     def _walk(self, root: Path, before: dict[str, str]) -> None:
-        tried: Counter[str] = Counter()
+        spent: defaultdict[tuple[str, int], float] = defaultdict(float)  # seconds, by tenant
         bad = 0
         for directory in find_spools(root, self._closed):
             if self._is_known(directory) or is_bare(directory):
                 continue
-            name, whose = str(directory), directory.relative_to(root).parts[0]
+            name, tenant = str(directory), (directory.relative_to(root).parts[0], _user(directory))
             if self._looked < self._again.get(name, 0.0):
                 self.unreadable[name] = before.get(name, "cannot be read")
-            elif tried[whose] >= MOST_AT_ONCE:
+            elif spent[tenant] >= LOOK_SECONDS:
                 self._look = True  # who has thousands of them waits: the next walk goes on
             else:
-                tried[whose] += 1
+                began = self._now()
                 self._try(directory)
+                spent[tenant] += max(LOOK_SECONDS / MOST_AT_ONCE, self._now() - began)
                 bad += name in self.unreadable
-                if name in self.unreadable and tried[whose] >= MOST_AT_ONCE // 2:
+                if name in self.unreadable and spent[tenant] >= LOOK_SECONDS / 2:
                     self._again[name] = self._looked + AGAIN_SECONDS
         if self._look:
             now = self._now()
@@ -168,6 +175,14 @@ class Newcomers:
         if self._said.get(path) != text:
             self._said[path] = text
             log.warning("%s %s", path, text, extra=about(path=path, reason=text))
+
+
+def _user(folder: Path) -> int:
+    """Whose it is; -1 when it is gone."""
+    try:
+        return os.lstat(folder).st_uid
+    except OSError:
+        return -1
 
 
 def _is_missing(root: Path) -> bool:

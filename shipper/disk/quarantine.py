@@ -34,6 +34,7 @@ from shipper.ledger.ranges import Range
 from shipper.logs import about
 from spooler.errors import NewerFormat, SpoolDamaged, SpoolError
 from spooler.spool import format as fmt
+from spooler.spool import guard
 from spooler.spool.identity import Identity
 from spooler.spool.place import segment_files
 from spooler.spool.reader import Reader
@@ -147,7 +148,14 @@ class Quarantine:
         return True
 
     def trim(self, limit: int) -> None:
-        """Delete the oldest files beyond `limit` bytes; their reports stay."""
+        """Delete the oldest files beyond `limit` bytes; their reports stay.
+
+        Does nothing where the folder is not there, or is another user's.
+        """
+        try:
+            _check_own(self.folder)
+        except OSError:
+            return
         kept = sorted(self.reports(), key=lambda report: report.time)
         excess = sum(self.bytes_of(report) for report in kept) - limit
         for report in kept:
@@ -168,9 +176,12 @@ class Quarantine:
     def reports(self, *, dropped: bool = False) -> list[Report]:
         """All reports, by name; of files that were dropped only when asked for."""
         found = []
-        for path in sorted(self.folder.glob(f"*/*{_JSON}")):
+        folder = Path(os.path.realpath(self.folder.parent)) / self.folder.name
+        for path in sorted(folder.glob(f"*/*{_JSON}")):
             with contextlib.suppress(OSError, ValueError, TypeError):
-                report = Report(**orjson.loads(path.read_bytes()))
+                report = Report(**orjson.loads(_read(path)))
+                if path != _report_of(folder, report):
+                    continue  # or it would name the files of another
                 if dropped or not report.dropped:
                     found.append(_with_tuples(report))
         return found
@@ -241,6 +252,23 @@ class Quarantine:
             draft = place.with_suffix(suffix + ".new")
             draft.write_bytes(content)
             draft.replace(place.with_suffix(suffix))
+
+
+def _report_of(folder: Path, report: Report) -> Path:
+    return (folder / report.spool / fmt.segment_name(report.segment)).with_suffix(_JSON)
+
+
+def _read(path: Path) -> bytes:
+    """A report's text.
+
+    Raises:
+        OSError: it is not a file, or not of the user who owns the quarantine or reads it.
+    """
+    with os.fdopen(guard.open_regular(path), "rb") as file:
+        owner = os.fstat(file.fileno()).st_uid
+        if owner not in (os.geteuid(), 0, os.lstat(path.parents[1]).st_uid):
+            raise PermissionError(errno.EPERM, "belongs to another user", str(path))
+        return file.read(fmt.BODY_LIMIT)
 
 
 def _check_own(folder: Path) -> None:

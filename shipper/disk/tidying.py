@@ -1,14 +1,15 @@
 """Deletes what every sink has, keeps the limit of the root, and gives up what the policy says.
 
-Runs in the service's main thread. Undelivered segments are only dropped while no lane of their
+Runs in the thread of housekeeping. Undelivered segments are only dropped while no lane of their
 spool has a turn, and the ledger is told before a file goes.
 """
 
 from __future__ import annotations
 
 import logging
+import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -33,6 +34,10 @@ log = logging.getLogger(__name__)
 
 TIDY_SECONDS = 10.0
 CROWDED_SECONDS = 1.0  # instead, while the root is full and a lane in the way
+# A spool in which a look took longer than this, wall time, is left alone for so many times as long:
+# whatever its tenant puts into it, it gets a quarter of the time at most.
+LOOK_SECONDS = 1.0
+_REST = 3.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +73,7 @@ class Tidying:
         self._delivered = Delivered()
         self._room = Room(config.spool, config.root_bytes, by_pod=config.pod_directories)
         self._touched: deque[LaneKey] = deque()  # something may have changed there
+        self._resting: dict[str, float] = {}  # spool -> monotonic seconds until when
         self._crowded = False  # the root is full, and what should go is in use at the moment
         self._said: set[str] = set()
 
@@ -99,34 +105,43 @@ class Tidying:
         touched = {self._touched.popleft() for _ in range(len(self._touched))}
         changed: dict[str, Standing] = {}
         for spool_id in {id_ for key in touched for id_ in self._in_lane(key)}:
+            if time.monotonic() < self._resting.get(spool_id, 0.0):
+                self.touch(self._spools[spool_id].lanes[0])
+                continue
             standing = self._standing(spool_id)
             reader = self._spools[spool_id].reader
             if self._delivered.has_changed(reader, standing):
                 changed[spool_id] = standing
         known = self._known_damage() if changed else {}
         for spool_id, standing in changed.items():
-            spool = self._spools[spool_id]
-            try:
-                waiting = self._quarantine.take(
-                    spool.reader, spool.identity, standing.through, known.get(spool_id, ())
-                )
-                save = self._config.save_local and spool.identity.save_local
-                self._delivered.look(spool.reader, standing, staying=waiting, save=save)
-            except (SpoolError, OSError) as error:
-                self._delivered.look_again(spool_id)
-                self.touch(spool.lanes[0])
-                log.debug(
-                    "%s: not tidied: %s",
-                    spool.reader.directory,
-                    error,
-                    extra=about(spool=spool_id, detail=error),
-                )
-                continue
-            if waiting:
-                self._delivered.has_more(spool_id)
-                self.touch(spool.lanes[0])
+            began = time.monotonic()
+            self._look_at(self._spools[spool_id], standing, known.get(spool_id, ()))
+            took = time.monotonic() - began
+            self._resting[spool_id] = began + took + _REST * took if took > LOOK_SECONDS else 0.0
         if changed:
             self._quarantine.trim(self._config.quarantine_bytes)
+
+    def _look_at(
+        self, spool: Spool, standing: Standing, known: Iterable[Mapping[str, Any]]
+    ) -> None:
+        reader = spool.reader
+        try:
+            waiting = self._quarantine.take(reader, spool.identity, standing.through, known)
+            save = self._config.save_local and spool.identity.save_local
+            self._delivered.look(reader, standing, staying=waiting, save=save)
+        except (SpoolError, OSError) as error:
+            self._delivered.look_again(reader.spool)
+            self.touch(spool.lanes[0])
+            log.debug(
+                "%s: not tidied: %s",
+                reader.directory,
+                error,
+                extra=about(spool=reader.spool, detail=error),
+            )
+            return
+        if waiting:
+            self._delivered.has_more(reader.spool)
+            self.touch(spool.lanes[0])
 
     def _known_damage(self) -> dict[str, list[dict[str, Any]]]:
         known: dict[str, list[dict[str, Any]]] = {}
@@ -278,6 +293,7 @@ class Tidying:
                     lane.remove(segment.spool)
                 del self._spools[segment.spool]
                 self._delivered.forget(segment.spool)
+                self._resting.pop(segment.spool, None)
                 self._ledger.forget(segment.spool)
             else:
                 reader.delete_segment(segment.number)

@@ -44,7 +44,7 @@ class Workers:
 
     def start(self) -> None:
         """Put the workers of every sink that has lanes to work, where they are not yet."""
-        for sink in {sink for sink, _ in self._lanes}:
+        for sink in {sink for sink, _ in list(self._lanes)}:
             for slow, count in ((False, self._count), (True, max(1, self._count // 2))):
                 queue = (sink, slow)
                 if queue not in self._threads:

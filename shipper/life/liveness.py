@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 
 from shipper.meters import Meters
 
-# The main loop comes round every few seconds, but tidying up a full root of a slow disk takes time.
+# Both come round every few seconds, but tidying up a full root of a slow disk takes time.
+MAIN, HOUSEKEEPING = "the main loop", "housekeeping"
 LOOP_SECONDS = 120.0
 # A turn lasts half a second and the request under way.
 TURN_SECONDS = 300.0
@@ -22,21 +23,27 @@ class Liveness:
     """What has moved when; asked by other threads than those that tell it."""
 
     def __init__(self, meters: Meters, now: Callable[[], float] = time.monotonic) -> None:
-        self.moved = time.time()  # when the main loop last came round
         self._meters = meters
         self._now = now
-        self._loop = now()
+        # When each last came round: monotonic, Unix seconds.
+        self._rounds = dict.fromkeys((MAIN, HOUSEKEEPING), (now(), time.time()))
         self._ready = False
         self._turns: dict[int, float] = {}
         self._workers: Callable[[], Sequence[threading.Thread]] = tuple
 
     def begin(self, workers: Callable[[], Sequence[threading.Thread]]) -> None:
-        """How to find the workers there are."""
+        """How to find the threads that must not end."""
         self._workers = workers
 
-    def came_round(self, *, ready: bool) -> None:
-        """The main loop has; `ready` once the root was walked."""
-        self._loop, self.moved, self._ready = self._now(), time.time(), ready
+    @property
+    def moved(self) -> float:
+        """Unix time at which the one of the loops that is behind last came round."""
+        return min(wall for _, wall in self._rounds.values())
+
+    def came_round(self, loop: str) -> None:
+        """One of the loops has; housekeeping when it has walked the root."""
+        self._rounds[loop] = self._now(), time.time()
+        self._ready = self._ready or loop == HOUSEKEEPING
 
     def takes_turn(self) -> None:
         """This thread begins a turn."""
@@ -48,9 +55,10 @@ class Liveness:
 
     def healthy(self) -> str:
         """What does not move, or ""."""
-        still = self._now() - self._loop
-        if still > LOOP_SECONDS:
-            return f"the main loop has not come round for {still:.0f} s"
+        for loop, (moved, _) in list(self._rounds.items()):
+            still = self._now() - moved
+            if still > LOOP_SECONDS:
+                return f"{loop} has not come round for {still:.0f} s"
         dead = [worker.name for worker in self._workers() if not worker.is_alive()]
         if dead:
             return f"ended: {', '.join(dead)}"

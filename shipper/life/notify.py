@@ -23,7 +23,7 @@ _SEND_SECONDS = 1.0
 
 
 class Notify:
-    """One service's line to its manager. Used by the main thread."""
+    """One service's line to its manager. Used by the main thread; `status` by any other."""
 
     def __init__(
         self, environ: Mapping[str, str], *, now: Callable[[], float] = time.monotonic

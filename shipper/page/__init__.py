@@ -20,8 +20,8 @@ class Life:
     """What the service tells of itself.
 
     `healthy` and `ready` name a problem in words, or "" when all is well; `moved` is the Unix time
-    at which the main loop last came round. `news` is something else as soon as there may be
-    something new to be seen, and None while that cannot be told.
+    at which the main loop and housekeeping had both come round. `news` is something else as soon as
+    there may be something new to be seen, and None while that cannot be told.
     """
 
     healthy: Callable[[], str]

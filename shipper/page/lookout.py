@@ -69,11 +69,15 @@ class Lookout:
         self._thread.start()
 
     def end(self) -> None:
-        """Close the port, and look no more; what is being looked at is waited for."""
+        """Close the port, and look no more."""
         self._ended.set()
-        self._thread.join()
         if self._listener is not None:
             self._listener.close()
+
+    def ended(self, *, within: float) -> bool:
+        """Whether the look under way has come to its end, within the seconds."""
+        self._thread.join(within)
+        return not self._thread.is_alive()
 
     def _run(self) -> None:
         while not self._ended.is_set():

@@ -55,7 +55,7 @@ class Source:
     def __init__(self, meters: Meters) -> None:
         self.meters = meters
         self.overview: Overview | None = None
-        self.moved = 0.0  # Unix time at which the main loop last came round
+        self.moved = 0.0  # Unix time, see `Liveness.moved`
 
 
 class Exposition:
@@ -86,7 +86,7 @@ class _Ours(Collector):
         yield info
         yield _gauge(
             "loop_timestamp_seconds",
-            "Unix time at which the main loop last came round.",
+            "Unix time at which the main loop and housekeeping had both come round.",
             self._source.moved,
         )
         yield from _of_meters(self._source.meters)

@@ -5,7 +5,7 @@ Rules:
 - A path is given with no link in it (`Segments` resolves its folder once) and has to stay so: a
   folder or file that has been replaced by a link leads to somebody else's.
 - Only a regular file is opened: a FIFO would hold the reader up, a device may do anything. One with
-  several names has to belong to the owner of its folder.
+  several names has to belong to the owner of its folder. Opening waits for no lease of its tenant.
 - Deleting and moving go through the opened folder, so that nothing can be swapped in between.
 
 - What a folder costs is bounded: one in which a look had to be cut short, or very many files could
@@ -24,6 +24,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 READING = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NAMING = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC  # opens nothing, only holds what is there
@@ -93,6 +94,15 @@ def open_regular(path: Path | str) -> int:
         os.close(descriptor)
         raise Strange(os.fspath(path), "it was replaced while it was opened")
     return descriptor
+
+
+def open_named(path: Path | str) -> BinaryIO:
+    """Open a file that a user names, wherever its links lead; waits for no pipe and no lease.
+
+    Raises:
+        OSError: it is not a regular file, or cannot be opened now.
+    """
+    return os.fdopen(open_regular(os.path.realpath(path)), "rb")
 
 
 def rest(folder: str) -> None:

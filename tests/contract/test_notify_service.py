@@ -86,13 +86,27 @@ def test_the_service_is_ready_pings_and_says_that_it_stops(
 
 
 STUCK = {
-    # The walk of the root never comes back, from the second one on.
+    # The main loop stops at its second sign of life.
     "main loop": """
+beats = []
+beat = service.Heartbeat.beat
+def stuck(self, healths, **more):
+    beats.append(1)
+    if len(beats) > 1:
+        threading.Event().wait()
+    beat(self, healths, **more)
+service.Heartbeat.beat = stuck
+""",
+    # A walk of the root never comes back.
+    "housekeeping": """
+from shipper.life import liveness
+liveness.LOOP_SECONDS = 1.0
+service.Tidying.seconds = 0.1
 walks = []
 walk = service.Newcomers.walk_if_due
 def stuck(self):
     walks.append(1)
-    if len(walks) > 3:
+    if len(walks) > 10:
         threading.Event().wait()
     walk(self)
 service.Newcomers.walk_if_due = stuck

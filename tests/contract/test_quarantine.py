@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -272,3 +273,46 @@ def test_where_it_cannot_be_moved_it_stays_and_is_not_deleted(
     assert (directory / "00000002.sqlite").exists()
     assert not (directory / "00000001.sqlite").exists()
     assert all(account.balances and account.corrupt == 1 for account in accounts(tmp_path))
+
+
+@pytest.mark.promise("G15")
+def test_what_a_tenant_puts_beside_the_reports_is_neither_waited_for_nor_believed(
+    tmp_path: Path, receiver: FaultyReceiver
+) -> None:
+    directory = make(tmp_path)
+    _no_header(directory / "00000001.sqlite")
+    ship(tmp_path, receiver)
+    (report,) = reports(tmp_path)
+    victim = tmp_path / "spool" / "victim"
+    victim.mkdir()
+    segment = victim / "00000009.sqlite"
+    segment.write_text("of another tenant")
+    folder = tmp_path / "spool" / "quarantine" / report.spool
+    real = (folder / "00000001.report.json").read_text()
+    os.mkfifo(folder / "00000007.report.json")
+    (folder / "00000008.report.json").symlink_to("/dev/zero")
+    lie = {**json.loads(real), "spool": "../victim", "segment": 9, "time": 0.0}
+    (folder / "00000009.report.json").write_text(json.dumps(lie))
+    assert reports(tmp_path) == [report]
+    Quarantine(tmp_path / "spool").trim(0)
+    assert reports(tmp_path) == []
+    assert segment.exists()
+
+
+@pytest.mark.promise("G15")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+@pytest.mark.parametrize("given", ["quarantine", "report"])
+def test_another_users_report_deletes_nothing(
+    tmp_path: Path, receiver: FaultyReceiver, given: str
+) -> None:
+    _no_header(make(tmp_path) / "00000001.sqlite")
+    ship(tmp_path, receiver)
+    (report,) = reports(tmp_path)
+    folder = tmp_path / "spool" / "quarantine"
+    os.chown(tmp_path / "spool", 1234, 1234)
+    os.chown(folder, 1235, 1235)
+    if given == "report":
+        os.chown(folder, 0, 0)
+        os.chown(folder / report.spool / "00000001.report.json", 1235, 1235)
+    Quarantine(tmp_path / "spool").trim(0)
+    assert (folder / report.spool / "00000001.sqlite").exists()

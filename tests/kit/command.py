@@ -5,12 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import dataclass
+from typing import IO
 
 import click
 
 from tests.kit.spools import PATIENCE_SECONDS, environment
 
-_RUN = (sys.executable, "-W", "error", "-c", "from shipper.cli import main; main()")
+_MAIN = "from shipper.cli import main; main()"
+_RUN = (sys.executable, "-W", "error", "-c")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +27,7 @@ class Ran:
 def lens_ship(*arguments: str, **environ: str) -> Ran:
     """Run the command to its end."""
     done = subprocess.run(
-        [*_RUN, *arguments],
+        [*_RUN, _MAIN, *arguments],
         env=_environment(environ),
         capture_output=True,
         text=True,
@@ -36,14 +38,22 @@ def lens_ship(*arguments: str, **environ: str) -> Ran:
 
 
 def start_lens_ship(
-    *arguments: str, stdout: int = subprocess.DEVNULL, **environ: str
+    *arguments: str,
+    stdout: int = subprocess.DEVNULL,
+    stderr: int | IO[str] = subprocess.PIPE,
+    before: str = "",
+    **environ: str,
 ) -> subprocess.Popen[str]:
-    """Start the command; its words are in `stderr`, what it prints where `stdout` says."""
+    """Start the command; its words are in `stderr`, what it prints where `stdout` says.
+
+    One that says more than a pipe holds before it ends wants a file for `stderr`. `before` is
+    code that its process runs first.
+    """
     return subprocess.Popen(
-        [*_RUN, *arguments],
+        [*_RUN, f"{before}\n{_MAIN}", *arguments],
         env=_environment(environ),
         stdout=stdout,
-        stderr=subprocess.PIPE,
+        stderr=stderr,
         text=True,
     )
 

@@ -6,6 +6,7 @@ is larger on disk than some tens of megabytes, whatever it claims to be.
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import socket
@@ -24,6 +25,7 @@ from spooler.spool.identity import Identity
 
 PAGE = fmt.PAGE_SIZE
 FILES = 10_000
+LOCKED = 60
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -342,26 +344,35 @@ def linked_log(place: Place) -> None:
     Path(f"{path}-shm").symlink_to(place.secret)
 
 
+def _everywhere(place: Place, make: Callable[[Path], None]) -> None:
+    """Put something where a reader may look for a file, each in its own spool."""
+    names = [fmt.segment_name(1) + end for end in ("", "-wal", "-shm", "-journal")]
+    names += [fmt.OWNER_NAME, fmt.segment_name(2), fmt.preparing_name(2)]
+    for salt, (name, logs) in enumerate(itertools.product(names, (False, True))):
+        spool = place.spool(salt)
+        path = segment(spool, three())
+        if logs:
+            Path(f"{path}-wal").touch()
+        (spool / name).unlink(missing_ok=True)
+        make(spool / name)
+    make(place.folder / fmt.ROOT_FULL_NAME)
+
+
 def pipes(place: Place) -> None:
-    spool = place.spool()
-    os.mkfifo(spool / fmt.segment_name(1))
-    os.mkfifo(spool / fmt.OWNER_NAME)
-    other = place.spool(1)
-    path = segment(other, three())
-    os.mkfifo(f"{path}-wal")
-    os.mkfifo(f"{path}-shm")
-    os.mkfifo(other / fmt.segment_name(2))
+    _everywhere(place, os.mkfifo)
 
 
 def sockets(place: Place) -> None:
-    spool = place.spool()
-    here = os.getcwd()
-    os.chdir(spool)  # the path of a socket is short
-    try:
-        with socket.socket(socket.AF_UNIX) as one:
-            one.bind(fmt.segment_name(1))
-    finally:
-        os.chdir(here)
+    def bind(path: Path) -> None:
+        here = os.getcwd()
+        os.chdir(path.parent)  # the path of a socket is short
+        try:
+            with socket.socket(socket.AF_UNIX) as one:
+                one.bind(path.name)
+        finally:
+            os.chdir(here)
+
+    _everywhere(place, bind)
 
 
 def devices(place: Place) -> None:
@@ -372,11 +383,11 @@ def devices(place: Place) -> None:
 
 
 def folders(place: Place) -> None:
-    spool = place.spool()
-    (spool / fmt.segment_name(1)).mkdir()
-    path = segment(spool, three(), number=2)
-    Path(f"{path}-wal").mkdir()
-    (spool / fmt.OWNER_NAME).mkdir()
+    _everywhere(place, Path.mkdir)
+
+
+def links(place: Place) -> None:
+    _everywhere(place, lambda path: path.symlink_to(place.secret))
 
 
 def odd_names(place: Place) -> None:
@@ -414,6 +425,16 @@ def sparse_terabyte(place: Place) -> None:
     third = place.spool(2)
     (third / fmt.segment_name(1)).touch()
     os.truncate(third / fmt.segment_name(1), 2**40)
+
+
+def locked(place: Place) -> None:
+    """Live segments, each with its log; for `tests.kit.holding`."""
+    spool = place.spool()
+    for number in range(1, LOCKED + 1):
+        path = segment(spool, three(), number=number, first=3 * number - 2)
+        Path(f"{path}-wal").touch()
+        Path(f"{path}-shm").touch()
+    (spool / fmt.OWNER_NAME).touch()
 
 
 def foreign_log(place: Place) -> None:
@@ -468,9 +489,11 @@ BUILDERS: dict[str, Callable[[Place], None]] = {
         sockets,
         devices,
         folders,
+        links,
         odd_names,
         links_of_marks,
         sparse_terabyte,
+        locked,
         foreign_log,
         many_segments,
         many_spools,

@@ -15,6 +15,7 @@ from spooler.errors import NotASpool, SpoolDamaged
 from spooler.spool import codec
 from spooler.spool import format as fmt
 from tests.kit.foreign import is_same, read_all, steps
+from tests.kit.holding import held, own
 
 
 def line(step: Any, data: Any = None, timestamp: Any = 1700000000.5) -> bytes:
@@ -355,3 +356,16 @@ def test_what_is_no_file_is_not_opened(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "wandb_metrics.jsonl")
     assert open_foreign(tmp_path) == []
     assert not any(one.recognises(tmp_path / "wandb_metrics.jsonl") for one in formats().values())
+
+
+def test_a_file_under_a_lease_of_its_writer_is_not_waited_for(tmp_path: Path) -> None:
+    path = place(tmp_path)
+    path.write_bytes(line(0))
+    (source,) = open_foreign(path)
+    own(tmp_path)
+    with held(tmp_path, "lease"):
+        with pytest.raises(SpoolDamaged):
+            source.read(0, 1)
+        renamed = tmp_path / "metrics.txt"
+        renamed.symlink_to(path)
+        assert not any(one.recognises(renamed) for one in formats().values())

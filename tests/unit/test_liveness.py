@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from shipper.life.liveness import LOOP_SECONDS, TURN_SECONDS, Liveness
+from shipper.life.liveness import HOUSEKEEPING, LOOP_SECONDS, MAIN, TURN_SECONDS, Liveness
 from shipper.meters import BUCKETS, Meters
 from tests.kit.shipping import Clock
 
@@ -27,18 +27,23 @@ def live(meters: Meters, clock: Clock) -> Liveness:
 
 
 def test_it_is_ready_once_the_root_was_walked(live: Liveness) -> None:
+    live.came_round(MAIN)
     assert "not been walked" in live.ready()
-    live.came_round(ready=True)
+    live.came_round(HOUSEKEEPING)
     assert live.ready() == ""
 
 
-def test_a_main_loop_that_hangs_is_told(live: Liveness, clock: Clock) -> None:
+@pytest.mark.parametrize("hangs", [MAIN, HOUSEKEEPING])
+def test_a_loop_that_hangs_is_told(live: Liveness, clock: Clock, hangs: str) -> None:
     clock.pass_by(LOOP_SECONDS)
     assert live.healthy() == ""
     clock.pass_by(1)
-    assert "main loop has not come round for 121 s" in live.healthy()
-    live.came_round(ready=True)
+    live.came_round(HOUSEKEEPING if hangs == MAIN else MAIN)
+    began = live.moved
+    assert live.healthy() == f"{hangs} has not come round for 121 s"
+    live.came_round(hangs)
     assert live.healthy() == ""
+    assert live.moved > began
 
 
 def test_a_worker_that_has_ended_is_told(live: Liveness) -> None:
@@ -52,7 +57,8 @@ def test_a_worker_that_has_ended_is_told(live: Liveness) -> None:
 def test_a_turn_that_does_not_end_is_told(live: Liveness, clock: Clock) -> None:
     live.takes_turn()
     clock.pass_by(TURN_SECONDS + 1)
-    live.came_round(ready=True)
+    live.came_round(MAIN)
+    live.came_round(HOUSEKEEPING)
     assert "1 workers are stuck" in live.healthy()
     live.ends_turn()
     assert live.healthy() == ""
@@ -64,7 +70,8 @@ def test_a_turn_that_waits_for_its_receiver_is_alive_for_ever(
     live.takes_turn()
     meters.asks()
     clock.pass_by(1000 * TURN_SECONDS)
-    live.came_round(ready=True)
+    live.came_round(MAIN)
+    live.came_round(HOUSEKEEPING)
     assert live.healthy() == ""
 
 

@@ -1,7 +1,8 @@
 """Tenants that make spools to harm the service, beside one that trains and logs.
 
 Every kind of `tests.kit.hostile` has a pod's folder of its own. While they lie there, an honest
-process logs and the real service ships. One tenant waits until the service knows its spool, and
+process logs and the real service ships. Two tenants hold their files under locks and leases, as
+other users where this one may. One waits until the service knows its spool, and
 then puts a link in the place of its folder; one lets a file grow for as long as it can. The seed
 decides whose folder comes first in the walk.
 """
@@ -18,7 +19,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from shipper.ledger.ledger import Ledger
@@ -34,6 +35,7 @@ from tests.crash.lab.conservation import Arrivals
 from tests.crash.lab.lives import FarReceiver, Life, Tell
 from tests.crash.lab.verdict import Findings, Verdict
 from tests.kit import hostile
+from tests.kit.holding import held, own
 from tests.kit.spools import environment
 
 STEPS = 300
@@ -66,6 +68,7 @@ class Root:
         spool = f"20260101T000000-1-{self.rng.getrandbits(32):08x}"
         self.victim = self.path / self.pod / "node_0" / "rank_0" / spool
         self.swap = self.victim
+        self.held: dict[str, Path] = {}  # "lock" or "lease" -> the folder whose files are held
         self.log = work / "log"
         self._staging = work / "staging"
 
@@ -76,6 +79,11 @@ class Root:
                 continue
             with self._made() as folder:
                 builder(hostile.Place(folder=folder, victim=self.victim, secret=self.secret))
+        for how in ("lock", "lease"):
+            with self._made() as folder:
+                hostile.locked(hostile.Place(folder=folder, victim=self.victim, secret=self.secret))
+                own(folder)
+            self.held[how] = self.path / folder.name
         with self._made() as folder:
             swap = folder / "node_0" / "rank_0" / self.victim.name.replace("-1-", "-2-")
             swap.mkdir(parents=True)
@@ -123,16 +131,22 @@ def log_steps(root: Root, tell: Tell) -> None:
 
 def trial(seed: int, work: Path) -> Verdict:
     """Everything at once, for as long as the honest process logs."""
+    with ExitStack() as holds:
+        return _trial(Root(seed, work), seed, work, holds)
+
+
+def _trial(root: Root, seed: int, work: Path, holds: ExitStack) -> Verdict:
     found = Findings()
-    root = Root(seed, work)
     receiver = FarReceiver(work / "telemetry.sqlite")
     (root.path / root.pod).mkdir(parents=True)
     honest = Life(lambda tell: log_steps(root, tell))
     honest.wait_for_first()
-    found.faults = len(hostile.BUILDERS) + 2
+    found.faults = len(hostile.BUILDERS) + 4
     service = _command(root, "run", "--processor-url", receiver.url, "--flush-interval", "0.2")
     _wait(lambda: _count(receiver.store, MARK) > 0, service)
     root.build()
+    for how, folder in root.held.items():
+        holds.enter_context(held(folder, how))
     if seed % 2:
         # A service that starts anew meets all of them at once.
         service.kill()

@@ -1,0 +1,198 @@
+"""Whatever a tenant puts into its folder or holds there, neighbours and operators do not wait."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.kit import hostile, spools
+from tests.kit.command import start_lens_ship
+from tests.kit.delivery import arrived
+from tests.kit.faulty_receiver import FaultyReceiver
+from tests.kit.holding import held, own
+from tests.kit.shipping import append, spool, step
+
+# Far above what anything here takes, and below the 45 s after which the kernel breaks a lease.
+BOUND_SECONDS = 25.0
+
+FILES = ("pipes", "sockets", "folders", "links", "sparse-terabyte")
+TENANTS = {
+    "files that are none": FILES,
+    "thousands of segments": ("many-segments",),
+    "locked files": ("locked",),
+    "leased files": ("locked",),
+}
+HELD = {"locked files": "lock", "leased files": "lease"}
+COMMANDS = ("status", "audit", "check", "inspect ROOT", "tail ROOT", "replay --plan ROOT")
+
+
+class Node:
+    """A root with hostile tenants, whose folders come first, and honest neighbours."""
+
+    def __init__(self, folder: Path, receiver: FaultyReceiver) -> None:
+        self.root = folder / "spool"
+        self.secret = folder / "secret"
+        self.secret.write_text("password")
+        self.receiver = receiver
+        self.log = folder / "log"
+        self.environ = {
+            "LENS_SHIP_SPOOL": str(self.root),
+            "LENS_SHIP_STATE": str(folder / "state"),
+            "LENS_SHIP_PROCESSOR_URL": receiver.url,
+            "LENS_SHIP_FLUSH_INTERVAL": "0.2",
+        }
+
+    def tenant(self, kind: str) -> Path:
+        folder = self.root / f"a-{kind}"
+        folder.mkdir(parents=True)
+        place = hostile.Place(folder=folder, victim=folder / "none", secret=self.secret)
+        hostile.BUILDERS[kind](place)
+        own(folder)
+        return folder
+
+    def neighbour(self, name: str, salt: int, where: str = "z") -> spools.Writer:
+        """A process that has logged one step and goes on; `name` is its workload."""
+        who = spools.identity(spools.spool_id(salt), workload_uid=name)
+        _, writer = spool(self.root / where, [step(0)], who=who, close=False)
+        return writer
+
+    @contextmanager
+    def serving(self, code: str = "") -> Iterator[subprocess.Popen[str]]:
+        """The service, running; `code` is run in its process before."""
+        with self.log.open("w") as log:
+            service = start_lens_ship("run", stderr=log, before=code, **self.environ)
+            try:
+                yield service
+            finally:
+                service.kill()
+                service.communicate()
+
+    def stop(self, service: subprocess.Popen[str]) -> str:
+        """End it as a manager does; what it has said."""
+        service.send_signal(signal.SIGTERM)
+        service.wait(timeout=BOUND_SECONDS)
+        words = self.log.read_text()
+        assert service.returncode == 0, words
+        return words
+
+    def health(self) -> str:
+        """What the service says of its health; "" while it has no port."""
+        port = re.search(r"probes: (http://\S+)", self.log.read_text())
+        if port is None:
+            return ""
+        try:
+            with urllib.request.urlopen(f"{port[1]}/-/healthy") as answer:
+                text: bytes = answer.read()
+        except urllib.error.HTTPError as error:
+            with error:
+                text = error.read()
+        return text.decode()
+
+    def wait_for(self, workload: str, steps: int) -> None:
+        wait_until(
+            lambda: arrived(self.receiver.store, workload).order == list(range(steps)),
+            f"{steps} steps of {workload} arrive",
+        )
+
+
+def wait_until(holds: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + BOUND_SECONDS
+    while not holds():
+        assert time.monotonic() < deadline, f"not within {BOUND_SECONDS:.0f} s: {what}"
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[Node]:
+    with FaultyReceiver(path=tmp_path / "receiver.sqlite") as receiver:
+        yield Node(tmp_path, receiver)
+
+
+@pytest.mark.promise("G15")
+@pytest.mark.parametrize("kind", TENANTS)
+def test_neighbours_are_delivered_and_the_service_ends_in_time(node: Node, kind: str) -> None:
+    first = node.neighbour("first", 1)
+    with ExitStack() as holds:
+        for builder in TENANTS[kind]:
+            folder = node.tenant(builder)
+            if kind in HELD:
+                holds.enter_context(held(folder, HELD[kind]))
+        service = holds.enter_context(node.serving())
+        node.wait_for("first", 1)
+        append(first, [step(1)])
+        second = node.neighbour("second", 2)
+        node.wait_for("first", 2)
+        node.wait_for("second", 1)
+        words = node.stop(service)
+    assert "fault of this program" not in words
+    for writer in (first, second):
+        writer.close()
+
+
+@pytest.mark.promise("G15")
+@pytest.mark.parametrize("kind", TENANTS)
+def test_commands_of_operators_come_back(node: Node, kind: str) -> None:
+    writer = node.neighbour("first", 1)
+    with ExitStack() as holds:
+        for builder in TENANTS[kind]:
+            folder = node.tenant(builder)
+            if kind in HELD:
+                holds.enter_context(held(folder, HELD[kind]))
+        service = holds.enter_context(node.serving())
+        node.wait_for("first", 1)
+        deadline = time.monotonic() + BOUND_SECONDS
+        started = {}
+        for command in COMMANDS:
+            words = command.replace("ROOT", str(node.root)).split()
+            started[command] = start_lens_ship(*words, stdout=subprocess.PIPE, **node.environ)
+            holds.callback(started[command].kill)
+        for command, process in started.items():
+            try:
+                said, errors = process.communicate(timeout=max(0.1, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                pytest.fail(f"{command} does not come back")
+            assert process.returncode in (0, 1), (command, errors)
+            assert "Traceback" not in errors, (command, errors)
+            assert "password" not in said, command
+        node.stop(service)
+    writer.close()
+
+
+STUCK = """
+import threading
+from shipper.life import liveness
+from spooler.spool.reader import Reader
+
+liveness.LOOP_SECONDS = 1.0
+
+identity = Reader.identity
+def stuck(self):
+    if "stuck" in self.directory.parts:
+        threading.Event().wait()
+    return identity(self)
+Reader.identity = stuck
+"""
+
+
+@pytest.mark.promise("G15")
+def test_a_look_that_never_comes_back_holds_up_neither_delivery_nor_the_end(node: Node) -> None:
+    first = node.neighbour("first", 1, where="a")
+    node.neighbour("hostile", 2, where="stuck").close()
+    node.environ["LENS_SHIP_HTTP_LISTEN"] = "127.0.0.1:0"  # its page looks at the spools, too
+    with node.serving(STUCK) as service:
+        node.wait_for("first", 1)
+        append(first, [step(1)])
+        node.wait_for("first", 2)
+        wait_until(lambda: "housekeeping has not come round" in node.health(), "it is noticed")
+        words = node.stop(service)
+    assert "a look into the spool root is still under way" in words
+    first.close()
