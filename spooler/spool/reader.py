@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
@@ -102,10 +102,12 @@ class Reader(Segments):
         records: list[Stored] = []
         damage: list[Damage] = []
         position, whole = after, True
-        waiting, asked_again = deque(self._from(after)), set[int]()
+        listed = self.segments()
+        waiting, asked_again = deque(self._from(listed, after)), set[int]()
         while waiting and whole and len(records) < limit:
             number, room = waiting[0], limit - len(records)
-            earlier = set(self._before(number)[-1:]) - asked_again
+            place = bisect_left(listed, number)
+            earlier = set(listed[max(0, place - 1) : place]) - asked_again
             try:
                 part = self._part(number, position, room)
             except FileNotFoundError:
@@ -164,14 +166,13 @@ class Reader(Segments):
                 )
         return found
 
-    def _from(self, after: int) -> Iterator[int]:
+    def _from(self, listed: list[int], after: int) -> list[int]:
         """Segments that may hold records beyond `after`: those before the last known start."""
-        numbers = self.segments()
-        known = [n for n in numbers if self._first_seqs.get(n, after + 1) <= after]
+        known = [n for n in listed if self._first_seqs.get(n, after + 1) <= after]
         start = known[-1] if known else 0
         for number in [number for number in self._marks if number < start]:
             del self._marks[number]
-        return (n for n in numbers if n >= start)
+        return [n for n in listed if n >= start]
 
     # --- one segment ------------------------------------------------------------------------------
 

@@ -153,6 +153,13 @@ class Segment:
             NewerFormat: written by a later version of this package.
             SpoolDamaged, FileNotFoundError: it is damaged, cannot be read now, or is gone.
         """
+        try:
+            self._check()
+        except (NotASpool, SpoolDamaged):
+            guard.failed(os.path.dirname(self.path))  # a thousand of these cost as much as a few
+            raise
+
+    def _check(self) -> None:
         with _translated(self.path):
             head = os.pread(self._database(), 3 * pages.PAGE, 0)
             size = os.fstat(self._file).st_size

@@ -39,6 +39,7 @@ class Segments:
         self.place = place or Path(os.path.realpath(directory))
         # Of files that do not change any more: (number, whether it is sound) -> state, bounds.
         self._known: dict[tuple[int, bool], tuple[tuple[int, int, int], Bounds | None]] = {}
+        self._highest = 0  # the last segment that there has been
         self._watermark: tuple[int, tuple[int, ...]] = (-1, ())
         self._growing: list[str] = []  # files that get longer when there is news
         self._folder = str(self.place)
@@ -57,7 +58,8 @@ class Segments:
             names = os.listdir(self.place)
         except (FileNotFoundError, NotADirectoryError):
             return []
-        numbers = (n for name in names if (n := fmt.segment_number(name)) is not None)
+        numbers = [n for name in names if (n := fmt.segment_number(name)) is not None]
+        self._highest = max(self._highest, max(numbers, default=0))
         return heapq.nsmallest(MOST_SEGMENTS, numbers)
 
     def last_seq(self) -> int:
@@ -274,14 +276,11 @@ class Segments:
     def _path(self, number: int) -> Path:
         return self.place / fmt.segment_name(number)
 
-    def _before(self, number: int) -> list[int]:
-        return [one for one in self.segments() if one < number]
-
     # --- bounds -----------------------------------------------------------------------------------
 
     def _is_final(self, number: int) -> bool:
         """Whether a segment gets no more records."""
-        turned_over = is_sealed(self._path(number)) and self.segments()[-1] > number
+        turned_over = is_sealed(self._path(number)) and self._highest > number
         return turned_over or self._first_beyond(number) is not None or not self.is_owned()
 
     def _first_beyond(self, number: int) -> int | None:
