@@ -15,10 +15,11 @@ from __future__ import annotations
 
 import atexit
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import spooler
@@ -28,7 +29,7 @@ from spooler.keeper import Keeper, Task
 from spooler.records import exit as exit_record
 from spooler.records import gap as gap_record
 from spooler.records.values import careful, plain
-from spooler.spool import codec, db, identity
+from spooler.spool import codec, db, identity, owner
 from spooler.spool import format as fmt
 from spooler.spool.filesystem import file_system_of
 from spooler.spool.place import group_of, user_folder
@@ -36,6 +37,7 @@ from spooler.spool.writer import Writer
 
 _RETRY_SECONDS = 1.0
 _GOODBYE_SECONDS = 2.0
+_LAST_OF_CHILD = -100  # priority after the finalizers of queues and of the program
 # Rare records that matter most: brought to the disk without waiting for the next tick.
 _SYNCED_AT_ONCE = frozenset({"run", "detection", "finish", "report", "exit"})
 _FORK_SECONDS = 1.0
@@ -71,6 +73,7 @@ class Recorder:
         self._retry_at = 0.0
         self._trouble = "error"  # reason of the last failure
         self._silent = False  # a child of a fork that could not be made safe
+        self._ends_with_child = False  # multiprocessing calls `goodbye`
         self._keeper: Keeper | None = None
         self._held: Writer | None = None
         self._forking = False  # a thread wants to fork, or does
@@ -163,6 +166,7 @@ class Recorder:
             host=os.uname().nodename,
             version=spooler.__version__,
         )
+        who = replace(who, **asdict(owner.this_life()))
         place = file_system_of(settings.root)
         writer = Writer(
             root=settings.root,
@@ -174,6 +178,7 @@ class Recorder:
         )
         self._writer, self.last_seq = writer, 0
         self.generation += 1
+        self._end_with_child()
         keeper = self._start_keeper()
         if keeper is not None:
             writer.wake = keeper.wake
@@ -189,7 +194,9 @@ class Recorder:
         self._retry_at = time.monotonic() + _RETRY_SECONDS
         if error.reason in _START_ANEW:
             # Left open on purpose: closing could write to what is broken.
-            self._writer = None
+            writer, self._writer = self._writer, None
+            if writer is not None:
+                writer.leave()
         notice.say_once(
             error.reason,
             f"lens-ship cannot record now ({error}). Training goes on; records are counted as"
@@ -225,6 +232,16 @@ class Recorder:
         self._retry_at = 0.0
 
     # --- the background thread, the end, the fork -----------------------------------------------
+
+    def _end_with_child(self) -> None:
+        """Say goodbye at the end of a child of multiprocessing, which ends without atexit."""
+        process = sys.modules.get("multiprocessing.process")
+        util = sys.modules.get("multiprocessing.util")
+        if process is None or util is None or self._ends_with_child:
+            return
+        if process.parent_process() is not None:
+            self._ends_with_child = True
+            util.Finalize(None, self.goodbye, exitpriority=_LAST_OF_CHILD)
 
     def _start_keeper(self) -> Keeper | None:
         if self._keeper is None:

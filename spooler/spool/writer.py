@@ -2,7 +2,7 @@
 
 Rules:
 
-- One writer per process and spool; it holds the POSIX lock on `owner` for its life.
+- One writer per process and spool; it locks `owner` for its life (`spooler.spool.owner`).
 - `append` does one INSERT in autocommit mode and nothing else that can wait; preparing the next
   segment, sealing the last, looking whether the files are still there and how much disk they take
   happen in `tend`, on another thread.
@@ -17,7 +17,6 @@ Rules:
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import threading
 import time
@@ -29,12 +28,12 @@ from spooler.records import gap
 from spooler.spool import codec, db, filesystem
 from spooler.spool import format as fmt
 from spooler.spool.opened import Closed, Opened
+from spooler.spool.owner import Owner
 from spooler.spool.place import Limits as Limits
 from spooler.spool.place import (
     check_present,
     is_marked_full,
     make_directories,
-    take_ownership,
     unlink_segment,
 )
 from spooler.spool.sync import Sync, sync_file, sync_folder
@@ -78,7 +77,7 @@ class Writer:
         self.wake: Callable[[], None] = _nobody
         try:
             make_directories(root, (*below, spool), limits)
-            self._owner = take_ownership(self.directory, limits)
+            self._owner = Owner.take(self.directory, limits.file_mode)
         except OSError as error:
             with contextlib.suppress(OSError):
                 self.directory.rmdir()  # if it is ours and empty; tried anew every second
@@ -89,7 +88,7 @@ class Writer:
         except SpoolUnavailable:
             # Nothing was recorded here: an empty spool would only be noise for the service.
             self._sync.release_first()
-            os.close(self._owner)
+            self._owner.release()
             shutil.rmtree(self.directory, ignore_errors=True)
             raise
 
@@ -145,6 +144,7 @@ class Writer:
 
     def _tend(self) -> None:
         with self._tending:
+            self._owner.check()
             check_present(self._segment.path, self._segment.inode)
             try:
                 self._turn_over()
@@ -158,12 +158,18 @@ class Writer:
     def close(self) -> None:
         """Seal the last segment and give up ownership; nothing can be appended afterwards."""
         with self._tending, self._gate:
-            for segment in (*self._retired, self._segment):
-                self._seal(segment)
-            self._retired.clear()
-            if self._next is not None:
-                self._next.connection.close()
-            os.close(self._owner)
+            try:
+                for segment in (*self._retired, self._segment):
+                    self._seal(segment)
+                self._retired.clear()
+                if self._next is not None:
+                    self._next.connection.close()
+            finally:
+                self._owner.release()
+
+    def leave(self) -> None:
+        """Give up ownership and nothing else: closing could write to files that are broken."""
+        self._owner.release()
 
     def discard(self) -> None:
         """Close files that are gone: only that gives their disk back. Nothing can be appended."""
@@ -172,7 +178,7 @@ class Writer:
                 with contextlib.suppress(db.Error):
                     segment.connection.close()
             self._sync.release_first()
-            os.close(self._owner)
+            self._owner.release()
 
     def hold(self, seconds: float) -> bool:
         """Keep every thread out of SQLite, as a fork needs; False if one would not leave in time.
