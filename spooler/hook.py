@@ -43,13 +43,15 @@ _active: weakref.WeakSet[Any] = weakref.WeakSet()
 class _RunState:
     """What we know of one run in this process."""
 
-    __slots__ = ("finished", "generation", "ignored", "last_step", "run")
+    __slots__ = ("finished", "generation", "ignored", "inherited", "last_step", "pid", "run")
 
     def __init__(self, run_id: str, *, ignored: bool) -> None:
         self.run = run_id
         self.ignored = ignored  # wandb itself is disabled for it
         self.generation = -1  # the recorder's, when the run was last announced
         self.finished = False
+        self.pid = os.getpid()  # of the process that began it
+        self.inherited = False  # this one is a forked child of that
         self.last_step: int | None = None
 
 
@@ -233,6 +235,8 @@ def _observe_log(
         "closed": closed,
         "data": data,
     }
+    if state.inherited:
+        body["inherited"] = True
     if mine.record(step.NAME, body):
         state.last_step = mine.steps[state.run] = number
 
@@ -256,9 +260,13 @@ def _observe_finish(subject: Any) -> None:
 
 
 def _finish_all() -> None:
-    """Runs that are active when the interpreter ends, which wandb itself ends in its own way."""
+    """Runs that are active when the interpreter ends, which wandb itself ends in its own way.
+
+    A run that a forked child has inherited goes on in its parent.
+    """
     for active in list(_active):
-        _guarded(_observe_finish, active)
+        if active.__dict__[_STATE].pid == os.getpid():
+            _guarded(_observe_finish, active)
 
 
 def _announce(mine: Recorder, state: _RunState, subject: Any) -> None:
@@ -267,6 +275,7 @@ def _announce(mine: Recorder, state: _RunState, subject: Any) -> None:
     The generation is taken after the record: the first record opens the spool.
     """
     first = state.generation < 0
+    state.inherited = state.pid != os.getpid()
     mine.record(run.NAME, run.make(run=state.run, time=time.time(), facts=_facts(subject)))
     state.generation = mine.generation
     if first:

@@ -18,11 +18,12 @@ from __future__ import annotations
 
 import atexit
 import os
+import sys
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -33,13 +34,14 @@ from spooler.keeper import TICK_SECONDS, Keeper, Task
 from spooler.records import exit as exit_record
 from spooler.records import gap as gap_record
 from spooler.records.values import careful, plain
-from spooler.spool import codec, identity
+from spooler.spool import codec, identity, owner
 from spooler.spool import format as fmt
 from spooler.spool.place import group_of, user_folder
 from spooler.spool.writer import LOST, Writer
 
 _RETRY_SECONDS = 1.0
 _GOODBYE_SECONDS = 2.0
+_LAST_OF_CHILD = -100  # priority after the finalizers of queues and of the program
 # Rare records that matter most: brought to the disk without waiting for the next tick.
 _SYNCED_AT_ONCE = frozenset({"run", "detection", "finish", "report", "exit"})
 _FORK_SECONDS = 1.0
@@ -80,6 +82,7 @@ class Recorder:
         self._retry_at = 0.0
         self._trouble = "error"  # reason of the last failure
         self._silent = False  # a child of a fork that could not be made safe
+        self._ends_with_child = False  # multiprocessing calls `goodbye`
         self._keeper: Keeper | None = None
         self._alone = False  # there is no thread for the keeper yet
         self._tend_at = 0.0  # monotonic: when the caller does its work then
@@ -205,6 +208,7 @@ class Recorder:
             host=os.uname().nodename,
             version=spooler.__version__,
         )
+        who = replace(who, **asdict(owner.this_life()))
         # Before the writer: an interruption here must not leave one that is not looked after.
         keeper = self._start_keeper()
         keeper.keep_pace(settings.sync_seconds)
@@ -219,6 +223,7 @@ class Recorder:
         self._tend_at = time.monotonic() + TICK_SECONDS
         self._writer, self.last_seq = writer, 0
         self.generation += 1
+        self._end_with_child()
         notice.debug(f"Recording to {writer.directory}")
         return writer
 
@@ -283,6 +288,16 @@ class Recorder:
             known.first = loss.first
 
     # --- the background thread, the end, the fork -----------------------------------------------
+
+    def _end_with_child(self) -> None:
+        """Say goodbye at the end of a child of multiprocessing, which ends without atexit."""
+        process = sys.modules.get("multiprocessing.process")
+        util = sys.modules.get("multiprocessing.util")
+        if process is None or util is None or self._ends_with_child:
+            return
+        if process.parent_process() is not None:
+            self._ends_with_child = True
+            util.Finalize(None, self.goodbye, exitpriority=_LAST_OF_CHILD)
 
     def _start_keeper(self) -> Keeper:
         if self._keeper is None:

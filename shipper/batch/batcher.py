@@ -123,11 +123,12 @@ def collect_steps(
 
 
 def cut_off(tail: Sequence[Stored]) -> tuple[Step, ...]:
-    """From the last records of a process that is gone: the last step of each run it left open.
+    """From the last records of a process that died: the last step of each run it left open.
 
-    Empty when the process said goodbye, or had no run open.
+    Empty when the process ended cleanly, or had no run open. A run that a forked child has
+    inherited is its parent's to end.
     """
-    if not tail or tail[-1].kind == "exit":
+    if any(stored.kind == "exit" for stored in tail):
         return ()
     open_runs: dict[str, Step] = {}
     for stored in tail:
@@ -138,7 +139,7 @@ def cut_off(tail: Sequence[Stored]) -> tuple[Step, ...]:
             continue
         if stored.kind == "finish":
             open_runs.pop(body["run"], None)
-        else:
+        elif body.get("inherited") is not True:
             open_runs[body["run"]] = Step(
                 run=body["run"],
                 step=body["step"],

@@ -84,9 +84,8 @@ def _about_folder(facts: Facts) -> Iterable[Complaint]:
         yield say(WRONG, "the folder's name is no spool id: the service does not find it here")
     if not facts.segments:
         yield say(NOTE, "no segment in it: everything is delivered, or nothing was recorded")
-    if fmt.OWNER_NAME not in facts.names:
-        yield say(NOTE, "no owner file: nobody can tell whether its process lives")
-    elif not facts.alive and not facts.tally.goodbye and facts.segments:
+    died = not facts.alive and fmt.OWNER_NAME in facts.names  # a clean end removes it
+    if died and not facts.tally.goodbye and facts.segments:
         yield say(NOTE, "its process ended without a goodbye: it was killed or has crashed")
 
 

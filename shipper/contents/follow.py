@@ -112,7 +112,7 @@ class Follower:
     def _last_words(self, spool: _Spool) -> None:
         # What it wrote at the very end may not have been read yet.
         self._between(spool, spool.position, spool.reader.last_seq())
-        if not spool.goodbye:
+        if not spool.goodbye and spool.reader.is_unclean() is not False:
             self.trouble.append(f"{spool.reader.directory}: its process has gone without a goodbye")
 
     def _find(self, *, beginning: bool) -> None:

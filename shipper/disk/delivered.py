@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from shipper.disk.retention import Kept
 from spooler.errors import SpoolError
+from spooler.spool.owner import Verdict
 from spooler.spool.reader import Reader
 
 
@@ -26,11 +27,11 @@ class Standing:
 
 @dataclass(frozen=True, kw_only=True)
 class _Mark:
-    """As what a spool was found: where its delivery stood, its folder, whether it was written."""
+    """As what a spool was found: where its delivery stood, its folder, whether its writer lived."""
 
     standing: Standing
     folder: int
-    owned: bool
+    verdict: Verdict
 
 
 class Ages:
@@ -77,7 +78,7 @@ class Delivered:
         A file that is made, sealed, moved or deleted changes the folder; one that only grows has
         nothing to be tidied. So it is with a segment that is delivered while it is written.
         """
-        mark = _Mark(standing=standing, folder=reader.changed_at(), owned=reader.is_owned())
+        mark = _Mark(standing=standing, folder=reader.changed_at(), verdict=reader.verdict())
         known = self._marks.get(reader.spool)
         if known == mark or (known is not None and self._only_grows(reader.spool, known, mark)):
             return False
@@ -88,7 +89,7 @@ class Delivered:
         """Whether all that has changed is how far sinks are in the segment that is written."""
         before = known.standing.through
         same = replace(mark, standing=replace(mark.standing, through=before)) == known
-        return same and mark.owned and before + 1 >= self._tails.get(spool, before + 2)
+        return same and mark.verdict.alive and before + 1 >= self._tails.get(spool, before + 2)
 
     def has_more(self, spool: str) -> None:
         """There is something left to do in it: look next time, changed or not."""
@@ -111,7 +112,7 @@ class Delivered:
         """Find the segments that may go; those of `staying` may not."""
         complete = [one for one in reader.complete_through(standing.through) if one not in staying]
         numbers: list[int | None] = list(complete)
-        if standing.ended and not staying and _is_over(reader, standing.through):
+        if standing.ended and not staying and is_over(reader, standing.through):
             numbers = [None]
         self._found[reader.spool] = (
             self._now(),
@@ -138,8 +139,13 @@ class Delivered:
         )
 
 
-def _is_over(reader: Reader, through: int) -> bool:
-    return not reader.is_owned() and reader.is_exhausted(through)
+def is_over(reader: Reader, through: int) -> bool:
+    """Whether a spool has certainly ended and holds nothing beyond `through`.
+
+    Raises:
+        SpoolError: a segment cannot be read, so nobody can say.
+    """
+    return reader.verdict().certain and reader.is_exhausted(through)
 
 
 def _of(reader: Reader, number: int | None) -> list[int]:

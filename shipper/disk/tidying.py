@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from shipper.disk.delivered import Delivered, Standing
+from shipper.disk.delivered import Delivered, Standing, is_over
 from shipper.disk.quarantine import Quarantine
 from shipper.disk.retention import Kept, in_order, oldest, to_delete
 from shipper.disk.room import Room, spool_excess
@@ -257,7 +257,7 @@ class Tidying:
         finally:
             for key in keys:
                 self._schedule.give_back(key)
-        ended = not spool.reader.is_owned() and spool.reader.last_seq() <= last
+        ended = spool.reader.verdict().certain and spool.reader.last_seq() <= last
         self._delete(replace(segment, number=None) if ended else segment, why="root-cap")
         return lost
 
@@ -281,6 +281,14 @@ class Tidying:
             if route.identity.spool == spool_id
         ]
 
+    def _is_over(self, spool_id: str) -> bool:
+        """Whether it can be deleted as a whole: asked again at the last moment."""
+        standing = self._standing(spool_id)
+        try:
+            return standing.ended and is_over(self._spools[spool_id].reader, standing.through)
+        except SpoolError:
+            return False
+
     def _delete(self, segment: Kept, why: str = "delivered") -> None:
         reader = self._spools[segment.spool].reader
         segments = len(reader.segments()) if segment.number is None else 1
@@ -288,6 +296,8 @@ class Tidying:
         self.touch(self._spools[segment.spool].lanes[0])
         try:
             if segment.number is None:
+                if why == "delivered" and not self._is_over(segment.spool):
+                    return  # something was written since it was found
                 reader.delete_spool()
                 for lane in self._lanes.values():
                     lane.remove(segment.spool)

@@ -274,6 +274,9 @@ class _Delivered:
     def is_owned(self) -> bool:
         return False
 
+    def is_unclean(self) -> bool:
+        return False
+
     def has_news(self) -> bool:
         return False
 

@@ -102,8 +102,9 @@ class Lane:
             place = self._places.get(spool)
             if place is not None:
                 place.woken = True
-                if place.caught_up and not place.finished:
-                    place.caught_up = False
+                if place.caught_up:
+                    # New data refutes that its process has ended.
+                    place.caught_up, place.finished = False, False
                     place.due = min(place.due, self._now())
 
     def is_slow(self) -> bool:

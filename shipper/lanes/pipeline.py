@@ -74,6 +74,9 @@ class Readable(Records, Protocol):
     def is_owned(self) -> bool:
         """Whether a process is writing it."""
 
+    def is_unclean(self) -> bool | None:
+        """Whether that process died without ending it; None while that is not known."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Together:
@@ -294,7 +297,12 @@ class Route:
         """After the last record of a process that died: say so to the sink, once."""
         if self._owned or not self.tells_end or self._is_told():
             return None
-        steps = self._last_steps()
+        unclean = self.reader.is_unclean()
+        if unclean is None:
+            return None
+        # Written down even where there is nothing to say: a program that has replaced its own
+        # image (exec) looks like one that was killed as soon as its process ends.
+        steps = self._last_steps() if unclean else ()
         parcels = self.sink.tell_cut_off(steps, self.identity) if steps else ()
         for parcel in parcels:
             outcome = self._send(parcel, 1)

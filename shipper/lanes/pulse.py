@@ -1,5 +1,8 @@
 """Feels which spools have something new or have lost their writer; a few stat calls a spool.
 
+A spool whose writer has ended is felt ever more rarely until it is deleted: what it writes all the
+same refutes its end.
+
 A lane that has read a spool to its end sleeps until it is woken from here. One thread feels all
 spools, each once per flush interval, for all sinks at once: with a thousand spools that is what
 an idle service spends its time on.
@@ -7,11 +10,13 @@ an idle service spends its time on.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from spooler.spool.owner import Verdict
 from spooler.spool.reader import Reader
 
 log = logging.getLogger(__name__)
@@ -21,8 +26,11 @@ TOGETHER_SECONDS = 0.2
 # A new spool is felt again after this time, then after twice as long and so on up to its interval:
 # it is found when it is made, a moment before its first record.
 YOUNG_SECONDS = 0.25
+# A spool whose writer has ended: after its interval, then after twice as long and so on up to this.
+ENDED_SECONDS = 60.0
 # Of the interval that a record may wait, this part is left to read and send what was felt.
 _LEFT = 0.05
+_ALIVE = Verdict(alive=True)
 
 
 def seconds_between(flush_seconds: float) -> float:
@@ -35,7 +43,8 @@ class _Felt:
     reader: Reader
     seconds: float
     due: float
-    pause: float = YOUNG_SECONDS  # grows up to the interval
+    pause: float = YOUNG_SECONDS  # grows up to the interval, beyond it once its writer has ended
+    verdict: Verdict = _ALIVE
 
 
 class Pulse:
@@ -72,23 +81,26 @@ class Pulse:
         with self._lock:
             due = [one for one in self._felt.values() if one.due <= now]
         for one in due:
+            with contextlib.suppress(OSError):  # whoever reads it will say what is wrong
+                self._feel(one)
             one.due = _next(one, now)
-            try:
-                self._feel(one.reader)
-            except OSError:
-                continue  # whoever reads it will say what is wrong
         with self._lock:
             first = min((one.due for one in self._felt.values()), default=float("inf"))
         return first - self._now()
 
-    def _feel(self, reader: Reader) -> None:
-        gone = not reader.is_owned()
-        if gone:
+    def _feel(self, one: _Felt) -> None:
+        known, news = one.verdict, one.reader.has_news()
+        if known.is_final and not news:
+            return
+        one.verdict = one.reader.verdict()
+        if not one.verdict.alive and not one.reader.changed_at():
             with self._lock:
-                self._felt.pop(reader.spool, None)  # it will not change any more
-        if reader.has_news() or gone:
+                self._felt.pop(one.reader.spool, None)  # it has been deleted
+        if news:
+            one.pause = min(one.pause, one.seconds)
+        if news or one.verdict != known:
             self.woken += 1
-            self._wake(reader.spool)
+            self._wake(one.reader.spool)
 
     def _run(self) -> None:
         while not self._ended:
@@ -100,8 +112,9 @@ class Pulse:
 def _next(one: _Felt, now: float) -> float:
     """When a spool is felt again; in step with the others: one wake-up for all, and warm caches."""
     in_step = (now // one.seconds + 1) * one.seconds
-    if one.pause >= one.seconds:
+    alive = one.verdict.alive
+    if alive and one.pause >= one.seconds:
         return in_step
-    due = min(in_step, now + one.pause)
-    one.pause *= 2
-    return due
+    due = now + one.pause
+    one.pause = min(2 * one.pause, max(one.seconds, ENDED_SECONDS))
+    return min(in_step, due) if alive else due

@@ -48,6 +48,10 @@ class Source:
         """Nobody writes a closed range."""
         return False
 
+    def is_unclean(self) -> bool:
+        """What became of its process is no news."""
+        return False
+
     def read(self, after: int, limit: int) -> Chunk:
         """As a spool's reader, with what is not meant left out."""
         if after >= self.through:

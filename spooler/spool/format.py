@@ -10,8 +10,11 @@ Layout below the spool root::
     full                     written by the service; see "Limits"
     quarantine/              damaged segments that the service has set aside; no spools
     node_<NODE_RANK>/rank_<LOCAL_RANK>/<spool id>/
-        owner                POSIX write lock (fcntl) held by the writer for as long as it lives;
-                             its text is "<pid> <host>", for people
+        owner                write lock of an open file description (fcntl F_OFD_SETLK), held by
+                             the writer for as long as it lives; a clean end removes the file. Its
+                             text is "<pid> <host> ofd", or "none" where the file system does not
+                             lock; older writers hold a POSIX lock and say neither
+        .owner.new           the owner file before it is locked
         00000001.sqlite      segment 1; its -wal stands beside it until it is sealed
         00000002.sqlite      segment 2; segments are numbered from 1, names sort by position
         .00000003.new        a segment being prepared; not part of the spool until renamed
@@ -85,6 +88,7 @@ APPLICATION_ID = 0x4C454E53
 FORMAT_VERSION = 1
 
 OWNER_NAME = "owner"
+OWNER_DRAFT_NAME = ".owner.new"
 ROOT_FULL_NAME = "full"
 QUARANTINE_NAME = "quarantine"
 ROOT_FULL_SECONDS = 60.0  # how long `full` counts after it was touched

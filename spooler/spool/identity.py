@@ -40,6 +40,11 @@ class Identity:
     host: str
     version: str = ""  # of lens-ship in the training process
 
+    # Which process it is, across reboots and pid namespaces; see `spooler.spool.owner.Life`.
+    start_ticks: int = 0
+    pid_namespace: int = 0
+    boot_id: str = ""
+
     workload_uid: str = ""
     pod_uid: str = ""
     pod_name: str = ""

@@ -1,9 +1,8 @@
-"""Where a spool lies and whose it is: limits, folders, modes, the owner's lock, a root's marks."""
+"""Where a spool lies: limits, folders, modes, a root's marks."""
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import stat
 import time
@@ -116,25 +115,6 @@ def _hand_over(folder: Path, limits: Limits) -> None:
         # One who is no member would take set-group-id away by any change, and the group with it:
         # so only what is too open is closed, and what the umask took stays away.
         os.chmod(folder, stat.S_IMODE(status.st_mode) & limits.directory_mode)
-
-
-def take_ownership(directory: Path, limits: Limits) -> int:
-    """Create and lock the owner file.
-
-    It is opened only here: closing any other descriptor of it in this process would drop the
-    lock, as POSIX has it.
-    """
-    flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC
-    descriptor = os.open(directory / fmt.OWNER_NAME, flags, limits.file_mode)
-    try:
-        os.fchmod(descriptor, limits.file_mode)
-        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.write(descriptor, f"{os.getpid()} {os.uname().nodename}\n".encode())
-    except BaseException:
-        os.close(descriptor)
-        os.unlink(directory / fmt.OWNER_NAME)
-        raise
-    return descriptor
 
 
 def segment_files(segment: Path) -> tuple[str, ...]:

@@ -9,7 +9,6 @@ Rules:
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import heapq
 import os
 import re
@@ -19,6 +18,8 @@ from spooler.errors import NotASpool, SpoolDamaged, SpoolError
 from spooler.spool import filesystem, guard
 from spooler.spool import format as fmt
 from spooler.spool.filesystem import wal_size
+from spooler.spool.identity import Identity
+from spooler.spool.owner import Evidence, Life, Verdict, Witness
 from spooler.spool.place import segment_files
 from spooler.spool.segment import Bounds, Segment, is_lasting, is_sealed
 
@@ -43,9 +44,7 @@ class Segments:
         self._watermark: tuple[int, tuple[int, ...]] = (-1, ())
         self._growing: list[str] = []  # files that get longer when there is news
         self._folder = str(self.place)
-        self._owner = str(self.place / fmt.OWNER_NAME)
-        # The folder as it was when that file was checked: device, inode, time of change.
-        self._owner_checked: tuple[int, int, int] | None = None
+        self._witness = Witness(self.place, self._life)
 
     @property
     def spool(self) -> str:
@@ -129,34 +128,37 @@ class Segments:
         """Bytes on disk of everything in the directory."""
         return filesystem.bytes_in(self.place)
 
+    def identity(self) -> Identity:
+        """Who wrote this spool; see `Reader`."""
+        raise NotASpool(f"{self.directory}: nothing reads its identity here")
+
     def is_owned(self) -> bool:
-        """Whether the process that writes this spool is alive, in whatever pid namespace."""
-        try:
-            descriptor = self._open_owner()
-        except OSError:
-            return False
-        try:
-            fcntl.lockf(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            return True
-        finally:
-            os.close(descriptor)
-        return False
+        """Whether the process that writes this spool lives, in whatever pid namespace."""
+        return self.verdict().alive
 
-    def _open_owner(self) -> int:
-        """A thousand spools are asked for their writers all the time, so the file is checked once.
+    def is_unclean(self) -> bool | None:
+        """Whether its process died without ending the spool; None while that is not known."""
+        return self.verdict().unclean
 
-        It is checked again when anything has changed in its folder, as the folder's own time tells,
-        or when another folder stands at its place. Asked before the check, so that what is changed
-        amid it is seen next time.
-        """
-        status = os.stat(self._folder)
-        mark = (status.st_dev, status.st_ino, status.st_ctime_ns)
-        if mark == self._owner_checked:
-            return os.open(self._owner, guard.READING)
-        descriptor = guard.open_regular(self._owner)
-        self._owner_checked = mark
-        return descriptor
+    def verdict(self) -> Verdict:
+        """Whether the process lives, and how it ended; new data refutes it."""
+        return self._witness.verdict()
+
+    def evidence(self) -> Evidence:
+        """What the verdict concludes from."""
+        return self._witness.evidence()
+
+    def _life(self) -> Life | None:
+        try:
+            who = self.identity()
+        except (SpoolError, OSError):
+            return None
+        return Life(
+            pid=who.pid,
+            start_ticks=who.start_ticks,
+            pid_namespace=who.pid_namespace,
+            boot_id=who.boot_id,
+        )
 
     def complete_through(self, position: int) -> list[int]:
         """Segments whose records all lie at or before `position` and that cannot get more.

@@ -2,7 +2,7 @@
 
 Rules:
 
-- One writer per process and spool; it holds the POSIX lock on `owner` for its life.
+- One writer per process and spool; it locks `owner` for its life (`spooler.spool.owner`).
 - `append` does one INSERT in autocommit mode and nothing else that can wait; preparing the next
   segment, sealing the last, looking whether the files are still there and how much disk they take
   happen in `tend`, on another thread. No thread but that one waits for the disk.
@@ -29,15 +29,15 @@ from pathlib import Path
 from spooler.border import suppress, theirs
 from spooler.errors import SpoolError, SpoolUnavailable
 from spooler.records import gap
-from spooler.spool import codec, db, descriptor, filesystem
+from spooler.spool import codec, db, filesystem
 from spooler.spool import format as fmt
 from spooler.spool.opened import Closed, Opened
+from spooler.spool.owner import Owner
 from spooler.spool.place import Limits as Limits
 from spooler.spool.place import (
     check_present,
     is_marked_full,
     make_directories,
-    take_ownership,
     unlink_segment,
 )
 from spooler.spool.segment import last_seq
@@ -86,7 +86,7 @@ class Writer:
         self.wake: Callable[[], None] = _nobody
         try:
             make_directories(root, (*below, spool), limits)
-            self._owner = descriptor.of(take_ownership(self.directory, limits))
+            self._owner = Owner.take(self.directory, limits.file_mode)
         except OSError as error:
             with suppress(OSError):
                 self.directory.rmdir()  # if it is ours and empty; tried anew every second
@@ -96,7 +96,7 @@ class Writer:
             self._segment.next_seq = 1
         except BaseException:
             # Nothing was recorded here: an empty spool would only be noise for the service.
-            self._owner.close()
+            self._owner.release()
             shutil.rmtree(self.directory, ignore_errors=True)
             raise
 
@@ -232,7 +232,7 @@ class Writer:
             self._refusal = "error"
             for segment in filter(None, (*self._retired, self._segment, self._next)):
                 segment.connection.leave()
-            self._owner.close()
+            self._owner.release()
 
     def hold(self, seconds: float) -> bool:
         """Keep every thread out of SQLite, as a fork needs; False if one would not leave in time.
@@ -307,6 +307,7 @@ class Writer:
     # --- everything below runs off the hot path -------------------------------------------------
 
     def _check(self) -> None:
+        self._owner.check()
         segment, last = self._segment, self.last_seq
         try:
             check_present(segment.path, segment.connection.file)
@@ -314,7 +315,7 @@ class Writer:
             if segment is not self._segment:
                 return  # the service may delete one that is no longer written
             raise
-        if not (segment.connection.is_ours() and self._owner.is_ours()):
+        if not segment.connection.is_ours():
             raise SpoolUnavailable("descriptor", f"{segment.path}: {db.DESCRIPTOR_TAKEN}")
         if not segment.has_log():
             segment.is_over = True

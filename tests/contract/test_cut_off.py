@@ -12,7 +12,7 @@ from shipper.batch.batcher import CUT_OFF_NAME
 from shipper.service import Service, ship_once
 from tests.kit.delivery import arrived
 from tests.kit.faulty_receiver import Answer, FaultyReceiver
-from tests.kit.shipping import Record, config, detection, finish, goodbye, spool, step
+from tests.kit.shipping import Record, config, detection, finish, goodbye, killed, step
 from tests.kit.spools import wait_until
 from tests.kit.trainer import Trainer
 
@@ -39,7 +39,7 @@ def test_the_last_step_of_every_open_run_is_marked(
     tmp_path: Path, receiver: FaultyReceiver
 ) -> None:
     records = [step(n, run="a") for n in range(5)] + [step(100, run="b"), detection("a")]
-    spool(tmp_path / "spool", records)
+    killed(tmp_path / "spool", records)
     ship(tmp_path, receiver)
     assert marked(receiver) == {4: 1.0, 100: 1.0}
     steps = arrived(receiver.store, "w").steps
@@ -52,7 +52,7 @@ def test_the_last_step_of_every_open_run_is_marked(
 def test_a_run_that_ended_in_order_is_not_marked(
     tmp_path: Path, receiver: FaultyReceiver, end: list[Record]
 ) -> None:
-    spool(tmp_path / "spool", [step(0, run="a"), *end])
+    killed(tmp_path / "spool", [step(0, run="a"), *end])
     ship(tmp_path, receiver)
     assert marked(receiver) == {}
 
@@ -60,7 +60,7 @@ def test_a_run_that_ended_in_order_is_not_marked(
 def test_it_is_said_once_however_often_the_service_starts(
     tmp_path: Path, receiver: FaultyReceiver
 ) -> None:
-    spool(tmp_path / "spool", [step(0)])
+    killed(tmp_path / "spool", [step(0)])
     for _ in range(3):
         ship(tmp_path, receiver)
     notes = [s for s in receiver.seen if s.headers["lens-ship-records"].endswith("/cut-off")]
@@ -68,7 +68,7 @@ def test_it_is_said_once_however_often_the_service_starts(
 
 
 def test_it_is_said_when_the_receiver_is_back(tmp_path: Path, receiver: FaultyReceiver) -> None:
-    spool(tmp_path / "spool", [step(0)])
+    killed(tmp_path / "spool", [step(0)])
     receiver.then(Answer(status=200, body=b"", processed=True), Answer(status=503))
     ship(tmp_path, receiver)
     assert marked(receiver) == {0: 1.0}

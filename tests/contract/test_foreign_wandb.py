@@ -19,7 +19,7 @@ from shipper.batch.batcher import collect_steps
 from shipper.batch.outcome import Outcome, Verdict
 from shipper.foreign import Origin, open_foreign
 from shipper.foreign.wandb_run import WandbFile
-from shipper.lanes.pipeline import Route, Together
+from shipper.lanes.pipeline import ClosedRoute, Together
 from shipper.ledger.ledger import Ledger
 from shipper.sinks.processor import ProcessorSink
 from spooler.errors import NewerFormat, NotASpool
@@ -413,7 +413,7 @@ def test_the_records_go_through_a_route_like_live_ones(tmp_path: Path) -> None:
     (one,) = open_foreign(folder, workload_uid="w-1", pod_name="p-1")
     sent, config = _Taken(), settings(folder, tmp_path / "state", "http://127.0.0.1:1")
     ledger, who = Ledger(tmp_path / "state"), one.identity()
-    route = Route(
+    route = ClosedRoute(
         reader=one,  # type: ignore[arg-type]
         identity=who,
         sink=ProcessorSink(config, sent),  # type: ignore[arg-type]

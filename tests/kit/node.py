@@ -31,8 +31,9 @@ from shipper.receiver.routes import Call
 from shipper.service import Service
 from shipper.settings.config import Config
 from shipper.sinks import REGISTRY
+from spooler.spool import owner
 from spooler.spool.segments import Segments
-from tests.kit.shipping import Clock
+from tests.kit.shipping import ALIVE, KILLED, Clock
 
 URL = "http://receiver/v1"
 REQUEST_SECONDS = 0.2
@@ -158,9 +159,12 @@ class Node:
         with (
             mock.patch.object(service_module, "time", times),
             mock.patch.object(service_module, "build_address", self._address),
-            mock.patch.object(Segments, "is_owned", lambda reader: reader.directory in self.living),
+            mock.patch.object(Segments, "verdict", self._verdict()),
         ):
             yield
+
+    def _verdict(self) -> Callable[[Segments], owner.Verdict]:
+        return lambda reader: ALIVE if reader.directory in self.living else KILLED
 
     def _address(self, config: Config) -> Address:
         return Address(URL, self.wire)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,13 +16,15 @@ from shipper.post.http import Poster
 from shipper.settings.config import Config, load
 from shipper.sinks import Plan, Stretch
 from shipper.sinks.processor import ProcessorSink, StepParcel
-from spooler.spool import codec
+from spooler.spool import codec, owner
 from spooler.spool.identity import Identity
 from spooler.spool.reader import Reader, Stored
 from spooler.spool.writer import Writer
 from tests.kit import spools
 
 T0 = 1700000000.0
+ALIVE = owner.Verdict(alive=True)
+KILLED = owner.Verdict(alive=False, certain=True, unclean=True)
 DELIVERED = Outcome(verdict=Verdict.DELIVERED, reason="delivered")
 OK_BODY = b'{"meta":{"code":2000,"message":"OK"},"data":{},"tracing":null}'
 NOT_FOUND = Answer(status=404, headers={}, body=b"404 page not found")
@@ -92,6 +96,16 @@ def spool(
     return writer.directory, writer
 
 
+def killed(root: Path, records: Iterable[Record]) -> Path:
+    """The spool of a process that was killed after these records; its directory."""
+    child = os.fork()
+    if child == 0:
+        spool(root, records, close=False)
+        os.kill(os.getpid(), signal.SIGKILL)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    return spools.spools_below(root)[-1]
+
+
 def append(writer: Writer, records: Iterable[Record]) -> None:
     for kind, body in records:
         writer.append(kind, codec.pack(body))
@@ -99,14 +113,14 @@ def append(writer: Writer, records: Iterable[Record]) -> None:
 
 
 class OwnedReader(Reader):
-    """A reader that is told whether the writer lives; asking would drop a lock of this process."""
+    """A reader that is told whether the writer lives; one that does not was killed."""
 
     def __init__(self, directory: Path, *, owned: bool = True) -> None:
         super().__init__(directory)
         self.owned = owned
 
-    def is_owned(self) -> bool:
-        return self.owned
+    def verdict(self) -> owner.Verdict:
+        return ALIVE if self.owned else KILLED
 
 
 class NoNetwork(Poster):

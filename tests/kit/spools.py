@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from spooler import notice, recorder
-from spooler.spool import codec
+from spooler.spool import codec, owner
 from spooler.spool import format as fmt
 from spooler.spool.identity import Identity
 from spooler.spool.reader import Damage, Reader, Stored
@@ -35,7 +35,7 @@ def spool_id(salt: int = 0) -> str:
 
 def identity(spool: str = "", **fields: Any) -> Identity:
     """Who writes a test's spool."""
-    known: dict[str, Any] = {"created": 1700000000.0, "pid": os.getpid(), "host": "node-a"}
+    known = {"created": 1700000000.0, "host": "node-a", **asdict(owner.this_life())}
     return Identity(spool=spool or spool_id(), **{**known, **fields})
 
 
@@ -225,18 +225,3 @@ def wait_until(holds: Callable[[], object]) -> None:
     while not holds():
         assert time.monotonic() < deadline, "not within the time that anything takes"
         time.sleep(0.01)
-
-
-def is_owned(directory: Path) -> bool:
-    """Ask another process whether the spool's writer lives.
-
-    Asking in the writer's own process would drop its lock, as POSIX has it.
-    """
-    owned: bool = answer(
-        python(
-            "import sys, json, pathlib; from spooler.spool.reader import Reader;"
-            "print(json.dumps(Reader(pathlib.Path(sys.argv[1])).is_owned()))",
-            directory,
-        )
-    )
-    return owned

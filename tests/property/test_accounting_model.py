@@ -424,7 +424,7 @@ def _close(writer: Writer) -> None:
     for segment in (*writer._retired, writer._segment, writer._next):
         if segment is not None:
             segment.connection.close()
-    os.close(writer._owner)
+    writer._owner.release()
 
 
 TestAccounting = Accounting.TestCase

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from shipper.batch.batcher import Steps, collect_steps
+from shipper.batch.batcher import Steps, collect_steps, cut_off
 from spooler.spool import codec
 from spooler.spool.reader import Stored
 from tests.kit.shipping import T0, Record, finish, goodbye, step, stored
@@ -214,3 +214,29 @@ def test_one_refused_part_leaves_the_other_parts_of_the_step() -> None:
     steps = collected(step(1, closed=False, a=1), ("step", {**GOOD, "time": "x"}), step(1, b=2))
     assert [s.data for s in steps.complete] == [{"a": 1, "b": 2}]
     assert len(steps.refused) == 1
+
+
+def inherited(number: int, run: str = "r") -> Record:
+    """A step that a forked child logged to its parent's run."""
+    kind, body = step(number, run=run)
+    return kind, {**body, "inherited": True}
+
+
+@pytest.mark.promise("G16")
+@pytest.mark.parametrize(
+    ("records", "runs"),
+    [
+        ([step(0, run="a"), step(1, run="b")], ["a", "b"]),
+        ([step(0, run="a"), finish("a"), step(1, run="b")], ["b"]),
+        ([step(0, run="a"), step(1, run="b"), finish("a"), finish("b")], []),
+        ([inherited(0, "a"), step(1, run="b")], ["b"]),
+        ([inherited(0, "a")], []),
+        ([step(0, run="a"), goodbye()], []),
+        ([step(0, run="a"), goodbye(), step(1, run="a")], []),  # of a thread that went on
+        ([], []),
+    ],
+)
+def test_only_a_run_that_its_process_began_and_left_open_is_cut_off(
+    records: list[Record], runs: list[str]
+) -> None:
+    assert [one.run for one in cut_off(stored(*records))] == runs

@@ -10,7 +10,7 @@ import pytest
 from shipper.disk.delivered import Ages, Delivered, Standing
 from spooler.spool.reader import Reader
 from tests.kit import spools
-from tests.kit.shipping import Clock
+from tests.kit.shipping import ALIVE, KILLED, Clock
 
 DAY = 86400.0
 
@@ -76,7 +76,7 @@ def test_of_a_spool_that_is_written_only_its_last_segment_may_grow_unseen(
 ) -> None:
     """While all before it is delivered, another step has left nothing to be tidied."""
     alive = [True]
-    monkeypatch.setattr(Reader, "is_owned", lambda _: alive[0])  # its lock is this process's own
+    monkeypatch.setattr(Reader, "verdict", lambda _: ALIVE if alive[0] else KILLED)
     directory, writer = spools.fill(tmp_path, 6, close=False, segment_records=4)
     delivered, reader = Delivered(Clock()), Reader(directory)
 

@@ -126,14 +126,25 @@ def test_news_that_come_during_a_turn_are_not_slept_over(setup: Setup) -> None:
     assert setup.sink.steps == [[1], [2]]
 
 
-def test_a_finished_spool_is_not_woken_any_more(setup: Setup) -> None:
-    """Its pulse feels that the writer is gone after its lane has seen the same."""
+def test_new_data_refutes_that_a_spool_is_finished(setup: Setup) -> None:
+    """It is read on, and its files are not deleted as those of a spool that has ended."""
     route = setup.add(1, [step(1)])
     assert isinstance(route.reader, OwnedReader)
     route.reader.owned = False
     setup.turns()
-    setup.lane.wake(route.identity.spool)
-    assert setup.lane.caught_up()
+    spool = route.identity.spool
+    assert setup.lane.standing(spool) == (1, True)
+    append(setup.writers[1], [step(2)])
+    setup.lane.wake(spool)
+    assert setup.lane.standing(spool) == (1, False)
+    route.reader.owned = True
+    setup.turns()
+    assert setup.sink.steps == [[1], [2]]
+    assert setup.lane.standing(spool) == (2, False)
+    route.reader.owned = False
+    setup.lane.wake(spool)
+    setup.turns()
+    assert setup.lane.standing(spool) == (2, True)
     assert setup.lane.due() == NEVER
 
 

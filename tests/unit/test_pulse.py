@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
-from shipper.lanes.pulse import Pulse
+from shipper.lanes.pulse import ENDED_SECONDS, Pulse
 from tests.kit import spools
 from tests.kit.shipping import Clock, OwnedReader
 
@@ -54,11 +55,45 @@ def test_a_spool_wakes_when_it_has_something_new_and_not_otherwise(setup: Setup)
         assert set(setup.beat()) <= {first}
 
 
-def test_a_writer_that_is_gone_wakes_once_and_is_felt_no_more(setup: Setup) -> None:
+def test_a_writer_that_is_gone_wakes_once(setup: Setup) -> None:
     setup.readers[1].owned = False
     assert setup.beat() == [setup.readers[1].spool]
+    assert [setup.beat() for _ in range(20)] == [[]] * 20
+
+
+def test_new_data_in_a_spool_that_was_called_ended_wakes(setup: Setup) -> None:
+    setup.readers[1].owned = False
+    for _ in range(50):  # until it is felt most rarely
+        setup.beat()
     setup.writers[1].append("step", spools.body(1))
-    assert setup.beat() == []
+    woken = [setup.beat() for _ in range(int(ENDED_SECONDS / FLUSH) + 1)]
+    assert woken.count([setup.readers[1].spool]) == 1
+    setup.readers[1].owned = True
+    setup.writers[1].append("step", spools.body(2))
+    woken = [setup.beat() for _ in range(3)]
+    assert woken.count([setup.readers[1].spool]) == 1, "it is felt as often as before"
+
+
+def test_a_spool_that_has_ended_is_felt_ever_more_rarely(setup: Setup) -> None:
+    setup.pulse = Pulse(setup.woken.append, setup.clock)
+    setup.readers[0].owned = False
+    setup.pulse.add(setup.readers[0], FLUSH)
+    waits = []
+    for _ in range(12):
+        waits.append(setup.pulse.beat())
+        setup.clock.pass_by(waits[-1])
+    assert waits == sorted(waits)
+    assert waits[-1] == ENDED_SECONDS
+
+
+def test_a_spool_that_is_deleted_is_felt_no_more(setup: Setup) -> None:
+    setup.readers[0].owned = setup.readers[1].owned = False
+    setup.beat()
+    for reader in setup.readers:
+        shutil.rmtree(reader.directory)
+    setup.clock.pass_by(ENDED_SECONDS)
+    setup.pulse.beat()
+    assert setup.pulse.beat() == float("inf")
 
 
 def test_each_spool_is_felt_once_in_its_interval(setup: Setup) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from spooler.errors import NotASpool
 from spooler.spool import db, guard
+from spooler.spool.owner import Lock
 from spooler.spool.reader import Reader
 from spooler.spool.segment import Segment
 from tests.kit import spools
@@ -348,20 +349,18 @@ def test_a_writer_is_looked_for_in_the_spool_even_after_what_is_there_was_replac
     ours, theirs = spools.writer(here), spools.writer(other)
     reader = Reader(ours.directory)
     child = os.fork()
-    if child == 0:  # a lock of one's own is not felt
-        states = [reader.is_owned(), reader.is_owned()]
+    if child == 0:
+        states = [reader.evidence().lock for _ in range(2)]
         replaced = ours.directory / "owner" if place == "file" else ours.directory
         replaced.rename(tmp_path / "away")
         replaced.symlink_to(theirs.directory / "owner" if place == "file" else theirs.directory)
-        states += [reader.is_owned(), reader.is_owned()]
-        os._exit(0 if states == [True, True, False, False] else 1)
+        states += [reader.evidence().lock for _ in range(2)]
+        os._exit(0 if states == [Lock.HELD, Lock.HELD, Lock.ABSENT, Lock.ABSENT] else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_a_pipe_in_the_place_of_the_writers_file_holds_nobody_up(tmp_path: Path) -> None:
     directory, _ = spools.fill(tmp_path, 1)
-    reader = Reader(directory)
-    assert not reader.is_owned()
-    os.unlink(directory / "owner")
     os.mkfifo(directory / "owner")
-    assert not reader.is_owned()
+    assert Reader(directory).evidence().lock is Lock.ABSENT
+    assert not Reader(directory).is_owned()

@@ -415,3 +415,32 @@ print(json.dumps([dropped, more, [*taken, number], steps, mine.generation]))
     assert on_disk_[: len(taken)] == taken
     assert generation == 1
     assert "quota" in said.lower()
+
+
+@pytest.mark.promise("G16")
+def test_a_process_that_ends_on_a_full_disk_was_not_cut_off(mountpoint: Path) -> None:
+    """Neither its exit record nor a checkpoint fits any more: removing `owner` does."""
+    (kinds, unclean, names), _ = run(
+        """
+if os.fork() == 0:
+    for number in range(3000):
+        recorder.recorder().record("step", spools.step(number))
+    with open(place / "rest", "wb", buffering=0) as file:
+        try:
+            while file.write(b"x" * 512):
+                pass
+        except OSError:
+            pass
+    recorder.recorder().goodbye()
+    os._exit(0)
+os.wait()
+(path,) = spools.spools_below(place / "spool")
+reader = spools.Reader(path)
+names = sorted(os.listdir(path))
+print(json.dumps([spools.kinds(path)[-1], reader.is_unclean(), names]))
+""",
+        mountpoint,
+    )
+    assert kinds == "step"
+    assert unclean is False
+    assert "00000001.sqlite-wal" in names

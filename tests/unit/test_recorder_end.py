@@ -24,7 +24,7 @@ def test_goodbye_says_how_far_each_run_came_and_seals(root: Path, mine: Recorder
     assert body["steps"] == {"r": 7}
     assert called == [True]
     assert not list(directory.glob("*-wal"))
-    assert not spools.is_owned(directory)
+    assert not spools.Reader(directory).is_owned()
     mine.goodbye()
     assert len(spools.kinds(directory)) == 3
 

@@ -18,7 +18,17 @@ from shipper.contents.shown import jsonable, number, shown
 from spooler.spool.db import open_for_writing
 from tests.kit import spools
 from tests.kit.command import lens_ship
-from tests.kit.shipping import Record, append, detection, finish, goodbye, spool, step, stored
+from tests.kit.shipping import (
+    Record,
+    append,
+    detection,
+    finish,
+    goodbye,
+    killed,
+    spool,
+    step,
+    stored,
+)
 
 ESCAPE = "\x1b[2J\x07\r\u202e\ud800"
 
@@ -109,16 +119,14 @@ def test_new_records_rotations_and_new_spools_are_followed(tmp_path: Path) -> No
 def test_a_process_that_goes_without_a_goodbye_is_told(
     tmp_path: Path, last: Record, told: int
 ) -> None:
-    _, writer = spool(tmp_path, [step(0)], close=False)
+    killed(tmp_path, [step(0), last])
     follower = Follower(places=[tmp_path], wanted=Wanted(kinds=("run",)))
     follower.last(1)
     for one in follower._spools.values():
-        one.alive = True  # this very process, whose lock it cannot see
-    append(writer, [last])
+        one.alive = True  # as it was at the last look
     for _ in range(2):
         follower.look_around()
     assert len(follower.trouble) == told
-    writer.close()
 
 
 def test_damage_is_told_once_and_the_rest_comes(tmp_path: Path) -> None:

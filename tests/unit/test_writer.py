@@ -147,9 +147,9 @@ def test_tending_seals_the_full_segment(tmp_path: Path) -> None:
 
 def test_a_closed_spool_has_no_wal_and_no_owner(tmp_path: Path) -> None:
     directory, one = spools.fill(tmp_path, 6, close=False, segment_records=4)
-    assert spools.is_owned(directory)
+    assert Reader(directory).is_owned()
     one.close()
-    assert not spools.is_owned(directory)
+    assert not Reader(directory).is_owned()
     assert not list(directory.glob("*-wal"))
     assert not list(directory.glob("*-shm"))
     assert not list(directory.glob(".*"))
@@ -162,8 +162,10 @@ def test_nothing_can_be_appended_after_closing(tmp_path: Path) -> None:
 
 
 def test_the_owner_file_names_the_process(tmp_path: Path) -> None:
-    directory, _ = spools.fill(tmp_path, 1)
-    assert (directory / "owner").read_text() == f"{os.getpid()} {os.uname().nodename}\n"
+    directory, one = spools.fill(tmp_path, 1, close=False)
+    assert (directory / "owner").read_text() == f"{os.getpid()} {os.uname().nodename} ofd \n"
+    one.close()
+    assert not (directory / "owner").exists()
 
 
 def test_files_are_for_their_owner_alone_whatever_the_umask(tmp_path: Path) -> None:

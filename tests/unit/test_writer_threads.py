@@ -152,14 +152,15 @@ def test_the_lock_on_owner_ends_with_the_process(tmp_path: Path) -> None:
         "import sys, os, pathlib; from tests.kit import spools\n"
         "one = spools.writer(pathlib.Path(sys.argv[1]))\n"
         "one.append('step', spools.body(1))\n"
-        "import json; print(json.dumps([str(one.directory), spools.is_owned(one.directory)]))\n"
+        "import json; owned = spools.Reader(one.directory).is_owned()\n"
+        "print(json.dumps([str(one.directory), owned]))\n"
         "sys.stdout.flush(); os.kill(os.getpid(), 9)"
     )
     done = spools.python(code, tmp_path)
     assert done.returncode == -signal.SIGKILL, done.stderr
     directory, owned = spools.json.loads(done.stdout)
     assert owned
-    assert not spools.is_owned(Path(directory))
+    assert not spools.Reader(Path(directory)).is_owned()
     assert spools.read_whole(Path(directory)).numbers == [1]
 
 
@@ -171,7 +172,7 @@ def test_a_forked_child_that_ends_leaves_the_lock_with_the_parent(tmp_path: Path
         "if child == 0: sys.exit(0)\n"
         "os.waitpid(child, 0)\n"
         "one.append('step', spools.body(1))\n"
-        "owned = spools.is_owned(one.directory)\n"
+        "owned = spools.Reader(one.directory).is_owned()\n"
         "one.close()\n"
         "print(json.dumps([owned, spools.read_whole(one.directory).numbers]))"
     )

@@ -10,8 +10,8 @@ NODE_MUTANTS: dict[str, Mutant] = {
         patches=(
             Patch(
                 file="shipper/lanes/pulse.py",
-                old="        gone = not reader.is_owned()\n",
-                new="        gone = False\n",
+                old="        one.verdict = one.reader.verdict()\n",
+                new="        one.verdict = Verdict(alive=True)\n",
             ),
         ),
     ),
@@ -19,13 +19,11 @@ NODE_MUTANTS: dict[str, Mutant] = {
         meaning="a process that has not written for a moment is taken for dead",
         patches=(
             Patch(
-                file="spooler/spool/segments.py",
-                old="            fcntl.lockf(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)\n",
-                new="            import time\n"
-                "            newest = max(map(self.written_at, self.segments()), default=0.0)\n"
-                "            if time.time() - newest > 0.6:\n"
-                "                return False\n"
-                "            fcntl.lockf(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)\n",
+                file="spooler/spool/owner.py",
+                old="        return _ALIVE if lock is Lock.HELD else judge(self._evidence(lock))\n",
+                new="        quiet = self._evidence(lock).quiet > 0.6\n"
+                "        alive = lock is Lock.HELD and not quiet\n"
+                "        return _ALIVE if alive else _KILLED\n",
             ),
         ),
     ),
@@ -34,8 +32,13 @@ NODE_MUTANTS: dict[str, Mutant] = {
         patches=(
             Patch(
                 file="shipper/batch/batcher.py",
-                old='    if not tail or tail[-1].kind == "exit":\n',
+                old='    if any(stored.kind == "exit" for stored in tail):\n',
                 new="    if not tail:\n",
+            ),
+            Patch(
+                file="spooler/spool/owner.py",
+                old="_ENDED = Verdict(alive=False, certain=True, unclean=False)\n",
+                new="_ENDED = Verdict(alive=False, certain=True, unclean=True)\n",
             ),
         ),
     ),

@@ -1,0 +1,434 @@
+"""Whether the writer of a spool lives: the lock that it holds, and what a reader concludes.
+
+The writer locks the file `owner` as an open file description (OFD): unlike a POSIX lock, it is not
+dropped when the program closes another descriptor of the file, and POSIX locks that older readers
+try conflict with it. A clean end unlinks the file, which works on a full disk, too.
+
+A reader gathers evidence without locking, changing or waiting for anything (`Witness`), and `judge`
+concludes from it. A lock that is free does not prove a death: the program may have closed the
+descriptor, or replaced its image. So a verdict also depends on the process and on how long the
+files are quiet. New data refutes every verdict.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import functools
+import os
+import struct
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from spooler.spool import format as fmt
+from spooler.spool import guard
+
+# A living writer touches its owner file this often, so that silence means something.
+BEAT_SECONDS = 10.0
+# A lock that is free while its process runs is taken again within a second by a living writer.
+RETAKE_SECONDS = 3.0
+QUIET_SECONDS = 10.0  # without evidence for a living writer: it has ended, unless data refutes it
+LONG_SECONDS = 120.0  # several beats, and the attribute cache of a network file system
+
+_FLOCK = struct.Struct("hhqqi0q")  # struct flock with 64-bit offsets
+_OFD, _NONE = "ofd", "none"  # how the file is locked, as its text says
+_TEXT_BYTES = 512
+_LOGS = 4  # of the newest is seen whether they grow
+
+_Mark = tuple[int, int]  # device and inode
+_taken: dict[int, _Mark] = {}  # descriptors of this process's locks
+
+
+class Lock(Enum):
+    """What a look at the owner file found."""
+
+    HELD = "held"
+    FREE_OFD = "free-ofd"  # its writer held an OFD lock
+    FREE = "free"  # its writer held a POSIX lock, as older versions do, or does not say
+    ABSENT = "absent"
+    UNKNOWN = "unknown"  # this file system does not lock
+
+
+class Process(Enum):
+    """What a look at the process found."""
+
+    RUNNING = "running"
+    GONE = "gone"
+    UNSEEN = "unseen"  # on this host, in a pid namespace of its own
+    ELSEWHERE = "elsewhere"  # on another host, before a reboot, or of a version that does not say
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What is known about the writer of a spool."""
+
+    lock: Lock
+    process: Process
+    sealed: bool  # no segment has a log: none is open for writing
+    quiet: float  # seconds since the files last changed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """Whether the writer lives, until new data refutes it.
+
+    `certain`: it has ended and the spool may be deleted. `unclean`: True if it died without
+    ending its spool, False if it did not, None if that is not known (yet).
+    """
+
+    alive: bool
+    certain: bool = False
+    unclean: bool | None = None
+
+    @property
+    def is_final(self) -> bool:
+        """Whether only new data can change it."""
+        return self.certain and self.unclean is not None
+
+
+_ALIVE = Verdict(alive=True)
+_ENDED = Verdict(alive=False, certain=True, unclean=False)
+_KILLED = Verdict(alive=False, certain=True, unclean=True)
+
+
+def judge(evidence: Evidence) -> Verdict:
+    """Conclude from evidence. Pure. The first row that fits counts; times are of quiet.
+
+    | lock     | process   | verdict                                                            |
+    |----------|-----------|--------------------------------------------------------------------|
+    | held     | any       | alive                                                              |
+    | absent   | any       | sealed: ended                                                      |
+    | absent   | gone      | ended                                                              |
+    | absent   | others    | ended after 10 s, certain after 120 s: a cleaner may have removed  |
+    |          |           | the file, which a living writer makes again                        |
+    | free OFD | gone      | killed                                                             |
+    | free OFD | unseen    | killed: only the end of all its descriptors drops an OFD lock      |
+    | free OFD | running   | ended after 3 s, certain after 120 s: the image was replaced (exec)|
+    | free     | gone      | killed                                                             |
+    | unknown  | gone      | killed                                                             |
+    | free     | running   | alive: a close() has dropped a POSIX lock                          |
+    | unknown  | running   | alive                                                              |
+    | unknown  | others    | ended after 120 s, never certain: only its beats tell of it        |
+    | free, free OFD | others | ended after 10 s, killed after 120 s: locks may be local to a host|
+
+    "Killed" is ended, certain and unclean; "ended" without a time is certain and not unclean.
+    """
+    lock, process, quiet = evidence.lock, evidence.process, evidence.quiet
+    if lock is Lock.HELD:
+        return _ALIVE
+    if lock is Lock.ABSENT:
+        if evidence.sealed or process is Process.GONE:
+            return _ENDED
+        return _after(quiet, QUIET_SECONDS, finally_=_ENDED)
+    if process is Process.GONE:
+        return _KILLED
+    if lock is Lock.FREE_OFD and process is Process.UNSEEN:
+        return _KILLED
+    if lock is Lock.FREE_OFD and process is Process.RUNNING:
+        return _after(quiet, RETAKE_SECONDS, unclean=False, finally_=_ENDED)
+    if process is Process.RUNNING:
+        return _ALIVE
+    if lock is Lock.UNKNOWN:
+        return _after(quiet, LONG_SECONDS, finally_=Verdict(alive=False))
+    return _after(quiet, QUIET_SECONDS, finally_=_KILLED)
+
+
+def _after(
+    quiet: float, seconds: float, *, finally_: Verdict, unclean: bool | None = None
+) -> Verdict:
+    """Alive until `seconds` of quiet, `finally_` after `LONG_SECONDS`."""
+    if quiet >= LONG_SECONDS:
+        return finally_
+    return _ALIVE if quiet < seconds else Verdict(alive=False, unclean=unclean)
+
+
+# --- the writer's side ----------------------------------------------------------------------------
+
+
+class Owner:
+    """The owner file of this process's spool. One thread at a time."""
+
+    def __init__(self, directory: Path, mode: int) -> None:
+        self._path = directory / fmt.OWNER_NAME
+        self._draft = directory / fmt.OWNER_DRAFT_NAME
+        self._mode = mode
+        self._descriptor = -1
+        self._mark: _Mark = (0, 0)
+        self._told = ""  # how the file's text says that it is locked
+        self._beat = 0.0  # monotonic seconds of the last
+        self._released = False
+
+    @classmethod
+    def take(cls, directory: Path, mode: int) -> Owner:
+        """Make the file and lock it, as far as the file system can.
+
+        Raises:
+            OSError: the file cannot be made, or the directory is not empty.
+        """
+        if os.listdir(directory):
+            raise FileExistsError(errno.EEXIST, "is a spool already", str(directory))
+        one = cls(directory, mode)
+        one._make()
+        return one
+
+    def check(self) -> None:
+        """Make and lock the file again if something removed, replaced or closed it; never raises.
+
+        What fails is tried again at the next call.
+        """
+        if self._released:
+            return
+        with contextlib.suppress(OSError):
+            if _mark_of(os.lstat(self._path)) == self._mark and self._is_open():
+                self._lock()
+                self._touch()
+                return
+        with contextlib.suppress(OSError):
+            _close(self._descriptor, self._mark)
+            self._make()
+        if self._released:  # by another thread meanwhile
+            self.release()
+
+    def release(self) -> None:
+        """End in order: unlink the file, then drop the lock."""
+        self._released = True
+        with contextlib.suppress(OSError):
+            if _mark_of(os.lstat(self._path)) == self._mark:
+                os.unlink(self._path)
+        _close(self._descriptor, self._mark)
+
+    def _make(self) -> None:
+        """Lock a draft, then give it its name: no reader ever sees the file unlocked."""
+        self._descriptor = -1
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._draft)
+        flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC
+        descriptor = os.open(self._draft, flags, self._mode)
+        self._descriptor, self._mark = descriptor, _mark_of(os.fstat(descriptor))
+        _taken[descriptor] = self._mark
+        try:
+            os.fchmod(descriptor, self._mode)
+            self._told = ""
+            self._lock()
+            os.rename(self._draft, self._path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.unlink(self._draft)
+            _close(descriptor, self._mark)
+            raise
+        self._beat = time.monotonic()
+
+    def _is_open(self) -> bool:
+        """Whether the descriptor is still that of our file: a program may close any number."""
+        return _mark_of(os.fstat(self._descriptor)) == self._mark
+
+    def _lock(self) -> None:
+        """Take the lock, which costs nothing while it is held, and say in the file how."""
+        request = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+        try:
+            fcntl.fcntl(self._descriptor, fcntl.F_OFD_SETLK, request)
+            kind = _OFD
+        except OSError:
+            kind = _NONE
+        if kind != self._told:
+            text = f"{os.getpid()} {os.uname().nodename} {kind:4}\n"
+            with contextlib.suppress(OSError):  # a full disk: readers go by the process
+                os.pwrite(self._descriptor, text.encode(), 0)
+                self._told = kind
+
+    def _touch(self) -> None:
+        now = time.monotonic()
+        if now - self._beat >= BEAT_SECONDS:
+            self._beat = now
+            os.utime(self._descriptor)
+
+
+def _leave() -> None:
+    """In a forked child: an OFD lock lasts as long as any duplicate of its descriptor."""
+    for descriptor, mark in list(_taken.items()):
+        _close(descriptor, mark)
+
+
+os.register_at_fork(after_in_child=_leave)
+
+
+def _close(descriptor: int, mark: _Mark) -> None:
+    """Close a descriptor if it is still that of the file `mark`."""
+    _taken.pop(descriptor, None)
+    with contextlib.suppress(OSError):
+        if _mark_of(os.fstat(descriptor)) == mark:
+            os.close(descriptor)
+
+
+def _mark_of(status: os.stat_result) -> _Mark:
+    return status.st_dev, status.st_ino
+
+
+# --- the reader's side ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Life:
+    """Which process it is, on all hosts and across reboots; 0 and "" where that is not known."""
+
+    pid: int
+    start_ticks: int = 0  # field 22 of /proc/<pid>/stat: tells one pid from its reuse
+    pid_namespace: int = 0  # inode of /proc/self/ns/pid
+    boot_id: str = ""
+
+
+def this_life() -> Life:
+    """This process."""
+    pid = os.getpid()
+    _, ticks = _state_of("self")
+    return Life(pid=pid, start_ticks=ticks, pid_namespace=_namespace(), boot_id=_boot_id())
+
+
+def find(life: Life) -> Process:
+    """Whether a process runs, as far as this process can see it."""
+    if not life.boot_id or life.boot_id != _boot_id():
+        return Process.ELSEWHERE
+    if not life.start_ticks or life.pid < 1 or life.pid_namespace != _namespace():
+        return Process.UNSEEN
+    state, ticks = _state_of(str(life.pid))
+    if not state:
+        return Process.UNSEEN if _exists(life.pid) else Process.GONE
+    same = ticks == life.start_ticks and state not in "ZXx"
+    return Process.RUNNING if same else Process.GONE
+
+
+def _state_of(pid: str) -> tuple[str, int]:
+    """State and start of a process; "" and 0 where they cannot be read."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_bytes().decode("utf-8", "replace")
+        fields = text.rpartition(")")[2].split()
+        return fields[0], int(fields[19])
+    except (OSError, IndexError, ValueError):
+        return "", 0
+
+
+def _exists(pid: int) -> bool:
+    """Whether there is such a process, where /proc hides those of others."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
+
+
+@functools.cache
+def _boot_id() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_bytes().decode("utf-8").strip()
+    except (OSError, ValueError):
+        return ""
+
+
+def _namespace() -> int:
+    try:
+        return os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        return 0
+
+
+class Witness:
+    """Looks at one spool folder for signs of its writer. Holds nothing open, takes no lock."""
+
+    def __init__(self, folder: Path, life: Callable[[], Life | None]) -> None:
+        """`life` tells which process writes, None while that cannot be read."""
+        self._folder = str(folder)
+        self._owner = str(folder / fmt.OWNER_NAME)
+        self._ask = life
+        self._life: Life | None = None
+        # The folder as it was when the file was checked: device, inode, time of change.
+        self._checked: tuple[int, int, int] | None = None
+        self._seen: object = None  # how the files were at the last look
+        self._looked = self._since = 0.0  # monotonic seconds: that look, the last change
+
+    def verdict(self) -> Verdict:
+        """Whether the writer lives."""
+        lock = self._lock()
+        return _ALIVE if lock is Lock.HELD else judge(self._evidence(lock))
+
+    def evidence(self) -> Evidence:
+        """All there is."""
+        return self._evidence(self._lock())
+
+    def _evidence(self, lock: Lock) -> Evidence:
+        self._life = self._life or self._ask()
+        process = Process.ELSEWHERE if self._life is None else find(self._life)
+        try:
+            names = frozenset(os.listdir(self._folder))
+        except OSError:
+            names = frozenset()
+        open_ = sorted(name for name in names if f"{name}-wal" in names)
+        return Evidence(
+            lock=lock, process=process, sealed=not open_, quiet=self._quiet(open_[-_LOGS:])
+        )
+
+    def _lock(self) -> Lock:
+        try:
+            descriptor = self._open()
+        except OSError as error:
+            strange = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO)
+            return Lock.ABSENT if error.errno in strange else Lock.UNKNOWN
+        try:
+            # A query takes nothing: no other look and no writer's attempt can fail because of it.
+            request = _FLOCK.pack(fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0)
+            answer = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, request)
+            if _FLOCK.unpack(answer)[0] != fcntl.F_UNLCK:
+                return Lock.HELD
+            words = os.pread(descriptor, _TEXT_BYTES, 0).decode("utf-8", "replace").split()
+        except OSError:
+            return Lock.UNKNOWN
+        finally:
+            os.close(descriptor)
+        kinds = {_OFD: Lock.FREE_OFD, _NONE: Lock.UNKNOWN}
+        return kinds.get(words[2] if len(words) > 2 else "", Lock.FREE)
+
+    def _open(self) -> int:
+        """A thousand spools are asked for their writers all the time, so the file is checked once.
+
+        It is checked again when anything has changed in its folder, as the folder's own time tells,
+        or when another folder stands at its place. Asked before the check, so that what is changed
+        amid it is seen next time.
+        """
+        status = os.stat(self._folder)
+        mark = (status.st_dev, status.st_ino, status.st_ctime_ns)
+        if mark == self._checked:
+            return os.open(self._owner, guard.READING)
+        descriptor = guard.open_regular(self._owner)
+        self._checked = mark
+        return descriptor
+
+    def _quiet(self, open_: list[str]) -> float:
+        """Seconds for which the files have been as they are.
+
+        By the wall clock what was before the first look, by the monotonic one from then on: a clock
+        that is set must not end anybody.
+        """
+        now = time.monotonic()
+        seen = [
+            (status.st_size, status.st_mtime)
+            for name in (self._folder, self._owner, *(f"{self._folder}/{one}-wal" for one in open_))
+            if (status := _status(name)) is not None
+        ]
+        if seen != self._seen:
+            newest = max((mtime for _, mtime in seen), default=0.0)
+            age = max(0.0, time.time() - newest)
+            self._since = now - (age if self._seen is None else min(age, now - self._looked))
+        self._seen, self._looked = seen, now
+        return now - self._since
+
+
+def _status(name: str) -> os.stat_result | None:
+    try:
+        return os.lstat(name)
+    except OSError:
+        return None

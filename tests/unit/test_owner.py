@@ -1,0 +1,279 @@
+"""What is concluded from evidence about a writer, row by row, and how a reader gathers it."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import struct
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from spooler.spool import owner
+from spooler.spool.owner import (
+    LONG_SECONDS,
+    QUIET_SECONDS,
+    RETAKE_SECONDS,
+    Evidence,
+    Life,
+    Lock,
+    Owner,
+    Process,
+    Verdict,
+    Witness,
+    judge,
+    this_life,
+)
+
+ALIVE = Verdict(alive=True)
+ENDED = Verdict(alive=False, certain=True, unclean=False)
+KILLED = Verdict(alive=False, certain=True, unclean=True)
+QUIET = Verdict(alive=False)  # it may have ended
+REPLACED = Verdict(alive=False, unclean=False)
+GONE, RUNNING, UNSEEN, ELSEWHERE = (
+    Process.GONE,
+    Process.RUNNING,
+    Process.UNSEEN,
+    Process.ELSEWHERE,
+)
+SHORT, RETAKE, LONG = QUIET_SECONDS, RETAKE_SECONDS, LONG_SECONDS
+
+# Lock, process, and the verdicts after so many seconds of quiet.
+ROWS = [
+    *((Lock.HELD, process, {0: ALIVE, 10 * LONG: ALIVE}) for process in Process),
+    (Lock.ABSENT, GONE, {0: ENDED}),
+    *(
+        (Lock.ABSENT, process, {0: ALIVE, SHORT - 0.1: ALIVE, SHORT: QUIET, LONG: ENDED})
+        for process in (RUNNING, UNSEEN, ELSEWHERE)
+    ),
+    (Lock.FREE_OFD, GONE, {0: KILLED, LONG: KILLED}),
+    (Lock.FREE_OFD, UNSEEN, {0: KILLED, LONG: KILLED}),
+    (Lock.FREE_OFD, RUNNING, {0: ALIVE, RETAKE - 0.1: ALIVE, RETAKE: REPLACED, LONG: ENDED}),
+    (Lock.FREE_OFD, ELSEWHERE, {0: ALIVE, SHORT: QUIET, LONG: KILLED}),
+    (Lock.FREE, GONE, {0: KILLED}),
+    (Lock.FREE, RUNNING, {0: ALIVE, 10 * LONG: ALIVE}),
+    (Lock.FREE, UNSEEN, {0: ALIVE, SHORT: QUIET, LONG: KILLED}),
+    (Lock.FREE, ELSEWHERE, {0: ALIVE, SHORT - 0.1: ALIVE, SHORT: QUIET, LONG: KILLED}),
+    (Lock.UNKNOWN, GONE, {0: KILLED}),
+    (Lock.UNKNOWN, RUNNING, {0: ALIVE, 10 * LONG: ALIVE}),
+    (Lock.UNKNOWN, UNSEEN, {0: ALIVE, LONG - 0.1: ALIVE, LONG: QUIET, 10 * LONG: QUIET}),
+    (Lock.UNKNOWN, ELSEWHERE, {0: ALIVE, LONG - 0.1: ALIVE, LONG: QUIET}),
+]
+
+
+def test_every_combination_has_a_row() -> None:
+    assert {(lock, process) for lock, process, _ in ROWS} == {
+        (lock, process) for lock in Lock for process in Process
+    }
+
+
+@pytest.mark.parametrize(("lock", "process", "verdicts"), ROWS, ids=lambda one: str(one))
+def test_what_is_concluded(lock: Lock, process: Process, verdicts: dict[float, Verdict]) -> None:
+    for quiet, verdict in verdicts.items():
+        evidence = Evidence(lock=lock, process=process, sealed=False, quiet=quiet)
+        assert judge(evidence) == verdict, quiet
+
+
+@pytest.mark.parametrize("process", Process)
+def test_a_spool_without_owner_and_without_log_has_ended(process: Process) -> None:
+    """Sealed whole: its writer has closed it."""
+    assert judge(Evidence(lock=Lock.ABSENT, process=process, sealed=True, quiet=0)) == ENDED
+    evidence = Evidence(lock=Lock.HELD, process=process, sealed=True, quiet=LONG)
+    assert judge(evidence) == ALIVE
+
+
+def test_only_a_final_verdict_needs_no_second_look() -> None:
+    assert [one.is_final for one in (ALIVE, QUIET, REPLACED, ENDED, KILLED)] == [
+        False,
+        False,
+        False,
+        True,
+        True,
+    ]
+
+
+# --- the process ----------------------------------------------------------------------------------
+
+
+def test_this_process_is_found() -> None:
+    assert owner.find(this_life()) is Process.RUNNING
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ({"start_ticks": 1}, Process.GONE),  # the pid is another process's now
+        ({"boot_id": "another"}, Process.ELSEWHERE),
+        ({"boot_id": ""}, Process.ELSEWHERE),
+        ({"pid_namespace": 1}, Process.UNSEEN),
+        ({"start_ticks": 0}, Process.UNSEEN),
+        ({"pid": -1}, Process.UNSEEN),
+        ({"pid": 2**62}, Process.UNSEEN),
+    ],
+)
+def test_a_process_is_known_by_more_than_its_pid(
+    change: dict[str, int | str], found: Process
+) -> None:
+    assert owner.find(replace(this_life(), **change)) is found  # type: ignore[arg-type]
+
+
+def test_a_zombie_is_gone_and_so_is_a_pid_without_a_process() -> None:
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(write, json.dumps(asdict(this_life())).encode())
+        os._exit(0)
+    life = Life(**json.loads(os.read(read, 1000)))
+    os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+    assert life.pid == child
+    assert owner.find(life) is Process.GONE
+    os.waitpid(child, 0)
+    assert owner.find(life) is Process.GONE
+
+
+# --- the lock -------------------------------------------------------------------------------------
+
+
+def test_a_lock_is_seen_even_by_the_process_that_holds_it(tmp_path: Path) -> None:
+    one = Owner.take(tmp_path, 0o600)
+    witness = Witness(tmp_path, this_life)
+    assert witness.evidence().lock is Lock.HELD
+    one.release()
+    assert witness.evidence().lock is Lock.ABSENT
+    assert os.listdir(tmp_path) == []
+
+
+def test_an_older_readers_lock_conflicts_and_no_look_ever_takes_one(tmp_path: Path) -> None:
+    one = Owner.take(tmp_path, 0o600)
+    with (tmp_path / "owner").open("rb") as file:
+        with pytest.raises(BlockingIOError):
+            fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        assert Witness(tmp_path, this_life).evidence().lock is Lock.HELD
+    assert Witness(tmp_path, this_life).evidence().lock is Lock.HELD
+    one.release()
+
+
+def test_a_readers_shared_lock_is_no_sign_of_a_writer(tmp_path: Path) -> None:
+    (tmp_path / "owner").write_text("1 host ofd\n")
+    with (tmp_path / "owner").open("rb") as file:
+        fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        assert Witness(tmp_path, this_life).evidence().lock is Lock.FREE_OFD
+
+
+@pytest.mark.parametrize(
+    ("text", "lock"),
+    [
+        ("1 host ofd \n", Lock.FREE_OFD),
+        ("1 host none\n", Lock.UNKNOWN),
+        ("1 host\n", Lock.FREE),
+        ("", Lock.FREE),
+        ("\xff\x00" * 5000, Lock.FREE),
+    ],
+)
+def test_the_text_says_how_the_file_was_locked(tmp_path: Path, text: str, lock: Lock) -> None:
+    (tmp_path / "owner").write_text(text, encoding="latin-1")
+    assert Witness(tmp_path, this_life).evidence().lock is lock
+
+
+def test_copies_and_closes_do_not_drop_the_lock(tmp_path: Path) -> None:
+    """As with a POSIX lock, which any close() of the file in the process drops."""
+    spool = tmp_path / "spool"
+    spool.mkdir()
+    one = Owner.take(spool, 0o600)
+    shutil.copytree(spool, tmp_path / "copy")
+    (spool / "owner").read_bytes()
+    assert Witness(spool, this_life).evidence().lock is Lock.HELD
+    assert Witness(tmp_path / "copy", this_life).evidence().lock is Lock.FREE_OFD
+    one.release()
+
+
+@pytest.mark.parametrize("how", ["removed", "replaced", "closed", "closed and reused", "unlocked"])
+def test_what_takes_the_lock_away_is_undone_at_the_next_check(tmp_path: Path, how: str) -> None:
+    one, path, other = Owner.take(tmp_path, 0o600), tmp_path / "owner", tmp_path / "other"
+    (descriptor,) = owner._taken
+    if how == "removed":
+        path.unlink()
+    elif how == "replaced":
+        other.write_text("something else")
+        other.rename(path)
+    elif how == "unlocked":
+        fcntl.fcntl(
+            descriptor, fcntl.F_OFD_SETLK, struct.pack("hhqqi0q", fcntl.F_UNLCK, 0, 0, 0, 0)
+        )
+    else:
+        os.close(descriptor)
+    if how == "closed and reused":
+        assert os.open(tmp_path, os.O_RDONLY) == descriptor
+    witness = Witness(tmp_path, this_life)
+    assert witness.evidence().lock is not Lock.HELD
+    one.check()
+    assert witness.evidence().lock is Lock.HELD
+    one.check()
+    assert len(owner._taken) == 1
+    one.release()
+    assert owner._taken == {}
+    assert not path.exists()
+    if how == "closed and reused":
+        os.close(descriptor)  # it was not ours to close, so it is still open
+
+
+def test_a_released_lock_is_not_taken_again(tmp_path: Path) -> None:
+    one = Owner.take(tmp_path, 0o600)
+    one.release()
+    one.check()
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_folder_that_is_gone_stops_neither_check_nor_release(tmp_path: Path) -> None:
+    spool = tmp_path / "spool"
+    spool.mkdir()
+    one = Owner.take(spool, 0o600)
+    shutil.rmtree(spool)
+    one.check()
+    one.release()
+    assert owner._taken == {}
+
+
+def test_a_living_writer_touches_its_file_now_and_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = Owner.take(tmp_path, 0o600)
+    os.utime(tmp_path / "owner", (1.0, 1.0))
+    one.check()
+    assert (tmp_path / "owner").stat().st_mtime == 1.0
+    monkeypatch.setattr(owner, "BEAT_SECONDS", 0.0)
+    one.check()
+    assert (tmp_path / "owner").stat().st_mtime > 1.0
+    one.release()
+
+
+# --- quiet ----------------------------------------------------------------------------------------
+
+
+def test_quiet_ends_with_every_change_and_no_clock_that_is_set_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, wall = [1000.0], [1.7e9]
+    monkeypatch.setattr(owner.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(owner.time, "time", lambda: wall[0])
+    segment, log = tmp_path / "00000001.sqlite", tmp_path / "00000001.sqlite-wal"
+    segment.touch()
+    log.touch()
+    for path in (segment, log, tmp_path):
+        os.utime(path, (1.7e9 - 60, 1.7e9 - 60))
+    witness = Witness(tmp_path, this_life)
+    assert witness.evidence().quiet == pytest.approx(60)
+    wall[0] += 86400
+    now[0] += 5
+    assert witness.evidence().quiet == pytest.approx(65)
+    with log.open("ab") as file:
+        file.write(b"more")
+    assert witness.evidence().quiet == 0
+    now[0] += 7
+    assert witness.evidence().quiet == 7
+    future = Witness(tmp_path, this_life)
+    wall[0] = 1.6e9
+    assert future.evidence().quiet == 0
