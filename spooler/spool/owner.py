@@ -12,7 +12,6 @@ files are quiet. New data refutes every verdict.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import functools
@@ -24,8 +23,10 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+from spooler import border
+from spooler.spool import descriptor, guard
 from spooler.spool import format as fmt
-from spooler.spool import guard
+from spooler.spool.descriptor import Descriptor
 
 # A living writer touches its owner file this often, so that silence means something.
 BEAT_SECONDS = 10.0
@@ -39,8 +40,7 @@ _OFD, _NONE = "ofd", "none"  # how the file is locked, as its text says
 _TEXT_BYTES = 512
 _LOGS = 4  # of the newest is seen whether they grow
 
-_Mark = tuple[int, int]  # device and inode
-_taken: dict[int, _Mark] = {}  # descriptors of this process's locks
+_taken: set[Descriptor] = set()  # those of this process's locks
 
 
 class Lock(Enum):
@@ -156,8 +156,7 @@ class Owner:
         self._path = directory / fmt.OWNER_NAME
         self._draft = directory / fmt.OWNER_DRAFT_NAME
         self._mode = mode
-        self._descriptor = -1
-        self._mark: _Mark = (0, 0)
+        self._held: Descriptor | None = None
         self._told = ""  # how the file's text says that it is locked
         self._beat = 0.0  # monotonic seconds of the last
         self._released = False
@@ -182,13 +181,14 @@ class Owner:
         """
         if self._released:
             return
-        with contextlib.suppress(OSError):
-            if _mark_of(os.lstat(self._path)) == self._mark and self._is_open():
-                self._lock()
-                self._touch()
+        with border.suppress(OSError):
+            held = self._held
+            if held is not None and held.is_at(self._path) and held.is_ours():
+                self._lock(held.number)
+                self._touch(held.number)
                 return
-        with contextlib.suppress(OSError):
-            _close(self._descriptor, self._mark)
+        with border.suppress(OSError):
+            self._let_go()
             self._make()
         if self._released:  # by another thread meanwhile
             self.release()
@@ -196,76 +196,63 @@ class Owner:
     def release(self) -> None:
         """End in order: unlink the file, then drop the lock."""
         self._released = True
-        with contextlib.suppress(OSError):
-            if _mark_of(os.lstat(self._path)) == self._mark:
+        with border.suppress(OSError):
+            if self._held is not None and self._held.is_at(self._path):
                 os.unlink(self._path)
-        _close(self._descriptor, self._mark)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        held, self._held = self._held, None
+        if held is not None:
+            _taken.discard(held)
+            held.close()
 
     def _make(self) -> None:
         """Lock a draft, then give it its name: no reader ever sees the file unlocked."""
-        self._descriptor = -1
-        with contextlib.suppress(FileNotFoundError):
+        with border.suppress(FileNotFoundError):
             os.unlink(self._draft)
         flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC
-        descriptor = os.open(self._draft, flags, self._mode)
-        self._descriptor, self._mark = descriptor, _mark_of(os.fstat(descriptor))
-        _taken[descriptor] = self._mark
+        self._held = descriptor.of(os.open(self._draft, flags, self._mode))
+        _taken.add(self._held)
         try:
-            os.fchmod(descriptor, self._mode)
+            os.fchmod(self._held.number, self._mode)
             self._told = ""
-            self._lock()
+            self._lock(self._held.number)
             os.rename(self._draft, self._path)
-        except OSError:
-            with contextlib.suppress(OSError):
+        except BaseException:
+            with border.suppress(OSError):
                 os.unlink(self._draft)
-            _close(descriptor, self._mark)
+            self._let_go()
             raise
         self._beat = time.monotonic()
 
-    def _is_open(self) -> bool:
-        """Whether the descriptor is still that of our file: a program may close any number."""
-        return _mark_of(os.fstat(self._descriptor)) == self._mark
-
-    def _lock(self) -> None:
+    def _lock(self, number: int) -> None:
         """Take the lock, which costs nothing while it is held, and say in the file how."""
         request = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-        try:
-            fcntl.fcntl(self._descriptor, fcntl.F_OFD_SETLK, request)
+        kind = _NONE
+        with border.suppress(OSError):
+            fcntl.fcntl(number, fcntl.F_OFD_SETLK, request)
             kind = _OFD
-        except OSError:
-            kind = _NONE
         if kind != self._told:
             text = f"{os.getpid()} {os.uname().nodename} {kind:4}\n"
-            with contextlib.suppress(OSError):  # a full disk: readers go by the process
-                os.pwrite(self._descriptor, text.encode(), 0)
+            with border.suppress(OSError):  # a full disk: readers go by the process
+                os.pwrite(number, text.encode(), 0)
                 self._told = kind
 
-    def _touch(self) -> None:
+    def _touch(self, number: int) -> None:
         now = time.monotonic()
         if now - self._beat >= BEAT_SECONDS:
             self._beat = now
-            os.utime(self._descriptor)
+            os.utime(number)
 
 
 def _leave() -> None:
     """In a forked child: an OFD lock lasts as long as any duplicate of its descriptor."""
-    for descriptor, mark in list(_taken.items()):
-        _close(descriptor, mark)
+    while _taken:
+        _taken.pop().close()
 
 
 os.register_at_fork(after_in_child=_leave)
-
-
-def _close(descriptor: int, mark: _Mark) -> None:
-    """Close a descriptor if it is still that of the file `mark`."""
-    _taken.pop(descriptor, None)
-    with contextlib.suppress(OSError):
-        if _mark_of(os.fstat(descriptor)) == mark:
-            os.close(descriptor)
-
-
-def _mark_of(status: os.stat_result) -> _Mark:
-    return status.st_dev, status.st_ino
 
 
 # --- the reader's side ----------------------------------------------------------------------------
@@ -307,7 +294,9 @@ def _state_of(pid: str) -> tuple[str, int]:
         text = Path(f"/proc/{pid}/stat").read_bytes().decode("utf-8", "replace")
         fields = text.rpartition(")")[2].split()
         return fields[0], int(fields[19])
-    except (OSError, IndexError, ValueError):
+    except (OSError, IndexError, ValueError) as error:
+        if border.theirs(error):
+            raise
         return "", 0
 
 
@@ -326,14 +315,18 @@ def _exists(pid: int) -> bool:
 def _boot_id() -> str:
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_bytes().decode("utf-8").strip()
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
+        if border.theirs(error):
+            raise
         return ""
 
 
 def _namespace() -> int:
     try:
         return os.stat("/proc/self/ns/pid").st_ino
-    except OSError:
+    except OSError as error:
+        if border.theirs(error):
+            raise
         return 0
 
 

@@ -234,7 +234,7 @@ def test_new_data_refutes_a_death_that_was_reported(
     with serving(tmp_path, receiver):
         wait_until(lambda: 0 in steps(receiver))
         puppet.do("from spooler.spool import owner; owner.Owner.check = lambda self: None")
-        puppet.do("[os.close(number) for number in list(owner._taken)]")
+        puppet.do("[os.close(one.number) for one in list(owner._taken)]")
         wait_until(lambda: is_marked(receiver))
         for number in (1, 2):
             puppet.do(f"log({number})")

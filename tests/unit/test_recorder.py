@@ -147,6 +147,7 @@ def test_when_the_files_are_suspect_recording_goes_on_in_a_new_spool(
     assert mine.directory is not None
     assert set(spools.kinds(Path(mine.directory))[:-1]) == {"gap"}
     assert spools.kinds(Path(str(first))) == ["step"]
+    mine._tend()
     assert not (Path(str(first)) / "owner").exists(), "its run goes on: it was not cut off"
 
 

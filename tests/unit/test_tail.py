@@ -15,7 +15,6 @@ import pytest
 from shipper.contents.follow import Follower, Wanted
 from shipper.contents.line import Seen, line
 from shipper.contents.shown import jsonable, number, shown
-from spooler.spool.db import open_for_writing
 from tests.kit import spools
 from tests.kit.command import lens_ship
 from tests.kit.shipping import (
@@ -134,8 +133,9 @@ def test_damage_is_told_once_and_the_rest_comes(tmp_path: Path) -> None:
     follower = Follower(places=[tmp_path], wanted=Wanted())
     follower.last(1)
     append(writer, [step(1), step(2), goodbye()])
-    connection = open_for_writing(directory / "00000001.sqlite")
-    connection.execute("UPDATE record SET checksum = 0 WHERE seq = 2")
+    log = directory / "00000001.sqlite-wal"
+    body = codec.pack(step(1)[1])
+    log.write_bytes(log.read_bytes().replace(body, body[:-1] + b"?"))
     assert [seen.stored.seq for seen in follower.new()] == [3, 4]
     assert len(follower.trouble) == 1
     assert "records 2 to 2 cannot be read (checksum)" in follower.trouble[0]

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from spooler.errors import SpoolUnavailable
 from spooler.recorder import Recorder
 from tests.kit import spools
 
@@ -101,15 +100,3 @@ def held(directory: Path) -> list[str]:
     links = [f"/proc/self/fd/{number}" for number in os.listdir("/proc/self/fd")]
     names = [os.readlink(link) for link in links if os.path.islink(link)]
     return [name for name in names if name.startswith(f"{directory}/")]
-
-
-@pytest.mark.promise("G2")
-def test_a_descriptor_of_the_owner_that_is_taken_ends_the_writer(tmp_path: Path) -> None:
-    """Without it the service takes the writer for dead."""
-    one = spools.writer(tmp_path)
-    one.append("step", spools.body(1))
-    os.close(one._owner.number)
-    with pytest.raises(SpoolUnavailable, match="descriptor"):
-        one.tend()
-    one.discard()
-    assert spools.read_whole(one.directory).numbers == [1]
