@@ -15,6 +15,7 @@ import pytest
 from shipper.contents.follow import Follower, Wanted
 from shipper.contents.line import Seen, line
 from shipper.contents.shown import jsonable, number, shown
+from spooler.spool import codec
 from tests.kit import spools
 from tests.kit.command import lens_ship
 from tests.kit.shipping import (
