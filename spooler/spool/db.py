@@ -207,14 +207,23 @@ def publish(draft: Path, final: Path, *, mode: int) -> None:
     Raises:
         SpoolUnavailable: it cannot be done here.
     """
-    wal = f"{final}-wal"
     try:
-        Path(wal).unlink(missing_ok=True)
-        os.close(os.open(wal, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, mode))
-        os.chmod(wal, mode)
+        Path(f"{final}-wal").unlink(missing_ok=True)
+        make_log(final, mode=mode)
         os.rename(draft, final)
     except OSError as error:
         raise unavailable(error, final) from error
+
+
+def make_log(segment: Path, *, mode: int) -> None:
+    """Put an empty log beside a segment: a reader takes one without for sealed.
+
+    Raises:
+        OSError: it cannot be made, or one is there.
+    """
+    log = f"{segment}-wal"
+    os.close(os.open(log, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, mode))
+    os.chmod(log, mode)
 
 
 def open_for_writing(path: Path) -> Writing:

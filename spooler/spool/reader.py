@@ -130,6 +130,12 @@ class Reader(Segments):
                 asked_again |= earlier
                 waiting.extendleft(earlier)
                 continue
+            if jumps and self._is_being_saved(listed[:place][-1:]):
+                if records or damage:
+                    whole = False
+                    break
+                path = self._path(listed[place - 1])
+                raise SpoolDamaged(str(path), position, "its log was removed, it is being sealed")
             waiting.popleft()
             whole = part.whole
             if part.records:
@@ -173,6 +179,13 @@ class Reader(Segments):
         for number in [number for number in self._marks if number < start]:
             del self._marks[number]
         return [n for n in listed if n >= start]
+
+    def _is_being_saved(self, earlier: list[int]) -> bool:
+        """Whether a writer still has to put into a segment what its log held."""
+        for number in earlier:
+            with contextlib.suppress(FileNotFoundError):
+                return os.stat(f"{self._path(number)}-wal").st_size == 0 and self.is_owned()
+        return False
 
     # --- one segment ------------------------------------------------------------------------------
 

@@ -317,7 +317,7 @@ class Writer:
             raise
         if not segment.connection.is_ours():
             raise SpoolUnavailable("descriptor", f"{segment.path}: {db.DESCRIPTOR_TAKEN}")
-        if not segment.has_log():
+        if not self._has_log(segment):
             segment.is_over = True
         prepared = self._next
         if prepared is not None and not prepared.is_whole():
@@ -326,6 +326,14 @@ class Writer:
                     self._next = None
                     prepared.connection.leave()
         self._verified = last
+
+    def _has_log(self, segment: Opened) -> bool:
+        """Whether the name of its log leads to it; else an empty one says that it is not sealed."""
+        if segment.has_log():
+            return True
+        with suppress(OSError):
+            db.make_log(segment.path, mode=self._limits.file_mode)
+        return False
 
     def _turn_over(self) -> None:
         """Prepare the next segment, change to it and seal the last, as far as each is due."""
@@ -423,6 +431,7 @@ class Writer:
             first = None  # never deleted by us, then
         if first is not None:
             self._closed.append(segment.ended(first, last))
+        self._has_log(segment)
         self._seal(segment)
 
     def _seal(self, segment: Opened) -> None:

@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 
+from spooler.errors import SpoolDamaged
 from spooler.spool.reader import Reader
 from spooler.spool.stored import Stored
 from tests.crash.lab.tracing import missing
@@ -36,9 +37,12 @@ WRITER = f"""
 import os, pathlib, sys
 from tests.kit import spools
 one = spools.writer(pathlib.Path(sys.argv[1]), spool=sys.argv[2], segment_records=3)
+removed = [int(number) for number in sys.argv[3:]]
 for number in range(1, {COUNT + 1}):
     one.append("step", spools.codec.pack({{"n": number, "text": "x" * (700 * (number % 3))}}))
     os.write(1, b"acknowledged\\n")
+    if number in removed:
+        os.unlink(f"{{one._segment.path}}-wal")
     if number % 3 != 1:
         one.tend()
 one.close()
@@ -123,6 +127,9 @@ class Trace:
         paths = [self._below(text) for text in _texts(arguments)]
         if not paths[0]:
             return None
+        if name.startswith("unlink"):  # what is written to it from here on, nothing finds
+            opened = self._opened.items()
+            self._opened = {number: "" if path == paths[0] else path for number, path in opened}
         return Call(name.removesuffix("at"), paths[0], data="".join(paths[1:]).encode())
 
     def _use(self, name: str, arguments: str) -> Call | None:
@@ -143,16 +150,23 @@ class Trace:
         return Call("write", path, data, self._ends[path] - len(data))
 
 
+Life = tuple[list[Call], str, list[Stored]]
+
+
 @pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Call], str, list[Stored]]:
+def written(tmp_path_factory: pytest.TempPathFactory) -> Life:
     """The calls of a whole life, the spool's place below the root, and what it holds at the end."""
-    folder = tmp_path_factory.mktemp("traced")
+    return traced(tmp_path_factory.mktemp("traced"))
+
+
+def traced(folder: Path, *removed: int) -> Life:
+    """A life in which a cleaner removes the log after each of these records."""
     root, trace = folder / "root", folder / "trace"
     root.mkdir()
     subprocess.run(
         [
             *("strace", "-qq", "-xx", "-s", "100000", "-o", str(trace), "-e", f"trace={CALLS}"),
-            *(sys.executable, "-c", WRITER, str(root), spools.spool_id()),
+            *(sys.executable, "-c", WRITER, str(root), spools.spool_id(), *map(str, removed)),
         ],
         check=True,
         stdout=subprocess.DEVNULL,
@@ -206,7 +220,7 @@ class Amid:
 
 
 def test_whatever_a_killed_writer_leaves_is_read_to_the_last_acknowledged_record(
-    written: tuple[list[Call], str, list[Stored]], tmp_path: Path
+    written: Life, tmp_path: Path
 ) -> None:
     calls, place, records = written
     acknowledged = 0
@@ -223,52 +237,72 @@ def test_whatever_a_killed_writer_leaves_is_read_to_the_last_acknowledged_record
         assert list(chunk.records) == records[: len(chunk.records)]
 
 
-@pytest.mark.parametrize("knows", [False, True], ids=["a new reader", "one that has read before"])
-@pytest.mark.parametrize("steps", [1, 3, 1000])
-def test_nothing_that_comes_amid_a_read_costs_or_repeats_a_record(
-    written: tuple[list[Call], str, list[Stored]],
-    knows: bool,
-    steps: int,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    calls, place, records = written
-    amid = Amid(monkeypatch)
-    base = tmp_path / "base"
+def interleave(life: Life, folder: Path, amid: Amid, *, knows: bool, steps: int) -> Iterator[int]:
+    """Read a spool from each moment of a life on, while `steps` calls of it come in between.
+
+    They come before each question of the reader in turn. Yields how many of the records that were
+    acknowledged when it began it had not found then; at the end it has found all, once.
+    """
+    calls, place, records = life
+    base, root = folder / "base", folder / "root"
     base.mkdir()
-    tried = 0
     for index, call in enumerate(calls):
         call.make(base)
-        if index + 1 < begin_of(calls, place):
-            continue
-        at, more = 1, True
+        known = sum(call.what == "acknowledged" for call in calls[: index + 1])
+        at, more = 1, index + 1 >= begin_of(calls, place)
         while more:
-            root = tmp_path / "root"
             shutil.copytree(base, root)
             ahead = iter(calls[index + 1 :])
             reader = OwnedReader(root / place)
-            found: list[Stored] = list(reader.read(0, 100).records) if knows else []
-            known = sum(c.what == "acknowledged" for c in calls[: index + 1])
-
-            def go_on(ahead: Iterator[Call] = ahead, root: Path = root) -> None:
-                for _, one in zip(range(steps), ahead, strict=False):
-                    one.make(root)
-
-            amid.watch(at, go_on)
-            chunk = reader.read(len(found), 100)
-            more = amid.asked >= at
+            found = read(reader, 0) if knows else []
+            amid.watch(at, lambda ahead=ahead: make(ahead, root, steps))
+            found += read(reader, len(found))
+            more, at = amid.asked >= at, at + 1
             amid.watch(0, lambda: None)
-            found += chunk.records
-            assert chunk.damage == (), (index, at)
-            assert len(found) >= known, (index, at, call)
-            for one in ahead:
-                one.make(root)
+            yield known - len(found)
+            make(ahead, root)
             while len(found) < COUNT:
-                chunk = reader.read(len(found), 100)
-                assert chunk.damage == ()
-                assert chunk.records, (index, at, len(found))
-                found += chunk.records
+                news = read(reader, len(found))
+                assert news, (index, at, len(found))
+                found += news
             assert found == records
             shutil.rmtree(root)
-            at, tried = at + 1, tried + 1
-    assert tried > 300
+
+
+def make(calls: Iterator[Call], root: Path, count: int = 1000) -> None:
+    """Make the next calls."""
+    for _, call in zip(range(count), calls, strict=False):
+        call.make(root)
+
+
+def read(reader: Reader, after: int) -> list[Stored]:
+    """What is to be had now; nothing while the reader is told to wait."""
+    try:
+        chunk = reader.read(after, 100)
+    except SpoolDamaged as error:
+        if error.lasting:
+            raise
+        return []
+    assert chunk.damage == ()
+    return list(chunk.records)
+
+
+@pytest.mark.parametrize("knows", [False, True], ids=["a new reader", "one that has read before"])
+@pytest.mark.parametrize("steps", [1, 3, 1000])
+def test_nothing_that_comes_amid_a_read_costs_or_repeats_a_record(
+    written: Life, knows: bool, steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    missing = list(interleave(written, tmp_path, Amid(monkeypatch), knows=knows, steps=steps))
+    assert len(missing) > 300
+    assert max(missing) <= 0
+
+
+@pytest.mark.parametrize("steps", [1, 1000])
+def test_a_log_that_a_cleaner_removes_costs_nothing_while_its_writer_lives(
+    steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The writer notices it, and saves what was in the log: until then a reader waits."""
+    (tmp_path / "traced").mkdir()
+    life = traced(tmp_path / "traced", 1, 4, 7)
+    missing = list(interleave(life, tmp_path, Amid(monkeypatch), knows=True, steps=steps))
+    assert max(missing) > 0
