@@ -90,7 +90,7 @@ Reading needs no SQLite, and is the same whether the writer lives or not:
    ``.sqlite``.
 4. Each commit repeats the rows before it in their leaf: take those above the last seq. In the
    ``.sqlite`` leaves lie in the order of their seqs. Go on later behind the last commit that was
-   read, as long as the inode of the file is the same and it has not become shorter.
+   read, as long as the inode of the file is the same.
 5. A row counts if its checksum holds and its seq follows. What is missing or wrong at the end may
    still be on its way. Once the segment gets no more records, every row in either file whose
    checksum holds counts. Of two with one seq the first counts.
