@@ -11,7 +11,7 @@ Rules:
   a second, without waiting for the disk.
 - A forked child starts with an empty recorder. The parent's connection is neither used nor closed
   there, and a fork waits until no thread of ours is inside SQLite, whose own locks would otherwise
-  stay taken in the child for ever.
+  stay taken in the child permanently.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from shipper.finding import Finding, fail, ok, warn
 from spooler.spool import db
 from spooler.spool import format as fmt
 
-# A connection that only reads can use a log from this version on.
+# Of the service's own database: spools are read without SQLite.
 _SQLITE_LEAST = (3, 22, 0)
 # One process resetting the log while another writes: fixed in the version after the last.
 _WAL_RESET = ((3, 7, 0), (3, 51, 2))
@@ -30,12 +30,14 @@ def _sqlite() -> Finding:
     version = db.VERSION
     name = "SQLite " + ".".join(map(str, version))
     if version < _SQLITE_LEAST:
-        return fail("sqlite", f"{name} cannot read live spools", "use Python with SQLite 3.35")
+        return fail(
+            "sqlite", f"{name} is too old for the state database", "use Python with SQLite 3.35"
+        )
     if _WAL_RESET[0] <= version <= _WAL_RESET[1]:
         return ok(
             "sqlite",
             f"{name} has the WAL-reset bug (3.7.0 to 3.51.2), which takes two processes that write"
-            " or checkpoint one file: each file here has one writer, and this service only reads",
+            " or checkpoint one file: each segment has one writer, and is read without SQLite",
         )
     return ok("sqlite", f"{name}, without known bugs that matter here")
 

@@ -1,6 +1,6 @@
 """Damaged segments, set aside with a report each, once everything readable in them is delivered.
 
-    <root>/quarantine/<spool id>/00000003.sqlite        the segment, its -wal and -shm, as they were
+    <root>/quarantine/<spool id>/00000003.sqlite        the segment and its -wal, as they were
     <root>/quarantine/<spool id>/00000003.report.json   what it holds, what is missing, why
     <root>/quarantine/<spool id>/00000003.report.txt    the same, for people
 

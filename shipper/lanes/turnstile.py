@@ -1,8 +1,8 @@
 """Readers go through one at a time: several at once cost three times as much.
 
-SQLite lets go of the interpreter's lock at every row. Two threads that read, or one that reads and
-one that plans, hand it to each other row by row, and most of their time goes into that. As only one
-of them can run at any moment, nothing is lost when they take turns by whole stretches.
+Each system call of a read lets go of the interpreter's lock. Threads that read and plan beside each
+other hand it to and fro, which costs them much of their time. As only one of them can run at any
+moment, nothing is lost when they take turns by whole stretches.
 
 A disk that hangs must not stop those who read another one: who has waited for long goes on without
 the thread that is in front, and so does everybody after.

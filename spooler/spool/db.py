@@ -2,7 +2,7 @@
 
 Rules that keep a live spool safe:
 
-- Only the training process opens a segment for writing, and only through one connection.
+- Only the training process opens a segment with SQLite, and only through one connection.
 - The writer's connection has the segment alone: the log's index is in this process's memory,
   nothing is shared or mapped, and a commit is two writes to the log and no other system call.
 - Nothing is synced but while a segment is sealed (`seal`), so that no caller waits for the disk.

@@ -1,9 +1,10 @@
 """What kind of file system a path is on, whether it is one of this host alone, what a folder takes.
 
-The service's own database needs memory that processes of the host share through a file, and a spool
-has its service on the same host: network file systems give neither. They are told by their type in
-the kernel's table of mounts; what is not known to be shared between hosts counts as local. Nothing
-is done here but reading the table and asking for sizes.
+The service's own database needs memory that processes share through a file, which a network file
+system does not give between hosts. Spools need none, but another host sees their records late.
+Network file systems are told by their type in the kernel's table of mounts. What is not known to be
+shared between hosts counts as local. Nothing is done here but reading the table and asking for
+sizes.
 """
 
 from __future__ import annotations

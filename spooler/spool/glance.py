@@ -2,10 +2,10 @@
 
 Rules:
 
-- Read-only, and every file is open for one question only, as in `spooler.spool.reader`.
+- Read-only, and every file is open for one question only, as in `spooler.spool.segment`.
 - Nothing is scanned: seqs have no gaps, so counts are arithmetic; a look costs one listing of the
   directory, and the ends of each segment that has changed since the last look.
-- What cannot be read is said in `problem`; it never raises for it.
+- What cannot be read stands in `problem`; no look raises for it.
 """
 
 from __future__ import annotations

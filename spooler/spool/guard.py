@@ -7,12 +7,10 @@ Rules:
 - Only a regular file is opened: a FIFO would hold the reader up, a device may do anything. One with
   several names has to belong to the owner of its folder. Opening waits for no lease of its tenant.
 - Deleting and moving go through the opened folder, so that nothing can be swapped in between.
-
 - What a folder costs is bounded: one in which a look had to be cut short, or very many files could
   not be read, is left alone for `REST_SECONDS`; a thousand bad files cost no more than a few.
-
-SQLite opens by name: between this check and its opening lie microseconds, and another look follows
-(`check`) before a single record is believed.
+- A file is checked by a handle that opens nothing, then opened without waiting. It is used only if
+  it is the one that was checked (device and inode).
 """
 
 from __future__ import annotations
@@ -63,21 +61,6 @@ def check(path: Path | str) -> Mark:
     if place != text and os.path.realpath(text) != text:
         raise Strange(text, "a folder on the way to it has become a symbolic link")
     return status.st_dev, status.st_ino
-
-
-def check_beside(path: str) -> None:
-    """As `check`, of a file that SQLite takes along and that need not be there.
-
-    Raises:
-        Strange: it is there, and is not what it should be.
-    """
-    try:
-        status = os.lstat(path)
-    except FileNotFoundError:
-        return
-    if stat.S_ISDIR(status.st_mode):
-        return  # SQLite cannot open it and says so; the records are read without it
-    _check_kind(path, status)
 
 
 def open_regular(path: Path | str) -> int:

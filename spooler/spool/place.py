@@ -120,7 +120,7 @@ def _hand_over(folder: Path, limits: Limits) -> None:
 def segment_files(segment: Path) -> tuple[str, ...]:
     """A segment's files: the database last, so that a half-done deletion is repeated.
 
-    The journal is one of a process that died while it sealed the segment.
+    Older writers made the shared memory, and may have left the journal.
     """
     return f"{segment}-journal", f"{segment}-shm", f"{segment}-wal", str(segment)
 

@@ -482,9 +482,9 @@ def test_sizes_are_for_people(count: int, text: str) -> None:
 @pytest.mark.parametrize(
     ("version", "level", "text"),
     [
-        ((3, 7, 0), "fail", "cannot read live spools"),
-        ((3, 40, 1), "ok", "each file here has one writer"),
-        ((3, 51, 2), "ok", "each file here has one writer"),
+        ((3, 7, 0), "fail", "too old for the state database"),
+        ((3, 40, 1), "ok", "each segment has one writer"),
+        ((3, 51, 2), "ok", "each segment has one writer"),
         ((3, 51, 3), "ok", "without known bugs"),
     ],
 )

@@ -104,7 +104,7 @@ def test_the_layout_is_the_one_drawn(tmp_path: Path) -> None:
         *(
             f"{name}{more}"
             for name in ("00000001.sqlite", "00000002.sqlite")
-            for more in ("", "-wal", "-shm")
+            for more in ("", "-wal")
         ),
     }
     one.close()
