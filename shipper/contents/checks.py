@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from spooler.spool import format as fmt
 WRONG, NOTE = "wrong", "note"
 
 _BESIDE = re.compile(r"([0-9]{8,}\.sqlite)-(wal|shm|journal)")
+_OWN = (fmt.OWNER_NAME, fmt.OWNER_DRAFT_NAME, fmt.SCRATCH_NAME)
 _DRAFT = re.compile(r"\.[0-9]{8,}\.new(-wal|-shm|-journal)?")
 
 
@@ -136,7 +138,7 @@ def _missing(
 def _about_leftovers(facts: Facts) -> Iterable[Complaint]:
     last = max((segment.number or 0 for segment in facts.segments), default=0)
     for name in sorted(facts.names):
-        if name == fmt.OWNER_NAME or fmt.segment_number(name) is not None:
+        if name in _OWN or fmt.segment_number(name) is not None:
             continue
         where, beside = f"{facts.directory}/{name}", _BESIDE.fullmatch(name)
         if beside is None:
@@ -145,10 +147,19 @@ def _about_leftovers(facts: Facts) -> Iterable[Complaint]:
             continue
         elif beside[2] != "wal":
             yield Complaint(level=NOTE, where=where, what="left over: its segment is deleted")
-        elif not (facts.alive and (fmt.segment_number(beside[1]) or 0) > last):
-            # One beyond the last is the next segment, which is being prepared.
+        elif (fmt.segment_number(beside[1]) or 0) <= last or not _is_being_made(facts, name):
+            # One beyond the last is the next segment, which is being prepared, or was.
             what = "a log without its segment: what is in it cannot be read"
             yield Complaint(level=WRONG, where=where, what=what)
+
+
+def _is_being_made(facts: Facts, name: str) -> bool:
+    if facts.alive:
+        return True
+    try:
+        return os.lstat(f"{facts.directory}/{name}").st_size == 0
+    except OSError:
+        return False
 
 
 def _about_stray(facts: Facts, name: str, where: str) -> Iterable[Complaint]:

@@ -234,6 +234,9 @@ def _prepare(connection: sqlite3.Connection, path: Path, *, locked: bool) -> sql
         )
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=NORMAL")
+    if not locked:
+        # The service alone checkpoints: of two that do, SQLite before 3.51.3 may lose commits.
+        connection.execute("PRAGMA wal_autocheckpoint=0")
     # A plugin for its command line, installed by anybody, has no business in the service.
     database = sqlite_utils.Database(connection, execute_plugins=False)
     if version == STATE_VERSION:

@@ -106,7 +106,7 @@ def judge(evidence: Evidence) -> Verdict:
     | absent   | others    | ended after 10 s, certain after 120 s: a cleaner may have removed  |
     |          |           | the file, which a living writer makes again                        |
     | free OFD | gone      | killed                                                             |
-    | free OFD | unseen    | killed: only the end of all its descriptors drops an OFD lock      |
+    | free OFD | unseen    | killed after 3 s: only the end of all its descriptors drops it     |
     | free OFD | running   | ended after 3 s, certain after 120 s: the image was replaced (exec)|
     | free     | gone      | killed                                                             |
     | unknown  | gone      | killed                                                             |
@@ -127,7 +127,7 @@ def judge(evidence: Evidence) -> Verdict:
     if process is Process.GONE:
         return _KILLED
     if lock is Lock.FREE_OFD and process is Process.UNSEEN:
-        return _KILLED
+        return _KILLED if quiet >= RETAKE_SECONDS else _ALIVE
     if lock is Lock.FREE_OFD and process is Process.RUNNING:
         return _after(quiet, RETAKE_SECONDS, unclean=False, finally_=_ENDED)
     if process is Process.RUNNING:

@@ -27,7 +27,7 @@ from spooler.spool.segment import Bounds, Segment, is_lasting, is_sealed
 MOST_SEGMENTS = 100_000
 
 # What a death leaves that holds no record: a segment being prepared, or what stood beside one.
-_LEFT_OVER = re.compile(r"\..*\.new.*|[0-9]{8,}\.sqlite-(shm|journal)")
+_LEFT_OVER = re.compile(r"\..*\.new.*|\.scratch|[0-9]{8,}\.sqlite-(wal|shm|journal)")
 
 
 class Segments:
@@ -239,7 +239,7 @@ class Segments:
 
     def may_move(self, number: int) -> bool:
         """Whether nobody has the segment open for writing."""
-        return is_sealed(self._path(number)) or not self.is_owned()
+        return is_sealed(self._path(number)) or self.verdict().certain
 
     def move_segment(self, number: int, folder: Path) -> None:
         """Set a segment aside: the database last, so that a half-done move is repeated.
@@ -268,7 +268,7 @@ class Segments:
         for number in self.segments():
             self.delete_segment(number)
         with guard.inside(self.place) as here:
-            left = [name for name in os.listdir(here) if _LEFT_OVER.fullmatch(name)]
+            left = [name for name in os.listdir(here) if _is_left_over(name, here)]
             for name in (*left, fmt.OWNER_NAME):
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(name, dir_fd=here)
@@ -347,6 +347,13 @@ class Segments:
 def _names(number: int) -> tuple[str, ...]:
     """A segment's files by name, the database last."""
     return tuple(Path(file).name for file in segment_files(Path(fmt.segment_name(number))))
+
+
+def _is_left_over(name: str, folder: int) -> bool:
+    """Whether a file holds no record; a log whose segment is gone may."""
+    if not _LEFT_OVER.fullmatch(name):
+        return False
+    return not name.endswith("-wal") or os.lstat(name, dir_fd=folder).st_size == 0
 
 
 def _size(name: str) -> int:

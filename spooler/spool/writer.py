@@ -396,6 +396,7 @@ class Writer:
         """Point appends at the prepared segment. With the gate held; without one, do nothing."""
         if self._next is None or segment is not self._segment:
             return
+        self._has_log(segment)  # before a record of the next one proves that this one is whole
         new, self._next = self._next, None
         new.opened = time.monotonic()
         new.previous = segment

@@ -13,6 +13,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -87,9 +88,14 @@ def test_where_files_cannot_be_locked_the_segments_are_written_all_the_same(
     assert spools.read_whole(directory).numbers == [1, 2, 3, 4, 5]
 
 
-def refuse(*_: object) -> int:
+def refuse(descriptor: int, command: int, *rest: Any) -> Any:
     """What NFS without its lock daemon says, and Lustre without `flock`."""
-    raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+    if command in (fcntl.F_OFD_SETLK, fcntl.F_OFD_GETLK, fcntl.F_SETLK):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+    return _FCNTL(descriptor, command, *rest)
+
+
+_FCNTL = fcntl.fcntl
 
 
 def test_nothing_is_shared_and_nothing_mapped(tmp_path: Path) -> None:

@@ -209,9 +209,10 @@ def test_a_job_may_copy_its_own_folder_while_it_logs(way: str, tmp_path: Path) -
 def test_a_job_that_has_copied_its_own_folder_still_counts_as_alive(tmp_path: Path) -> None:
     with training(tmp_path / "spool", tmp_path / "answers", job=ARCHIVES["read"]) as trainer:
         trainer.go_on(50)
-        assert Reader(trainer.spool()).is_owned()
+        spool = trainer.spool()
+        assert Reader(spool).is_owned()
         trainer.kill()
-        assert not Reader(trainer.spool()).is_owned()
+        assert not Reader(spool).is_owned()
 
 
 def truncate(path: Path) -> None:

@@ -19,7 +19,7 @@ from tests.kit import master as kit
 from tests.kit import spools
 from tests.kit.command import lens_ship
 from tests.kit.master import Master, needs_master, numbers, report
-from tests.kit.shipping import Record, config, goodbye, spool, step
+from tests.kit.shipping import Record, config, goodbye, killed, spool, step
 
 pytestmark = needs_master
 
@@ -197,7 +197,8 @@ def test_told_otherwise_it_is_sent_whatever_its_age(tmp_path: Path, master: Sinc
 
 
 def test_a_process_that_died_is_told_as_a_line_of_log(tmp_path: Path, master: Since) -> None:
-    job(tmp_path, master.master, [step(7, run="r"), report(1)])
+    known = {"master_addr": master.master.address, "master_service": master.master.service}
+    killed(tmp_path / "spool", [step(7, run="r"), report(1)], **known)
     for _ in range(2):
         ship_once(config(tmp_path, processor_url="http://127.0.0.1:9/v1"), timeout=1)
     first, note = master.rows

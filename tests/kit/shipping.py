@@ -96,11 +96,12 @@ def spool(
     return writer.directory, writer
 
 
-def killed(root: Path, records: Iterable[Record]) -> Path:
+def killed(root: Path, records: Iterable[Record], name: str = "", **who: Any) -> Path:
     """The spool of a process that was killed after these records; its directory."""
     child = os.fork()
     if child == 0:
-        spool(root, records, close=False)
+        known = spools.identity(name, **who) if name or who else None
+        spool(root, records, close=False, who=known)
         os.kill(os.getpid(), signal.SIGKILL)
     assert os.waitpid(child, 0)[1] == signal.SIGKILL
     return spools.spools_below(root)[-1]

@@ -225,7 +225,7 @@ def identity_of_another_segment(directory: Path) -> None:
 
 
 def log_without_segment(directory: Path) -> None:
-    Path(f"{segment(directory, 9)}-wal").write_bytes(b"")
+    Path(f"{segment(directory, 9)}-wal").write_bytes(b"frames")
 
 
 DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
@@ -285,6 +285,8 @@ def test_delivered_and_deleted_segments_are_no_complaint(sealed: Path) -> None:
 
 def test_leftovers_are_noted(sealed: Path) -> None:
     for name in (".00000009.new", ".00000009.new-journal", "00000009.sqlite-shm", "core"):
+        (sealed / name).write_bytes(b"")
+    for name in (".scratch", ".owner.new", "00000009.sqlite-wal"):  # of no account
         (sealed / name).write_bytes(b"")
     one = survey(sealed, verify=True)
     assert wrong(one) == []

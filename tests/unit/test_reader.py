@@ -364,3 +364,20 @@ def test_a_pipe_in_the_place_of_the_writers_file_holds_nobody_up(tmp_path: Path)
     os.mkfifo(directory / "owner")
     assert Reader(directory).evidence().lock is Lock.ABSENT
     assert not Reader(directory).is_owned()
+
+
+def test_what_a_death_leaves_does_not_keep_the_folder(tmp_path: Path) -> None:
+    """A death at any moment leaves drafts, a scratch file, or an empty log before its segment."""
+    directory, _ = spools.fill(tmp_path, 3)
+    for name in (".00000002.new", ".scratch", ".owner.new", "00000002.sqlite-wal"):
+        (directory / name).write_bytes(b"")
+    Reader(directory).delete_spool()
+    assert not directory.exists()
+
+
+def test_a_log_whose_segment_is_gone_is_not_deleted_with_what_it_holds(tmp_path: Path) -> None:
+    directory, _ = spools.fill(tmp_path, 3)
+    (directory / "00000002.sqlite-wal").write_bytes(b"frames")
+    with pytest.raises(OSError, match="not empty"):
+        Reader(directory).delete_spool()
+    assert [path.name for path in directory.iterdir()] == ["00000002.sqlite-wal"]
