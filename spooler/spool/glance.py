@@ -197,13 +197,16 @@ class Glance:
 
     def _ask(self, number: int) -> _Edge:
         with Segment(self._path(number)) as one:
-            one.check()
+            if number not in self._firsts:
+                one.check()
+                bounds = one.bounds()
+                if bounds is not None:
+                    self._firsts[number] = bounds[0]
             last = one.last()
-            bounds = one.bounds(last)
         return _Edge(
             mark=self._sizes[number],
-            first=bounds[0] if bounds else 0,
-            last=bounds[1] if bounds else 0,
+            first=self._firsts.get(number, 0),
+            last=last[0] if last else 0,
             newest=(_time_of(last) or self._sizes[number][2]) if last else None,
         )
 

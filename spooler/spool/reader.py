@@ -194,9 +194,10 @@ class Reader(Segments):
         if self._is_read(number, after):
             return _Part()
         with Segment(self._path(number)) as one:
-            if number not in self._first_seqs:
+            mark = self._marks.get(number)
+            found = one.read(after, limit, mark)
+            if mark is None or mark.inode != found.mark.inode:
                 one.check()
-            found = one.read(after, limit, self._marks.get(number))
             if one.is_logged or one.is_sealed:  # else it is about to be written, or just was
                 self._marks[number] = found.mark
             records = in_order(found.rows, after)

@@ -34,8 +34,9 @@ CHUNK_BYTES = 64 * 1024 * 1024
 SECONDS = 5.0
 _WINDOW = 512 * 1024  # bytes that are read at a time
 _MOST_COMMIT = 2 * fmt.BODY_LIMIT  # bytes; more than the frames of the largest record
-_NEAR = 256  # frames or pages that are rather read through than halved
-_TAIL = 64  # frames or pages that are read at a time to find one leaf
+_NEAR = 128  # frames or pages that are rather read through than halved
+_PROBE = 16  # frames or pages that are read to find any leaf
+_TAIL = 64  # frames or pages that are read at a time to find the last leaf
 _FIRST = 8  # records that are read to find the first sound one
 _ROWS = 4096  # that are read at a time where all are wanted
 
@@ -297,15 +298,19 @@ class Segment:
         return replace(mark, seq=seq, offset=mark.offset + window.ends[-1 - behind] * pages.FRAME)
 
     def _near(self, after: int, low: int, high: int) -> int:
-        """An offset not far before the first record above `after`, and never behind it."""
-        unit = self._unit
+        """An offset not far before the first record above `after`, and never behind it.
+
+        It is looked for from the end: what is wanted lies mostly among the last records.
+        """
+        unit, step = self._unit, _NEAR
+        high -= (high - low) % unit
         while high - low > _NEAR * unit:
-            middle = low + (high - low) // 2 // unit * unit
+            middle = max(low + (high - low) // 2 // unit * unit, high - step * unit)
             last, at = self._leaf_near(middle)
             if last and last <= after:
                 low = middle + at
             else:
-                high = middle
+                high, step = middle, 4 * step
         return low
 
     def _leaf_near(self, offset: int) -> tuple[int, int]:
@@ -313,7 +318,7 @@ class Segment:
 
         Of a log, a leaf counts that lies behind the end of a commit, and that end.
         """
-        data = os.pread(self._source, _TAIL * self._unit, offset)
+        data = os.pread(self._source, _PROBE * self._unit, offset)
         head, begin = self._unit - pages.PAGE, -1 if self.is_logged else 0
         for at in range(head, len(data) - pages.PAGE + 1, self._unit):
             if begin >= 0 and data[at] == pages.LEAF:
@@ -340,13 +345,13 @@ class Segment:
 
     # --- its bounds -------------------------------------------------------------------------------
 
-    def bounds(self, last: Row | None = None) -> Bounds | None:
-        """First and last seq whose record is sound; None without any. `last`, if it is known.
+    def bounds(self) -> Bounds | None:
+        """First and last seq whose record is sound; None without any.
 
         Raises:
             SpoolDamaged: the disk does not let us.
         """
-        last = last or self.last()
+        last = self.last()
         if last is None:
             return None
         first = next(filter(is_sound, self.read(0, _FIRST).rows), last)
