@@ -78,6 +78,7 @@ class Survey:
         self._means = means
         self._own: Ledger | None = None
         self._glances: dict[str, Glance] = {}
+        self._readers: dict[str, Reader] = {}
         self._identities: dict[str, Identity] = {}
         self._ended: dict[str, tuple[Any, Spool]] = {}  # with the mark of what it was made from
         # (spool, of what) -> seq -> time: most sinks stand at the same, and the next look may too.
@@ -150,7 +151,7 @@ class Survey:
     def _spools(self, books: Books, only: str, closed: dict[str, str]) -> Iterator[Spool]:
         found = find_spools(self._means.root, noting(closed))
         directories = {path.name: path for path in found}
-        for memory in (self._glances, self._identities, self._ended):
+        for memory in (self._glances, self._readers, self._identities, self._ended):
             for name in memory.keys() - directories.keys():
                 del memory[name]
         self._times = {key: at for key, at in self._times.items() if key[0] in directories}
@@ -168,17 +169,20 @@ class Survey:
         known = self._ended.get(directory.name)
         if known is not None and known[0] == mark:
             return known[1]
-        glance = self._glances.setdefault(directory.name, Glance(directory))
-        spool = self._look(glance, directory, books)
+        if directory.name not in self._glances:
+            self._glances[directory.name] = Glance(directory)
+            self._readers[directory.name] = Reader(directory)
+        spool = self._look(self._glances[directory.name], directory, books)
         if spool.state == "ended" and mark:
             self._ended[directory.name] = (mark, spool)
         return spool
 
     def _look(self, glance: Glance, directory: Path, books: Books) -> Spool:
         name = directory.name
-        owned = Reader(directory).is_owned()  # before the look: what it then finds may be all
+        reader = self._readers[name]
+        owned = reader.is_owned()  # before the look: what it then finds may be all
         view = glance.look()
-        identity, reason = self._identity(directory)
+        identity, reason = self._identity(reader)
         problem = view.problem or reason
         withheld = not (self._means.shipping and (identity is None or identity.api_reporting))
         pairs = [(name, sink) for sink in self._means.sinks]
@@ -198,17 +202,16 @@ class Survey:
             ways=tuple(self._way(glance, view, pair, books, withheld=withheld) for pair in pairs),
         )
 
-    def _identity(self, directory: Path) -> tuple[Identity | None, str]:
+    def _identity(self, reader: Reader) -> tuple[Identity | None, str]:
         """Who writes it, or why that cannot be said; an empty one has nothing to say yet."""
-        if directory.name not in self._identities:
-            reader = Reader(directory)
+        if reader.spool not in self._identities:
             try:
                 if not reader.segments():
                     return None, ""
-                self._identities[directory.name] = reader.identity()
+                self._identities[reader.spool] = reader.identity()
             except (SpoolError, OSError) as error:
                 return None, str(error)
-        return self._identities[directory.name], ""
+        return self._identities[reader.spool], ""
 
     def _way(self, glance: Glance, view: View, pair: Pair, books: Books, *, withheld: bool) -> Way:
         seq = books.seq(pair)
