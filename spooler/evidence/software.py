@@ -21,8 +21,8 @@ orbax-checkpoint tensorflow tensorflow-rocm keras numpy scipy pandas pyarrow
 # Frameworks.
 _FRAMEWORKS = """
 primus primus-turbo megatron-core megatron-lm megatron-bridge deepspeed transformers accelerate
-lightning pytorch-lightning torchtitan torchtune torchao verl openrlhf llamafactory axolotl ms-
-swift unsloth mosaicml trl peft nemo-toolkit ray colossalai horovod maxtext
+lightning pytorch-lightning torchtitan torchtune torchao verl openrlhf llamafactory axolotl
+ms-swift unsloth mosaicml trl peft nemo-toolkit ray colossalai horovod maxtext
 """
 
 # Kernels and numerics.
@@ -33,8 +33,8 @@ grouped-gemm mamba-ssm causal-conv1d cupy einops nvidia-nccl-cu12 nvidia-cudnn-c
 
 # Data, tracking, serving in the loop.
 _AROUND = """
-datasets tokenizers sentencepiece tiktoken safetensors huggingface-hub webdataset mosaicml-
-streaming wandb mlflow tensorboard hydra-core omegaconf torchmetrics evaluate vllm sglang
+datasets tokenizers sentencepiece tiktoken safetensors huggingface-hub webdataset
+mosaicml-streaming wandb mlflow tensorboard hydra-core omegaconf torchmetrics evaluate vllm sglang
 diffusers timm einx lens-ship dlrover
 """
 

@@ -265,3 +265,9 @@ def test_no_listed_name_tells_of_a_secret() -> None:
     from spooler.evidence.masking import names_secret
 
     assert [name for name in environment.NAMES if names_secret(name)] == []
+
+
+def test_every_package_that_is_looked_for_has_a_whole_name() -> None:
+    names = set(software.PACKAGES)
+    assert {"ms-swift", "mosaicml-streaming"} <= names
+    assert not [name for name in names if name.strip("-") != name]
