@@ -8,6 +8,7 @@ from pathlib import Path
 
 from shipper.checks import Ground
 from shipper.finding import Finding, fail, ok, warn
+from shipper.humanize import size
 from spooler.spool.filesystem import bytes_in
 
 _MIB = 1024 * 1024
@@ -76,13 +77,3 @@ def _nearest(path: Path) -> Path:
 
 def _same_disk(one: Path, other: Path) -> bool:
     return _nearest(one).stat().st_dev == _nearest(other).stat().st_dev
-
-
-def size(count: int) -> str:
-    """Bytes for people: `1.5 GiB`."""
-    number = float(count)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if number < 1024:
-            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
-        number /= 1024
-    return f"{number:.1f} TiB"

@@ -6,7 +6,6 @@ import grp
 import os
 import pwd
 import stat
-import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from shipper.finding import Finding, fail, ok, warn
 from spooler.errors import NewerFormat, SpoolError
 from spooler.spool import format as fmt
 from spooler.spool.filesystem import file_system_of
+from spooler.spool.place import is_marked_full
 from spooler.spool.reader import Reader
 
 # A list of a thousand spools with one cause is no help: as many are named of each cause.
@@ -78,11 +78,7 @@ def _file_system(root: Path) -> Iterator[Finding]:
 
 
 def _marker(root: Path) -> Iterator[Finding]:
-    try:
-        age = time.time() - (root / fmt.ROOT_FULL_NAME).stat().st_mtime
-    except OSError:
-        return
-    if age < fmt.ROOT_FULL_SECONDS:
+    if is_marked_full(root):
         yield fail(
             "spool",
             f"{root} is full: training processes refuse new records, and count them",

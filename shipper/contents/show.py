@@ -10,10 +10,11 @@ from rich.text import Text
 
 from shipper.contents.checks import WRONG, Complaint
 from shipper.contents.segment import Segment
-from shipper.contents.shown import clock, shown, size
+from shipper.contents.shown import clock, shown
 from shipper.contents.strangers import Stranger
 from shipper.contents.survey import Survey
 from shipper.contents.tally import Run, Tally
+from shipper.humanize import size
 from shipper.tables import Column, fitted
 from spooler.spool.identity import Identity
 

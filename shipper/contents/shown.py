@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
-
 
 def shown(value: object, limit: int = 200) -> str:
     r"""`value` as text of at most `limit` characters, with nothing in it that a terminal obeys.
@@ -35,16 +33,6 @@ def number(value: float) -> str:
         return f"{value:.6g}"
     except OverflowError:
         return str(value)
-
-
-def size(count: int) -> str:
-    """Bytes as people read them."""
-    amount, unit = float(count), _UNITS[0]
-    for unit in _UNITS:
-        if amount < 1024 or unit == _UNITS[-1]:
-            break
-        amount /= 1024
-    return f"{count} B" if unit == "B" else f"{amount:.1f} {unit}"
 
 
 def clock(seconds: float | None, *, fine: bool = False) -> str:

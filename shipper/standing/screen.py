@@ -13,8 +13,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from shipper.humanize import size
 from shipper.standing import Overview, Sink, Spool
-from shipper.standing.verdict import Verdict, badness, clock, counted, duration, short, size
+from shipper.standing.verdict import Verdict, badness, clock, counted, duration, short
 from shipper.tables import Column, fitted
 
 WORST = 10

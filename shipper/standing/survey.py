@@ -29,9 +29,9 @@ from shipper.standing import Disk, Overview, Sink, Spool, Way
 from shipper.standing.books import NOTHING, Books, Pair, open_books
 from shipper.standing.books import pending as count_pending
 from spooler.errors import SpoolError
-from spooler.spool import format as fmt
 from spooler.spool.glance import Glance, View
 from spooler.spool.identity import Identity
+from spooler.spool.place import is_marked_full
 from spooler.spool.reader import Reader
 
 _NO_SUMS = Sums(settled=Counter(), lost=Counter(), dead=Counter(), dropped=Counter())
@@ -309,13 +309,5 @@ def _disk(root: Path, limit: int, used: int) -> Disk:
         limit=limit,
         free=found.f_bavail * found.f_frsize,
         size=found.f_blocks * found.f_frsize,
-        full=_is_full(root),
+        full=is_marked_full(root),
     )
-
-
-def _is_full(root: Path) -> bool:
-    try:
-        touched = (root / fmt.ROOT_FULL_NAME).stat().st_mtime
-    except OSError:
-        return False
-    return time.time() - touched < fmt.ROOT_FULL_SECONDS

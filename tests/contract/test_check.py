@@ -23,7 +23,9 @@ from shipper.checks import REGISTRY, Ground, look_at_everything
 from shipper.checks import disk as disk_check
 from shipper.checks import system as system_check
 from shipper.finding import Finding
+from shipper.humanize import size
 from shipper.settings.config import load
+from shipper.standing.survey import _disk
 from spooler.spool.filesystem import FileSystem
 from tests.kit import spools
 from tests.kit.certificates import Authority
@@ -398,6 +400,17 @@ def test_a_full_root_is_a_failure_while_it_counts(tmp_path: Path) -> None:
     assert not any("refuse new records" in one.text for one in findings(tmp_path))
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a file away")
+def test_a_marker_that_a_stranger_put_into_a_shared_root_is_not_believed(tmp_path: Path) -> None:
+    write(tmp_path, workload_uid="w")
+    root = tmp_path / "spool"
+    root.chmod(0o3777)
+    (root / "full").touch()
+    os.chown(root / "full", 65534, 65534)
+    assert not any("refuse new records" in one.text for one in findings(tmp_path))
+    assert not _disk(root, 0, 0).full
+
+
 def test_a_spool_that_is_damaged_or_newer_is_told(tmp_path: Path) -> None:
     damaged = write(tmp_path, 1, workload_uid="w")
     (damaged / "00000001.sqlite").write_bytes(b"nothing of a database" * 100)
@@ -473,10 +486,10 @@ def test_a_disk_that_is_nearly_full_is_a_failure(
 
 
 @pytest.mark.parametrize(
-    ("count", "text"), [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (2**41, "2.0 TiB")]
+    ("count", "text"), [(0, "0 B"), (999, "999 B"), (1536, "1.5 KiB"), (2**41, "2.0 TiB")]
 )
 def test_sizes_are_for_people(count: int, text: str) -> None:
-    assert disk_check.size(count) == text
+    assert size(count) == text
 
 
 @pytest.mark.parametrize(
