@@ -24,6 +24,8 @@ FRAME = FRAME_HEADER + PAGE
 
 # Bytes of the payload of `size` bytes that lie from overflow page `number` on.
 Chain = Callable[[int, int], bytes]
+# Number, bytes of the payload, where that begins in the data, where the page ends.
+Cell = tuple[int, int, int, int]
 _Value = str | bytes | int | None
 
 # Of each frame: page number, pages in the database after a commit (else 0), the log's salts.
@@ -79,12 +81,9 @@ def ends_commit(data: bytes, at: int) -> bool:
     return header[4:8] != b"\0\0\0\0" and header[8:16] != bytes(8)
 
 
-def rows(data: bytes, at: int, after: int, chain: Chain) -> list[Row]:
-    """The records of the page at `at` with a seq above `after`, the last one first.
-
-    A body comes as it is: its checksum is not verified.
-    """
-    found: list[Row] = []
+def cells(data: bytes, at: int, after: int) -> list[Cell]:
+    """The cells with a number above `after` of the leaf page at `at`, the last one first."""
+    found: list[Cell] = []
     end = at + PAGE
     place = at + 8 + 2 * min(data[at + 3] << 8 | data[at + 4], (PAGE - 8) // 2)
     while place > at + 8:
@@ -92,17 +91,27 @@ def rows(data: bytes, at: int, after: int, chain: Chain) -> list[Row]:
         try:
             size, cell = varint(data, at + (data[place] << 8 | data[place + 1]))
             seq, cell = varint(data, cell)
-            if seq <= after:
-                break  # cells are in the order of their numbers
-            if size > _MOST_LOCAL or data[cell] != 6:
-                row = _record(_payload(data, cell, end, size, chain), seq)
-            else:
-                row = _usual_record(data, cell, cell + size, seq)
-        except (IndexError, ValueError):
-            continue
-        if row is not None:
-            found.append(row)
+        except IndexError:
+            continue  # damaged; its neighbours need not be
+        if seq <= after:
+            break  # they are in the order of their numbers
+        if not seq >> 63:  # below zero no writer of ours counts
+            found.append((seq, size, cell, end))
     return found
+
+
+def row(data: bytes, cell: Cell, chain: Chain) -> Row | None:
+    """The record in a cell, its checksum not verified; None for one of another table, or damaged.
+
+    `chain` is called for the part of it that does not lie in its page.
+    """
+    seq, size, at, end = cell
+    try:
+        if size > _MOST_LOCAL or data[at] != 6:
+            return _record(_payload(data, at, end, size, chain), seq)
+        return _usual_record(data, at, at + size, seq)
+    except (IndexError, ValueError):
+        return None
 
 
 def last_seq(data: bytes, at: int) -> int:

@@ -5,9 +5,11 @@ Each spool holds twelve records in three segments of four (and a prepared fourth
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import shutil
 import sqlite3
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from spooler.errors import NewerFormat, NotASpool, SpoolDamaged
-from spooler.spool import codec, guard
+from spooler.spool import codec, guard, pages
 from spooler.spool.reader import Reader
 from tests.kit import spools
 from tests.kit.shipping import OwnedReader
@@ -448,3 +450,29 @@ def test_a_renumbered_segment_has_no_identity(spool: Path) -> None:
     segment(spool, 2).unlink()
     with pytest.raises(SpoolDamaged, match="checksum"):
         Reader(spool).identity()
+
+
+def test_records_that_share_one_chain_of_pages_take_no_more_memory_than_a_chunk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file whose leaves all claim its one long body would decode to a multiple of its size."""
+    monkeypatch.setattr("spooler.spool.segment.CHUNK_BYTES", 8 * 1024 * 1024)
+    directory, writer = spools.fill(tmp_path, 0, close=False)
+    writer.append("step", bytes(4 * 1024 * 1024))
+    writer.close()
+    path = segment(directory, 1)
+    raw = bytearray(path.read_bytes())
+    page = next(at for at in range(2048, len(raw), 1024) if pages.cells(raw, at, 0))
+    leaf = raw[page : page + 1024]
+    _, at = pages.varint(leaf, int.from_bytes(leaf[8:10], "big"))
+    for seq in range(2, 66):
+        leaf[at] = seq
+        raw += leaf
+    raw[28:32] = (len(raw) // 1024).to_bytes(4, "big")
+    path.write_bytes(raw)
+    tracemalloc.start()
+    with contextlib.suppress(SpoolDamaged):  # it takes too long: the folder is left alone
+        assert spools.read(directory, limit=100).seqs == [1]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 64 * 1024 * 1024 < 65 * 4 * 1024 * 1024

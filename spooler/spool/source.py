@@ -1,0 +1,266 @@
+"""The bytes of one segment, opened for one look: pages of its file, frames of its log.
+
+Rules:
+
+- A segment is read from its ``-wal`` as long as there is one, else from its ``.sqlite``. While it
+  is written, every record stands in the ``-wal``, commit after commit, and a writer that died
+  leaves the same bytes. Sealing copies them into the ``.sqlite`` and then removes the ``-wal``.
+- Files are opened as `spooler.spool.guard` has it, read with ``pread``, and never locked, mapped or
+  changed. SQLite is not asked.
+- What a look costs is bounded: `SECONDS` of wall time, and memory by the largest body. A folder in
+  which that is not enough is left alone for a while.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from spooler import border
+from spooler.errors import SpoolDamaged
+from spooler.spool import format as fmt
+from spooler.spool import guard, pages
+
+_Self = TypeVar("_Self", bound="Source")
+
+SECONDS = 5.0
+WINDOW = 512 * 1024  # bytes that are read at a time
+_MOST_COMMIT = 2 * fmt.BODY_LIMIT  # bytes; more than the frames of the largest record
+_MOST_PAGES = 1024 * 1024  # of a log that are remembered for what lies far from its page
+_TAIL = 64  # frames or pages that are read at a time from the end back
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Consecutive frames of whole commits, or pages of a file, that were read together.
+
+    `places`: page number -> where its newest image begins. `ends`: frames up to the end of each
+    commit, none of a file. `bytes`: how far it goes.
+    """
+
+    data: bytes
+    places: dict[int, int]
+    ends: list[int]
+    bytes: int
+
+
+class Source:
+    """A segment's files, open; a context manager.
+
+    `is_logged`: it is read from its log. `is_sealed`: there is no log, so that it never changes.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        SpoolDamaged: it cannot be opened now.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = self._log = -1
+        self._salts = 0
+        self._newest: dict[int, int] | None = None  # page -> offset in the log, once it is wanted
+        self._end = time.monotonic() + SECONDS
+        try:
+            # The log first: one that is gone has been copied into the file.
+            with contextlib.suppress(FileNotFoundError, guard.Strange):
+                self._log = guard.open_regular(f"{path}-wal")
+            self._begin()
+        except FileNotFoundError:
+            self.close()
+            raise
+        except OSError as error:
+            self.close()
+            raise _damaged(path, error) from error
+
+    def _begin(self) -> None:
+        """Decide what is read: a log without a single frame has nothing to tell."""
+        header = os.pread(self._log, 16, pages.LOG_HEADER) if self._log >= 0 else b""
+        self.is_logged = len(header) == 16
+        self.is_sealed = self._log < 0
+        self._salts = int.from_bytes(header[8:], "big")
+        if self.is_logged:
+            self._source, self._start, self._unit = self._log, pages.LOG_HEADER, pages.FRAME
+        else:
+            self._source, self._start, self._unit = self._database(), 0, pages.PAGE
+
+    def __enter__(self: _Self) -> _Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close what is open."""
+        opened, self._file, self._log = (self._file, self._log), -1, -1
+        for descriptor in opened:
+            if descriptor >= 0:
+                os.close(descriptor)
+
+    def _database(self) -> int:
+        if self._file < 0:
+            self._file = guard.open_regular(self.path)
+        return self._file
+
+    def _window(self, offset: int, size: int, most: int) -> Window:
+        """Whole commits from `offset` on, or pages of the file; `size` bytes, or more for one."""
+        if size <= 0:
+            return Window(b"", {}, [], 0)
+        data = os.pread(self._source, size, offset)
+        if not self.is_logged:
+            whole = len(data) - len(data) % pages.PAGE
+            first = offset // pages.PAGE + 1
+            places = {first + at // pages.PAGE: at for at in range(0, whole, pages.PAGE)}
+            places.pop(1, None)  # the first holds the schema
+            return Window(data, places, [], whole)
+        places, ends = pages.committed(data, self._salts)
+        while not ends and len(data) == size < min(most, _MOST_COMMIT):
+            size = min(4 * size, most)  # a commit that is longer than this
+            data = os.pread(self._source, size, offset)
+            places, ends = pages.committed(data, self._salts)
+        return Window(data, places, ends, ends[-1] * pages.FRAME if ends else 0)
+
+    def _backwards(self) -> Iterator[tuple[bytes, int]]:
+        """Frames, or pages, from the last one on back."""
+        unit = self._unit
+        size = os.fstat(self._source).st_size - self._start
+        high = self._start + size - size % unit
+        while high > self._start:
+            self._pay()
+            low = max(self._start, high - _TAIL * unit)
+            data = os.pread(self._source, high - low, low)
+            for at in range(len(data) - len(data) % unit - pages.PAGE, -1, -unit):
+                if self.is_logged or low + at >= pages.PAGE:
+                    yield data, at
+            high = low
+
+    def _every_cell(
+        self, after: int = 0, *, final: bool = True
+    ) -> Iterator[tuple[bytes, pages.Cell, pages.Chain]]:
+        """Every version of every cell above `after`, the oldest first: of the file, of the log."""
+        for data, at, chain in self._every_leaf(final=final):
+            for cell in pages.cells(data, at, 0):
+                if cell[0] > after:
+                    self._pay()
+                    yield data, cell, chain
+
+    def _every_leaf(self, *, final: bool = True) -> Iterator[tuple[bytes, int, pages.Chain]]:
+        """Every version of every leaf there is, the oldest first: in the file, then in the log."""
+        with contextlib.suppress(FileNotFoundError):
+            file = self._database()
+            yield from self._leaves(file, 0, 0, os.fstat(file).st_size, self._page_in_file)
+        if self.is_logged:
+            end = self._last_commit() if final else self._end_of_commits()
+            head = pages.FRAME_HEADER
+            yield from self._leaves(self._log, pages.LOG_HEADER, head, end, self._page)
+
+    def _leaves(
+        self, source: int, offset: int, head: int, end: int, page_of: Callable[[int], bytes]
+    ) -> Iterator[tuple[bytes, int, pages.Chain]]:
+        unit, size = head + pages.PAGE, 16 * pages.FRAME
+
+        def chain(number: int, length: int) -> bytes:
+            return pages.follow(number, length, page_of)
+
+        while end - offset >= unit:
+            self._pay()
+            data = os.pread(source, min(size // unit * unit, end - offset), offset)
+            if len(data) < unit:
+                return
+            for at in range(head, len(data) - pages.PAGE + 1, unit):
+                if data[at] == pages.LEAF:
+                    yield data, at, chain
+            offset += len(data) // unit * unit
+            if not data.strip(b"\0"):
+                offset = _behind_hole(source, offset, unit)
+            size = min(WINDOW, size * 4)
+
+    def _last_commit(self) -> int:
+        """Where the last commit in the log ends, whatever lies before it."""
+        size = os.fstat(self._log).st_size - pages.LOG_HEADER
+        end = pages.LOG_HEADER + size - size % pages.FRAME
+        for data, at in self._backwards():
+            if pages.ends_commit(data, at):
+                return end
+            end -= pages.FRAME
+        return pages.LOG_HEADER
+
+    def _end_of_commits(self) -> int:
+        """Where the whole commits from the start of the log on end."""
+        offset, end = self._start, os.fstat(self._log).st_size
+        while step := self._window(offset, min(WINDOW, end - offset), end - offset).bytes:
+            self._pay()
+            offset += step
+        return offset
+
+    def _chain_near(self, data: bytes, places: dict[int, int]) -> pages.Chain:
+        """For overflow pages of which most are in `data`, at `places`."""
+
+        def page(number: int) -> bytes:
+            at = places.get(number)
+            return self._page(number) if at is None else data[at : at + pages.PAGE]
+
+        def chain(number: int, size: int) -> bytes:
+            self._pay()
+            return pages.follow(number, size, page)
+
+        return chain
+
+    def _page(self, number: int) -> bytes:
+        """A page as it was last written; shorter or empty beyond the end."""
+        self._pay()
+        at = self._index().get(number) if self.is_logged else None
+        if at is None:
+            return self._page_in_file(number)
+        return os.pread(self._log, pages.PAGE, at)
+
+    def _page_in_file(self, number: int) -> bytes:
+        return os.pread(self._database(), pages.PAGE, (number - 1) * pages.PAGE)
+
+    def _index(self) -> dict[int, int]:
+        """Page number -> offset of its newest image in the log."""
+        if self._newest is None:
+            self._newest = {}
+            offset = pages.LOG_HEADER
+            while data := os.pread(self._log, WINDOW - WINDOW % pages.FRAME, offset):
+                self._pay()
+                self._newest.update((n, offset + at) for n, at in pages.images(data).items())
+                offset += len(data)
+                if len(self._newest) > _MOST_PAGES:
+                    break  # what lies further is not found
+        return self._newest
+
+    def _pay(self) -> None:
+        """Go on only while the look has not taken too long."""
+        if time.monotonic() > self._end:
+            guard.rest(os.path.dirname(self.path))
+            raise OSError(errno.EFBIG, f"a look through it takes more than {SECONDS:g} s")
+
+
+@contextlib.contextmanager
+def translated(path: Path) -> Iterator[None]:
+    """Failures of the system, but for a missing file, as `SpoolDamaged`."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: OSError) -> SpoolDamaged:
+    if border.theirs(error):
+        raise error
+    return SpoolDamaged(str(path), 0, f"{error.filename or path}: {error.strerror}")
+
+
+def _behind_hole(source: int, offset: int, unit: int) -> int:
+    """Where the next data lie at or behind `offset`, in whole units; a file may claim any size."""
+    with contextlib.suppress(OSError):
+        return offset + (os.lseek(source, offset, os.SEEK_DATA) - offset) // unit * unit
+    return max(offset, os.fstat(source).st_size)
