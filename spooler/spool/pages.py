@@ -94,6 +94,8 @@ def rows(data: bytes, at: int, after: int, chain: Chain) -> list[Row]:
             seq, cell = varint(data, cell)
             if seq <= after:
                 break  # cells are in the order of their numbers
+            if seq >> 63:
+                continue  # below zero, which no writer of ours counts
             if size > _MOST_LOCAL or data[cell] != 6:
                 row = _record(_payload(data, cell, end, size, chain), seq)
             else:
