@@ -200,6 +200,7 @@ def create(path: Path, number: int, identity: bytes, checksum: int, *, mode: int
                 connection.execute(statement)
             connection.execute(fmt.INSERT_IDENTITY, (identity, checksum))
             connection.execute("COMMIT")
+            _checkpoint(connection)  # closing would do it too, and be silent where the disk refuses
         finally:
             connection.close()
     except sqlite3.Error as error:
@@ -300,10 +301,19 @@ def seal(connection: Writing, *, durable: bool = True) -> None:
             raise SpoolUnavailable("descriptor", DESCRIPTOR_TAKEN)
         if durable:
             connection.execute("PRAGMA synchronous=NORMAL")
-        _, frames, moved = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-        if moved < frames:
-            raise sqlite3.OperationalError(f"{moved} of {frames} frames moved")
+        _checkpoint(connection)
     except BaseException:
         connection.leave()
         raise
     connection.close()
+
+
+def _checkpoint(connection: Writing) -> None:
+    """Move everything from the WAL into the segment.
+
+    Raises:
+        sqlite3.Error: not everything could be moved.
+    """
+    _, frames, moved = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+    if moved < frames:
+        raise sqlite3.OperationalError(f"{moved} of {frames} frames moved")
