@@ -302,6 +302,7 @@ def seal(connection: Writing, *, durable: bool = True) -> None:
         if durable:
             connection.execute("PRAGMA synchronous=NORMAL")
         _checkpoint(connection)
+        _lock(connection.file.number, fcntl.F_UNLCK)  # a forked child would hold it on
     except BaseException:
         connection.leave()
         raise

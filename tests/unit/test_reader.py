@@ -327,6 +327,29 @@ def test_no_other_sqlite_takes_the_log_away_once_a_segment_has_its_name(
     one.close()
 
 
+def test_a_sealed_segment_is_open_to_an_operator_while_a_child_of_its_writer_lives(
+    tmp_path: Path,
+) -> None:
+    one = spools.writer(tmp_path)
+    one.append("step", spools.body(1))
+    waiting, end = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(end)
+        os.read(waiting, 1)
+        os._exit(0)
+    one.close()
+    (path,) = one.directory.glob("*.sqlite")
+    count = (
+        "import sqlite3, sys; print(*sqlite3.connect(sys.argv[1], timeout=0).execute(sys.argv[2]))"
+    )
+    command = [sys.executable, "-c", count, str(path), "SELECT count(*) FROM record"]
+    looked = subprocess.run(command, capture_output=True, text=True, check=False)
+    os.close(end)
+    os.waitpid(child, 0)
+    assert looked.stdout == "(1,)\n", looked.stderr
+
+
 @pytest.mark.promise("G1")
 def test_a_segment_is_safe_to_read_from_the_moment_it_has_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
