@@ -29,7 +29,7 @@ from urllib.parse import quote
 from spooler import border
 from spooler.errors import SpoolUnavailable
 from spooler.spool import format as fmt
-from spooler.spool.descriptor import Descriptor, find
+from spooler.spool.descriptor import Descriptor, find, of
 from spooler.spool.filesystem import wal_size
 
 _Row = tuple[int, str, bytes, int]
@@ -38,7 +38,7 @@ IntegrityError = sqlite3.IntegrityError
 Error = sqlite3.Error
 VERSION = sqlite3.sqlite_version_info
 
-# SQLite's own locks mean nothing here, and are refused on some file systems; see `_keep_out`.
+# SQLite's own locks mean nothing here, and are refused on some file systems; see `_lock`.
 _VFS = "unix-none"
 _WRITER_PRAGMAS = (
     "PRAGMA locking_mode=EXCLUSIVE",
@@ -50,8 +50,9 @@ _WRITER_PRAGMAS = (
 # Where the log's descriptor stands, which SQLite neither uses nor moves; a file that is opened
 # stands at 0. To ask costs a quarter of what `fstat` does, and no file system's server is asked.
 MARK = fmt.APPLICATION_ID
-# A write lock on the bytes that SQLite locks, as `struct flock`: type, whence, start, length, pid.
-_LOCK = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0x40000000, 512, 0)
+# The bytes that SQLite locks, as in `struct flock`: type, whence, start, length, pid.
+_FLOCK = struct.Struct("hhqqi4x")
+_LOCKED = (os.SEEK_SET, 0x40000000, 512, 0)
 _SCRATCH_LIMIT = 1024 * 1024  # bytes
 DESCRIPTOR_TAKEN = "the program has closed a descriptor of the spool that it does not own"
 
@@ -92,13 +93,21 @@ class Writing(sqlite3.Connection):
         """
         self._cursor = self.cursor()
         self.insert = self._cursor.execute
-        self.file, self.log = find(path), find(Path(f"{path}-wal"))
+        self.file = find(path)
+        _lock(self.file.number, fcntl.F_RDLCK)
+        self.log = find(Path(f"{path}-wal"))
         self.offset = functools.partial(os.lseek, self.log.number, 0, os.SEEK_CUR)
         os.lseek(self.log.number, MARK, os.SEEK_SET)
         self.execute(f"PRAGMA user_version={fmt.FORMAT_VERSION}")
         if self.offset() != MARK:  # an SQLite that was built without pwrite
             self.offset = lambda: MARK if self.log.is_ours() else -1
-        _keep_out(self.file)
+
+    def keep_out(self) -> None:
+        """Have another program's SQLite find the segment locked.
+
+        Else it would take the log away when it closes a segment that an operator has looked into.
+        """
+        _lock(self.file.number, fcntl.F_WRLCK)
 
     def is_ours(self) -> bool:
         """Whether its descriptors are still its own."""
@@ -191,6 +200,7 @@ def create(path: Path, number: int, identity: bytes, checksum: int, *, mode: int
                 connection.execute(statement)
             connection.execute(fmt.INSERT_IDENTITY, (identity, checksum))
             connection.execute("COMMIT")
+            _checkpoint(connection)  # closing would do it too, and be silent where the disk refuses
         finally:
             connection.close()
     except sqlite3.Error as error:
@@ -199,10 +209,12 @@ def create(path: Path, number: int, identity: bytes, checksum: int, *, mode: int
         raise unavailable(error, path) from error
 
 
-def publish(draft: Path, final: Path, *, mode: int) -> None:
+def publish(draft: Path, final: Path, *, mode: int) -> Descriptor:
     """Give a created segment its name, with an empty WAL beside it.
 
-    The WAL is there first: a reader takes a segment without one for sealed.
+    The WAL is there first: a reader takes a segment without one for sealed. The descriptor that is
+    returned keeps another program's SQLite from taking the WAL away; it is to be closed once the
+    segment is open for writing.
 
     Raises:
         SpoolUnavailable: it cannot be done here.
@@ -210,9 +222,16 @@ def publish(draft: Path, final: Path, *, mode: int) -> None:
     try:
         Path(f"{final}-wal").unlink(missing_ok=True)
         make_log(final, mode=mode)
-        os.rename(draft, final)
+        held = of(os.open(draft, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC))
+        try:
+            _lock(held.number, fcntl.F_RDLCK)
+            os.rename(draft, final)
+        except BaseException:
+            held.close()
+            raise
     except OSError as error:
         raise unavailable(error, final) from error
+    return held
 
 
 def make_log(segment: Path, *, mode: int) -> None:
@@ -266,15 +285,14 @@ def _use_log(connection: Writing, path: Path) -> None:
         raise SpoolUnavailable("cannot-open", f"{path}: no WAL here, journal mode is {mode}")
 
 
-def _keep_out(file: Descriptor) -> None:
-    """Have another program's SQLite find the segment locked: else it would take the log away.
+def _lock(number: int, kind: int) -> None:
+    """Lock the bytes that SQLite locks.
 
-    It would when it closes a segment that an operator has looked into. The lock is one of the
-    descriptor, not of the process: it is not lost when a copy of it is closed. Nothing else relies
-    on it, and a file system may refuse it.
+    The lock is one of the descriptor, not of the process: it is not lost when a copy of it is
+    closed. Nothing else relies on it, and a file system may refuse it.
     """
     with border.suppress(OSError):
-        fcntl.fcntl(file.number, fcntl.F_OFD_SETLK, _LOCK)
+        fcntl.fcntl(number, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, *_LOCKED))
 
 
 def seal(connection: Writing, *, durable: bool = True) -> None:
@@ -292,10 +310,20 @@ def seal(connection: Writing, *, durable: bool = True) -> None:
             raise SpoolUnavailable("descriptor", DESCRIPTOR_TAKEN)
         if durable:
             connection.execute("PRAGMA synchronous=NORMAL")
-        _, frames, moved = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-        if moved < frames:
-            raise sqlite3.OperationalError(f"{moved} of {frames} frames moved")
+        _checkpoint(connection)
+        _lock(connection.file.number, fcntl.F_UNLCK)  # a forked child would hold it on
     except BaseException:
         connection.leave()
         raise
     connection.close()
+
+
+def _checkpoint(connection: Writing) -> None:
+    """Move everything from the WAL into the segment.
+
+    Raises:
+        sqlite3.Error: not everything could be moved.
+    """
+    _, frames, moved = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+    if moved < frames:
+        raise sqlite3.OperationalError(f"{moved} of {frames} frames moved")

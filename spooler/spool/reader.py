@@ -202,6 +202,8 @@ class Reader(Segments):
                 self._marks[number] = found.mark
             records = in_order(found.rows, after)
             if records is not None and not found.rest:
+                if records:  # once it is known where it begins, those before are not asked again
+                    self._begins_by(number, after + 1, one)
                 return _Part(records=records, whole=found.whole)
             inside = self._begins_by(number, after + 1, one)
             if not found.rest and in_order(found.rows, found.rows[0][0] - 1) is not None:

@@ -415,15 +415,15 @@ class Writer:
         db.create(draft, number, self._identity, checksum, mode=self._limits.file_mode)
         if self._sync.is_on and self._durable:
             sync_file(draft)
-        db.publish(draft, final, mode=self._limits.file_mode)
-        if self._sync.is_on and self._durable:
-            sync_folder(self.directory)
-        return Opened(
-            number=number,
-            path=final,
-            connection=db.open_for_writing(final),
-            opened=time.monotonic(),
-        )
+        held = db.publish(draft, final, mode=self._limits.file_mode)
+        try:
+            if self._sync.is_on and self._durable:
+                sync_folder(self.directory)
+            connection = db.open_for_writing(final)
+        finally:
+            held.close()
+        connection.keep_out()
+        return Opened(number=number, path=final, connection=connection, opened=time.monotonic())
 
     def _retire(self, segment: Opened) -> None:
         try:

@@ -20,10 +20,13 @@ from typing import Any
 
 import pytest
 
-from spooler.errors import SpoolDamaged
+from spooler.errors import SpoolDamaged, SpoolUnavailable
+from spooler.spool import codec, db
+from spooler.spool import format as fmt
 from spooler.spool.reader import Reader
+from spooler.spool.segment import Segment
 from spooler.spool.stored import Stored
-from tests.crash.lab.tracing import missing
+from tests.crash.lab.tracing import Fault, missing, run
 from tests.kit import spools
 from tests.kit.shipping import OwnedReader
 
@@ -306,3 +309,34 @@ def test_a_log_that_a_cleaner_removes_costs_nothing_while_its_writer_lives(
     life = traced(tmp_path / "traced", 1, 4, 7)
     missing = list(interleave(life, tmp_path, Amid(monkeypatch), knows=True, steps=steps))
     assert max(missing) > 0
+
+
+def test_a_segment_is_only_there_if_all_of_it_is(tmp_path: Path) -> None:
+    """Each write of its making is refused once: SQLite is silent about some."""
+    name = fmt.segment_name(1)
+    made = at = 0
+    struck = True
+    while struck:
+        at += 1
+        path = tmp_path / f"{at}" / name
+        path.parent.mkdir()
+        identity = codec.pack(spools.identity(spools.spool_id()).to_map())
+
+        def make(path: Path = path, identity: bytes = identity) -> int:
+            checksum = codec.checksum(fmt.IDENTITY_KIND, identity, 1)
+            try:
+                db.create(path, 1, identity, checksum, mode=0o600)
+            except SpoolUnavailable:
+                return 1
+            return 0
+
+        fault = Fault(call="pwrite64", error="EIO", at=at, forever=False)
+        ended = run(make, fault, tmp_path / "trace", 60.0)
+        struck = ended.struck
+        if ended.status == 0:
+            made += 1
+            with Segment(path) as segment:
+                segment.check()
+                assert segment.identity(1).spool == spools.spool_id()
+    assert made >= 1
+    assert at > 5

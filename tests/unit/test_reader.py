@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +20,18 @@ from tests.kit import spools
 from tests.kit.shipping import OwnedReader
 
 LAST = 9
+
+# What an operator does with the `sqlite3` command.
+_LOOK = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], timeout=0)
+try:
+    connection.execute("SELECT count(*) FROM record").fetchall()
+except sqlite3.OperationalError:
+    pass
+connection.close()
+assert open(sys.argv[1] + "-wal"), "it is gone"
+"""
 
 
 @pytest.fixture
@@ -295,6 +308,49 @@ def test_a_reader_that_pauses_while_its_segment_is_filled_and_sealed_still_sees_
 
 
 @pytest.mark.promise("G1")
+def test_no_other_sqlite_takes_the_log_away_once_a_segment_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An operator looks into it before its writer has opened it, and afterwards."""
+    real = db.open_for_writing
+
+    def opened(path: Path) -> db.Writing:
+        subprocess.run([sys.executable, "-c", _LOOK, str(path)], check=True)
+        return real(path)
+
+    monkeypatch.setattr(db, "open_for_writing", opened)
+    one = spools.writer(tmp_path)
+    one.append("step", spools.body(1))
+    (path,) = one.directory.glob("*.sqlite")
+    subprocess.run([sys.executable, "-c", _LOOK, str(path)], check=True)
+    assert Reader(one.directory).read(0, 10).records
+    one.close()
+
+
+def test_a_sealed_segment_is_open_to_an_operator_while_a_child_of_its_writer_lives(
+    tmp_path: Path,
+) -> None:
+    one = spools.writer(tmp_path)
+    one.append("step", spools.body(1))
+    waiting, end = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(end)
+        os.read(waiting, 1)
+        os._exit(0)
+    one.close()
+    (path,) = one.directory.glob("*.sqlite")
+    count = (
+        "import sqlite3, sys; print(*sqlite3.connect(sys.argv[1], timeout=0).execute(sys.argv[2]))"
+    )
+    command = [sys.executable, "-c", count, str(path), "SELECT count(*) FROM record"]
+    looked = subprocess.run(command, capture_output=True, text=True, check=False)
+    os.close(end)
+    os.waitpid(child, 0)
+    assert looked.stdout == "(1,)\n", looked.stderr
+
+
+@pytest.mark.promise("G1")
 def test_a_segment_is_safe_to_read_from_the_moment_it_has_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -338,6 +394,30 @@ def test_what_was_read_through_is_opened_again_only_once_it_was_written(
     logs = [name for name in opened if name.endswith("-wal")]
     # Beside the one a record lies in: each once when it was ready, and once when it was full.
     assert len(logs) - len(seen) <= 2 * len(set(logs))
+
+
+def test_a_read_does_not_ask_for_every_segment_that_was_read_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = spools.writer(tmp_path, segment_records=2)
+    reader = OwnedReader(writer.directory)
+    asked: list[str] = []
+    real = os.stat
+
+    def counted(name: Any, **more: Any) -> os.stat_result:
+        asked.append(str(name))
+        return real(name, **more)
+
+    monkeypatch.setattr(os, "stat", counted)
+    costs = []
+    for number in range(1, 40):
+        writer.append("step", spools.body(number))
+        writer.tend()
+        asked.clear()
+        assert [one.seq for one in reader.read(number - 1, 10).records] == [number]
+        costs.append(len(asked))
+    assert len(reader.segments()) > 15
+    assert max(costs[20:]) <= max(costs[:10])
 
 
 @pytest.mark.parametrize("place", ["file", "folder"])

@@ -219,6 +219,13 @@ def test_reading_goes_on_from_beyond_the_damage(row: Row, spool: Path) -> None:
     assert chunk.damage == ()
 
 
+def test_records_with_numbers_below_zero_are_none(spool: Path) -> None:
+    edit(segment(spool, 1), "UPDATE record SET seq = -seq")
+    chunk = Reader(spool).read(0, 100)
+    assert [stored.seq for stored in chunk.records] == list(range(SIZE + 1, LAST + 1))
+    assert [(one.first, one.last) for one in chunk.damage] == [(1, SIZE)]
+
+
 def test_a_page_in_the_middle_costs_the_records_on_it(tmp_path: Path) -> None:
     directory, one = spools.fill(tmp_path, 0, close=False, segment_records=200)
     for number in range(1, 203):

@@ -12,6 +12,7 @@ from pathlib import Path
 from tests.crash.lab.broken_log import LOG_MUTANTS
 from tests.crash.lab.broken_master import MASTER_MUTANTS
 from tests.crash.lab.broken_node import NODE_MUTANTS
+from tests.crash.lab.broken_spool import SPOOL_MUTANTS
 from tests.crash.lab.broken_state import STATE_MUTANTS
 from tests.crash.lab.broken_training import TRAINING_MUTANTS
 from tests.crash.lab.laboratory import REPOSITORY
@@ -49,8 +50,6 @@ def build(name: str, folder: Path) -> Path:
 
 
 _WRITER = "spooler/spool/writer.py"
-_DB = "spooler/spool/db.py"
-_READER = "spooler/spool/reader.py"
 _RECORDER = "spooler/recorder.py"
 _PIPELINE = "shipper/lanes/pipeline.py"
 _DELIVERY = "shipper/post/delivery.py"
@@ -154,19 +153,6 @@ MUTANTS: dict[str, Mutant] = {
                 file="spooler/spool/sync.py",
                 old="        self._urgent = True\n",
                 new="        pass\n",
-            ),
-        ),
-    ),
-    "second-checkpointer": Mutant(
-        meaning="the reader checkpoints a segment that its writer writes",
-        patches=(
-            Patch(
-                file=_DB,
-                old='        return _open_for_reading(path, "mode=ro")\n',
-                new='        connection = _open_for_reading(path, "mode=rw")\n'
-                '        connection.execute("PRAGMA query_only=OFF")\n'
-                '        connection.execute("PRAGMA wal_checkpoint(PASSIVE)")\n'
-                "        return connection\n",
             ),
         ),
     ),
@@ -286,12 +272,12 @@ MUTANTS: dict[str, Mutant] = {
         ),
     ),
     "looks-without-end": Mutant(
-        meaning="a query on a tenant's file may take as long as it likes",
+        meaning="a look through a tenant's file may take as long as it likes",
         patches=(
             Patch(
-                file="spooler/spool/db.py",
-                old="lambda: time.thread_time() > end, _STEPS)\n",
-                new="lambda: False and end, _STEPS)\n",
+                file="spooler/spool/segment.py",
+                old="SECONDS = 5.0\n",
+                new="SECONDS = 1e9\n",
             ),
         ),
     ),
@@ -306,6 +292,7 @@ MUTANTS: dict[str, Mutant] = {
         ),
     ),
     **NODE_MUTANTS,
+    **SPOOL_MUTANTS,
     **TRAINING_MUTANTS,
     "backoff-without-jitter": Mutant(
         meaning="all that lost the same receiver try again at the same moments",

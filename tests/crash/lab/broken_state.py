@@ -50,9 +50,9 @@ STATE_MUTANTS: dict[str, Mutant] = {
         meaning="a spool of a later version is read as if it were of this one",
         patches=(
             Patch(
-                file="spooler/spool/db.py",
-                old="    if version > fmt.FORMAT_VERSION:\n",
-                new="    version = min(version, fmt.FORMAT_VERSION)\n    if False:\n",
+                file="spooler/spool/segment.py",
+                old="        if version > fmt.FORMAT_VERSION:\n",
+                new="        version = min(version, fmt.FORMAT_VERSION)\n        if False:\n",
             ),
         ),
     ),

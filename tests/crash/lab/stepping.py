@@ -1,8 +1,6 @@
-"""Stops a child of ours at a lock that it asks for, or so many instructions after it.
+"""Holds a child of ours before and after each of its system calls.
 
-By ptrace: the child runs from system call to system call until it asks for the lock in question,
-then instruction by instruction. Linux on x86-64 only, as it reads the registers that hold a call's
-arguments from /proc.
+By ptrace. Linux on x86-64 and arm64, whose number of `read` is known.
 """
 
 from __future__ import annotations
@@ -12,125 +10,123 @@ import ctypes
 import functools
 import os
 import platform
-import struct
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-_STEP, _SYSCALL, _DETACH, _SEIZE, _INTERRUPT = 9, 24, 17, 0x4206, 0x4207
-_READ, _FCNTL = 0, 72
-_SET_LOCK = (6, 7)  # F_SETLK, F_SETLKW
-_EXCLUSIVE = 1
-_FLOCK = struct.Struct("<hhiqq")  # l_type, l_whence, padding, l_start, l_len
-_CHECKPOINT_BYTE = 121  # of the -shm file: whoever checkpoints holds it alone
+from tests.crash.lab.lives import Life, Tell
 
-
+_SYSCALL, _DETACH, _SEIZE, _INTERRUPT = 24, 17, 0x4206, 0x4207
+_READ = {"x86_64": 0, "aarch64": 63}
 # A child that waits for its next order reads from this descriptor: there is nothing to stop at.
-IDLE = 60
+_IDLE = 60
+
+
+class Ended(Exception):
+    """A process that was stepped through has ended."""
 
 
 @functools.cache
 def missing() -> str:
     """Why a child cannot be stepped through here; "" where it can."""
-    if platform.machine() != "x86_64":
-        return f"stepping through a process is known for x86_64, not {platform.machine()}"
-    child = os.fork()
-    if child == 0:
-        os.dup2(os.pipe()[0], IDLE)
-        os.read(IDLE, 1)
-        os._exit(0)
+    if platform.machine() not in _READ:
+        return f"stepping through a process is not known for {platform.machine()}"
+    worker = Worker(lambda _order, _tell: None)
     try:
-        with Stepped(child):
+        worker.order(1)
+        worker.wait()
+        with held(worker.life.pid):
             pass
     except OSError as error:
         return f"ptrace is not permitted: {error}"
     finally:
-        os.kill(child, 9)
-        os.waitpid(child, 0)
+        worker.kill()
     return ""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Lock:
-    """A lock on a file that was asked for."""
+class Worker:
+    """A child with one thread that carries out orders, one at a time; an order is a byte."""
 
-    start: int
-    length: int
-    is_exclusive: bool
+    def __init__(self, work: Callable[[int, Tell], None]) -> None:
+        orders, self._orders = os.pipe()
+        done_here, done = os.pipe()
 
-    @property
-    def is_to_checkpoint(self) -> bool:
-        """Whether SQLite asks for it in order to checkpoint, and for nothing else."""
-        return self.is_exclusive and self.start == _CHECKPOINT_BYTE and self.length == 1
+        def live(tell: Tell) -> None:
+            os.dup2(orders, _IDLE)
+            while order := os.read(_IDLE, 1):
+                work(order[0], tell)
+                os.write(done, b".")
+
+        self.life = Life(live)
+        os.close(orders)
+        os.close(done)
+        self._done = done_here
+
+    def order(self, number: int) -> None:
+        """Let it begin."""
+        os.write(self._orders, bytes([number]))
+
+    def wait(self) -> bool:
+        """Until it is done; False when it has died of it."""
+        return bool(os.read(self._done, 1))
+
+    def stops(self, order: int) -> Iterator[None]:
+        """Let it carry out an order; it stands before and after each call while one looks.
+
+        Raises:
+            Ended: it has died of it.
+        """
+        with held(self.life.pid) as calls:
+            self.order(order)
+            yield from calls
+        self.wait()
+
+    def kill(self) -> None:
+        """End it with SIGKILL, wherever it stands."""
+        self.life.kill()
+        os.close(self._orders)
+        os.close(self._done)
 
 
-class Stepped:
-    """A child that waits for an order, then is traced; it stands between calls of these methods."""
-
-    def __init__(self, pid: int) -> None:
-        self._pid = pid
-
-    def __enter__(self) -> Stepped:
-        while not _is_idle(self._pid):
-            time.sleep(0.0005)
-        _ptrace(_SEIZE, self._pid)
-        _ptrace(_INTERRUPT, self._pid)
-        self._wait()
-        return self
-
-    def __exit__(self, *_: object) -> None:
+@contextlib.contextmanager
+def held(pid: int) -> Iterator[Iterator[None]]:
+    """A child that waits for an order: where it stops from then on, until it waits again."""
+    while not _is_idle(pid):
+        time.sleep(0.0005)
+    _ptrace(_SEIZE, pid)
+    _ptrace(_INTERRUPT, pid)
+    _wait(pid)
+    try:
+        yield _calls(pid)
+    finally:
         with contextlib.suppress(OSError):
-            _ptrace(_DETACH, self._pid)
-
-    def locks(self) -> Iterator[Lock]:
-        """Run on; stop after each lock that it has asked for, until it waits for the next order."""
-        is_inside = has_begun = False
-        while True:
-            _ptrace(_SYSCALL, self._pid)
-            self._wait()
-            call, arguments = _words(self._pid)
-            is_idle = _is_idle(self._pid)
-            if is_idle and has_begun:
-                return
-            has_begun = has_begun or not is_idle
-            if call != _FCNTL or arguments[1] not in _SET_LOCK:
-                is_inside = False
-                continue
-            is_inside = not is_inside  # it stops before each call and after it
-            if not is_inside:
-                yield _lock(self._pid, arguments[2])
-
-    def step(self, instructions: int) -> None:
-        """Run so many instructions."""
-        for _ in range(instructions):
-            _ptrace(_STEP, self._pid)
-            self._wait()
-
-    def _wait(self) -> None:
-        _, status = os.waitpid(self._pid, 0)
-        if not os.WIFSTOPPED(status):
-            raise RuntimeError(f"the process that was stepped through has ended: {status}")
+            _ptrace(_DETACH, pid)
 
 
-def _words(pid: int) -> tuple[int, list[int]]:
-    """The system call that a stopped process is in, and its arguments."""
-    text = Path(f"/proc/{pid}/syscall").read_text(encoding="ascii").split()
-    if text[0] in ("running", "-1"):
-        return -1, [0, 0, 0]
-    return int(text[0]), [int(word, 16) for word in text[1:7]]
+def _calls(pid: int) -> Iterator[None]:
+    has_begun = False
+    while True:
+        _ptrace(_SYSCALL, pid)
+        _wait(pid)
+        is_idle = _is_idle(pid)
+        if is_idle and has_begun:
+            return
+        has_begun = has_begun or not is_idle
+        yield
+
+
+def _wait(pid: int) -> None:
+    _, status = os.waitpid(pid, 0)
+    if not os.WIFSTOPPED(status):
+        raise Ended(f"status {status}")
 
 
 def _is_idle(pid: int) -> bool:
-    call, arguments = _words(pid)
-    return call == _READ and arguments[0] == IDLE
-
-
-def _lock(pid: int, address: int) -> Lock:
-    with Path(f"/proc/{pid}/mem").open("rb", buffering=0) as memory:
-        memory.seek(address)
-        kind, _, _, start, length = _FLOCK.unpack(memory.read(_FLOCK.size))
-    return Lock(start=start, length=length, is_exclusive=kind == _EXCLUSIVE)
+    """Whether a stopped process is in the call that waits for an order."""
+    words = Path(f"/proc/{pid}/syscall").read_text(encoding="ascii").split()
+    if words[0] in ("running", "-1"):
+        return False
+    return int(words[0]) == _READ[platform.machine()] and int(words[1], 16) == _IDLE
 
 
 _libc = ctypes.CDLL(None, use_errno=True)

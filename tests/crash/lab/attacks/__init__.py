@@ -20,7 +20,7 @@ REGISTRY = {
     "trainer-kills": "tests.crash.lab.attacks.trainer_kills",
     "shipper-steps": "tests.crash.lab.attacks.shipper_steps",
     "both-kills": "tests.crash.lab.attacks.both_kills",
-    "second-checkpointer": "tests.crash.lab.attacks.second_checkpointer",
+    "sealing": "tests.crash.lab.attacks.sealing",
     "disk-faults": "tests.crash.lab.attacks.disk_faults",
     "forks": "tests.crash.lab.attacks.forks",
     "system-calls": "tests.crash.lab.attacks.system_calls",
@@ -38,7 +38,6 @@ REGISTRY = {
     "disk-limits": "tests.crash.lab.attacks.disk_limits",
     "neighbours": "tests.crash.lab.attacks.neighbours",
     "clocks": "tests.crash.lab.attacks.clocks",
-    "wal-reset": "tests.crash.lab.attacks.wal_reset",
     "evidence": "tests.crash.lab.attacks.evidence",
     "light": "tests.crash.lab.attacks.light",
 }

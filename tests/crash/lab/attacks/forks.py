@@ -58,6 +58,7 @@ def wait(child):
     assert status in (0, signal.SIGKILL), status
 """
 
+CLOSES = "the program closes every descriptor and takes their numbers"
 STORM = {
     "forks amid threads": """
 stop = threading.Event()
@@ -152,12 +153,27 @@ for _ in range(3):
 burst(100)
 os._exit(0)
 """,
+    CLOSES: """
+for _ in range(3):
+    burst()
+    os.close(log.file)
+    os.closerange(3, 1000)
+    mine = [os.memfd_create("mine") for _ in range(12)]
+    [os.write(file, b"mine") for file in mine]
+    log.pid = 0
+    burst()
+    assert [os.pread(file, 99, 0) for file in mine] == [b"mine"] * 12
+    assert [os.lseek(file, 0, os.SEEK_CUR) for file in mine] == [4] * 12
+    [os.close(file) for file in mine]
+""",
     "exec in the midst": """
 burst(50)
 if len(sys.argv) < 4:
     os.execv(sys.executable, [sys.executable, *sys.argv, "again"])
 """,
 }
+# Records in a segment. What is closed while another thread uses it is beyond any program.
+SEGMENTS = {CLOSES: (1000,)}
 
 
 def trial(seed: int, work: Path) -> Verdict:
@@ -178,7 +194,7 @@ def _storm(name: str, rng: random.Random, work: Path, found: Findings) -> None:
         environment(
             PYTHONPATH=str(REPOSITORY),
             PRIMUS_LENS_WANDB_OUTPUT_PATH=str(root),
-            PRIMUS_LENS_SPOOL_SEGMENT_RECORDS=str(rng.choice((4, 30, 1000))),
+            PRIMUS_LENS_SPOOL_SEGMENT_RECORDS=str(rng.choice(SEGMENTS.get(name, (4, 30, 1000)))),
         ),
     )
     if isinstance(done, str):
@@ -255,5 +271,6 @@ ATTACK = Attack(
         "fork-without-waiting",
         "handler-takes-the-same-number",
         "wakes-with-a-lock",
+        "descriptor-not-looked-at",
     ),
 )
