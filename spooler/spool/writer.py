@@ -394,9 +394,11 @@ class Writer:
 
     def _rotate(self, segment: Opened) -> None:
         """Point appends at the prepared segment. With the gate held; without one, do nothing."""
+        if self._next is not None:
+            self._has_log(segment)  # before a record of the next one proves that this is whole
+        # No call from here to the exchange: a signal handler would find it half done.
         if self._next is None or segment is not self._segment:
             return
-        self._has_log(segment)  # before a record of the next one proves that this one is whole
         new, self._next = self._next, None
         new.opened = time.monotonic()
         new.previous = segment

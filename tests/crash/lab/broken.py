@@ -275,7 +275,7 @@ MUTANTS: dict[str, Mutant] = {
         meaning="a look through a tenant's file may take as long as it likes",
         patches=(
             Patch(
-                file="spooler/spool/segment.py",
+                file="spooler/spool/source.py",
                 old="SECONDS = 5.0\n",
                 new="SECONDS = 1e9\n",
             ),

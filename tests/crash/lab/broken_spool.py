@@ -72,7 +72,7 @@ SPOOL_MUTANTS: dict[str, Mutant] = {
         meaning="an error of the disk, which may pass, is taken for damage that lasts",
         patches=(
             Patch(
-                file="spooler/spool/segment.py",
+                file="spooler/spool/source.py",
                 old='{error.filename or path}: {error.strerror}")\n',
                 new='{error.filename or path}: {error.strerror}", lasting=True)\n',
             ),
