@@ -24,6 +24,7 @@ from spooler.spool.stored import Row, is_sound
 
 # A body that is larger is not decoded only to learn its time.
 _BODY_BYTES = 256 * 1024
+_MOST_PROBLEMS = 100  # segments in a row that cannot be read: those beyond are not looked at
 _TRIES = 3  # segments to look through for one record
 
 
@@ -143,6 +144,8 @@ class Glance:
     def _end(self, problems: list[str]) -> _Edge | None:
         """The last segment that holds a record."""
         for number in reversed(self._sizes):
+            if len(problems) >= _MOST_PROBLEMS:
+                break
             edge = self._edge(number, problems)
             if edge is not None and edge.last:
                 return edge
@@ -150,6 +153,8 @@ class Glance:
 
     def _begin(self, problems: list[str]) -> int:
         for number in self._sizes:
+            if len(problems) >= 2 * _MOST_PROBLEMS:
+                break
             first = self._first(number, problems)
             if first:
                 return first

@@ -20,7 +20,7 @@ from spooler.spool.reader import Reader
 from tests.kit import spools
 from tests.kit.delivery import arrived
 from tests.kit.faulty_receiver import FaultyReceiver
-from tests.kit.puppet import Puppet
+from tests.kit.puppet import Puppet, close_all
 from tests.kit.shipping import ALIVE, KILLED, append, config, spool, step
 from tests.kit.spools import wait_until
 
@@ -50,6 +50,12 @@ os.wait()
 run.log({"loss": 2.5}, step=2)
 run.finish()
 """
+
+
+@pytest.fixture(autouse=True)
+def _closed() -> Iterator[None]:
+    yield
+    close_all()
 
 
 @pytest.fixture

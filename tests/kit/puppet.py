@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import subprocess
 import sys
@@ -27,6 +28,15 @@ for line in sys.stdin:
 """
 
 
+_begun: list[Puppet] = []
+
+
+def close_all() -> None:
+    """End every process that a test has begun, whatever became of it."""
+    while _begun:
+        _begun.pop().close()
+
+
 class Puppet:
     """One process with a spool, whose step 0 is recorded."""
 
@@ -46,6 +56,7 @@ class Puppet:
             stdout=subprocess.PIPE,
             text=True,
         )
+        _begun.append(self)
         assert self.process.stdout is not None
         self.directory = Path(self.process.stdout.readline().strip())
 
@@ -60,6 +71,12 @@ class Puppet:
         assert self.process.stdin is not None
         self.process.stdin.write(f"{line}\n")
         self.process.stdin.flush()
+
+    def close(self) -> None:
+        """End it, whatever it does."""
+        self.process.kill()
+        with contextlib.suppress(ValueError):  # its pipes are closed
+            self.process.communicate(timeout=spools.PATIENCE_SECONDS)
 
     def kill(self) -> None:
         """SIGKILL."""
