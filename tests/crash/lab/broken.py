@@ -269,6 +269,16 @@ MUTANTS: dict[str, Mutant] = {
                 old="    if place != text and os.path.realpath(text) != text:\n",
                 new="    if False:\n",
             ),
+            Patch(
+                file="spooler/spool/guard.py",
+                old="READING = os.O_RDONLY | os.O_NOFOLLOW | ",
+                new="READING = os.O_RDONLY | ",
+            ),
+            Patch(
+                file="spooler/spool/guard.py",
+                old="_NAMING = os.O_PATH | os.O_NOFOLLOW | ",
+                new="_NAMING = os.O_PATH | ",
+            ),
         ),
     ),
     "looks-without-end": Mutant(

@@ -45,6 +45,7 @@ class Log:
                 "data": {"pid": os.getpid()}}
         taken = recorder().record("step", body)
         os.write(self.file, f"{number} {int(taken)}\\n".encode())
+        return taken
 
 log = Log()
 def burst(count=20):
@@ -161,6 +162,8 @@ for _ in range(3):
     mine = [os.memfd_create("mine") for _ in range(12)]
     [os.write(file, b"mine") for file in mine]
     log.pid = 0
+    while not log(rng.randrange(2**62)):
+        time.sleep(0.05)  # what is refused until recording resumes is counted
     burst()
     assert [os.pread(file, 99, 0) for file in mine] == [b"mine"] * 12
     assert [os.lseek(file, 0, os.SEEK_CUR) for file in mine] == [4] * 12
@@ -201,14 +204,16 @@ def _storm(name: str, rng: random.Random, work: Path, found: Findings) -> None:
         found.check(False, "G2", f"{name}: hangs: {done}")
         return
     found.check(done.returncode == 0, "G2", f"{name}: {done.returncode}, {done.stderr[-300:]}")
-    found.check("lens-ship" not in done.stderr, "G2", f"{name}: {done.stderr[-300:]}")
+    is_quiet = name == CLOSES or "lens-ship" not in done.stderr
+    found.check(is_quiet, "G2", f"{name}: {done.stderr[-300:]}")
     spools = _spools(name, root, found)
     for file in promised.iterdir():
         lines = [line.split() for line in file.read_text(encoding="ascii").splitlines()]
         taken = [int(number) for number, was_taken in lines if was_taken == "1"]
         refused = len(lines) - len(taken)
         found.faults += 1
-        found.check(refused == 0, "G2", f"{name}: process {file.name}: {refused} refused")
+        is_kept = name == CLOSES or refused == 0
+        found.check(is_kept, "G2", f"{name}: process {file.name}: {refused} refused")
         got = spools.pop(int(file.name), [])
         lost = set(taken) - set(got)
         found.worst("lost records", len(lost))

@@ -25,6 +25,8 @@ from tests.crash.lab.verdict import Findings, Verdict
 # The emulated processor is slow, and shared with whatever else runs here.
 SYNC_TAKES = 1.0  # seconds
 START_SECONDS = 120.0
+# Seconds between two syncs, and records in a segment: a segment that is sealed is synced.
+SETTINGS = ((3, 16384), (1, 150), (3, 16384), (3, 150))
 
 PROGRAM = """
 import os, time
@@ -57,7 +59,7 @@ Told = list[tuple[str, int, float]]  # kind, number, the machine's time
 def trial(seed: int, work: Path) -> Verdict:
     """Let a machine record for some seconds, cut its power, look at its disk."""
     rng, found = random.Random(seed), Findings()
-    seconds = rng.choice((1, 3))
+    seconds, records = SETTINGS[seed % len(SETTINGS)]
     machine = Machine(
         folder=work,
         tree=REPOSITORY,
@@ -65,7 +67,7 @@ def trial(seed: int, work: Path) -> Verdict:
         environ={
             "PRIMUS_LENS_WANDB_OUTPUT_PATH": "/data/spool",
             "PRIMUS_LENS_SPOOL_SYNC_SECONDS": str(seconds),
-            "PRIMUS_LENS_SPOOL_SEGMENT_RECORDS": str(rng.choice((150, 16384))),
+            "PRIMUS_LENS_SPOOL_SEGMENT_RECORDS": str(records),
         },
     )
     machine.build()
