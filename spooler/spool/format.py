@@ -110,7 +110,8 @@ A reader asks with F_OFD_GETLK, which takes nothing. `spooler.spool.owner` says 
 from the lock, the process and the time without a change.
 
 Watching: about once a second the writer looks for its files. If only the name of the ``-wal`` was
-removed, it seals the segment at once, from the log that it still has open. If the segment was
+removed, it puts an empty one there and seals the segment at once, from the log that it still has
+open. A reader that misses records behind an empty log of a living writer waits. If the segment was
 removed, or the program has closed a descriptor of its files, it goes on in a new spool. That begins
 with a ``gap``: of reason ``gone``, it counts the records committed since the files were last seen
 and those refused since then; of reason ``descriptor``, those refused.

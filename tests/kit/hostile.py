@@ -444,6 +444,14 @@ def foreign_log(place: Place) -> None:
     Path(f"{path}-shm").write_bytes(b"\xff" * 32768 * 2)
 
 
+def borrowed_logs(place: Place) -> None:
+    """Segments of its own whose logs are links to those of the honest tenant."""
+    spool = place.spool()
+    for number in range(1, 6):
+        path = segment(spool, [], number=number)
+        Path(f"{path}-wal").symlink_to(place.victim / f"{path.name}-wal")
+
+
 def many_segments(place: Place) -> None:
     spool = place.spool()
     for number in range(1, FILES + 1):
@@ -495,6 +503,7 @@ BUILDERS: dict[str, Callable[[Place], None]] = {
         sparse_terabyte,
         locked,
         foreign_log,
+        borrowed_logs,
         many_segments,
         many_spools,
     )

@@ -461,3 +461,16 @@ def test_a_log_whose_segment_is_gone_is_not_deleted_with_what_it_holds(tmp_path:
     with pytest.raises(OSError, match="not empty"):
         Reader(directory).delete_spool()
     assert [path.name for path in directory.iterdir()] == ["00000002.sqlite-wal"]
+
+
+@pytest.mark.promise("G15")
+def test_a_log_that_is_a_link_to_another_spools_is_not_read(tmp_path: Path) -> None:
+    """Its records have checksums that hold: they would be delivered as those of the wrong job."""
+    theirs = spools.writer(tmp_path / "theirs")
+    theirs.append("step", spools.body(1))
+    mine = spools.fill(tmp_path / "mine", 0)[0]
+    log = theirs.directory / "00000001.sqlite-wal"
+    (mine / "00000001.sqlite-wal").symlink_to(log)
+    assert Reader(theirs.directory).read(0, 10).records
+    assert Reader(mine).read(0, 10).records == ()
+    assert Reader(mine).last_seq() == 0
