@@ -329,11 +329,16 @@ class Writer:
 
     def _has_log(self, segment: Opened) -> bool:
         """Whether the name of its log leads to it; else an empty one says that it is not sealed."""
-        if segment.has_log():
-            return True
-        with suppress(OSError):
-            db.make_log(segment.path, mode=self._limits.file_mode)
-        return False
+        try:
+            is_there = segment.has_log()
+        except OSError as error:
+            if theirs(error):
+                raise
+            return True  # a folder that cannot be asked now: its log is none the worse
+        if not is_there:
+            with suppress(OSError):
+                db.make_log(segment.path, mode=self._limits.file_mode)
+        return is_there
 
     def _turn_over(self) -> None:
         """Prepare the next segment, change to it and seal the last, as far as each is due."""

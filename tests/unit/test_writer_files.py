@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -10,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from spooler.recorder import Recorder
+from spooler.spool.descriptor import Descriptor
+from spooler.spool.reader import Reader
 from tests.kit import spools
 
 _LOST_LOG = """
@@ -100,3 +103,22 @@ def held(directory: Path) -> list[str]:
     links = [f"/proc/self/fd/{number}" for number in os.listdir("/proc/self/fd")]
     names = [os.readlink(link) for link in links if os.path.islink(link)]
     return [name for name in names if name.startswith(f"{directory}/")]
+
+
+@pytest.mark.promise("G2")
+def test_a_folder_that_cannot_be_asked_refuses_no_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is looked at when a segment is full comes after the record was committed."""
+    one = spools.writer(tmp_path, segment_records=4)
+
+    def refuse(self: Descriptor, path: str | Path) -> bool:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    for number in range(1, 4):
+        one.append("step", spools.body(number))
+    one.tend()
+    monkeypatch.setattr(Descriptor, "is_at", refuse)
+    assert one.append("step", spools.body(4)) == 4
+    assert one.append("step", spools.body(5)) == 5
+    assert Reader(one.directory).segments() == [1, 2]
