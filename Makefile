@@ -8,7 +8,7 @@ BIN = $(VENV)/bin
 WANDB_OLDEST = 0.16.0
 WANDB_BETWEEN = 0.19.0 0.22.0
 # What some tests use of Debian; where it cannot be installed they skip, and say so.
-DEBIAN = strace systemd btrfs-progs xfsprogs bindfs golang-go golang-github-masterminds-sprig-dev golang-k8s-sigs-yaml-dev chromium prometheus
+DEBIAN = strace systemd btrfs-progs xfsprogs bindfs golang-go golang-github-masterminds-sprig-dev golang-k8s-sigs-yaml-dev chromium prometheus faketime
 
 # The training master that the tests talk to, and older ones for `make test-master`.
 DLROVER = 0.6.1
