@@ -143,7 +143,7 @@ def is_over(reader: Reader, through: int) -> bool:
     """Whether a spool has certainly ended and holds nothing beyond `through`.
 
     Raises:
-        SpoolError: a segment cannot be read, so nobody can say.
+        SpoolError: a segment cannot be read, so that this is unknown.
     """
     return reader.verdict().certain and reader.is_exhausted(through)
 

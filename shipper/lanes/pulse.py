@@ -1,11 +1,7 @@
 """Feels which spools have something new or have lost their writer; a few stat calls a spool.
 
-A spool whose writer has ended is felt ever more rarely until it is deleted: what it writes all the
-same refutes its end.
-
-A lane that has read a spool to its end sleeps until it is woken from here. One thread feels all
-spools, each once per flush interval, for all sinks at once: with a thousand spools that is what
-an idle service spends its time on.
+A spool whose writer has ended is polled less and less often until it is deleted: what it writes all
+the same refutes its end.
 """
 
 from __future__ import annotations
