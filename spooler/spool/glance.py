@@ -204,10 +204,9 @@ class Glance:
         with Segment(self._path(number)) as one:
             if number not in self._firsts:
                 one.check()
-                bounds = one.bounds()
-                if bounds is not None:
-                    self._firsts[number] = bounds[0]
             last = one.last()
+            if last is not None and number not in self._firsts:
+                self._firsts[number] = one.first(last)[0]
         return _Edge(
             mark=self._sizes[number],
             first=self._firsts.get(number, 0),

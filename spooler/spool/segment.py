@@ -239,8 +239,15 @@ class Segment(Source):
         last = self.last()
         if last is None:
             return None
-        first = next(filter(is_sound, self.read(0, _FIRST).rows), last)
-        return first[0], last[0]
+        return self.first(last)[0], last[0]
+
+    def first(self, last: Row) -> Row:
+        """The first sound record, where `last` is the last one.
+
+        Raises:
+            SpoolDamaged: the disk does not let us.
+        """
+        return next(filter(is_sound, self.read(0, _FIRST).rows), last)
 
     def last(self) -> Row | None:
         """The last sound record; None without any.

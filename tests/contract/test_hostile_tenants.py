@@ -117,17 +117,23 @@ def node(tmp_path: Path) -> Iterator[Node]:
         yield Node(tmp_path, receiver)
 
 
+def serving_among(kind: str, node: Node, holds: ExitStack) -> subprocess.Popen[str]:
+    """A service among tenants of this kind that has delivered the first neighbour's record."""
+    for builder in TENANTS[kind]:
+        folder = node.tenant(builder)
+        if kind in HELD:
+            holds.enter_context(held(folder, HELD[kind]))
+    service = holds.enter_context(node.serving())
+    node.wait_for("first", 1)
+    return service
+
+
 @pytest.mark.promise("G15")
 @pytest.mark.parametrize("kind", TENANTS)
 def test_neighbours_are_delivered_and_the_service_ends_in_time(node: Node, kind: str) -> None:
     first = node.neighbour("first", 1)
     with ExitStack() as holds:
-        for builder in TENANTS[kind]:
-            folder = node.tenant(builder)
-            if kind in HELD:
-                holds.enter_context(held(folder, HELD[kind]))
-        service = holds.enter_context(node.serving())
-        node.wait_for("first", 1)
+        service = serving_among(kind, node, holds)
         append(first, [step(1)])
         second = node.neighbour("second", 2)
         node.wait_for("first", 2)
@@ -143,12 +149,7 @@ def test_neighbours_are_delivered_and_the_service_ends_in_time(node: Node, kind:
 def test_commands_of_operators_come_back(node: Node, kind: str) -> None:
     writer = node.neighbour("first", 1)
     with ExitStack() as holds:
-        for builder in TENANTS[kind]:
-            folder = node.tenant(builder)
-            if kind in HELD:
-                holds.enter_context(held(folder, HELD[kind]))
-        service = holds.enter_context(node.serving())
-        node.wait_for("first", 1)
+        service = serving_among(kind, node, holds)
         deadline = time.monotonic() + BOUND_SECONDS
         started = {}
         for command in COMMANDS:
