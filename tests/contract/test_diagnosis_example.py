@@ -71,11 +71,14 @@ class MasterClient:
         self.master_addr = master_addr
 
     def report_diagnosis_agent_metrics(self, data):
+        import os
+
         what = f"REPORT {data.__class__.__name__} {data.node_rank} {data.to_json()}"
-        print(what + "\\n", end="", flush=True)
+        # Not by `print`, whose flush may fall between the text and the newline of another thread.
+        os.write(1, f"{what}\\n".encode())
 """
 FAILING_CLIENT = OWN_CLIENT.replace(
-    'print(what + "\\n", end="", flush=True)',
+    'os.write(1, f"{what}\\n".encode())',
     'raise ConnectionError("Connection refused")',
 )
 OURS = "from spooler import SpoolMasterClient as MasterClient"
