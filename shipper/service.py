@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+from shipper.config.schema import Config
 from shipper.disk.housekeeping import Housekeeping
 from shipper.disk.newcomers import Newcomers
 from shipper.disk.tidying import Spool, Tidying
@@ -40,7 +41,6 @@ from shipper.page.lookout import lookout_of
 from shipper.post.access import Access
 from shipper.post.address import build_address, workload_key
 from shipper.post.workloads import Workloads
-from shipper.settings.config import Config
 from shipper.sinks import Sink, build_sinks
 from spooler.spool.identity import Identity
 from spooler.spool.reader import Reader

@@ -14,6 +14,8 @@ import threading
 import time
 from collections.abc import Callable
 
+from shipper.config.parse import host_and_port
+from shipper.config.schema import Config
 from shipper.errors import ShipperError
 from shipper.ledger.ledger import Ledger
 from shipper.logs import about
@@ -23,8 +25,6 @@ from shipper.page.answers import Answers
 from shipper.page.history import SAMPLE_SECONDS, History
 from shipper.page.listener import Listener
 from shipper.page.metrics import Source
-from shipper.settings.config import Config
-from shipper.settings.parsing import host_and_port
 from shipper.standing import Overview
 from shipper.standing.survey import Survey, means_of
 from spooler.errors import SpoolError
