@@ -42,7 +42,7 @@ def status(config_file: Path | None, **options: Any) -> None:
     """Tell where everything stands: what waits, for how long, why, and what was lost.
 
     Reads only, and runs beside the service. Exit 0 when all is well or goes on by itself, 1 when
-    somebody has to do something; docs/seeing.md says what counts.
+    somebody has to do something; docs/monitoring.md says what counts.
     """
     from shipper.standing.survey import survey_of
 
