@@ -15,10 +15,15 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+from shipper.admin import Life
+from shipper.admin.refresher import lookout_of
 from shipper.disk.housekeeping import Housekeeping
 from shipper.disk.newcomers import Newcomers
 from shipper.disk.tidying import Spool, Tidying
 from shipper.disk.watch import Watch
+from shipper.health.heartbeat import Heartbeat
+from shipper.health.liveness import HOUSEKEEPING, MAIN, Liveness
+from shipper.health.sd_notify import Notify
 from shipper.lanes import left
 from shipper.lanes.again import RememberingRoute
 from shipper.lanes.contents import Contents
@@ -30,13 +35,8 @@ from shipper.lanes.schedule import Schedule
 from shipper.lanes.shared import Recent, SharedReader
 from shipper.lanes.workers import LaneKey, Workers, queue_of
 from shipper.ledger.ledger import Ledger
-from shipper.life.heartbeat import Heartbeat
-from shipper.life.liveness import HOUSEKEEPING, MAIN, Liveness
-from shipper.life.notify import Notify
 from shipper.logs import about, tell_repeats
 from shipper.meters import Meters, measured
-from shipper.page import Life
-from shipper.page.lookout import lookout_of
 from shipper.post.access import Access
 from shipper.post.address import build_address, workload_key
 from shipper.post.workloads import Workloads

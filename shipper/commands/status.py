@@ -13,9 +13,9 @@ import click
 from shipper.commands.options import load_config, settings
 
 if TYPE_CHECKING:
-    from shipper.standing import Overview
-    from shipper.standing.survey import Survey
-    from shipper.standing.verdict import Verdict
+    from shipper.status.collect import Survey
+    from shipper.status.model import Overview
+    from shipper.status.summary import Verdict
 
 
 @click.command()
@@ -44,7 +44,7 @@ def status(config_file: Path | None, **options: Any) -> None:
     Reads only, and runs beside the service. Exit 0 when all is well or goes on by itself, 1 when
     somebody has to do something; docs/seeing.md says what counts.
     """
-    from shipper.standing.survey import survey_of
+    from shipper.status.collect import survey_of
 
     flags = {name: options[name] for name in ("spool", "state")}
     config = load_config(flags, config_file)
@@ -93,7 +93,7 @@ class _Looks:
                 time.sleep(seconds)
 
     def _take(self) -> tuple[Overview, Verdict]:
-        from shipper.standing.verdict import judge
+        from shipper.status.summary import judge
 
         only = self._options["only"]
         overview = self._survey.take(only=only)
@@ -104,7 +104,7 @@ class _Looks:
         return overview, judge(overview, dead_letters=self._options["dead_letters"])
 
     def _render(self, overview: Overview, verdict: Verdict, width: int) -> Any:
-        from shipper.standing.screen import render
+        from shipper.status.terminal import render
 
         everything = self._options["everything"] or bool(self._options["only"])
         return render(overview, verdict, width=width, everything=everything)

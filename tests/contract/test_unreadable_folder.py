@@ -14,8 +14,8 @@ from shipper.ledger.ledger import Ledger
 from shipper.receiver import Receiver
 from shipper.service import ship_once
 from shipper.sinks import REGISTRY
-from shipper.standing.survey import survey_of
-from shipper.standing.verdict import judge
+from shipper.status.collect import survey_of
+from shipper.status.summary import judge
 from spooler.spool import segments
 from tests.kit.command import lens_ship
 from tests.kit.delivery import arrived

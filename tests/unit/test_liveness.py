@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from shipper.life.liveness import HOUSEKEEPING, LOOP_SECONDS, MAIN, TURN_SECONDS, Liveness
+from shipper.health.liveness import HOUSEKEEPING, LOOP_SECONDS, MAIN, TURN_SECONDS, Liveness
 from shipper.meters import BUCKETS, Meters
 from tests.kit.shipping import Clock
 

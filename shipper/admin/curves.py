@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from shipper.standing import Overview, Spool
+from shipper.status.model import Overview, Spool
 from spooler.errors import BodyUnreadable, SpoolError
 from spooler.records.step import flatten
 from spooler.spool import codec

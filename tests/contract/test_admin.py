@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
-from shipper.page import Reply, listener
-from shipper.page.listener import Listener
+from shipper.admin import Reply, listener
+from shipper.admin.listener import Listener
 from tests.kit import shipping, spools
 from tests.kit.browser import browse, needs_chromium
 from tests.kit.command import start_lens_ship
@@ -416,4 +416,4 @@ def test_what_is_no_fair_request_is_refused(bounded: Listener, asked: bytes, sta
 def test_the_page_is_in_the_wheel() -> None:
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     assert 'packages = ["spooler", "shipper"]' in text, "hatch takes every file below"
-    assert (ROOT / "shipper" / "page" / "page.html").is_file()
+    assert (ROOT / "shipper" / "admin" / "page.html").is_file()

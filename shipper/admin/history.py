@@ -6,7 +6,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
-from shipper.standing import Overview
+from shipper.status.model import Overview
 
 SAMPLE_SECONDS = 10.0
 SAMPLES = 360

@@ -14,19 +14,19 @@ import threading
 import time
 from collections.abc import Callable
 
+from shipper.admin import Life, Reply
+from shipper.admin.history import SAMPLE_SECONDS, History
+from shipper.admin.listener import Listener
+from shipper.admin.metrics import Source
+from shipper.admin.routes import Answers
 from shipper.errors import ShipperError
 from shipper.ledger.ledger import Ledger
 from shipper.logs import about
 from shipper.meters import Meters
-from shipper.page import Life, Reply
-from shipper.page.answers import Answers
-from shipper.page.history import SAMPLE_SECONDS, History
-from shipper.page.listener import Listener
-from shipper.page.metrics import Source
 from shipper.settings.config import Config
 from shipper.settings.parsing import host_and_port
-from shipper.standing import Overview
-from shipper.standing.survey import Survey, means_of
+from shipper.status.collect import Survey, means_of
+from shipper.status.model import Overview
 from spooler.errors import SpoolError
 
 log = logging.getLogger(__name__)

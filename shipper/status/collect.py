@@ -19,15 +19,15 @@ from shipper.disk.discovery import find_spools, noting
 from shipper.ledger import sums
 from shipper.ledger.ledger import Ledger
 from shipper.ledger.losses import reckon
+from shipper.ledger.snapshot import NOTHING, Books, Pair, open_books
+from shipper.ledger.snapshot import pending as count_pending
 from shipper.ledger.state import is_there
 from shipper.ledger.sums import Sums
 from shipper.life import vitals
 from shipper.life.vitals import Trouble
 from shipper.settings.config import Config
 from shipper.sinks import REGISTRY
-from shipper.standing import Disk, Overview, Sink, Spool, Way
-from shipper.standing.books import NOTHING, Books, Pair, open_books
-from shipper.standing.books import pending as count_pending
+from shipper.status.model import Disk, Overview, Sink, Spool, Way
 from spooler.errors import SpoolError
 from spooler.spool.glance import Glance, View
 from spooler.spool.identity import Identity

@@ -17,8 +17,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
 
+from shipper.admin import Reply
 from shipper.logs import about
-from shipper.page import Reply
 
 log = logging.getLogger(__name__)
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from shipper.admin import Life
+from shipper.admin.metrics import Source
+from shipper.admin.refresher import WHOLE_SECONDS, Lookout
 from shipper.ledger.ledger import Ledger, Position, Settled
 from shipper.life.vitals import Sign, beat
 from shipper.meters import Meters
-from shipper.page import Life
-from shipper.page.lookout import WHOLE_SECONDS, Lookout
-from shipper.page.metrics import Source
-from shipper.standing.survey import Means, Survey
+from shipper.status.collect import Means, Survey
 from tests.kit import shipping
 from tests.kit.shipping import Clock, step
 

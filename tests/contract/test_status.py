@@ -20,8 +20,8 @@ from shipper.ledger.ledger import Ledger
 from shipper.life import vitals
 from shipper.service import ship_once
 from shipper.sinks import REGISTRY
-from shipper.standing import Overview
-from shipper.standing.survey import survey_of
+from shipper.status.collect import survey_of
+from shipper.status.model import Overview
 from spooler.spool import format as fmt
 from tests.kit import spools
 from tests.kit.command import lens_ship, start_lens_ship

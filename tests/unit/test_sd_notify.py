@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from shipper.life.notify import Notify
+from shipper.health.sd_notify import Notify
 from tests.kit.shipping import Clock
 
 

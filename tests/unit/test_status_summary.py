@@ -12,9 +12,9 @@ from rich.console import Console
 
 from shipper.humanize import size
 from shipper.life.vitals import Sign, Trouble
-from shipper.standing import Disk, Overview, Sink, Spool, Way
-from shipper.standing.screen import render
-from shipper.standing.verdict import PAUSED_SECONDS, duration, judge, short
+from shipper.status.model import Disk, Overview, Sink, Spool, Way
+from shipper.status.summary import PAUSED_SECONDS, duration, judge, short
+from shipper.status.terminal import render
 
 NOW = time.mktime((2026, 3, 4, 12, 0, 0, 0, 0, -1))
 ALIVE = Sign(pid=7, version="1", started=NOW - 60, beat=NOW - 1)

@@ -13,12 +13,12 @@ from typing import Any
 import orjson
 
 import spooler
-from shipper.page import Life, Reply
-from shipper.page.curves import Curves
-from shipper.page.history import History
-from shipper.page.metrics import CONTENT_TYPE, Exposition, Source
-from shipper.standing import Overview, Sink, Spool
-from shipper.standing.verdict import badness, judge
+from shipper.admin import Life, Reply
+from shipper.admin.curves import Curves
+from shipper.admin.history import History
+from shipper.admin.metrics import CONTENT_TYPE, Exposition, Source
+from shipper.status.model import Overview, Sink, Spool
+from shipper.status.summary import badness, judge
 
 # The table is for people; all of them are in `lens-ship status --all`.
 SPOOLS = 200
@@ -154,7 +154,7 @@ def _json(value: Any) -> Reply:
 
 def _page() -> Reply:
     """The page with a policy that lets nothing run but what stands in it."""
-    text = resources.files("shipper.page").joinpath("page.html").read_text(encoding="utf-8")
+    text = resources.files("shipper.admin").joinpath("page.html").read_text(encoding="utf-8")
     policy = "; ".join(
         (
             "default-src 'none'",

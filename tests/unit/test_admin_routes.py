@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from shipper.page.curves import POINTS, Curves, thinned
-from shipper.page.history import SAMPLES, History
-from shipper.standing import Disk, Overview, Sink, Spool
+from shipper.admin.curves import POINTS, Curves, thinned
+from shipper.admin.history import SAMPLES, History
+from shipper.status.model import Disk, Overview, Sink, Spool
 from tests.kit import shipping
 from tests.kit.shipping import Record, step
 

@@ -14,8 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from shipper.humanize import size
-from shipper.standing import Overview, Sink, Spool
-from shipper.standing.verdict import Verdict, badness, clock, counted, duration, short
+from shipper.status.model import Overview, Sink, Spool
+from shipper.status.summary import Verdict, badness, clock, counted, duration, short
 from shipper.tables import Column, fitted
 
 WORST = 10

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from shipper.life.vitals import Trouble
-from shipper.standing import Overview, Sink, Spool
+from shipper.status.model import Overview, Sink, Spool
 
 PAUSED_SECONDS = 900.0
 # What is behind for less than this is only what was just written.

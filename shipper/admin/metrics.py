@@ -2,7 +2,7 @@
 
 Rules:
 
-- Numbers come from the last look at everything (`shipper.standing`), which is at most one sample
+- Numbers come from the last look at everything (`shipper.status`), which is at most one sample
   old, so that a scrape costs no disk; only requests and deletions are counted while they happen.
 - Labels are the sinks, the reasons of outcomes and the kinds of loss: nothing that grows with jobs.
 - A record that is discarded is in exactly one counter: refused by a sink for good
@@ -26,7 +26,7 @@ from prometheus_client.registry import Collector
 
 import spooler
 from shipper.meters import BUCKETS, Meters
-from shipper.standing import Overview, Sink
+from shipper.status.model import Overview, Sink
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 # What training processes give as reasons; what a later version adds is summed up as "other".
