@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
-class Life:
+class Probes:
     """What the service tells of itself.
 
     `healthy` and `ready` name a problem in words, or "" when all is well; `moved` is the Unix time

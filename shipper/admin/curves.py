@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from shipper.status.model import Overview, Spool
+from shipper.status.model import SpoolStatus, Status
 from spooler.errors import BodyUnreadable, SpoolError
 from spooler.records.step import flatten
 from spooler.spool import codec
@@ -31,7 +31,7 @@ class Curves:
     def __init__(self) -> None:
         self._known: dict[str, tuple[int, list[Curve]]] = {}  # spool -> its end then, its curves
 
-    def of(self, overview: Overview) -> list[Curve]:
+    def of(self, overview: Status) -> list[Curve]:
         """The curves of live runs: of each workload the lowest rank that is written here."""
         chosen = list(_chosen(overview.spools))[:SPOOLS]
         known = {}
@@ -44,16 +44,16 @@ class Curves:
         return [curve for spool in chosen for curve in known[spool.spool][1]]
 
 
-def _chosen(spools: Iterable[Spool]) -> Iterable[Spool]:
+def _chosen(spools: Iterable[SpoolStatus]) -> Iterable[SpoolStatus]:
     """One live spool for each workload, those last written first."""
-    best: dict[str, Spool] = {}
+    best: dict[str, SpoolStatus] = {}
     live = [spool for spool in spools if spool.state in ("writing", "withheld") and spool.written]
     for spool in sorted(live, key=lambda one: (one.rank or 0, -(one.newest or 0))):
         best.setdefault(spool.workload or spool.spool, spool)
     return sorted(best.values(), key=lambda one: -(one.newest or 0))
 
 
-def _read(spool: Spool) -> list[Curve]:
+def _read(spool: SpoolStatus) -> list[Curve]:
     reader = Reader(Path(spool.directory))
     try:
         records = reader.read(max(0, spool.written - RECORDS), RECORDS).records

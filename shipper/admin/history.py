@@ -6,7 +6,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
-from shipper.status.model import Overview
+from shipper.status.model import Status
 
 SAMPLE_SECONDS = 10.0
 SAMPLES = 360
@@ -29,7 +29,7 @@ class History:
     def __init__(self) -> None:
         self._samples: deque[Sample] = deque(maxlen=SAMPLES)
 
-    def add(self, overview: Overview) -> None:
+    def add(self, overview: Status) -> None:
         """Take a sample."""
         delivered = sum(sink.delivered for sink in overview.sinks)
         last = self._samples[-1] if self._samples else None

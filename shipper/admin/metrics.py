@@ -26,7 +26,7 @@ from prometheus_client.registry import Collector
 
 import spooler
 from shipper.meters import BUCKETS, Meters
-from shipper.status.model import Overview, Sink
+from shipper.status.model import SinkStatus, Status
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 # What training processes give as reasons; what a later version adds is summed up as "other".
@@ -49,19 +49,19 @@ _LABELS = 40
 _STATES = ("writing", "ended", "withheld", "unreadable")
 
 
-class Source:
+class MetricsState:
     """Where the numbers come from; `overview` is None before the first look."""
 
     def __init__(self, meters: Meters) -> None:
         self.meters = meters
-        self.overview: Overview | None = None
+        self.overview: Status | None = None
         self.moved = 0.0  # Unix time, see `Liveness.moved`
 
 
 class Exposition:
     """The text that is scraped."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: MetricsState) -> None:
         self._registry = prometheus_client.CollectorRegistry()
         self._registry.register(_Ours(source))
         prometheus_client.ProcessCollector(registry=self._registry)
@@ -72,7 +72,7 @@ class Exposition:
 
 
 class _Ours(Collector):
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: MetricsState) -> None:
         self._source = source
 
     def describe(self) -> Iterable[Metric]:
@@ -119,7 +119,7 @@ def _of_meters(meters: Meters) -> Iterator[Metric]:
     yield deleted
 
 
-def _of_spools(overview: Overview) -> Iterator[Metric]:
+def _of_spools(overview: Status) -> Iterator[Metric]:
     spools = _gauges("spools", "Spools below the root, by state.", ("state",))
     for state in _STATES:
         count = sum(spool.state == state for spool in overview.spools)
@@ -144,7 +144,7 @@ def _of_spools(overview: Overview) -> Iterator[Metric]:
     yield dropped
 
 
-def _of_sinks(overview: Overview) -> Iterator[Metric]:
+def _of_sinks(overview: Status) -> Iterator[Metric]:
     for name, text, number in _SINK_GAUGES:
         family = _gauges(name, text, ("sink",))
         for sink in overview.sinks:
@@ -160,7 +160,7 @@ def _of_sinks(overview: Overview) -> Iterator[Metric]:
     yield from _losses(overview.sinks)
 
 
-def _losses(sinks: Iterable[Sink]) -> Iterator[Metric]:
+def _losses(sinks: Iterable[SinkStatus]) -> Iterator[Metric]:
     dead = _counter(
         "sink_dead_letter_records",
         "Records that a sink has refused for good, by reason.",

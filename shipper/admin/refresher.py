@@ -14,19 +14,19 @@ import threading
 import time
 from collections.abc import Callable
 
-from shipper.admin import Life, Reply
+from shipper.admin import Probes, Reply
 from shipper.admin.history import SAMPLE_SECONDS, History
 from shipper.admin.listener import Listener
-from shipper.admin.metrics import Source
-from shipper.admin.routes import Answers
+from shipper.admin.metrics import MetricsState
+from shipper.admin.routes import Routes
 from shipper.errors import ShipperError
 from shipper.ledger.ledger import Ledger
 from shipper.logs import about
 from shipper.meters import Meters
 from shipper.settings.config import Config
 from shipper.settings.parsing import host_and_port
-from shipper.status.collect import Survey, means_of
-from shipper.status.model import Overview
+from shipper.status.collect import StatusCollector, status_inputs
+from shipper.status.model import Status
 from spooler.errors import SpoolError
 
 log = logging.getLogger(__name__)
@@ -36,15 +36,15 @@ log = logging.getLogger(__name__)
 WHOLE_SECONDS = 300.0
 
 
-class Lookout:
+class StatusRefresher:
     """Started with `start`, ended with `end`; `address` and `problem` tell of the port."""
 
     def __init__(
         self,
         listen: tuple[str, int],
-        survey: Survey,
-        source: Source,
-        life: Life,
+        survey: StatusCollector,
+        source: MetricsState,
+        life: Probes,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self.address = ""
@@ -57,7 +57,7 @@ class Lookout:
         self._news: object | None = None  # as of the last look at everything
         self._looked = 0.0
         self._history = History()
-        self._answers = Answers(source, self._history, life)
+        self._answers = Routes(source, self._history, life)
         self._listener: Listener | None = None
         self._said = ""
         self._ended = threading.Event()
@@ -95,7 +95,7 @@ class Lookout:
         self._source.overview = overview
         self._history.add(overview)
 
-    def _overview(self) -> Overview:
+    def _overview(self) -> Status:
         """Look at everything; while nothing has happened, what was seen before still holds."""
         news, last = self._life.news(), self._source.overview
         stale = self._now() - self._looked >= WHOLE_SECONDS
@@ -130,13 +130,15 @@ class Lookout:
             log.error("%s", text, extra=about(reason="page", detail=error))
 
 
-def lookout_of(config: Config, ledger: Ledger, meters: Meters, life: Life) -> Lookout | None:
+def build_refresher(
+    config: Config, ledger: Ledger, meters: Meters, life: Probes
+) -> StatusRefresher | None:
     """What these settings ask for; None where the port is switched off."""
     if config.http_listen == "off":
         return None
-    return Lookout(
+    return StatusRefresher(
         host_and_port(config.http_listen),
-        Survey(means_of(config, ledger)),
-        Source(meters),
+        StatusCollector(status_inputs(config, ledger)),
+        MetricsState(meters),
         life,
     )

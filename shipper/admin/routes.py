@@ -13,22 +13,22 @@ from typing import Any
 import orjson
 
 import spooler
-from shipper.admin import Life, Reply
+from shipper.admin import Probes, Reply
 from shipper.admin.curves import Curves
 from shipper.admin.history import History
-from shipper.admin.metrics import CONTENT_TYPE, Exposition, Source
-from shipper.status.model import Overview, Sink, Spool
-from shipper.status.summary import badness, judge
+from shipper.admin.metrics import CONTENT_TYPE, Exposition, MetricsState
+from shipper.status.model import SinkStatus, SpoolStatus, Status
+from shipper.status.summary import badness, summarize
 
 # The table is for people; all of them are in `lens-ship status --all`.
 SPOOLS = 200
 _JSON = "application/json"
 
 
-class Answers:
+class Routes:
     """Safe for several threads."""
 
-    def __init__(self, source: Source, history: History, life: Life) -> None:
+    def __init__(self, source: MetricsState, history: History, life: Probes) -> None:
         self._source = source
         self._history = history
         self._life = life
@@ -67,9 +67,9 @@ class Answers:
             return _json({"curves": self._curves.of(overview)})
 
 
-def facts(overview: Overview) -> dict[str, Any]:
+def facts(overview: Status) -> dict[str, Any]:
     """What the page shows; no more of a spool than its table needs."""
-    verdict = judge(overview)
+    verdict = summarize(overview)
     sign, disk = overview.sign, overview.disk
     ranked = sorted(overview.spools, key=badness)
     return {
@@ -94,7 +94,7 @@ def facts(overview: Overview) -> dict[str, Any]:
     }
 
 
-def _sink(sink: Sink, overview: Overview) -> dict[str, Any]:
+def _sink(sink: SinkStatus, overview: Status) -> dict[str, Any]:
     first = sink.troubles[0] if sink.troubles else None
     return {
         "sink": sink.sink,
@@ -119,13 +119,13 @@ def _sink(sink: Sink, overview: Overview) -> dict[str, Any]:
     }
 
 
-def _state(sink: Sink) -> str:
+def _state(sink: SinkStatus) -> str:
     if sink.paused is not None:
         return "alarm" if sink.paused.alarm else "paused"
     return "partly" if sink.present else "ok"
 
 
-def _spool(spool: Spool, overview: Overview) -> dict[str, Any]:
+def _spool(spool: SpoolStatus, overview: Status) -> dict[str, Any]:
     return {
         "spool": spool.spool,
         "workload": spool.workload,

@@ -40,7 +40,7 @@ class Reading:
     delivered: Mapping[str, int]
 
 
-class Heartbeat:
+class HeartbeatWriter:
     """Belongs to the service's main thread; `address` and `problem` are those of its port."""
 
     def __init__(self, ledger: Ledger, now: Callable[[], float]) -> None:

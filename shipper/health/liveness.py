@@ -40,16 +40,16 @@ class Liveness:
         """Unix time at which the one of the loops that is behind last came round."""
         return min(wall for _, wall in self._rounds.values())
 
-    def came_round(self, loop: str) -> None:
+    def loop_ran(self, loop: str) -> None:
         """One of the loops has; housekeeping when it has walked the root."""
         self._rounds[loop] = self._now(), time.time()
         self._ready = self._ready or loop == HOUSEKEEPING
 
-    def takes_turn(self) -> None:
+    def turn_started(self) -> None:
         """This thread begins a turn."""
         self._turns[threading.get_ident()] = self._now()
 
-    def ends_turn(self) -> None:
+    def turn_ended(self) -> None:
         """This thread waits for its next turn."""
         self._turns.pop(threading.get_ident(), None)
 

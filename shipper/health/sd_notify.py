@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 _SEND_SECONDS = 1.0
 
 
-class Notify:
+class SystemdNotifier:
     """One service's line to its manager. Used by the main thread; `status` by any other."""
 
     def __init__(

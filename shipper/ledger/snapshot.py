@@ -18,7 +18,7 @@ _COLUMNS = ("spool", "sink", "seq", "early", "delivered", "passed", "updated")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Books:
+class LedgerSnapshot:
     """The ledger's rows of spools that still have files."""
 
     positions: dict[Pair, dict[str, Any]]
@@ -53,7 +53,7 @@ class Books:
         return [(first, last, why) for _, why, _, first, last in self.gaps.get(spool, ()) if first]
 
 
-NOTHING = Books(
+NOTHING = LedgerSnapshot(
     positions={},
     dead=Counter(),
     damage={},
@@ -64,7 +64,7 @@ NOTHING = Books(
 )
 
 
-def open_books(ledger: Ledger) -> Books:
+def read_snapshot(ledger: Ledger) -> LedgerSnapshot:
     """What the ledger says now."""
     here = "spool IN (SELECT id FROM spool WHERE deleted IS NULL)"
     with ledger.using() as database:
@@ -92,7 +92,7 @@ def open_books(ledger: Ledger) -> Books:
             f"SELECT spool, sink, sum(count) FROM dropped WHERE {here} GROUP BY spool, sink"
         ).fetchall()
         workloads = database.execute("SELECT id, workload FROM spool WHERE workload != ''")
-        return Books(
+        return LedgerSnapshot(
             positions={row[:2]: dict(zip(_COLUMNS, row, strict=True)) for row in positions},
             dead=Counter({(spool, sink): count for spool, sink, count in dead}),
             damage=_grouped(((spool, sink), (a, b, why)) for spool, sink, a, b, why in damage),
@@ -110,7 +110,7 @@ def _grouped(pairs: Any) -> dict[Any, list[Any]]:
     return groups
 
 
-def pending(books: Books, pair: Pair, view: View) -> int:
+def pending(books: LedgerSnapshot, pair: Pair, view: View) -> int:
     """Records beyond the position that are in the files and not settled yet."""
     # What its writer has deleted meanwhile is not waiting.
     begin = max(books.seq(pair) + 1, view.first)

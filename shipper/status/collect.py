@@ -19,7 +19,7 @@ from shipper.disk.discovery import find_spools, noting
 from shipper.ledger import sums
 from shipper.ledger.ledger import Ledger
 from shipper.ledger.losses import reckon
-from shipper.ledger.snapshot import NOTHING, Books, Pair, open_books
+from shipper.ledger.snapshot import NOTHING, LedgerSnapshot, Pair, read_snapshot
 from shipper.ledger.snapshot import pending as count_pending
 from shipper.ledger.state import is_there
 from shipper.ledger.sums import Sums
@@ -27,7 +27,7 @@ from shipper.life import vitals
 from shipper.life.vitals import Trouble
 from shipper.settings.config import Config
 from shipper.sinks import REGISTRY
-from shipper.status.model import Disk, Overview, Sink, Spool, Way
+from shipper.status.model import DiskStatus, SinkStatus, SpoolSinkStatus, SpoolStatus, Status
 from spooler.errors import SpoolError
 from spooler.spool.glance import Glance, View
 from spooler.spool.identity import Identity
@@ -38,7 +38,7 @@ _NO_SUMS = Sums(settled=Counter(), lost=Counter(), dead=Counter(), dropped=Count
 
 
 @dataclass(frozen=True, kw_only=True)
-class Means:
+class StatusInputs:
     """What to look at. `ledger` is that of the service itself; None beside it."""
 
     root: Path
@@ -50,18 +50,18 @@ class Means:
 
 
 @contextmanager
-def survey_of(config: Config) -> Iterator[Survey]:
+def status_collector(config: Config) -> Iterator[StatusCollector]:
     """A survey of what these settings name, beside a service that may be running."""
-    survey = Survey(means_of(config))
+    survey = StatusCollector(status_inputs(config))
     try:
         yield survey
     finally:
         survey.close()
 
 
-def means_of(config: Config, ledger: Ledger | None = None) -> Means:
+def status_inputs(config: Config, ledger: Ledger | None = None) -> StatusInputs:
     """What these settings name, with the service's own ledger where it is the one who looks."""
-    return Means(
+    return StatusInputs(
         root=config.spool,
         state=config.state,
         sinks=tuple(REGISTRY),
@@ -71,23 +71,25 @@ def means_of(config: Config, ledger: Ledger | None = None) -> Means:
     )
 
 
-class Survey:
+class StatusCollector:
     """Looks again and again; one thread at a time."""
 
-    def __init__(self, means: Means) -> None:
+    def __init__(self, means: StatusInputs) -> None:
         self._means = means
         self._own: Ledger | None = None
         self._glances: dict[str, Glance] = {}
         self._readers: dict[str, Reader] = {}
         self._identities: dict[str, Identity] = {}
-        self._ended: dict[str, tuple[Any, Spool]] = {}  # with the mark of what it was made from
+        self._ended: dict[
+            str, tuple[Any, SpoolStatus]
+        ] = {}  # with the mark of what it was made from
         # (spool, of what) -> seq -> time: most sinks stand at the same, and the next look may too.
         self._times: dict[tuple[str, str], dict[int, float | None]] = {}
 
-    def take(self, *, only: str = "") -> Overview:
+    def take(self, *, only: str = "") -> Status:
         """Where everything stands now, or of the spools whose id begins with `only`."""
         means, ledger = self._means, self._ledger()
-        books = open_books(ledger) if ledger else NOTHING
+        books = read_snapshot(ledger) if ledger else NOTHING
         running = vitals.is_running(means.state)
         sign = vitals.last_sign(ledger) if ledger else None
         counted = sums.sums(ledger) if ledger else _NO_SUMS
@@ -95,7 +97,7 @@ class Survey:
         spools = tuple(self._spools(books, only, closed))
         troubles = vitals.troubles(ledger) if ledger else []
         seen = max((s.newest for s in spools if s.newest is not None), default=None)
-        return Overview(
+        return Status(
             time=time.time(),
             root=str(means.root),
             state=str(means.state),
@@ -118,7 +120,7 @@ class Survey:
             closed=closed,
         )
 
-    def renew(self, overview: Overview) -> Overview:
+    def renew(self, overview: Status) -> Status:
         """The same, with what changes though nothing happens: the time, the disk, the rates."""
         means, ledger = self._means, self._ledger()
         running = vitals.is_running(means.state)
@@ -148,7 +150,9 @@ class Survey:
 
     # --- spools -----------------------------------------------------------------------------------
 
-    def _spools(self, books: Books, only: str, closed: dict[str, str]) -> Iterator[Spool]:
+    def _spools(
+        self, books: LedgerSnapshot, only: str, closed: dict[str, str]
+    ) -> Iterator[SpoolStatus]:
         found = find_spools(self._means.root, noting(closed))
         directories = {path.name: path for path in found}
         for memory in (self._glances, self._readers, self._identities, self._ended):
@@ -159,7 +163,7 @@ class Survey:
             if name.startswith(only):
                 yield self._spool(directory, books)
 
-    def _spool(self, directory: Path, books: Books) -> Spool:
+    def _spool(self, directory: Path, books: LedgerSnapshot) -> SpoolStatus:
         """One spool; what has ended changes only by deletions and in the ledger."""
         pairs = [(directory.name, sink) for sink in self._means.sinks]
         try:
@@ -177,7 +181,7 @@ class Survey:
             self._ended[directory.name] = (mark, spool)
         return spool
 
-    def _look(self, glance: Glance, directory: Path, books: Books) -> Spool:
+    def _look(self, glance: Glance, directory: Path, books: LedgerSnapshot) -> SpoolStatus:
         name = directory.name
         reader = self._readers[name]
         owned = reader.is_owned()  # before the look: what it then finds may be all
@@ -186,7 +190,7 @@ class Survey:
         problem = view.problem or reason
         withheld = not (self._means.shipping and (identity is None or identity.api_reporting))
         pairs = [(name, sink) for sink in self._means.sinks]
-        return Spool(
+        return SpoolStatus(
             spool=name,
             directory=str(directory),
             state=_state(owned=owned, withheld=withheld, problem=problem),
@@ -213,14 +217,16 @@ class Survey:
                 return None, str(error)
         return self._identities[reader.spool], ""
 
-    def _way(self, glance: Glance, view: View, pair: Pair, books: Books, *, withheld: bool) -> Way:
+    def _way(
+        self, glance: Glance, view: View, pair: Pair, books: LedgerSnapshot, *, withheld: bool
+    ) -> SpoolSinkStatus:
         seq = books.seq(pair)
         lost = reckon(books.damage.get(pair, []), books.deleted(pair[0]))
         pending = 0 if withheld else count_pending(books, pair, view)
         settled = view.newest
         if seq < view.last:
             settled = self._time(pair, "settled", seq, glance.time_of)
-        return Way(
+        return SpoolSinkStatus(
             sink=pair[1],
             delivered=books.count(pair, "delivered"),
             passed=books.count(pair, "passed"),
@@ -244,15 +250,15 @@ class Survey:
 
 def _sink(
     sink: str,
-    ways: list[Way],
+    ways: list[SpoolSinkStatus],
     counted: Sums,
     *,
     troubles: list[Trouble],
     seen: float | None,
     rates: Mapping[str, float] | None,
-) -> Sink:
+) -> SinkStatus:
     """The sum of all its ways, with what is known of the sink itself."""
-    return Sink(
+    return SinkStatus(
         sink=sink,
         **{what: counted.settled[sink, what] for what in sums.SETTLED},
         pending=sum(way.pending for way in ways),
@@ -299,12 +305,12 @@ def _urgency(trouble: Trouble) -> tuple[Any, ...]:
     )
 
 
-def _disk(root: Path, limit: int, used: int) -> Disk:
+def _disk(root: Path, limit: int, used: int) -> DiskStatus:
     try:
         found = os.statvfs(root)
     except OSError:
-        return Disk(used=used, limit=limit)
-    return Disk(
+        return DiskStatus(used=used, limit=limit)
+    return DiskStatus(
         used=used,
         limit=limit,
         free=found.f_bavail * found.f_frsize,

@@ -20,7 +20,7 @@ STUCK_SECONDS = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Way:
+class SpoolSinkStatus:
     """One spool on its way to one sink; `oldest` is the time of its first pending record."""
 
     sink: str
@@ -36,7 +36,7 @@ class Way:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spool:
+class SpoolStatus:
     """One spool; `state` is writing, ended, withheld (not to be shipped) or unreadable."""
 
     spool: str
@@ -51,7 +51,7 @@ class Spool:
     rank: int | None = None
     problem: str = ""
     dropped: Mapping[str, int] = field(default_factory=dict)  # never written, by reason
-    ways: tuple[Way, ...] = ()
+    ways: tuple[SpoolSinkStatus, ...] = ()
 
     @property
     def pending(self) -> int:
@@ -76,7 +76,7 @@ class Spool:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sink:
+class SinkStatus:
     """One sink over all spools, deleted and forgotten ones included in what only grows."""
 
     sink: str
@@ -110,7 +110,7 @@ class Sink:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Disk:
+class DiskStatus:
     """The spool root on its disk: `used` by spools, `limit` 0 for none; `full`: writers pause."""
 
     used: int = 0
@@ -121,7 +121,7 @@ class Disk:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Overview:
+class Status:
     """Everything at one time. `running` and `sign` tell of the service of the state directory."""
 
     time: float
@@ -129,9 +129,9 @@ class Overview:
     state: str
     running: bool
     sign: Sign | None
-    disk: Disk
-    spools: tuple[Spool, ...]
-    sinks: tuple[Sink, ...]
+    disk: DiskStatus
+    spools: tuple[SpoolStatus, ...]
+    sinks: tuple[SinkStatus, ...]
     dropped: Mapping[str, int] = field(default_factory=dict)  # by training processes, by reason
     closed: Mapping[str, str] = field(default_factory=dict)  # folder that may hold spools -> why
 
@@ -158,7 +158,7 @@ class Overview:
         return sum(sum(sink.dead.values()) for sink in self.sinks)
 
     @property
-    def unreadable(self) -> tuple[Spool, ...]:
+    def unreadable(self) -> tuple[SpoolStatus, ...]:
         """Spools of which something cannot be read."""
         return tuple(spool for spool in self.spools if spool.problem)
 

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from shipper.life.vitals import Trouble
-from shipper.status.model import Overview, Sink, Spool
+from shipper.status.model import SinkStatus, SpoolStatus, Status
 
 PAUSED_SECONDS = 900.0
 # What is behind for less than this is only what was just written.
@@ -47,7 +47,7 @@ _SAID = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
+class Summary:
     """`level` is ok, waiting or attention; `also` what is worth saying beside the sentence."""
 
     level: str
@@ -60,21 +60,21 @@ class Verdict:
         return self.level == "attention"
 
 
-def judge(overview: Overview, *, dead_letters: int = 0) -> Verdict:
+def summarize(overview: Status, *, dead_letters: int = 0) -> Summary:
     """The verdict; up to so many dead letters are put up with."""
     urgent = list(_urgent(overview, dead_letters))
     if urgent:
-        return Verdict(level="attention", headline=urgent[0], also=tuple(urgent[1:]))
+        return Summary(level="attention", headline=urgent[0], also=tuple(urgent[1:]))
     waiting = [
         _with_backlog(overview, _told(sink, trouble, overview.time))
         for sink, trouble in _present(overview)
     ]
     if waiting:
-        return Verdict(level="waiting", headline=waiting[0], also=tuple(waiting[1:]))
-    return Verdict(level="ok", headline=_calm(overview))
+        return Summary(level="waiting", headline=waiting[0], also=tuple(waiting[1:]))
+    return Summary(level="ok", headline=_calm(overview))
 
 
-def _urgent(overview: Overview, dead_letters: int) -> Iterator[str]:
+def _urgent(overview: Status, dead_letters: int) -> Iterator[str]:
     yield from _without_service(overview)
     for sink, trouble in _present(overview):
         if trouble.alarm or overview.time - trouble.since >= PAUSED_SECONDS:
@@ -100,7 +100,7 @@ def _urgent(overview: Overview, dead_letters: int) -> Iterator[str]:
         )
 
 
-def _without_service(overview: Overview) -> Iterator[str]:
+def _without_service(overview: Status) -> Iterator[str]:
     sign = overview.sign
     if overview.stuck and sign is not None:
         yield (
@@ -119,7 +119,7 @@ def _without_service(overview: Overview) -> Iterator[str]:
         yield f"{waits}: it ended without a goodbye at {clock(sign.beat, overview.time)}"
 
 
-def _present(overview: Overview) -> Iterator[tuple[Sink, Trouble]]:
+def _present(overview: Status) -> Iterator[tuple[SinkStatus, Trouble]]:
     """What is wrong now, of a service that is there to say so."""
     if not overview.running:
         return
@@ -131,7 +131,7 @@ def _present(overview: Overview) -> Iterator[tuple[Sink, Trouble]]:
             yield sink, trouble
 
 
-def _told(sink: Sink, trouble: Trouble, now: float) -> str:
+def _told(sink: SinkStatus, trouble: Trouble, now: float) -> str:
     text, advice = _SAID.get(trouble.reason, (f"says {trouble.reason}", "see its log"))
     same = [other for other in sink.present if other.reason == trouble.reason]
     whose = ""
@@ -141,12 +141,12 @@ def _told(sink: Sink, trouble: Trouble, now: float) -> str:
     return f"{sink.sink} {text}{whose} since {clock(trouble.since, now)}: {advice}"
 
 
-def _with_backlog(overview: Overview, text: str) -> str:
+def _with_backlog(overview: Status, text: str) -> str:
     behind = overview.pending
     return f"{counted(behind, 'record')} behind, {text}" if behind else text[0].upper() + text[1:]
 
 
-def _calm(overview: Overview) -> str:
+def _calm(overview: Status) -> str:
     missing = "" if overview.disk.size else ", which is not there yet"
     if not overview.spools and overview.sign is None:
         return f"Nothing recorded below {overview.root}{missing}, and no service has run yet"
@@ -162,7 +162,7 @@ def _calm(overview: Overview) -> str:
     return f"All is well: {told}" if age is not None and age < FRESH_SECONDS else told
 
 
-def badness(spool: Spool) -> tuple[object, ...]:
+def badness(spool: SpoolStatus) -> tuple[object, ...]:
     """For sorting: what cannot be read, then what is furthest behind, then what has losses."""
     oldest = spool.oldest if spool.oldest is not None else float("inf")
     return (not spool.problem, -spool.pending, oldest, -spool.dead, -spool.lost, spool.spool)

@@ -14,8 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from shipper.humanize import size
-from shipper.status.model import Overview, Sink, Spool
-from shipper.status.summary import Verdict, badness, clock, counted, duration, short
+from shipper.status.model import SinkStatus, SpoolStatus, Status
+from shipper.status.summary import Summary, badness, clock, counted, duration, short
 from shipper.tables import Column, fitted
 
 WORST = 10
@@ -48,7 +48,7 @@ _SPOOL_COLUMNS = (
 
 
 def render(
-    overview: Overview, verdict: Verdict, *, width: int, everything: bool = False
+    overview: Status, verdict: Summary, *, width: int, everything: bool = False
 ) -> RenderableType:
     """The whole screen of so many columns; with `everything`, all spools instead of the worst."""
     parts: list[RenderableType] = [_headline(verdict), _service(overview), Text()]
@@ -60,7 +60,7 @@ def render(
     return Group(*parts)
 
 
-def _headline(verdict: Verdict) -> Table:
+def _headline(verdict: Summary) -> Table:
     mark, style = _MARKS[verdict.level]
     grid = Table.grid(padding=(0, 1, 0, 0))
     for line in (verdict.headline, *verdict.also):
@@ -68,7 +68,7 @@ def _headline(verdict: Verdict) -> Table:
     return grid
 
 
-def _service(overview: Overview) -> Table:
+def _service(overview: Status) -> Table:
     sign, now = overview.sign, overview.time
     if sign is None:
         told = "running, no sign of life yet" if overview.running else "never run"
@@ -86,7 +86,7 @@ def _service(overview: Overview) -> Table:
     return grid
 
 
-def _totals(overview: Overview) -> Text:
+def _totals(overview: Status) -> Text:
     disk = overview.disk
     live = sum(spool.state == "writing" for spool in overview.spools)
     text = Text()
@@ -99,7 +99,7 @@ def _totals(overview: Overview) -> Text:
     return text
 
 
-def _sinks(overview: Overview, width: int) -> Table:
+def _sinks(overview: Status, width: int) -> Table:
     rows = []
     for sink in overview.sinks:
         state, style = _state(sink, overview)
@@ -119,7 +119,7 @@ def _sinks(overview: Overview, width: int) -> Table:
     return fitted(_SINK_COLUMNS, rows, width)
 
 
-def _state(sink: Sink, overview: Overview) -> tuple[str, str]:
+def _state(sink: SinkStatus, overview: Status) -> tuple[str, str]:
     if not overview.running:
         return "no service", "dim"
     if sink.paused is not None:
@@ -127,7 +127,7 @@ def _state(sink: Sink, overview: Overview) -> tuple[str, str]:
     return ("partly", "yellow") if sink.present else ("ok", "green")
 
 
-def _last_troubles(overview: Overview) -> list[Text]:
+def _last_troubles(overview: Status) -> list[Text]:
     """The first trouble of each sink, present or past."""
     lines = []
     for sink in overview.sinks:
@@ -149,7 +149,7 @@ def _last_troubles(overview: Overview) -> list[Text]:
     return lines
 
 
-def _losses(overview: Overview) -> list[RenderableType]:
+def _losses(overview: Status) -> list[RenderableType]:
     """What will not arrive by itself, by reason."""
     lines = []
     for sink in overview.sinks:
@@ -169,7 +169,7 @@ def told(reasons: Mapping[str, int]) -> str:
     return ", ".join(f"{count:,} {reason}" for reason, count in sorted(reasons.items()))
 
 
-def _spools(overview: Overview, width: int, *, everything: bool) -> list[RenderableType]:
+def _spools(overview: Status, width: int, *, everything: bool) -> list[RenderableType]:
     ranked = sorted(overview.spools, key=badness)
     shown = ranked if everything else [s for s in ranked if _is_bad(s)][:WORST]
     if not shown:
@@ -197,5 +197,5 @@ def _spools(overview: Overview, width: int, *, everything: bool) -> list[Rendera
     return parts
 
 
-def _is_bad(spool: Spool) -> bool:
+def _is_bad(spool: SpoolStatus) -> bool:
     return bool(spool.problem or spool.pending or spool.dead or spool.lost)

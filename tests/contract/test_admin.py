@@ -272,7 +272,7 @@ ONLY_WITH_A_LIMIT = {"lens_ship_root_limit_bytes"}
 
 
 @pytest.mark.parametrize(
-    "path", ["deploy/grafana/lens-ship.json", "deploy/prometheus/alerts.yaml", "docs/seeing.md"]
+    "path", ["deploy/grafana/lens-ship.json", "deploy/prometheus/alerts.yaml", "docs/monitoring.md"]
 )
 def test_every_metric_that_is_named_is_there(service: Running, path: str) -> None:
     named = names_in((ROOT / path).read_text(encoding="utf-8"))
@@ -283,7 +283,7 @@ def test_every_metric_that_is_named_is_there(service: Running, path: str) -> Non
 def test_every_metric_that_is_there_is_documented(service: Running) -> None:
     text = get(service.url + "/metrics")[1]
     there = set(re.findall(r"# TYPE (lens_ship_\S+) ", text))
-    assert there <= names_in((ROOT / "docs" / "seeing.md").read_text(encoding="utf-8"))
+    assert there <= names_in((ROOT / "docs" / "monitoring.md").read_text(encoding="utf-8"))
 
 
 @needs_promtool
@@ -305,11 +305,11 @@ def test_the_alerts_do_what_they_say(words: tuple[str, ...]) -> None:
 def test_every_alert_leads_to_a_heading_and_has_a_test() -> None:
     rules = (ROOT / "deploy" / "prometheus" / "alerts.yaml").read_text(encoding="utf-8")
     tests = (ROOT / "deploy" / "prometheus" / "alerts_test.yaml").read_text(encoding="utf-8")
-    page = (ROOT / "docs" / "seeing.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "monitoring.md").read_text(encoding="utf-8")
     alerts = re.findall(r"- alert: (\w+)", rules)
     assert len(alerts) == rules.count("runbook_url:") > 5
     for alert in alerts:
-        assert f"runbook_url: docs/seeing.md#{alert.lower()}\n" in rules
+        assert f"runbook_url: docs/monitoring.md#{alert.lower()}\n" in rules
         assert f"\n### {alert}\n" in page
         assert f"alertname: {alert}\n" in tests
 

@@ -20,8 +20,8 @@ from shipper.ledger.ledger import Ledger
 from shipper.life import vitals
 from shipper.service import ship_once
 from shipper.sinks import REGISTRY
-from shipper.status.collect import survey_of
-from shipper.status.model import Overview
+from shipper.status.collect import status_collector
+from shipper.status.model import Status
 from spooler.spool import format as fmt
 from tests.kit import spools
 from tests.kit.command import lens_ship, start_lens_ship
@@ -56,12 +56,12 @@ def ship(tmp_path: Path, receiver: FaultyReceiver, timeout: float = 60, **more: 
     ship_once(given, timeout=timeout)
 
 
-def standing(tmp_path: Path) -> Overview:
-    with survey_of(config(tmp_path)) as survey:
+def standing(tmp_path: Path) -> Status:
+    with status_collector(config(tmp_path)) as survey:
         return survey.take()
 
 
-def agree(tmp_path: Path) -> Overview:
+def agree(tmp_path: Path) -> Status:
     """Compare a look at everything with the audit, which reads every record."""
     overview = standing(tmp_path)
     with closing(Ledger(tmp_path / "state", exclusive=False)) as ledger:

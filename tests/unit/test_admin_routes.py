@@ -9,26 +9,26 @@ import pytest
 
 from shipper.admin.curves import POINTS, Curves, thinned
 from shipper.admin.history import SAMPLES, History
-from shipper.status.model import Disk, Overview, Sink, Spool
+from shipper.status.model import DiskStatus, SinkStatus, SpoolStatus, Status
 from tests.kit import shipping
 from tests.kit.shipping import Record, step
 
-NOTHING = Overview(
+NOTHING = Status(
     time=0.0,
     root="/spool",
     state="/state",
     running=True,
     sign=None,
-    disk=Disk(),
+    disk=DiskStatus(),
     spools=(),
-    sinks=(Sink(sink="processor"),),
+    sinks=(SinkStatus(sink="processor"),),
 )
 
 
 def test_the_history_is_an_hour_and_no_more() -> None:
     history = History()
     for number in range(SAMPLES + 50):
-        sink = Sink(sink="processor", delivered=number * 30)
+        sink = SinkStatus(sink="processor", delivered=number * 30)
         history.add(replace(NOTHING, time=number * 10.0, sinks=(sink,)))
     told = history.to_map()
     assert {len(column) for column in told.values()} == {SAMPLES}
@@ -39,7 +39,7 @@ def test_the_history_is_an_hour_and_no_more() -> None:
 def test_a_count_that_goes_back_is_no_negative_rate() -> None:
     history = History()
     for delivered in (100, 0):
-        sink = Sink(sink="processor", delivered=delivered)
+        sink = SinkStatus(sink="processor", delivered=delivered)
         history.add(replace(NOTHING, time=200.0 - delivered, sinks=(sink,)))
     assert history.to_map()["rate"] == [0.0, 0.0]
 
@@ -56,9 +56,9 @@ def test_thinning_keeps_order_ends_and_peaks(count: int) -> None:
     assert (count // 2, 5000.0) in kept
 
 
-def live(root: Path, records: list[Record]) -> Overview:
+def live(root: Path, records: list[Record]) -> Status:
     directory, writer = shipping.spool(root, records)
-    spool = Spool(
+    spool = SpoolStatus(
         spool=directory.name, directory=str(directory), state="writing", written=len(records)
     )
     assert writer

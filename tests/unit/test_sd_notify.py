@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from shipper.health.sd_notify import Notify
+from shipper.health.sd_notify import SystemdNotifier
 from tests.kit.shipping import Clock
 
 
@@ -44,14 +44,14 @@ def manager(path: Path) -> Iterator[Manager]:
 
 
 def test_ready_is_told_once_with_what_the_service_does(path: Path, manager: Manager) -> None:
-    notify = Notify({"NOTIFY_SOCKET": str(path)})
+    notify = SystemdNotifier({"NOTIFY_SOCKET": str(path)})
     notify.ready("shipping /spool")
     notify.ready("shipping /spool")
     assert manager.heard() == ["READY=1\nSTATUS=shipping /spool"]
 
 
 def test_a_status_is_one_line_and_stopping_is_told(path: Path, manager: Manager) -> None:
-    notify = Notify({"NOTIFY_SOCKET": str(path)})
+    notify = SystemdNotifier({"NOTIFY_SOCKET": str(path)})
     notify.status("3 spools;\nMAINPID=1")
     notify.stopping()
     assert manager.heard() == ["STATUS=3 spools; MAINPID=1", "STOPPING=1"]
@@ -61,7 +61,7 @@ def test_an_abstract_address_is_reached() -> None:
     name = f"lens-ship-test-{os.getpid()}"
     manager = Manager(f"\0{name}")
     try:
-        Notify({"NOTIFY_SOCKET": f"@{name}"}).stopping()
+        SystemdNotifier({"NOTIFY_SOCKET": f"@{name}"}).stopping()
         assert manager.heard() == ["STOPPING=1"]
     finally:
         manager.socket.close()
@@ -70,7 +70,7 @@ def test_an_abstract_address_is_reached() -> None:
 def test_pings_come_at_half_of_what_the_watchdog_allows(path: Path, manager: Manager) -> None:
     clock = Clock()
     environ = {"NOTIFY_SOCKET": str(path), "WATCHDOG_USEC": "90000000"}
-    notify = Notify(environ, now=clock)
+    notify = SystemdNotifier(environ, now=clock)
     assert notify.ping_seconds == 45.0
     notify.alive()
     clock.pass_by(44.9)
@@ -94,7 +94,7 @@ def test_pings_come_at_half_of_what_the_watchdog_allows(path: Path, manager: Man
 def test_a_process_that_is_not_watched_does_not_ping(
     path: Path, manager: Manager, environ: dict[str, str]
 ) -> None:
-    notify = Notify({"NOTIFY_SOCKET": str(path), **environ})
+    notify = SystemdNotifier({"NOTIFY_SOCKET": str(path), **environ})
     assert notify.ping_seconds == float("inf")
     notify.status("here")
     assert manager.heard() == ["STATUS=here"]
@@ -102,7 +102,7 @@ def test_a_process_that_is_not_watched_does_not_ping(
 
 @pytest.mark.parametrize("address", ["", "vsock:2:1234"])
 def test_without_a_manager_nothing_is_sent(address: str) -> None:
-    notify = Notify({"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "90000000"})
+    notify = SystemdNotifier({"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "90000000"})
     assert not notify.is_heard
     assert notify.ping_seconds == float("inf")
     notify.ready("")
@@ -111,7 +111,7 @@ def test_without_a_manager_nothing_is_sent(address: str) -> None:
 
 
 def test_a_manager_that_is_gone_is_said_once(path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    notify = Notify({"NOTIFY_SOCKET": str(path)})
+    notify = SystemdNotifier({"NOTIFY_SOCKET": str(path)})
     notify.status("a")
     notify.status("b")
     assert len(caplog.records) == 1

@@ -7,21 +7,21 @@ from pathlib import Path
 
 import pytest
 
-from shipper.admin import Life
-from shipper.admin.metrics import Source
-from shipper.admin.refresher import WHOLE_SECONDS, Lookout
+from shipper.admin import Probes
+from shipper.admin.metrics import MetricsState
+from shipper.admin.refresher import WHOLE_SECONDS, StatusRefresher
 from shipper.ledger.ledger import Ledger, Position, Settled
 from shipper.life.vitals import Sign, beat
 from shipper.meters import Meters
-from shipper.status.collect import Means, Survey
+from shipper.status.collect import StatusCollector, StatusInputs
 from tests.kit import shipping
 from tests.kit.shipping import Clock, step
 
 
-class Counted(Survey):
+class Counted(StatusCollector):
     """A survey that tells how often it looked at everything."""
 
-    def __init__(self, means: Means) -> None:
+    def __init__(self, means: StatusInputs) -> None:
         super().__init__(means)
         self.takes = 0
 
@@ -41,21 +41,21 @@ class Setup:
         self.clock = Clock()
         self.felt: object | None = 0
         self.survey = Counted(
-            Means(
+            StatusInputs(
                 root=folder / "spool",
                 state=folder / "state",
                 sinks=("processor",),
                 ledger=self.ledger,
             )
         )
-        self.source = Source(Meters())
-        life = Life(
+        self.source = MetricsState(Meters())
+        life = Probes(
             healthy=lambda: "",
             ready=lambda: "",
             moved=lambda: 0.0,
             news=lambda: None if self.felt is None else (self.felt, self.ledger.stamp()),
         )
-        self.lookout = Lookout(("127.0.0.1", 0), self.survey, self.source, life, self.clock)
+        self.lookout = StatusRefresher(("127.0.0.1", 0), self.survey, self.source, life, self.clock)
 
     def look(self) -> int:
         """One look; how often everything was looked at so far."""

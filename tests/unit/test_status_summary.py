@@ -12,34 +12,34 @@ from rich.console import Console
 
 from shipper.humanize import size
 from shipper.life.vitals import Sign, Trouble
-from shipper.status.model import Disk, Overview, Sink, Spool, Way
-from shipper.status.summary import PAUSED_SECONDS, duration, judge, short
+from shipper.status.model import DiskStatus, SinkStatus, SpoolSinkStatus, SpoolStatus, Status
+from shipper.status.summary import PAUSED_SECONDS, duration, short, summarize
 from shipper.status.terminal import render
 
 NOW = time.mktime((2026, 3, 4, 12, 0, 0, 0, 0, -1))
 ALIVE = Sign(pid=7, version="1", started=NOW - 60, beat=NOW - 1)
 
 
-def spool(pending: int = 0, *, number: int = 0, **fields: Any) -> Spool:
-    way = Way(sink="processor", pending=pending, oldest=NOW - 180 if pending else None)
+def spool(pending: int = 0, *, number: int = 0, **fields: Any) -> SpoolStatus:
+    way = SpoolSinkStatus(sink="processor", pending=pending, oldest=NOW - 180 if pending else None)
     name = f"20260304T030405-{number}-00000000"
     known = {"directory": f"/spool/{name}", "state": "writing", "ways": (way,)}
-    return Spool(spool=name, **{**known, **fields})
+    return SpoolStatus(spool=name, **{**known, **fields})
 
 
-def overview(*spools: Spool, **fields: Any) -> Overview:
+def overview(*spools: SpoolStatus, **fields: Any) -> Status:
     pending = sum(one.pending for one in spools)
-    sink = Sink(sink="processor", pending=pending, troubles=fields.pop("troubles", ()))
+    sink = SinkStatus(sink="processor", pending=pending, troubles=fields.pop("troubles", ()))
     known: dict[str, Any] = {
         "time": NOW,
         "root": "/spool",
         "state": "/state",
         "running": True,
         "sign": ALIVE,
-        "disk": Disk(size=1),
+        "disk": DiskStatus(size=1),
         "sinks": (replace(sink, **fields.pop("sink", {})),),
     }
-    return Overview(spools=spools, **{**known, **fields})
+    return Status(spools=spools, **{**known, **fields})
 
 
 def trouble(reason: str, *, alarm: bool = False, ago: float = 60.0, **fields: Any) -> Trouble:
@@ -54,12 +54,12 @@ CASES = {
         "Nothing recorded below /spool, and no service has run yet",
     ),
     "a root that is not there": (
-        overview(running=False, sign=None, disk=Disk()),
+        overview(running=False, sign=None, disk=DiskStatus()),
         "ok",
         "Nothing recorded below /spool, which is not there yet, and no service has run yet",
     ),
     "a root that nobody has made": (
-        overview(disk=Disk()),
+        overview(disk=DiskStatus()),
         "ok",
         "Waiting for the first spool below /spool, which is not there yet",
     ),
@@ -88,7 +88,8 @@ CASES = {
     ),
     "just written": (
         overview(
-            spool(ways=(Way(sink="processor", pending=1, oldest=NOW - 2),)), sink={"pending": 1}
+            spool(ways=(SpoolSinkStatus(sink="processor", pending=1, oldest=NOW - 2),)),
+            sink={"pending": 1},
         ),
         "ok",
         "All is well: 1 record on the way, the oldest 2 s old",
@@ -161,7 +162,7 @@ CASES = {
         "All delivered",
     ),
     "root full": (
-        overview(spool(), disk=Disk(full=True)),
+        overview(spool(), disk=DiskStatus(full=True)),
         "attention",
         (
             "The spool root is full: new records of training are refused and counted; give it room,"
@@ -184,7 +185,7 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_every_state_has_its_sentence(name: str) -> None:
     state, level, headline = CASES[name]
-    verdict = judge(state)
+    verdict = summarize(state)
     assert (verdict.level, verdict.headline) == (level, headline)
     assert verdict.needs_a_hand == (level == "attention")
 
@@ -195,15 +196,15 @@ def test_what_else_is_wrong_is_said_beside_it() -> None:
         sink={"dead": {"bad-request": 3}},
         troubles=(trouble("not-allowed", alarm=True),),
     )
-    verdict = judge(state)
+    verdict = summarize(state)
     assert "token" in verdict.headline
     assert [line.split()[1] for line in verdict.also] == ["spool", "records"]
 
 
 def test_dead_letters_that_are_put_up_with_need_no_hand() -> None:
     state = overview(spool(), sink={"dead": {"bad-request": 3}})
-    assert judge(state, dead_letters=3).level == "ok"
-    assert judge(state, dead_letters=2).level == "attention"
+    assert summarize(state, dead_letters=3).level == "ok"
+    assert summarize(state, dead_letters=2).level == "attention"
 
 
 def test_ages_of_records_from_clocks_that_run_ahead_are_not_negative() -> None:
@@ -236,7 +237,7 @@ def test_numbers_are_told_shortly() -> None:
 # --- on the screen --------------------------------------------------------------------------------
 
 
-def busy() -> Overview:
+def busy() -> Status:
     """Everything at once, and wide."""
     spools = [
         spool(10**6 * n, number=n, workload=f"a-very-long-name-of-a-workload-{n}", rank=n)
@@ -260,9 +261,9 @@ def busy() -> Overview:
     )
 
 
-def shown(state: Overview, width: int, **options: Any) -> list[str]:
+def shown(state: Status, width: int, **options: Any) -> list[str]:
     out = Console(width=width, file=io.StringIO(), color_system=None)
-    out.print(render(state, judge(state), width=width, **options))
+    out.print(render(state, summarize(state), width=width, **options))
     text: str = out.file.getvalue()  # type: ignore[attr-defined]
     return [line.rstrip() for line in text.splitlines()]
 
@@ -273,7 +274,7 @@ def test_no_line_is_wider_than_the_terminal_and_no_number_is_cut(name: str, widt
     state = busy() if name == "busy" else CASES[name][0]
     lines = shown(state, width)
     assert max(map(len, lines)) <= width
-    assert lines[0].split(" ", 1)[1][:20] == judge(state).headline[:20]
+    assert lines[0].split(" ", 1)[1][:20] == summarize(state).headline[:20]
     if name == "busy":
         row = next(line for line in lines if line.startswith("processor "))
         assert {"91.0", "M"} <= set(row.split()), row
