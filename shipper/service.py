@@ -17,6 +17,7 @@ from pathlib import Path
 
 from shipper.admin import Probes
 from shipper.admin.refresher import build_refresher
+from shipper.config.schema import Config
 from shipper.disk.housekeeping import Housekeeping
 from shipper.disk.newcomers import Newcomers
 from shipper.disk.tidying import Spool, Tidying
@@ -40,7 +41,6 @@ from shipper.meters import Meters, measured
 from shipper.post.access import Access
 from shipper.post.address import build_address, workload_key
 from shipper.post.workloads import Workloads
-from shipper.settings.config import Config
 from shipper.sinks import Sink, build_sinks
 from spooler.spool.identity import Identity
 from spooler.spool.reader import Reader

@@ -19,12 +19,12 @@ from shipper.admin.history import SAMPLE_SECONDS, History
 from shipper.admin.listener import Listener
 from shipper.admin.metrics import MetricsState
 from shipper.admin.routes import Routes
+from shipper.config.parse import host_and_port
+from shipper.config.schema import Config
 from shipper.errors import ShipperError
 from shipper.ledger.ledger import Ledger
 from shipper.logs import about
 from shipper.meters import Meters
-from shipper.settings.config import Config
-from shipper.settings.parsing import host_and_port
 from shipper.status.collect import StatusCollector, status_inputs
 from shipper.status.model import Status
 from spooler.errors import SpoolError

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from shipper.config.schema import Config
 from shipper.disk.discovery import find_spools, noting
 from shipper.ledger import sums
 from shipper.ledger.ledger import Ledger
@@ -25,7 +26,6 @@ from shipper.ledger.state import is_there
 from shipper.ledger.sums import Sums
 from shipper.life import vitals
 from shipper.life.vitals import Trouble
-from shipper.settings.config import Config
 from shipper.sinks import REGISTRY
 from shipper.status.model import DiskStatus, SinkStatus, SpoolSinkStatus, SpoolStatus, Status
 from spooler.errors import SpoolError

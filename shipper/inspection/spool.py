@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from shipper.contents.checks import WRONG, Complaint, Facts, about_records, about_segment, check
-from shipper.contents.segment import Segment, look
-from shipper.contents.tally import Run, Tally
+from shipper.inspection.findings import WRONG, Complaint, Facts, about_records, about_segment, check
+from shipper.inspection.segment import Segment, look
+from shipper.inspection.stats import Run, Tally
 from spooler.spool import format as fmt
 from spooler.spool.identity import Identity
 from spooler.spool.reader import Reader

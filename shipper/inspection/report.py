@@ -8,13 +8,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from shipper.contents.checks import WRONG, Complaint
-from shipper.contents.segment import Segment
-from shipper.contents.shown import clock, shown
-from shipper.contents.strangers import Stranger
-from shipper.contents.survey import Survey
-from shipper.contents.tally import Run, Tally
-from shipper.humanize import size
+from shipper.humanize import clock, sanitize, size
+from shipper.inspection.findings import WRONG, Complaint
+from shipper.inspection.segment import Segment
+from shipper.inspection.spool import Survey
+from shipper.inspection.stats import Run, Tally
+from shipper.inspection.strangers import Stranger
 from shipper.tables import Column, fitted
 from spooler.spool.identity import Identity
 
@@ -41,7 +40,7 @@ _SURVEY_COLUMNS = (
 
 def print_survey(survey: Survey, out: Console) -> None:
     """Everything about one spool."""
-    _say(out, shown(survey.path, _PATH), "bold")
+    _say(out, sanitize(survey.path, _PATH), "bold")
     for label, text in _about(survey):
         _say(out, f"  {label:<10}{text}")
     if survey.segments:
@@ -61,7 +60,7 @@ def print_surveys(surveys: Sequence[Survey], out: Console) -> None:
         rank = one.identity.rank if one.identity else None
         rows.append(
             (
-                Text(shown(one.name)),
+                Text(sanitize(one.name)),
                 Text("-" if rank is None else str(rank)),
                 Text(_life(one)),
                 Text(str(len(one.segments))),
@@ -81,13 +80,13 @@ def print_surveys(surveys: Sequence[Survey], out: Console) -> None:
 
 def print_stranger(stranger: Stranger, out: Console) -> None:
     """What it is instead of a spool."""
-    _say(out, shown(stranger.path, _PATH), "bold")
-    _say(out, f"  {shown(stranger.what)}")
+    _say(out, sanitize(stranger.path, _PATH), "bold")
+    _say(out, f"  {sanitize(stranger.what)}")
     if stranger.tally is not None:
         _print_tally(stranger.tally, out, whole=True)
     if stranger.problem:
-        _say(out, f"  not all of it can be read: {shown(stranger.problem)}", "bold red")
-    _say(out, f"  {shown(stranger.next, _PATH)}")
+        _say(out, f"  not all of it can be read: {sanitize(stranger.problem)}", "bold red")
+    _say(out, f"  {sanitize(stranger.next, _PATH)}")
 
 
 def _say(out: Console, text: str, style: str = "") -> None:
@@ -98,7 +97,7 @@ def _say(out: Console, text: str, style: str = "") -> None:
 def _about(survey: Survey) -> Iterable[tuple[str, str]]:
     who = survey.identity
     if who is not None:
-        where = f"pid {who.pid} on {shown(who.host)}, lens-ship {shown(who.version or '?')}"
+        where = f"pid {who.pid} on {sanitize(who.host)}, lens-ship {sanitize(who.version or '?')}"
         yield "process", f"{_life(survey)} ({where})"
         yield "begun", clock(who.created)
         yield "job", _job(who)
@@ -125,7 +124,7 @@ def _job(who: Identity) -> str:
         ("local rank", who.local_rank),
         ("node rank", who.node_rank),
     )
-    told = [f"{label} {shown(value)}" for label, value in parts if value not in ("", None)]
+    told = [f"{label} {sanitize(value)}" for label, value in parts if value not in ("", None)]
     return ", ".join(told) or "it does not say"
 
 
@@ -141,7 +140,7 @@ def _segments(segments: Sequence[Segment]) -> Table:
                 table.add_row("…", f"{len(segments) - 2 * edge} more")
             continue
         table.add_row(
-            Text(shown(one.path.name)),
+            Text(sanitize(one.path.name)),
             Text(one.state, style=_STYLES.get(one.state, "")),
             f"{one.records:,}",
             f"{one.first:,}",
@@ -159,7 +158,7 @@ def _span(segment: Segment) -> tuple[str, str]:
 
 
 def _print_tally(tally: Tally, out: Console, *, whole: bool) -> None:
-    kinds = [f"{count:,} {shown(kind, 60)}" for kind, count in sorted(tally.kinds.items())]
+    kinds = [f"{count:,} {sanitize(kind, 60)}" for kind, count in sorted(tally.kinds.items())]
     _say(out, f"  {'kinds':<10}{', '.join(kinds) or 'none'}")
     for run in list(tally.runs.values())[:_MOST_RUNS]:
         _say(out, f"  {'run':<10}{_run(run, whole=whole)}")
@@ -169,24 +168,24 @@ def _print_tally(tally: Tally, out: Console, *, whole: bool) -> None:
         _say(out, f"  {'':<10}and {len(tally.runs) - _MOST_RUNS} {more} runs")
     for gap in tally.gaps[:_MOST_RUNS]:
         deleted = f", records {gap.first:,} to {gap.last:,}" if gap.first else ""
-        text = f"{gap.count:,} records: {shown(gap.reason)}{deleted}, told by record {gap.seq:,}"
+        text = f"{gap.count:,} records: {sanitize(gap.reason)}{deleted}, told by record {gap.seq:,}"
         _say(out, f"  {'lost':<10}{text}")
     if len(tally.gaps) > _MOST_RUNS:
         _say(out, f"  {'':<10}and {len(tally.gaps) - _MOST_RUNS} more gaps")
 
 
 def _run(run: Run, *, whole: bool) -> str:
-    name = "/".join(shown(part, 60) for part in (run.project, run.name) if part)
+    name = "/".join(sanitize(part, 60) for part in (run.project, run.name) if part)
     steps = "no steps"
     if run.first_step is not None:
         steps = f"{'' if whole else 'about '}steps {run.first_step:,} to {run.last_step:,}"
     end = f"finished, exit code {run.exit_code}" if run.finished else "not finished"
-    return f"{shown(run.run, 80)}{f' ({name})' if name else ''}: {steps}, {end}"
+    return f"{sanitize(run.run, 80)}{f' ({name})' if name else ''}: {steps}, {end}"
 
 
 def _metrics(run: Run) -> str:
     names = sorted(run.metrics)
-    told = ", ".join(shown(name, 80) for name in names[:_MOST_METRICS])
+    told = ", ".join(sanitize(name, 80) for name in names[:_MOST_METRICS])
     left = len(names) - _MOST_METRICS
     more = f" and {left} {'or more' if run.more_metrics else 'more'}" if left > 0 else ""
     return (told or "no metrics") + more
@@ -194,7 +193,11 @@ def _metrics(run: Run) -> str:
 
 def _print_complaints(complaints: Sequence[Complaint], out: Console) -> None:
     for complaint in complaints[:_MOST_COMPLAINTS]:
-        text = f"{complaint.level}: {shown(complaint.where, _PATH)}: {shown(complaint.what, 500)}"
-        _say(out, text, "bold red" if complaint.level == WRONG else "yellow")
+        where, what = sanitize(complaint.where, _PATH), sanitize(complaint.what, 500)
+        _say(
+            out,
+            f"{complaint.level}: {where}: {what}",
+            "bold red" if complaint.level == WRONG else "yellow",
+        )
     if len(complaints) > _MOST_COMPLAINTS:
         _say(out, f"and {len(complaints) - _MOST_COMPLAINTS} more complaints")

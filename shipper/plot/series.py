@@ -14,11 +14,10 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from shipper.contents.segment import look
-from shipper.contents.shown import seconds_in
-from shipper.contents.tally import MOST_NAMES, Run, Tally
-from shipper.contents.thinning import Curve
 from shipper.disk.discovery import find_spools
+from shipper.inspection.segment import look
+from shipper.inspection.stats import MOST_NAMES, Run, Tally, record_time
+from shipper.plot.downsample import Curve
 from spooler.errors import BodyUnreadable, SpoolError
 from spooler.records.step import flatten
 from spooler.spool import codec
@@ -188,7 +187,7 @@ class Course:
         source.last = step if source.last is None else max(source.last, step)
         if any(first <= step <= last for first, last in source.covered):
             return False
-        x = seconds_in(body) if self._by_time else float(step)
+        x = record_time(body) if self._by_time else float(step)
         if x is None:
             return False
         for name, value in flatten(data).items():

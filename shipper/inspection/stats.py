@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from shipper.contents.shown import seconds_in
 from spooler.errors import BodyUnreadable
 from spooler.records import REGISTRY, gap
 from spooler.records.step import flatten
@@ -157,7 +156,7 @@ class Tally:
         run = self._run(name)
         if run is None:
             return
-        run.note_time(seconds_in(body))
+        run.note_time(record_time(body))
         if kind == "step":
             run.note_step(body)
         elif kind == "run":
@@ -174,6 +173,14 @@ class Tally:
         count = count if isinstance(count, int) else 0
         reason = _text(body.get("reason"))
         self.gaps.append(Gap(seq=seq, reason=reason, count=count, first=first, last=last))
+
+
+def record_time(body: Mapping[str, Any]) -> float | None:
+    """The `time` of a body, None where it is no number that a clock shows."""
+    time = body.get("time")
+    if isinstance(time, bool) or not isinstance(time, int | float):
+        return None
+    return float(time) if abs(time) < 1e11 else None
 
 
 def _text(value: object) -> str:

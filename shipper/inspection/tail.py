@@ -10,9 +10,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from shipper.contents.line import Seen
 from shipper.disk.discovery import find_spools
 from shipper.disk.watch import Watch
+from shipper.inspection.record_line import Seen
 from spooler.errors import BodyUnreadable, SpoolError
 from spooler.spool import codec
 from spooler.spool import format as fmt

@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
-from shipper.contents.shown import seconds_in
-from shipper.contents.tally import Tally
+from shipper.inspection.stats import Tally, record_time
 from spooler.errors import NewerFormat, NotASpool, SpoolDamaged
 from spooler.spool import segment as stored
 from spooler.spool.filesystem import wal_size
@@ -125,7 +124,7 @@ def _take(segment: Segment, rows: list[Row], position: int) -> int:
     position = verify(segment.path, rows, position, records, damage)
     segment.damage += damage[: _MOST_DAMAGE - len(segment.damage)]
     for record in records:
-        _note_time(segment, seconds_in(segment.tally.note(record)))
+        _note_time(segment, record_time(segment.tally.note(record)))
     return position
 
 
@@ -161,7 +160,7 @@ def _sample(one: stored.Segment, segment: Segment) -> None:
             Damage(path=str(segment.path), first=segment.first, last=segment.last, reason=why)
         )
     for record in records:
-        _note_time(segment, seconds_in(segment.tally.look_into(record)))
+        _note_time(segment, record_time(segment.tally.look_into(record)))
 
 
 def _note_time(segment: Segment, time: float | None) -> None:

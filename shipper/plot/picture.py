@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from shipper.errors import PictureFailed
 
 if TYPE_CHECKING:
-    from shipper.contents.terminal import Chart
+    from shipper.plot.terminal import Chart
 
 _DPI = 100
 

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from shipper.contents.segment import NEWER, Segment
-from shipper.contents.tally import Tally
+from shipper.inspection.segment import NEWER, Segment
+from shipper.inspection.stats import Tally
 from shipper.ledger import ranges
 from spooler.spool import format as fmt
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import orjson
 
-from shipper.contents.follow import Follower, Wanted, follow
-from shipper.contents.line import Seen, line, to_map
-from shipper.contents.shown import jsonable, shown
+from shipper.humanize import json_safe, sanitize
+from shipper.inspection.record_line import Seen, line, to_map
+from shipper.inspection.tail import Follower, Wanted, follow
 
 
 def tail(places: Sequence[Path], wanted: Wanted, *, count: int, on: bool, as_json: bool) -> int:
@@ -41,7 +41,7 @@ def tail(places: Sequence[Path], wanted: Wanted, *, count: int, on: bool, as_jso
 
 
 def _print(seen: Seen, *, as_json: bool) -> None:
-    text = orjson.dumps(jsonable(to_map(seen))).decode() if as_json else line(seen)
+    text = orjson.dumps(json_safe(to_map(seen))).decode() if as_json else line(seen)
     print(text)  # noqa: T201
 
 
@@ -52,4 +52,4 @@ def _tell(follower: Follower) -> None:
 
 
 def _say(text: str) -> None:
-    print(f"lens-ship: {shown(text, 4096)}", file=sys.stderr)  # noqa: T201
+    print(f"lens-ship: {sanitize(text, 4096)}", file=sys.stderr)  # noqa: T201

@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from shipper.settings.config import Config
-from shipper.settings.table import SETTINGS
+from shipper.config.schema import SETTINGS, Config
 
 _WIDTH = 78
 

@@ -2,7 +2,7 @@
 
 A value comes from the first of: command line, `LENS_SHIP_<NAME>` in the environment, the TOML file
 (keys as in the table), a variable of the exporter whose place lens-ship takes, the default. The
-table itself is in `shipper.settings.table`.
+table itself is in `shipper.config.schema`.
 """
 
 from __future__ import annotations
@@ -12,15 +12,13 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from shipper.config.parse import masked
+from shipper.config.schema import BY_NAME, SETTINGS, Config, Setting
 from shipper.errors import ConfigError
 from shipper.settings import tls
-from shipper.settings.parsing import masked
-from shipper.settings.table import BY_NAME, SETTINGS, Setting
-from spooler.spool.identity import Identity
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -33,67 +31,6 @@ __all__ = ["SETTINGS", "Config", "Setting", "default_state", "load"]
 OPTION_VARIABLES = ("LENS_SHIP_CONFIG", "LENS_SHIP_TIMEOUT", "LENS_SHIP_DEMO_DLROVER")
 # What Kubernetes sets in every pod beside a Service called lens-ship.
 _OF_KUBERNETES = re.compile(r"LENS_SHIP_(SERVICE_(HOST|PORT(_.+)?)|PORT(_\d+_(TCP|UDP).*)?)")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Config:
-    """The settings, checked. `given` maps a name to where its value came from."""
-
-    spool: Path
-    state: Path
-    processor_url: str
-    master: str
-    master_service: str
-    master_client: str
-    master_message_bytes: int
-    master_keep_seconds: float
-    master_wait: float
-    master_proxy: str
-    batch_size: int
-    flush_interval: float
-    request_bytes: int
-    connect_timeout: float
-    read_timeout: float
-    token_file: Path | None
-    cookie_file: Path | None
-    ca_file: Path | None
-    client_cert_file: Path | None
-    client_key_file: Path | None
-    proxy: str
-    numbers_only: bool
-    rank_prefix: bool
-    api_reporting: bool
-    save_local: bool
-    retain_seconds: float
-    retain_bytes: int
-    root_bytes: int
-    when_full: str
-    dead_letter_count: int
-    dead_letter_bytes: int
-    quarantine_bytes: int
-    rescan_seconds: float
-    pod_directories: bool
-    workers: int
-    http_listen: str
-    log_level: str
-    log_format: str
-    log_repeat_seconds: float
-    given: Mapping[str, str]
-    warnings: tuple[str, ...] = ()  # what looks wrong and does not keep anything from working
-
-    def steps_per_request(self, identity: Identity) -> int:
-        """The operator's number, else what the job asked for, else the default."""
-        asked = identity.batch_size
-        if "batch_size" in self.given or asked is None:
-            return self.batch_size
-        return min(max(asked, 1), 1000)
-
-    def seconds_to_flush(self, identity: Identity) -> float:
-        """The operator's interval, else what the job asked for, else the default."""
-        asked = identity.flush_interval
-        if "flush_interval" in self.given or asked is None:
-            return self.flush_interval
-        return min(max(asked, 0.05), 3600.0)
 
 
 def load(

@@ -1,16 +1,18 @@
 """Every setting of the service: name, default, meaning, and why that default. One table.
 
-Adding one is a row here and a field in `shipper.settings.config.Config`; `make settings` writes the
+Adding one is a row and a field of `Config` here; `make settings` writes the
 row into docs/settings.md. Secrets are never settings: they stand in files, which the settings name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from shipper.settings import parsing
+from shipper.config import parse as parsing
+from spooler.spool.identity import Identity
 
 POLICIES = ("drop-newest", "drop-oldest")
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -359,3 +361,64 @@ SETTINGS = (
     ),
 )
 BY_NAME = {setting.name: setting for setting in SETTINGS}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """The settings, checked. `given` maps a name to where its value came from."""
+
+    spool: Path
+    state: Path
+    processor_url: str
+    master: str
+    master_service: str
+    master_client: str
+    master_message_bytes: int
+    master_keep_seconds: float
+    master_wait: float
+    master_proxy: str
+    batch_size: int
+    flush_interval: float
+    request_bytes: int
+    connect_timeout: float
+    read_timeout: float
+    token_file: Path | None
+    cookie_file: Path | None
+    ca_file: Path | None
+    client_cert_file: Path | None
+    client_key_file: Path | None
+    proxy: str
+    numbers_only: bool
+    rank_prefix: bool
+    api_reporting: bool
+    save_local: bool
+    retain_seconds: float
+    retain_bytes: int
+    root_bytes: int
+    when_full: str
+    dead_letter_count: int
+    dead_letter_bytes: int
+    quarantine_bytes: int
+    rescan_seconds: float
+    pod_directories: bool
+    workers: int
+    http_listen: str
+    log_level: str
+    log_format: str
+    log_repeat_seconds: float
+    given: Mapping[str, str]
+    warnings: tuple[str, ...] = ()  # what looks wrong and does not keep anything from working
+
+    def steps_per_request(self, identity: Identity) -> int:
+        """The operator's number, else what the job asked for, else the default."""
+        asked = identity.batch_size
+        if "batch_size" in self.given or asked is None:
+            return self.batch_size
+        return min(max(asked, 1), 1000)
+
+    def seconds_to_flush(self, identity: Identity) -> float:
+        """The operator's interval, else what the job asked for, else the default."""
+        asked = identity.flush_interval
+        if "flush_interval" in self.given or asked is None:
+            return self.flush_interval
+        return min(max(asked, 0.05), 3600.0)

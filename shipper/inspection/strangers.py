@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shipper.contents.survey import run_map
-from shipper.contents.tally import Tally
 from shipper.foreign import Source as Foreign
 from shipper.foreign import formats, open_foreign
+from shipper.inspection.spool import run_map
+from shipper.inspection.stats import Tally
 from shipper.ledger.state import DATABASE_NAME
 from spooler.errors import SpoolError
 from spooler.spool import format as fmt

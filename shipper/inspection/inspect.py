@@ -8,12 +8,12 @@ from pathlib import Path
 
 import orjson
 
-from shipper.contents.show import print_stranger, print_survey, print_surveys
-from shipper.contents.shown import jsonable
-from shipper.contents.strangers import Stranger, is_segment, recognise
-from shipper.contents.survey import Survey, survey_segment
-from shipper.contents.survey import survey as look_at
 from shipper.disk.discovery import find_spools
+from shipper.humanize import json_safe
+from shipper.inspection.report import print_stranger, print_survey, print_surveys
+from shipper.inspection.spool import Survey, survey_segment
+from shipper.inspection.spool import survey as look_at
+from shipper.inspection.strangers import Stranger, is_segment, recognise
 from shipper.tables import console
 from spooler.spool import format as fmt
 from spooler.spool.reader import Reader
@@ -36,7 +36,7 @@ def inspect_paths(paths: Sequence[Path], *, verify: bool, as_json: bool) -> int:
     if as_json:
         things = [survey.to_map() for one in found for survey in one.surveys]
         things += [stranger.to_map() for one in found for stranger in one.strangers]
-        print(orjson.dumps(jsonable(things), option=orjson.OPT_INDENT_2).decode())  # noqa: T201
+        print(orjson.dumps(json_safe(things), option=orjson.OPT_INDENT_2).decode())  # noqa: T201
     else:
         _print(found)
     return 1 if any(one.is_wrong for one in found) else 0

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from shipper.contents.shown import clock, number, seconds_in, shown
+from shipper.humanize import clock, number, sanitize
+from shipper.inspection.stats import record_time
 from spooler.records.step import flatten
 from spooler.spool.identity import Identity
 from spooler.spool.stored import Stored
@@ -27,17 +28,17 @@ class Seen:
     @property
     def time(self) -> float | None:
         """Unix seconds, by the clock of its process."""
-        return seconds_in(self.body)
+        return record_time(self.body)
 
 
 def line(seen: Seen) -> str:
     """Time, rank, run, kind, and what it says."""
     rank = "-" if seen.identity.rank is None else f"r{seen.identity.rank}"
     run = seen.body.get("run")
-    told = shown(run, _VALUE) if isinstance(run, str) else "-"
+    told = sanitize(run, _VALUE) if isinstance(run, str) else "-"
     say = _SAYING.get(seen.stored.kind, _anything)
     what = say(seen.body) if seen.body else "(its body does not decode)"
-    kind = shown(seen.stored.kind, _VALUE)
+    kind = sanitize(seen.stored.kind, _VALUE)
     return f"{clock(seen.time, fine=True):<23}  {rank:<3} {told:<9} {kind} {what}".rstrip()
 
 
@@ -57,14 +58,14 @@ def _value(value: object) -> str:
     if isinstance(value, int | float):
         return number(value)
     if isinstance(value, dict) and isinstance(value.get("_type"), str):
-        return f"<{shown(value['_type'], _VALUE)}>"
-    return shown(value, _VALUE)
+        return f"<{sanitize(value['_type'], _VALUE)}>"
+    return sanitize(value, _VALUE)
 
 
 def _pairs(values: object) -> str:
     if not isinstance(values, Mapping):
         return ""
-    pairs = [f"{shown(name, 80)}={_value(values[name])}" for name in list(values)[:_MOST_VALUES]]
+    pairs = [f"{sanitize(name, 80)}={_value(values[name])}" for name in list(values)[:_MOST_VALUES]]
     more = f" … {len(values) - _MOST_VALUES} more" if len(values) > _MOST_VALUES else ""
     return " ".join(pairs) + more
 
@@ -98,7 +99,7 @@ def _detection(body: Mapping[str, Any]) -> str:
 
 
 def _report(body: Mapping[str, Any]) -> str:
-    return f"{_value(body.get('data_type'))}  {shown(body.get('data_content'))}"
+    return f"{_value(body.get('data_type'))}  {sanitize(body.get('data_content'))}"
 
 
 def _anything(body: Mapping[str, Any]) -> str:

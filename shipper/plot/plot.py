@@ -14,14 +14,14 @@ import orjson
 from rich.table import Table
 from rich.text import Text
 
-from shipper.contents.course import Course, Found, Key, find_runs, labels, matching, to_map
-from shipper.contents.picture import save
-from shipper.contents.shown import clock, jsonable, number, shown
-from shipper.contents.survey import run_map
-from shipper.contents.tally import Run
-from shipper.contents.terminal import Chart, draw
-from shipper.contents.thinning import Curve, pieces
 from shipper.disk.discovery import find_spools
+from shipper.humanize import clock, json_safe, number, sanitize
+from shipper.inspection.spool import run_map
+from shipper.inspection.stats import Run
+from shipper.plot.downsample import Curve, pieces
+from shipper.plot.picture import save
+from shipper.plot.series import Course, Found, Key, find_runs, labels, matching, to_map
+from shipper.plot.terminal import Chart, draw
 from shipper.tables import console
 
 _MOST_DRAWN = 12  # more lines in one picture cannot be told apart
@@ -77,7 +77,7 @@ def plot(wish: Wish) -> int:
         _print_json(to_map(course))
     elif wish.png is not None:
         save(_chart(course, wish, _PIXELS), wish.png, _x_label(course, wish))
-        print(f"{shown(wish.png, 4096)} written")  # noqa: T201
+        print(f"{sanitize(wish.png, 4096)} written")  # noqa: T201
     else:
         _draw(course, wish)
     return 0
@@ -137,13 +137,13 @@ def _chart(
     names = labels(list(course.curves))
     start, unit, _ = _scale(course, wish)
     curves = {
-        shown(names[key], 60): [
+        sanitize(names[key], 60): [
             [((x - start) / unit, y) for x, y in piece]
             for piece in pieces(course.curves[key].stretches(2 * sizes[0]), wish.smooth)
         ]
         for key in chosen
     }
-    title = f"run {shown(course.run, 60)}"
+    title = f"run {sanitize(course.run, 60)}"
     if len(curves) == 1:
         title = f"{next(iter(curves))}, {title}"
     return Chart(
@@ -213,7 +213,7 @@ def _table(course: Course, keys: Sequence[Key]) -> Table:
     names = labels(list(course.curves))
     for key in keys:
         curve = course.curves[key]
-        table.add_row(Text(shown(names[key], 80)), *_cells(curve))
+        table.add_row(Text(sanitize(names[key], 80)), *_cells(curve))
     return table
 
 
@@ -235,7 +235,7 @@ def _list_metrics(course: Course, wish: Wish) -> int:
     if course.left_out:
         out.print(f"and {len(course.left_out)} more")
     many = f"{len(course.spools)} spools" if len(course.spools) != 1 else "1 spool"
-    run = shown(course.run)
+    run = sanitize(course.run)
     out.print(Text(f"run {run}, in {many}: lens-ship plot {run} METRIC…"))
     return 0 if course.curves else 1
 
@@ -254,9 +254,9 @@ def _list_runs(found: Sequence[Found], wish: Wish) -> int:
     for name in ("run", "project/name", "processes", "last step", "last record"):
         table.add_column(name)
     for run in sorted(runs.values(), key=lambda run: run.ended or 0.0):
-        title = "/".join(shown(part, 60) for part in (run.project, run.name) if part)
+        title = "/".join(sanitize(part, 60) for part in (run.project, run.name) if part)
         last = "-" if run.last_step is None else f"{run.last_step:,}"
-        told = (Text(shown(run.run, 80)), Text(title), str(processes[run.run]), last)
+        told = (Text(sanitize(run.run, 80)), Text(title), str(processes[run.run]), last)
         table.add_row(*told, clock(run.ended))
     if not runs:
         _say(f"no run at or below {', '.join(str(place) for place in wish.places)}")
@@ -272,7 +272,7 @@ def _runs_there_are(found: Sequence[Found]) -> str:
 
 
 def _print_json(value: object) -> None:
-    print(orjson.dumps(jsonable(value), option=orjson.OPT_INDENT_2).decode())  # noqa: T201
+    print(orjson.dumps(json_safe(value), option=orjson.OPT_INDENT_2).decode())  # noqa: T201
 
 
 def _tell(course: Course) -> None:
@@ -281,4 +281,4 @@ def _tell(course: Course) -> None:
 
 
 def _say(text: str) -> None:
-    print(f"lens-ship: {shown(text, 4096)}", file=sys.stderr)  # noqa: T201
+    print(f"lens-ship: {sanitize(text, 4096)}", file=sys.stderr)  # noqa: T201
