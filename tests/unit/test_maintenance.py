@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from shipper import service as service_module
-from shipper.disk import tidying
-from shipper.disk.housekeeping import Housekeeping
 from shipper.errors import StateUnusable
+from shipper.retention import cleaner
+from shipper.retention.maintenance import Housekeeping
 from shipper.service import Service, ship_once
 from spooler.spool.identity import Identity
 from spooler.spool.reader import Reader
@@ -101,12 +101,12 @@ def test_a_spool_that_takes_long_to_tidy_is_left_alone_for_a_while(
     service = Service(config(tmp_path, processor_url="http://127.0.0.1:9/v1"))
     service._newcomers.walk_if_due()
     clock, looked = Clock(), list[Path]()
-    monkeypatch.setattr(tidying.time, "monotonic", clock)
+    monkeypatch.setattr(cleaner.time, "monotonic", clock)
     damaged = Reader.damaged
 
     def look(reader: Reader) -> dict[int, str]:
         looked.append(reader.directory)
-        clock.pass_by(2 * tidying.LOOK_SECONDS if reader.directory == slow else 0.1)
+        clock.pass_by(2 * cleaner.LOOK_SECONDS if reader.directory == slow else 0.1)
         return damaged(reader)
 
     monkeypatch.setattr(Reader, "damaged", look)
@@ -117,7 +117,7 @@ def test_a_spool_that_takes_long_to_tidy_is_left_alone_for_a_while(
         service._tidying.touch(service._spools[directory.name].lanes[0])
     service._tidy()
     assert looked[2:] == [quick]
-    clock.pass_by(4 * 2 * tidying.LOOK_SECONDS)
+    clock.pass_by(4 * 2 * cleaner.LOOK_SECONDS)
     service._tidy()
     assert looked[3:] == [slow]
     service._ledger.close()
