@@ -25,7 +25,7 @@ from shipper.checks import system as system_check
 from shipper.config.load import load
 from shipper.finding import Finding
 from shipper.humanize import size
-from shipper.standing.survey import _disk
+from shipper.status.collect import _disk
 from spooler.spool.filesystem import FileSystem
 from tests.kit import spools
 from tests.kit.certificates import Authority
