@@ -5,7 +5,7 @@ Rules:
 - A segment is read from its ``-wal`` as long as there is one, else from its ``.sqlite``. While it
   is written, every record stands in the ``-wal``, commit after commit, and a writer that died
   leaves the same bytes. Sealing copies them into the ``.sqlite`` and then removes the ``-wal``.
-- Files are opened as `spooler.spool.safe_open` has it, read with ``pread``, and never locked, mapped
+- Files are opened as `spooler.spool.safe_open` has it, read with ``pread``, never locked, mapped
   or changed. SQLite is not asked.
 - What a look costs is bounded: `SECONDS` of wall time, and memory by the largest body. A folder in
   which that is not enough is left alone for a while.
