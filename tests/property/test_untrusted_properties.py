@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from shipper.batch.batcher import collect_steps, cut_off
 from shipper.batch.outcome import Answer, Outcome, classify, pods_in, retry_after
 from shipper.delivery.pipeline import gap_of
-from shipper.inspection.segment import look
+from shipper.inspection.segment import inspect_segment
 from spooler.errors import BodyUnreadable, SpoolError
 from spooler.spool import codec, safe_open
 from spooler.spool.glance import Glance
@@ -82,7 +82,7 @@ def read_all(spool: Path) -> None:
     Glance(spool).look()
     for number in reader.segments():
         for whole in (False, True):
-            look(reader.path_of(number), number, alive=False, whole=whole)
+            inspect_segment(reader.path_of(number), number, alive=False, whole=whole)
 
 
 def spool_in(folder: str) -> tuple[Path, Path]:
