@@ -13,8 +13,7 @@ import click
 import pytest
 
 import shipper
-from shipper.cli import cli
-from shipper.commands import EXITS, EXITS_OF, REGISTRY
+from shipper.cli import EXITS, EXITS_OF, REGISTRY, cli
 from shipper.config.load import SETTINGS
 from shipper.errors import ShipperError
 from spooler.config import VARIABLES
