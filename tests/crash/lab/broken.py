@@ -221,14 +221,14 @@ MUTANTS: dict[str, Mutant] = {
         meaning="the background thread is woken through a lock that a signal handler cannot take",
         patches=(
             Patch(
-                file="spooler/keeper.py",
+                file="spooler/maintenance.py",
                 old="        self._bell.acquire()\n",
                 new="        self._bell.acquire()\n        self._guard = threading.Lock()\n",
             ),
             Patch(
-                file="spooler/keeper.py",
-                old="        with border.suppress(RuntimeError):  # it has rung already\n",
-                new="        with self._guard, border.suppress(RuntimeError):\n",
+                file="spooler/maintenance.py",
+                old="        with async_exceptions.suppress(RuntimeError):  # it is released\n",
+                new="        with self._guard, async_exceptions.suppress(RuntimeError):\n",
             ),
         ),
     ),

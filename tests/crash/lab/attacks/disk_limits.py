@@ -27,7 +27,7 @@ from shipper.disk.discovery import find_spools
 from shipper.errors import ShipperError
 from shipper.receiver import Receiver
 from shipper.service import Service, ship_once
-from spooler import keeper
+from spooler import maintenance
 from spooler import recorder as recorder_module
 from spooler.recorder import recorder
 from spooler.records import step as step_record
@@ -149,7 +149,7 @@ def trial(seed: int, work: Path) -> Verdict:
     whose, policy, pause = VARIANTS[seed % len(VARIANTS)]
     shipper.post.delivery.FIRST_SECONDS = 0.01
     tidying.TIDY_SECONDS = tidying.CROWDED_SECONDS = 0.2
-    keeper.TICK_SECONDS = 0.1
+    maintenance.TICK_SECONDS = 0.1
     recorder_module._RETRY_SECONDS = 0.05
     os.environ.update(
         PRIMUS_LENS_WANDB_OUTPUT_PATH=str(work / "spool"),
