@@ -14,11 +14,11 @@ from typing import Protocol
 
 from shipper.batch.batcher import Passed, Refused, Step, cut_off
 from shipper.batch.outcome import TIMEOUT, UNKNOWN_WORKLOAD, Outcome, Verdict
+from shipper.config.schema import Config
 from shipper.lanes.contents import Contents
 from shipper.lanes.telling import Telling
 from shipper.lanes.turnstile import Turnstile
 from shipper.ledger.ledger import DeadLetter, Gap, Ledger, Position, Settled
-from shipper.settings.config import Config
 from shipper.sinks import Parcel, Sink, Stretch
 from spooler.errors import BodyUnreadable
 from spooler.records import gap as gap_record

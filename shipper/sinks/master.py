@@ -18,6 +18,7 @@ from typing import Protocol
 
 from shipper.batch.batcher import Passed, Refused, Step
 from shipper.batch.outcome import Greeting, Outcome, Verdict
+from shipper.config.schema import Config
 from shipper.errors import Unreachable
 from shipper.finding import Finding, fail, ok, warn
 from shipper.master import report as reports
@@ -33,7 +34,6 @@ from shipper.master.outcome import (
 from shipper.master.report import Report, Unfit
 from shipper.master.target import master_of, target
 from shipper.post.address import Address, workload_key
-from shipper.settings.config import Config
 from shipper.sinks import Plan, Stretch
 from spooler.errors import BodyUnreadable
 from spooler.records.report import NAME as KIND
