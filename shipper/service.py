@@ -18,29 +18,29 @@ from pathlib import Path
 from shipper.admin import Probes
 from shipper.admin.refresher import build_refresher
 from shipper.config.schema import Config
-from shipper.disk.housekeeping import Housekeeping
-from shipper.disk.newcomers import Newcomers
-from shipper.disk.tidying import Spool, Tidying
-from shipper.disk.watch import Watch
+from shipper.delivery import pending
+from shipper.delivery.contents import Contents
+from shipper.delivery.counters import Meters, measured
+from shipper.delivery.pipeline import Route, Together
+from shipper.delivery.queue import Lane
+from shipper.delivery.resend import RememberingRoute
+from shipper.delivery.scheduler import Schedule
+from shipper.delivery.shared import Recent, SharedReader
+from shipper.delivery.sink_state import Health
+from shipper.delivery.workers import LaneKey, Workers, queue_of
+from shipper.discovery.poller import Pulse, seconds_between
+from shipper.discovery.root_watcher import Watch
+from shipper.discovery.scanner import Newcomers
 from shipper.health.heartbeat import HeartbeatWriter
 from shipper.health.liveness import HOUSEKEEPING, MAIN, Liveness
 from shipper.health.sd_notify import SystemdNotifier
-from shipper.lanes import left
-from shipper.lanes.again import RememberingRoute
-from shipper.lanes.contents import Contents
-from shipper.lanes.health import Health
-from shipper.lanes.lane import Lane
-from shipper.lanes.pipeline import Route, Together
-from shipper.lanes.pulse import Pulse, seconds_between
-from shipper.lanes.schedule import Schedule
-from shipper.lanes.shared import Recent, SharedReader
-from shipper.lanes.workers import LaneKey, Workers, queue_of
 from shipper.ledger.ledger import Ledger
 from shipper.logs import about, tell_repeats
-from shipper.meters import Meters, measured
 from shipper.post.access import Access
 from shipper.post.address import build_address, workload_key
 from shipper.post.workloads import Workloads
+from shipper.retention.cleaner import Spool, Tidying
+from shipper.retention.maintenance import Housekeeping
 from shipper.sinks import Sink, build_sinks
 from spooler.spool.identity import Identity
 from spooler.spool.reader import Reader
@@ -169,7 +169,7 @@ class Service:
         lines = [f"{path}: {text}" for path, text in unreadable]
         if not self._newcomers.is_done:
             lines.append(f"{self._config.spool}: not walked to its end, perhaps more spools")
-        return lines + left.lines(self._lanes, self._health)
+        return lines + pending.lines(self._lanes, self._health)
 
     def _is_open(self) -> bool:
         """Whether the root is there and can be watched."""
@@ -421,7 +421,7 @@ class Service:
             self._tidy()
             if self._manager.is_heard:
                 self._manager.status(
-                    left.summary(self._lanes, self._health, spools=len(self._spools))
+                    pending.summary(self._lanes, self._health, spools=len(self._spools))
                 )
 
     def _tidy(self) -> None:

@@ -29,8 +29,8 @@ from typing import Any
 
 from spooler import async_exceptions, config, limits, stderr
 from spooler._version import __version__
+from spooler.background import TICK_SECONDS, BackgroundThread, Task
 from spooler.errors import SpoolUnavailable
-from spooler.maintenance import TICK_SECONDS, Maintenance, Task
 from spooler.records import exit as exit_record
 from spooler.records import gap as gap_record
 from spooler.records.values import careful, plain
@@ -83,7 +83,7 @@ class Recorder:
         self._trouble = "error"  # reason of the last failure
         self._silent = False  # a child of a fork that could not be made safe
         self._ends_with_child = False  # multiprocessing calls `goodbye`
-        self._keeper: Maintenance | None = None
+        self._keeper: BackgroundThread | None = None
         self._alone = False  # there is no thread for the keeper yet
         self._tend_at = 0.0  # monotonic: when the caller does its work then
         self._left: list[Writer] = []  # not used any more, and still open
@@ -299,9 +299,9 @@ class Recorder:
             self._ends_with_child = True
             util.Finalize(None, self.goodbye, exitpriority=_LAST_OF_CHILD)
 
-    def _start_keeper(self) -> Maintenance:
+    def _start_keeper(self) -> BackgroundThread:
         if self._keeper is None:
-            self._keeper = Maintenance(self._tend)
+            self._keeper = BackgroundThread(self._tend)
         self._alone = not self._keeper.start()
         return self._keeper
 

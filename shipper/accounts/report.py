@@ -17,11 +17,11 @@ from rich.table import Table
 from rich.text import Text
 
 from shipper.accounts.account import Account, Totals, total
-from shipper.disk.quarantine import Report
 from shipper.finding import Finding
 from shipper.humanize import sanitize
 from shipper.ledger import ranges
 from shipper.logs import escaped
+from shipper.retention.quarantine import Report
 from shipper.tables import Column, console, counted, fitted
 
 _ANSWER = 2000  # characters of an answer that are shown

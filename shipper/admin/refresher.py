@@ -21,10 +21,10 @@ from shipper.admin.metrics import MetricsState
 from shipper.admin.routes import Routes
 from shipper.config.parse import host_and_port
 from shipper.config.schema import Config
+from shipper.delivery.counters import Meters
 from shipper.errors import ShipperError
 from shipper.ledger.ledger import Ledger
 from shipper.logs import about
-from shipper.meters import Meters
 from shipper.status.collect import StatusCollector, status_inputs
 from shipper.status.model import Status
 from spooler.errors import SpoolError

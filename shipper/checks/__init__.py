@@ -14,7 +14,7 @@ from importlib import import_module
 from pathlib import Path
 
 from shipper.config.schema import Config
-from shipper.disk.discovery import find_spools
+from shipper.discovery.layout import find_spools
 from shipper.finding import Finding, fail, ok, warn
 from spooler.errors import SpoolError
 from spooler.spool.identity import Identity

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from shipper.checks import Ground
-from shipper.disk.discovery import why_closed
+from shipper.discovery.layout import why_closed
 from shipper.finding import Finding, fail, ok, warn
 from spooler.errors import NewerFormat, SpoolError
 from spooler.spool import format as fmt

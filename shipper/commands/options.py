@@ -98,7 +98,7 @@ def need_open(*places: Path) -> None:
     Raises:
         ConfigError: naming every such place.
     """
-    from shipper.disk.discovery import why_closed
+    from shipper.discovery.layout import why_closed
     from shipper.errors import ConfigError
 
     problems = [f"{place} {why}" for place in places if (why := why_closed(place))]

@@ -10,7 +10,7 @@ from shipper.foreign import Source as Foreign
 from shipper.foreign import formats, open_foreign
 from shipper.inspection.spool import run_map
 from shipper.inspection.stats import Tally
-from shipper.ledger.state import DATABASE_NAME
+from shipper.ledger.database import DATABASE_NAME
 from spooler.errors import SpoolError
 from spooler.spool import format as fmt
 from spooler.spool import guard

@@ -29,7 +29,7 @@ from shipper.config.schema import Config
 from shipper.errors import Unreachable
 from shipper.logs import about
 from shipper.post.access import Access
-from shipper.post.delivery import Allowance
+from shipper.post.allowance import Allowance
 from shipper.post.http import Poster
 from spooler.spool.identity import Identity
 

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from shipper.config.schema import Config
-from shipper.lanes.again import ClosedCarefulRoute
-from shipper.lanes.health import Health
-from shipper.lanes.pipeline import ClosedRoute, Route, Together
+from shipper.delivery.pipeline import ClosedRoute, Route, Together
+from shipper.delivery.resend import ClosedCarefulRoute
+from shipper.delivery.sink_state import Health
 from shipper.ledger.ledger import Ledger, Receipt
 from shipper.logs import about
 from shipper.post.workloads import Workloads

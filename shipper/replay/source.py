@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from shipper.lanes.pipeline import Records
+from shipper.delivery.pipeline import Records
 from shipper.replay.selection import Selection
 from spooler.errors import BodyUnreadable
 from spooler.spool import codec

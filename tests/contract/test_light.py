@@ -105,7 +105,7 @@ def test_the_front_door_of_the_package_is_lazy() -> None:
         "spooler.hooks.wandb",
         "spooler.recorder",
         "spooler.detection",
-        "spooler.maintenance",
+        "spooler.background",
     }
 
 

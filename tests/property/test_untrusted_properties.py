@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from shipper.batch.batcher import collect_steps, cut_off
 from shipper.batch.outcome import Answer, Outcome, classify, pods_in, retry_after
+from shipper.delivery.pipeline import gap_of
 from shipper.inspection.segment import look
-from shipper.lanes.pipeline import gap_of
 from spooler.errors import BodyUnreadable, SpoolError
 from spooler.spool import codec, guard
 from spooler.spool.glance import Glance

@@ -1,171 +1,123 @@
-"""The background thread: tends when woken, runs tasks in order, ends when told, is robust."""
+"""Housekeeping runs beside its owner, ends in time, and hands over what goes wrong."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from spooler import maintenance, stderr
-from spooler import maintenance as keeper_module
-from spooler.maintenance import Maintenance
+from shipper import service as service_module
+from shipper.errors import StateUnusable
+from shipper.retention import cleaner
+from shipper.retention.maintenance import Housekeeping
+from shipper.service import Service, ship_once
+from spooler.spool.identity import Identity
+from spooler.spool.reader import Reader
 from tests.kit import spools
+from tests.kit.shipping import Clock, config, goodbye, spool, step
+
+HOUR = 3600.0
 
 
-def once(work: Callable[[], object]) -> Callable[[], bool]:
-    """A task that does `work` and does not want to come back."""
+def test_it_works_at_once_when_it_is_woken_and_ends_with_the_last() -> None:
+    rounds, done = threading.Semaphore(0), threading.Event()
 
-    def task() -> bool:
-        work()
-        return False
+    def work() -> float:
+        rounds.release()
+        return HOUR
 
-    return task
-
-
-@pytest.fixture(autouse=True)
-def no_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing here may depend on the tick: only being woken moves the thread."""
-    monkeypatch.setattr(keeper_module, "TICK_SECONDS", 3600.0)
-    monkeypatch.setattr(stderr, "_said", {})
-
-
-def test_waking_tends() -> None:
-    tended = threading.Semaphore(0)
-    one = Maintenance(tended.release)
-    one.start()
-    assert tended.acquire(timeout=spools.PATIENCE_SECONDS)
-    one.wake()
-    assert tended.acquire(timeout=spools.PATIENCE_SECONDS)
-    one.finish(once(lambda: None), spools.PATIENCE_SECONDS)
+    house = Housekeeping(work, lambda: None)
+    house.start()
+    for _ in range(3):
+        assert rounds.acquire(timeout=spools.PATIENCE_SECONDS)
+        house.wake()
+    assert house.end(done.set, within=spools.PATIENCE_SECONDS)
+    assert done.is_set()
+    house.check()
 
 
-def test_a_wake_during_tending_is_not_lost() -> None:
-    tending, go_on, again = threading.Event(), threading.Event(), threading.Event()
+def test_one_that_hangs_is_waited_for_no_longer_than_asked() -> None:
+    begun, release = threading.Event(), threading.Event()
 
-    def tend() -> None:
-        if tending.is_set():
-            again.set()
-        tending.set()
-        go_on.wait(spools.PATIENCE_SECONDS)
+    def work() -> float:
+        begun.set()
+        release.wait()
+        return HOUR
 
-    one = Maintenance(tend)
-    one.start()
-    assert tending.wait(spools.PATIENCE_SECONDS)
-    one.wake()
-    go_on.set()
-    assert again.wait(spools.PATIENCE_SECONDS)
-    one.finish(once(lambda: None), spools.PATIENCE_SECONDS)
+    house = Housekeeping(work, lambda: None)
+    house.start()
+    assert begun.wait(spools.PATIENCE_SECONDS)
+    assert not house.end(lambda: None, within=0.01)
+    release.set()
+    assert house.end(lambda: None, within=spools.PATIENCE_SECONDS)
 
 
-def test_tasks_run_in_order_and_the_last_one_last() -> None:
-    ran: list[str] = []
-    one = Maintenance(lambda: None)
-    one.add(once(lambda: ran.append("first")))
-    one.add(once(lambda: ran.append("second")))
-    one.start()
-    one.finish(once(lambda: ran.append("last")), spools.PATIENCE_SECONDS)
-    assert ran == ["first", "second", "last"]
-    assert not one._thread.is_alive()
+def test_what_it_raises_ends_the_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "spool").mkdir()
+    service = Service(config(tmp_path, processor_url="http://127.0.0.1:9/v1"))
+
+    def full() -> None:
+        raise StateUnusable("the disk is full")
+
+    monkeypatch.setattr(service._newcomers, "walk_if_due", full)
+    with pytest.raises(StateUnusable, match="the disk is full"):
+        service.run()
 
 
-def test_a_task_that_returns_true_comes_back() -> None:
-    turns: list[int] = []
-    done = threading.Event()
-    one = Maintenance(lambda: None)
-
-    def task() -> bool:
-        turns.append(len(turns))
-        one.wake()
-        if len(turns) == 3:
-            done.set()
-        return len(turns) < 3
-
-    one.add(task)
-    one.start()
-    assert done.wait(spools.PATIENCE_SECONDS)
-    one.finish(once(lambda: None), spools.PATIENCE_SECONDS)
-    assert turns == [0, 1, 2]
-
-
-def test_finishing_does_not_wait_for_what_hangs() -> None:
-    inside, leave = threading.Event(), threading.Event()
-
-    def hang() -> None:
-        inside.set()
-        leave.wait(spools.PATIENCE_SECONDS)
-
-    one = Maintenance(hang)
-    one.start()
-    assert inside.wait(spools.PATIENCE_SECONDS)
-    one.finish(once(lambda: None), 0.01)
-    assert one._thread.is_alive()
-    assert one._thread.daemon, "nor does the interpreter"
-    leave.set()
-    one._thread.join(spools.PATIENCE_SECONDS)
-    assert not one._thread.is_alive()
-
-
-@pytest.mark.promise("G2")
-def test_a_task_that_raises_costs_itself_alone(capsys: pytest.CaptureFixture[str]) -> None:
-    ran: list[str] = []
-
-    def broken() -> bool:
-        raise ZeroDivisionError("ours")
-
-    one = Maintenance(lambda: None)
-    one.add(broken)
-    one.add(once(lambda: ran.append("next")))
-    one.start()
-    one.finish(once(lambda: ran.append("last")), spools.PATIENCE_SECONDS)
-    assert ran == ["next", "last"]
-    assert "ZeroDivisionError" in capsys.readouterr().err
-
-
-@pytest.mark.promise("G2")
-def test_a_signal_handler_may_wake_it_while_it_is_being_woken() -> None:
-    """`Event.set` takes a lock that the interrupted call may hold: the training thread hung."""
-    one = Maintenance(lambda: None)
-    seen = spools.interrupt(threading.__file__, one.wake, 0, lambda: None)
-    assert seen == 0, "no lock of Python's own is taken"
-    assert spools.interrupt(maintenance.__file__, one.wake, 10**6, lambda: None) > 0
-    for at in range(100):
-        spools.interrupt(maintenance.__file__, one.wake, at, one.wake)
-
-
-@pytest.mark.promise("G2")
-def test_a_thread_that_the_system_refuses_is_started_later(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.promise("G15")
+def test_once_says_that_a_walk_has_not_come_to_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ran = threading.Event()
-    one = Maintenance(lambda: None)
-    one.add(once(ran.set))
-    with monkeypatch.context() as patch:
-        patch.setattr(threading.Thread, "start", refuse)
-        assert not one.start()
-        assert not one.start()
-        one.finish(once(lambda: None), 0.0)
-    assert capsys.readouterr().err.count("cannot start its thread") == 1
-    two = Maintenance(lambda: None)
-    two.add(once(ran.set))
-    with monkeypatch.context() as patch:
-        patch.setattr(threading.Thread, "start", refuse)
-        assert not two.start()
-    assert two.start()
-    assert two.start(), "it runs"
-    assert ran.wait(spools.PATIENCE_SECONDS), "what was handed over meanwhile is done"
-    two.finish(once(lambda: None), spools.PATIENCE_SECONDS)
+    spool(tmp_path / "spool", [step(1), goodbye()])
+    release = threading.Event()
+    identity = Reader.identity
+
+    def stuck(reader: Reader) -> Identity:
+        release.wait()
+        return identity(reader)
+
+    monkeypatch.setattr(Reader, "identity", stuck)
+    monkeypatch.setattr(service_module, "STOP_SECONDS", 0.1)
+    before = set(threading.enumerate())
+    pending = ship_once(config(tmp_path, processor_url="http://127.0.0.1:9/v1"), timeout=0.2)
+    assert pending == [f"{tmp_path / 'spool'}: not walked to its end, perhaps more spools"]
+    release.set()
+    for thread in set(threading.enumerate()) - before:
+        thread.join(spools.PATIENCE_SECONDS)
+        assert not thread.is_alive()
 
 
-def test_at_the_interpreters_end_no_thread_is_tried(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.promise("G15")
+def test_a_spool_that_takes_long_to_tidy_is_left_alone_for_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(threading.main_thread(), "is_alive", lambda: False)
-    monkeypatch.setattr(threading.Thread, "start", refuse)
-    assert not Maintenance(lambda: None).start()
-    assert capsys.readouterr().err == ""
+    slow, _ = spool(
+        tmp_path / "spool", [step(1), goodbye()], who=spools.identity(spools.spool_id(1))
+    )
+    quick, _ = spool(
+        tmp_path / "spool", [step(1), goodbye()], who=spools.identity(spools.spool_id(2))
+    )
+    service = Service(config(tmp_path, processor_url="http://127.0.0.1:9/v1"))
+    service._newcomers.walk_if_due()
+    clock, looked = Clock(), list[Path]()
+    monkeypatch.setattr(cleaner.time, "monotonic", clock)
+    damaged = Reader.damaged
 
+    def look(reader: Reader) -> dict[int, str]:
+        looked.append(reader.directory)
+        clock.pass_by(2 * cleaner.LOOK_SECONDS if reader.directory == slow else 0.1)
+        return damaged(reader)
 
-def refuse(_thread: threading.Thread) -> None:
-    """What Python says at a limit of processes."""
-    raise RuntimeError("can't start new thread")
+    monkeypatch.setattr(Reader, "damaged", look)
+    service._tidy()
+    assert sorted(looked) == [slow, quick]
+    for directory in (slow, quick):
+        service._tidying._delivered.look_again(directory.name)
+        service._tidying.touch(service._spools[directory.name].lanes[0])
+    service._tidy()
+    assert looked[2:] == [quick]
+    clock.pass_by(4 * 2 * cleaner.LOOK_SECONDS)
+    service._tidy()
+    assert looked[3:] == [slow]
+    service._ledger.close()

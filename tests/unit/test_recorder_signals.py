@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from spooler import recorder, stderr
-from spooler.maintenance import Maintenance
+from spooler.background import BackgroundThread
 from spooler.recorder import Recorder
 from tests.kit import spools
 
@@ -26,7 +26,7 @@ def test_a_signal_handler_may_record_at_any_bytecode_of_recording(
     while at < seen:
         shutil.rmtree(root, ignore_errors=True)
         one = Recorder()
-        monkeypatch.setattr(Maintenance, "start", lambda _: False)
+        monkeypatch.setattr(BackgroundThread, "start", lambda _: False)
         monkeypatch.setattr(stderr, "_said", {})
         if state != "new":
             root.write_text("in the way")

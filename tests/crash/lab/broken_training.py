@@ -110,7 +110,7 @@ TRAINING_MUTANTS: dict[str, Mutant] = {
         meaning="there is a thread for every task that was put off",
         patches=(
             Patch(
-                file="spooler/maintenance.py",
+                file="spooler/background.py",
                 old="                thread.start()\n",
                 new="                thread.start()\n"
                 "                threading.Thread(target=self._run, daemon=True).start()\n",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from shipper.disk.newcomers import LOOK_SECONDS, MOST_AT_ONCE, Newcomers
+from shipper.discovery.scanner import LOOK_SECONDS, MOST_AT_ONCE, Newcomers
 from shipper.ledger.ledger import Ledger
 from spooler.errors import SpoolError
 from spooler.spool.identity import Identity

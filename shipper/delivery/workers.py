@@ -10,8 +10,8 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 
-from shipper.lanes.lane import Lane
-from shipper.lanes.schedule import Schedule
+from shipper.delivery.queue import Lane
+from shipper.delivery.scheduler import Schedule
 
 LaneKey = tuple[str, str]  # sink, what the sink sends one at a time
 Queue = tuple[str, bool]  # sink, whether its lanes are kept waiting by their receiver

@@ -15,7 +15,7 @@ import os
 import stat
 from pathlib import Path
 
-from shipper.disk.discovery import find_spools, pod_directories
+from shipper.discovery.layout import find_spools, pod_directories
 from shipper.logs import about
 from spooler.spool import format as fmt
 from spooler.spool.filesystem import bytes_in

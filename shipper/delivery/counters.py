@@ -1,7 +1,7 @@
 """What the service counts while it works, for the metrics: requests, their length, deletions.
 
 Counts begin with the process. What has to survive a restart stands in the ledger
-(`shipper.ledger.sums`).
+(`shipper.ledger.totals`).
 """
 
 from __future__ import annotations

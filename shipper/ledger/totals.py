@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from shipper.ledger import losses
-from shipper.ledger.state import Database, State
+from shipper.ledger.database import Database, State
 
 # The columns of a position that are counters.
 SETTLED = ("delivered", "passed", "requests", "points", "nonfinite", "left_out")

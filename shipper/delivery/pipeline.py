@@ -15,9 +15,9 @@ from typing import Protocol
 from shipper.batch.batcher import Passed, Refused, Step, cut_off
 from shipper.batch.outcome import TIMEOUT, UNKNOWN_WORKLOAD, Outcome, Verdict
 from shipper.config.schema import Config
-from shipper.lanes.contents import Contents
-from shipper.lanes.telling import Telling
-from shipper.lanes.turnstile import Turnstile
+from shipper.delivery.contents import Contents
+from shipper.delivery.events import Telling
+from shipper.delivery.turnstile import Turnstile
 from shipper.ledger.ledger import DeadLetter, Gap, Ledger, Position, Settled
 from shipper.sinks import Parcel, Sink, Stretch
 from spooler.errors import BodyUnreadable

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from shipper.batch.outcome import TIMEOUT, Outcome, Verdict
+from shipper.delivery.pipeline import Progress, Route
+from shipper.delivery.sink_state import Health
 from shipper.errors import ShipperError
-from shipper.lanes.health import Health
-from shipper.lanes.pipeline import Progress, Route
 from shipper.logs import about
 from shipper.post.workloads import Workloads
 from spooler.errors import SpoolError

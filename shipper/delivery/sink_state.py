@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from shipper.batch.outcome import Outcome
+from shipper.delivery.backoff import Backoff
 from shipper.logs import about
-from shipper.post.delivery import Patience
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class Health:
         self.trouble: Outcome | None = None  # what is wrong at present
         self.spell: Spell | None = None  # the present or else the last one
         self.ready_at = 0.0  # monotonic seconds before which there is no use in trying
-        self._patience = Patience()
+        self._backoff = Backoff()
         self._now = now
         self._lock = threading.Lock()
 
@@ -46,7 +46,7 @@ class Health:
             now = self._now()
             if now < self.ready_at:
                 return self.ready_at - now
-            wait = self._patience.failed(alarm=outcome.alarm, retry_after=outcome.retry_after)
+            wait = self._backoff.failed(alarm=outcome.alarm, retry_after=outcome.retry_after)
             self.ready_at = now + wait
             changed = self.trouble is None or self.trouble.reason != outcome.reason
             self.trouble = outcome
@@ -74,7 +74,7 @@ class Health:
     def renewed(self) -> None:
         """What stood in the way may be gone: try at once, and be patient anew."""
         with self._lock:
-            self._patience.succeeded()
+            self._backoff.succeeded()
             self.ready_at = 0.0
 
     def nobody_waits(self) -> None:
@@ -86,7 +86,7 @@ class Health:
         """Note a success; whatever was wrong is over."""
         with self._lock:
             trouble = self._end_trouble()
-            self._patience.succeeded()
+            self._backoff.succeeded()
             self.ready_at = 0.0
         if trouble is not None:
             log.info(

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
-from shipper.disk.retention import Kept
+from shipper.retention.policy import Kept
 from spooler.errors import SpoolError
 from spooler.spool.owner import Verdict
 from spooler.spool.reader import Reader

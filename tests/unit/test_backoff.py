@@ -7,15 +7,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from shipper.post.delivery import (
+from shipper.delivery.backoff import (
     ALARM_FIRST_SECONDS,
-    ALLOWANCE_GROWTH,
     CAP_SECONDS,
     FIRST_SECONDS,
     RETRY_AFTER_CAP,
-    Allowance,
-    Patience,
+    Backoff,
 )
+from shipper.post.allowance import ALLOWANCE_GROWTH, Allowance
 
 DRAWS = 2000
 
@@ -30,7 +29,7 @@ def _same_chances_every_time() -> Iterator[None]:
 
 def draws(failures: int, *, alarm: bool = False, cap: float = CAP_SECONDS) -> list[float]:
     """Many waits after the same number of failures in a row."""
-    return [Patience(cap=cap, failures=failures - 1).failed(alarm=alarm) for _ in range(DRAWS)]
+    return [Backoff(cap=cap, failures=failures - 1).failed(alarm=alarm) for _ in range(DRAWS)]
 
 
 @pytest.mark.parametrize("failures", [1, 2, 3, 5, 7, 8, 50, 2000])
@@ -56,22 +55,22 @@ def test_a_cap_below_the_first_wait_does_not_shorten_that_one() -> None:
 
 
 def test_each_failure_counts_and_a_success_begins_anew() -> None:
-    patience = Patience()
+    backoff = Backoff()
     for expected in (1, 2, 3):
-        patience.failed()
-        assert patience.failures == expected
-    patience.succeeded()
-    assert patience.failures == 0
-    assert patience.failed() <= FIRST_SECONDS
+        backoff.failed()
+        assert backoff.failures == expected
+    backoff.succeeded()
+    assert backoff.failures == 0
+    assert backoff.failed() <= FIRST_SECONDS
 
 
 def test_a_failure_without_end_neither_overflows_nor_waits_longer_than_the_cap() -> None:
-    assert 0 <= Patience(failures=10**6).failed() <= CAP_SECONDS
+    assert 0 <= Backoff(failures=10**6).failed() <= CAP_SECONDS
 
 
 @pytest.mark.parametrize("wish", [0.0, 1.0, 30.0, RETRY_AFTER_CAP])
 def test_the_receivers_wish_is_kept_and_spread_by_at_most_a_second(wish: float) -> None:
-    waits = [Patience(failures=9).failed(retry_after=wish) for _ in range(DRAWS)]
+    waits = [Backoff(failures=9).failed(retry_after=wish) for _ in range(DRAWS)]
     assert min(waits) >= wish
     assert max(waits) <= wish + 1.0
     assert max(waits) - min(waits) > 0.5
@@ -79,7 +78,7 @@ def test_the_receivers_wish_is_kept_and_spread_by_at_most_a_second(wish: float) 
 
 @pytest.mark.parametrize("wish", [601.0, 1e9, float("inf")])
 def test_an_unreasonable_wish_is_cut(wish: float) -> None:
-    assert RETRY_AFTER_CAP <= Patience().failed(retry_after=wish) <= RETRY_AFTER_CAP + 1.0
+    assert RETRY_AFTER_CAP <= Backoff().failed(retry_after=wish) <= RETRY_AFTER_CAP + 1.0
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from shipper.disk.delivered import Ages, Delivered, Standing
+from shipper.retention.deletable import Ages, Delivered, Standing
 from spooler.spool.reader import Reader
 from tests.kit import spools
 from tests.kit.shipping import ALIVE, KILLED, Clock

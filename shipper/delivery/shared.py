@@ -1,10 +1,9 @@
 """One reading for all sinks: at the end of a spool they all want the same records at one moment.
 
 What the first sink's reader finds there is given to the others that come within a moment, unless
-something new has been felt in the spool since (`shipper.lanes.pulse`): then it is read again. So a
-reading that is shared has the same claim to be complete as one's own, after which a lane sleeps
-until its spool is felt. Once the writer is gone, every reader looks for itself: that is the last
-word.
+the poller has found something new in the spool since: then it is read again. So a reading that is
+shared has the same claim to be complete as one's own. Once the writer is gone, every reader reads
+for itself: that is the last word.
 
 What is kept is bounded for all spools together, so that a thousand of them, or a sink that does
 not come for its part, cost no memory.
@@ -18,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from shipper.lanes.contents import Contents
+from shipper.delivery.contents import Contents
 from spooler.spool.reader import Chunk, Reader
 
 KEPT_SECONDS = 0.5

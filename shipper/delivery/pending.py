@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 
-from shipper.lanes.health import Health
-from shipper.lanes.lane import Lane
-from shipper.lanes.pipeline import Route
+from shipper.delivery.pipeline import Route
+from shipper.delivery.queue import Lane
+from shipper.delivery.sink_state import Health
 from spooler.errors import SpoolError
 
 

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from shipper.lanes.schedule import Schedule
+from shipper.delivery.scheduler import Schedule
 from tests.kit.shipping import Clock
 
 NEVER = float("inf")

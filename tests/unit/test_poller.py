@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from shipper.lanes.pulse import ENDED_SECONDS, Pulse
+from shipper.discovery.poller import ENDED_SECONDS, Pulse
 from tests.kit import spools
 from tests.kit.shipping import Clock, OwnedReader
 

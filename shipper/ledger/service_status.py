@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from shipper.ledger.state import LOCK_NAME, State
+from shipper.ledger.database import LOCK_NAME, State
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,7 @@ from typing import Any
 
 from shipper.batch.batcher import Refused
 from shipper.batch.outcome import Outcome, Verdict
-from shipper.lanes.pipeline import Progress, Readable, Route
+from shipper.delivery.pipeline import Progress, Readable, Route
 from shipper.ledger.ledger import Life, Position, Settled
 from shipper.sinks import ForgetfulSink, Parcel
 from spooler.errors import BodyUnreadable

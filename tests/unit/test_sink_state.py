@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from shipper.batch.outcome import Outcome, Verdict
-from shipper.lanes.health import Health
-from shipper.post.delivery import CAP_SECONDS, FIRST_SECONDS
+from shipper.delivery.backoff import CAP_SECONDS, FIRST_SECONDS
+from shipper.delivery.sink_state import Health
 from tests.kit.shipping import Clock, retry
 
 
@@ -25,7 +25,7 @@ def health(clock: Clock) -> Health:
 
 @pytest.fixture
 def said(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
-    with caplog.at_level(logging.INFO, logger="shipper.lanes.health"):
+    with caplog.at_level(logging.INFO, logger="shipper.delivery.sink_state"):
         yield caplog
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from shipper.config.schema import Config
-from shipper.disk.discovery import closed_text, find_spools, identity_of, is_bare
+from shipper.discovery.layout import closed_text, find_spools, identity_of, is_bare
 from shipper.errors import Misplaced
 from shipper.ledger.ledger import Ledger
 from shipper.logs import about

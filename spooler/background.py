@@ -13,7 +13,7 @@ TICK_SECONDS = 1.0
 Task = Callable[[], bool]
 
 
-class Maintenance:
+class BackgroundThread:
     """Runs `tend` about once a second and when woken, and tasks that were handed to it.
 
     A task that returns True is run again at the next tick; one that raises is said once and

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from shipper.batch.outcome import Outcome, Verdict
-from shipper.lanes.health import Health
-from shipper.lanes.lane import SLEEP_SECONDS, TROUBLE_SECONDS, TURN_SECONDS, Lane
-from shipper.lanes.pipeline import Route, Together
+from shipper.delivery.pipeline import Route, Together
+from shipper.delivery.queue import SLEEP_SECONDS, TROUBLE_SECONDS, TURN_SECONDS, Lane
+from shipper.delivery.sink_state import Health
 from shipper.ledger.ledger import Ledger
 from shipper.sinks.processor import StepParcel
 from spooler.errors import SpoolDamaged
@@ -273,7 +273,7 @@ def test_a_spool_that_cannot_be_read_is_left_alone_and_the_others_go_on(
         raise error
 
     monkeypatch.setattr(bad.reader, "read", broken)
-    with caplog.at_level(logging.ERROR, logger="shipper.lanes.lane"):
+    with caplog.at_level(logging.ERROR, logger="shipper.delivery.queue"):
         setup.turns()
         assert [parcel.run for parcel in setup.sink.sent] == ["good"]
         assert not setup.lane.caught_up()

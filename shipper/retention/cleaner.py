@@ -14,17 +14,17 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from shipper.config.schema import Config
-from shipper.disk.delivered import Delivered, Standing, is_over
-from shipper.disk.quarantine import Quarantine
-from shipper.disk.retention import Kept, in_order, oldest, to_delete
-from shipper.disk.room import Room, spool_excess
-from shipper.lanes.lane import Lane
-from shipper.lanes.pipeline import Route, gap_of
-from shipper.lanes.schedule import Schedule
-from shipper.lanes.workers import LaneKey
+from shipper.delivery.counters import Meters
+from shipper.delivery.pipeline import Route, gap_of
+from shipper.delivery.queue import Lane
+from shipper.delivery.scheduler import Schedule
+from shipper.delivery.workers import LaneKey
 from shipper.ledger.ledger import Ledger
 from shipper.logs import about
-from shipper.meters import Meters
+from shipper.retention.deletable import Delivered, Standing, is_over
+from shipper.retention.policy import Kept, in_order, oldest, to_delete
+from shipper.retention.quarantine import Quarantine
+from shipper.retention.quota import Room, spool_excess
 from shipper.sinks import REGISTRY
 from spooler.errors import SpoolError
 from spooler.spool.identity import Identity
