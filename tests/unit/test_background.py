@@ -8,7 +8,6 @@ from collections.abc import Callable
 import pytest
 
 from spooler import background, stderr
-
 from spooler.background import BackgroundThread
 from tests.kit import spools
 

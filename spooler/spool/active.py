@@ -10,7 +10,7 @@ from spooler.spool import db
 
 
 @dataclass(frozen=True, kw_only=True)
-class Closed:
+class SealedSegment:
     """A segment that gets no more records: its number, first and last seq, and when it was used."""
 
     number: int
@@ -21,7 +21,7 @@ class Closed:
 
 
 @dataclass(kw_only=True)
-class Opened:
+class ActiveSegment:
     """A segment that is written, or prepared for it."""
 
     number: int
@@ -32,7 +32,7 @@ class Opened:
     bytes: int = 0
     is_over: bool = False  # it gets no more records than it must, whatever its limits
     next_seq: int = 0  # 0: one more than the last of `previous`
-    previous: Opened | None = None  # until the first number here is known
+    previous: ActiveSegment | None = None  # until the first number here is known
 
     def has_log(self) -> bool:
         """Whether the name of its log still leads to it."""
@@ -43,8 +43,8 @@ class Opened:
         connection = self.connection
         return connection.is_ours() and connection.file.is_at(self.path) and self.has_log()
 
-    def ended(self, first: int, last: int) -> Closed:
+    def ended(self, first: int, last: int) -> SealedSegment:
         """What is to be remembered of it, now that it gets no more records."""
         now = time.time()
         began = now - (time.monotonic() - self.opened)
-        return Closed(number=self.number, first=first, last=last, began=began, ended=now)
+        return SealedSegment(number=self.number, first=first, last=last, began=began, ended=now)

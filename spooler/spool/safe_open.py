@@ -35,7 +35,7 @@ _failures: dict[str, tuple[float, int]] = {}  # folder -> monotonic seconds of t
 Mark = tuple[int, int]  # device and inode
 
 
-class Strange(OSError):
+class UnsafePath(OSError):
     """What stands there is no file of a spool; it is not opened. Says what it is instead."""
 
     def __init__(self, path: str, what: str) -> None:
@@ -57,9 +57,11 @@ def check(path: Path | str) -> Mark:
         os.close(handle)
     _check_kind(text, status)
     if _resting and _resting.get(os.path.dirname(text), 0.0) > time.monotonic():
-        raise Strange(text, f"left alone for up to {REST_SECONDS:.0f} s: its folder costs too much")
+        raise UnsafePath(
+            text, f"left alone for up to {REST_SECONDS:.0f} s: its folder costs too much"
+        )
     if place != text and os.path.realpath(text) != text:
-        raise Strange(text, "a folder on the way to it has become a symbolic link")
+        raise UnsafePath(text, "a folder on the way to it has become a symbolic link")
     return status.st_dev, status.st_ino
 
 
@@ -75,7 +77,7 @@ def open_regular(path: Path | str) -> int:
     status = os.fstat(descriptor)
     if (status.st_dev, status.st_ino) != mark:
         os.close(descriptor)
-        raise Strange(os.fspath(path), "it was replaced while it was opened")
+        raise UnsafePath(os.fspath(path), "it was replaced while it was opened")
     return descriptor
 
 
@@ -120,7 +122,9 @@ def inside(folder: Path) -> Iterator[int]:
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         if os.readlink(f"/proc/self/fd/{descriptor}") != os.fspath(folder):
-            raise Strange(os.fspath(folder), "a folder on the way to it has become a symbolic link")
+            raise UnsafePath(
+                os.fspath(folder), "a folder on the way to it has become a symbolic link"
+            )
         yield descriptor
     finally:
         os.close(descriptor)
@@ -140,7 +144,7 @@ def _check_kind(path: str, status: os.stat_result) -> None:
         # Who may link another's file into a folder of his own is not its owner.
         folder = os.path.dirname(path)
         if status.st_nlink > 1 and status.st_uid != os.lstat(folder).st_uid:
-            raise Strange(path, "another user's file, linked here")
+            raise UnsafePath(path, "another user's file, linked here")
         return
     kinds = {
         stat.S_IFLNK: "a symbolic link",
@@ -150,4 +154,4 @@ def _check_kind(path: str, status: os.stat_result) -> None:
         stat.S_IFCHR: "a device",
         stat.S_IFBLK: "a device",
     }
-    raise Strange(path, f"{kinds.get(stat.S_IFMT(mode), 'of an unknown kind')}, not a file")
+    raise UnsafePath(path, f"{kinds.get(stat.S_IFMT(mode), 'of an unknown kind')}, not a file")
