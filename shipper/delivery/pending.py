@@ -46,7 +46,7 @@ def _left(route: Route) -> str:
         left = route.reader.last_seq() - route.position.seq
         if left > 0:
             return f"{left} records"
-        route.reader.is_exhausted(route.position.seq)
+        route.reader.is_drained(route.position.seq)
     except (SpoolError, OSError) as error:
         return f"unreadable ({error}), perhaps records"
     return ""

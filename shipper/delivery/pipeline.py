@@ -68,7 +68,7 @@ class Readable(Records, Protocol):
     def first_seq(self) -> int:
         """Seq of the first record there is, 0 without any."""
 
-    def is_exhausted(self, position: int) -> bool:
+    def is_drained(self, position: int) -> bool:
         """Whether everything can be read and nothing lies beyond `position`."""
 
     def is_owned(self) -> bool:

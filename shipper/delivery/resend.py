@@ -268,7 +268,7 @@ class _Delivered:
     def first_seq(self) -> int:
         return self.reader.first_seq()
 
-    def is_exhausted(self, position: int) -> bool:
+    def is_drained(self, position: int) -> bool:
         return position >= self.through
 
     def is_owned(self) -> bool:

@@ -40,7 +40,7 @@ class Source:
         """Where the range begins."""
         return 1
 
-    def is_exhausted(self, position: int) -> bool:
+    def is_drained(self, position: int) -> bool:
         """Whether nothing of the range lies beyond `position`."""
         return position >= self.last_seq()
 

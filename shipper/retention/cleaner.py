@@ -226,7 +226,7 @@ class Tidying:
     def _undelivered(self) -> Iterator[Kept]:
         for spool_id, spool in self._spools.items():
             through = self._standing(spool_id).through
-            for number, last in spool.reader.closed():
+            for number, last in spool.reader.final_segments():
                 if last > through:
                     yield Kept(
                         spool=spool_id,
@@ -247,7 +247,7 @@ class Tidying:
         if not self._schedule.hold(keys):
             return None
         try:
-            last = dict(spool.reader.closed()).get(segment.number or 0)
+            last = dict(spool.reader.final_segments()).get(segment.number or 0)
             if last is None:
                 return 0
             self._note_gaps(spool, last)

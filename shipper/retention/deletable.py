@@ -110,7 +110,7 @@ class Delivered:
         self, reader: Reader, standing: Standing, *, staying: Collection[int], save: bool
     ) -> None:
         """Find the segments that may go; those of `staying` may not."""
-        complete = [one for one in reader.complete_through(standing.through) if one not in staying]
+        complete = [one for one in reader.segments_below(standing.through) if one not in staying]
         numbers: list[int | None] = list(complete)
         if standing.ended and not staying and is_over(reader, standing.through):
             numbers = [None]
@@ -120,7 +120,7 @@ class Delivered:
         )
         self._tails.pop(reader.spool, None)
         with contextlib.suppress(SpoolError):  # then every step on is worth a look
-            self._tails[reader.spool] = reader.tail_seq()
+            self._tails[reader.spool] = reader.last_segment_first_seq()
 
     def segments(self, spool: str) -> list[Kept]:
         """What was found of it, as old as it is now."""
@@ -145,7 +145,7 @@ def is_over(reader: Reader, through: int) -> bool:
     Raises:
         SpoolError: a segment cannot be read, so that this is unknown.
     """
-    return reader.verdict().certain and reader.is_exhausted(through)
+    return reader.verdict().certain and reader.is_drained(through)
 
 
 def _of(reader: Reader, number: int | None) -> list[int]:

@@ -34,9 +34,9 @@ from shipper.ledger.ranges import Range
 from shipper.log import fields
 from spooler.errors import NewerFormat, SpoolDamaged, SpoolError
 from spooler.spool import format as fmt
-from spooler.spool import guard
+from spooler.spool import safe_open
 from spooler.spool.identity import Identity
-from spooler.spool.place import segment_files
+from spooler.spool.layout import segment_files
 from spooler.spool.reader import Reader
 
 log = logging.getLogger(__name__)
@@ -96,7 +96,7 @@ class Quarantine:
         for number in sorted(reasons.keys() & set(reader.segments())):
             following = reader.first_after(number)
             end = reader.last_seq() if following is None else following - 1
-            if through < end or not reader.may_move(number):
+            if through < end or not reader.is_movable(number):
                 waiting.add(number)
                 continue
             report = Report(
@@ -264,7 +264,7 @@ def _read(path: Path) -> bytes:
     Raises:
         OSError: it is not a file, or not of the user who owns the quarantine or reads it.
     """
-    with os.fdopen(guard.open_regular(path), "rb") as file:
+    with os.fdopen(safe_open.open_regular(path), "rb") as file:
         owner = os.fstat(file.fileno()).st_uid
         if owner not in (os.geteuid(), 0, os.lstat(path.parents[1]).st_uid):
             raise PermissionError(errno.EPERM, "belongs to another user", str(path))

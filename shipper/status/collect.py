@@ -30,7 +30,7 @@ from shipper.status.model import DiskStatus, SinkStatus, SpoolSinkStatus, SpoolS
 from spooler.errors import SpoolError
 from spooler.spool.glance import Glance, View
 from spooler.spool.identity import Identity
-from spooler.spool.place import is_marked_full
+from spooler.spool.layout import is_marked_full
 from spooler.spool.reader import Reader
 
 _NO_SUMS = Sums(settled=Counter(), lost=Counter(), dead=Counter(), dropped=Counter())

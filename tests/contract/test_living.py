@@ -39,7 +39,7 @@ COPIES = {
 }
 FORKED = """
 import os, sys, wandb
-from spooler.hook import hook
+from spooler.hooks.wandb import hook
 hook(wandb)
 run = wandb.init(mode="offline", dir=sys.argv[1], settings=wandb.Settings(console="off"))
 run.log({"loss": 0.5}, step=0)

@@ -182,7 +182,7 @@ MUTANTS: dict[str, Mutant] = {
         meaning="files that were deleted under the writer are written on",
         patches=(
             Patch(
-                file="spooler/spool/place.py",
+                file="spooler/spool/layout.py",
                 old="        if file.is_at(segment):\n",
                 new="        if file:\n",
             ),
@@ -222,14 +222,14 @@ MUTANTS: dict[str, Mutant] = {
         meaning="the background thread is woken through a lock that a signal handler cannot take",
         patches=(
             Patch(
-                file="spooler/keeper.py",
+                file="spooler/background.py",
                 old="        self._bell.acquire()\n",
                 new="        self._bell.acquire()\n        self._guard = threading.Lock()\n",
             ),
             Patch(
-                file="spooler/keeper.py",
-                old="        with border.suppress(RuntimeError):  # it has rung already\n",
-                new="        with self._guard, border.suppress(RuntimeError):\n",
+                file="spooler/background.py",
+                old="        with async_exceptions.suppress(RuntimeError):  # it is released\n",
+                new="        with self._guard, async_exceptions.suppress(RuntimeError):\n",
             ),
         ),
     ),
@@ -261,22 +261,22 @@ MUTANTS: dict[str, Mutant] = {
         meaning="what lies in a spool is opened wherever it leads to",
         patches=(
             Patch(
-                file="spooler/spool/guard.py",
+                file="spooler/spool/safe_open.py",
                 old="    _check_kind(text, status)\n    if _resting",
                 new="    if _resting",
             ),
             Patch(
-                file="spooler/spool/guard.py",
+                file="spooler/spool/safe_open.py",
                 old="    if place != text and os.path.realpath(text) != text:\n",
                 new="    if False:\n",
             ),
             Patch(
-                file="spooler/spool/guard.py",
+                file="spooler/spool/safe_open.py",
                 old="READING = os.O_RDONLY | os.O_NOFOLLOW | ",
                 new="READING = os.O_RDONLY | ",
             ),
             Patch(
-                file="spooler/spool/guard.py",
+                file="spooler/spool/safe_open.py",
                 old="_NAMING = os.O_PATH | os.O_NOFOLLOW | ",
                 new="_NAMING = os.O_PATH | ",
             ),

@@ -27,7 +27,7 @@ from shipper.errors import ShipperError
 from shipper.receiver import Receiver
 from shipper.retention import cleaner
 from shipper.service import Service, ship_once
-from spooler import keeper
+from spooler import background
 from spooler import recorder as recorder_module
 from spooler.recorder import recorder
 from spooler.records import step as step_record
@@ -149,7 +149,7 @@ def trial(seed: int, work: Path) -> Verdict:
     whose, policy, pause = VARIANTS[seed % len(VARIANTS)]
     shipper.delivery.backoff.FIRST_SECONDS = 0.01
     cleaner.TIDY_SECONDS = cleaner.CROWDED_SECONDS = 0.2
-    keeper.TICK_SECONDS = 0.1
+    background.TICK_SECONDS = 0.1
     recorder_module._RETRY_SECONDS = 0.05
     os.environ.update(
         PRIMUS_LENS_WANDB_OUTPUT_PATH=str(work / "spool"),
