@@ -20,7 +20,7 @@ REGISTRY: dict[str, str] = {
     "prepare": "shipper.commands.prepare:prepare",
     "systemd": "shipper.commands.systemd:systemd",
     "hook": "shipper.commands.hook:hook",
-    "receive": "shipper.commands.receive:receive",
+    "dev-server": "shipper.commands.receive:dev_server",
     "demo": "shipper.commands.demo:demo",
 }
 

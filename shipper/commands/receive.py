@@ -1,7 +1,8 @@
-"""`lens-ship receive`: a telemetry-processor to try things out."""
+"""`lens-ship dev-server`: a telemetry-processor to try lens-ship with."""
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import click
@@ -9,28 +10,30 @@ import click
 from shipper.commands.options import start_logging
 
 
-@click.command()
+@click.command("dev-server")
 @click.option("--listen", default="127.0.0.1:8989", show_default=True, help="HOST:PORT.")
 @click.option(
     "--data",
     type=click.Path(dir_okay=False, path_type=Path),
     default=Path("telemetry.sqlite"),
     show_default=True,
-    help="SQLite file that keeps what is received.",
+    help="SQLite file for what is received.",
 )
-@click.option("--prefix", default="/v1", show_default=True, help="Where the routes stand.")
-def receive(listen: str, data: Path, prefix: str) -> None:
-    """Run a small local telemetry-processor, to try things out. Not for production."""
-    from shipper.receiver.errors import CannotListen, StoreFailed
-    from shipper.receiver.server import serve
+@click.option("--prefix", default="/v1", show_default=True, help="Path prefix of all routes.")
+def dev_server(listen: str, data: Path, prefix: str) -> None:
+    """Run a small local telemetry-processor to try lens-ship with. Not for production."""
+    from shipper.dev_server.server import DevServer
+    from shipper.settings.parsing import host_and_port
 
-    host, _, port = listen.rpartition(":")
-    if not port.isdecimal():
-        raise click.BadParameter(f"{listen!r} is not HOST:PORT", param_hint="--listen")
     start_logging("info")
     try:
-        serve(host or "127.0.0.1", int(port), data, prefix)
-    except CannotListen as error:
-        raise click.BadParameter(str(error), param_hint="--listen") from error
-    except StoreFailed as error:
-        raise click.BadParameter(str(error), param_hint="--data") from error
+        host, port = host_and_port(listen)
+        server = DevServer(data, host, port, prefix)
+    except (OSError, ValueError) as error:
+        raise click.BadParameter(f"{listen}: {error}", param_hint="--listen") from error
+    click.echo(f"Listening on {server.url}. Received data is stored in {data}.", err=True)
+    click.echo(f"Counts: {server.url.removesuffix(prefix)}/   Stop: Ctrl-C", err=True)
+    try:
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        server.close()

@@ -11,7 +11,6 @@ import pytest
 from shipper.accounts.audit import take_accounts
 from shipper.disk import discovery
 from shipper.ledger.ledger import Ledger
-from shipper.receiver import Receiver
 from shipper.service import ship_once
 from shipper.sinks import REGISTRY
 from shipper.standing.survey import survey_of
@@ -19,6 +18,7 @@ from shipper.standing.verdict import judge
 from spooler.spool import segments
 from tests.kit.command import lens_ship
 from tests.kit.delivery import arrived
+from tests.kit.processor import Receiver
 from tests.kit.shipping import config, goodbye, spool, step
 from tests.kit.spools import identity, spool_id
 

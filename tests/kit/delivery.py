@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from shipper.receiver import queries
-from shipper.receiver.store import Store
 from shipper.settings.config import Config, load
+from tests.kit.processor import queries
+from tests.kit.processor.store import Store
 
 METADATA = frozenset({"source", "run_id", "step", "created_at", "updated_at", "history"})
 

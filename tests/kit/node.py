@@ -26,13 +26,13 @@ from shipper.errors import Unreachable
 from shipper.ledger.ledger import Ledger
 from shipper.post.address import Address
 from shipper.post.http import Poster
-from shipper.receiver import Receiver
-from shipper.receiver.routes import Call
 from shipper.service import Service
 from shipper.settings.config import Config
 from shipper.sinks import REGISTRY
 from spooler.spool import owner
 from spooler.spool.segments import Segments
+from tests.kit.processor import Receiver
+from tests.kit.processor.routes import Call
 from tests.kit.shipping import ALIVE, KILLED, Clock
 
 URL = "http://receiver/v1"

@@ -11,8 +11,8 @@ import pytest
 
 from shipper.batch import wire
 from shipper.batch.batcher import Step
-from shipper.receiver.posts import logs_post, metrics_post
 from spooler.spool.identity import Identity
+from tests.kit.processor.posts import logs_post, metrics_post
 from tests.kit.spools import identity
 
 T0 = 1700000000.25

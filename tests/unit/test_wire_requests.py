@@ -9,9 +9,9 @@ import pytest
 
 from shipper.batch import wire
 from shipper.batch.batcher import Step
-from shipper.receiver.errors import InvalidRequest
-from shipper.receiver.posts import detection_post, logs_post, metrics_post
 from spooler.records import detection
+from tests.kit.processor.errors import InvalidRequest
+from tests.kit.processor.posts import detection_post, logs_post, metrics_post
 from tests.kit.spools import identity
 
 WHO = identity(workload_uid="w", pod_uid="p", pod_name="pod-0", namespace="n")

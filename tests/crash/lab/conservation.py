@@ -13,14 +13,14 @@ from shipper.accounts.dead_letters import open_ledger
 from shipper.batch.batcher import CUT_OFF_NAME
 from shipper.disk.discovery import find_spools
 from shipper.ledger.ranges import common, size
-from shipper.receiver import queries
-from shipper.receiver.store import Store
 from shipper.settings.config import Config
 from shipper.sinks import REGISTRY
 from spooler.spool import codec
 from spooler.spool.reader import Reader
 from tests.crash.lab.verdict import Findings
 from tests.kit.delivery import METADATA, is_ordered
+from tests.kit.processor import queries
+from tests.kit.processor.store import Store
 
 ALL = 10**6  # more records than any trial writes
 

@@ -25,7 +25,6 @@ from shipper.accounts.account import Account
 from shipper.disk import tidying
 from shipper.disk.discovery import find_spools
 from shipper.errors import ShipperError
-from shipper.receiver import Receiver
 from shipper.service import Service, ship_once
 from spooler import keeper
 from spooler import recorder as recorder_module
@@ -39,6 +38,7 @@ from tests.crash.lab.conservation import Arrivals, accounts_of, workloads_of
 from tests.crash.lab.lives import FarReceiver, Life, Tell
 from tests.crash.lab.verdict import Findings, Verdict
 from tests.kit.delivery import settings
+from tests.kit.processor import Receiver
 
 SECONDS = 2.0
 TRAINERS = 2
