@@ -22,8 +22,8 @@ from shipper.commands.options import start_logging
 @click.option("--prefix", default="/v1", show_default=True, help="Path prefix of all routes.")
 def dev_server(listen: str, data: Path, prefix: str) -> None:
     """Run a small local telemetry-processor to try lens-ship with. Not for production."""
+    from shipper.config.parse import host_and_port
     from shipper.dev_server.server import DevServer
-    from shipper.settings.parsing import host_and_port
 
     start_logging("info")
     try:

@@ -14,7 +14,7 @@ from typing import Any
 
 from shipper.demo.count import Call, Received, Source
 from shipper.dev_server.store import TelemetryStore
-from shipper.disk.discovery import find_spools
+from shipper.discovery.layout import find_spools
 from spooler.spool import codec
 from spooler.spool.reader import Reader, Stored
 

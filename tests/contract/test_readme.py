@@ -15,8 +15,8 @@ import pytest
 import shipper
 from shipper.cli import cli
 from shipper.commands import EXITS, EXITS_OF, REGISTRY
+from shipper.config.load import SETTINGS
 from shipper.errors import ShipperError
-from shipper.settings.config import SETTINGS
 from spooler.config import VARIABLES
 from tests.kit.command import commands_of
 from tests.kit.settings_page import (
@@ -28,7 +28,7 @@ from tests.kit.settings_page import (
 
 ROOT = Path(__file__).parent.parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-GUIDE_PAGE = (ROOT / "docs" / "operating.md").read_text(encoding="utf-8")
+GUIDE_PAGE = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
 SETTINGS_PAGE = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
 PAGES = [README, *(p.read_text(encoding="utf-8") for p in sorted((ROOT / "docs").glob("*.md")))]
 

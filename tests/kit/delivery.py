@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from shipper.settings.config import Config, load
+from shipper.config.load import Config, load
 from tests.kit.processor import queries
 from tests.kit.processor.store import Store
 
