@@ -20,7 +20,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from shipper.logs import about
+from shipper.log import fields
 
 log = logging.getLogger(__name__)
 
@@ -222,7 +222,7 @@ class HttpServer(ThreadingHTTPServer):
                 _disconnect(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        log.exception("HTTP request failed, the server goes on", extra=about(reason="http-fault"))
+        log.exception("HTTP request failed, the server goes on", extra=fields(reason="http-fault"))
 
 
 def _disconnect(request: socket.socket) -> None:

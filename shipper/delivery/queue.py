@@ -15,7 +15,7 @@ from shipper.batch.outcome import TIMEOUT, Outcome, Verdict
 from shipper.delivery.pipeline import Progress, Route
 from shipper.delivery.sink_state import Health
 from shipper.errors import ShipperError
-from shipper.logs import about
+from shipper.log import fields
 from shipper.post.workloads import Workloads
 from spooler.errors import SpoolError
 
@@ -191,7 +191,7 @@ class Lane:
                 place.route.reader.directory,
                 text,
                 TROUBLE_SECONDS,
-                extra=about(
+                extra=fields(
                     sink=self._sink.name,
                     workload=self.key,
                     spool=place.route.identity.spool,

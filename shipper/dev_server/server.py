@@ -17,7 +17,7 @@ from urllib.parse import unquote
 from shipper.dev_server.store import StepWrite, TelemetryStore, Upload
 from shipper.errors import StoreFailed
 from shipper.http_server import HttpServer, Request, Response, ServerLimits
-from shipper.logs import about
+from shipper.log import fields
 
 SUCCESS = 2000
 NO_IDS = "either workload_uid or pod_name is required"
@@ -74,7 +74,7 @@ class DevServer:
                 return self._receive(route, request)
             return self._show(route, request)
         except StoreFailed as error:
-            _log.error("database failed: %s", error, extra=about(reason="store", detail=error))
+            _log.error("database failed: %s", error, extra=fields(reason="store", detail=error))
             return _envelope(500, "the database failed, see the log of the server", {})
 
     def _receive(self, route: list[str], request: Request) -> Response:
@@ -92,7 +92,7 @@ class DevServer:
                 message = error if error == NO_IDS else "invalid request format"
                 response = _envelope(400, message, None)
         if error:
-            extra = about(reason="rejected", path=request.path, detail=error)
+            extra = fields(reason="rejected", path=request.path, detail=error)
             _log.warning("request rejected: %s: %s", request.path, error, extra=extra)
         self._store.add(
             {

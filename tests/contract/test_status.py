@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from shipper.accounts.audit import take_accounts
+from shipper.audit.audit import take_accounts
 from shipper.batch.outcome import BAD_REQUEST
 from shipper.ledger import service_status, totals
 from shipper.ledger.ledger import Ledger

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from shipper.accounts.audit import take_accounts
+from shipper.audit.audit import take_accounts
 from shipper.discovery import layout
 from shipper.ledger.ledger import Ledger
 from shipper.service import ship_once

@@ -18,8 +18,8 @@ from typing import Any
 from unittest import mock
 
 from shipper import service as service_module
-from shipper.accounts.account import Account
-from shipper.accounts.audit import take_accounts
+from shipper.audit.account import Account
+from shipper.audit.audit import take_accounts
 from shipper.batch.outcome import Answer
 from shipper.config.schema import Config
 from shipper.errors import Unreachable

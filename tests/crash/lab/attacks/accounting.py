@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import shipper.delivery.backoff
-from shipper.accounts.account import Account
+from shipper.audit.account import Account
 from shipper.config.schema import Config
 from shipper.errors import ShipperError
 from shipper.ledger.ranges import merged, size

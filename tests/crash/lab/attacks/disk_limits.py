@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import shipper.delivery.backoff
-from shipper.accounts.account import Account
+from shipper.audit.account import Account
 from shipper.discovery.layout import find_spools
 from shipper.errors import ShipperError
 from shipper.retention import cleaner

@@ -20,7 +20,7 @@ from typing import Any
 
 import shipper.delivery.backoff
 import shipper.master.outcome
-from shipper.accounts.audit import take_accounts
+from shipper.audit.audit import take_accounts
 from shipper.config.schema import Config
 from shipper.ledger.ledger import Ledger
 from shipper.service import Service, ship_once

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
-import shipper.commands.replay  # a fault is to strike what it does, not how it is loaded
+import shipper.cli.replay  # a fault is to strike what it does, not how it is loaded
 import shipper.delivery.backoff
 import shipper.replay.command  # as well
 from shipper import cli

@@ -1,6 +1,6 @@
 """What `lens-ship check` looks at: one file each, and one line in `REGISTRY`.
 
-A check is a function from `Ground` to findings. It changes nothing, neither on disk nor at a
+A check is a function from `CheckContext` to findings. It changes nothing, neither on disk nor at a
 receiver, can run beside a service at work, and ends within seconds; every finding that is not fine
 says what to do next.
 """
@@ -21,18 +21,18 @@ from spooler.spool.identity import Identity
 from spooler.spool.reader import Reader
 
 REGISTRY: dict[str, str] = {
-    "state": "shipper.checks.state:look",
-    "spools": "shipper.checks.spools:look",
-    "disk": "shipper.checks.disk:look",
-    "system": "shipper.checks.system:look",
-    "sinks": "shipper.checks.sinks:look",
+    "state": "shipper.check.state:look",
+    "spools": "shipper.check.spools:look",
+    "disk": "shipper.check.disk:look",
+    "system": "shipper.check.system:look",
+    "sinks": "shipper.check.sinks:look",
 }
 
-Check = Callable[["Ground"], Iterable[Finding]]
+Check = Callable[["CheckContext"], Iterable[Finding]]
 
 
 @dataclass(frozen=True)
-class Ground:
+class CheckContext:
     """What there is to look at."""
 
     config: Config
@@ -54,7 +54,7 @@ class Ground:
         return found
 
 
-def look_at_settings(config: Config) -> Iterator[Finding]:
+def check_settings(config: Config) -> Iterator[Finding]:
     """What can be said of the settings that `shipper.config.load.load` has taken."""
     given = len(config.given)
     yield ok("settings", f"{given} given, the others at their defaults; see `config show`")
@@ -63,10 +63,10 @@ def look_at_settings(config: Config) -> Iterator[Finding]:
         yield warn("settings", warning, f"rename or unset {name}")
 
 
-def look_at_everything(config: Config) -> Iterator[Finding]:
+def run_checks(config: Config) -> Iterator[Finding]:
     """All findings, in the registry's order; a check that breaks is a finding too."""
-    yield from look_at_settings(config)
-    ground = Ground(config)
+    yield from check_settings(config)
+    ground = CheckContext(config)
     for name, place in REGISTRY.items():
         module, _, attribute = place.partition(":")
         look: Check = getattr(import_module(module), attribute)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from shipper.checks import Ground
+from shipper.check import CheckContext
 from shipper.finding import Finding, fail, ok, warn
 from spooler.spool import db
 from spooler.spool import format as fmt
@@ -20,7 +20,7 @@ _WAL_RESET = ((3, 7, 0), (3, 51, 2))
 _KERNEL = Path("/proc/sys/fs/inotify")
 
 
-def look(ground: Ground) -> Iterator[Finding]:
+def look(ground: CheckContext) -> Iterator[Finding]:
     """See the module."""
     yield _sqlite()
     yield from _notices(ground.config.spool)

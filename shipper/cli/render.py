@@ -16,13 +16,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from shipper.accounts.account import Account, Totals, total
+from shipper.audit.account import Account, Totals, total
 from shipper.finding import Finding
-from shipper.humanize import sanitize
+from shipper.humanize import counted, sanitize
 from shipper.ledger import ranges
-from shipper.logs import escaped
 from shipper.retention.quarantine import Report
-from shipper.tables import Column, console, counted, fitted
+from shipper.tables import Column, console, fitted
 
 _ANSWER = 2000  # characters of an answer that are shown
 
@@ -191,9 +190,9 @@ def print_findings(findings: list[Finding], *, as_json: bool) -> None:
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for one in findings:
-        text = Text(escaped(one.text))
+        text = Text(sanitize(one.text, None))
         if one.next:
-            text.append(f"\n→ {escaped(one.next)}", style="bold")
+            text.append(f"\n→ {sanitize(one.next, None)}", style="bold")
         table.add_row(Text(one.level, style=_STYLES[one.level]), one.about, text)
     out = console()
     out.print(table)

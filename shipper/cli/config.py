@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from shipper.commands.options import Group, load_config, settings
+from shipper.cli.options import Group, load_config, settings
 
 
 @click.group(cls=Group)
@@ -21,7 +21,7 @@ def config() -> None:
 @settings()
 def config_show(as_json: bool, as_toml: bool, config_file: Path | None, **flags: Any) -> None:
     """Print every setting as `lens-ship run` would have it here, and where it came from."""
-    from shipper.accounts.report import print_json, print_settings
+    from shipper.cli.render import print_json, print_settings
     from shipper.config.render import effective, values_of
 
     loaded = load_config(flags, config_file, needs_spool=False)

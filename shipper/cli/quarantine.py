@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from shipper.commands.options import Group, load_config, need_open, settings
+from shipper.cli.options import Group, load_config, need_open, settings
 
 
 @click.group(cls=Group)
@@ -51,7 +51,7 @@ def quarantine_list(
     everything: bool, as_json: bool, config_file: Path | None, **flags: Any
 ) -> None:
     """List what was set aside."""
-    from shipper.accounts.report import print_quarantine
+    from shipper.cli.render import print_quarantine
 
     folder = _open(config_file, flags)
     reports = folder.reports(dropped=everything)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from shipper.checks import Ground
+from shipper.check import CheckContext
 from shipper.finding import Finding, fail, ok, warn
 from shipper.humanize import size
 from spooler.spool.filesystem import bytes_in
@@ -16,7 +16,7 @@ _LITTLE = 64 * _MIB
 _FEW_FILES = 10_000
 
 
-def look(ground: Ground) -> Iterator[Finding]:
+def look(ground: CheckContext) -> Iterator[Finding]:
     """See the module."""
     config = ground.config
     used = sum(bytes_in(directory) for directory in ground.spools)
@@ -26,7 +26,7 @@ def look(ground: Ground) -> Iterator[Finding]:
         yield from _free(config.state, "the state directory")
 
 
-def _limits(ground: Ground, used: int) -> Iterator[Finding]:
+def _limits(ground: CheckContext, used: int) -> Iterator[Finding]:
     config = ground.config
     free = _free_bytes(config.spool)
     if config.root_bytes and config.root_bytes > used + free:

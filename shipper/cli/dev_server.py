@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from shipper.commands.options import start_logging
+from shipper.cli.options import start_logging
 
 
 @click.command("dev-server")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from shipper.commands.options import load_config, settings
+from shipper.cli.options import load_config, settings
 
 if TYPE_CHECKING:
     from shipper.status.collect import StatusCollector
@@ -110,7 +110,7 @@ class _Looks:
         return render(overview, verdict, width=width, everything=everything)
 
     def _print_json(self, overview: Status, verdict: Summary) -> None:
-        from shipper.accounts.report import print_json
+        from shipper.cli.render import print_json
 
         told = {"level": verdict.level, "headline": verdict.headline, "also": list(verdict.also)}
         facts = {"status": told, **overview.to_map()}

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from shipper.commands.options import Group
+from shipper.cli.options import Group
 
 
 def _which(command: Callable[..., Any]) -> Callable[..., Any]:

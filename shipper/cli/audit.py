@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from shipper.commands.options import load_config, need_open, settings
+from shipper.cli.options import load_config, need_open, settings
 
 
 @click.command()
@@ -21,9 +21,9 @@ def audit(as_json: bool, config_file: Path | None, **flags: Any) -> None:
     Exits 1 when an account does not balance, when a folder cannot be looked into, or when what was
     replayed is not what lies on disk.
     """
-    from shipper.accounts.audit import take_accounts
-    from shipper.accounts.dead_letters import open_ledger
-    from shipper.accounts.report import print_accounts
+    from shipper.audit.audit import take_accounts
+    from shipper.cli.render import print_accounts
+    from shipper.dead_letters import open_ledger
     from shipper.discovery.layout import noting
     from shipper.replay.check import DIFFERS, check_receipts
     from shipper.sinks import REGISTRY

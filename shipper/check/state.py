@@ -7,7 +7,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from shipper.checks import Ground
+from shipper.check import CheckContext
 from shipper.finding import Finding, fail, ok, warn
 from shipper.ledger.database import DATABASE_NAME, LOCK_NAME
 from shipper.ledger.migrations import STATE_VERSION
@@ -17,7 +17,7 @@ _MAGIC = b"SQLite format 3\0"
 _USER_VERSION = slice(60, 64)  # of the header, big-endian
 
 
-def look(ground: Ground) -> Iterator[Finding]:
+def look(ground: CheckContext) -> Iterator[Finding]:
     """See the module."""
     state = ground.config.state
     kind = file_system_of(state)

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from shipper.checks import Ground
+from shipper.check import CheckContext
 from shipper.finding import Finding, ok, warn
 from shipper.post.address import build_address
 from shipper.sinks import build_sinks
 
 
-def look(ground: Ground) -> Iterator[Finding]:
+def look(ground: CheckContext) -> Iterator[Finding]:
     """See the module."""
     config = ground.config
     if not config.api_reporting:

@@ -109,7 +109,7 @@ def need_open(*places: Path) -> None:
 @contextmanager
 def ledger_of(state: str | None, config_file: Path | None) -> Iterator[Any]:
     """The ledger of the given state directory, beside a service that may be running."""
-    from shipper.accounts.dead_letters import open_ledger
+    from shipper.dead_letters import open_ledger
 
     ledger = open_ledger(load_config({"state": state}, config_file, needs_spool=False))
     try:
@@ -118,7 +118,7 @@ def ledger_of(state: str | None, config_file: Path | None) -> Iterator[Any]:
         ledger.close()
 
 
-def until_nobody_reads(command: Callable[..., Any]) -> Callable[..., Any]:
+def quiet_on_closed_pipe(command: Callable[..., Any]) -> Callable[..., Any]:
     """End quietly when the reader of the output has gone (`| head`), as 128 + SIGPIPE says."""
 
     @functools.wraps(command)
@@ -138,6 +138,6 @@ def until_nobody_reads(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def start_logging(level: str, style: str = "text", repeat_seconds: float = 0.0) -> None:
     """Log to stderr from `level` on; the other settings are those of the same names."""
-    from shipper.logs import start
+    from shipper.log import start
 
     start(level, style, repeat_seconds)

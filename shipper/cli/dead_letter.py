@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from shipper.commands.options import Group, ledger_of, load_config, one_of, settings
+from shipper.cli.options import Group, ledger_of, load_config, one_of, settings
 
 _SEE = "see `lens-ship dead-letter list`"
 
@@ -36,7 +36,7 @@ def _selection(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _chosen(ledger: Any, numbers: tuple[int, ...], sink: str, reason: str, spool_id: str) -> Any:
-    from shipper.accounts.dead_letters import Selection, select
+    from shipper.dead_letters import Selection, select
 
     kept = {row["id"] for row in select(ledger, Selection(numbers=numbers))}
     unknown = [str(number) for number in numbers if number not in kept]
@@ -55,7 +55,7 @@ def dead_letter_list(
     as_json: bool, config_file: Path | None, state: str | None, **selection: Any
 ) -> None:
     """List dead letters, oldest first."""
-    from shipper.accounts.report import print_dead_letters
+    from shipper.cli.render import print_dead_letters
 
     with ledger_of(state, config_file) as ledger:
         print_dead_letters(_chosen(ledger, **selection), as_json=as_json)
@@ -66,8 +66,8 @@ def dead_letter_list(
 @settings("state")
 def dead_letter_show(number: int, config_file: Path | None, state: str | None) -> None:
     """Print one dead letter with the receiver's answer and the record itself, as JSON."""
-    from shipper.accounts.dead_letters import Selection, select, show
-    from shipper.accounts.report import print_json
+    from shipper.cli.render import print_json
+    from shipper.dead_letters import Selection, select, show
 
     with ledger_of(state, config_file) as ledger:
         rows = select(ledger, Selection(numbers=(number,)))
@@ -88,8 +88,8 @@ def dead_letter_retry(
     **flags: Any,
 ) -> None:
     """Send dead letters again; exit 1 when one is refused again. Without numbers: all of them."""
-    from shipper.accounts.dead_letters import retry
     from shipper.batch.outcome import Verdict
+    from shipper.dead_letters import retry
     from shipper.humanize import sanitize
     from shipper.post.address import build_address
     from shipper.sinks import build_sinks
@@ -114,7 +114,7 @@ def dead_letter_drop(
     yes: bool, config_file: Path | None, state: str | None, **selection: Any
 ) -> None:
     """Give dead letters up for good; they stay counted. Without numbers: all of them."""
-    from shipper.accounts.dead_letters import drop
+    from shipper.dead_letters import drop
 
     with ledger_of(state, config_file) as ledger:
         rows = _chosen(ledger, **selection)

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from shipper.checks import Ground
+from shipper.check import CheckContext
 from shipper.discovery.layout import why_closed
 from shipper.finding import Finding, fail, ok, warn
 from spooler.errors import NewerFormat, SpoolError
@@ -23,7 +23,7 @@ from spooler.spool.reader import Reader
 _NAMED = 3
 
 
-def look(ground: Ground) -> Iterator[Finding]:
+def look(ground: CheckContext) -> Iterator[Finding]:
     """See the module."""
     root = ground.config.spool
     yield from _file_system(root)

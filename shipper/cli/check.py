@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from shipper.commands.options import load_config, settings
+from shipper.cli.options import load_config, settings
 
 
 @click.command()
@@ -26,8 +26,8 @@ def check(
     Exit 0: it works, perhaps with warnings. 1: something fails, or with --strict a warning.
     2: settings that cannot be used.
     """
-    from shipper.accounts.report import print_findings
-    from shipper.checks import look_at_everything, look_at_settings
+    from shipper.check import check_settings, run_checks
+    from shipper.cli.render import print_findings
     from shipper.errors import ConfigError
     from shipper.finding import FAIL, OK, fail
 
@@ -38,7 +38,7 @@ def check(
             step = "correct it; docs/settings.md describes every setting"
             print_findings([fail("settings", one, step) for one in error.problems], as_json=True)
         raise
-    look = look_at_settings if config_only else look_at_everything
+    look = check_settings if config_only else run_checks
     findings = list(look(config))
     print_findings(findings, as_json=as_json)
     levels = {finding.level for finding in findings}

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shipper.accounts.account import Account
+from shipper.audit.account import Account
 from shipper.delivery.pipeline import gap_of
 from shipper.delivery.resend import is_again
 from shipper.discovery.layout import Closed, find_spools, is_bare

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from shipper.commands.options import load_config, settings, start_logging
+from shipper.cli.options import load_config, settings, start_logging
 
 log = logging.getLogger(__name__)
 
@@ -32,13 +32,13 @@ def run(once: bool, timeout: float, config_file: Path | None, **flags: Any) -> N
 
     With --once: exit 0 when nothing is left to send, 1 when something is.
     """
-    from shipper.logs import about
+    from shipper.log import fields
     from shipper.service import Service, ship_once
 
     config = load_config(flags, config_file, warn=False, sends=True)
     start_logging(config.log_level, config.log_format, config.log_repeat_seconds)
     for warning in config.warnings:
-        log.warning("%s", warning, extra=about(reason=warning.partition(":")[0]))
+        log.warning("%s", warning, extra=fields(reason=warning.partition(":")[0]))
     if once:
         pending = ship_once(config, timeout=timeout)
         for line in pending:

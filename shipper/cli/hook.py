@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from shipper.commands.options import Group
+from shipper.cli.options import Group
 
 
 @click.group(cls=Group)

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from shipper.commands.options import load_config, need_open, settings
+from shipper.cli.options import load_config, need_open, settings
 
 
 @click.command()
