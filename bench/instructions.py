@@ -71,7 +71,7 @@ _SHIP = f"""
 from pathlib import Path
 from types import SimpleNamespace
 from shipper.sinks import Stretch
-from shipper.sinks.processor import ProcessorSink
+from shipper.sinks.processor.metrics import ProcessorSink
 from shipper.batch import wire
 from spooler.records import step
 from spooler.spool import codec

@@ -19,6 +19,7 @@ from shipper.disk.housekeeping import Housekeeping
 from shipper.disk.newcomers import Newcomers
 from shipper.disk.tidying import Spool, Tidying
 from shipper.disk.watch import Watch
+from shipper.http_client.credentials import Access
 from shipper.lanes import left
 from shipper.lanes.again import RememberingRoute
 from shipper.lanes.contents import Contents
@@ -37,11 +38,10 @@ from shipper.logs import about, tell_repeats
 from shipper.meters import Meters, measured
 from shipper.page import Life
 from shipper.page.lookout import lookout_of
-from shipper.post.access import Access
-from shipper.post.address import build_address, workload_key
-from shipper.post.workloads import Workloads
 from shipper.settings.config import Config
-from shipper.sinks import Sink, build_sinks
+from shipper.sinks import Sink, build_sinks, workload_key
+from shipper.sinks.processor.client import build_address
+from shipper.sinks.processor.workloads import Workloads
 from spooler.spool.identity import Identity
 from spooler.spool.reader import Reader
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from shipper.contents.survey import run_map
 from shipper.contents.tally import Tally
-from shipper.foreign import Source as Foreign
-from shipper.foreign import formats, open_foreign
+from shipper.importers import Source as Foreign
+from shipper.importers import formats, open_foreign
 from shipper.ledger.state import DATABASE_NAME
 from spooler.errors import SpoolError
 from spooler.spool import format as fmt

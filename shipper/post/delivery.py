@@ -18,8 +18,6 @@ CAP_SECONDS = 60.0
 ALARM_FIRST_SECONDS = 5.0
 # A receiver's own wish is honoured up to this many seconds.
 RETRY_AFTER_CAP = 600.0
-# The time for an answer grows to this many times what is set, and no further.
-ALLOWANCE_GROWTH = 10.0
 
 
 @dataclass(kw_only=True)
@@ -45,27 +43,6 @@ class Patience:
             return drawn
         # Everyone was told the same time; the jitter keeps them from all keeping it.
         return min(retry_after, RETRY_AFTER_CAP) + min(drawn, 1.0)
-
-
-@dataclass(kw_only=True)
-class Allowance:
-    """How long an answer may take: `base` seconds, more where one has taken longer or did not come.
-
-    A receiver that is behind works through its requests in turn and drops those whose sender has
-    hung up. To hang up at a fixed time makes a thousand nodes undo each other's work; to wait in
-    turn costs none of them anything.
-    """
-
-    base: float
-    seconds: float
-
-    def answered(self, took: float) -> None:
-        """Twice what this answer took, within the limits."""
-        self.seconds = min(max(self.base, 2 * took), self.base * ALLOWANCE_GROWTH)
-
-    def missed(self) -> None:
-        """None came in time."""
-        self.seconds = min(2 * self.seconds, self.base * ALLOWANCE_GROWTH)
 
 
 def _draw(failures: int, *, first: float, cap: float) -> float:

@@ -10,7 +10,7 @@ from typing import Any
 
 from shipper.disk.discovery import find_spools, identity_of
 from shipper.errors import Misplaced
-from shipper.foreign import open_foreign
+from shipper.importers import open_foreign
 from shipper.lanes.pipeline import Records
 from shipper.ledger.ledger import Ledger
 from shipper.replay.selection import Selection, kind_for

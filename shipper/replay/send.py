@@ -13,13 +13,13 @@ from shipper.lanes.health import Health
 from shipper.lanes.pipeline import ClosedRoute, Route, Together
 from shipper.ledger.ledger import Ledger, Receipt
 from shipper.logs import about
-from shipper.post.workloads import Workloads
 from shipper.replay.check import pieces_of
 from shipper.replay.plan import Part
 from shipper.replay.selection import kind_for
 from shipper.replay.source import records_in
 from shipper.settings.config import Config
 from shipper.sinks import Sink
+from shipper.sinks.processor.workloads import Workloads
 from spooler.errors import SpoolError
 from spooler.spool.reader import Stored
 

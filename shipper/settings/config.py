@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from shipper.errors import ConfigError
-from shipper.settings import tls
-from shipper.settings.parsing import masked
+from shipper.http_client import tls
+from shipper.http_client.redact import masked
 from shipper.settings.table import BY_NAME, SETTINGS, Setting
 from spooler.spool.identity import Identity
 

@@ -14,8 +14,6 @@ import pytest
 
 from shipper.lanes.pipeline import Records
 from shipper.ledger.ledger import Ledger, Receipt
-from shipper.post.address import build_address
-from shipper.post.workloads import Workloads
 from shipper.receiver import queries
 from shipper.replay.plan import Part, Wish, make_plan
 from shipper.replay.selection import Selection
@@ -24,6 +22,8 @@ from shipper.replay.source import records_in
 from shipper.service import ship_once
 from shipper.settings.config import Config
 from shipper.sinks import REGISTRY, build_sinks
+from shipper.sinks.processor.client import build_address
+from shipper.sinks.processor.workloads import Workloads
 from spooler.errors import SpoolDamaged
 from spooler.spool.reader import Stored
 from tests.kit.command import lens_ship

@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 
 from shipper.accounts.audit import take_accounts
-from shipper.batch.outcome import BAD_REQUEST
 from shipper.ledger import sums
 from shipper.ledger.ledger import Ledger
 from shipper.life import vitals
 from shipper.service import ship_once
 from shipper.sinks import REGISTRY
+from shipper.sinks.processor.classify import BAD_REQUEST
 from shipper.standing import Overview
 from shipper.standing.survey import survey_of
 from spooler.spool import format as fmt

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from shipper.batch.outcome import Outcome, Verdict
 from shipper.lanes.health import Health
 from shipper.lanes.lane import SLEEP_SECONDS, TROUBLE_SECONDS, TURN_SECONDS, Lane
 from shipper.lanes.pipeline import Route, Together
 from shipper.ledger.ledger import Ledger
-from shipper.sinks.processor import StepParcel
+from shipper.sinks.outcome import Outcome, Verdict
+from shipper.sinks.processor.metrics import StepParcel
 from spooler.errors import SpoolDamaged
 from spooler.spool.reader import Chunk
 from tests.kit.shipping import (

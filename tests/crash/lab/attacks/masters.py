@@ -18,8 +18,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import shipper.master.outcome
 import shipper.post.delivery
+import shipper.sinks.dlrover.classify
 from shipper.accounts.audit import take_accounts
 from shipper.ledger.ledger import Ledger
 from shipper.service import Service, ship_once
@@ -126,7 +126,7 @@ def write(root: Path, address: str, service: str) -> None:
 def trial(seed: int, work: Path) -> Verdict:
     """Hit everything at moments that are drawn, then ship the rest and look at every life."""
     rng, found = random.Random(seed), Findings()
-    shipper.master.outcome.RETRY_SECONDS = 0.05
+    shipper.sinks.dlrover.classify.RETRY_SECONDS = 0.05
     shipper.post.delivery.FIRST_SECONDS = shipper.post.delivery.ALARM_FIRST_SECONDS = 0.05
     service = SERVICES[seed % len(SERVICES)]
     with kit.running(work / "master", service) as master:

@@ -20,8 +20,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from shipper.http_client.client import Poster
 from shipper.ledger.ledger import Ledger
-from shipper.post.http import Poster
 from shipper.receiver import queries
 from shipper.replay.check import DIFFERS, HOLDS, check_receipts
 from shipper.replay.command import WISHING, replay_command
