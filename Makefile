@@ -67,7 +67,7 @@ crash: $(VENV)/.test $(VENV)/.debian $(VENV)/.crash-kernel ## attack every promi
 
 crash-long: $(VENV)/.test $(VENV)/.debian $(VENV)/.crash-kernel ## the same at length; an hour and a half at most
 	LENS_SHIP_CRASH_KERNEL=$(abspath $(VENV))/crash-kernel \
-	  $(BIN)/python -m tests.crash.lab --long --minutes 90 --markdown docs/crash-matrix.md $(CRASH)
+	  $(BIN)/python -m tests.crash.lab --long --minutes 90 --markdown docs/development/crash-matrix.md $(CRASH)
 
 FUZZ_MINUTES = 60
 SOAK_MINUTES = 30

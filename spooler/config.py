@@ -92,7 +92,7 @@ VARIABLES = (
         meaning="How many seconds of records power loss may take; 0: what the system had not"
         " written back yet. Starts, detections, reports and ends are brought to the disk at once.",
         why="The background thread does it, once a second and only after new records: see"
-        " docs/decisions/0015-synced-in-the-background.md for what it costs.",
+        " docs/decisions/0015-background-sync.md for what it costs.",
     ),
     Variable(
         name=MAX_BYTES,

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from shipper.config.schema import Config
 from shipper.ledger.ledger import Ledger
-from shipper.settings.config import Config
 from shipper.sinks import Sink, Stretch
 from shipper.sinks.outcome import Outcome, Verdict
 from spooler.errors import BodyUnreadable

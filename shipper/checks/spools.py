@@ -184,7 +184,7 @@ def _step(path: Path) -> str:
         )
     return (
         f"chgrp -R {group} {path} && chmod -R g+rwX {path}; for new spools set"
-        f" PRIMUS_LENS_SPOOL_GROUP={group} in the jobs, or share the root (docs/deploying.md)"
+        f" PRIMUS_LENS_SPOOL_GROUP={group} in the jobs, or share the root (docs/deployment.md)"
     )
 
 

@@ -36,7 +36,7 @@ EXITS: dict[int, str] = {
 }
 EXITS_OF: dict[str, str] = {
     "run": "with `--once`: something is still pending; a line for each. Without: never",
-    "status": "somebody has to do something; docs/seeing.md says what counts",
+    "status": "somebody has to do something; docs/monitoring.md says what counts",
     "check": "something fails, or with `--strict` a warning",
     "audit": "an account does not balance, or a folder cannot be looked into",
     "inspect": "something is wrong with one of the paths, or one is no spool",

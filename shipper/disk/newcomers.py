@@ -12,11 +12,11 @@ from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
+from shipper.config.schema import Config
 from shipper.disk.discovery import closed_text, find_spools, identity_of, is_bare
 from shipper.errors import Misplaced
 from shipper.ledger.ledger import Ledger
 from shipper.logs import about
-from shipper.settings.config import Config
 from spooler.errors import NewerFormat, NotASpool, SpoolDamaged, SpoolError
 from spooler.spool.identity import Identity
 from spooler.spool.reader import Reader

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from shipper.config.schema import Config
 from shipper.disk.delivered import Delivered, Standing, is_over
 from shipper.disk.quarantine import Quarantine
 from shipper.disk.retention import Kept, in_order, oldest, to_delete
@@ -24,7 +25,6 @@ from shipper.lanes.workers import LaneKey
 from shipper.ledger.ledger import Ledger
 from shipper.logs import about
 from shipper.meters import Meters
-from shipper.settings.config import Config
 from shipper.sinks import REGISTRY
 from spooler.errors import SpoolError
 from spooler.spool.identity import Identity

@@ -22,7 +22,7 @@ from shipper.errors import Unreachable
 from shipper.http_client import tls
 
 if TYPE_CHECKING:
-    from shipper.settings.config import Config
+    from shipper.config.schema import Config
 
 _LARGEST = 64 * 1024  # bytes of a token
 _PORTS = {"http": 80, "https": 443}

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from shipper.config.schema import Config
 from shipper.lanes.contents import Contents
 from shipper.lanes.telling import Telling
 from shipper.lanes.turnstile import Turnstile
 from shipper.ledger.ledger import DeadLetter, Gap, Ledger, Position, Settled
-from shipper.settings.config import Config
 from shipper.sinks import Parcel, Sink, Stretch
 from shipper.sinks.outcome import TIMEOUT, UNKNOWN_WORKLOAD, Outcome, Verdict
 from shipper.steps import Passed, Refused, Step, cut_off

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from shipper.config.schema import Config
 from shipper.lanes.again import ClosedCarefulRoute
 from shipper.lanes.health import Health
 from shipper.lanes.pipeline import ClosedRoute, Route, Together
@@ -17,7 +18,6 @@ from shipper.replay.check import pieces_of
 from shipper.replay.plan import Part
 from shipper.replay.selection import kind_for
 from shipper.replay.source import records_in
-from shipper.settings.config import Config
 from shipper.sinks import Sink
 from shipper.sinks.processor.workloads import Workloads
 from spooler.errors import SpoolError

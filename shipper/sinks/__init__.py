@@ -22,7 +22,7 @@ from spooler.spool.reader import Stored
 
 if TYPE_CHECKING:
     # Whoever only wants to know which sinks there are loads no network library.
-    from shipper.settings.config import Config
+    from shipper.config.schema import Config
     from shipper.sinks.processor.client import Address
 
 REGISTRY: dict[str, str] = {

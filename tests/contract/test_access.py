@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
+from shipper.config.load import load
 from shipper.errors import Unreachable
 from shipper.http_client.client import Poster
 from shipper.http_client.credentials import Access
 from shipper.service import Service, ship_once
-from shipper.settings.config import load
 from shipper.sinks.outcome import Verdict, classify_failure
 from shipper.sinks.processor.client import build_address
 from tests.kit.certificates import Authority, Files

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
+from shipper.config.schema import Config
 from shipper.receiver.listener import Exchange
 from shipper.receiver.routes import Call
 from shipper.service import Service, ship_once
-from shipper.settings.config import Config
 from tests.kit.delivery import arrived, is_ordered
 from tests.kit.faulty_receiver import (
     Answer,

@@ -14,10 +14,10 @@ import pytest
 
 from shipper.accounts.account import Account
 from shipper.accounts.audit import take_accounts
+from shipper.config.schema import Config
 from shipper.http_client.client import Poster
 from shipper.ledger.ledger import Ledger
 from shipper.service import Service, ship_once
-from shipper.settings.config import Config
 from shipper.sinks import Stretch
 from shipper.sinks.dlrover import encode
 from shipper.sinks.dlrover.report import read

@@ -15,8 +15,8 @@ import pytest
 import shipper.commands
 import shipper.sinks
 from shipper.commands import REGISTRY as COMMANDS
+from shipper.config.schema import Config
 from shipper.http_client.client import Poster
-from shipper.settings.config import Config
 from shipper.sinks import REGISTRY, Parcel, Plan, Sink, Stretch
 from shipper.sinks.outcome import Outcome, Verdict
 from shipper.sinks.processor.client import Address

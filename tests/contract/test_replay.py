@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from shipper.config.schema import Config
 from shipper.lanes.pipeline import Records
 from shipper.ledger.ledger import Ledger, Receipt
 from shipper.receiver import queries
@@ -20,7 +21,6 @@ from shipper.replay.selection import Selection
 from shipper.replay.send import Means, carry_out, receipt_of
 from shipper.replay.source import records_in
 from shipper.service import ship_once
-from shipper.settings.config import Config
 from shipper.sinks import REGISTRY, build_sinks
 from shipper.sinks.processor.client import build_address
 from shipper.sinks.processor.workloads import Workloads

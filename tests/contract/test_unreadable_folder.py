@@ -14,8 +14,8 @@ from shipper.ledger.ledger import Ledger
 from shipper.receiver import Receiver
 from shipper.service import ship_once
 from shipper.sinks import REGISTRY
-from shipper.standing.survey import survey_of
-from shipper.standing.verdict import judge
+from shipper.status.collect import status_collector
+from shipper.status.summary import summarize
 from spooler.spool import segments
 from tests.kit.command import lens_ship
 from tests.kit.delivery import arrived
@@ -79,8 +79,8 @@ def test_a_closed_folder_on_the_way_to_spools_is_told_by_everybody(
         _refusing(monkeypatch, closed)
         assert ship_once(settings, timeout=30) == [f"{closed}: {why}"]
         assert sorted(arrived(receiver.store, "open").steps) == list(range(10))
-        with survey_of(settings) as survey:
-            verdict = judge(survey.take())
+        with status_collector(settings) as survey:
+            verdict = summarize(survey.take())
         assert verdict.needs_a_hand
         assert verdict.headline.startswith(f"{closed} {why}")
         found: dict[str, str] = {}

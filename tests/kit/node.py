@@ -20,6 +20,7 @@ from unittest import mock
 from shipper import service as service_module
 from shipper.accounts.account import Account
 from shipper.accounts.audit import take_accounts
+from shipper.config.schema import Config
 from shipper.disk.delivered import Delivered
 from shipper.errors import Unreachable
 from shipper.http_client import Answer
@@ -28,7 +29,6 @@ from shipper.ledger.ledger import Ledger
 from shipper.receiver import Receiver
 from shipper.receiver.routes import Call
 from shipper.service import Service
-from shipper.settings.config import Config
 from shipper.sinks import REGISTRY
 from shipper.sinks.processor.client import Address
 from spooler.spool import owner

@@ -6,12 +6,12 @@ import re
 from pathlib import Path
 
 from shipper.commands import EXITS, EXITS_OF
-from shipper.settings.table import SETTINGS, Setting
+from shipper.config.schema import SETTINGS, Setting
 from spooler.config import VARIABLES
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = DOCS / "settings.md"
-GUIDE = DOCS / "operating.md"
+GUIDE = DOCS / "operations.md"
 _MARK = "<!-- exits of all commands: written by `make settings` -->"
 _HEAD = re.compile(r"^\| (setting|variable) \| default \|.*?(?=\n\n|\Z)", re.MULTILINE | re.DOTALL)
 

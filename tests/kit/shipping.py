@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from shipper.config.load import Config, load
 from shipper.errors import Unreachable
 from shipper.http_client import Answer
 from shipper.http_client.client import Poster
-from shipper.settings.config import Config, load
 from shipper.sinks import Plan, Stretch
 from shipper.sinks.outcome import Outcome, Verdict
 from shipper.sinks.processor.client import Address

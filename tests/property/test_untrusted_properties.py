@@ -15,8 +15,8 @@ from typing import Any
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from shipper.contents.segment import look
 from shipper.http_client import Answer
+from shipper.inspection.segment import look
 from shipper.lanes.pipeline import gap_of
 from shipper.sinks.outcome import Outcome, retry_after
 from shipper.sinks.processor.classify import classify, pods_in

@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from shipper.config.schema import Config
 from shipper.errors import Unreachable
 from shipper.finding import Finding, fail, ok, warn
-from shipper.settings.config import Config
 from shipper.sinks import Plan, Stretch, workload_key
 from shipper.sinks.dlrover import report as reports
 from shipper.sinks.dlrover.classify import (

@@ -16,12 +16,12 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import spooler
+from shipper.config.schema import Config
 from shipper.errors import Unreachable
 from shipper.http_client import Answer
 from shipper.http_client.client import Poster
 from shipper.http_client.credentials import Access
 from shipper.logs import about
-from shipper.settings.config import Config
 from shipper.sinks import workload_key
 from shipper.sinks.outcome import TIMEOUT, Outcome, classify_failure
 from shipper.sinks.processor.classify import classify, is_processors, pods_in

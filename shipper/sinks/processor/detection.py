@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from shipper.config.schema import Config
 from shipper.finding import Finding
-from shipper.settings.config import Config
 from shipper.sinks import Plan, Stretch, workload_key
 from shipper.sinks.outcome import Outcome, Verdict
 from shipper.sinks.processor import encode

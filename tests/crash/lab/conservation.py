@@ -10,11 +10,11 @@ from typing import Any
 from shipper.accounts.account import Account
 from shipper.accounts.audit import take_accounts
 from shipper.accounts.dead_letters import open_ledger
+from shipper.config.schema import Config
 from shipper.disk.discovery import find_spools
 from shipper.ledger.ranges import common, size
 from shipper.receiver import queries
 from shipper.receiver.store import Store
-from shipper.settings.config import Config
 from shipper.sinks import REGISTRY
 from shipper.steps import CUT_OFF_NAME
 from spooler.spool import codec

@@ -17,6 +17,7 @@ from typing import Any
 
 import shipper.post.delivery
 from shipper.accounts.account import Account
+from shipper.config.schema import Config
 from shipper.disk import tidying
 from shipper.errors import ShipperError
 from shipper.ledger.ranges import merged, size
@@ -25,7 +26,6 @@ from shipper.receiver.listener import Exchange
 from shipper.receiver.routes import Call
 from shipper.receiver.store import Store
 from shipper.service import Service, ship_once
-from shipper.settings.config import Config
 from spooler.recorder import recorder
 from spooler.records import step as step_record
 from tests.crash.lab.attacks import Attack, Trials

@@ -21,9 +21,9 @@ from typing import Any
 import shipper.post.delivery
 import shipper.sinks.dlrover.classify
 from shipper.accounts.audit import take_accounts
+from shipper.config.schema import Config
 from shipper.ledger.ledger import Ledger
 from shipper.service import Service, ship_once
-from shipper.settings.config import Config
 from spooler.records import exit as exit_record
 from tests.crash.lab.attacks import Attack, Trials
 from tests.crash.lab.lives import Life, Tell

@@ -24,12 +24,12 @@ from types import FrameType
 from typing import Any
 
 import shipper.post.delivery
+from shipper.config.schema import Config
 from shipper.errors import StateNewer, StateUnusable
 from shipper.ledger import state
 from shipper.ledger.ledger import DATABASE_NAME, Ledger
 from shipper.ledger.migrations import MIGRATIONS, STATE_VERSION
 from shipper.service import Service, ship_once
-from shipper.settings.config import Config
 from spooler.records import exit as exit_record
 from spooler.records import step
 from spooler.spool import format as fmt
