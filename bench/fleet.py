@@ -3,8 +3,8 @@
     python bench/fleet.py [--nodes 10000] [--capacity 500] [--outage 3600] [--seed 7]
 
 A discrete-event simulation on a virtual clock. What waits, retries and splits is the product's own
-code: `shipper.lanes.health` and `shipper.post.delivery` decide when a node tries again and how long
-it waits for an answer, `shipper.sinks.outcome` what an answer means. Simulated are the nodes'
+code: `shipper.delivery.sink_state` decides when a node tries again, `shipper.sinks.outcome` what an
+answer means, `AdaptiveTimeout` how long a node waits for an answer. Simulated are the nodes'
 recording (a step a second each) and the receiver: it works on `capacity` requests of 100 steps a
 second, 64 at once, takes the rest in the order of their arrival, and drops a request whose client
 has hung up, as the telemetry-processor does.
@@ -24,9 +24,9 @@ import sys
 from collections import Counter, deque
 from dataclasses import dataclass, field
 
+from shipper.delivery.sink_state import Health
 from shipper.errors import Unreachable
 from shipper.http_client import Answer
-from shipper.lanes.health import Health
 from shipper.sinks.outcome import Verdict, classify_failure
 from shipper.sinks.processor.classify import classify
 from shipper.sinks.processor.client import AdaptiveTimeout

@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from shipper.admin import Reply
-from shipper.logs import about
+from shipper.log import fields
 
 log = logging.getLogger(__name__)
 
@@ -165,7 +165,7 @@ class Listener(ThreadingHTTPServer):
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A fault of ours in an answer must not be silent, nor end the server."""
         log.exception(
-            "a request to the page could not be answered", extra=about(reason="page-fault")
+            "a request to the page could not be answered", extra=fields(reason="page-fault")
         )
 
 

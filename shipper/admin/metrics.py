@@ -25,7 +25,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 import spooler
-from shipper.meters import BUCKETS, Meters
+from shipper.delivery.counters import BUCKETS, Meters
 from shipper.status.model import SinkStatus, Status
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"

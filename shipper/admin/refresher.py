@@ -21,10 +21,10 @@ from shipper.admin.metrics import MetricsState
 from shipper.admin.routes import Routes
 from shipper.config.parse import host_and_port
 from shipper.config.schema import Config
+from shipper.delivery.counters import Meters
 from shipper.errors import ShipperError
 from shipper.ledger.ledger import Ledger
-from shipper.logs import about
-from shipper.meters import Meters
+from shipper.log import fields
 from shipper.status.collect import StatusCollector, status_inputs
 from shipper.status.model import Status
 from spooler.errors import SpoolError
@@ -118,7 +118,7 @@ class StatusRefresher:
             )
             return
         self.address, self.problem = self._listener.url, ""
-        log.info("page, metrics and probes: %s", self.address, extra=about(address=self.address))
+        log.info("page, metrics and probes: %s", self.address, extra=fields(address=self.address))
 
     def _answer(self, path: str) -> Reply:
         self._source.moved = self._life.moved()
@@ -127,7 +127,7 @@ class StatusRefresher:
     def _say(self, text: str, error: Exception) -> None:
         if text != self._said:
             self._said = text
-            log.error("%s", text, extra=about(reason="page", detail=error))
+            log.error("%s", text, extra=fields(reason="page", detail=error))
 
 
 def build_refresher(

@@ -14,13 +14,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import spooler
+from shipper.delivery.sink_state import Health
 from shipper.errors import ShipperError
-from shipper.lanes.health import Health
-from shipper.ledger import sums
+from shipper.ledger import service_status, totals
 from shipper.ledger.ledger import Ledger
-from shipper.life import vitals
-from shipper.life.vitals import Sign, Trouble
-from shipper.logs import about
+from shipper.ledger.service_status import Sign, Trouble
+from shipper.log import fields
 
 log = logging.getLogger(__name__)
 
@@ -74,18 +73,18 @@ class HeartbeatWriter:
                 log.warning(
                     "what `lens-ship status` shows cannot be kept: %s",
                     error,
-                    extra=about(path=self._ledger.directory, detail=error),
+                    extra=fields(path=self._ledger.directory, detail=error),
                 )
 
     def _write(self, healths: Iterable[tuple[Key, Health]], *, stopped: bool) -> None:
         if not self._readings:
-            vitals.end_troubles(self._ledger, time.time())
+            service_status.end_troubles(self._ledger, time.time())
         self._read()
         changed = [trouble for trouble in _troubles(healths) if self._is_news(trouble)]
-        vitals.note(self._ledger, changed)
+        service_status.note(self._ledger, changed)
         self._written.update({(one.sink, one.workload): one for one in changed})
         now = time.time()
-        vitals.beat(
+        service_status.beat(
             self._ledger,
             Sign(
                 pid=os.getpid(),
@@ -100,7 +99,7 @@ class HeartbeatWriter:
         )
         if self._now() >= self._forget_at:
             self._forget_at = self._now() + MEMORY_SECONDS / 24
-            vitals.forget_troubles(self._ledger, now - MEMORY_SECONDS)
+            service_status.forget_troubles(self._ledger, now - MEMORY_SECONDS)
 
     def _is_news(self, trouble: Trouble) -> bool:
         if self._written.get((trouble.sink, trouble.workload)) == trouble:
@@ -111,7 +110,7 @@ class HeartbeatWriter:
         """Count where anything was written, and drop the readings that are older than needed."""
         stamp = self._ledger.stamp()
         if stamp != self._stamp:
-            self._delivered = sums.delivered(self._ledger)
+            self._delivered = totals.delivered(self._ledger)
         self._stamp = stamp
         reading = Reading(time=self._now(), delivered=self._delivered)
         self._readings.append(reading)

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from shipper.meters import Meters
+from shipper.delivery.counters import Meters
 
 # Both come round every few seconds, but tidying up a full root of a slow disk takes time.
 MAIN, HOUSEKEEPING = "the main loop", "housekeeping"

@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from shipper.ledger import ranges, sums
+from shipper.ledger import ranges, totals
 from shipper.ledger.ledger import Ledger
 from shipper.ledger.ranges import Range
 from spooler.spool.glance import View
@@ -26,7 +26,7 @@ class LedgerSnapshot:
     damage: dict[Pair, list[tuple[int, int, str]]]
     beyond: dict[Pair, list[Range]]  # dead letters beyond the position
     given_up: Counter[Pair]  # by rules of the sink
-    gaps: dict[str, list[sums.Told]]
+    gaps: dict[str, list[totals.Told]]
     workloads: dict[str, str]
 
     def seq(self, pair: Pair) -> int:

@@ -16,22 +16,21 @@ from pathlib import Path
 from typing import Any
 
 from shipper.config.schema import Config
-from shipper.disk.discovery import find_spools, noting
-from shipper.ledger import sums
+from shipper.discovery.layout import find_spools, noting
+from shipper.ledger import service_status, totals
+from shipper.ledger.database import is_there
 from shipper.ledger.ledger import Ledger
 from shipper.ledger.losses import reckon
+from shipper.ledger.service_status import Trouble
 from shipper.ledger.snapshot import NOTHING, LedgerSnapshot, Pair, read_snapshot
 from shipper.ledger.snapshot import pending as count_pending
-from shipper.ledger.state import is_there
-from shipper.ledger.sums import Sums
-from shipper.life import vitals
-from shipper.life.vitals import Trouble
+from shipper.ledger.totals import Sums
 from shipper.sinks import REGISTRY
 from shipper.status.model import DiskStatus, SinkStatus, SpoolSinkStatus, SpoolStatus, Status
 from spooler.errors import SpoolError
 from spooler.spool.glance import Glance, View
 from spooler.spool.identity import Identity
-from spooler.spool.place import is_marked_full
+from spooler.spool.layout import is_marked_full
 from spooler.spool.reader import Reader
 
 _NO_SUMS = Sums(settled=Counter(), lost=Counter(), dead=Counter(), dropped=Counter())
@@ -90,12 +89,12 @@ class StatusCollector:
         """Where everything stands now, or of the spools whose id begins with `only`."""
         means, ledger = self._means, self._ledger()
         books = read_snapshot(ledger) if ledger else NOTHING
-        running = vitals.is_running(means.state)
-        sign = vitals.last_sign(ledger) if ledger else None
-        counted = sums.sums(ledger) if ledger else _NO_SUMS
+        running = service_status.is_running(means.state)
+        sign = service_status.last_sign(ledger) if ledger else None
+        counted = totals.sums(ledger) if ledger else _NO_SUMS
         closed: dict[str, str] = {}
         spools = tuple(self._spools(books, only, closed))
-        troubles = vitals.troubles(ledger) if ledger else []
+        troubles = service_status.troubles(ledger) if ledger else []
         seen = max((s.newest for s in spools if s.newest is not None), default=None)
         return Status(
             time=time.time(),
@@ -123,8 +122,8 @@ class StatusCollector:
     def renew(self, overview: Status) -> Status:
         """The same, with what changes though nothing happens: the time, the disk, the rates."""
         means, ledger = self._means, self._ledger()
-        running = vitals.is_running(means.state)
-        sign = vitals.last_sign(ledger) if ledger else None
+        running = service_status.is_running(means.state)
+        sign = service_status.last_sign(ledger) if ledger else None
         rates = sign.rates if sign and running else None
         return replace(
             overview,
@@ -202,7 +201,7 @@ class StatusCollector:
             pid=identity.pid if identity else 0,
             rank=identity.rank if identity else None,
             problem=problem,
-            dropped=dict(sums.dropped_of(books.gaps.get(name, ()))),
+            dropped=dict(totals.dropped_of(books.gaps.get(name, ()))),
             ways=tuple(self._way(glance, view, pair, books, withheld=withheld) for pair in pairs),
         )
 
@@ -260,7 +259,7 @@ def _sink(
     """The sum of all its ways, with what is known of the sink itself."""
     return SinkStatus(
         sink=sink,
-        **{what: counted.settled[sink, what] for what in sums.SETTLED},
+        **{what: counted.settled[sink, what] for what in totals.SETTLED},
         pending=sum(way.pending for way in ways),
         pending_bytes=sum(way.pending_bytes for way in ways),
         oldest=min((way.oldest for way in ways if way.oldest is not None), default=None),

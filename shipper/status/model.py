@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from shipper.life.vitals import Sign, Trouble
+from shipper.ledger.service_status import Sign, Trouble
 
 # Without a sign of life for so long, the service does not move: it gives one every few seconds.
 STUCK_SECONDS = 60.0

@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from shipper.life.vitals import Trouble
+from shipper.ledger.service_status import Trouble
 from shipper.status.model import SinkStatus, SpoolStatus, Status
 
 PAUSED_SECONDS = 900.0

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
+from shipper.delivery.pipeline import ClosedRoute, Together
 from shipper.importers import Origin, open_foreign
 from shipper.importers.wandb_run import WandbFile
-from shipper.lanes.pipeline import ClosedRoute, Together
 from shipper.ledger.ledger import Ledger
 from shipper.sinks.outcome import Outcome, Verdict
 from shipper.sinks.processor.metrics import ProcessorSink

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from shipper.config.schema import Config
-from shipper.lanes.pipeline import Records
+from shipper.delivery.pipeline import Records
 from shipper.ledger.ledger import Ledger, Receipt
 from shipper.receiver import queries
 from shipper.replay.plan import Part, Wish, make_plan

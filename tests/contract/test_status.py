@@ -13,10 +13,9 @@ from typing import Any
 
 import pytest
 
-from shipper.accounts.audit import take_accounts
-from shipper.ledger import sums
+from shipper.audit.audit import take_accounts
+from shipper.ledger import service_status, totals
 from shipper.ledger.ledger import Ledger
-from shipper.life import vitals
 from shipper.service import ship_once
 from shipper.sinks import REGISTRY
 from shipper.sinks.processor.classify import BAD_REQUEST
@@ -157,12 +156,12 @@ def test_no_sum_shrinks_when_a_spool_is_forgotten(tmp_path: Path, receiver: Faul
     spool(tmp_path / "spool", MIXED)
     ship(tmp_path, receiver, save_local=False)
     with closing(Ledger(tmp_path / "state")) as ledger:
-        before = sums.sums(ledger)
+        before = totals.sums(ledger)
         assert before.settled["processor", "delivered"] == 12
         assert ledger.spools()[0]["deleted"]
         ledger.prune(before=2**40)
         assert ledger.positions() == ledger.gaps() == []
-        assert sums.sums(ledger) == before
+        assert totals.sums(ledger) == before
 
 
 # --- the command ----------------------------------------------------------------------------------
@@ -312,11 +311,11 @@ def test_what_is_over_is_told_as_over_by_the_next_service(
     spool(tmp_path / "spool", [step(1)])
     ship(tmp_path, receiver, timeout=0.5)
     with closing(Ledger(tmp_path / "state", exclusive=False)) as ledger:
-        assert vitals.troubles(ledger)[0].until is None
+        assert service_status.troubles(ledger)[0].until is None
     receiver.otherwise = Normal()
     ship(tmp_path, receiver)
     with closing(Ledger(tmp_path / "state", exclusive=False)) as ledger:
-        (trouble,) = vitals.troubles(ledger)
+        (trouble,) = service_status.troubles(ledger)
     assert trouble.until is not None
     assert trouble.reason == "not-allowed"
 
@@ -332,15 +331,15 @@ def test_the_trouble_of_a_workload_is_over_when_nothing_of_it_is_left(
     ship(tmp_path, receiver)
     with closing(Ledger(tmp_path / "state", exclusive=False)) as ledger:
         assert sum(1 for _ in ledger.dead_letters()) == 1
-        told = vitals.troubles(ledger)
+        told = service_status.troubles(ledger)
     assert [(one.workload != "", one.until is not None) for one in told] == [(True, True)]
 
 
 def test_a_service_starts_while_somebody_looks(tmp_path: Path) -> None:
     with closing(Ledger(tmp_path / "state")):
-        assert vitals.is_running(tmp_path / "state")
-    assert not vitals.is_running(tmp_path / "state")
-    assert not vitals.is_running(tmp_path / "nowhere")
+        assert service_status.is_running(tmp_path / "state")
+    assert not service_status.is_running(tmp_path / "state")
+    assert not service_status.is_running(tmp_path / "nowhere")
 
 
 def test_a_look_loads_no_network_library(tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from shipper.accounts.audit import take_accounts
-from shipper.disk import discovery
+from shipper.audit.audit import take_accounts
+from shipper.discovery import layout
 from shipper.ledger.ledger import Ledger
 from shipper.receiver import Receiver
 from shipper.service import ship_once
@@ -61,7 +61,7 @@ def _refusing(monkeypatch: pytest.MonkeyPatch, closed: Path) -> None:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
         return scan(folder)  # type: ignore[call-overload]
 
-    monkeypatch.setattr(discovery.os, "scandir", refuse)
+    monkeypatch.setattr(layout.os, "scandir", refuse)
 
 
 @pytest.mark.promise("G17")
@@ -85,7 +85,7 @@ def test_a_closed_folder_on_the_way_to_spools_is_told_by_everybody(
         assert verdict.headline.startswith(f"{closed} {why}")
         found: dict[str, str] = {}
         ledger = Ledger(settings.state, exclusive=False)
-        take_accounts(ledger, settings.spool, REGISTRY, discovery.noting(found))
+        take_accounts(ledger, settings.spool, REGISTRY, layout.noting(found))
         ledger.close()
         assert found == {str(closed): why}
         monkeypatch.undo()
@@ -100,7 +100,7 @@ def test_what_the_disk_keeps_for_itself_is_no_trouble(
     (tmp_path / "spool" / "lost+found").mkdir(parents=True)
     _refusing(monkeypatch, tmp_path / "spool" / "lost+found")
     found: dict[str, str] = {}
-    assert list(discovery.find_spools(tmp_path / "spool", discovery.noting(found))) == []
+    assert list(layout.find_spools(tmp_path / "spool", layout.noting(found))) == []
     assert found == {}
 
 

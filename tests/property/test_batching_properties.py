@@ -18,7 +18,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from shipper.lanes.pipeline import Route, Together
+from shipper.delivery.pipeline import Route, Together
 from shipper.ledger.ledger import Ledger
 from shipper.sinks.outcome import Outcome, Verdict
 from shipper.sinks.processor.metrics import StepParcel

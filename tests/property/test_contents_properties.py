@@ -15,10 +15,10 @@ from unittest import mock
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shipper.lanes import pipeline
-from shipper.lanes.contents import Contents
-from shipper.lanes.pipeline import Route, Together
-from shipper.lanes.shared import Recent, SharedReader
+from shipper.delivery import pipeline
+from shipper.delivery.contents import Contents
+from shipper.delivery.pipeline import Route, Together
+from shipper.delivery.shared import Recent, SharedReader
 from shipper.ledger.ledger import Ledger
 from shipper.sinks import Plan, Stretch
 from shipper.sinks.dlrover.sink import ReportParcel

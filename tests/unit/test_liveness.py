@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
+from shipper.delivery.counters import BUCKETS, Meters
 from shipper.health.liveness import HOUSEKEEPING, LOOP_SECONDS, MAIN, TURN_SECONDS, Liveness
-from shipper.meters import BUCKETS, Meters
 from tests.kit.shipping import Clock
 
 

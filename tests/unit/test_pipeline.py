@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from shipper.lanes.pipeline import READ_RECORDS, Progress, Route, Together
+from shipper.delivery.pipeline import READ_RECORDS, Progress, Route, Together
 from shipper.ledger.ledger import Ledger, Position
 from shipper.sinks.outcome import Outcome, Verdict
 from shipper.sinks.processor.metrics import StepParcel

@@ -10,9 +10,9 @@ import pytest
 from shipper.admin import Probes
 from shipper.admin.metrics import MetricsState
 from shipper.admin.refresher import WHOLE_SECONDS, StatusRefresher
+from shipper.delivery.counters import Meters
 from shipper.ledger.ledger import Ledger, Position, Settled
-from shipper.life.vitals import Sign, beat
-from shipper.meters import Meters
+from shipper.ledger.service_status import Sign, beat
 from shipper.status.collect import StatusCollector, StatusInputs
 from tests.kit import shipping
 from tests.kit.shipping import Clock, step

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from shipper.humanize import size
-from shipper.life.vitals import Sign, Trouble
+from shipper.ledger.service_status import Sign, Trouble
 from shipper.status.model import DiskStatus, SinkStatus, SpoolSinkStatus, SpoolStatus, Status
 from shipper.status.summary import PAUSED_SECONDS, duration, short, summarize
 from shipper.status.terminal import render

@@ -18,7 +18,7 @@ from importlib import import_module
 from typing import Any
 
 from shipper.errors import ConfigError
-from shipper.logs import about
+from shipper.log import fields
 from shipper.sinks.dlrover.classify import DELIVERED, RETRY_SECONDS, said_no
 from shipper.sinks.dlrover.report import Report
 from shipper.sinks.dlrover.session import Sent, Speaker
@@ -89,7 +89,7 @@ class ClientConversation:
                     self.address,
                     type(error).__name__,
                     error,
-                    extra=about(receiver=self.address, detail=str(error)),
+                    extra=fields(receiver=self.address, detail=str(error)),
                 )
 
 

@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from shipper.errors import Unreachable
-from shipper.logs import about
+from shipper.log import fields
 from shipper.sinks.dlrover import encode
 from shipper.sinks.dlrover.classify import (
     DELIVERED,
@@ -174,7 +174,7 @@ class Conversation:
                         "%s: a master that speaks %s",
                         self.address,
                         generation,
-                        extra=about(receiver=self.address, generation=generation),
+                        extra=fields(receiver=self.address, generation=generation),
                     )
                 self._generation = generation
                 return kept

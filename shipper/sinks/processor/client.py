@@ -21,7 +21,7 @@ from shipper.errors import Unreachable
 from shipper.http_client import Answer
 from shipper.http_client.client import Poster
 from shipper.http_client.credentials import Access
-from shipper.logs import about
+from shipper.log import fields
 from shipper.sinks import workload_key
 from shipper.sinks.outcome import TIMEOUT, Outcome, classify_failure
 from shipper.sinks.processor.classify import classify, is_processors, pods_in
@@ -163,7 +163,7 @@ class Address:
                 "%s answers 404, %s answers: using the latter",
                 base,
                 other,
-                extra=about(url=base, instead=other),
+                extra=fields(url=base, instead=other),
             )
         return answer
 
