@@ -11,10 +11,10 @@ import pytest
 
 from shipper.audit.account import Account
 from shipper.audit.audit import take_accounts
-from shipper.batch.outcome import BAD_REQUEST
 from shipper.ledger.ledger import Ledger
 from shipper.service import ship_once
 from shipper.sinks import REGISTRY
+from shipper.sinks.processor.classify import BAD_REQUEST
 from spooler.records import gap as gap_record
 from spooler.spool import codec
 from spooler.spool import format as fmt

@@ -9,12 +9,12 @@ from typing import Any
 
 from shipper.audit.account import Account
 from shipper.audit.audit import take_accounts
-from shipper.batch.batcher import CUT_OFF_NAME
 from shipper.config.schema import Config
 from shipper.dead_letters import open_ledger
 from shipper.discovery.layout import find_spools
 from shipper.ledger.ranges import common, size
 from shipper.sinks import REGISTRY
+from shipper.steps import CUT_OFF_NAME
 from spooler.spool import codec
 from spooler.spool.reader import Reader
 from tests.crash.lab.verdict import Findings

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from shipper.config.schema import Config
+from shipper.http_client.client import Poster
 from shipper.ledger.ledger import Ledger
-from shipper.post.http import Poster
 from shipper.replay.check import DIFFERS, HOLDS, check_receipts
 from shipper.replay.command import WISHING, replay_command
 from shipper.replay.source import Source

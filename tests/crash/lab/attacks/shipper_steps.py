@@ -19,8 +19,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from shipper.http_client.client import Poster
 from shipper.ledger.ledger import Ledger
-from shipper.post.http import Poster
 from shipper.service import ship_once
 from spooler.records import detection, finish, run, step
 from spooler.records import exit as exit_record

@@ -15,11 +15,14 @@ import os
 import threading
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urlsplit
 
-from shipper.config.schema import Config
 from shipper.errors import Unreachable
-from shipper.settings import tls
+from shipper.http_client import tls
+
+if TYPE_CHECKING:
+    from shipper.config.schema import Config
 
 _LARGEST = 64 * 1024  # bytes of a token
 _PORTS = {"http": 80, "https": 443}

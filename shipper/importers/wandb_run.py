@@ -2,8 +2,8 @@
 
 Layout: ``wandb/offline-run-<start>-<run id>/run-<run id>.wandb``, and ``wandb/run-…`` the same for
 a run that was online. The file is a header of 7 bytes, ``:W&B``, 0xBEE1 (little-endian), version 0,
-and from there on a log (`shipper.foreign.leveldb_log`) of protobuf messages
-(`shipper.foreign.wandb_record`). Rules:
+and from there on a log (`shipper.importers.wandb_datastore`) of protobuf messages
+(`shipper.importers.wandb_record`). Rules:
 
 - Each history record is one step, whole: wandb has merged what was logged with ``commit=False``.
   Only those count: a summary says the same once more, and requests for parts of a step are passed
@@ -28,10 +28,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
-from shipper.foreign import Origin, files_below, source_id, wandb_record
-from shipper.foreign.leveldb_log import Broken, Entry, Place, entries
-from shipper.foreign.protobuf_wire import Malformed
-from shipper.foreign.scanned import Content, Item, Lost, ScannedFile, announcement, pack
+from shipper.importers import Origin, files_below, source_id, wandb_record
+from shipper.importers.protobuf import Malformed
+from shipper.importers.scan import Content, Item, Lost, ScannedFile, announcement, pack
+from shipper.importers.wandb_datastore import Broken, Entry, Place, entries
 from spooler.errors import NewerFormat, NotASpool
 from spooler.records import finish, step
 from spooler.spool import safe_open
@@ -88,16 +88,16 @@ class WandbFile(ScannedFile[State]):
 
     @classmethod
     def find(cls, folder: Path) -> Iterator[Path]:
-        """See `shipper.foreign.Format`."""
+        """See `shipper.importers.Format`."""
         return (path for path in files_below(folder) if _FILE_NAME.fullmatch(path.name))
 
     @property
     def spool(self) -> str:
-        """See `shipper.foreign.Source`."""
+        """See `shipper.importers.Source`."""
         return source_id("wandb", _run_in_name(self.path), self.path)
 
     def identity(self) -> Identity:
-        """See `shipper.foreign.Source`; `created` and `host` are the run's."""
+        """See `shipper.importers.Source`; `created` and `host` are the run's."""
         known = self.first_state()
         return self.origin.identity(
             spool=self.spool, created=known.start, host=known.host, place=(None, None)

@@ -17,12 +17,12 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
-from shipper.batch.outcome import Greeting, Outcome, Verdict
 from shipper.errors import ConfigError
 from shipper.log import fields
-from shipper.master.conversation import Sent, Speaker
-from shipper.master.outcome import DELIVERED, RETRY_SECONDS, said_no
-from shipper.master.report import Report
+from shipper.sinks.dlrover.classify import DELIVERED, RETRY_SECONDS, said_no
+from shipper.sinks.dlrover.report import Report
+from shipper.sinks.dlrover.session import Sent, Speaker
+from shipper.sinks.outcome import Greeting, Outcome, Verdict
 
 log = logging.getLogger(__name__)
 

@@ -30,8 +30,8 @@ from spooler.spool.identity import Identity
 from spooler.spool.reader import Chunk
 
 REGISTRY: dict[str, str] = {
-    "exporter-jsonl": "shipper.foreign.exporter_jsonl:ExporterFile",
-    "wandb-run": "shipper.foreign.wandb_run:WandbFile",
+    "exporter-jsonl": "shipper.importers.exporter_jsonl:ExporterFile",
+    "wandb-run": "shipper.importers.wandb_run:WandbFile",
 }
 
 _STRANGE = re.compile(r"[^A-Za-z0-9._]+")

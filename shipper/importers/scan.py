@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Generic, TypeVar
 
-from shipper.foreign import Origin
+from shipper.importers import Origin
 from spooler.errors import SpoolDamaged, SpoolError
 from spooler.records import run as run_record
 from spooler.records.values import careful, plain
@@ -90,7 +90,7 @@ class SparseIndex(Generic[State]):
 
 
 class ScannedFile(abc.ABC, Generic[State]):
-    """A foreign file read by scanning it; see the module and `shipper.foreign.Source`."""
+    """A foreign file read by scanning it; see the module and `shipper.importers.Source`."""
 
     def __init__(self, path: Path, origin: Origin, start: State) -> None:
         self.path = path

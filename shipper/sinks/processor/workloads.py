@@ -25,7 +25,7 @@ _SEPARATOR = " "
 
 
 class Asked(Protocol):
-    """Whoever can be asked for the pods: `shipper.post.address.Address`."""
+    """Whoever can be asked for the pods: `shipper.sinks.processor.client.Address`."""
 
     def pods(self, identity: Identity) -> Mapping[str, Any] | None:
         """Pod name to a list of (workload name, uid); None when it cannot be had now."""

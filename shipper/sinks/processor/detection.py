@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from shipper.batch import wire
-from shipper.batch.batcher import Passed, Refused, Step
-from shipper.batch.outcome import Outcome, Verdict
 from shipper.config.schema import Config
 from shipper.finding import Finding
-from shipper.post.address import Address, workload_key
-from shipper.sinks import Plan, Stretch
+from shipper.sinks import Plan, Stretch, workload_key
+from shipper.sinks.outcome import Outcome, Verdict
+from shipper.sinks.processor import encode
+from shipper.sinks.processor.client import Address
+from shipper.steps import Passed, Refused, Step
 from spooler.errors import BodyUnreadable
 from spooler.records.detection import NAME as KIND
 from spooler.spool import codec
@@ -107,7 +107,7 @@ class ProcessorDetectionSink:
             identity,
             "/wandb/detection",
             parcel.body,
-            wire.records_header(identity, self.name, parcel.first, parcel.last),
+            encode.records_header(identity, self.name, parcel.first, parcel.last),
             items=None,
             tries=tries,
         )
@@ -120,5 +120,5 @@ class ProcessorDetectionSink:
 def _parcel(stored: Stored, identity: Identity) -> DetectionParcel:
     record = codec.unpack(stored.body)
     return DetectionParcel(
-        run=str(record["run"]), seq=stored.seq, body=wire.detection_body(record, identity)
+        run=str(record["run"]), seq=stored.seq, body=encode.detection_body(record, identity)
     )

@@ -16,14 +16,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from shipper.batch.batcher import Passed, Refused, Step
-from shipper.batch.outcome import Greeting, Outcome, Verdict
 from shipper.config.schema import Config
 from shipper.errors import Unreachable
 from shipper.finding import Finding, fail, ok, warn
-from shipper.master import report as reports
-from shipper.master.conversation import Conversation, Patience, Sent, Speaker, Transport
-from shipper.master.outcome import (
+from shipper.sinks import Plan, Stretch, workload_key
+from shipper.sinks.dlrover import report as reports
+from shipper.sinks.dlrover.classify import (
     IN_DOUBT,
     TRIES_AMBIGUOUS,
     expired,
@@ -31,10 +29,11 @@ from shipper.master.outcome import (
     no_master,
     unfit,
 )
-from shipper.master.report import Report, Unfit
-from shipper.master.target import master_of, target
-from shipper.post.address import Address, workload_key
-from shipper.sinks import Plan, Stretch
+from shipper.sinks.dlrover.report import Report, Unfit
+from shipper.sinks.dlrover.session import Conversation, Patience, Sent, Speaker, Transport
+from shipper.sinks.dlrover.target import master_of, target
+from shipper.sinks.outcome import Greeting, Outcome, Verdict
+from shipper.steps import Passed, Refused, Step
 from spooler.errors import BodyUnreadable
 from spooler.records.report import NAME as KIND
 from spooler.spool import codec
@@ -107,13 +106,13 @@ class MasterSink:
     remembered_seconds = REMEMBERED_SECONDS
     look_seconds = LOOK_AFTER_SECONDS
 
-    def __init__(self, config: Config, address: Address) -> None:
+    def __init__(self, config: Config, address: object) -> None:
         self._config = config
         self._make_client: Callable[[str], object] | None = None
         if config.master_client:
-            from shipper.master import pluggable
+            from shipper.sinks.dlrover import custom_client
 
-            self._make_client = pluggable.load(config.master_client)
+            self._make_client = custom_client.load(config.master_client)
         self._talks: dict[tuple[str, str], Talk] = {}
         self._tried: dict[tuple[str, int], _Tried] = {}
         # Spool -> the master that its program has named first; a process has one.
@@ -303,7 +302,7 @@ class MasterSink:
 
     def _begin(self, address: str, service: str) -> Talk:
         if self._make_client is not None:
-            from shipper.master.pluggable import ClientConversation
+            from shipper.sinks.dlrover.custom_client import ClientConversation
 
             try:
                 client = self._make_client(address)
@@ -348,7 +347,7 @@ def _dialler(target: str, service: str, config: Config) -> Callable[[], Transpor
         proxy=config.master_proxy,
     )
     if service == "http":
-        from shipper.master.post import Post
+        from shipper.sinks.dlrover.http_transport import Post
 
         return lambda: Post(target, patience)
     if service != "grpc":
@@ -356,7 +355,7 @@ def _dialler(target: str, service: str, config: Config) -> Callable[[], Transpor
             "unsupported", f"a master of kind {service!r}: give --master-client", sent=False
         )
     try:
-        from shipper.master.channel import Channel
+        from shipper.sinks.dlrover.grpc_transport import Channel
     except ImportError as error:
         raise Unreachable(
             "unsupported",

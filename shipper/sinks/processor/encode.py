@@ -22,7 +22,7 @@ What the receiver does with them decides how they are built:
 - It works through the steps of a request one by one, 5 to 15 ms each, and stops when the client
   hangs up: at most about 100 steps and 512 KiB a request, and a patient timeout.
 - All ranks of a workload share its rows: ranks other than 0 send `rank<R>/<name>`.
-- Success is HTTP 200 and `meta.code` 2000 (`shipper.batch.outcome`).
+- Success is HTTP 200 and `meta.code` 2000 (`shipper.sinks.outcome`).
 
 Every request carries `Lens-Ship-Records: <spool id>/<sink>/<first seq>-<last seq>`; the same
 records get the same value when they are sent again, so a receiver can tell a repetition.
@@ -39,7 +39,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from shipper.batch.batcher import Step
+from shipper.steps import Step
 from spooler.spool.identity import Identity
 
 RECORDS_HEADER = "Lens-Ship-Records"

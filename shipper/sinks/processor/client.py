@@ -11,32 +11,50 @@ import logging
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import spooler
-from shipper.batch.outcome import (
-    TIMEOUT,
-    Answer,
-    Outcome,
-    classify,
-    classify_failure,
-    is_processors,
-    pods_in,
-)
 from shipper.config.schema import Config
 from shipper.errors import Unreachable
+from shipper.http_client import Answer
+from shipper.http_client.client import Poster
+from shipper.http_client.credentials import Access
 from shipper.log import fields
-from shipper.post.access import Access
-from shipper.post.allowance import Allowance
-from shipper.post.http import Poster
+from shipper.sinks import workload_key
+from shipper.sinks.outcome import TIMEOUT, Outcome, classify_failure
+from shipper.sinks.processor.classify import classify, is_processors, pods_in
 from spooler.spool.identity import Identity
 
 log = logging.getLogger(__name__)
 
 PODS_PATH = "/pods/workload/cache"
 _PREFIXES = ("/api/v1", "/v1")
+
+# The time for an answer grows to this many times what is set, and no further.
+TIMEOUT_GROWTH = 10.0
+
+
+@dataclass(kw_only=True)
+class AdaptiveTimeout:
+    """How long an answer may take: `base` seconds, more where one has taken longer or did not come.
+
+    A receiver that is behind works through its requests in turn and drops those whose sender has
+    hung up. To hang up at a fixed time makes a thousand nodes undo each other's work; to wait in
+    turn costs none of them anything.
+    """
+
+    base: float
+    seconds: float
+
+    def answered(self, took: float) -> None:
+        """Twice what this answer took, within the limits."""
+        self.seconds = min(max(self.base, 2 * took), self.base * TIMEOUT_GROWTH)
+
+    def missed(self) -> None:
+        """None came in time."""
+        self.seconds = min(2 * self.seconds, self.base * TIMEOUT_GROWTH)
 
 
 class Address:
@@ -51,7 +69,7 @@ class Address:
         self._poster = poster
         self._working: dict[str, str] = {}
         # Workload and path -> how long its answers may take, where that is not what is set.
-        self._allowances: dict[tuple[str, str], Allowance] = {}
+        self._timeouts: dict[tuple[str, str], AdaptiveTimeout] = {}
         self._lock = threading.Lock()
 
     @property
@@ -100,31 +118,31 @@ class Address:
         if not given:
             raise Unreachable("no-url", "no --processor-url, and the job recorded none", sent=False)
         base = self._working.get(given, given)
-        answer = self._post_patiently(workload_key(identity), base, path, body, headers)
+        answer = self._post_adaptively(workload_key(identity), base, path, body, headers)
         if answer.status == 404:
             answer = self._try_other(given, base, path, body, headers) or answer
         return answer
 
-    def _post_patiently(
+    def _post_adaptively(
         self, workload: str, base: str, path: str, body: bytes, headers: Mapping[str, str]
     ) -> Answer:
         """Post, and learn from it how long this workload's next answer may take."""
         usual = self._poster.read_seconds
         key = (workload, path)
-        allowance = self._allowances.get(key) or Allowance(base=usual, seconds=usual)
+        timeout = self._timeouts.get(key) or AdaptiveTimeout(base=usual, seconds=usual)
         began = time.monotonic()
         try:
-            answer = self._poster.post(base + path, body, headers, read_seconds=allowance.seconds)
+            answer = self._poster.post(base + path, body, headers, read_seconds=timeout.seconds)
         except Unreachable as failure:
             if failure.reason == TIMEOUT:
-                allowance.missed()
-                self._allowances[key] = allowance
+                timeout.missed()
+                self._timeouts[key] = timeout
             raise
-        allowance.answered(time.monotonic() - began)
-        if allowance.seconds == usual:
-            self._allowances.pop(key, None)
+        timeout.answered(time.monotonic() - began)
+        if timeout.seconds == usual:
+            self._timeouts.pop(key, None)
         else:
-            self._allowances[key] = allowance
+            self._timeouts[key] = timeout
         return answer
 
     def _try_other(
@@ -148,11 +166,6 @@ class Address:
                 extra=fields(url=base, instead=other),
             )
         return answer
-
-
-def workload_key(identity: Identity) -> str:
-    """What the receiver's rows are shared by: the workload, else the pod, else the spool alone."""
-    return identity.workload_uid or identity.pod_name or identity.spool
 
 
 def build_address(config: Config) -> Address:

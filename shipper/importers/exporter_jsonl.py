@@ -37,8 +37,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from shipper.foreign import Origin, files_below, path_digest, source_id
-from shipper.foreign.scanned import Content, Item, Lost, ScannedFile, announcement, pack
+from shipper.importers import Origin, files_below, path_digest, source_id
+from shipper.importers.scan import Content, Item, Lost, ScannedFile, announcement, pack
 from spooler.records import step
 from spooler.spool import format as fmt
 from spooler.spool import safe_open
@@ -102,18 +102,18 @@ class ExporterFile(ScannedFile[State]):
 
     @classmethod
     def find(cls, folder: Path) -> Iterator[Path]:
-        """See `shipper.foreign.Format`."""
+        """See `shipper.importers.Format`."""
         return (path for path in files_below(folder) if path.name == FILE_NAME)
 
     @property
     def spool(self) -> str:
-        """See `shipper.foreign.Source`."""
+        """See `shipper.importers.Source`."""
         node, local = _place(self.path)
         name = self.path.stem if node is None else f"node{node}.rank{local}"
         return source_id("jsonl", name, self.path)
 
     def identity(self) -> Identity:
-        """See `shipper.foreign.Source`; `created` is the time of the first whole line."""
+        """See `shipper.importers.Source`; `created` is the time of the first whole line."""
         return self.origin.identity(
             spool=self.spool, created=self.first_state().time, host="", place=_place(self.path)
         )

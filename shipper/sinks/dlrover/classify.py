@@ -13,8 +13,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from shipper.batch.outcome import Outcome, Verdict
 from shipper.errors import Unreachable
+from shipper.sinks.outcome import Outcome, Verdict
 
 # Tries after which a report that is refused, or that may have arrived each time, is given up.
 TRIES_REFUSED = 3

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from shipper.master import wire
+from shipper.sinks.dlrover import encode
 from spooler.records.report import FIELDS
 
 # Unix seconds from 2001 to 2286: milliseconds and nanoseconds lie beyond.
@@ -95,16 +95,16 @@ def contents(report: Report, limit: int) -> tuple[str, ...]:
     Raises:
         Unfit: it is larger than `limit` bytes on the wire and must not be cut.
     """
-    whole = wire.metric_json(report.metric)
+    whole = encode.metric_json(report.metric)
     node_type = report.metric["node_type"]
-    bytes_ = wire.size(whole, node_type)
+    bytes_ = encode.size(whole, node_type)
     if bytes_ <= limit:
         return (whole,)
-    room = limit - wire.size(wire.metric_json({**report.metric, "data_content": ""}), node_type)
+    room = limit - encode.size(encode.metric_json({**report.metric, "data_content": ""}), node_type)
     if report.data_type not in _SPLITTABLE or room < _LEAST_ROOM:
         raise Unfit(f"{bytes_} bytes on the wire, more than the {limit} that a master takes")
     return tuple(
-        wire.metric_json({**report.metric, "data_content": piece})
+        encode.metric_json({**report.metric, "data_content": piece})
         for piece in _pieces(report.metric["data_content"], room)
     )
 

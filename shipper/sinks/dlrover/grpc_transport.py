@@ -12,16 +12,16 @@ from typing import Any
 import grpc
 
 from shipper.errors import Unreachable
-from shipper.master import wire
-from shipper.master.conversation import Patience
-from shipper.master.outcome import Reply
+from shipper.sinks.dlrover import encode
+from shipper.sinks.dlrover.classify import Reply
+from shipper.sinks.dlrover.session import Patience
 
 _OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.max_reconnect_backoff_ms", 2000),
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.max_send_message_length", -1),
-    ("grpc.max_receive_message_length", wire.ANSWER_LIMIT),
+    ("grpc.max_receive_message_length", encode.ANSWER_LIMIT),
 )
 # Words of a failure that happened before anything was sent.
 _UNSENT = ("failed to connect", "connections to all backends failing", "resolution", "resolver")
@@ -46,33 +46,33 @@ class Channel:
         if patience.proxy not in ("", "environment"):
             options.append(("grpc.http_proxy", patience.proxy))
         self._channel = grpc.insecure_channel(target, options=options)
-        self._report = self._channel.unary_unary(wire.REPORT_METHOD)
-        self._get = self._channel.unary_unary(wire.GET_METHOD)
+        self._report = self._channel.unary_unary(encode.REPORT_METHOD)
+        self._get = self._channel.unary_unary(encode.GET_METHOD)
 
-    def report(self, message: wire.Message, job_uid: str) -> Reply:
+    def report(self, message: encode.Message, job_uid: str) -> Reply:
         """Have the master store something."""
         answer = self._call(self._report, message, job_uid)
         if isinstance(answer, Reply):
             return answer
-        return Reply(status="OK", success=wire.stored(answer), detail=repr(answer[:100]))
+        return Reply(status="OK", success=encode.stored(answer), detail=repr(answer[:100]))
 
-    def get(self, message: wire.Message, job_uid: str) -> Reply:
+    def get(self, message: encode.Message, job_uid: str) -> Reply:
         """Ask the master for something."""
         answer = self._call(self._get, message, job_uid)
         if isinstance(answer, Reply):
             return answer
-        return Reply(status="OK", data=wire.message_data(answer) or b"")
+        return Reply(status="OK", data=encode.message_data(answer) or b"")
 
     def close(self) -> None:
         """Let go of the connection; what is under way is cancelled."""
         self._channel.close()
 
-    def _call(self, method: Any, message: wire.Message, job_uid: str) -> bytes | Reply:
+    def _call(self, method: Any, message: encode.Message, job_uid: str) -> bytes | Reply:
         try:
             answer: bytes = method(
-                wire.to_protobuf(message),
+                encode.to_protobuf(message),
                 timeout=self._seconds,
-                metadata=((wire.JOB_UID, job_uid),) if job_uid else None,
+                metadata=((encode.JOB_UID, job_uid),) if job_uid else None,
             )
         except grpc.RpcError as error:
             return self._judge(error)

@@ -21,18 +21,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from shipper.batch.outcome import Greeting, Outcome, Verdict
 from shipper.errors import Unreachable
 from shipper.log import fields
-from shipper.master import wire
-from shipper.master.outcome import (
+from shipper.sinks.dlrover import encode
+from shipper.sinks.dlrover.classify import (
     DELIVERED,
     Reply,
     judge_failure,
     judge_report,
     judge_status,
 )
-from shipper.master.report import Report
+from shipper.sinks.dlrover.report import Report
+from shipper.sinks.outcome import Greeting, Outcome, Verdict
 
 log = logging.getLogger(__name__)
 
@@ -42,12 +42,12 @@ _NOTHING = "lens-ship/nothing"
 
 
 class Transport(Protocol):
-    """What carries messages: `shipper.master.channel` or `shipper.master.post`."""
+    """Carries messages: `grpc_transport` or `http_transport`."""
 
-    def report(self, message: wire.Message, job_uid: str) -> Reply:
+    def report(self, message: encode.Message, job_uid: str) -> Reply:
         """Have the master store something."""
 
-    def get(self, message: wire.Message, job_uid: str) -> Reply:
+    def get(self, message: encode.Message, job_uid: str) -> Reply:
         """Ask the master for something."""
 
     def close(self) -> None:
@@ -149,7 +149,7 @@ class Conversation:
         life = kept.decode("ascii", "replace")
         if not kept:
             life = secrets.token_hex(16)
-            data = wire.keep_data(self._generation, key, life.encode("ascii"))
+            data = encode.keep_data(self._generation, key, life.encode("ascii"))
             reply = self._call().report(_message(data, speaker), speaker.job_uid)
             if reply.status != "OK" or not reply.success:
                 return replace(judge_report(reply, refusals=self._refusals), ambiguous=False)
@@ -158,16 +158,16 @@ class Conversation:
 
     def _ask(self, key: str, speaker: Speaker) -> bytes | Outcome:
         """What the master keeps under `key`, in the first generation that it understands."""
-        generations = (self._generation,) if self._generation else wire.GENERATIONS
+        generations = (self._generation,) if self._generation else encode.GENERATIONS
         for generation in generations:
-            message = _message(wire.ask_data(generation, key), speaker)
+            message = _message(encode.ask_data(generation, key), speaker)
             try:
                 reply = self._call().get(message, speaker.job_uid)
             except Unreachable as failure:
                 return replace(judge_failure(failure), ambiguous=False)  # it was only asked
             if reply.status != "OK":
                 return judge_status(reply, refusals=self._refusals)
-            kept = (wire.attributes(reply.data) or {}).get("value")
+            kept = (encode.attributes(reply.data) or {}).get("value")
             if isinstance(kept, bytes):
                 if generation != self._generation:
                     log.info(
@@ -185,7 +185,7 @@ class Conversation:
             asked = self._ask(_NOTHING, speaker)
             if isinstance(asked, Outcome):
                 return asked
-        data = wire.report_data(self._generation, content, report.metric["node_rank"])
+        data = encode.report_data(self._generation, content, report.metric["node_rank"])
         reply = self._call().report(_message(data, speaker), speaker.job_uid)
         return judge_report(reply, refusals=self._refusals)
 
@@ -211,5 +211,5 @@ class Conversation:
             transport.close()
 
 
-def _message(data: bytes, speaker: Speaker) -> wire.Message:
-    return wire.Message(node_id=speaker.node_id, node_type=speaker.node_type, data=data)
+def _message(data: bytes, speaker: Speaker) -> encode.Message:
+    return encode.Message(node_id=speaker.node_id, node_type=speaker.node_type, data=data)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from shipper.batch import wire
-from shipper.batch.batcher import Passed, Refused, Step, collect_steps
-from shipper.batch.outcome import Outcome
 from shipper.config.schema import Config
 from shipper.finding import Finding
-from shipper.post.address import Address, workload_key
-from shipper.post.probing import probe
-from shipper.sinks import Plan, Stretch
+from shipper.sinks import Plan, Stretch, workload_key
+from shipper.sinks.outcome import Outcome
+from shipper.sinks.processor import encode
+from shipper.sinks.processor.client import Address
+from shipper.sinks.processor.probe import probe
+from shipper.steps import Passed, Refused, Step, collect_steps
 from spooler.spool.identity import Identity
 from spooler.spool.reader import Stored
 
@@ -21,7 +21,7 @@ from spooler.spool.reader import Stored
 class StepParcel:
     """Steps of one run that go out in one request."""
 
-    request: wire.Request
+    request: encode.Request
     mark: str = ""  # sets the header of a note apart from that of the records it is about
 
     @property
@@ -77,7 +77,7 @@ class ProcessorSink:
     def __init__(self, config: Config, address: Address) -> None:
         self._config = config
         self._address = address
-        self._options = wire.Options(
+        self._options = encode.Options(
             numbers_only=config.numbers_only, rank_prefix=config.rank_prefix
         )
 
@@ -92,12 +92,12 @@ class ProcessorSink:
         refused = list(steps.refused)
         encoded = []
         for step in going:
-            problem = wire.problem(step)
+            problem = encode.problem(step)
             if problem:
                 refused.extend(_refuse(step, stretch.records, problem))
                 continue
-            encoded.append(wire.encode_step(step, stretch.identity, self._options))
-        requests = wire.group(
+            encoded.append(encode.encode_step(step, stretch.identity, self._options))
+        requests = encode.group(
             (step for step in encoded if step.items),
             max_steps=self._config.steps_per_request(stretch.identity),
             max_bytes=self._config.request_bytes,
@@ -116,11 +116,11 @@ class ProcessorSink:
     def tell_cut_off(self, steps: Sequence[Step], identity: Identity) -> tuple[StepParcel, ...]:
         """A metric at the last step of each run."""
         encoded = [
-            wire.encode_step(step, identity, self._options)
+            encode.encode_step(step, identity, self._options)
             for step in steps
-            if not wire.problem(step)
+            if not encode.problem(step)
         ]
-        requests = wire.group(encoded, max_steps=1, max_bytes=self._config.request_bytes)
+        requests = encode.group(encoded, max_steps=1, max_bytes=self._config.request_bytes)
         return tuple(StepParcel(request=request, mark="/cut-off") for request in requests)
 
     def close(self) -> None:
@@ -132,14 +132,14 @@ class ProcessorSink:
         return self._address.send(
             identity,
             request.path,
-            wire.body(request, identity),
-            wire.records_header(identity, self.name, parcel.first, parcel.last, parcel.mark),
+            encode.body(request, identity),
+            encode.records_header(identity, self.name, parcel.first, parcel.last, parcel.mark),
             items=request.items,
             tries=tries,
         )
 
 
-def _empty(encoded: list[wire.EncodedStep]) -> list[Passed]:
+def _empty(encoded: list[encode.EncodedStep]) -> list[Passed]:
     """Steps that hold nothing to send: only values that are left out."""
     return [
         Passed(seq=seq, run=step.run, left_out=step.left_out if seq == step.seqs[0] else 0)

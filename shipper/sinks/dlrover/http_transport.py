@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import spooler
-from shipper.batch.outcome import Answer
-from shipper.master import wire
-from shipper.master.conversation import Patience
-from shipper.master.outcome import Reply
-from shipper.post.access import Access
-from shipper.post.http import Poster
+from shipper.http_client import Answer
+from shipper.http_client.client import Poster
+from shipper.http_client.credentials import Access
+from shipper.sinks.dlrover import encode
+from shipper.sinks.dlrover.classify import Reply
+from shipper.sinks.dlrover.session import Patience
 
 
 class Post:
@@ -27,7 +27,7 @@ class Post:
             access=Access(proxy=patience.proxy),
         )
 
-    def report(self, message: wire.Message, job_uid: str) -> Reply:
+    def report(self, message: encode.Message, job_uid: str) -> Reply:
         """Have the master store something."""
         answer = self._post("/report", message, job_uid)
         success = _facts(answer).get("success")
@@ -37,7 +37,7 @@ class Post:
             detail=_said(answer),
         )
 
-    def get(self, message: wire.Message, job_uid: str) -> Reply:
+    def get(self, message: encode.Message, job_uid: str) -> Reply:
         """Ask the master for something."""
         answer = self._post("/get", message, job_uid)
         data = _facts(answer).get("data")
@@ -51,13 +51,13 @@ class Post:
         """Let go of the connections."""
         self._poster.close()
 
-    def _post(self, path: str, message: wire.Message, job_uid: str) -> Answer:
-        headers = {wire.JOB_UID: job_uid} if job_uid else {}
-        return self._poster.post(self._url + path, wire.to_json(message), headers)
+    def _post(self, path: str, message: encode.Message, job_uid: str) -> Answer:
+        headers = {encode.JOB_UID: job_uid} if job_uid else {}
+        return self._poster.post(self._url + path, encode.to_json(message), headers)
 
 
 def _facts(answer: Answer) -> dict[str, object]:
-    return (wire.attributes(answer.body) or {}) if answer.status == 200 else {}
+    return (encode.attributes(answer.body) or {}) if answer.status == 200 else {}
 
 
 def _status(answer: Answer) -> str:

@@ -21,11 +21,10 @@ import requests.adapters
 import requests.utils
 import urllib3
 
-from shipper.batch.outcome import Answer
-from shipper.config.parse import masked
 from shipper.errors import Unreachable
-from shipper.post.access import Access, Keyring, Keys
-from shipper.settings import tls
+from shipper.http_client import Answer, tls
+from shipper.http_client.credentials import Access, Keyring, Keys
+from shipper.http_client.redact import masked
 
 CONNECT_SECONDS = 5.0
 # The receiver cancels what it has not stored when the client hangs up, so patience is cheaper.
