@@ -12,13 +12,13 @@ from rich.table import Table
 from rich.text import Text
 
 from shipper.discovery.layout import find_spools
-from shipper.foreign import Format, formats
-from shipper.humanize import clock, json_safe, sanitize, size
+from shipper.humanize import clock, counted, json_safe, sanitize, size
+from shipper.importers import Format, formats
 from shipper.inspection.findings import ERROR, Problem
 from shipper.inspection.segment import InspectedSegment
 from shipper.inspection.spool import InspectedSpool, inspect_segment_file, inspect_spool
 from shipper.inspection.stats import RecordStats, RunStats
-from shipper.tables import Column, console, counted, fitted
+from shipper.tables import Column, console, fitted
 from spooler.spool import format as fmt
 from spooler.spool import safe_open
 from spooler.spool.identity import Identity

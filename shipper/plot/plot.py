@@ -13,7 +13,7 @@ import orjson
 from rich.table import Table
 from rich.text import Text
 
-from shipper.humanize import clock, json_safe, number, sanitize
+from shipper.humanize import clock, counted, json_safe, number, sanitize
 from shipper.inspection.stats import RunStats
 from shipper.plot.series import (
     RunSeries,
@@ -25,7 +25,7 @@ from shipper.plot.series import (
     series_names,
 )
 from shipper.plot.terminal import Chart, draw
-from shipper.tables import console, counted
+from shipper.tables import console
 
 _MAX_DRAWN = 12  # more lines cannot be told apart in one chart
 _UNITS = ((172800.0, 86400.0, "days"), (7200.0, 3600.0, "hours"), (120.0, 60.0, "minutes"))

@@ -139,10 +139,10 @@ def test_the_version_is_told() -> None:
         ["run", "--once", "--timeout", "soon", "--spool", "s"],
         ["run", "--once", "--timeout", "0", "--spool", "s"],
         ["run", "extra"],
-        ["receive", "--listen", "host:"],
-        ["receive", "--listen", "127.0.0.1:99999"],
-        ["receive", "--listen", "127.0.0.1:0", "--data", "no/such/folder/x.sqlite"],
-        ["receive", "--listen", "host:port"],
+        ["dev-server", "--listen", "host:"],
+        ["dev-server", "--listen", "127.0.0.1:99999"],
+        ["dev-server", "--listen", "127.0.0.1:0", "--data", "no/such/folder/x.sqlite"],
+        ["dev-server", "--listen", "host:port"],
         ["dead-letter"],
         ["dead-letter", "show"],
         ["dead-letter", "show", "one"],
@@ -267,7 +267,7 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Any:
         raise Loaded
 
     monkeypatch.setattr("shipper.service.ship_once", stop)
-    monkeypatch.setattr("shipper.commands.run.start_logging", lambda *_, **__: None)
+    monkeypatch.setattr("shipper.cli.run.start_logging", lambda *_, **__: None)
 
     def run(*arguments: str, environ: Mapping[str, str] | None = None) -> Config:
         result = invoke("run", "--once", *arguments, environ=environ)

@@ -21,13 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import shipper.delivery.backoff
-from shipper.accounts.account import Account
+from shipper.audit.account import Account
 from shipper.discovery.layout import find_spools
 from shipper.errors import ShipperError
-from shipper.receiver import Receiver
 from shipper.retention import cleaner
 from shipper.service import Service, ship_once
-from spooler import keeper
+from spooler import background
 from spooler import recorder as recorder_module
 from spooler.recorder import recorder
 from spooler.records import step as step_record
@@ -39,6 +38,7 @@ from tests.crash.lab.conservation import Arrivals, accounts_of, workloads_of
 from tests.crash.lab.lives import FarReceiver, Life, Tell
 from tests.crash.lab.verdict import Findings, Verdict
 from tests.kit.delivery import settings
+from tests.kit.processor import Receiver
 
 SECONDS = 2.0
 TRAINERS = 2
@@ -149,7 +149,7 @@ def trial(seed: int, work: Path) -> Verdict:
     whose, policy, pause = VARIANTS[seed % len(VARIANTS)]
     shipper.delivery.backoff.FIRST_SECONDS = 0.01
     cleaner.TIDY_SECONDS = cleaner.CROWDED_SECONDS = 0.2
-    keeper.TICK_SECONDS = 0.1
+    background.TICK_SECONDS = 0.1
     recorder_module._RETRY_SECONDS = 0.05
     os.environ.update(
         PRIMUS_LENS_WANDB_OUTPUT_PATH=str(work / "spool"),
