@@ -74,7 +74,13 @@ def read_all(spool: Path) -> None:
             if chunk.at_end or chunk.through == position:
                 break
             position = chunk.through
-    for ask in (reader.last_seq, reader.first_seq, reader.gaps, reader.closed, reader.damaged):
+    for ask in (
+        reader.last_seq,
+        reader.first_seq,
+        reader.gaps,
+        reader.final_segments,
+        reader.damaged,
+    ):
         with contextlib.suppress(SpoolError, OSError):
             ask()
     with contextlib.suppress(SpoolError, OSError):
