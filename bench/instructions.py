@@ -44,7 +44,7 @@ os._exit(0)
 
 _OBSERVE = f"""
 os.environ["PRIMUS_LENS_WANDB_OUTPUT_PATH"] = WORK
-from spooler import hook
+from spooler.hooks import wandb as hook
 class Run:
     _local_step = 0
 run = Run()

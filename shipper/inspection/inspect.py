@@ -8,7 +8,7 @@ from pathlib import Path
 
 import orjson
 
-from shipper.disk.discovery import find_spools
+from shipper.discovery.layout import find_spools
 from shipper.humanize import json_safe
 from shipper.inspection.report import print_stranger, print_survey, print_surveys
 from shipper.inspection.spool import Survey, survey_segment

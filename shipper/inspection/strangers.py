@@ -10,10 +10,10 @@ from shipper.foreign import Source as Foreign
 from shipper.foreign import formats, open_foreign
 from shipper.inspection.spool import run_map
 from shipper.inspection.stats import Tally
-from shipper.ledger.state import DATABASE_NAME
+from shipper.ledger.database import DATABASE_NAME
 from spooler.errors import SpoolError
 from spooler.spool import format as fmt
-from spooler.spool import guard
+from spooler.spool import safe_open
 
 _SQLITE_HEAD = b"SQLite format 3\x00"
 _READ_RECORDS = 1000
@@ -140,7 +140,7 @@ def _plain(path: Path, head: bytes) -> str:
 
 def _head(path: Path) -> bytes:
     try:
-        with guard.open_named(path) as file:
+        with safe_open.open_named(path) as file:
             return file.read(512)
     except OSError:
         return b""

@@ -10,8 +10,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from shipper.disk.discovery import find_spools
-from shipper.disk.watch import Watch
+from shipper.discovery.layout import find_spools
+from shipper.discovery.root_watcher import Watch
 from shipper.inspection.record_line import Seen
 from spooler.errors import BodyUnreadable, SpoolError
 from spooler.spool import codec

@@ -23,7 +23,7 @@ from typing import Protocol
 
 from shipper.batch.outcome import Greeting, Outcome, Verdict
 from shipper.errors import Unreachable
-from shipper.logs import about
+from shipper.log import fields
 from shipper.master import wire
 from shipper.master.outcome import (
     DELIVERED,
@@ -174,7 +174,7 @@ class Conversation:
                         "%s: a master that speaks %s",
                         self.address,
                         generation,
-                        extra=about(receiver=self.address, generation=generation),
+                        extra=fields(receiver=self.address, generation=generation),
                     )
                 self._generation = generation
                 return kept

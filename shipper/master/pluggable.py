@@ -19,7 +19,7 @@ from typing import Any
 
 from shipper.batch.outcome import Greeting, Outcome, Verdict
 from shipper.errors import ConfigError
-from shipper.logs import about
+from shipper.log import fields
 from shipper.master.conversation import Sent, Speaker
 from shipper.master.outcome import DELIVERED, RETRY_SECONDS, said_no
 from shipper.master.report import Report
@@ -89,7 +89,7 @@ class ClientConversation:
                     self.address,
                     type(error).__name__,
                     error,
-                    extra=about(receiver=self.address, detail=str(error)),
+                    extra=fields(receiver=self.address, detail=str(error)),
                 )
 
 

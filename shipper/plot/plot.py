@@ -14,7 +14,7 @@ import orjson
 from rich.table import Table
 from rich.text import Text
 
-from shipper.disk.discovery import find_spools
+from shipper.discovery.layout import find_spools
 from shipper.humanize import clock, json_safe, number, sanitize
 from shipper.inspection.spool import run_map
 from shipper.inspection.stats import Run

@@ -14,7 +14,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from shipper.disk.discovery import find_spools
+from shipper.discovery.layout import find_spools
 from shipper.inspection.segment import look
 from shipper.inspection.stats import MOST_NAMES, Run, Tally, record_time
 from shipper.plot.downsample import Curve

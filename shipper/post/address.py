@@ -27,9 +27,9 @@ from shipper.batch.outcome import (
 )
 from shipper.config.schema import Config
 from shipper.errors import Unreachable
-from shipper.logs import about
+from shipper.log import fields
 from shipper.post.access import Access
-from shipper.post.delivery import Allowance
+from shipper.post.allowance import Allowance
 from shipper.post.http import Poster
 from spooler.spool.identity import Identity
 
@@ -145,7 +145,7 @@ class Address:
                 "%s answers 404, %s answers: using the latter",
                 base,
                 other,
-                extra=about(url=base, instead=other),
+                extra=fields(url=base, instead=other),
             )
         return answer
 

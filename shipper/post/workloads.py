@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
-from shipper.logs import about
+from shipper.log import fields
 from spooler.spool.identity import Identity
 
 log = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ class Workloads:
                 identity.spool,
                 identity.pod_name,
                 ", ".join(uids),
-                extra=about(spool=identity.spool, pod=identity.pod_name, workload=" ".join(uids)),
+                extra=fields(spool=identity.spool, pod=identity.pod_name, workload=" ".join(uids)),
             )
         return uids
 

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from shipper.config.schema import Config
-from shipper.lanes.again import ClosedCarefulRoute
-from shipper.lanes.health import Health
-from shipper.lanes.pipeline import ClosedRoute, Route, Together
+from shipper.delivery.pipeline import ClosedRoute, Route, Together
+from shipper.delivery.resend import ClosedCarefulRoute
+from shipper.delivery.sink_state import Health
 from shipper.ledger.ledger import Ledger, Receipt
-from shipper.logs import about
+from shipper.log import fields
 from shipper.post.workloads import Workloads
 from shipper.replay.check import pieces_of
 from shipper.replay.plan import Part
@@ -62,7 +62,7 @@ def carry_out(
                 "%s: %s; what is left of it is not sent: the same command goes on with it",
                 part.source.directory,
                 error,
-                extra=about(spool=part.spool, path=part.source.directory, detail=error),
+                extra=fields(spool=part.spool, path=part.source.directory, detail=error),
             )
     return receipts
 

@@ -4,7 +4,7 @@ A master keeps what it acknowledges in its memory only, for ten minutes by the r
 and cannot tell a repetition. So a report that is too old is settled as expired; one whose fate is
 unknown is settled as ambiguous where a repetition does harm (metrics of the XPU timer), and sent
 again where it does not; and what a restarted master has forgotten is sent again, which
-`shipper.lanes.again` sees to.
+`shipper.delivery.resend` sees to.
 """
 
 from __future__ import annotations

@@ -344,7 +344,7 @@ def running(service: Service) -> Iterator[None]:
 def test_a_token_that_is_put_right_is_tried_at_once_however_long_the_pause(
     serve: Serve, token: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shipper.post.delivery.ALARM_FIRST_SECONDS", 1e9)
+    monkeypatch.setattr("shipper.delivery.backoff.ALARM_FIRST_SECONDS", 1e9)
     write(tmp_path)
     receiver = serve(otherwise=Guarded(NEXT))
     settings = config(tmp_path, processor_url=receiver.url, token_file=token)

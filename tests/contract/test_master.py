@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from shipper.accounts.account import Account
-from shipper.accounts.audit import take_accounts
+from shipper.audit.account import Account
+from shipper.audit.audit import take_accounts
 from shipper.ledger.ledger import Ledger
 from shipper.service import ship_once
 from spooler.records import run

@@ -13,8 +13,8 @@ from typing import Any, ClassVar
 
 import pytest
 
-from shipper.accounts.account import Account
-from shipper.accounts.audit import take_accounts
+from shipper.audit.account import Account
+from shipper.audit.audit import take_accounts
 from shipper.batch.outcome import Verdict
 from shipper.errors import ConfigError
 from shipper.ledger.ledger import Ledger

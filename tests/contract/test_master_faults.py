@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from shipper.accounts.account import Account
-from shipper.accounts.audit import take_accounts
+from shipper.audit.account import Account
+from shipper.audit.audit import take_accounts
 from shipper.batch.outcome import Outcome, Verdict
 from shipper.config.schema import Config
 from shipper.ledger.ledger import Ledger

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from shipper.accounts.account import Account
-from shipper.accounts.audit import take_accounts
-from shipper.disk.quarantine import Quarantine, Report
+from shipper.audit.account import Account
+from shipper.audit.audit import take_accounts
 from shipper.ledger.ledger import Ledger
+from shipper.retention.quarantine import Quarantine, Report
 from shipper.service import Service, ship_once
 from shipper.sinks import REGISTRY
 from spooler.spool.reader import Reader

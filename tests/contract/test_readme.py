@@ -13,8 +13,7 @@ import click
 import pytest
 
 import shipper
-from shipper.cli import cli
-from shipper.commands import EXITS, EXITS_OF, REGISTRY
+from shipper.cli import EXITS, EXITS_OF, REGISTRY, cli
 from shipper.config.load import SETTINGS
 from shipper.errors import ShipperError
 from spooler.config import VARIABLES
@@ -58,7 +57,7 @@ def test_the_exit_codes_of_the_guide_are_those_of_the_code() -> None:
     for words in leaves:
         name = words.split()[0]
         module = REGISTRY[name].partition(":")[0].rpartition(".")[2]
-        file = ROOT / "shipper" / "commands" / f"{module}.py"
+        file = ROOT / "shipper" / "cli" / f"{module}.py"
         if "sys.exit(" in file.read_text(encoding="utf-8"):
             mine = [one for one in EXITS_OF if one.split()[0] == name]
             assert mine, f"say in EXITS_OF when `lens-ship {name}` exits 1"

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from shipper.config.schema import Config
-from shipper.lanes.pipeline import Records
+from shipper.delivery.pipeline import Records
 from shipper.ledger.ledger import Ledger, Receipt
 from shipper.post.address import build_address
 from shipper.post.workloads import Workloads

@@ -24,7 +24,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from shipper.accounts import dead_letters
+from shipper import dead_letters
 from shipper.config.load import load
 from shipper.post.workloads import Workloads
 from shipper.replay.plan import Wish, make_plan

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shipper.accounts.account import Account
-from shipper.accounts.audit import take_accounts
-from shipper.accounts.dead_letters import open_ledger
+from shipper.audit.account import Account
+from shipper.audit.audit import take_accounts
 from shipper.batch.batcher import CUT_OFF_NAME
 from shipper.config.schema import Config
-from shipper.disk.discovery import find_spools
+from shipper.dead_letters import open_ledger
+from shipper.discovery.layout import find_spools
 from shipper.ledger.ranges import common, size
 from shipper.receiver import queries
 from shipper.receiver.store import Store

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import msgpack
 
-from shipper.disk.discovery import find_spools
+from shipper.discovery.layout import find_spools
 from spooler.spool.reader import Reader
 from tests.crash.lab.attacks import Attack, Trials
 from tests.crash.lab.conservation import ALL
@@ -162,9 +162,9 @@ if __name__ == "__main__":
     if has_wandb:
         run.finish()
     if is_on and not has_wandb:
-        from spooler import evidence
-        facts = evidence.RunFacts(project="p", name="n", id="i", config={}, tags=())
-        evidence.collect(facts, os.environ, sys.modules)
+        from spooler import detection
+        facts = detection.RunFacts(project="p", name="n", id="i", config={}, tags=())
+        detection.collect(facts, os.environ, sys.modules)
 """
 
 

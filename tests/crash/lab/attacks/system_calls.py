@@ -17,17 +17,17 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
-import shipper.commands.replay  # a fault is to strike what it does, not how it is loaded
-import shipper.post.delivery
+import shipper.cli.replay  # a fault is to strike what it does, not how it is loaded
+import shipper.delivery.backoff
 import shipper.replay.command  # as well
 from shipper import cli
-from shipper.disk.discovery import find_spools
+from shipper.discovery.layout import find_spools
 from shipper.errors import ShipperError
 from shipper.service import ship_once
 from shipper.sinks import REGISTRY as SINKS
 from spooler import recorder as module
+from spooler.background import BackgroundThread
 from spooler.errors import SpoolError
-from spooler.keeper import Keeper
 from spooler.recorder import Recorder
 from spooler.records import step as step_record
 from spooler.spool import codec
@@ -92,7 +92,7 @@ def _body(number: int) -> dict[str, object]:
 
 def _without_thread() -> Recorder:
     """A recorder whose background work is done where `_tend` is called."""
-    mine, idle = Recorder(), Keeper(lambda: None)
+    mine, idle = Recorder(), BackgroundThread(lambda: None)
     mine._start_keeper = lambda: idle  # type: ignore[method-assign]
     return mine
 
@@ -146,7 +146,7 @@ def trial(seed: int, work: Path) -> Verdict:
     """One combination, for every N until it is not reached any more."""
     scene, call, error, forever = COMBINATIONS[seed % len(COMBINATIONS)]
     found = Findings()
-    shipper.post.delivery.FIRST_SECONDS = 0.01
+    shipper.delivery.backoff.FIRST_SECONDS = 0.01
     os.environ["WORKLOAD_UID"] = "w"
     os.environ["PRIMUS_LENS_SPOOL_SEGMENT_RECORDS"] = "12"
     quiet = os.open(os.devnull, os.O_WRONLY)

@@ -1,0 +1,324 @@
+"""The state directory: its lock and its database; the only importer of sqlite-utils.
+
+One connection, used by all threads under one lock; commits are WAL with `synchronous=NORMAL`, as a
+repetition is all that is at stake when one of them is lost.
+
+The file's `user_version` counts the steps of `shipper.ledger.migrations` that it has had. With more
+steps than are known here it is refused and not touched. With fewer it is copied, for the way back,
+to `ledger.sqlite.v<version>`, and migrated in one transaction: killed in between, it is as it was.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import sqlite_utils
+
+from shipper.errors import StateInUse, StateNewer, StateUnusable
+from shipper.ledger.migrations import MIGRATIONS, STATE_VERSION, Migration
+from shipper.log import fields
+
+log = logging.getLogger(__name__)
+
+DATABASE_NAME = "ledger.sqlite"
+LOCK_NAME = "lock"
+_BUSY_SECONDS = 10.0
+_LOCK_TRIES = 4
+_LOCK_SECONDS = 0.05
+
+Database = sqlite_utils.Database
+
+
+class State:
+    """The open directory.
+
+    Raises:
+        StateInUse: another process has it.
+        StateUnusable: it cannot be created, or its database cannot be opened or migrated.
+        StateNewer: a later lens-ship has migrated its database.
+    """
+
+    def __init__(self, directory: Path, *, exclusive: bool = True, create: bool = False) -> None:
+        """Open it; without `exclusive`, beside a service that may be running on it.
+
+        A ledger that is not there is made when it is opened exclusively or with `create`.
+        """
+        self.directory = directory
+        self._lock = threading.Lock()
+        self._signs = 0  # rows written for signs of life
+        create = create or exclusive
+        if create:
+            _make_directory(directory)
+        elif not is_there(directory):
+            raise StateUnusable(
+                f"{directory / DATABASE_NAME} is not there: no service has used this state"
+                " directory; give --state the one of the service"
+            )
+        self._guard = _lock_directory(directory) if exclusive else -1
+        try:
+            self._db = _open(directory / DATABASE_NAME, create=create, locked=exclusive)
+        except BaseException:
+            if exclusive:
+                os.close(self._guard)
+            raise
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite_utils.Database]:
+        """As `using`; all of it happens, or nothing."""
+        with self.using() as database:
+            database.execute("BEGIN IMMEDIATE")
+            try:
+                yield database
+            except BaseException:
+                database.execute("ROLLBACK")
+                raise
+            database.execute("COMMIT")
+
+    def insert_new(self, table: str, row: Mapping[str, Any]) -> bool:
+        """Insert a row; False when one with its key was there, which stays as it is."""
+        with self.using() as database:
+            before = database.conn.total_changes
+            database.table(table).insert(dict(row), ignore=True)
+            return bool(database.conn.total_changes > before)
+
+    def stamp(self) -> tuple[int, int]:
+        """Something else once anything was written, by whomever, that is no sign of life."""
+        with self.using() as database:
+            others = int(database.execute("PRAGMA data_version").fetchone()[0])
+            return others, database.conn.total_changes - self._signs
+
+    @contextmanager
+    def using_for_sign(self) -> Iterator[sqlite_utils.Database]:
+        """As `using`, for what is written every few seconds though nothing has happened."""
+        with self.using() as database:
+            before = database.conn.total_changes
+            try:
+                yield database
+            finally:
+                self._signs += database.conn.total_changes - before
+
+    @contextmanager
+    def using(self) -> Iterator[sqlite_utils.Database]:
+        """The database, for one thread at a time; what SQLite refuses is said in our words."""
+        with self._lock:
+            try:
+                yield self._db
+            except sqlite3.Error as error:
+                raise StateUnusable(
+                    f"{self.directory / DATABASE_NAME}: {error}; what was sent since the last"
+                    " saved position is sent again: look for a full or read-only disk"
+                ) from error
+
+    def close(self) -> None:
+        """Close the database and unlock the directory."""
+        with self._lock:
+            self._db.conn.close()
+            if self._guard >= 0:
+                os.close(self._guard)
+
+
+def is_there(directory: Path) -> bool:
+    """Whether a service has ever used this state directory.
+
+    Raises:
+        StateUnusable: this user cannot tell.
+    """
+    try:
+        os.stat(directory / DATABASE_NAME)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise StateUnusable(
+            f"state directory {directory}: {error.strerror}; nothing was read or sent: run this as"
+            " the user of the service, or give --state the directory of another"
+        ) from error
+    return True
+
+
+def _make_directory(directory: Path) -> None:
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unusable(directory, error) from error
+
+
+def _unusable(directory: Path, error: OSError) -> StateUnusable:
+    return StateUnusable(
+        f"state directory {directory}: {error}; nothing was read or sent:"
+        " give --state a directory that this user may write"
+    )
+
+
+def _lock(guard: int) -> None:
+    """Lock it; one who only looks whether it is locked holds it for a moment."""
+    for last in (*(False,) * _LOCK_TRIES, True):
+        try:
+            fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if last:
+                raise
+            time.sleep(_LOCK_SECONDS)
+        else:
+            return
+
+
+def _lock_directory(directory: Path) -> int:
+    """Take the directory's lock; the descriptor that holds it."""
+    try:
+        guard = os.open(directory / LOCK_NAME, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise _unusable(directory, error) from error
+    try:
+        _lock(guard)
+    except OSError as error:
+        os.close(guard)
+        raise StateInUse(
+            f"state directory {directory} is in use by another lens-ship: stop that one,"
+            " or give this one its own --state and --spool"
+        ) from error
+    return guard
+
+
+def _open(path: Path, *, create: bool, locked: bool) -> sqlite_utils.Database:
+    """Connect to the database at `path` and bring it to the version of today."""
+    try:
+        connection = _connect(path, create=create)
+        try:
+            return _prepare(connection, path, locked=locked)
+        except BaseException:
+            connection.close()
+            raise
+    except (sqlite3.Error, OSError) as error:
+        raise StateUnusable(f"{path}: {error}; nothing was read or sent. {_next(path)}") from error
+
+
+def _next(path: Path) -> str:
+    """What to do about a database that cannot be opened."""
+    found = os.statvfs(path.parent)
+    if found.f_bavail == 0:
+        return "The disk is full: make room"
+    closed = path.exists() and not os.access(path, os.R_OK | os.W_OK)
+    if closed or not os.access(path.parent, os.W_OK | os.X_OK):
+        return "This user may not write it: run this as the user of the service"
+    return "Without this file everything still in the spools is sent again: move it away to go on"
+
+
+def _connect(path: Path, *, create: bool) -> sqlite3.Connection:
+    mode = "rwc" if create else "rw"
+    return sqlite3.connect(
+        f"file:{quote(str(path))}?mode={mode}",
+        uri=True,
+        check_same_thread=False,
+        isolation_level=None,
+        timeout=_BUSY_SECONDS,
+    )
+
+
+def _prepare(connection: sqlite3.Connection, path: Path, *, locked: bool) -> sqlite_utils.Database:
+    version = _version_of(connection)
+    if version > STATE_VERSION:
+        raise StateNewer(
+            f"{path}: state version {version}, this lens-ship knows {STATE_VERSION}; nothing was"
+            " touched, read or sent: run the version that migrated it, or go back to a copy that"
+            f" lies beside it ({DATABASE_NAME}.v{STATE_VERSION} or lower; docs/upgrading.md)"
+        )
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=NORMAL")
+    if not locked:
+        # The service alone checkpoints: of two that do, SQLite before 3.51.3 may lose commits.
+        connection.execute("PRAGMA wal_autocheckpoint=0")
+    # A plugin for its command line, installed by anybody, has no business in the service.
+    database = sqlite_utils.Database(connection, execute_plugins=False)
+    if version == STATE_VERSION:
+        return database
+    if version == 0 or locked:
+        _migrate(database, path)
+        return database
+    try:
+        guard = _lock_directory(path.parent)
+    except StateInUse as error:
+        raise StateUnusable(
+            f"{path}: state version {version}, and the service that uses it does not know"
+            f" version {STATE_VERSION}: restart it with this lens-ship, then try again"
+        ) from error
+    try:
+        _migrate(database, path)
+    finally:
+        os.close(guard)
+    return database
+
+
+def _version_of(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+def _migrate(database: sqlite_utils.Database, path: Path) -> None:
+    """Take the steps that are missing, all or none, after a copy of what there was."""
+    connection = database.conn
+    version = _version_of(connection)
+    try:
+        copy = _back_up(connection, path, version) if version else None
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            # Another process may have been quicker since.
+            for migration in MIGRATIONS[_version_of(connection) :]:
+                _take(database, migration)
+            connection.execute(f"PRAGMA user_version={STATE_VERSION}")
+        except BaseException:
+            if connection.in_transaction:  # a full disk ends it by itself
+                connection.execute("ROLLBACK")
+            raise
+        connection.execute("COMMIT")
+    except (sqlite3.Error, OSError) as error:
+        raise StateUnusable(
+            f"{path}: going from state version {version} to {STATE_VERSION}: {error}; it is what"
+            " it was, and nothing was read or sent. This takes twice the space of the file: look"
+            " for a full or read-only disk"
+        ) from error
+    if copy:
+        log.info(
+            "%s: now of state version %d; as it was: %s",
+            path,
+            STATE_VERSION,
+            copy,
+            extra=fields(path=path, version=STATE_VERSION, copy=copy),
+        )
+
+
+def _take(database: sqlite_utils.Database, migration: Migration) -> None:
+    for name, wanted in migration.tables.items():
+        table = database.table(name)
+        key = wanted.key
+        table.create(dict(wanted.columns), pk=key[0] if len(key) == 1 else key, if_not_exists=True)
+        known = table.columns_dict
+        for column in (column for column in wanted.columns if column not in known):
+            table.add_column(column, wanted.columns[column])
+    for statement in migration.statements:
+        database.conn.execute(statement)
+
+
+def _back_up(connection: sqlite3.Connection, path: Path, version: int) -> Path:
+    """Copy the database beside itself; the copy has its name only when it is whole."""
+    final = path.with_name(f"{path.name}.v{version}")
+    draft = path.with_name(f"{final.name}.part")
+    draft.unlink(missing_ok=True)
+    os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    target = sqlite3.connect(draft)
+    try:
+        connection.backup(target)
+    finally:
+        target.close()
+    with draft.open("rb") as written:
+        os.fsync(written.fileno())
+    draft.rename(final)
+    return final
