@@ -166,7 +166,7 @@ def test_without_any_source_the_defaults_count() -> None:
     for one in SETTINGS:
         if one.name not in ("spool", "state"):
             assert getattr(config, one.name) == one.default
-            assert setting.parse(setting.default) == setting.default
+            assert one.parse(one.default) == one.default
     assert dict(config.given) == {"spool": "--spool"}
 
 
