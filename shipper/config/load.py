@@ -14,10 +14,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from shipper.config.parse import masked
 from shipper.config.schema import SETTINGS, Config, Setting, settings_of
 from shipper.errors import ConfigError
-from shipper.settings import tls
+from shipper.http_client import tls
+from shipper.http_client.redact import masked
 
 if sys.version_info >= (3, 11):
     import tomllib
