@@ -28,7 +28,7 @@ from tests.kit.settings_page import (
 
 ROOT = Path(__file__).parent.parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-GUIDE_PAGE = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+GUIDE_PAGE = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
 SETTINGS_PAGE = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
 PAGES = [README, *(p.read_text(encoding="utf-8") for p in sorted((ROOT / "docs").glob("*.md")))]
 
@@ -73,7 +73,7 @@ def every_kind_of(kind: type[ShipperError]) -> list[type[ShipperError]]:
 
 
 def test_every_symptom_of_the_guide_has_a_command() -> None:
-    part = GUIDE_PAGE.split("## Troubleshooting by symptom")[1].split("\n## ")[0]
+    part = GUIDE_PAGE.split("## Symptoms")[1].split("\n## ")[0]
     symptoms = part.split("\n### ")[1:]
     assert len(symptoms) >= 6
     for symptom in symptoms:

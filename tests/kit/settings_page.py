@@ -11,7 +11,7 @@ from spooler.config import VARIABLES
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = DOCS / "settings.md"
-GUIDE = DOCS / "operations.md"
+GUIDE = DOCS / "troubleshooting.md"
 _MARK = "<!-- exits of all commands: written by `make settings` -->"
 _HEAD = re.compile(r"^\| (setting|variable) \| default \|.*?(?=\n\n|\Z)", re.MULTILINE | re.DOTALL)
 
