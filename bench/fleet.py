@@ -3,8 +3,8 @@
     python bench/fleet.py [--nodes 10000] [--capacity 500] [--outage 3600] [--seed 7]
 
 A discrete-event simulation on a virtual clock. What waits, retries and splits is the product's own
-code: `shipper.lanes.health` and `shipper.post.delivery` decide when a node tries again and how long
-it waits for an answer, `shipper.batch.outcome` what an answer means. Simulated are the nodes'
+code: `shipper.delivery.sink_state` decides when a node tries again, `shipper.post.allowance` how
+long it waits for an answer, `shipper.batch.outcome` what an answer means. Simulated are the nodes'
 recording (a step a second each) and the receiver: it works on `capacity` requests of 100 steps a
 second, 64 at once, takes the rest in the order of their arrival, and drops a request whose client
 has hung up, as the telemetry-processor does.
@@ -25,9 +25,9 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 
 from shipper.batch.outcome import Answer, Verdict, classify, classify_failure
+from shipper.delivery.sink_state import Health
 from shipper.errors import Unreachable
-from shipper.lanes.health import Health
-from shipper.post.delivery import Allowance
+from shipper.post.allowance import Allowance
 
 BATCH_STEPS = 100
 FLUSH_SECONDS = 5.0

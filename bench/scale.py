@@ -96,7 +96,7 @@ def write_ended(root: Path, first: int, last: int, records: int) -> None:
 
 def backlog(root: Path, spools: int, records: int) -> None:
     """All of them, on both cores."""
-    from spooler.spool.place import Limits, make_directories
+    from spooler.spool.layout import Limits, make_directories
 
     make_directories(root, (), Limits())
     bounds = [*range(0, spools, max(1, spools // 8)), spools]

@@ -55,7 +55,7 @@ def escaped(text: str) -> str:
 
 
 def start(level: str, style: str = "text", repeat_seconds: float = 0.0) -> None:
-    """Log to stderr from `level` on, in one of `shipper.settings.table.LOG_FORMATS`."""
+    """Log to stderr from `level` on, in one of `shipper.config.schema.LOG_FORMATS`."""
     handler = Calm(sys.stderr, repeat_seconds)
     handler.setFormatter(FORMATS[style](journal=is_journal(sys.stderr, os.environ)))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

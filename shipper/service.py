@@ -15,32 +15,32 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from shipper.disk.housekeeping import Housekeeping
-from shipper.disk.newcomers import Newcomers
-from shipper.disk.tidying import Spool, Tidying
-from shipper.disk.watch import Watch
-from shipper.lanes import left
-from shipper.lanes.again import RememberingRoute
-from shipper.lanes.contents import Contents
-from shipper.lanes.health import Health
-from shipper.lanes.lane import Lane
-from shipper.lanes.pipeline import Route, Together
-from shipper.lanes.pulse import Pulse, seconds_between
-from shipper.lanes.schedule import Schedule
-from shipper.lanes.shared import Recent, SharedReader
-from shipper.lanes.workers import LaneKey, Workers, queue_of
+from shipper.admin import Probes
+from shipper.admin.refresher import build_refresher
+from shipper.config.schema import Config
+from shipper.delivery import pending
+from shipper.delivery.contents import Contents
+from shipper.delivery.counters import Meters, measured
+from shipper.delivery.pipeline import Route, Together
+from shipper.delivery.queue import Lane
+from shipper.delivery.resend import RememberingRoute
+from shipper.delivery.scheduler import Schedule
+from shipper.delivery.shared import Recent, SharedReader
+from shipper.delivery.sink_state import Health
+from shipper.delivery.workers import LaneKey, Workers, queue_of
+from shipper.discovery.poller import Pulse, seconds_between
+from shipper.discovery.root_watcher import Watch
+from shipper.discovery.scanner import Newcomers
+from shipper.health.heartbeat import HeartbeatWriter
+from shipper.health.liveness import HOUSEKEEPING, MAIN, Liveness
+from shipper.health.sd_notify import SystemdNotifier
 from shipper.ledger.ledger import Ledger
-from shipper.life.heartbeat import Heartbeat
-from shipper.life.liveness import HOUSEKEEPING, MAIN, Liveness
-from shipper.life.notify import Notify
 from shipper.logs import about, tell_repeats
-from shipper.meters import Meters, measured
-from shipper.page import Life
-from shipper.page.lookout import lookout_of
 from shipper.post.access import Access
 from shipper.post.address import build_address, workload_key
 from shipper.post.workloads import Workloads
-from shipper.settings.config import Config
+from shipper.retention.cleaner import Spool, Tidying
+from shipper.retention.maintenance import Housekeeping
 from shipper.sinks import Sink, build_sinks
 from spooler.spool.identity import Identity
 from spooler.spool.reader import Reader
@@ -65,7 +65,7 @@ class Service:
         self._once = once
         self._ledger = Ledger(config.state)
         self._now = time.monotonic
-        self._manager = Notify(os.environ, now=self._now)
+        self._manager = SystemdNotifier(os.environ, now=self._now)
         self._woken = threading.Event()  # the main thread has something to see to
         self._stopping = False
         self._tidied = self._now()
@@ -113,13 +113,13 @@ class Service:
         self._recent = Recent(self._now)
         self._contents = Contents()
         self._together = Together(ledger=self._ledger, config=config, contents=self._contents)
-        self._heartbeat = Heartbeat(self._ledger, self._now)
+        self._heartbeat = HeartbeatWriter(self._ledger, self._now)
         self._liveness = live = Liveness(meters)
-        life = Life(
+        life = Probes(
             healthy=live.healthy, ready=live.ready, moved=lambda: live.moved, news=self._news
         )
         self._meters = meters
-        self._lookout = None if once else lookout_of(config, self._ledger, meters, life)
+        self._lookout = None if once else build_refresher(config, self._ledger, meters, life)
 
     # --- for whoever runs it ----------------------------------------------------------------------
 
@@ -141,7 +141,7 @@ class Service:
                 self._house.check()
                 self._workers.start()
                 self._beat_if_due()
-                self._liveness.came_round(MAIN)
+                self._liveness.loop_ran(MAIN)
                 self._tell_manager()
                 self._retry_if_renewed()
                 if self._once and self._is_done():
@@ -169,7 +169,7 @@ class Service:
         lines = [f"{path}: {text}" for path, text in unreadable]
         if not self._newcomers.is_done:
             lines.append(f"{self._config.spool}: not walked to its end, perhaps more spools")
-        return lines + left.lines(self._lanes, self._health)
+        return lines + pending.lines(self._lanes, self._health)
 
     def _is_open(self) -> bool:
         """Whether the root is there and can be watched."""
@@ -186,7 +186,7 @@ class Service:
                 self._watch = Watch(self._config.spool, self.look)
             self._newcomers.walk_if_due()
             self._tidy_if_due()
-            self._liveness.came_round(HOUSEKEEPING)
+            self._liveness.loop_ran(HOUSEKEEPING)
         return min(self._newcomers.seconds, self._tidied + self._tidying.seconds - self._now())
 
     def _keep_house_last(self, *, tidy: bool) -> None:
@@ -291,7 +291,7 @@ class Service:
 
     def _turn(self, key: LaneKey) -> None:
         """A lane's turn on a worker's thread."""
-        self._liveness.takes_turn()
+        self._liveness.turn_started()
         try:
             self._give_turn(key)
         except Exception:
@@ -303,7 +303,7 @@ class Service:
             )
             self._lanes[key].rest()
         finally:
-            self._liveness.ends_turn()
+            self._liveness.turn_ended()
 
     def _pause(self) -> None:
         """Let the main thread sleep until the next sign of life, or until it is woken."""
@@ -421,7 +421,7 @@ class Service:
             self._tidy()
             if self._manager.is_heard:
                 self._manager.status(
-                    left.summary(self._lanes, self._health, spools=len(self._spools))
+                    pending.summary(self._lanes, self._health, spools=len(self._spools))
                 )
 
     def _tidy(self) -> None:

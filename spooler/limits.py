@@ -5,7 +5,7 @@ from __future__ import annotations
 import grp
 
 from spooler import border, config, notice
-from spooler.spool.writer import Limits
+from spooler.spool.layout import Limits
 
 
 def limits(settings: config.Settings, group: int | None) -> Limits:

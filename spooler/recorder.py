@@ -36,7 +36,7 @@ from spooler.records import gap as gap_record
 from spooler.records.values import careful, plain
 from spooler.spool import codec, identity, owner
 from spooler.spool import format as fmt
-from spooler.spool.place import group_of, user_folder
+from spooler.spool.layout import group_of, user_folder
 from spooler.spool.writer import LOST, Writer
 
 _RETRY_SECONDS = 1.0

@@ -99,7 +99,7 @@ def trackio(work: Path) -> Log:
 
 def left_by_lens_ship(work: Path) -> int:
     """Steps in the spool."""
-    from shipper.disk.discovery import find_spools
+    from shipper.discovery.layout import find_spools
     from spooler.spool.reader import Reader
 
     found = 0

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from shipper.accounts.account import Account
-from shipper.disk.discovery import Closed, find_spools, is_bare
-from shipper.disk.quarantine import Quarantine, Report
-from shipper.lanes.again import is_again
-from shipper.lanes.pipeline import gap_of
+from shipper.delivery.pipeline import gap_of
+from shipper.delivery.resend import is_again
+from shipper.discovery.layout import Closed, find_spools, is_bare
 from shipper.ledger import losses, ranges
 from shipper.ledger.ledger import Gap, Ledger
 from shipper.ledger.ranges import Range
+from shipper.retention.quarantine import Quarantine, Report
 from spooler.spool.reader import Reader
 
 _TRIES = 5

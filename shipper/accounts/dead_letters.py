@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from shipper.batch.outcome import Outcome, Verdict
+from shipper.config.schema import Config
 from shipper.ledger.ledger import Ledger
-from shipper.settings.config import Config
 from shipper.sinks import Sink, Stretch
 from spooler.errors import BodyUnreadable
 from spooler.spool import codec

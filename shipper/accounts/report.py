@@ -17,11 +17,11 @@ from rich.table import Table
 from rich.text import Text
 
 from shipper.accounts.account import Account, Totals, total
-from shipper.contents.shown import shown
-from shipper.disk.quarantine import Report
 from shipper.finding import Finding
+from shipper.humanize import sanitize
 from shipper.ledger import ranges
 from shipper.logs import escaped
+from shipper.retention.quarantine import Report
 from shipper.tables import Column, console, counted, fitted
 
 _ANSWER = 2000  # characters of an answer that are shown
@@ -82,12 +82,12 @@ def print_accounts(
     wrong = [account for account in accounts if not account.balances]
     for account in wrong:
         out.print(
-            f"{shown(account.directory)}, {account.sink}: does not balance: {account.difference}"
+            f"{sanitize(account.directory)}, {account.sink}: does not balance: {account.difference}"
             f" unaccounted for, {account.missing} missing from the files",
             style="bold red",
         )
     for folder, why in (closed or {}).items():
-        text = f"{shown(folder)} {why}: what lies there is not accounted for"
+        text = f"{sanitize(folder)} {why}: what lies there is not accounted for"
         out.print(text, style="bold red")
     if not accounts:
         out.print("no spools: nothing to account for")
@@ -106,8 +106,9 @@ def _print_receipts(out: Console, receipts: Sequence[Mapping[str, Any]]) -> None
         if receipt["state"] != "holds":
             cannot = "differs" if receipt["state"] == "differs" else "cannot be checked any more"
             out.print(
-                f"{shown(receipt['spool'])}, {receipt['sink']}: {receipt['records']:,} records"
-                f" replayed from {shown(receipt['directory'])}: {cannot}: {shown(receipt['why'])}",
+                f"{sanitize(receipt['spool'])}, {receipt['sink']}: {receipt['records']:,} records"
+                f" replayed from {sanitize(receipt['directory'])}: {cannot}:"
+                f" {sanitize(receipt['why'])}",
                 style="bold red" if receipt["state"] == "differs" else "",
             )
 
@@ -116,23 +117,23 @@ def _print_lost(out: Console, accounts: list[Account]) -> None:
     """What will never arrive, and why."""
     dropped = {account.spool: account.dropped for account in accounts if account.dropped}
     for spool, reasons in sorted(dropped.items()):
-        out.print(f"{shown(spool)}: dropped by the training process: {_told(reasons)}")
+        out.print(f"{sanitize(spool)}: dropped by the training process: {_told(reasons)}")
     for account in accounts:
         if account.evicted:
             told = _told(account.evicted)
-            out.print(f"{shown(account.spool)}: deleted before {account.sink} had it: {told}")
+            out.print(f"{sanitize(account.spool)}: deleted before {account.sink} had it: {told}")
         if account.given_up:
             told = _told(account.given_up)
-            out.print(f"{shown(account.spool)}: not sent to {account.sink}: {told}")
+            out.print(f"{sanitize(account.spool)}: not sent to {account.sink}: {told}")
         if account.again:
             out.print(
-                f"{shown(account.spool)}: sent again to {account.sink}, which had restarted and"
+                f"{sanitize(account.spool)}: sent again to {account.sink}, which had restarted and"
                 f" forgotten: {account.again}"
             )
 
 
 def _told(reasons: Mapping[str, int]) -> str:
-    return ", ".join(f"{count} {shown(reason)}" for reason, count in sorted(reasons.items()))
+    return ", ".join(f"{count} {sanitize(reason)}" for reason, count in sorted(reasons.items()))
 
 
 def print_dead_letters(rows: Iterable[Mapping[str, Any]], *, as_json: bool) -> None:
@@ -148,7 +149,7 @@ def print_dead_letters(rows: Iterable[Mapping[str, Any]], *, as_json: bool) -> N
         for row in rows:
             answers.setdefault((row["reason"], row["detail"]), []).append(row["id"])
         for (reason, detail), numbers in answers.items():
-            text = f"{_numbers(numbers)}: {shown(reason)}: {shown(detail, _ANSWER)}"
+            text = f"{_numbers(numbers)}: {sanitize(reason)}: {sanitize(detail, _ANSWER)}"
             out.print(Text(text), soft_wrap=True)
     out.print(counted(len(rows), "dead letter"))
 
@@ -157,11 +158,11 @@ def _letter(row: Mapping[str, Any]) -> tuple[Text, ...]:
     return (
         Text(str(row["id"])),
         Text(_clock(row["time"])),
-        Text(shown(row["sink"])),
-        Text(shown(row["reason"])),
-        Text(shown(row["spool"])),
+        Text(sanitize(row["sink"])),
+        Text(sanitize(row["reason"])),
+        Text(sanitize(row["spool"])),
         Text(str(row["seq"])),
-        Text(shown(row["kind"])),
+        Text(sanitize(row["kind"])),
         Text(f"{row['bytes']:,}"),
     )
 
@@ -225,7 +226,7 @@ def print_quarantine(reports: Iterable[tuple[Report, int]], *, as_json: bool) ->
         rows = [_set_aside(report, size) for report, size in reports]
         out.print(fitted(_QUARANTINE_COLUMNS, rows, out.width))
         for report, _ in reports:
-            text = f"{shown(report.name)}: {shown(report.reason, _ANSWER)}"
+            text = f"{sanitize(report.name)}: {sanitize(report.reason, _ANSWER)}"
             out.print(Text(text), soft_wrap=True)
     verb = "is" if len(reports) == 1 else "are"
     out.print(f"{counted(len(reports), 'damaged segment')} {verb} set aside")
@@ -233,7 +234,7 @@ def print_quarantine(reports: Iterable[tuple[Report, int]], *, as_json: bool) ->
 
 def _set_aside(report: Report, size: int) -> tuple[Text, ...]:
     return (
-        Text(shown(report.name)),
+        Text(sanitize(report.name)),
         Text(_clock(report.time)),
         Text("deleted" if report.dropped else f"{size:,}"),
         Text(f"{ranges.size(report.holds):,}"),
@@ -242,7 +243,7 @@ def _set_aside(report: Report, size: int) -> tuple[Text, ...]:
 
 
 def _account_table(accounts: list[Account], width: int) -> Table:
-    rows = [_row(shown(account.spool), account) for account in accounts]
+    rows = [_row(sanitize(account.spool), account) for account in accounts]
     return fitted(_ACCOUNT_COLUMNS, [*rows, _row("total", total(accounts))], width)
 
 

@@ -13,9 +13,9 @@ from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 
-from shipper.disk.discovery import find_spools
+from shipper.config.schema import Config
+from shipper.discovery.layout import find_spools
 from shipper.finding import Finding, fail, ok, warn
-from shipper.settings.config import Config
 from spooler.errors import SpoolError
 from spooler.spool.identity import Identity
 from spooler.spool.reader import Reader
@@ -55,7 +55,7 @@ class Ground:
 
 
 def look_at_settings(config: Config) -> Iterator[Finding]:
-    """What can be said of the settings that `shipper.settings.config.load` has taken."""
+    """What can be said of the settings that `shipper.config.load.load` has taken."""
     given = len(config.given)
     yield ok("settings", f"{given} given, the others at their defaults; see `config show`")
     for warning in config.warnings:

@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from shipper.checks import Ground
-from shipper.disk.discovery import why_closed
+from shipper.discovery.layout import why_closed
 from shipper.finding import Finding, fail, ok, warn
 from spooler.errors import NewerFormat, SpoolError
 from spooler.spool import format as fmt
 from spooler.spool.filesystem import file_system_of
-from spooler.spool.place import is_marked_full
+from spooler.spool.layout import is_marked_full
 from spooler.spool.reader import Reader
 
 # A list of a thousand spools with one cause is no help: as many are named of each cause.

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from shipper.checks import Ground
 from shipper.finding import Finding, fail, ok, warn
+from shipper.ledger.database import DATABASE_NAME, LOCK_NAME
 from shipper.ledger.migrations import STATE_VERSION
-from shipper.ledger.state import DATABASE_NAME, LOCK_NAME
 from spooler.spool.filesystem import file_system_of
 
 _MAGIC = b"SQLite format 3\0"

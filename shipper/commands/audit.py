@@ -24,7 +24,7 @@ def audit(as_json: bool, config_file: Path | None, **flags: Any) -> None:
     from shipper.accounts.audit import take_accounts
     from shipper.accounts.dead_letters import open_ledger
     from shipper.accounts.report import print_accounts
-    from shipper.disk.discovery import noting
+    from shipper.discovery.layout import noting
     from shipper.replay.check import DIFFERS, check_receipts
     from shipper.sinks import REGISTRY
 

@@ -22,7 +22,7 @@ def config() -> None:
 def config_show(as_json: bool, as_toml: bool, config_file: Path | None, **flags: Any) -> None:
     """Print every setting as `lens-ship run` would have it here, and where it came from."""
     from shipper.accounts.report import print_json, print_settings
-    from shipper.settings.file import effective, values_of
+    from shipper.config.render import effective, values_of
 
     loaded = load_config(flags, config_file, needs_spool=False)
     if as_toml:
@@ -43,6 +43,6 @@ def config_show(as_json: bool, as_toml: bool, config_file: Path | None, **flags:
 @config.command("default")
 def config_default() -> None:
     """Print a commented file of all settings with their defaults."""
-    from shipper.settings.file import defaults
+    from shipper.config.render import defaults
 
     click.echo(defaults(), nl=False)

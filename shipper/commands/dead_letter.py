@@ -90,7 +90,7 @@ def dead_letter_retry(
     """Send dead letters again; exit 1 when one is refused again. Without numbers: all of them."""
     from shipper.accounts.dead_letters import retry
     from shipper.batch.outcome import Verdict
-    from shipper.contents.shown import shown
+    from shipper.humanize import sanitize
     from shipper.post.address import build_address
     from shipper.sinks import build_sinks
 
@@ -101,7 +101,7 @@ def dead_letter_retry(
     failed = [one for one in done if one.outcome.verdict is not Verdict.DELIVERED]
     for one in failed:
         said = f"{one.number}: {one.outcome.reason}: {one.outcome.detail}"
-        click.echo(shown(said, 2000), err=True)
+        click.echo(sanitize(said, 2000), err=True)
     click.echo(f"{len(done) - len(failed)} delivered, {len(failed)} kept as they were")
     sys.exit(1 if failed else 0)
 

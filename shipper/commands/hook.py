@@ -19,7 +19,7 @@ def hook() -> None:
 @hook.command("status")
 def hook_status() -> None:
     """Say whether Python processes of this environment are hooked, and why not."""
-    from shipper.environment.activation import report
+    from shipper.install.pth import report
 
     lines, active = report(os.environ)
     for line in lines:
@@ -30,7 +30,7 @@ def hook_status() -> None:
 @hook.command("install")
 def hook_install() -> None:
     """Put the .pth file in place where it is missing or damaged."""
-    from shipper.environment.activation import install
+    from shipper.install.pth import install
 
     click.echo(install())
 
@@ -38,7 +38,7 @@ def hook_install() -> None:
 @hook.command("uninstall")
 def hook_uninstall() -> None:
     """Take the .pth file away; the package stays."""
-    from shipper.environment.activation import uninstall
+    from shipper.install.pth import uninstall
 
     click.echo(uninstall())
 
@@ -50,6 +50,6 @@ def hook_export(folder: Path) -> None:
 
     For training images that cannot be changed: nothing has to be installed in them.
     """
-    from shipper.environment.hook_folder import export
+    from shipper.install.pth import export
 
     click.echo(export(folder.absolute()))

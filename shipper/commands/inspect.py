@@ -18,6 +18,6 @@ def inspect(paths: tuple[Path, ...], verify: bool, as_json: bool) -> None:
     Reads only, also beside the processes that write and ship. Exit 1 when something is wrong with
     one of them, or when one is no spool.
     """
-    from shipper.contents.inspection import inspect_paths
+    from shipper.inspection.inspect import inspect_paths
 
     sys.exit(inspect_paths(paths, verify=verify, as_json=as_json))

@@ -47,7 +47,7 @@ def one_of(registry: str) -> Callable[..., Any]:
 
 def settings(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Options for these settings, from the one table of them."""
-    from shipper.settings.config import SETTINGS
+    from shipper.config.load import SETTINGS
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         for setting in reversed(SETTINGS):
@@ -80,11 +80,11 @@ def _told(setting: Any) -> str:
 def load_config(
     flags: dict[str, Any], config_file: Path | None, *, warn: bool = True, **needs: bool
 ) -> Any:
-    """The settings for a command; `needs` as `shipper.settings.config.load` takes them.
+    """The settings for a command; `needs` as `shipper.config.load.load` takes them.
 
     With `warn`, what looks wrong is said on stderr.
     """
-    from shipper.settings.config import load
+    from shipper.config.load import load
 
     config = load(flags, os.environ, config_file, **needs)
     for warning in config.warnings if warn else ():
@@ -98,7 +98,7 @@ def need_open(*places: Path) -> None:
     Raises:
         ConfigError: naming every such place.
     """
-    from shipper.disk.discovery import why_closed
+    from shipper.discovery.layout import why_closed
     from shipper.errors import ConfigError
 
     problems = [f"{place} {why}" for place in places if (why := why_closed(place))]

@@ -48,8 +48,8 @@ def plot(
     RUN is a run's id or the beginning of one; METRIC may hold * and ?. Without METRIC: what there
     is to draw. Without RUN: the runs there are. --spool may also be one spool.
     """
-    from shipper.contents.plotting import Wish
-    from shipper.contents.plotting import plot as draw
+    from shipper.plot.plot import Wish
+    from shipper.plot.plot import plot as draw
 
     if wish["on"] and (not patterns or wish["png"] or wish["as_json"]):
         raise click.UsageError("--follow draws METRICs in the terminal: not with --png or --json")

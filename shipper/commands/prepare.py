@@ -20,8 +20,8 @@ def prepare(root: Path, owner: str, state: Path | None) -> None:
 
     Everybody may make folders in it; each is that user's and the service's alone.
     """
-    from shipper.disk.shared_root import prepare as prepare_root
-    from shipper.disk.shared_root import prepare_state
+    from shipper.install.spool_root import prepare as prepare_root
+    from shipper.install.spool_root import prepare_state
 
     given = re.fullmatch(r"(\d{1,10}):(\d{1,10})", owner)
     if given is None:

@@ -18,7 +18,7 @@ def quarantine() -> None:
 
 
 def _open(config_file: Path | None, flags: dict[str, Any]) -> Any:
-    from shipper.disk.quarantine import Quarantine
+    from shipper.retention.quarantine import Quarantine
 
     root = load_config(flags, config_file).spool
     need_open(root)

@@ -13,9 +13,9 @@ import click
 from shipper.commands.options import load_config, settings
 
 if TYPE_CHECKING:
-    from shipper.standing import Overview
-    from shipper.standing.survey import Survey
-    from shipper.standing.verdict import Verdict
+    from shipper.status.collect import StatusCollector
+    from shipper.status.model import Status
+    from shipper.status.summary import Summary
 
 
 @click.command()
@@ -44,11 +44,11 @@ def status(config_file: Path | None, **options: Any) -> None:
     Reads only, and runs beside the service. Exit 0 when all is well or goes on by itself, 1 when
     somebody has to do something; docs/monitoring.md says what counts.
     """
-    from shipper.standing.survey import survey_of
+    from shipper.status.collect import status_collector
 
     flags = {name: options[name] for name in ("spool", "state")}
     config = load_config(flags, config_file)
-    with survey_of(config) as survey:
+    with status_collector(config) as survey:
         looks = _Looks(survey, options)
         if options["watch"]:
             with suppress(KeyboardInterrupt):
@@ -60,7 +60,7 @@ def status(config_file: Path | None, **options: Any) -> None:
 class _Looks:
     """One look, or one after the other."""
 
-    def __init__(self, survey: Survey, options: dict[str, Any]) -> None:
+    def __init__(self, survey: StatusCollector, options: dict[str, Any]) -> None:
         self._survey = survey
         self._options = options
 
@@ -92,8 +92,8 @@ class _Looks:
                 live.update(self._render(*self._take(), out.width), refresh=True)
                 time.sleep(seconds)
 
-    def _take(self) -> tuple[Overview, Verdict]:
-        from shipper.standing.verdict import judge
+    def _take(self) -> tuple[Status, Summary]:
+        from shipper.status.summary import summarize
 
         only = self._options["only"]
         overview = self._survey.take(only=only)
@@ -101,15 +101,15 @@ class _Looks:
             raise click.ClickException(
                 f"no spool below {overview.root} has an id that begins with {only}"
             )
-        return overview, judge(overview, dead_letters=self._options["dead_letters"])
+        return overview, summarize(overview, dead_letters=self._options["dead_letters"])
 
-    def _render(self, overview: Overview, verdict: Verdict, width: int) -> Any:
-        from shipper.standing.screen import render
+    def _render(self, overview: Status, verdict: Summary, width: int) -> Any:
+        from shipper.status.terminal import render
 
         everything = self._options["everything"] or bool(self._options["only"])
         return render(overview, verdict, width=width, everything=everything)
 
-    def _print_json(self, overview: Overview, verdict: Verdict) -> None:
+    def _print_json(self, overview: Status, verdict: Summary) -> None:
         from shipper.accounts.report import print_json
 
         told = {"level": verdict.level, "headline": verdict.headline, "also": list(verdict.also)}

@@ -48,7 +48,7 @@ def systemd_install(force: bool, dry_run: bool, user: bool, root: Path, spool: s
     Again after an upgrade or a move. A file that was changed by hand is not replaced without
     --force, the environment file never.
     """
-    from shipper.environment.units import install, next_steps, plan
+    from shipper.install.systemd import install, next_steps, plan
 
     spool = _spool(spool, user)
     planned = plan(user=user, root=root, spool=spool)
@@ -69,7 +69,7 @@ def systemd_install(force: bool, dry_run: bool, user: bool, root: Path, spool: s
 @_which
 def systemd_uninstall(force: bool, user: bool, root: Path, spool: str) -> None:
     """Remove what `install` wrote; spools, state and a changed environment file stay."""
-    from shipper.environment.units import plan, uninstall
+    from shipper.install.systemd import plan, uninstall
 
     lines = uninstall(plan(user=user, root=root, spool=_spool(spool, user)), force=force)
     for line in lines or ["nothing is installed there"]:
@@ -83,14 +83,14 @@ def systemd_uninstall(force: bool, user: bool, root: Path, spool: str) -> None:
 @_which
 def systemd_show(user: bool, root: Path, spool: str) -> None:
     """Print the files that `install` would write."""
-    from shipper.environment.units import plan
+    from shipper.install.systemd import plan
 
     for file in plan(user=user, root=root, spool=_spool(spool, user)):
         click.echo(f"# {file.path}\n{file.text}")
 
 
 def _spool(given: str, user: bool) -> str:
-    from shipper.environment.units import DEFAULT_SPOOL
+    from shipper.install.systemd import DEFAULT_SPOOL
 
     if given:
         return str(Path(given).expanduser().absolute())

@@ -48,8 +48,8 @@ def tail(
 
     Without PLACES: those below --spool. Reads only, also beside the processes that write and ship.
     """
-    from shipper.contents.follow import Wanted
-    from shipper.contents.tailing import tail as print_tail
+    from shipper.inspection.tail import Wanted
+    from shipper.inspection.tailing import tail as print_tail
 
     roots = places or (load_config({"spool": spool}, config_file).spool,)
     need_open(*roots)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from shipper.demo.count import Call, Received, Source
-from shipper.disk.discovery import find_spools
+from shipper.discovery.layout import find_spools
 from shipper.receiver import Receiver, queries
 from spooler.spool import codec
 from spooler.spool.reader import Reader, Stored

@@ -41,7 +41,7 @@ from shipper.foreign import Origin, files_below, path_digest, source_id
 from shipper.foreign.scanned import Content, Item, Lost, ScannedFile, announcement, pack
 from spooler.records import step
 from spooler.spool import format as fmt
-from spooler.spool import guard
+from spooler.spool import safe_open
 from spooler.spool.identity import Identity
 
 FILE_NAME = "wandb_metrics.jsonl"
@@ -94,7 +94,7 @@ class ExporterFile(ScannedFile[State]):
         if path.name == FILE_NAME:
             return True
         try:
-            with guard.open_named(path) as file:
+            with safe_open.open_named(path) as file:
                 head = file.read(_FIRST_BYTES).lstrip()
         except OSError:
             return False

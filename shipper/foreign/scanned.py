@@ -20,7 +20,7 @@ from shipper.foreign import Origin
 from spooler.errors import SpoolDamaged, SpoolError
 from spooler.records import run as run_record
 from spooler.records.values import careful, plain
-from spooler.spool import codec, guard
+from spooler.spool import codec, safe_open
 from spooler.spool import format as fmt
 from spooler.spool.identity import Identity
 from spooler.spool.reader import Chunk, Damage, Stored
@@ -206,7 +206,7 @@ def pack(body: dict[str, Any]) -> bytes:
 
 def _opened(path: Path) -> BinaryIO:
     try:
-        return guard.open_named(path)
+        return safe_open.open_named(path)
     except OSError as error:
         raise SpoolDamaged(str(path), 0, f"{error}") from error
 

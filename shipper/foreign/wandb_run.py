@@ -34,7 +34,7 @@ from shipper.foreign.protobuf_wire import Malformed
 from shipper.foreign.scanned import Content, Item, Lost, ScannedFile, announcement, pack
 from spooler.errors import NewerFormat, NotASpool
 from spooler.records import finish, step
-from spooler.spool import guard
+from spooler.spool import safe_open
 from spooler.spool.identity import Identity
 
 SUFFIX = ".wandb"
@@ -81,7 +81,7 @@ class WandbFile(ScannedFile[State]):
         if path.suffix == SUFFIX:
             return True
         try:
-            with guard.open_named(path) as file:
+            with safe_open.open_named(path) as file:
                 return file.read(len(_IDENT[0])) == _IDENT[0]
         except OSError:
             return False

@@ -14,9 +14,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from shipper.ledger import ranges, sums
+from shipper.ledger import ranges, totals
+from shipper.ledger.database import DATABASE_NAME, LOCK_NAME, Database, State
 from shipper.ledger.entries import DeadLetter, Gap, Life, Piece, Position, Receipt, Settled
-from shipper.ledger.state import DATABASE_NAME, LOCK_NAME, Database, State
 from spooler.spool.identity import Identity
 from spooler.spool.reader import Damage
 
@@ -183,7 +183,7 @@ class Ledger(State):
         """Drop everything but dead letters of spools whose files were deleted before that time."""
         old = "(SELECT id FROM spool WHERE deleted < ?)"
         with self.transaction() as database:
-            sums.keep(database, before)
+            totals.keep(database, before)
             for table in ("position", "damage", "gap", "dropped", "life"):
                 database.execute(f"DELETE FROM {table} WHERE spool IN {old}", (before,))
             database.execute("DELETE FROM spool WHERE deleted < ?", (before,))

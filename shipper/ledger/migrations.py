@@ -1,7 +1,7 @@
 """The tables of the service's own database, as the steps that led to them.
 
 A database of version n has had the first n steps; opening it takes the ones that follow, all in one
-transaction (`shipper.ledger.state`). What a step of a release says never changes any more.
+transaction (`shipper.ledger.database`). What a step of a release says never changes any more.
 
 To add a table or columns, append a step to `MIGRATIONS`. A table that is there keeps its rows and
 gets the columns it lacks, with NULL in them (SQLite lets a new column have no other default here);
@@ -120,7 +120,7 @@ _DEAD_LETTER_ONCE = (
 )
 
 _TOLD = {
-    # What the running service tells of itself; `shipper.life.vitals`.
+    # What the running service tells of itself; `shipper.ledger.service_status`.
     "service": Table(
         columns={
             "id": int,  # 1: the service of this directory

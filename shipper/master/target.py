@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from shipper.config import parse
+from shipper.config.schema import Config
 from shipper.errors import Unreachable
-from shipper.settings import parsing
-from shipper.settings.config import Config
 from spooler.spool.identity import Identity
 
 
@@ -21,6 +21,6 @@ def target(address: str) -> str:
         Unreachable: it is no such address.
     """
     try:
-        return parsing.address(address)
+        return parse.address(address)
     except ValueError as error:
         raise Unreachable("bad-address", f"{address!r} {error}", sent=False) from error

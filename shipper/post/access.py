@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
+from shipper.config.schema import Config
 from shipper.errors import Unreachable
 from shipper.settings import tls
-from shipper.settings.config import Config
 
 _LARGEST = 64 * 1024  # bytes of a token
 _PORTS = {"http": 80, "https": 443}

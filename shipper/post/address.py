@@ -25,12 +25,12 @@ from shipper.batch.outcome import (
     is_processors,
     pods_in,
 )
+from shipper.config.schema import Config
 from shipper.errors import Unreachable
 from shipper.logs import about
 from shipper.post.access import Access
-from shipper.post.delivery import Allowance
+from shipper.post.allowance import Allowance
 from shipper.post.http import Poster
-from shipper.settings.config import Config
 from spooler.spool.identity import Identity
 
 log = logging.getLogger(__name__)

@@ -22,10 +22,10 @@ import requests.utils
 import urllib3
 
 from shipper.batch.outcome import Answer
+from shipper.config.parse import masked
 from shipper.errors import Unreachable
 from shipper.post.access import Access, Keyring, Keys
 from shipper.settings import tls
-from shipper.settings.parsing import masked
 
 CONNECT_SECONDS = 5.0
 # The receiver cancels what it has not stored when the client hangs up, so patience is cheaper.

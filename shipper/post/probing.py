@@ -12,13 +12,13 @@ from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from shipper.batch.outcome import Answer, is_processors, pods_in
+from shipper.config.parse import masked
 from shipper.errors import Unreachable
 from shipper.finding import Finding, fail, ok, warn
 from shipper.post.access import Access
 from shipper.post.address import PODS_PATH, other_prefix
 from shipper.post.http import Poster
 from shipper.settings import tls
-from shipper.settings.parsing import masked
 from spooler.spool.identity import Identity
 
 CLOCK_SECONDS = 5.0  # a Date header tells whole seconds, and an answer takes its time

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from shipper.delivery.pipeline import Records
 from shipper.foreign import open_foreign
-from shipper.lanes.pipeline import Records
 from shipper.ledger.ledger import Ledger, Piece
 from shipper.replay.selection import kind_for
 from spooler.errors import SpoolError

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from shipper.config.schema import Config
 from shipper.errors import ConfigError
 from shipper.ledger.ledger import Ledger
 from shipper.post.address import build_address
@@ -18,7 +19,6 @@ from shipper.replay.plan import Part, Wish, make_plan
 from shipper.replay.selection import Selection, kind_for
 from shipper.replay.send import Means, carry_out
 from shipper.replay.show import print_plan, print_receipts, progress_bar
-from shipper.settings.config import Config
 from shipper.sinks import REGISTRY, build_sinks
 
 _SELECTING = ("run", "workload", "first_step", "last_step", "since", "until")

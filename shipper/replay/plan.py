@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from shipper.disk.discovery import find_spools, identity_of
+from shipper.delivery.pipeline import Records
+from shipper.discovery.layout import find_spools, identity_of
 from shipper.errors import Misplaced
 from shipper.foreign import open_foreign
-from shipper.lanes.pipeline import Records
 from shipper.ledger.ledger import Ledger
 from shipper.replay.selection import Selection, kind_for
 from shipper.replay.source import Source, decode, records_in

@@ -8,9 +8,10 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from shipper.lanes.again import ClosedCarefulRoute
-from shipper.lanes.health import Health
-from shipper.lanes.pipeline import ClosedRoute, Route, Together
+from shipper.config.schema import Config
+from shipper.delivery.pipeline import ClosedRoute, Route, Together
+from shipper.delivery.resend import ClosedCarefulRoute
+from shipper.delivery.sink_state import Health
 from shipper.ledger.ledger import Ledger, Receipt
 from shipper.logs import about
 from shipper.post.workloads import Workloads
@@ -18,7 +19,6 @@ from shipper.replay.check import pieces_of
 from shipper.replay.plan import Part
 from shipper.replay.selection import kind_for
 from shipper.replay.source import records_in
-from shipper.settings.config import Config
 from shipper.sinks import Sink
 from spooler.errors import SpoolError
 from spooler.spool.reader import Stored

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.text import Text
 
-from shipper.contents.shown import shown
+from shipper.humanize import sanitize
 from shipper.ledger.ledger import Receipt
 from shipper.replay.plan import Part
 from shipper.tables import Column, console, counted, fitted
@@ -34,9 +34,9 @@ def print_plan(
     parts = list(parts)
     rows = [
         (
-            Text(shown(part.spool)),
+            Text(sanitize(part.spool)),
             Text(part.sink),
-            Text(shown(", ".join(part.runs))),
+            Text(sanitize(", ".join(part.runs))),
             Text(f"{part.steps[0]} to {part.steps[1]}" if part.steps else ""),
             Text(f"{part.records:,}"),
             Text(f"{part.bytes:,}"),
@@ -49,7 +49,7 @@ def print_plan(
     out.print(fitted(_COLUMNS, rows, out.width) if rows else "nothing found to replay")
     _print_left(out, parts)
     for problem in problems:
-        out.print(f"cannot be read: {shown(problem, 1000)}", style="red")
+        out.print(f"cannot be read: {sanitize(problem, 1000)}", style="red")
     if rows:
         recorded = "what each job recorded"
         if lost:
@@ -63,8 +63,8 @@ def _print_left(out: Console, parts: Iterable[Part]) -> None:
     for part in parts:
         if part.overwriting:
             out.print(
-                f"{shown(part.spool)}: {part.overwriting:,} steps are left out, as a later process"
-                " of the same workload has written them since; --overwrite sends them"
+                f"{sanitize(part.spool)}: {part.overwriting:,} steps are left out, as a later"
+                " process of the same workload has written them since; --overwrite sends them"
             )
     if any(part.delivered and not part.again for part in parts):
         out.print("what is delivered already is sent again only with --again")
@@ -75,7 +75,7 @@ def print_receipts(receipts: Iterable[Receipt]) -> None:
     out = console()
     for receipt in receipts:
         out.print(
-            f"sent {counted(receipt.records, 'record')} of {shown(receipt.spool)} to"
+            f"sent {counted(receipt.records, 'record')} of {sanitize(receipt.spool)} to"
             f" {receipt.entry.partition('~')[0]}: {receipt.first} to {receipt.last},"
             f" sha256 {receipt.digest[:16]}"
         )

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from shipper.lanes.pipeline import Records
+from shipper.delivery.pipeline import Records
 from shipper.replay.selection import Selection
 from spooler.errors import BodyUnreadable
 from spooler.spool import codec
@@ -40,7 +40,7 @@ class Source:
         """Where the range begins."""
         return 1
 
-    def is_exhausted(self, position: int) -> bool:
+    def is_drained(self, position: int) -> bool:
         """Whether nothing of the range lies beyond `position`."""
         return position >= self.last_seq()
 

@@ -22,8 +22,8 @@ from spooler.spool.reader import Stored
 
 if TYPE_CHECKING:
     # Whoever only wants to know which sinks there are loads no network library.
+    from shipper.config.schema import Config
     from shipper.post.address import Address
-    from shipper.settings.config import Config
 
 REGISTRY: dict[str, str] = {
     "processor": "shipper.sinks.processor:ProcessorSink",

@@ -4,7 +4,7 @@ A master keeps what it acknowledges in its memory only, for ten minutes by the r
 and cannot tell a repetition. So a report that is too old is settled as expired; one whose fate is
 unknown is settled as ambiguous where a repetition does harm (metrics of the XPU timer), and sent
 again where it does not; and what a restarted master has forgotten is sent again, which
-`shipper.lanes.again` sees to.
+`shipper.delivery.resend` sees to.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Protocol
 
 from shipper.batch.batcher import Passed, Refused, Step
 from shipper.batch.outcome import Greeting, Outcome, Verdict
+from shipper.config.schema import Config
 from shipper.errors import Unreachable
 from shipper.finding import Finding, fail, ok, warn
 from shipper.master import report as reports
@@ -33,7 +34,6 @@ from shipper.master.outcome import (
 from shipper.master.report import Report, Unfit
 from shipper.master.target import master_of, target
 from shipper.post.address import Address, workload_key
-from shipper.settings.config import Config
 from shipper.sinks import Plan, Stretch
 from spooler.errors import BodyUnreadable
 from spooler.records.report import NAME as KIND

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from shipper.batch import wire
 from shipper.batch.batcher import Passed, Refused, Step, collect_steps
 from shipper.batch.outcome import Outcome
+from shipper.config.schema import Config
 from shipper.finding import Finding
 from shipper.post.address import Address, workload_key
 from shipper.post.probing import probe
-from shipper.settings.config import Config
 from shipper.sinks import Plan, Stretch
 from spooler.spool.identity import Identity
 from spooler.spool.reader import Stored

@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from shipper.batch import wire
 from shipper.batch.batcher import Passed, Refused, Step
 from shipper.batch.outcome import Outcome, Verdict
+from shipper.config.schema import Config
 from shipper.finding import Finding
 from shipper.post.address import Address, workload_key
-from shipper.settings.config import Config
 from shipper.sinks import Plan, Stretch
 from spooler.errors import BodyUnreadable
 from spooler.records.detection import NAME as KIND

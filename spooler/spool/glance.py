@@ -57,7 +57,7 @@ class Glance:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self._place = Path(os.path.realpath(directory))  # where it stays: see `guard`
+        self._place = Path(os.path.realpath(directory))  # where it stays: see `safe_open`
         self._sizes: dict[int, tuple[int, int, float]] = {}  # segment -> bytes, of its WAL, mtime
         self._edges: dict[int, _Edge] = {}
         self._firsts: dict[int, int] = {}  # the first record of a segment never changes

@@ -24,7 +24,7 @@ from enum import Enum
 from pathlib import Path
 
 from spooler import border
-from spooler.spool import descriptor, guard
+from spooler.spool import descriptor, safe_open
 from spooler.spool import format as fmt
 from spooler.spool.descriptor import Descriptor
 
@@ -395,8 +395,8 @@ class Witness:
         status = os.stat(self._folder)
         mark = (status.st_dev, status.st_ino, status.st_ctime_ns)
         if mark == self._checked:
-            return os.open(self._owner, guard.READING)
-        descriptor = guard.open_regular(self._owner)
+            return os.open(self._owner, safe_open.READING)
+        descriptor = safe_open.open_regular(self._owner)
         self._checked = mark
         return descriptor
 

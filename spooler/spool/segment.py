@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from spooler.errors import NewerFormat, NotASpool, SpoolDamaged, SpoolError
-from spooler.spool import codec, guard, pages
+from spooler.spool import codec, pages, safe_open
 from spooler.spool import format as fmt
 from spooler.spool.identity import Identity
 from spooler.spool.source import WINDOW, Source, Window, translated
@@ -76,7 +76,9 @@ class Segment(Source):
         try:
             self._check()
         except (NotASpool, SpoolDamaged):
-            guard.failed(os.path.dirname(self.path))  # a thousand of these cost as much as a few
+            safe_open.failed(
+                os.path.dirname(self.path)
+            )  # a thousand of these cost as much as a few
             raise
 
     def _check(self) -> None:
@@ -154,7 +156,7 @@ class Segment(Source):
             last = max(last, cells[-1][0] if cells else 0)
             offset += window.bytes if are_all else 0
             if time.monotonic() > self._end:
-                guard.rest(os.path.dirname(self.path))
+                safe_open.rest(os.path.dirname(self.path))
                 return Rows(found, False, 0, replace(mark, seq=last, offset=offset))
 
     def _cells(self, window: Window, after: int, limit: int) -> tuple[list[pages.Cell], bool]:

@@ -15,12 +15,12 @@ import re
 from pathlib import Path
 
 from spooler.errors import NotASpool, SpoolDamaged, SpoolError
-from spooler.spool import filesystem, guard
+from spooler.spool import filesystem, safe_open
 from spooler.spool import format as fmt
 from spooler.spool.filesystem import wal_size
 from spooler.spool.identity import Identity
+from spooler.spool.layout import segment_files
 from spooler.spool.owner import Evidence, Life, Verdict, Witness
-from spooler.spool.place import segment_files
 from spooler.spool.segment import Bounds, Segment, is_lasting, is_sealed
 
 # A spool holds hundreds. Of one that holds more than this, the others wait until these are gone.
@@ -72,7 +72,7 @@ class Segments:
                 return bounds[1]
         return 0
 
-    def tail_seq(self) -> int:
+    def last_segment_first_seq(self) -> int:
         """Seq of the first record in the last segment that holds any, 0 without any.
 
         Raises:
@@ -109,7 +109,7 @@ class Segments:
         except FileNotFoundError:
             return 0
 
-    def closed(self) -> list[tuple[int, int]]:
+    def final_segments(self) -> list[tuple[int, int]]:
         """Readable segments that hold records and get no more: number and last seq, ascending."""
         # In this order: what is last is known only after the writer is known to be gone, or
         # after the segment that follows is known to hold a record.
@@ -160,7 +160,7 @@ class Segments:
             boot_id=who.boot_id,
         )
 
-    def complete_through(self, position: int) -> list[int]:
+    def segments_below(self, position: int) -> list[int]:
         """Segments whose records all lie at or before `position` and that cannot get more.
 
         A segment that cannot be read is never among them: it is set aside for people to look at.
@@ -178,7 +178,7 @@ class Segments:
                 done.append(number)
         return done
 
-    def is_exhausted(self, position: int) -> bool:
+    def is_drained(self, position: int) -> bool:
         """Whether every segment can be read and holds nothing beyond `position`.
 
         Raises:
@@ -237,7 +237,7 @@ class Segments:
         """The file of a segment."""
         return self._path(number)
 
-    def may_move(self, number: int) -> bool:
+    def is_movable(self, number: int) -> bool:
         """Whether nobody has the segment open for writing."""
         return is_sealed(self._path(number)) or self.verdict().certain
 
@@ -247,7 +247,7 @@ class Segments:
         Raises:
             OSError: `folder` is not there, not writable, or on another file system.
         """
-        with guard.inside(self.place) as here:
+        with safe_open.inside(self.place) as here:
             for name in _names(number):
                 with contextlib.suppress(FileNotFoundError):
                     os.rename(name, folder / name, src_dir_fd=here)
@@ -258,7 +258,7 @@ class Segments:
         Raises:
             OSError: it cannot be deleted, or the folder is not the one it was.
         """
-        with guard.inside(self.place) as here:
+        with safe_open.inside(self.place) as here:
             for name in _names(number):
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(name, dir_fd=here)
@@ -267,12 +267,12 @@ class Segments:
         """Remove the directory of a spool whose writer is gone, with all in it that is ours."""
         for number in self.segments():
             self.delete_segment(number)
-        with guard.inside(self.place) as here:
+        with safe_open.inside(self.place) as here:
             left = [name for name in os.listdir(here) if _is_left_over(name, here)]
             for name in (*left, fmt.OWNER_NAME):
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(name, dir_fd=here)
-        with guard.inside(self.place.parent) as above:
+        with safe_open.inside(self.place.parent) as above:
             os.rmdir(self.place.name, dir_fd=above)
 
     def _path(self, number: int) -> Path:

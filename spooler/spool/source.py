@@ -5,8 +5,8 @@ Rules:
 - A segment is read from its ``-wal`` as long as there is one, else from its ``.sqlite``. While it
   is written, every record stands in the ``-wal``, commit after commit, and a writer that died
   leaves the same bytes. Sealing copies them into the ``.sqlite`` and then removes the ``-wal``.
-- Files are opened as `spooler.spool.guard` has it, read with ``pread``, and never locked, mapped or
-  changed. SQLite is not asked.
+- Files are opened as `spooler.spool.safe_open` has it, read with ``pread``, never locked, mapped
+  or changed. SQLite is not asked.
 - What a look costs is bounded: `SECONDS` of wall time, and memory by the largest body. A folder in
   which that is not enough is left alone for a while.
 """
@@ -25,7 +25,7 @@ from typing import TypeVar
 from spooler import border
 from spooler.errors import SpoolDamaged
 from spooler.spool import format as fmt
-from spooler.spool import guard, pages
+from spooler.spool import pages, safe_open
 
 _Self = TypeVar("_Self", bound="Source")
 
@@ -68,8 +68,8 @@ class Source:
         self._end = time.monotonic() + SECONDS
         try:
             # The log first: one that is gone has been copied into the file.
-            with contextlib.suppress(FileNotFoundError, guard.Strange):
-                self._log = guard.open_regular(f"{path}-wal")
+            with contextlib.suppress(FileNotFoundError, safe_open.UnsafePath):
+                self._log = safe_open.open_regular(f"{path}-wal")
             self._begin()
         except FileNotFoundError:
             self.close()
@@ -104,7 +104,7 @@ class Source:
 
     def _database(self) -> int:
         if self._file < 0:
-            self._file = guard.open_regular(self.path)
+            self._file = safe_open.open_regular(self.path)
         return self._file
 
     def _window(self, offset: int, size: int, most: int) -> Window:
@@ -238,7 +238,7 @@ class Source:
     def _pay(self) -> None:
         """Go on only while the look has not taken too long."""
         if time.monotonic() > self._end:
-            guard.rest(os.path.dirname(self.path))
+            safe_open.rest(os.path.dirname(self.path))
             raise OSError(errno.EFBIG, f"a look through it takes more than {SECONDS:g} s")
 
 

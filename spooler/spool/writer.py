@@ -31,15 +31,15 @@ from spooler.errors import SpoolError, SpoolUnavailable
 from spooler.records import gap
 from spooler.spool import codec, db, filesystem
 from spooler.spool import format as fmt
-from spooler.spool.opened import Closed, Opened
-from spooler.spool.owner import Owner
-from spooler.spool.place import Limits as Limits
-from spooler.spool.place import (
+from spooler.spool.active import ActiveSegment, SealedSegment
+from spooler.spool.layout import (
+    Limits,
     check_present,
     is_marked_full,
     make_directories,
     unlink_segment,
 )
+from spooler.spool.owner import Owner
 from spooler.spool.segment import last_seq
 from spooler.spool.sync import Sync, sync_file, sync_folder
 
@@ -74,14 +74,14 @@ class Writer:
         self._tending = threading.Lock()
         self._durable = False  # whether what runs in `tend` may wait for the disk
         self._verified = 0  # last number when all files were in their places
-        self._retired: list[Opened] = []
-        self._closed: list[Closed] = []
-        self._first_deleted: Closed | None = None
+        self._retired: list[ActiveSegment] = []
+        self._closed: list[SealedSegment] = []
+        self._first_deleted: SealedSegment | None = None
         self._above = ""  # which limit is exceeded: reason of what is refused
         self._refusal = ""  # why appends are refused now
         self._insisting = False
         self._sync = Sync(self.directory, limits.sync_seconds, root)
-        self._next: Opened | None = None
+        self._next: ActiveSegment | None = None
         self._nesting = 0  # appends under way: more than one below a signal handler
         self.wake: Callable[[], None] = _nobody
         try:
@@ -290,7 +290,7 @@ class Writer:
             self._nesting -= 1
 
     def _failed(
-        self, error: db.Error | OSError, segment: Opened, seq: int, size: int
+        self, error: db.Error | OSError, segment: ActiveSegment, seq: int, size: int
     ) -> SpoolUnavailable:
         """What a failed insert means; with the gate held."""
         if isinstance(error, OSError):
@@ -327,7 +327,7 @@ class Writer:
                     prepared.connection.leave()
         self._verified = last
 
-    def _has_log(self, segment: Opened) -> bool:
+    def _has_log(self, segment: ActiveSegment) -> bool:
         """Whether the name of its log leads to it; else an empty one says that it is not sealed."""
         try:
             is_there = segment.has_log()
@@ -354,7 +354,7 @@ class Writer:
         while self._retired:
             self._retire(self._retired.pop(0))
 
-    def _half_full(self, segment: Opened) -> None:
+    def _half_full(self, segment: ActiveSegment) -> None:
         if self._next is None:
             if segment is self._segment:
                 self.wake()
@@ -362,17 +362,17 @@ class Writer:
             self._rotate(segment)
             self.wake()
 
-    def _is_full(self, segment: Opened) -> bool:
+    def _is_full(self, segment: ActiveSegment) -> bool:
         return (
             segment.records >= self._limits.segment_records
             or segment.bytes >= self._limits.segment_bytes
         )
 
-    def _is_old(self, segment: Opened) -> bool:
+    def _is_old(self, segment: ActiveSegment) -> bool:
         age = time.monotonic() - segment.opened
         return segment.records > 0 and age >= self._limits.segment_seconds
 
-    def _is_due(self, segment: Opened) -> bool:
+    def _is_due(self, segment: ActiveSegment) -> bool:
         return (
             segment.is_over
             or self._is_full(segment)
@@ -380,7 +380,7 @@ class Writer:
             or self._is_in_the_way(segment)
         )
 
-    def _is_in_the_way(self, segment: Opened) -> bool:
+    def _is_in_the_way(self, segment: ActiveSegment) -> bool:
         """Whether it could be delivered and deleted, if it only ended."""
         if not self._above or segment.records == 0:
             return False
@@ -390,14 +390,14 @@ class Writer:
         """For a full root nothing is deleted here: that is the service's to decide."""
         return self._above == "cap" and self._limits.drop_oldest
 
-    def _wants_next(self, segment: Opened) -> bool:
+    def _wants_next(self, segment: ActiveSegment) -> bool:
         return (
             segment.records >= self._half_records
             or segment.bytes >= self._half_bytes
             or self._is_due(segment)
         )
 
-    def _rotate(self, segment: Opened) -> None:
+    def _rotate(self, segment: ActiveSegment) -> None:
         """Point appends at the prepared segment. With the gate held; without one, do nothing."""
         if self._next is not None:
             self._has_log(segment)  # before a record of the next one proves that this is whole
@@ -414,7 +414,7 @@ class Writer:
         new.previous = None
         self._retired.append(segment)
 
-    def _prepare(self, number: int) -> Opened:
+    def _prepare(self, number: int) -> ActiveSegment:
         """Create segment `number` complete, publish it under its name, open it for writing."""
         final = self.directory / fmt.segment_name(number)
         draft = self.directory / fmt.preparing_name(number)
@@ -430,9 +430,11 @@ class Writer:
         finally:
             held.close()
         connection.keep_out()
-        return Opened(number=number, path=final, connection=connection, opened=time.monotonic())
+        return ActiveSegment(
+            number=number, path=final, connection=connection, opened=time.monotonic()
+        )
 
-    def _retire(self, segment: Opened) -> None:
+    def _retire(self, segment: ActiveSegment) -> None:
         try:
             first, last = segment.connection.execute(fmt.SELECT_BOUNDS).fetchone()
         except db.Error:
@@ -442,7 +444,7 @@ class Writer:
         self._has_log(segment)
         self._seal(segment)
 
-    def _seal(self, segment: Opened) -> None:
+    def _seal(self, segment: ActiveSegment) -> None:
         try:
             db.seal(segment.connection, durable=self._durable)
         except db.Error as error:
@@ -482,7 +484,7 @@ class Writer:
                 unlink_segment(path)
             self._closed.pop(0)  # deleted or not: the service may have been here before
 
-    def _tell_deleted(self, segment: Closed) -> None:
+    def _tell_deleted(self, segment: SealedSegment) -> None:
         # From the very first on: the gaps that told of earlier ones may go with this segment.
         self._first_deleted = self._first_deleted or segment
         body = gap.make_deleted(
@@ -496,7 +498,7 @@ class Writer:
             self._insert(gap.NAME, codec.pack(body))
 
 
-def _next_seq(segment: Opened) -> int:
+def _next_seq(segment: ActiveSegment) -> int:
     """The number of the next record: a guess, which the primary key confirms.
 
     It can be too low when a signal handler appends between two steps of an append, never too high.

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 from shipper.batch.outcome import Verdict, classify_failure
+from shipper.config.load import load
 from shipper.errors import Unreachable
 from shipper.post.access import Access
 from shipper.post.address import build_address
 from shipper.post.http import Poster
 from shipper.service import Service, ship_once
-from shipper.settings.config import load
 from tests.kit.certificates import Authority, Files
 from tests.kit.command import lens_ship, start_lens_ship
 from tests.kit.delivery import arrived
@@ -344,7 +344,7 @@ def running(service: Service) -> Iterator[None]:
 def test_a_token_that_is_put_right_is_tried_at_once_however_long_the_pause(
     serve: Serve, token: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shipper.post.delivery.ALARM_FIRST_SECONDS", 1e9)
+    monkeypatch.setattr("shipper.delivery.backoff.ALARM_FIRST_SECONDS", 1e9)
     write(tmp_path)
     receiver = serve(otherwise=Guarded(NEXT))
     settings = config(tmp_path, processor_url=receiver.url, token_file=token)

@@ -19,7 +19,7 @@ from shipper.sinks import REGISTRY
 from spooler.records import gap as gap_record
 from spooler.spool import codec
 from spooler.spool import format as fmt
-from spooler.spool.place import unlink_segment
+from spooler.spool.layout import unlink_segment
 from spooler.spool.reader import Reader
 from tests.kit.command import lens_ship
 from tests.kit.delivery import arrived

@@ -22,10 +22,10 @@ import shipper.checks
 from shipper.checks import REGISTRY, Ground, look_at_everything
 from shipper.checks import disk as disk_check
 from shipper.checks import system as system_check
+from shipper.config.load import load
 from shipper.finding import Finding
 from shipper.humanize import size
-from shipper.settings.config import load
-from shipper.standing.survey import _disk
+from shipper.status.collect import _disk
 from spooler.spool.filesystem import FileSystem
 from tests.kit import spools
 from tests.kit.certificates import Authority
@@ -430,7 +430,7 @@ def test_a_thousand_spools_with_one_fault_are_no_thousand_lines(tmp_path: Path) 
 OTHER_USER = """
 import json, os, sys
 from shipper.checks import look_at_everything
-from shipper.settings.config import load
+from shipper.config.load import load
 config = load({"spool": sys.argv[1], "state": sys.argv[2]}, {})
 list(look_at_everything(config))  # loads all there is: others cannot go where that stands
 os.setgroups([])

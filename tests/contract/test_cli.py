@@ -12,8 +12,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from shipper import cli as room
+from shipper.config.schema import SETTINGS, Config
 from shipper.errors import ConfigError
-from shipper.settings.config import SETTINGS, Config
 from tests.kit.certificates import Authority
 from tests.kit.command import commands_of, lens_ship
 

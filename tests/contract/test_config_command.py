@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from shipper.settings.config import SETTINGS, load
-from shipper.settings.file import defaults, effective
+from shipper.config.load import SETTINGS, load
+from shipper.config.render import defaults, effective
 from tests.kit.command import lens_ship
 
 GIVEN = {"spool": '/sp\u00f6ol "q" \\ b', "numbers_only": "true", "flush_interval": "0.5"}

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
+from shipper.config.schema import Config
 from shipper.receiver.listener import Exchange
 from shipper.receiver.routes import Call
 from shipper.service import Service, ship_once
-from shipper.settings.config import Config
 from tests.kit.delivery import arrived, is_ordered
 from tests.kit.faulty_receiver import (
     Answer,
@@ -42,8 +42,8 @@ LONG = 60.0  # far more than anything here takes
 @pytest.fixture(autouse=True)
 def _brisk(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pauses between tries of hundredths of a second instead of seconds."""
-    monkeypatch.setattr("shipper.post.delivery.FIRST_SECONDS", 0.01)
-    monkeypatch.setattr("shipper.post.delivery.ALARM_FIRST_SECONDS", 0.02)
+    monkeypatch.setattr("shipper.delivery.backoff.FIRST_SECONDS", 0.01)
+    monkeypatch.setattr("shipper.delivery.backoff.ALARM_FIRST_SECONDS", 0.02)
 
 
 @pytest.fixture
@@ -249,7 +249,7 @@ def test_a_dead_address_of_one_job_does_not_hold_up_another(
     tmp_path: Path, receiver: FaultyReceiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Trouble of the other job would now put everyone off for longer than this test may take.
-    monkeypatch.setattr("shipper.post.delivery.FIRST_SECONDS", 1000 * LONG)
+    monkeypatch.setattr("shipper.delivery.backoff.FIRST_SECONDS", 1000 * LONG)
     monkeypatch.setattr("random.uniform", lambda low, high: high)
     with closing(socket.socket()) as nobody:
         nobody.bind(("127.0.0.1", 0))

@@ -16,9 +16,9 @@ import pytest
 import yaml
 
 from shipper.cli import cli
+from shipper.config.load import load
+from shipper.config.schema import SETTINGS
 from shipper.service import STOP_SECONDS
-from shipper.settings.config import load
-from shipper.settings.table import SETTINGS
 from tests.kit import manifests
 from tests.kit.command import commands_of, start_lens_ship
 from tests.kit.manifests import Object, base, containers, only, rendered

@@ -13,10 +13,10 @@ import pytest
 from shipper.accounts.account import Account
 from shipper.accounts.audit import take_accounts
 from shipper.accounts.dead_letters import open_ledger
-from shipper.disk import tidying as tidying_module
-from shipper.lanes.pipeline import Route, Together
+from shipper.delivery.pipeline import Route, Together
 from shipper.ledger.ledger import Gap, Ledger
 from shipper.ledger.ranges import merged, without
+from shipper.retention import cleaner as tidying_module
 from shipper.service import Service, ship_once
 from shipper.sinks import REGISTRY
 from spooler.spool import format as fmt

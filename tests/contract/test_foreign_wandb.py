@@ -17,9 +17,9 @@ import pytest
 
 from shipper.batch.batcher import collect_steps
 from shipper.batch.outcome import Outcome, Verdict
+from shipper.delivery.pipeline import ClosedRoute, Together
 from shipper.foreign import Origin, open_foreign
 from shipper.foreign.wandb_run import WandbFile
-from shipper.lanes.pipeline import ClosedRoute, Together
 from shipper.ledger.ledger import Ledger
 from shipper.sinks.processor import ProcessorSink
 from spooler.errors import NewerFormat, NotASpool

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from shipper.environment import activation
+from shipper.install import pth
 from tests.kit import spools
 
 pytestmark = pytest.mark.promise("G9")
@@ -122,7 +122,7 @@ def start(*, code: str = "pass", **environ: str | None) -> set[str]:
 
 def test_the_packaged_line_is_the_one_that_is_installed() -> None:
     text = PTH.read_text(encoding="utf-8")
-    assert text == activation.PTH_LINE
+    assert text == pth.PTH_LINE
     assert text.count("\n") == 1
     assert text.startswith("import "), "site runs such lines only"
     assert text.endswith("\n")

@@ -12,8 +12,8 @@ from unittest import mock
 import pytest
 
 from shipper.batch.batcher import CUT_OFF_NAME
-from shipper.disk.retention import Kept
 from shipper.ledger.ledger import Ledger
+from shipper.retention.policy import Kept
 from shipper.service import Service, ship_once
 from spooler.spool.owner import Lock, Process, Verdict
 from spooler.spool.reader import Reader

@@ -15,6 +15,7 @@ import pytest
 from shipper.accounts.account import Account
 from shipper.accounts.audit import take_accounts
 from shipper.batch.outcome import Outcome, Verdict
+from shipper.config.schema import Config
 from shipper.ledger.ledger import Ledger
 from shipper.master import wire
 from shipper.master.conversation import Conversation, Patience, Speaker, Transport
@@ -22,7 +23,6 @@ from shipper.master.report import read
 from shipper.post.address import Address
 from shipper.post.http import Poster
 from shipper.service import Service, ship_once
-from shipper.settings.config import Config
 from shipper.sinks import Stretch
 from shipper.sinks.master import MasterSink
 from spooler.spool.identity import Identity

@@ -129,7 +129,7 @@ def test_a_service_that_is_stuck_stops_pinging(
     which: str, tmp_path: Path, manager: Manager
 ) -> None:
     code = "import sys, threading, time; from shipper import service\n"
-    code += "from shipper.lanes import workers\n" + STUCK[which]
+    code += "from shipper.delivery import workers\n" + STUCK[which]
     code += "from shipper.cli import main; sys.argv[1:] = ['run']; main()"
     fill(tmp_path / "spool", 1)
     service = subprocess.Popen(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from shipper.disk.room import Room
+from shipper.retention.quota import Room
 from shipper.service import ship_once
 from tests.kit import spools
 from tests.kit.command import lens_ship

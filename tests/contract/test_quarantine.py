@@ -13,8 +13,8 @@ import pytest
 
 from shipper.accounts.account import Account
 from shipper.accounts.audit import take_accounts
-from shipper.disk.quarantine import Quarantine, Report
 from shipper.ledger.ledger import Ledger
+from shipper.retention.quarantine import Quarantine, Report
 from shipper.service import Service, ship_once
 from shipper.sinks import REGISTRY
 from spooler.spool.reader import Reader

@@ -15,8 +15,8 @@ import pytest
 import shipper
 from shipper.cli import cli
 from shipper.commands import EXITS, EXITS_OF, REGISTRY
+from shipper.config.load import SETTINGS
 from shipper.errors import ShipperError
-from shipper.settings.config import SETTINGS
 from spooler.config import VARIABLES
 from tests.kit.command import commands_of
 from tests.kit.settings_page import (

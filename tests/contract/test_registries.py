@@ -15,9 +15,9 @@ import shipper.commands
 import shipper.sinks
 from shipper.batch.outcome import Outcome, Verdict
 from shipper.commands import REGISTRY as COMMANDS
+from shipper.config.schema import Config
 from shipper.post.address import Address
 from shipper.post.http import Poster
-from shipper.settings.config import Config
 from shipper.sinks import REGISTRY, Parcel, Plan, Sink, Stretch
 from spooler.records import REGISTRY as KINDS
 from tests.kit.faulty_receiver import (

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from shipper.lanes.pipeline import Records
+from shipper.config.schema import Config
+from shipper.delivery.pipeline import Records
 from shipper.ledger.ledger import Ledger, Receipt
 from shipper.post.address import build_address
 from shipper.post.workloads import Workloads
@@ -22,7 +23,6 @@ from shipper.replay.selection import Selection
 from shipper.replay.send import Means, carry_out, receipt_of
 from shipper.replay.source import records_in
 from shipper.service import ship_once
-from shipper.settings.config import Config
 from shipper.sinks import REGISTRY, build_sinks
 from spooler.errors import SpoolDamaged
 from spooler.spool.reader import Stored

@@ -79,7 +79,7 @@ print(json.dumps(worked))
 SHIP = (
     BECOME
     + """
-from shipper.settings.config import load
+from shipper.config.load import load
 from shipper.service import ship_once
 def ship(spool, state):
     given = {"spool": spool, "state": state, "processor_url": sys.argv[3], "save_local": "false"}

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from shipper.errors import StateNewer, StateUnusable
-from shipper.ledger import state as state_module
+from shipper.ledger import database as state_module
 from shipper.ledger.ledger import DATABASE_NAME, Ledger, Position
 from shipper.ledger.migrations import MIGRATIONS, STATE_VERSION, Migration, Table
 from tests.kit.command import lens_ship

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from shipper.cli import cli
-from shipper.environment import units
+from shipper.install import systemd
 from shipper.service import STOP_SECONDS
 from tests.kit.command import commands_of, lens_ship
 from tests.kit.spools import PATIENCE_SECONDS, REPOSITORY
@@ -95,7 +95,7 @@ def test_another_root_is_named_everywhere(tmp_path: Path) -> None:
     assert ran.code == 0, ran.err
     texts = [path.read_text(encoding="utf-8") for path in tmp_path.rglob("*") if path.is_file()]
     assert len(texts) == 4
-    assert not any(units.DEFAULT_SPOOL in text for text in texts)
+    assert not any(systemd.DEFAULT_SPOOL in text for text in texts)
     assert sum("/data/spool" in text for text in texts) == 3
 
 
@@ -120,7 +120,7 @@ def test_a_root_that_a_unit_cannot_name_is_refused(spool: str, tmp_path: Path) -
 
 def test_a_program_with_odd_letters_in_its_path_is_quoted(tmp_path: Path) -> None:
     program = Path("/opt/my $tools/100%/lens-ship")
-    unit, *_ = units.plan(user=False, root=tmp_path, spool="/s", program=program)
+    unit, *_ = systemd.plan(user=False, root=tmp_path, spool="/s", program=program)
     assert values(unit.text, "ExecStart") == ['"/opt/my $$tools/100%%/lens-ship" run']
 
 
@@ -147,11 +147,11 @@ def test_a_file_that_was_changed_is_not_overwritten_without_force(tmp_path: Path
 
 
 def test_a_file_of_an_older_version_is_replaced_without_a_question(tmp_path: Path) -> None:
-    first = units.plan(user=False, root=tmp_path, spool="/one")
-    units.install(first, force=False)
-    second = units.plan(user=False, root=tmp_path, spool="/two")
+    first = systemd.plan(user=False, root=tmp_path, spool="/one")
+    systemd.install(first, force=False)
+    second = systemd.plan(user=False, root=tmp_path, spool="/two")
     assert [file.state() for file in second] == ["outdated", "current", "outdated", "changed"]
-    lines = units.install(second, force=False)
+    lines = systemd.install(second, force=False)
     assert [line.split()[0] for line in lines] == ["written", "kept", "written", "kept"]
 
 

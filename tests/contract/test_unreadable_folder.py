@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from shipper.accounts.audit import take_accounts
-from shipper.disk import discovery
+from shipper.discovery import layout
 from shipper.ledger.ledger import Ledger
 from shipper.receiver import Receiver
 from shipper.service import ship_once
 from shipper.sinks import REGISTRY
-from shipper.standing.survey import survey_of
-from shipper.standing.verdict import judge
+from shipper.status.collect import status_collector
+from shipper.status.summary import summarize
 from spooler.spool import segments
 from tests.kit.command import lens_ship
 from tests.kit.delivery import arrived
@@ -61,7 +61,7 @@ def _refusing(monkeypatch: pytest.MonkeyPatch, closed: Path) -> None:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
         return scan(folder)  # type: ignore[call-overload]
 
-    monkeypatch.setattr(discovery.os, "scandir", refuse)
+    monkeypatch.setattr(layout.os, "scandir", refuse)
 
 
 @pytest.mark.promise("G17")
@@ -79,13 +79,13 @@ def test_a_closed_folder_on_the_way_to_spools_is_told_by_everybody(
         _refusing(monkeypatch, closed)
         assert ship_once(settings, timeout=30) == [f"{closed}: {why}"]
         assert sorted(arrived(receiver.store, "open").steps) == list(range(10))
-        with survey_of(settings) as survey:
-            verdict = judge(survey.take())
+        with status_collector(settings) as survey:
+            verdict = summarize(survey.take())
         assert verdict.needs_a_hand
         assert verdict.headline.startswith(f"{closed} {why}")
         found: dict[str, str] = {}
         ledger = Ledger(settings.state, exclusive=False)
-        take_accounts(ledger, settings.spool, REGISTRY, discovery.noting(found))
+        take_accounts(ledger, settings.spool, REGISTRY, layout.noting(found))
         ledger.close()
         assert found == {str(closed): why}
         monkeypatch.undo()
@@ -100,7 +100,7 @@ def test_what_the_disk_keeps_for_itself_is_no_trouble(
     (tmp_path / "spool" / "lost+found").mkdir(parents=True)
     _refusing(monkeypatch, tmp_path / "spool" / "lost+found")
     found: dict[str, str] = {}
-    assert list(discovery.find_spools(tmp_path / "spool", discovery.noting(found))) == []
+    assert list(layout.find_spools(tmp_path / "spool", layout.noting(found))) == []
     assert found == {}
 
 

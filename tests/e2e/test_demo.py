@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from shipper.disk.discovery import find_spools
+from shipper.discovery.layout import find_spools
 from shipper.receiver import Receiver
 from spooler.spool import codec
 from spooler.spool.reader import Reader

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from shipper.config.load import Config, load
 from shipper.receiver import queries
 from shipper.receiver.store import Store
-from shipper.settings.config import Config, load
 
 METADATA = frozenset({"source", "run_id", "step", "created_at", "updated_at", "history"})
 

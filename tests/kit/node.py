@@ -21,15 +21,15 @@ from shipper import service as service_module
 from shipper.accounts.account import Account
 from shipper.accounts.audit import take_accounts
 from shipper.batch.outcome import Answer
-from shipper.disk.delivered import Delivered
+from shipper.config.schema import Config
 from shipper.errors import Unreachable
 from shipper.ledger.ledger import Ledger
 from shipper.post.address import Address
 from shipper.post.http import Poster
 from shipper.receiver import Receiver
 from shipper.receiver.routes import Call
+from shipper.retention.deletable import Delivered
 from shipper.service import Service
-from shipper.settings.config import Config
 from shipper.sinks import REGISTRY
 from spooler.spool import owner
 from spooler.spool.segments import Segments

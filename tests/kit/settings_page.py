@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from shipper.commands import EXITS, EXITS_OF
-from shipper.settings.table import SETTINGS, Setting
+from shipper.config.schema import SETTINGS, Setting
 from spooler.config import VARIABLES
 
 DOCS = Path(__file__).parents[2] / "docs"

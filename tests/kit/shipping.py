@@ -10,10 +10,10 @@ from typing import Any
 
 from shipper.batch.batcher import Step
 from shipper.batch.outcome import Answer, Outcome, Verdict
+from shipper.config.load import Config, load
 from shipper.errors import Unreachable
 from shipper.post.address import Address
 from shipper.post.http import Poster
-from shipper.settings.config import Config, load
 from shipper.sinks import Plan, Stretch
 from shipper.sinks.processor import ProcessorSink, StepParcel
 from spooler.spool import codec, owner

@@ -25,10 +25,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from shipper.accounts import dead_letters
+from shipper.config.load import load
 from shipper.post.workloads import Workloads
 from shipper.replay.plan import Wish, make_plan
 from shipper.replay.send import Means, carry_out
-from shipper.settings.config import load
 from shipper.sinks import REGISTRY
 from spooler.errors import SpoolUnavailable
 from spooler.spool import codec

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from shipper.batch.batcher import collect_steps
 from shipper.batch.outcome import Outcome, Verdict
-from shipper.lanes.pipeline import Route, Together
+from shipper.delivery.pipeline import Route, Together
 from shipper.ledger.ledger import Ledger
 from shipper.sinks.processor import StepParcel
 from tests.kit.shipping import (

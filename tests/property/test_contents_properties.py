@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 
 from shipper.batch.batcher import Passed
 from shipper.batch.outcome import Outcome
-from shipper.lanes import pipeline
-from shipper.lanes.contents import Contents
-from shipper.lanes.pipeline import Route, Together
-from shipper.lanes.shared import Recent, SharedReader
+from shipper.delivery import pipeline
+from shipper.delivery.contents import Contents
+from shipper.delivery.pipeline import Route, Together
+from shipper.delivery.shared import Recent, SharedReader
 from shipper.ledger.ledger import Ledger
 from shipper.sinks import Plan, Stretch
 from shipper.sinks.master import ReportParcel

@@ -114,7 +114,7 @@ class Spools(RuleBasedStateMachine):
         first = self.deleted.get(directory, 0)
         position = first + place % (len(held) - first + 1)
         reader = self.readers[directory]
-        for number in reader.complete_through(position):
+        for number in reader.segments_below(position):
             last = reader._bounds(number)
             reader.delete_segment(number)
             if last is not None:
@@ -125,9 +125,9 @@ class Spools(RuleBasedStateMachine):
     def the_end_is_known(self) -> None:
         for directory, held in self.model.items():
             assert self.readers[directory].last_seq() == len(held)
-            assert self.readers[directory].is_exhausted(len(held))
+            assert self.readers[directory].is_drained(len(held))
             if held:
-                assert not self.readers[directory].is_exhausted(len(held) - 1)
+                assert not self.readers[directory].is_drained(len(held) - 1)
 
 
 TestSpools = Spools.TestCase

@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 
 from shipper.batch.batcher import collect_steps, cut_off
 from shipper.batch.outcome import Answer, Outcome, classify, pods_in, retry_after
-from shipper.contents.segment import look
-from shipper.lanes.pipeline import gap_of
+from shipper.delivery.pipeline import gap_of
+from shipper.inspection.segment import look
 from spooler.errors import BodyUnreadable, SpoolError
-from spooler.spool import codec, guard
+from spooler.spool import codec, safe_open
 from spooler.spool.glance import Glance
 from spooler.spool.identity import Identity
 from spooler.spool.reader import Reader, Stored
@@ -58,8 +58,8 @@ def edited(raw: bytes, edits: list[tuple[int, bytes]]) -> bytes:
 
 def read_all(spool: Path) -> None:
     """Every question that the service and the commands ask of a spool."""
-    guard._failures.clear()
-    guard._resting.clear()
+    safe_open._failures.clear()
+    safe_open._resting.clear()
     reader = Reader(spool)
     with contextlib.suppress(SpoolError, OSError):
         reader.identity()
@@ -77,8 +77,8 @@ def read_all(spool: Path) -> None:
             ask()
     with contextlib.suppress(SpoolError, OSError):
         reader.count_after(0)
-        reader.complete_through(2**62)
-        reader.is_exhausted(2)
+        reader.segments_below(2**62)
+        reader.is_drained(2)
     Glance(spool).look()
     for number in reader.segments():
         for whole in (False, True):

@@ -77,7 +77,7 @@ def test_at_its_limit_everything_can_be_delivered_and_deleted(tmp_path: Path) ->
     one = bounded(tmp_path, segment_records=10_000, max_bytes=200_000)
     fill(one, 200)
     reader = Reader(one.directory)
-    for number in reader.complete_through(one.last_seq):
+    for number in reader.segments_below(one.last_seq):
         reader.delete_segment(number)
     one.tend()
     assert fill(one, 1, first=1000) == [1000]

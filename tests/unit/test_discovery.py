@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from shipper.disk.discovery import DEPTH, find_spools
+from shipper.discovery.layout import DEPTH, find_spools
 from tests.kit.spools import spool_id
 
 

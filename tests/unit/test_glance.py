@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from spooler.spool import codec, guard
+from spooler.spool import codec, safe_open
 from spooler.spool import format as fmt
 from spooler.spool.glance import Glance, View
 from spooler.spool.reader import Reader
@@ -75,8 +75,8 @@ def test_a_second_look_opens_nothing_while_nothing_has_changed(
 ) -> None:
     glance = looked(spool)
     opened: list[Path] = []
-    real = guard.open_regular
-    monkeypatch.setattr(guard, "open_regular", lambda path: opened.append(path) or real(path))
+    real = safe_open.open_regular
+    monkeypatch.setattr(safe_open, "open_regular", lambda path: opened.append(path) or real(path))
     before = glance.look()
     assert before == glance.look()
     assert opened == []

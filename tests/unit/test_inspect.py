@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
-from shipper.contents import survey as survey_module
-from shipper.contents.checks import WRONG
-from shipper.contents.inspection import inspect_paths
-from shipper.contents.survey import Survey, survey, survey_segment
-from shipper.contents.tally import MOST_NAMES, Tally
+from shipper.inspection import spool as survey_module
+from shipper.inspection.findings import WRONG
+from shipper.inspection.inspect import inspect_paths
+from shipper.inspection.spool import Survey, survey, survey_segment
+from shipper.inspection.stats import MOST_NAMES, Tally
 from spooler.records import gap
 from spooler.spool import codec
 from spooler.spool import format as fmt

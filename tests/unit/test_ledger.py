@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from shipper.errors import ShipperError, StateInUse, StateUnusable
-from shipper.ledger import state
+from shipper.ledger import database
 from shipper.ledger.ledger import (
     DATABASE_NAME,
     LOCK_NAME,
@@ -229,7 +229,7 @@ def test_a_full_disk_is_no_reason_to_move_the_database_away(
     (tmp_path / DATABASE_NAME).write_bytes(b"this is no database" * 40)
     found = os.statvfs(tmp_path)
     full = os.statvfs_result((*found[:4], 0, *found[5:]))
-    monkeypatch.setattr(state.os, "statvfs", lambda path: full)
+    monkeypatch.setattr(database.os, "statvfs", lambda path: full)
     with pytest.raises(StateUnusable, match="The disk is full: make room"):
         Ledger(tmp_path)
 
@@ -264,6 +264,6 @@ def test_a_state_whose_files_cannot_be_opened_says_what_to_do(
     def refuse(*_args: object, **_options: object) -> None:
         raise OSError(24, "Too many open files")
 
-    monkeypatch.setattr("shipper.ledger.state._prepare", refuse)
+    monkeypatch.setattr("shipper.ledger.database._prepare", refuse)
     with pytest.raises(StateUnusable, match=r"Too many open files; nothing was read or sent"):
         Ledger(tmp_path / "state")

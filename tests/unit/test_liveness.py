@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
-from shipper.life.liveness import HOUSEKEEPING, LOOP_SECONDS, MAIN, TURN_SECONDS, Liveness
-from shipper.meters import BUCKETS, Meters
+from shipper.delivery.counters import BUCKETS, Meters
+from shipper.health.liveness import HOUSEKEEPING, LOOP_SECONDS, MAIN, TURN_SECONDS, Liveness
 from tests.kit.shipping import Clock
 
 
@@ -27,9 +27,9 @@ def live(meters: Meters, clock: Clock) -> Liveness:
 
 
 def test_it_is_ready_once_the_root_was_walked(live: Liveness) -> None:
-    live.came_round(MAIN)
+    live.loop_ran(MAIN)
     assert "not been walked" in live.ready()
-    live.came_round(HOUSEKEEPING)
+    live.loop_ran(HOUSEKEEPING)
     assert live.ready() == ""
 
 
@@ -38,10 +38,10 @@ def test_a_loop_that_hangs_is_told(live: Liveness, clock: Clock, hangs: str) -> 
     clock.pass_by(LOOP_SECONDS)
     assert live.healthy() == ""
     clock.pass_by(1)
-    live.came_round(HOUSEKEEPING if hangs == MAIN else MAIN)
+    live.loop_ran(HOUSEKEEPING if hangs == MAIN else MAIN)
     began = live.moved
     assert live.healthy() == f"{hangs} has not come round for 121 s"
-    live.came_round(hangs)
+    live.loop_ran(hangs)
     assert live.healthy() == ""
     assert live.moved > began
 
@@ -55,23 +55,23 @@ def test_a_worker_that_has_ended_is_told(live: Liveness) -> None:
 
 
 def test_a_turn_that_does_not_end_is_told(live: Liveness, clock: Clock) -> None:
-    live.takes_turn()
+    live.turn_started()
     clock.pass_by(TURN_SECONDS + 1)
-    live.came_round(MAIN)
-    live.came_round(HOUSEKEEPING)
+    live.loop_ran(MAIN)
+    live.loop_ran(HOUSEKEEPING)
     assert "1 workers are stuck" in live.healthy()
-    live.ends_turn()
+    live.turn_ended()
     assert live.healthy() == ""
 
 
 def test_a_turn_that_waits_for_its_receiver_is_alive_for_ever(
     live: Liveness, meters: Meters, clock: Clock
 ) -> None:
-    live.takes_turn()
+    live.turn_started()
     meters.asks()
     clock.pass_by(1000 * TURN_SECONDS)
-    live.came_round(MAIN)
-    live.came_round(HOUSEKEEPING)
+    live.loop_ran(MAIN)
+    live.loop_ran(HOUSEKEEPING)
     assert live.healthy() == ""
 
 

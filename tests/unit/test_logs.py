@@ -20,7 +20,7 @@ MESSAGE = "%s: %s; everything is kept"
 def record(
     message: str = MESSAGE, *args: Any, level: int = logging.WARNING, **subject: Any
 ) -> logging.LogRecord:
-    made = logging.LogRecord("shipper.lanes.health", level, "f.py", 1, message, args, None)
+    made = logging.LogRecord("shipper.delivery.sink_state", level, "f.py", 1, message, args, None)
     made.created = 1700000000.25
     if subject:
         made.__dict__.update(about(**subject))

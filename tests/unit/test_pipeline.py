@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from shipper.batch.outcome import Outcome, Verdict
-from shipper.lanes.pipeline import READ_RECORDS, Progress, Route, Together
+from shipper.delivery.pipeline import READ_RECORDS, Progress, Route, Together
 from shipper.ledger.ledger import Ledger, Position
 from shipper.sinks.processor import StepParcel
 from spooler.spool.identity import Identity

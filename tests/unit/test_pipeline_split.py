@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from shipper.batch.outcome import Outcome, Verdict
-from shipper.lanes.pipeline import Progress, Route, Together
+from shipper.delivery.pipeline import Progress, Route, Together
 from shipper.ledger.ledger import DATABASE_NAME, Ledger
 from shipper.sinks.processor import StepParcel
 from spooler.spool.reader import Reader
@@ -193,7 +193,7 @@ def test_a_damaged_record_is_noted_and_gone_past(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     damaged(setup.directory, sql)
-    with caplog.at_level(logging.ERROR, logger="shipper.lanes.pipeline"):
+    with caplog.at_level(logging.ERROR, logger="shipper.delivery.pipeline"):
         assert setup.turn().at_end
     first, last = lost
     assert setup.delivered() == [n for n in range(100) if not first <= n + 1 <= last]
@@ -223,7 +223,7 @@ def test_what_cannot_be_sent_is_said_once_while_the_receiver_is_away(
         made.directory = directory
         made.route = made.new_route()
         made.sink.judge = lambda parcel, tries: retry()
-        with caplog.at_level(logging.ERROR, logger="shipper.lanes.pipeline"):
+        with caplog.at_level(logging.ERROR, logger="shipper.delivery.pipeline"):
             for _ in range(5):
                 made.turn()
         assert len(caplog.records) == 2, caplog.text

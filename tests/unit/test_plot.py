@@ -15,10 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shipper.contents.course import MOST_CURVES, Course, find_runs, labels, matching
-from shipper.contents.plotting import Wish, plot
-from shipper.contents.terminal import Chart, draw
-from shipper.contents.thinning import KEPT, Curve, pieces
+from shipper.plot.downsample import KEPT, Curve, pieces
+from shipper.plot.plot import Wish, plot
+from shipper.plot.series import MOST_CURVES, Course, find_runs, labels, matching
+from shipper.plot.terminal import Chart, draw
 from spooler.spool.db import open_for_writing
 from tests.kit import spools
 from tests.kit.command import lens_ship

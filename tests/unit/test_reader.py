@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from spooler.errors import NotASpool
-from spooler.spool import db, guard
+from spooler.spool import db, safe_open
 from spooler.spool.owner import Lock
 from spooler.spool.reader import Reader
 from spooler.spool.segment import Segment
@@ -124,8 +124,8 @@ def test_reading_changes_no_file_of_a_sealed_spool(spool: Path) -> None:
     before = {path.name: path.read_bytes() for path in spool.iterdir()}
     reader = Reader(spool)
     reader.read(0, 100)
-    reader.complete_through(LAST)
-    reader.is_exhausted(LAST)
+    reader.segments_below(LAST)
+    reader.is_drained(LAST)
     assert {path.name: path.read_bytes() for path in spool.iterdir()} == before
 
 
@@ -159,7 +159,7 @@ def test_a_sealed_spool_is_read_where_nothing_can_be_written(spool: Path) -> Non
 def test_a_segment_is_complete_when_the_next_one_has_begun_and_all_of_it_is_behind(
     position: int, complete: list[int], spool: Path
 ) -> None:
-    assert Reader(spool).complete_through(position) == complete
+    assert Reader(spool).segments_below(position) == complete
 
 
 def test_a_full_segment_is_not_complete_while_the_next_is_empty(tmp_path: Path) -> None:
@@ -167,21 +167,21 @@ def test_a_full_segment_is_not_complete_while_the_next_is_empty(tmp_path: Path) 
     directory, one = spools.fill(tmp_path, 4, close=False, segment_records=4)
     reader = Reader(directory)
     assert reader.segments() == [1, 2]
-    assert reader.complete_through(4) == []
+    assert reader.segments_below(4) == []
     one.append("step", spools.body(5))
-    assert reader.complete_through(4) == [1]
+    assert reader.segments_below(4) == [1]
 
 
 def test_exhausted_means_that_nothing_lies_beyond(spool: Path) -> None:
     reader = Reader(spool)
-    assert not reader.is_exhausted(0)
-    assert not reader.is_exhausted(8)
-    assert reader.is_exhausted(LAST)
+    assert not reader.is_drained(0)
+    assert not reader.is_drained(8)
+    assert reader.is_drained(LAST)
 
 
 def test_a_spool_without_records_is_exhausted(tmp_path: Path) -> None:
     directory, _ = spools.fill(tmp_path, 0)
-    assert Reader(directory).is_exhausted(0)
+    assert Reader(directory).is_drained(0)
 
 
 def test_what_is_deleted_is_gone_and_the_rest_is_read(spool: Path) -> None:
@@ -280,13 +280,13 @@ def test_a_reader_beside_a_writer_at_full_speed_sees_each_record_once(
                 let_go += 1
                 child.stdin.write("\n")
                 child.stdin.flush()
-            for number in reader.complete_through(len(seen)):
+            for number in reader.segments_below(len(seen)):
                 reader.delete_segment(number)
                 deleted.append(number)
         assert child.wait(spools.PATIENCE_SECONDS) == 0
     assert let_go == count // 500
     assert len(deleted) >= 5
-    assert reader.is_exhausted(count)
+    assert reader.is_drained(count)
 
 
 @pytest.mark.promise("G1")
@@ -380,9 +380,9 @@ def test_what_was_read_through_is_opened_again_only_once_it_was_written(
     """The segment that lies ready for the next records is met at every read."""
     writer = spools.writer(tmp_path, segment_records=8)
     opened: list[str] = []
-    real = guard.open_regular
+    real = safe_open.open_regular
     monkeypatch.setattr(
-        guard, "open_regular", lambda path: (opened.append(Path(path).name), real(path))[1]
+        safe_open, "open_regular", lambda path: (opened.append(Path(path).name), real(path))[1]
     )
     reader = OwnedReader(writer.directory)
     seen: list[int] = []

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from spooler.errors import NewerFormat, NotASpool, SpoolDamaged
-from spooler.spool import codec, guard, pages
+from spooler.spool import codec, pages, safe_open
 from spooler.spool.reader import Reader
 from tests.kit import spools
 from tests.kit.shipping import OwnedReader
@@ -305,7 +305,7 @@ def test_a_last_segment_of_which_nothing_is_left_ends_the_spool(
     assert reader.read(4, 100).at_end
     assert reader.damaged().keys() == {2}
     with pytest.raises((NotASpool, SpoolDamaged)):
-        reader.is_exhausted(4)
+        reader.is_drained(4)
     assert reader.last_seq() == 4
 
 
@@ -347,7 +347,7 @@ def test_a_newer_format_is_left_alone_and_never_passed(spool: Path) -> None:
 
 def test_a_damaged_segment_is_never_among_those_to_delete(spool: Path) -> None:
     _truncated(spool)
-    assert Reader(spool).complete_through(LAST) == [1]
+    assert Reader(spool).segments_below(LAST) == [1]
     assert segment(spool, 2).exists()
 
 
@@ -355,19 +355,19 @@ def test_trouble_that_may_pass_is_not_taken_for_damage(
     spool: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A disk that does not answer now must not cost the records that are on it."""
-    real = guard.open_regular
+    real = safe_open.open_regular
 
     def failing(path: Path | str) -> int:
         if str(path) == str(segment(spool, 2)):
             raise OSError(errno.EIO, "Input/output error", str(path))
         return real(path)
 
-    monkeypatch.setattr(guard, "open_regular", failing)
+    monkeypatch.setattr(safe_open, "open_regular", failing)
     reader = Reader(spool)
     assert reader.read(0, 100).through == 4
     with pytest.raises(SpoolDamaged, match="Input/output error"):
         reader.read(4, 100)
-    monkeypatch.setattr(guard, "open_regular", real)
+    monkeypatch.setattr(safe_open, "open_regular", real)
     assert reader.read(4, 100).through == LAST
 
 

@@ -142,7 +142,7 @@ def test_recording_resumes_by_itself_and_the_loss_arrives_at_the_receiver(
 ) -> None:
     told, _said = run(
         f"""
-from shipper.settings.config import load
+from shipper.config.load import load
 from shipper.receiver import queries
 from shipper.service import ship_once
 from tests.kit.faulty_receiver import FaultyReceiver

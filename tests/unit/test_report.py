@@ -6,8 +6,8 @@ import pytest
 
 from shipper.accounts.account import Account
 from shipper.accounts.report import print_accounts, print_dead_letters, print_quarantine
-from shipper.disk.quarantine import Report
 from shipper.replay.show import print_plan
+from shipper.retention.quarantine import Report
 
 NASTY = "[red]x[/red] [/y] \x1b[2J\u202e:bug:"
 SHOWN = r"[red]x[/red] [/y] \x1b[2J\u202e:bug:"

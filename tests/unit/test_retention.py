@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shipper.disk.retention import Kept, in_order, oldest, to_delete
+from shipper.retention.policy import Kept, in_order, oldest, to_delete
 
 
 def kept(number: int, *, age: float, size: int = 10, save: bool = True) -> Kept:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from shipper.lanes.contents import Contents
-from shipper.lanes.shared import KEPT_SECONDS, Recent, SharedReader
+from shipper.delivery.contents import Contents
+from shipper.delivery.shared import KEPT_SECONDS, Recent, SharedReader
 from spooler.spool.reader import Reader
 from tests.kit import spools
 from tests.kit.shipping import Clock

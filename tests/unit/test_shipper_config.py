@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from shipper.config import load as room
+from shipper.config.load import default_state, load
+from shipper.config.schema import SETTINGS, Config
 from shipper.errors import ConfigError
-from shipper.settings import config as room
-from shipper.settings.config import SETTINGS, Config, default_state, load
 from tests.kit.spools import identity
 
 BASE = {"spool": "/spool", "state": "/state"}

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from shipper.contents.follow import Follower, Wanted
-from shipper.contents.line import Seen, line
-from shipper.contents.shown import jsonable, number, shown
+from shipper.humanize import json_safe, number, sanitize
+from shipper.inspection.record_line import Seen, line
+from shipper.inspection.tail import Follower, Wanted
 from spooler.spool import codec
 from tests.kit import spools
 from tests.kit.command import lens_ship
@@ -281,13 +281,13 @@ def test_a_line_stays_a_line_however_much_a_step_holds() -> None:
 def test_what_json_has_no_place_for_is_put_in_words() -> None:
     value = {"n": float("nan"), "i": float("-inf"), 3: b"xy", "s": "a\ud800", "l": [float("inf")]}
     told = {"n": "NaN", "i": "-Infinity", "3": {"_type": "bytes", "length": 2}, "s": "a?"}
-    assert jsonable(value) == {**told, "l": ["Infinity"]}
+    assert json_safe(value) == {**told, "l": ["Infinity"]}
 
 
 def test_text_is_cut_and_escaped() -> None:
-    assert shown("a\x1bb\u2028c", 20) == "a\\x1bb\\u2028c"
-    assert shown("x" * 30, 10) == "x" * 9 + "…"
-    assert shown("grüße 損失") == "grüße 損失"
+    assert sanitize("a\x1bb\u2028c", 20) == "a\\x1bb\\u2028c"
+    assert sanitize("x" * 30, 10) == "x" * 9 + "…"
+    assert sanitize("grüße 損失") == "grüße 損失"
     assert [number(v) for v in (3, 0.1 + 0.2, 1e300, 10**400)] == [
         "3",
         "0.3",

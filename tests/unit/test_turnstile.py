@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from shipper.lanes.turnstile import Turnstile
+from shipper.delivery.turnstile import Turnstile
 
 PATIENCE = 60.0
 

@@ -13,7 +13,7 @@ from spooler.errors import SpoolUnavailable
 from spooler.spool import filesystem, segment, writer
 from spooler.spool import format as fmt
 from spooler.spool.descriptor import Descriptor
-from spooler.spool.place import check_present
+from spooler.spool.layout import check_present
 from spooler.spool.reader import Reader
 from tests.kit import spools
 

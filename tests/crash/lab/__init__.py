@@ -10,5 +10,6 @@ Rules:
 - Chance comes from the seed alone. What the scheduler adds cannot be seeded: a seed that failed
   fails again soon, not always at its first run.
 
-`python -m tests.crash.lab --help` says how to run it; `docs/development/crash-lab.md` what it covers.
+`python -m tests.crash.lab --help` says how to run it, `docs/development/crash-lab.md` what it
+covers.
 """

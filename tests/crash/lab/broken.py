@@ -51,8 +51,9 @@ def build(name: str, folder: Path) -> Path:
 
 _WRITER = "spooler/spool/writer.py"
 _RECORDER = "spooler/recorder.py"
-_PIPELINE = "shipper/lanes/pipeline.py"
-_DELIVERY = "shipper/post/delivery.py"
+_PIPELINE = "shipper/delivery/pipeline.py"
+_BACKOFF = "shipper/delivery/backoff.py"
+_ALLOWANCE = "shipper/post/allowance.py"
 
 MUTANTS: dict[str, Mutant] = {
     "no-commit-before-return": Mutant(
@@ -181,7 +182,7 @@ MUTANTS: dict[str, Mutant] = {
         meaning="files that were deleted under the writer are written on",
         patches=(
             Patch(
-                file="spooler/spool/place.py",
+                file="spooler/spool/layout.py",
                 old="        if file.is_at(segment):\n",
                 new="        if file:\n",
             ),
@@ -260,22 +261,22 @@ MUTANTS: dict[str, Mutant] = {
         meaning="what lies in a spool is opened wherever it leads to",
         patches=(
             Patch(
-                file="spooler/spool/guard.py",
+                file="spooler/spool/safe_open.py",
                 old="    _check_kind(text, status)\n    if _resting",
                 new="    if _resting",
             ),
             Patch(
-                file="spooler/spool/guard.py",
+                file="spooler/spool/safe_open.py",
                 old="    if place != text and os.path.realpath(text) != text:\n",
                 new="    if False:\n",
             ),
             Patch(
-                file="spooler/spool/guard.py",
+                file="spooler/spool/safe_open.py",
                 old="READING = os.O_RDONLY | os.O_NOFOLLOW | ",
                 new="READING = os.O_RDONLY | ",
             ),
             Patch(
-                file="spooler/spool/guard.py",
+                file="spooler/spool/safe_open.py",
                 old="_NAMING = os.O_PATH | os.O_NOFOLLOW | ",
                 new="_NAMING = os.O_PATH | ",
             ),
@@ -295,7 +296,7 @@ MUTANTS: dict[str, Mutant] = {
         meaning="what a spool says of its pod counts, whatever folder it lies in",
         patches=(
             Patch(
-                file="shipper/disk/discovery.py",
+                file="shipper/discovery/layout.py",
                 old="    return replace(identity, pod_uid=inside[0])\n",
                 new="    return identity\n",
             ),
@@ -308,7 +309,7 @@ MUTANTS: dict[str, Mutant] = {
         meaning="all that lost the same receiver try again at the same moments",
         patches=(
             Patch(
-                file=_DELIVERY,
+                file=_BACKOFF,
                 old="    strategy = wait_random_exponential(multiplier=first, max=cap)\n",
                 new="    return float(min(cap, first * 2 ** min(failures - 1, 30)))\n"
                 "    strategy = wait_random_exponential(multiplier=first, max=cap)\n",
@@ -318,7 +319,7 @@ MUTANTS: dict[str, Mutant] = {
     "waits-no-longer-for-a-slow-answer": Mutant(
         meaning="the time for an answer does not grow: senders hang up just before their turn",
         patches=(
-            Patch(file=_DELIVERY, old="ALLOWANCE_GROWTH = 10.0\n", new="ALLOWANCE_GROWTH = 1.0\n"),
+            Patch(file=_ALLOWANCE, old="ALLOWANCE_GROWTH = 10.0\n", new="ALLOWANCE_GROWTH = 1.0\n"),
         ),
     ),
     **LOG_MUTANTS,

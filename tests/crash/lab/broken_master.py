@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.crash.lab.patches import Mutant, Patch
 
-_AGAIN = "shipper/lanes/again.py"
+_AGAIN = "shipper/delivery/resend.py"
 _FORGOTTEN = (
     "            if self._life.name:\n                raise Forgotten(life)\n"
     "            self._note(replace(self._life, name=life))\n"

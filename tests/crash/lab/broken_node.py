@@ -9,7 +9,7 @@ NODE_MUTANTS: dict[str, Mutant] = {
         meaning="nobody looks whether the process of a spool is still there",
         patches=(
             Patch(
-                file="shipper/lanes/pulse.py",
+                file="shipper/discovery/poller.py",
                 old="        one.verdict = one.reader.verdict()\n",
                 new="        one.verdict = Verdict(alive=True)\n",
             ),
@@ -68,7 +68,7 @@ NODE_MUTANTS: dict[str, Mutant] = {
         meaning="what the receiver refuses for good is passed over, and no dead letter",
         patches=(
             Patch(
-                file="shipper/lanes/pipeline.py",
+                file="shipper/delivery/pipeline.py",
                 old="if self._ledger.bury(self._letter(one))]\n",
                 new="if one.stored.seq % 2]\n",
             ),
@@ -78,7 +78,7 @@ NODE_MUTANTS: dict[str, Mutant] = {
         meaning="a dead letter is counted as delivered, too",
         patches=(
             Patch(
-                file="shipper/lanes/pipeline.py",
+                file="shipper/delivery/pipeline.py",
                 old="        self._settle(parcel, delivered=0, requests=1)\n",
                 new="        self._settle(parcel, delivered=len(parcel.seqs), requests=1)\n",
             ),
@@ -108,7 +108,7 @@ NODE_MUTANTS: dict[str, Mutant] = {
         meaning="the service does not tell writers that the root is full",
         patches=(
             Patch(
-                file="shipper/disk/tidying.py",
+                file="shipper/retention/cleaner.py",
                 old="full=excess > 0 and (was_crowded or not self._crowded))\n",
                 new="full=False)\n",
             ),
@@ -128,7 +128,7 @@ NODE_MUTANTS: dict[str, Mutant] = {
         meaning="the service deletes what is not delivered though the policy is drop-newest",
         patches=(
             Patch(
-                file="shipper/disk/tidying.py",
+                file="shipper/retention/cleaner.py",
                 old='        if excess > 0 and self._config.when_full == "drop-oldest":\n',
                 new="        if excess > 0:\n",
             ),
@@ -148,7 +148,7 @@ NODE_MUTANTS: dict[str, Mutant] = {
         meaning="what was read counts as delivered when it comes to deleting",
         patches=(
             Patch(
-                file="shipper/lanes/lane.py",
+                file="shipper/delivery/queue.py",
                 old="(place.route.position.seq, place.finished)",
                 new="(place.route._through, place.finished)",
             ),
@@ -158,7 +158,7 @@ NODE_MUTANTS: dict[str, Mutant] = {
         meaning="workloads whose requests hang take the workers of all the others",
         patches=(
             Patch(
-                file="shipper/lanes/workers.py",
+                file="shipper/delivery/workers.py",
                 old="    return key[0], lanes[key].is_slow()\n",
                 new="    return key[0], False and lanes[key].is_slow()\n",
             ),
@@ -168,7 +168,7 @@ NODE_MUTANTS: dict[str, Mutant] = {
         meaning="everybody waits when one workload is answered wrongly",
         patches=(
             Patch(
-                file="shipper/lanes/lane.py",
+                file="shipper/delivery/queue.py",
                 old='        if outcome.verdict is Verdict.RETRY and outcome.scope == "sink":\n',
                 new="        if outcome.verdict is Verdict.RETRY:\n",
             ),
@@ -178,7 +178,7 @@ NODE_MUTANTS: dict[str, Mutant] = {
         meaning="a spool has its turn until there is nothing left in it",
         patches=(
             Patch(
-                file="shipper/lanes/lane.py",
+                file="shipper/delivery/queue.py",
                 old="                until=self._now() + TURN_SECONDS,\n",
                 new="                until=self._now() + 1000 * TURN_SECONDS,\n",
             ),
@@ -188,12 +188,12 @@ NODE_MUTANTS: dict[str, Mutant] = {
         meaning="what cannot be read ends the walk over the root",
         patches=(
             Patch(
-                file="shipper/disk/newcomers.py",
+                file="shipper/discovery/scanner.py",
                 old="        except (SpoolError, Misplaced, OSError) as error:\n",
                 new="        except (Misplaced, OSError) as error:\n",
             ),
             Patch(
-                file="shipper/disk/newcomers.py",
+                file="shipper/discovery/scanner.py",
                 old="            self._take_in(directory)\n        except Exception:\n",
                 new="            self._take_in(directory)\n        except ValueError:\n",
             ),
@@ -213,7 +213,7 @@ NODE_MUTANTS: dict[str, Mutant] = {
         meaning="the age of a segment is what the wall clock says now",
         patches=(
             Patch(
-                file="shipper/disk/delivered.py",
+                file="shipper/retention/deletable.py",
                 old="        return self._now() - known[1]\n",
                 new="        return self._wall() - written\n",
             ),

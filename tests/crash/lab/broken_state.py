@@ -6,7 +6,7 @@ from tests.crash.lab.patches import Mutant, Patch
 
 _LEDGER = "shipper/ledger/ledger.py"
 _REPLAY = "shipper/replay/send.py"
-_STATE = "shipper/ledger/state.py"
+_STATE = "shipper/ledger/database.py"
 
 STATE_MUTANTS: dict[str, Mutant] = {
     "migration-in-steps": Mutant(
@@ -60,7 +60,7 @@ STATE_MUTANTS: dict[str, Mutant] = {
         meaning="a spool of a later version is taken for one that cannot be read, and moved away",
         patches=(
             Patch(
-                file="shipper/disk/quarantine.py",
+                file="shipper/retention/quarantine.py",
                 old="        if isinstance(error, NewerFormat) or (isinstance",
                 new="        if (isinstance",
             ),

@@ -11,11 +11,11 @@ from shipper.accounts.account import Account
 from shipper.accounts.audit import take_accounts
 from shipper.accounts.dead_letters import open_ledger
 from shipper.batch.batcher import CUT_OFF_NAME
-from shipper.disk.discovery import find_spools
+from shipper.config.schema import Config
+from shipper.discovery.layout import find_spools
 from shipper.ledger.ranges import common, size
 from shipper.receiver import queries
 from shipper.receiver.store import Store
-from shipper.settings.config import Config
 from shipper.sinks import REGISTRY
 from spooler.spool import codec
 from spooler.spool.reader import Reader

@@ -15,17 +15,17 @@ import time
 from pathlib import Path
 from typing import Any
 
-import shipper.post.delivery
+import shipper.delivery.backoff
 from shipper.accounts.account import Account
-from shipper.disk import tidying
+from shipper.config.schema import Config
 from shipper.errors import ShipperError
 from shipper.ledger.ranges import merged, size
 from shipper.receiver import answers, queries
 from shipper.receiver.listener import Exchange
 from shipper.receiver.routes import Call
 from shipper.receiver.store import Store
+from shipper.retention import cleaner
 from shipper.service import Service, ship_once
-from shipper.settings.config import Config
 from spooler.recorder import recorder
 from spooler.records import step as step_record
 from tests.crash.lab.attacks import Attack, Trials
@@ -77,8 +77,8 @@ class Moody(FaultyReceiver):
 def trial(seed: int, work: Path) -> Verdict:
     """See the module."""
     rng, found, variant = random.Random(seed), Findings(), seed % 3
-    shipper.post.delivery.FIRST_SECONDS = 0.01
-    tidying.TIDY_SECONDS = tidying.CROWDED_SECONDS = 0.1
+    shipper.delivery.backoff.FIRST_SECONDS = 0.01
+    cleaner.TIDY_SECONDS = cleaner.CROWDED_SECONDS = 0.1
     os.environ.update(
         PRIMUS_LENS_WANDB_OUTPUT_PATH=str(work / "spool"),
         PRIMUS_LENS_SPOOL_SEGMENT_RECORDS="50",

@@ -7,7 +7,7 @@ import random
 import time
 from pathlib import Path
 
-import shipper.post.delivery
+import shipper.delivery.backoff
 from shipper.service import Service, ship_once
 from tests.crash.lab.attacks import Attack, Trials
 from tests.crash.lab.attacks.spool_kills import record_for_ever
@@ -25,7 +25,7 @@ def trial(seed: int, work: Path) -> Verdict:
     """Kill trainers in a row, and the service beside them again and again."""
     rng, found = random.Random(seed), Findings()
     root = work / "spool"
-    shipper.post.delivery.FIRST_SECONDS = 0.01
+    shipper.delivery.backoff.FIRST_SECONDS = 0.01
     os.environ.update(
         PRIMUS_LENS_WANDB_OUTPUT_PATH=str(root), PRIMUS_LENS_SPOOL_SEGMENT_RECORDS="60"
     )

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from shipper.disk.discovery import find_spools
+from shipper.discovery.layout import find_spools
 from shipper.receiver import Receiver
 from tests.crash.lab.attacks import Attack, Trials
 from tests.crash.lab.conservation import Arrivals
@@ -44,9 +44,9 @@ for number in itertools.count():
 """
 _SERVE = """
 import sys
-import shipper.post.delivery, shipper.disk.tidying
+import shipper.delivery.backoff, shipper.retention.cleaner
 from shipper.service import Service
-shipper.post.delivery.FIRST_SECONDS, shipper.disk.tidying.TIDY_SECONDS = 0.05, 0.2
+shipper.delivery.backoff.FIRST_SECONDS, shipper.retention.cleaner.TIDY_SECONDS = 0.05, 0.2
 tidy, looks = Service._tidy, open(sys.argv.pop(), "a", buffering=1)
 def and_tell(service):
     tidy(service)

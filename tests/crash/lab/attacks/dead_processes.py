@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import shipper.post.delivery
+import shipper.delivery.backoff
 from shipper.receiver import queries
 from shipper.service import Service
 from spooler.recorder import recorder
@@ -54,7 +54,7 @@ def trial(seed: int, work: Path) -> Verdict:
     """See the module."""
     rng, found = random.Random(seed), Findings()
     root = work / "spool"
-    shipper.post.delivery.FIRST_SECONDS = 0.01
+    shipper.delivery.backoff.FIRST_SECONDS = 0.01
     os.environ["PRIMUS_LENS_WANDB_OUTPUT_PATH"] = str(root)
     receiver = FarReceiver(work / "telemetry.sqlite")
     config = settings(root, work / "state", receiver.url, flush_interval=FLUSH_SECONDS)

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from shipper.disk.discovery import find_spools
+from shipper.discovery.layout import find_spools
 from shipper.service import ship_once
 from spooler import recorder as module
 from spooler.records import step as step_record

@@ -20,12 +20,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import shipper.post.delivery
+import shipper.delivery.backoff
 from shipper.accounts.account import Account
-from shipper.disk import tidying
-from shipper.disk.discovery import find_spools
+from shipper.discovery.layout import find_spools
 from shipper.errors import ShipperError
 from shipper.receiver import Receiver
+from shipper.retention import cleaner
 from shipper.service import Service, ship_once
 from spooler import keeper
 from spooler import recorder as recorder_module
@@ -147,8 +147,8 @@ def trial(seed: int, work: Path) -> Verdict:
     """See the module."""
     rng, found = random.Random(seed), Findings()
     whose, policy, pause = VARIANTS[seed % len(VARIANTS)]
-    shipper.post.delivery.FIRST_SECONDS = 0.01
-    tidying.TIDY_SECONDS = tidying.CROWDED_SECONDS = 0.2
+    shipper.delivery.backoff.FIRST_SECONDS = 0.01
+    cleaner.TIDY_SECONDS = cleaner.CROWDED_SECONDS = 0.2
     keeper.TICK_SECONDS = 0.1
     recorder_module._RETRY_SECONDS = 0.05
     os.environ.update(

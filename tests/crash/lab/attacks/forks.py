@@ -14,7 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from shipper.disk.discovery import find_spools
+from shipper.discovery.layout import find_spools
 from spooler.spool import codec
 from spooler.spool.reader import Reader
 from tests.crash.lab.attacks import Attack, Trials

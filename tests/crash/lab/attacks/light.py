@@ -17,7 +17,7 @@ from pathlib import Path
 
 import msgpack
 
-from shipper.disk.discovery import find_spools
+from shipper.discovery.layout import find_spools
 from spooler.spool.reader import Reader
 from tests.crash.lab.attacks import Attack, Trials
 from tests.crash.lab.conservation import ALL

@@ -18,12 +18,12 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import shipper.delivery.backoff
 import shipper.master.outcome
-import shipper.post.delivery
 from shipper.accounts.audit import take_accounts
+from shipper.config.schema import Config
 from shipper.ledger.ledger import Ledger
 from shipper.service import Service, ship_once
-from shipper.settings.config import Config
 from spooler.records import exit as exit_record
 from tests.crash.lab.attacks import Attack, Trials
 from tests.crash.lab.lives import Life, Tell
@@ -127,7 +127,7 @@ def trial(seed: int, work: Path) -> Verdict:
     """Hit everything at moments that are drawn, then ship the rest and look at every life."""
     rng, found = random.Random(seed), Findings()
     shipper.master.outcome.RETRY_SECONDS = 0.05
-    shipper.post.delivery.FIRST_SECONDS = shipper.post.delivery.ALARM_FIRST_SECONDS = 0.05
+    shipper.delivery.backoff.FIRST_SECONDS = shipper.delivery.backoff.ALARM_FIRST_SECONDS = 0.05
     service = SERVICES[seed % len(SERVICES)]
     with kit.running(work / "master", service) as master:
         wire = FarWire(master.port)

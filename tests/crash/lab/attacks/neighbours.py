@@ -17,8 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import shipper.post.delivery
-from shipper.post.delivery import ALLOWANCE_GROWTH, Allowance
+import shipper.delivery.backoff
+from shipper.post.allowance import ALLOWANCE_GROWTH, Allowance
 from shipper.receiver import Receiver, answers, queries
 from shipper.receiver.listener import Exchange
 from shipper.receiver.routes import Call
@@ -70,7 +70,7 @@ class Troubled(Receiver):
 def trial(seed: int, work: Path) -> Verdict:
     """See the module."""
     rng, found = random.Random(seed), Findings()
-    shipper.post.delivery.FIRST_SECONDS = 0.05
+    shipper.delivery.backoff.FIRST_SECONDS = 0.05
     Allowance.missed = _miss  # type: ignore[method-assign]
     calm = _run(work / "calm", found, lambda root: 0, seconds=1.0)
     worst = _run(work / "trouble", found, partial(_make_trouble, rng), seconds=2.0)

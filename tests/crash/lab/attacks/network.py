@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import shipper.post.delivery
+import shipper.delivery.backoff
 from shipper.service import ship_once
 from spooler.records import exit as exit_record
 from spooler.records import step
@@ -72,8 +72,8 @@ def trial(seed: int, work: Path) -> Verdict:
     """One way, at every offset of an answer."""
     found = Findings()
     name = list(WAYS)[seed % len(WAYS)]
-    shipper.post.delivery.FIRST_SECONDS = 0.005
-    shipper.post.delivery.ALARM_FIRST_SECONDS = 0.005
+    shipper.delivery.backoff.FIRST_SECONDS = 0.005
+    shipper.delivery.backoff.ALARM_FIRST_SECONDS = 0.005
     receiver = FarReceiver(work / "telemetry.sqlite")
     address = urlsplit(receiver.url)
     assert address.hostname

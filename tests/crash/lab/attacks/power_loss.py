@@ -12,7 +12,7 @@ import random
 import threading
 from pathlib import Path
 
-from shipper.disk.discovery import find_spools
+from shipper.discovery.layout import find_spools
 from spooler.errors import SpoolError
 from spooler.spool import codec
 from spooler.spool.reader import Reader

@@ -20,6 +20,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from shipper.config.schema import Config
 from shipper.ledger.ledger import Ledger
 from shipper.post.http import Poster
 from shipper.receiver import queries
@@ -27,7 +28,6 @@ from shipper.replay.check import DIFFERS, HOLDS, check_receipts
 from shipper.replay.command import WISHING, replay_command
 from shipper.replay.source import Source
 from shipper.service import ship_once
-from shipper.settings.config import Config
 from shipper.sinks import REGISTRY
 from spooler.spool import codec
 from tests.crash.lab.attacks import Attack, Trials

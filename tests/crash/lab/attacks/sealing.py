@@ -14,7 +14,7 @@ import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
-from shipper.disk.discovery import find_spools
+from shipper.discovery.layout import find_spools
 from spooler.errors import SpoolError
 from spooler.records import step
 from spooler.spool import codec

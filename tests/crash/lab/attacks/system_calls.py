@@ -18,10 +18,10 @@ from importlib import import_module
 from pathlib import Path
 
 import shipper.commands.replay  # a fault is to strike what it does, not how it is loaded
-import shipper.post.delivery
+import shipper.delivery.backoff
 import shipper.replay.command  # as well
 from shipper import cli
-from shipper.disk.discovery import find_spools
+from shipper.discovery.layout import find_spools
 from shipper.errors import ShipperError
 from shipper.service import ship_once
 from shipper.sinks import REGISTRY as SINKS
@@ -145,7 +145,7 @@ def trial(seed: int, work: Path) -> Verdict:
     """One combination, for every N until it is not reached any more."""
     scene, call, error, forever = COMBINATIONS[seed % len(COMBINATIONS)]
     found = Findings()
-    shipper.post.delivery.FIRST_SECONDS = 0.01
+    shipper.delivery.backoff.FIRST_SECONDS = 0.01
     os.environ["WORKLOAD_UID"] = "w"
     os.environ["PRIMUS_LENS_SPOOL_SEGMENT_RECORDS"] = "12"
     quiet = os.open(os.devnull, os.O_WRONLY)

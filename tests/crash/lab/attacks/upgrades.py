@@ -23,13 +23,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import shipper.post.delivery
+import shipper.delivery.backoff
+from shipper.config.schema import Config
 from shipper.errors import StateNewer, StateUnusable
-from shipper.ledger import state
+from shipper.ledger import database as state
 from shipper.ledger.ledger import DATABASE_NAME, Ledger
 from shipper.ledger.migrations import MIGRATIONS, STATE_VERSION
 from shipper.service import Service, ship_once
-from shipper.settings.config import Config
 from spooler.records import exit as exit_record
 from spooler.records import step
 from spooler.spool import format as fmt
@@ -208,7 +208,7 @@ def check_copy(found: Findings, copy: Path, before: Known, seen: Known, where: s
 
 def meet_later(found: Findings, rng: random.Random, work: Path) -> None:
     """Ship beside a spool of the next version, amid kills; then be upgraded."""
-    shipper.post.delivery.FIRST_SECONDS = 0.01
+    shipper.delivery.backoff.FIRST_SECONDS = 0.01
     receiver = FarReceiver(work / "telemetry.sqlite")
     config = settings(
         *(work / "spool", work / "state", receiver.url),

@@ -1,0 +1,1 @@
+"""Which spools there are below the root, and which of them have changed."""

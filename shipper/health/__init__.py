@@ -1,0 +1,1 @@
+"""Whether the service runs: heartbeat, liveness, and messages to systemd."""

@@ -1,1 +1,0 @@
-"""One spool to one sink, and who has a turn when."""

@@ -1,0 +1,140 @@
+"""What was counted over all spools, those included whose files and rows are long gone.
+
+Counters must never shrink, or whoever draws their rate sees a jump; so what is pruned from the
+ledger is added up here first, in the same transaction.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from shipper.ledger import losses
+from shipper.ledger.database import Database, State
+
+# The columns of a position that are counters.
+SETTLED = ("delivered", "passed", "requests", "points", "nonfinite", "left_out")
+CORRUPT = "corrupt"
+_LOST, _DROPPED = "lost", "dropped"
+_OLD = "(SELECT id FROM spool WHERE deleted < ?)"
+
+Damaged = tuple[str, str, int, int, str]  # spool, sink, first, last, reason
+Told = tuple[str, str, int, int, int]  # spool, reason, count, first, last
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sums:
+    """Counts by sink and more; a record counts once for each sink, replays not at all."""
+
+    settled: Counter[tuple[str, str]]  # (sink, one of SETTLED)
+    lost: Counter[tuple[str, str]]  # (sink, "corrupt" or why it was given up)
+    dead: Counter[tuple[str, str, str]]  # (sink, reason, state)
+    dropped: Counter[str]  # never written by the training side, by reason
+
+
+def sums(state: State) -> Sums:
+    """Everything that was ever counted here."""
+    with state.using() as database:
+        settled = _settled(database, "")
+        lost, dropped = _lost(database, "")
+        for sink, what, reason, count in database.execute(
+            "SELECT sink, what, reason, count FROM forgotten"
+        ):
+            if what == _LOST:
+                lost[sink, reason] += count
+            elif what == _DROPPED:
+                dropped[reason] += count
+            else:
+                settled[sink, what] += count
+        dead = database.execute(
+            "SELECT sink, reason, state, count(*) FROM dead_letter GROUP BY sink, reason, state"
+        ).fetchall()
+    return Sums(
+        settled=settled,
+        lost=lost,
+        dead=Counter({(sink, why, state): n for sink, why, state, n in dead}),
+        dropped=dropped,
+    )
+
+
+def delivered(state: State) -> dict[str, int]:
+    """Records delivered to each sink, of the spools that are still known."""
+    with state.using() as database:
+        rows = database.execute("SELECT sink, sum(delivered) FROM position GROUP BY sink")
+        # A name with a tilde is the position of a replay.
+        return {sink: count or 0 for sink, count in rows if "~" not in sink}
+
+
+def keep(database: Database, before: float) -> None:
+    """Add up what is about to be pruned: all of spools deleted before that time."""
+    settled = _settled(database, f" AND spool IN {_OLD}", before)
+    lost, dropped = _lost(database, f" WHERE spool IN {_OLD}", before)
+    rows = [
+        *((sink, what, "", count) for (sink, what), count in settled.items()),
+        *((sink, _LOST, reason, count) for (sink, reason), count in lost.items()),
+        *(("", _DROPPED, reason, count) for reason, count in dropped.items()),
+    ]
+    for row in rows:
+        database.execute(
+            "INSERT INTO forgotten (sink, what, reason, count) VALUES (?, ?, ?, ?)"
+            " ON CONFLICT (sink, what, reason) DO UPDATE SET count = count + excluded.count",
+            row,
+        )
+
+
+def _settled(database: Database, where: str, *values: Any) -> Counter[tuple[str, str]]:
+    columns = ", ".join(f"coalesce(sum({name}), 0)" for name in SETTLED)
+    rows = database.execute(
+        # A name with a tilde is the position of a replay.
+        f"SELECT sink, {columns} FROM position WHERE sink NOT LIKE '%~%'{where} GROUP BY sink",
+        values,
+    )
+    return Counter(
+        {(row[0], name): row[place] for row in rows for place, name in enumerate(SETTLED, 1)}
+    )
+
+
+def _lost(
+    database: Database, where: str, *values: Any
+) -> tuple[Counter[tuple[str, str]], Counter[str]]:
+    damage = database.execute(
+        f"SELECT spool, sink, first, last, reason FROM damage{where}", values
+    ).fetchall()
+    told = database.execute(
+        f"SELECT spool, reason, count, first, last FROM gap{where}", values
+    ).fetchall()
+    lost = lost_of(damage, told)
+    given_up = database.execute(f"SELECT sink, reason, count FROM dropped{where}", values)
+    for sink, reason, count in given_up:
+        if "~" not in sink:
+            lost[sink, reason] += count
+    return lost, dropped_of(told)
+
+
+def lost_of(damage: Iterable[Damaged], told: Iterable[Told]) -> Counter[tuple[str, str]]:
+    """Records lost to each sink: (sink, reason) -> count."""
+    deleted: dict[str, list[tuple[int, int, str]]] = {}
+    for spool, reason, _, first, last in told:
+        if first:
+            deleted.setdefault(spool, []).append((first, last, reason))
+    pieces: dict[tuple[str, str], list[tuple[int, int, str]]] = {}
+    for spool, sink, first, last, reason in damage:
+        if "~" not in sink:
+            pieces.setdefault((spool, sink), []).append((first, last, reason))
+    lost = Counter[tuple[str, str]]()
+    for (spool, sink), mine in pieces.items():
+        found = losses.reckon(mine, deleted.get(spool, ()))
+        lost[sink, CORRUPT] += found.corrupt
+        for reason, count in found.evicted.items():
+            lost[sink, reason] += count
+    return +lost
+
+
+def dropped_of(told: Iterable[Told]) -> Counter[str]:
+    """Records that never got a seq, by reason."""
+    dropped = Counter[str]()
+    for _, reason, count, first, _ in told:
+        dropped[reason] += 0 if first else count
+    return +dropped

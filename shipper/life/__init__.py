@@ -1,1 +1,0 @@
-"""Signs of life: to systemd, to probes, to whoever asks beside the service."""

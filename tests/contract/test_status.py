@@ -1,0 +1,365 @@
+"""`lens-ship status` tells the truth: it agrees with the audit, with the service, and exits so."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shipper.accounts.audit import take_accounts
+from shipper.batch.outcome import BAD_REQUEST
+from shipper.ledger import service_status, totals
+from shipper.ledger.ledger import Ledger
+from shipper.service import ship_once
+from shipper.sinks import REGISTRY
+from shipper.status.collect import status_collector
+from shipper.status.model import Status
+from spooler.spool import format as fmt
+from tests.kit import spools
+from tests.kit.command import lens_ship, start_lens_ship
+from tests.kit.faulty_receiver import Answer, FaultyReceiver, Normal
+from tests.kit.shipping import Record, config, detection, goodbye, spool, step
+
+
+@pytest.fixture
+def receiver(tmp_path: Path) -> Iterator[FaultyReceiver]:
+    with FaultyReceiver(path=tmp_path / "telemetry.sqlite") as receiver:
+        yield receiver
+
+
+def gap(reason: str, count: int) -> Record:
+    return "gap", {"time": 1.0, "reason": reason, "count": count, "first": 1.0, "last": 2.0}
+
+
+MIXED: list[Record] = [
+    detection(),
+    *(step(n, run="ab"[n % 2]) for n in range(10)),
+    step(2**40),  # nobody can take this one
+    ("mystery", {"time": 1.0}),
+    step(11, loss=None),  # nothing to send
+    gap("disk-full", 7),
+    step(12, run="a", loss=1.5, broken=float("nan")),
+    goodbye(),
+]
+
+
+def ship(tmp_path: Path, receiver: FaultyReceiver, timeout: float = 60, **more: Any) -> None:
+    given = config(tmp_path, processor_url=receiver.url, batch_size=4, **more)
+    ship_once(given, timeout=timeout)
+
+
+def standing(tmp_path: Path) -> Status:
+    with status_collector(config(tmp_path)) as survey:
+        return survey.take()
+
+
+def agree(tmp_path: Path) -> Status:
+    """Compare a look at everything with the audit, which reads every record."""
+    overview = standing(tmp_path)
+    with closing(Ledger(tmp_path / "state", exclusive=False)) as ledger:
+        accounts = take_accounts(ledger, tmp_path / "spool", REGISTRY)
+    ways = {(s.spool, way.sink): (s, way) for s in overview.spools for way in s.ways}
+    for account in accounts:
+        seen, way = ways[account.spool, account.sink]
+        assert (
+            seen.written,
+            way.delivered,
+            way.passed,
+            way.pending,
+            way.corrupt,
+            way.evicted,
+            dict(seen.dropped),
+        ) == (
+            account.written,
+            account.delivered,
+            account.passed,
+            account.pending,
+            account.corrupt,
+            sum(account.evicted.values()) + sum(account.given_up.values()),
+            dict(account.dropped),
+        ), account
+    return overview
+
+
+def test_it_agrees_with_the_audit_when_all_is_settled(
+    tmp_path: Path, receiver: FaultyReceiver
+) -> None:
+    spool(tmp_path / "spool", MIXED)
+    ship(tmp_path, receiver)
+    overview = agree(tmp_path)
+    sink = overview.sinks[0]
+    assert sink.dead == {"unsendable": 1}
+    # Ten steps and the last, which also tells of the gap.
+    assert (sink.points, sink.nonfinite, sink.left_out) == (12, 1, 1)
+    assert overview.dropped == {"disk-full": 7}
+    assert sink.seen == sink.settled == overview.spools[0].newest
+
+
+@pytest.mark.parametrize("answered", range(6))
+def test_it_agrees_with_the_audit_wherever_delivery_stops(
+    tmp_path: Path, receiver: FaultyReceiver, answered: int
+) -> None:
+    receiver.then(*[Normal()] * answered)
+    receiver.otherwise = Answer(status=503)
+    for salt in (1, 2):
+        who = spools.identity(spools.spool_id(salt), workload_uid=f"w{salt}")
+        spool(tmp_path / "spool", MIXED, who=who, segment_records=3)
+    ship(tmp_path, receiver, timeout=1.0)
+    overview = agree(tmp_path)
+    assert overview.pending > 0
+    assert overview.oldest is not None
+    assert overview.sinks[0].pending_bytes > 0
+
+
+def test_it_agrees_with_the_audit_about_damage(tmp_path: Path, receiver: FaultyReceiver) -> None:
+    directory, _ = spool(tmp_path / "spool", [step(n) for n in range(30)], segment_records=5)
+    middle = directory / fmt.segment_name(3)
+    middle.write_bytes(b"\0" * middle.stat().st_size)
+    ship(tmp_path, receiver, timeout=5.0)
+    overview = agree(tmp_path)
+    assert overview.sinks[0].lost["corrupt"] > 0
+
+
+def test_before_any_service_everything_is_pending(tmp_path: Path) -> None:
+    directory, _ = spool(tmp_path / "spool", [step(n) for n in range(5)])
+    overview = standing(tmp_path)
+    assert [way.pending for way in overview.spools[0].ways] == [5] * len(REGISTRY)
+    assert overview.spools[0].directory == str(directory)
+    assert not (tmp_path / "state").exists(), "a look makes nothing"
+
+
+def test_a_look_changes_no_file_of_a_spool(tmp_path: Path, receiver: FaultyReceiver) -> None:
+    receiver.otherwise = Answer(status=503)
+    spool(tmp_path / "spool", [step(n) for n in range(30)], segment_records=5)
+    ship(tmp_path, receiver, timeout=0.5)
+    before = {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in (tmp_path / "spool").rglob("*")}
+    standing(tmp_path)
+    after = {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in (tmp_path / "spool").rglob("*")}
+    assert after == before
+
+
+def test_what_a_job_keeps_to_itself_is_not_behind(tmp_path: Path) -> None:
+    who = spools.identity(workload_uid="w", api_reporting=False)
+    spool(tmp_path / "spool", [step(1)], who=who)
+    (seen,) = standing(tmp_path).spools
+    assert (seen.state, seen.pending, seen.written) == ("withheld", 0, 1)
+
+
+def test_no_sum_shrinks_when_a_spool_is_forgotten(tmp_path: Path, receiver: FaultyReceiver) -> None:
+    spool(tmp_path / "spool", MIXED)
+    ship(tmp_path, receiver, save_local=False)
+    with closing(Ledger(tmp_path / "state")) as ledger:
+        before = totals.sums(ledger)
+        assert before.settled["processor", "delivered"] == 12
+        assert ledger.spools()[0]["deleted"]
+        ledger.prune(before=2**40)
+        assert ledger.positions() == ledger.gaps() == []
+        assert totals.sums(ledger) == before
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+
+def status(tmp_path: Path, *words: str) -> tuple[int, dict[str, Any]]:
+    done = lens_ship(
+        "status",
+        "--json",
+        *words,
+        LENS_SHIP_SPOOL=str(tmp_path / "spool"),
+        LENS_SHIP_STATE=str(tmp_path / "state"),
+    )
+    assert done.err == ""
+    return done.code, json.loads(done.out)
+
+
+def test_with_nothing_there_it_says_so_and_exits_0(tmp_path: Path) -> None:
+    code, told = status(tmp_path)
+    assert (code, told["status"]["level"], told["running"]) == (0, "ok", False)
+    assert "no service has run yet" in told["status"]["headline"]
+
+
+def test_records_that_nobody_ships_need_a_hand(tmp_path: Path) -> None:
+    spool(tmp_path / "spool", [step(1)])
+    code, told = status(tmp_path)
+    assert (code, told["pending"]) == (1, 1)
+    assert "start it with lens-ship run" in told["status"]["headline"]
+
+
+def test_dead_letters_need_a_hand_until_somebody_deals_with_them(
+    tmp_path: Path, receiver: FaultyReceiver
+) -> None:
+    spool(tmp_path / "spool", [step(2**40), step(1)])
+    ship(tmp_path, receiver)
+    code, told = status(tmp_path)
+    assert (code, told["dead"], told["sinks"][0]["dead"]) == (1, 1, {"unsendable": 1})
+    assert status(tmp_path, "--dead-letters", "1")[0] == 0
+    done = lens_ship("dead-letter", "drop", "1", "--yes", "--state", str(tmp_path / "state"))
+    assert done.code == 0, done.err
+    code, told = status(tmp_path)
+    assert (code, told["dead"], told["sinks"][0]["given_up"]) == (0, 0, 1)
+    assert told["sinks"][0]["refused"] == {"unsendable": 1}
+
+
+def test_a_spool_that_cannot_be_read_needs_a_hand(tmp_path: Path, receiver: FaultyReceiver) -> None:
+    directory, _ = spool(tmp_path / "spool", [step(1)])
+    ship(tmp_path, receiver)
+    assert status(tmp_path)[0] == 0
+    (directory / fmt.segment_name(1)).write_bytes(b"not a database" * 100)
+    code, told = status(tmp_path)
+    assert (code, told["spools"][0]["state"]) == (1, "unreadable")
+    assert fmt.segment_name(1) in told["status"]["headline"]
+
+
+def test_one_spool_can_be_asked_for_alone(tmp_path: Path) -> None:
+    for salt in (1, 2):
+        spool(tmp_path / "spool", [step(1)], who=spools.identity(spools.spool_id(salt)))
+    wanted = spools.spool_id(2)
+    assert [one["spool"] for one in status(tmp_path, "--spool-id", wanted)[1]["spools"]] == [wanted]
+    flags = ("--spool", str(tmp_path / "spool"), "--state", str(tmp_path / "state"))
+    nobody = lens_ship("status", "--spool-id", "none", *flags)
+    assert (nobody.code, nobody.out) == (2, "")
+    assert "has an id that begins with none" in nobody.err
+
+
+@pytest.fixture
+def running(tmp_path: Path, receiver: FaultyReceiver) -> Iterator[subprocess.Popen[str]]:
+    """A service whose receiver refuses its token."""
+    receiver.otherwise = Answer(status=401, body="invalid token")
+    spool(tmp_path / "spool", [step(n) for n in range(9)])
+    process = start_lens_ship(
+        "run",
+        "--processor-url",
+        receiver.url,
+        LENS_SHIP_SPOOL=str(tmp_path / "spool"),
+        LENS_SHIP_STATE=str(tmp_path / "state"),
+    )
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def watched(tmp_path: Path, until: Any) -> dict[str, Any]:
+    """Look again and again, as `--watch` does, until something is so."""
+    process = start_lens_ship(
+        "status",
+        "--json",
+        "--watch",
+        "0.2",
+        stdout=subprocess.PIPE,
+        LENS_SHIP_SPOOL=str(tmp_path / "spool"),
+        LENS_SHIP_STATE=str(tmp_path / "state"),
+    )
+    assert process.stdout is not None
+    patience = threading.Timer(spools.PATIENCE_SECONDS, process.kill)
+    patience.start()
+    try:
+        for line in process.stdout:
+            told: dict[str, Any] = json.loads(line)
+            if until(told):
+                return told
+        raise AssertionError(process.communicate())
+    finally:
+        patience.cancel()
+        process.kill()
+        process.communicate()
+
+
+def test_it_says_what_troubles_a_running_service_and_since_when(
+    tmp_path: Path, running: subprocess.Popen[str]
+) -> None:
+    told = watched(
+        tmp_path, lambda told: any(sink["troubles"] for sink in told["sinks"]) and told["sign"]
+    )
+    assert told["running"]
+    assert told["sign"]["pid"] == running.pid
+    trouble = told["sinks"][0]["troubles"][0]
+    assert (trouble["reason"], trouble["alarm"], trouble["until"]) == ("not-allowed", True, None)
+    assert "invalid token" in trouble["detail"]
+    assert told["status"]["headline"].startswith("9 records behind, processor refuses the token")
+    code, told = status(tmp_path)
+    assert code == 1
+    running.kill()
+    running.wait()
+    code, told = status(tmp_path)
+    assert (code, told["running"]) == (1, False)
+    assert "ended without a goodbye" in told["status"]["headline"]
+
+
+def test_a_service_that_was_stopped_has_said_so(
+    tmp_path: Path, receiver: FaultyReceiver, running: subprocess.Popen[str]
+) -> None:
+    watched(tmp_path, lambda told: told["sign"])
+    running.terminate()
+    assert running.wait(spools.PATIENCE_SECONDS) == 0
+    code, told = status(tmp_path)
+    assert (code, told["running"]) == (1, False)
+    assert told["sign"]["stopped"] > 0
+    assert "it was stopped at" in told["status"]["headline"]
+
+
+def test_what_is_over_is_told_as_over_by_the_next_service(
+    tmp_path: Path, receiver: FaultyReceiver
+) -> None:
+    receiver.otherwise = Answer(status=401)
+    spool(tmp_path / "spool", [step(1)])
+    ship(tmp_path, receiver, timeout=0.5)
+    with closing(Ledger(tmp_path / "state", exclusive=False)) as ledger:
+        assert service_status.troubles(ledger)[0].until is None
+    receiver.otherwise = Normal()
+    ship(tmp_path, receiver)
+    with closing(Ledger(tmp_path / "state", exclusive=False)) as ledger:
+        (trouble,) = service_status.troubles(ledger)
+    assert trouble.until is not None
+    assert trouble.reason == "not-allowed"
+
+
+def test_the_trouble_of_a_workload_is_over_when_nothing_of_it_is_left(
+    tmp_path: Path, receiver: FaultyReceiver
+) -> None:
+    """Once, it was told as present until the next start, though all was refused and kept."""
+    receiver.then(Answer(status=500))
+    meta = {"code": 4001, "message": BAD_REQUEST}
+    receiver.otherwise = Answer(status=400, body=json.dumps({"meta": meta, "data": None}))
+    spool(tmp_path / "spool", [step(1), goodbye()])
+    ship(tmp_path, receiver)
+    with closing(Ledger(tmp_path / "state", exclusive=False)) as ledger:
+        assert sum(1 for _ in ledger.dead_letters()) == 1
+        told = service_status.troubles(ledger)
+    assert [(one.workload != "", one.until is not None) for one in told] == [(True, True)]
+
+
+def test_a_service_starts_while_somebody_looks(tmp_path: Path) -> None:
+    with closing(Ledger(tmp_path / "state")):
+        assert service_status.is_running(tmp_path / "state")
+    assert not service_status.is_running(tmp_path / "state")
+    assert not service_status.is_running(tmp_path / "nowhere")
+
+
+def test_a_look_loads_no_network_library(tmp_path: Path) -> None:
+    heavy = {"requests", "urllib3", "grpc", "tenacity", "watchdog", "prometheus_client", "plotext"}
+    code = (
+        "import sys, json; from shipper.cli import cli\n"
+        "try: cli(['status', '--json', '--spool', sys.argv[1], '--state', sys.argv[2]])\n"
+        "except SystemExit: pass\n"
+        "print(json.dumps(sorted(name.partition('.')[0] for name in sys.modules)))"
+    )
+    loaded = set(spools.answer(spools.python(code, tmp_path / "spool", tmp_path / "state")))
+    assert loaded & heavy == set()
+
+
+def test_a_spool_without_a_folder_any_more_is_no_spool(
+    tmp_path: Path, receiver: FaultyReceiver
+) -> None:
+    directory, _ = spool(tmp_path / "spool", [step(1)])
+    ship(tmp_path, receiver)
+    shutil.rmtree(directory)
+    overview = standing(tmp_path)
+    assert overview.spools == ()
+    assert overview.sinks[0].delivered == 1

@@ -1,0 +1,93 @@
+"""What the page is made of: an hour of samples, and curves that keep their peaks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from shipper.admin.curves import POINTS, Curves, thinned
+from shipper.admin.history import SAMPLES, History
+from shipper.status.model import DiskStatus, SinkStatus, SpoolStatus, Status
+from tests.kit import shipping
+from tests.kit.shipping import Record, step
+
+NOTHING = Status(
+    time=0.0,
+    root="/spool",
+    state="/state",
+    running=True,
+    sign=None,
+    disk=DiskStatus(),
+    spools=(),
+    sinks=(SinkStatus(sink="processor"),),
+)
+
+
+def test_the_history_is_an_hour_and_no_more() -> None:
+    history = History()
+    for number in range(SAMPLES + 50):
+        sink = SinkStatus(sink="processor", delivered=number * 30)
+        history.add(replace(NOTHING, time=number * 10.0, sinks=(sink,)))
+    told = history.to_map()
+    assert {len(column) for column in told.values()} == {SAMPLES}
+    assert told["time"][-1] - told["time"][0] == (SAMPLES - 1) * 10.0
+    assert set(told["rate"]) == {3.0}
+
+
+def test_a_count_that_goes_back_is_no_negative_rate() -> None:
+    history = History()
+    for delivered in (100, 0):
+        sink = SinkStatus(sink="processor", delivered=delivered)
+        history.add(replace(NOTHING, time=200.0 - delivered, sinks=(sink,)))
+    assert history.to_map()["rate"] == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("count", [1, POINTS, POINTS + 1, 5000])
+def test_thinning_keeps_order_ends_and_peaks(count: int) -> None:
+    points = [(float(n), float((n * 7919) % 1000)) for n in range(count)]
+    points[count // 2] = (count // 2, 5000.0)
+    kept = thinned(points)
+    assert len(kept) <= POINTS
+    assert kept == sorted(kept)
+    assert set(kept) <= set(points)
+    assert kept[-1] == points[-1]
+    assert (count // 2, 5000.0) in kept
+
+
+def live(root: Path, records: list[Record]) -> Status:
+    directory, writer = shipping.spool(root, records)
+    spool = SpoolStatus(
+        spool=directory.name, directory=str(directory), state="writing", written=len(records)
+    )
+    assert writer
+    return replace(NOTHING, spools=(spool,))
+
+
+@pytest.mark.parametrize(
+    ("names", "metric"),
+    [
+        (["loss", "train/loss", "val/loss"], "loss"),
+        (["val/loss", "train/loss"], "train/loss"),
+        (["eval.Loss_total", "lr"], "eval.Loss_total"),
+    ],
+)
+def test_the_curve_is_of_what_is_most_likely_the_loss(
+    tmp_path: Path, names: list[str], metric: str
+) -> None:
+    records = [step(n, **dict.fromkeys(names, float(n))) for n in range(3)]
+    (curve,) = Curves().of(live(tmp_path, records))
+    assert (curve["metric"], curve["points"]) == (metric, [(0, 0.0), (1, 1.0), (2, 2.0)])
+
+
+def test_a_run_without_a_loss_has_no_curve(tmp_path: Path) -> None:
+    records = [step(n, lr=0.1, note="loss", broken=float("nan")) for n in range(3)]
+    assert Curves().of(live(tmp_path, records)) == []
+
+
+def test_a_spool_that_cannot_be_read_has_no_curve(tmp_path: Path) -> None:
+    overview = live(tmp_path, [step(n) for n in range(3)])
+    for path in tmp_path.rglob("*.sqlite"):
+        path.write_bytes(b"x" * 5000)
+    assert Curves().of(overview) == []

@@ -1,0 +1,311 @@
+"""A lane gives its spools fair turns in time, and the trouble of one does not stop the others."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shipper.batch.outcome import Outcome, Verdict
+from shipper.delivery.pipeline import Route, Together
+from shipper.delivery.queue import SLEEP_SECONDS, TROUBLE_SECONDS, TURN_SECONDS, Lane
+from shipper.delivery.sink_state import Health
+from shipper.ledger.ledger import Ledger
+from shipper.sinks.processor import StepParcel
+from spooler.errors import SpoolDamaged
+from spooler.spool.reader import Chunk
+from tests.kit.shipping import (
+    DELIVERED,
+    Clock,
+    Judge,
+    OwnedReader,
+    Record,
+    ScriptedSink,
+    append,
+    config,
+    retry,
+    spool,
+    step,
+)
+from tests.kit.spools import identity, spool_id
+
+NEVER = float("inf")
+FLUSH = 5.0
+
+
+class Setup:
+    """One lane of one workload, with a clock and a scripted sink."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.clock = Clock()
+        self.config = config(folder, flush_interval=FLUSH)
+        self.sink = ScriptedSink(self.config)
+        self.health = Health("processor", self.clock)
+        self.ledger = Ledger(self.config.state)
+        self.lane = self.another_lane("w")
+        self.writers: dict[int, Any] = {}
+
+    def another_lane(self, key: str) -> Lane:
+        return Lane(key=key, sink_health=self.health, flush_all=False, now=self.clock)
+
+    def add(self, salt: int, records: list[Record], *, owned: bool = True) -> Route:
+        """A spool with these records joins the lane."""
+        who = identity(spool_id(salt), workload_uid="w")
+        directory, self.writers[salt] = spool(self.folder / "spool", records, who=who, close=False)
+        route = Route(
+            reader=OwnedReader(directory, owned=owned),
+            identity=who,
+            sink=self.sink,
+            together=Together(ledger=self.ledger, config=self.config),
+        )
+        self.lane.add(route)
+        return route
+
+    def judge(self, judge: Judge) -> None:
+        self.sink.judge = judge
+
+    def turns(self, limit: int = 50) -> int:
+        """Take turns for as long as one is due now; return how many that were."""
+        for number in range(limit):
+            if self.lane.due() > self.clock.now:
+                return number
+            self.lane.turn()
+        raise AssertionError("the lane does not come to rest")
+
+
+@pytest.fixture
+def setup(tmp_path: Path) -> Any:
+    made = Setup(tmp_path)
+    yield made
+    made.ledger.close()
+    for writer in made.writers.values():
+        writer.close()
+
+
+def test_an_empty_lane_is_never_due_and_has_nothing_left(setup: Setup) -> None:
+    assert setup.lane.due() == NEVER
+    assert setup.lane.caught_up()
+    setup.lane.turn()
+
+
+def test_a_new_spool_is_due_at_once_and_sleeps_after_its_end(setup: Setup) -> None:
+    setup.add(1, [step(1)])
+    assert setup.lane.due() == setup.clock.now
+    assert not setup.lane.caught_up()
+    setup.turns()
+    assert setup.lane.caught_up()
+    assert setup.lane.due() == setup.clock.now + SLEEP_SECONDS
+
+
+def test_a_spool_that_is_woken_has_its_turn_at_once(setup: Setup) -> None:
+    route = setup.add(1, [step(1)])
+    setup.turns()
+    append(setup.writers[1], [step(2)])
+    setup.lane.wake(route.identity.spool)
+    setup.turns()
+    assert setup.sink.steps == [[1], [2]]
+
+
+def test_news_that_come_during_a_turn_are_not_slept_over(setup: Setup) -> None:
+    """It was woken after it had read to the end, and before it knew that it may sleep."""
+    route = setup.add(1, [step(1)])
+    news = [step(2)]
+
+    def judge(parcel: StepParcel, tries: int) -> Outcome:
+        if news:
+            append(setup.writers[1], [news.pop()])
+            setup.lane.wake(route.identity.spool)
+        return DELIVERED
+
+    setup.sink.judge = judge
+    setup.turns()
+    setup.turns()
+    assert setup.sink.steps == [[1], [2]]
+
+
+def test_new_data_refutes_that_a_spool_is_finished(setup: Setup) -> None:
+    """It is read on, and its files are not deleted as those of a spool that has ended."""
+    route = setup.add(1, [step(1)])
+    assert isinstance(route.reader, OwnedReader)
+    route.reader.owned = False
+    setup.turns()
+    spool = route.identity.spool
+    assert setup.lane.standing(spool) == (1, True)
+    append(setup.writers[1], [step(2)])
+    setup.lane.wake(spool)
+    assert setup.lane.standing(spool) == (1, False)
+    route.reader.owned = True
+    setup.turns()
+    assert setup.sink.steps == [[1], [2]]
+    assert setup.lane.standing(spool) == (2, False)
+    route.reader.owned = False
+    setup.lane.wake(spool)
+    setup.turns()
+    assert setup.lane.standing(spool) == (2, True)
+    assert setup.lane.due() == NEVER
+
+
+def test_a_spool_that_nobody_woke_is_read_after_its_sleep(setup: Setup) -> None:
+    setup.add(1, [step(1)])
+    setup.turns()
+    append(setup.writers[1], [step(2)])
+    setup.clock.pass_by(SLEEP_SECONDS)
+    setup.turns()
+    assert setup.sink.steps == [[1], [2]]
+
+
+def test_a_spool_whose_writer_is_gone_is_finished_when_its_last_record_is_sent(
+    setup: Setup,
+) -> None:
+    route = setup.add(1, [step(1), step(2, closed=False)])
+    setup.turns()
+    assert setup.sink.steps == [[1]]
+    assert isinstance(route.reader, OwnedReader)
+    route.reader.owned = False
+    setup.clock.pass_by(FLUSH)
+    setup.turns()
+    assert setup.sink.steps == [[1], [2]]
+    assert setup.lane.spools() == [route.identity.spool]
+    assert setup.lane.standing(route.identity.spool) == (2, True)
+    assert setup.lane.standing("another") is None
+    assert setup.lane.due() == NEVER
+    assert setup.lane.caught_up()
+
+
+def test_an_open_step_is_due_when_it_has_been_held_long_enough(setup: Setup) -> None:
+    setup.add(1, [step(1, closed=False)])
+    setup.turns()
+    assert setup.sink.steps == []
+    assert setup.lane.due() == setup.clock.now + FLUSH
+    assert not setup.lane.caught_up()
+    setup.clock.pass_by(FLUSH)
+    setup.turns()
+    assert setup.sink.steps == [[1]]
+
+
+@pytest.mark.promise("G15")
+def test_spools_take_turns_when_time_is_up(setup: Setup) -> None:
+    setup.config = config(setup.folder, flush_interval=FLUSH, batch_size=1)
+    setup.sink = ScriptedSink(setup.config)
+    setup.add(1, [step(number, run="a") for number in range(3)], owned=False)
+    setup.add(2, [step(number, run="b") for number in range(3)], owned=False)
+
+    def slow(parcel: Any, tries: int) -> Any:
+        setup.clock.pass_by(TURN_SECONDS)
+        return DELIVERED
+
+    setup.judge(slow)
+    setup.turns()
+    assert [parcel.run for parcel in setup.sink.sent] == ["a", "b", "a", "b", "a", "b"]
+
+
+@pytest.mark.promise("G3")
+def test_a_failure_leaves_everything_where_it_is_and_waits(setup: Setup) -> None:
+    route = setup.add(1, [step(1)])
+    setup.judge(lambda parcel, tries: retry())
+    setup.lane.turn()
+    assert route.position.seq == 0
+    assert setup.lane.due() == setup.lane.health.ready_at
+    assert not setup.lane.caught_up()
+    setup.judge(lambda parcel, tries: DELIVERED)
+    setup.clock.pass_by(60)
+    setup.turns()
+    assert route.position.seq == 1
+    assert setup.lane.health.trouble is None
+
+
+@pytest.mark.promise("G15")
+def test_trouble_of_the_workload_holds_up_no_other_workload(setup: Setup) -> None:
+    setup.add(1, [step(1)])
+    setup.judge(lambda parcel, tries: retry("unknown-workload"))
+    setup.lane.turn()
+    assert setup.lane.health.trouble is not None
+    assert setup.health.trouble is None
+    other = setup.another_lane("other")
+    other.add(setup.lane.routes()[0])
+    assert other.due() == setup.clock.now
+
+
+def test_trouble_of_the_sink_holds_up_all_its_workloads_until_it_is_over(setup: Setup) -> None:
+    setup.add(1, [step(1)])
+    other = setup.another_lane("other")
+    other.add(setup.lane.routes()[0])
+    setup.judge(lambda parcel, tries: retry("refused", scope="sink", alarm=True))
+    setup.lane.turn()
+    assert setup.health.trouble is not None
+    assert other.due() == setup.lane.due() == setup.health.ready_at
+    setup.judge(lambda parcel, tries: DELIVERED)
+    setup.clock.pass_by(60)
+    setup.turns()
+    assert setup.health.trouble is None
+    assert other.due() <= setup.clock.now
+
+
+def test_progress_before_a_failure_begins_a_new_row_of_failures(setup: Setup) -> None:
+    setup.config = config(setup.folder, batch_size=1)
+    setup.sink = ScriptedSink(setup.config)
+    setup.add(1, [step(number) for number in range(40)])
+    setup.judge(lambda parcel, tries: DELIVERED if tries > 1 else retry())
+    for _ in range(30):
+        setup.lane.turn()
+        assert setup.lane.health.ready_at - setup.clock.now <= 1.0
+        setup.clock.pass_by(60)
+
+
+@pytest.mark.promise("G15")
+@pytest.mark.parametrize(
+    "error", [SpoolDamaged("00000001.sqlite", 3, "malformed"), OSError(5, "Input/output error")]
+)
+def test_a_spool_that_cannot_be_read_is_left_alone_and_the_others_go_on(
+    setup: Setup,
+    error: Exception,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    bad = setup.add(1, [step(1, run="bad")])
+    setup.add(2, [step(1, run="good")])
+    read = bad.reader.read
+
+    def broken(after: int, limit: int) -> Chunk:
+        raise error
+
+    monkeypatch.setattr(bad.reader, "read", broken)
+    with caplog.at_level(logging.ERROR, logger="shipper.delivery.queue"):
+        setup.turns()
+        assert [parcel.run for parcel in setup.sink.sent] == ["good"]
+        assert not setup.lane.caught_up()
+        setup.clock.pass_by(TROUBLE_SECONDS)
+        setup.turns()
+        assert len(caplog.records) == 1  # said once
+    assert str(bad.reader.directory) in caplog.text
+    monkeypatch.setattr(bad.reader, "read", read)
+    setup.clock.pass_by(TROUBLE_SECONDS)
+    setup.turns()
+    assert [parcel.run for parcel in setup.sink.sent] == ["good", "bad"]
+
+
+def test_a_spool_at_rest_comes_back(setup: Setup) -> None:
+    setup.add(1, [step(1)])
+    setup.lane.rest()
+    assert setup.lane.due() == setup.clock.now + TROUBLE_SECONDS
+
+
+def test_a_removed_spool_is_forgotten(setup: Setup) -> None:
+    route = setup.add(1, [step(1)])
+    setup.lane.remove(route.identity.spool)
+    setup.lane.remove("never there")
+    assert setup.lane.routes() == []
+    assert setup.lane.due() == NEVER
+
+
+def test_a_refused_parcel_does_not_count_as_trouble_of_anyone(setup: Setup) -> None:
+    setup.add(1, [step(1), step(2)])
+    dead = retry("no-identity")
+    setup.judge(lambda parcel, tries: type(dead)(verdict=Verdict.DEAD, reason="no-identity"))
+    setup.turns()
+    assert setup.lane.health.trouble is None
+    assert setup.health.trouble is None
+    assert setup.lane.caught_up()

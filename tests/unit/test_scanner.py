@@ -1,0 +1,118 @@
+"""Spools are taken in as found, hundreds at once too; bad ones get a part of the time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from shipper.discovery.scanner import LOOK_SECONDS, MOST_AT_ONCE, Newcomers
+from shipper.ledger.ledger import Ledger
+from spooler.errors import SpoolError
+from spooler.spool.identity import Identity
+from spooler.spool.reader import Reader
+from tests.kit import spools
+from tests.kit.shipping import config
+
+MANY = 2 * MOST_AT_ONCE + 50
+RESCAN = 60.0
+
+
+class Walker:
+    """Walks of a root, on a clock that goes on while a bad spool is looked at."""
+
+    def __init__(self, folder: Path) -> None:
+        self.now = 1000.0
+        self.seconds = 0.01  # what a look at a bad one takes
+        self.judged: list[Path] = []
+        self.at_each: Callable[[], None] = lambda: None
+        self.taken: dict[Path, Identity] = {}
+        self.config = config(folder, rescan_seconds=RESCAN)
+        self.config.spool.mkdir()
+        self.ledger = Ledger(self.config.state)
+        self.newcomers = Newcomers(
+            config=self.config,
+            ledger=self.ledger,
+            is_known=self.taken.__contains__,
+            take_in=self._take,
+            set_aside=self._judge,
+            now=lambda: self.now,
+        )
+
+    def _take(self, reader: Reader, identity: Identity) -> None:
+        self.taken[reader.directory] = identity
+
+    def _judge(self, reader: Reader, error: SpoolError) -> bool:
+        self.now += self.seconds
+        self.judged.append(reader.directory)
+        self.at_each()
+        return False
+
+
+def bad_spool(root: Path, salt: int) -> Path:
+    folder = root / "node_0" / spools.spool_id(salt)
+    folder.mkdir(parents=True)
+    (folder / "00000001.sqlite").write_bytes(b"no database" * 100)
+    return folder
+
+
+@pytest.fixture
+def walker(tmp_path: Path) -> Iterator[Walker]:
+    one = Walker(tmp_path)
+    yield one
+    one.ledger.close()
+
+
+def test_hundreds_of_spools_are_taken_in_without_a_rest(walker: Walker) -> None:
+    for salt in range(MANY):
+        spools.writer(walker.config.spool, spool=spools.spool_id(salt)).close()
+    walks = 0
+    while len(walker.taken) < MANY:
+        assert walker.newcomers.seconds <= 0
+        walker.newcomers.walk_if_due()
+        walks += 1
+    assert walks == 3
+    assert walker.newcomers.is_done
+    assert walker.newcomers.seconds > RESCAN / 2
+
+
+def test_between_walks_of_hundreds_that_cannot_be_read_there_is_a_rest(walker: Walker) -> None:
+    for salt in range(MANY):
+        bad_spool(walker.config.spool, salt)
+    began = walker.now
+    walker.newcomers.walk_if_due()
+    took = walker.now - began
+    assert not walker.newcomers.is_done
+    assert walker.newcomers.seconds == pytest.approx(3 * took)
+    while not walker.newcomers.is_done:
+        walker.now += max(0.0, walker.newcomers.seconds)
+        walker.newcomers.walk_if_due()
+    assert len(walker.newcomers.unreadable) == MANY
+    assert not walker.taken
+
+
+@pytest.mark.promise("G15")
+def test_a_tenant_whose_spools_take_long_is_left_for_the_next_walk(walker: Walker) -> None:
+    """Wall time counts: it may be waiting. Each walk goes on where the last one has ended."""
+    walker.seconds = LOOK_SECONDS * 0.6
+    slow = [bad_spool(walker.config.spool / "a", salt) for salt in range(6)]
+    for number, folder in enumerate("bcd"):
+        spools.writer(walker.config.spool / folder, spool=spools.spool_id(10 + number)).close()
+    walker.newcomers.walk_if_due()
+    assert len(walker.taken) == 3
+    assert list(walker.newcomers.unreadable) == [str(one) for one in slow[:2]]
+    for walks in (2, 3):
+        walker.now += max(0.0, walker.newcomers.seconds)
+        walker.newcomers.walk_if_due()
+        assert len(walker.newcomers.unreadable) == 2 * walks
+    assert walker.judged == slow
+
+
+def test_it_is_not_done_amid_a_walk(walker: Walker) -> None:
+    amid = []
+    walker.at_each = lambda: amid.append(walker.newcomers.is_done)
+    bad_spool(walker.config.spool, 1)
+    walker.newcomers.walk_if_due()
+    assert amid == [False]
+    assert walker.newcomers.is_done

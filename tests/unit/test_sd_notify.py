@@ -1,0 +1,118 @@
+"""The line to the service manager: real datagrams, on a path and on an abstract address."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from shipper.health.sd_notify import SystemdNotifier
+from tests.kit.shipping import Clock
+
+
+class Manager:
+    """The manager's end of the line."""
+
+    def __init__(self, address: str) -> None:
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.socket.bind(address)
+        self.socket.setblocking(False)
+
+    def heard(self) -> list[str]:
+        """Everything sent so far."""
+        messages = []
+        while True:
+            try:
+                messages.append(self.socket.recv(4096).decode())
+            except BlockingIOError:
+                return messages
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "notify"
+
+
+@pytest.fixture
+def manager(path: Path) -> Iterator[Manager]:
+    one = Manager(str(path))
+    yield one
+    one.socket.close()
+
+
+def test_ready_is_told_once_with_what_the_service_does(path: Path, manager: Manager) -> None:
+    notify = SystemdNotifier({"NOTIFY_SOCKET": str(path)})
+    notify.ready("shipping /spool")
+    notify.ready("shipping /spool")
+    assert manager.heard() == ["READY=1\nSTATUS=shipping /spool"]
+
+
+def test_a_status_is_one_line_and_stopping_is_told(path: Path, manager: Manager) -> None:
+    notify = SystemdNotifier({"NOTIFY_SOCKET": str(path)})
+    notify.status("3 spools;\nMAINPID=1")
+    notify.stopping()
+    assert manager.heard() == ["STATUS=3 spools; MAINPID=1", "STOPPING=1"]
+
+
+def test_an_abstract_address_is_reached() -> None:
+    name = f"lens-ship-test-{os.getpid()}"
+    manager = Manager(f"\0{name}")
+    try:
+        SystemdNotifier({"NOTIFY_SOCKET": f"@{name}"}).stopping()
+        assert manager.heard() == ["STOPPING=1"]
+    finally:
+        manager.socket.close()
+
+
+def test_pings_come_at_half_of_what_the_watchdog_allows(path: Path, manager: Manager) -> None:
+    clock = Clock()
+    environ = {"NOTIFY_SOCKET": str(path), "WATCHDOG_USEC": "90000000"}
+    notify = SystemdNotifier(environ, now=clock)
+    assert notify.ping_seconds == 45.0
+    notify.alive()
+    clock.pass_by(44.9)
+    notify.alive()
+    assert manager.heard() == ["WATCHDOG=1"]
+    clock.pass_by(0.1)
+    notify.alive()
+    assert manager.heard() == ["WATCHDOG=1"]
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {},
+        {"WATCHDOG_USEC": ""},
+        {"WATCHDOG_USEC": "0"},
+        {"WATCHDOG_USEC": "soon"},
+        {"WATCHDOG_USEC": "90000000", "WATCHDOG_PID": "1"},
+    ],
+)
+def test_a_process_that_is_not_watched_does_not_ping(
+    path: Path, manager: Manager, environ: dict[str, str]
+) -> None:
+    notify = SystemdNotifier({"NOTIFY_SOCKET": str(path), **environ})
+    assert notify.ping_seconds == float("inf")
+    notify.status("here")
+    assert manager.heard() == ["STATUS=here"]
+
+
+@pytest.mark.parametrize("address", ["", "vsock:2:1234"])
+def test_without_a_manager_nothing_is_sent(address: str) -> None:
+    notify = SystemdNotifier({"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "90000000"})
+    assert not notify.is_heard
+    assert notify.ping_seconds == float("inf")
+    notify.ready("")
+    notify.alive()
+    notify.stopping()
+
+
+def test_a_manager_that_is_gone_is_said_once(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    notify = SystemdNotifier({"NOTIFY_SOCKET": str(path)})
+    notify.status("a")
+    notify.status("b")
+    assert len(caplog.records) == 1
+    assert "cannot be told STATUS=a" in caplog.text
