@@ -50,13 +50,13 @@ class Bed:
     """The three contestants in a folder, and the writer's background thread."""
 
     def __init__(self, work: Path) -> None:
-        from spooler.keeper import Keeper
+        from spooler.background import BackgroundThread
         from spooler.spool import codec
         from spooler.spool import format as fmt
 
         self.root = work / "spool"
         writer: Any = scale.writer_of(self.root, 1, "eeee")
-        keeper = Keeper(writer.tend)
+        keeper = BackgroundThread(writer.tend)
         writer.wake = keeper.wake
         keeper.start()
         self._writer, self._keeper = writer, keeper

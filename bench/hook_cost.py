@@ -67,7 +67,7 @@ def play(
     import wandb
 
     import spooler
-    from spooler import hook
+    from spooler.hooks import wandb as hook
 
     spooler.install()
     settings = wandb.Settings(console="off", silent=True)

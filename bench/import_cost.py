@@ -3,11 +3,11 @@
     python bench/import_cost.py [--rounds 30]
 
 `import spooler` is timed inside the interpreter that does it, and as instructions of the whole
-interpreter beside one that imports nothing; `import spooler.hook`, which happens when wandb has
-been imported, as a share of that. The `.pth` file runs at every start of Python in the environment,
-also of programs that have nothing to do with training: a folder with it and one with an empty
-`.pth` are added to the path, in turns, and what reading them takes is timed; instructions are
-counted in the same way. Turns go round by round; figures are medians.
+interpreter beside one that imports nothing; `import spooler.hooks.wandb`, which happens when wandb
+has been imported, as a share of that. The `.pth` file runs at every start of Python in the
+environment, also of programs that have nothing to do with training: a folder with it and one with
+an empty `.pth` are added to the path, in turns, and what reading them takes is timed; instructions
+are counted in the same way. Turns go round by round; figures are medians.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from aims import aim
 REPOSITORY = Path(__file__).resolve().parent.parent
 PTH = REPOSITORY / "packaging" / "lens_ship.pth"
 _TIMED = "import time; begun = time.perf_counter(); {}; print(time.perf_counter() - begun)"
-_HOOK = f"import wandb; {_TIMED.format('import spooler.hook')}"
+_HOOK = f"import wandb; {_TIMED.format('import spooler.hooks.wandb')}"
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -91,7 +91,7 @@ def compare(ours: str, empty: str, rounds: int) -> None:
     print(aim("import spooler", 1000 * median(imports), 15, " ms"))
     print(aim("the .pth line while the hook is off", line, 1, " ms"))
     print(
-        f"  import spooler.hook, once wandb is there: {1000 * median(hooks):.1f} ms,"
+        f"  import spooler.hooks.wandb, once wandb is there: {1000 * median(hooks):.1f} ms,"
         f" {median(hooks) / median(wandbs):.3f} times what importing wandb takes"
     )
     counts = [

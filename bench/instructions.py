@@ -44,7 +44,7 @@ os._exit(0)
 
 _OBSERVE = f"""
 os.environ["PRIMUS_LENS_WANDB_OUTPUT_PATH"] = WORK
-from spooler import hook
+from spooler.hooks import wandb as hook
 class Run:
     _local_step = 0
 run = Run()
@@ -71,8 +71,8 @@ _SHIP = f"""
 from pathlib import Path
 from types import SimpleNamespace
 from shipper.sinks import Stretch
-from shipper.sinks.processor import ProcessorSink
-from shipper.batch import wire
+from shipper.sinks.processor.metrics import ProcessorSink
+from shipper.sinks.processor import encode
 from spooler.records import step
 from spooler.spool import codec
 from spooler.spool.identity import Identity
@@ -86,7 +86,7 @@ for index in range(100):
     body = step.make(run="r", step=index, time=1.7e9 + index, closed=True, data={_METRICS})
     writer.append(step.NAME, codec.pack(body))
 writer.close()
-config = SimpleNamespace(numbers_only=False, rank_prefix=True, request_bytes=1 << 19,
+config = SimpleNamespace(drop_non_numeric=False, rank_prefix=True, batch_max_bytes=1 << 19,
                          steps_per_request=lambda identity: 100)
 sink = ProcessorSink(config, None)
 reader = Reader(writer.directory)
@@ -96,7 +96,7 @@ for _ in range(COUNT):
     plan = sink.plan(Stretch(identity=who, records=records, ahead={{}}, ended=True,
                              waited=frozenset()))
     (parcel,) = plan.parcels
-    wire.body(parcel.request, who)
+    encode.body(parcel.request, who)
 os._exit(0)
 """
 

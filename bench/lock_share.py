@@ -65,7 +65,7 @@ def spin(call: Callable[[], Any], seconds: float, stalls: Stalls) -> None:
 
 def measure(seconds: float, rounds: int) -> dict[str, Stalls]:
     """Both arms, in turns."""
-    from spooler.keeper import Keeper
+    from spooler.background import BackgroundThread
     from spooler.spool import codec
     from spooler.spool.writer import Limits, Writer
 
@@ -86,7 +86,7 @@ def measure(seconds: float, rounds: int) -> dict[str, Stalls]:
                 identity=codec.pack({"spool": spool}),
                 limits=Limits(segment_records=1000, sync_seconds=1.0),
             )
-            keeper = Keeper(writer.tend)
+            keeper = BackgroundThread(writer.tend)
             writer.wake = keeper.wake
             keeper.start()
             spin(lambda one=writer: one.append("step", packed), seconds, ours)  # type: ignore[misc]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
@@ -20,25 +21,61 @@ def size(count: float) -> str:
     return f"{amount:.0f} B" if unit == "B" else f"{amount:.1f} {unit}"
 
 
-def sanitize(value: object, limit: int = 200) -> str:
-    r"""`value` as text of at most `limit` characters, with nothing in it that a terminal obeys.
+def duration(seconds: float | None) -> str:
+    """`45 s`, `12 min`, `3.5 h`, `2.1 d`; "-" for None."""
+    if seconds is None:
+        return "-"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    if seconds < 36 * 3600:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 86400:.1f} d"
 
-    What is not printable (control characters, direction marks, lone surrogates, line ends) stands
-    there as Python writes it in a literal: `\x1b`, `\u202e`.
+
+def clock(seconds: float | None, *, fine: bool = False) -> str:
+    """Unix seconds as local date and time, `fine` with milliseconds.
+
+    "-" stands for None and for what is beyond the calendar.
     """
-    text = value if isinstance(value, str) else str(value)
-    cut = text if len(text) <= limit else f"{text[: max(limit - 1, 0)]}…"
-    if cut.isprintable():
-        return cut
-    return "".join(char if char.isprintable() else _escaped(char) for char in cut)
+    if seconds is None:
+        return "-"
+    try:
+        moment = datetime.fromtimestamp(seconds).astimezone()
+    except (ValueError, OverflowError, OSError):
+        return "-"
+    text = moment.strftime("%Y-%m-%d %H:%M:%S")
+    return f"{text}.{moment.microsecond // 1000:03d}" if fine else text
 
 
-def _escaped(char: str) -> str:
-    return char.encode("unicode_escape", "surrogatepass").decode("ascii")
+def time_of_day(then: float, now: float) -> str:
+    """Local hours and minutes, with the date when that is not today's."""
+    at = time.localtime(then)
+    same = time.localtime(now)[:3] == at[:3]
+    return time.strftime("%H:%M" if same else "%Y-%m-%d %H:%M", at)
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 record`, `2,000 records`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def by_reason(counts: Mapping[str, int]) -> str:
+    """Counts by reason: `3 disk-full, 1 root-cap`."""
+    return ", ".join(f"{count:,} {sanitize(name)}" for name, count in sorted(counts.items()))
+
+
+def short(number: int) -> str:
+    """A count in few characters, exact below a million: `1.5 M`."""
+    for unit, factor in (("G", 10**9), ("M", 10**6)):
+        if number >= factor:
+            return f"{number / factor:.1f} {unit}"
+    return f"{number:,}"
 
 
 def number(value: float) -> str:
-    """A number as people read it: six digits, whole ones whole."""
+    """A measured value: six digits, whole numbers whole."""
     if isinstance(value, int) and abs(value) < 10**15:
         return str(value)
     try:
@@ -47,16 +84,23 @@ def number(value: float) -> str:
         return str(value)
 
 
-def clock(seconds: float | None, *, fine: bool = False) -> str:
-    """Unix seconds as local date and time, `fine` with milliseconds; "-" for what is none."""
-    if seconds is None:
-        return "-"
-    try:
-        moment = datetime.fromtimestamp(seconds).astimezone()
-    except (ValueError, OverflowError, OSError):
-        return "-"  # beyond the calendar
-    text = moment.strftime("%Y-%m-%d %H:%M:%S")
-    return f"{text}.{moment.microsecond // 1000:03d}" if fine else text
+def sanitize(value: object, limit: int | None = 200) -> str:
+    r"""`value` as text of at most `limit` characters with nothing in it that a terminal acts upon.
+
+    Control characters, direction marks, lone surrogates and line ends become what a Python literal
+    has for them: `\x1b`, `\u202e`.
+    """
+    text = value if isinstance(value, str) else str(value)
+    if limit is not None and len(text) > limit:
+        text = f"{text[: max(limit - 1, 0)]}…"
+    if text.isprintable():
+        return text
+    return "".join(
+        char
+        if char.isprintable()
+        else char.encode("unicode_escape", "surrogatepass").decode("ascii")
+        for char in text
+    )
 
 
 def json_safe(value: Any) -> Any:

@@ -34,14 +34,14 @@ from shipper.discovery.scanner import Newcomers
 from shipper.health.heartbeat import HeartbeatWriter
 from shipper.health.liveness import HOUSEKEEPING, MAIN, Liveness
 from shipper.health.sd_notify import SystemdNotifier
+from shipper.http_client.credentials import Access
 from shipper.ledger.ledger import Ledger
-from shipper.logs import about, tell_repeats
-from shipper.post.access import Access
-from shipper.post.address import build_address, workload_key
-from shipper.post.workloads import Workloads
+from shipper.log import fields, flush_repeats
 from shipper.retention.cleaner import Spool, Tidying
 from shipper.retention.maintenance import Housekeeping
-from shipper.sinks import Sink, build_sinks
+from shipper.sinks import Sink, build_sinks, workload_key
+from shipper.sinks.processor.client import build_address
+from shipper.sinks.processor.workloads import Workloads
 from spooler.spool.identity import Identity
 from spooler.spool.reader import Reader
 
@@ -129,7 +129,7 @@ class Service:
             "shipping %s, state in %s",
             self._config.spool,
             self._config.state,
-            extra=about(path=self._config.spool, state=self._config.state),
+            extra=fields(path=self._config.spool, state=self._config.state),
         )
         self._pulse.start()
         self._house.start()
@@ -212,7 +212,7 @@ class Service:
             log.info(
                 "%s: reporting is switched off for it; recorded, not shipped",
                 directory,
-                extra=about(spool=identity.spool, path=directory),
+                extra=fields(spool=identity.spool, path=directory),
             )
             self._feel(reader, identity)
             return
@@ -220,7 +220,7 @@ class Service:
             "%s: shipping (%s)",
             directory,
             workload,
-            extra=about(spool=identity.spool, path=directory, workload=workload),
+            extra=fields(spool=identity.spool, path=directory, workload=workload),
         )
         one_at_a_time = threading.Lock()
         for sink in self._sinks.values():
@@ -299,7 +299,7 @@ class Service:
             log.exception(
                 "%s, %s: unexpected; tried again later",
                 *key,
-                extra=about(sink=key[0], workload=key[1]),
+                extra=fields(sink=key[0], workload=key[1]),
             )
             self._lanes[key].rest()
         finally:
@@ -324,7 +324,7 @@ class Service:
         if self._keys != before:
             log.info(
                 "credentials have changed on disk; they are used from now on",
-                extra=about(reason="credentials-changed"),
+                extra=fields(reason="credentials-changed"),
             )
             self._renew_until = self._now() + self._config.read_timeout
         elif not (self._now() < self._renew_until and self._is_alarmed()) or (
@@ -364,12 +364,12 @@ class Service:
         if not idle:
             log.warning(
                 "a request is still under way; its records stay pending and are sent again",
-                extra=about(reason="stopped-in-request"),
+                extra=fields(reason="stopped-in-request"),
             )
         if not looked:
             log.warning(
                 "a look into the spool root is still under way; it is left unfinished",
-                extra=about(path=self._config.spool, reason="stopped-in-look"),
+                extra=fields(path=self._config.spool, reason="stopped-in-look"),
             )
         if not (idle and looked):
             return
@@ -379,7 +379,7 @@ class Service:
         log.info(
             "stopped; positions are saved in %s",
             self._config.state,
-            extra=about(state=self._config.state),
+            extra=fields(state=self._config.state),
         )
 
     def _news(self) -> object | None:
@@ -413,7 +413,7 @@ class Service:
             self._heartbeat.address = self._lookout.address
             self._heartbeat.problem = self._lookout.problem
         self._heartbeat.beat(self._healths())
-        tell_repeats()
+        flush_repeats()
 
     def _tidy_if_due(self) -> None:
         if self._now() - self._tidied >= self._tidying.seconds:
@@ -434,7 +434,7 @@ class Service:
             log.error(
                 "%d dead letters are given up: more than their limits allow",
                 given_up,
-                extra=about(count=given_up, reason="dead-letter-limit"),
+                extra=fields(count=given_up, reason="dead-letter-limit"),
             )
         self._ledger.prune(before=time.time() - MEMORY_SECONDS)
 

@@ -68,11 +68,6 @@ def fitted(columns: Sequence[Column], rows: Sequence[Sequence[Text]], width: int
     return table
 
 
-def counted(number: int, what: str) -> str:
-    """A number with its noun."""
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
-
-
 class _Out(Console):
     def on_broken_pipe(self) -> None:
         """Leave it to the command line: rich would end with code 1, which says something else."""

@@ -7,14 +7,13 @@ the hook.
 
 from __future__ import annotations
 
-__version__ = "0.1.0"
-
 # As `typing` has it, which takes longer to load than all that is needed here; type checkers know
 # the name.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from spooler._version import __version__ as __version__
     from spooler.activate import install as install
     from spooler.activate import uninstall as uninstall
     from spooler.collectors.log import LogCollector as LogCollector
@@ -23,26 +22,25 @@ if TYPE_CHECKING:
     from spooler.diagnosis.action import DiagnosisAction as DiagnosisAction
     from spooler.diagnosis.action import DiagnosisActionType as DiagnosisActionType
     from spooler.diagnosis.agent import DiagnosisAgent as DiagnosisAgent
-    from spooler.master_client import SpoolMasterClient as SpoolMasterClient
-    from spooler.metric import DiagnosisDataType as DiagnosisDataType
-    from spooler.metric import WorkerTrainingMetric as WorkerTrainingMetric
-    from spooler.reporter import get_global_reporter as get_global_reporter
-    from spooler.reporter import stats as stats
+    from spooler.dlrover.master_client import SpoolMasterClient
+    from spooler.dlrover.metric import DiagnosisDataType, WorkerTrainingMetric
+    from spooler.dlrover.reporter import get_global_reporter, stats
 
 _FRONT = {
+    "__version__": "spooler._version",
     "install": "spooler.activate",
     "uninstall": "spooler.activate",
-    "get_global_reporter": "spooler.reporter",
-    "stats": "spooler.reporter",
+    "get_global_reporter": "spooler.dlrover.reporter",
+    "stats": "spooler.dlrover.reporter",
     "DiagnosisAgent": "spooler.diagnosis.agent",
     "DiagnosisAction": "spooler.diagnosis.action",
     "DiagnosisActionType": "spooler.diagnosis.action",
     "LogCollector": "spooler.collectors.log",
     "MetricCollector": "spooler.collectors.metric",
     "StackCollector": "spooler.collectors.stack",
-    "SpoolMasterClient": "spooler.master_client",
-    "WorkerTrainingMetric": "spooler.metric",
-    "DiagnosisDataType": "spooler.metric",
+    "SpoolMasterClient": "spooler.dlrover.master_client",
+    "WorkerTrainingMetric": "spooler.dlrover.metric",
+    "DiagnosisDataType": "spooler.dlrover.metric",
 }
 
 __all__ = [

@@ -81,12 +81,12 @@ def install() -> None:
     """
     import os
 
-    from spooler import config, notice
+    from spooler import config, stderr
 
     if config.is_hook_on(os.environ):
         activate()
     else:
-        notice.debug(f"{config.HOOK} is off: wandb is not hooked")
+        stderr.debug(f"{config.HOOK} is off: wandb is not hooked")
 
 
 def uninstall() -> None:
@@ -94,20 +94,20 @@ def uninstall() -> None:
     deactivate()
     module = sys.modules.get(_TARGET)
     if module is not None:
-        from spooler.hook import unhook
+        from spooler.hooks.wandb import unwrap
 
-        unhook(module)
+        unwrap(module)
 
 
 def _hook(module: Any) -> None:
     try:
-        from spooler.hook import hook
+        from spooler.hooks.wandb import wrap
 
-        hook(module)
+        wrap(module)
     except Exception as error:
-        from spooler import border
+        from spooler import async_exceptions
 
-        if border.theirs(error):
+        if async_exceptions.is_async(error):
             raise
         sys.stderr.write(
             f"[Primus Lens WandB] lens-ship could not hook wandb ({type(error).__name__}: {error});"

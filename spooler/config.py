@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from spooler import border
+from spooler import async_exceptions
 from spooler.spool.identity import MAX_BYTES, is_on
 
 OUTPUT_PATH = "PRIMUS_LENS_WANDB_OUTPUT_PATH"
@@ -279,7 +279,7 @@ def _positive(environ: Mapping[str, str], name: str, *, least: float = 1) -> flo
     try:
         value = float(text)
     except ValueError as error:
-        if border.theirs(error):
+        if async_exceptions.is_async(error):
             raise
         return float(default)
     return value if least <= value < float("inf") else float(default)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import grp
 
-from spooler import border, config, notice
+from spooler import async_exceptions, config, stderr
 from spooler.spool.layout import Limits
 
 
@@ -30,7 +30,7 @@ def _group_id(group: str, default: int | None) -> int | None:
     try:
         return grp.getgrnam(group).gr_gid
     except KeyError as error:
-        if border.theirs(error):
+        if async_exceptions.is_async(error):
             raise
-        notice.say_once("group", f"PRIMUS_LENS_SPOOL_GROUP: no group {group!r} here; not used")
+        stderr.report_once("group", f"PRIMUS_LENS_SPOOL_GROUP: no group {group!r} here; not used")
         return default

@@ -27,10 +27,10 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
-import spooler
-from spooler import border, config, limits, notice
+from spooler import async_exceptions, config, limits, stderr
+from spooler._version import __version__
+from spooler.background import TICK_SECONDS, BackgroundThread, Task
 from spooler.errors import SpoolUnavailable
-from spooler.keeper import TICK_SECONDS, Keeper, Task
 from spooler.records import exit as exit_record
 from spooler.records import gap as gap_record
 from spooler.records.values import careful, plain
@@ -83,7 +83,7 @@ class Recorder:
         self._trouble = "error"  # reason of the last failure
         self._silent = False  # a child of a fork that could not be made safe
         self._ends_with_child = False  # multiprocessing calls `goodbye`
-        self._keeper: Keeper | None = None
+        self._keeper: BackgroundThread | None = None
         self._alone = False  # there is no thread for the keeper yet
         self._tend_at = 0.0  # monotonic: when the caller does its work then
         self._left: list[Writer] = []  # not used any more, and still open
@@ -124,7 +124,7 @@ class Recorder:
         self, error: BaseException, kind: str, packed: bytes | None, *, kept: bool = False
     ) -> bool:
         """Count what `error` kept from being recorded; False if it belongs to the user."""
-        if not border.theirs(error):
+        if not async_exceptions.is_async(error):
             self.bug(error, reason="unencodable" if packed is None else "bug")
             return True
         with self._lock:
@@ -147,7 +147,7 @@ class Recorder:
         """Count a record lost to an unexpected failure of ours and say so once."""
         with self._lock:
             self._lose(reason)
-        notice.say_once(
+        stderr.report_once(
             f"{reason} {type(error).__name__}",
             f"lens-ship could not record: {type(error).__name__}: {error}."
             " Training goes on; the record is counted as dropped."
@@ -193,7 +193,7 @@ class Recorder:
         if self._silent:
             return None
         if settings.root is None:
-            notice.say_once(
+            stderr.report_once(
                 "no root", f"{config.OUTPUT_PATH} is not set: wandb is hooked, nothing is recorded"
             )
             return None
@@ -206,7 +206,7 @@ class Recorder:
             created=now,
             pid=os.getpid(),
             host=os.uname().nodename,
-            version=spooler.__version__,
+            version=__version__,
         )
         who = replace(who, **asdict(owner.this_life()))
         # Before the writer: an interruption here must not leave one that is not looked after.
@@ -224,7 +224,7 @@ class Recorder:
         self._writer, self.last_seq = writer, 0
         self.generation += 1
         self._end_with_child()
-        notice.debug(f"Recording to {writer.directory}")
+        stderr.debug(f"Recording to {writer.directory}")
         return writer
 
     def _fail(self, error: SpoolUnavailable, lost: bytes | None) -> None:
@@ -235,7 +235,7 @@ class Recorder:
         if error.reason in _START_ANEW:
             self._leave(error)
         step = f"Free space or correct {config.OUTPUT_PATH} to end this."
-        notice.say_once(
+        stderr.report_once(
             error.reason,
             f"lens-ship cannot record now ({error}). Training goes on; records are counted as"
             f" dropped, and recording is tried again every {_RETRY_SECONDS:.0f} s."
@@ -299,9 +299,9 @@ class Recorder:
             self._ends_with_child = True
             util.Finalize(None, self.goodbye, exitpriority=_LAST_OF_CHILD)
 
-    def _start_keeper(self) -> Keeper:
+    def _start_keeper(self) -> BackgroundThread:
         if self._keeper is None:
-            self._keeper = Keeper(self._tend)
+            self._keeper = BackgroundThread(self._tend)
         self._alone = not self._keeper.start()
         return self._keeper
 
@@ -333,9 +333,9 @@ class Recorder:
                 if error.reason in LOST and self._writer is writer:
                     self._leave(error)
                     self._tell_losses()
-            notice.say_once(f"tend {error.reason}", f"lens-ship: {error}. Training goes on.")
+            stderr.report_once(f"tend {error.reason}", f"lens-ship: {error}. Training goes on.")
         except Exception as error:  # noqa: BLE001 - border with training code: nothing escapes
-            notice.say_once("tend", f"lens-ship: {type(error).__name__}: {error}.")
+            stderr.report_once("tend", f"lens-ship: {type(error).__name__}: {error}.")
 
     def _tell_losses(self) -> None:
         """Write into a new spool what the last one has lost, without waiting for a record."""
@@ -375,7 +375,7 @@ class Recorder:
             try:
                 writer.close()
             except SpoolUnavailable as error:
-                notice.debug(f"The last segment stays unsealed: {error}")
+                stderr.debug(f"The last segment stays unsealed: {error}")
         return False
 
     def hold(self, seconds: float) -> bool:
@@ -444,7 +444,7 @@ class _Process:
         self._inherited.append(parent)
         self.recorder = parent.heir(silent=not self._held)
         if not self._held:
-            notice.say_once(
+            stderr.report_once(
                 "fork",
                 "lens-ship was busy writing when this process was forked; to be safe from a"
                 " deadlock, this child records nothing.",
@@ -478,7 +478,7 @@ def _pack(body: dict[str, Any]) -> bytes:
     try:
         packed = codec.pack(body, plain)
     except Exception as error:  # code of any library may run in `item`
-        if border.theirs(error):
+        if async_exceptions.is_async(error):
             raise
         packed = codec.pack(careful(body))
     if len(packed) > _LARGE_BODY:

@@ -6,9 +6,9 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from shipper.batch.batcher import Refused, Step
-from shipper.batch.outcome import Outcome
-from shipper.logs import about
+from shipper.log import fields
+from shipper.sinks.outcome import Outcome
+from shipper.steps import Refused, Step
 from spooler.spool.reader import Damage
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ class Telling:
                 self._spool,
                 self._sink,
                 special,
-                extra=about(**self._about, reason=outcome.reason, detail=special),
+                extra=fields(**self._about, reason=outcome.reason, detail=special),
             )
         self._special = special
 
@@ -44,7 +44,7 @@ class Telling:
             "%s: its process ended without a goodbye; last step %s",
             self._path,
             ", ".join(f"{step.step} of run {step.run}" for step in steps),
-            extra=about(**self._about, seq=seq),
+            extra=fields(**self._about, seq=seq),
         )
 
     def refused(self, refused: Sequence[Refused], kept_in: Path) -> None:
@@ -61,7 +61,7 @@ class Telling:
             first.reason,
             first.detail,
             kept_in,
-            extra=about(
+            extra=fields(
                 **self._about,
                 seq=first.stored.seq,
                 last=last.stored.seq,
@@ -82,7 +82,7 @@ class Telling:
             self._sink,
             outcome.reason,
             outcome.detail,
-            extra=about(**self._about, seq=seq, reason=outcome.reason, detail=outcome.detail),
+            extra=fields(**self._about, seq=seq, reason=outcome.reason, detail=outcome.detail),
         )
 
     def forgotten(self, receiver: str) -> None:
@@ -91,7 +91,7 @@ class Telling:
             "%s: %s has restarted and forgotten; what it would still remember is sent again",
             self._path,
             receiver,
-            extra=about(**self._about, receiver=receiver),
+            extra=fields(**self._about, receiver=receiver),
         )
 
     def repeated(self, receiver: str, count: int) -> None:
@@ -101,7 +101,7 @@ class Telling:
             self._path,
             count,
             receiver,
-            extra=about(**self._about, receiver=receiver, count=count),
+            extra=fields(**self._about, receiver=receiver, count=count),
         )
 
     def refused_again(self, refused: Sequence[Refused]) -> None:
@@ -112,7 +112,7 @@ class Telling:
                 self._path,
                 one.stored.seq,
                 one.detail,
-                extra=about(**self._about, seq=one.stored.seq, reason=one.reason),
+                extra=fields(**self._about, seq=one.stored.seq, reason=one.reason),
             )
 
     def unreadable(self, damage: Damage) -> None:
@@ -123,7 +123,7 @@ class Telling:
             damage.first,
             damage.last,
             damage.reason,
-            extra=about(
+            extra=fields(
                 sink=self._sink,
                 spool=self._spool,
                 path=damage.path,

@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from shipper.batch.outcome import Outcome
 from shipper.delivery.backoff import Backoff
-from shipper.logs import about
+from shipper.log import fields
+from shipper.sinks.outcome import Outcome
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class Health:
                 self.name,
                 outcome.reason,
                 outcome.detail,
-                extra=about(**self._about, reason=outcome.reason, detail=outcome.detail),
+                extra=fields(**self._about, reason=outcome.reason, detail=outcome.detail),
             )
         else:
             log.debug(
@@ -67,7 +67,7 @@ class Health:
                 self.name,
                 outcome.reason,
                 wait,
-                extra=about(**self._about, reason=outcome.reason, seconds=round(wait, 1)),
+                extra=fields(**self._about, reason=outcome.reason, seconds=round(wait, 1)),
             )
         return wait
 
@@ -93,7 +93,7 @@ class Health:
                 "%s: works again after %s",
                 self.name,
                 trouble.reason,
-                extra=about(**self._about, reason=trouble.reason),
+                extra=fields(**self._about, reason=trouble.reason),
             )
 
     def _end_trouble(self) -> Outcome | None:

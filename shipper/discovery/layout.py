@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from shipper.errors import Misplaced
-from shipper.logs import about
+from shipper.log import fields
 from spooler.errors import SpoolDamaged
 from spooler.spool import format as fmt
 from spooler.spool.identity import Identity
@@ -112,7 +112,7 @@ def identity_of(reader: Reader, root: Path, *, by_directory: bool) -> Identity:
             reader.directory,
             identity.pod_uid[:64],
             inside[0],
-            extra=about(spool=identity.spool, path=reader.directory, reason="other-pod"),
+            extra=fields(spool=identity.spool, path=reader.directory, reason="other-pod"),
         )
     return replace(identity, pod_uid=inside[0])
 
@@ -136,7 +136,7 @@ def tell_once(folder: Path) -> None:
         " are gone",
         folder,
         MOST_ENTRIES,
-        extra=about(path=folder, reason="too-many-files"),
+        extra=fields(path=folder, reason="too-many-files"),
     )
 
 

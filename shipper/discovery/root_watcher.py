@@ -23,7 +23,7 @@ from watchdog.events import (
 )
 from watchdog.observers import Observer
 
-from shipper.logs import about
+from shipper.log import fields
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ class Watch:
                 " walking the root instead",
                 root,
                 error,
-                extra=about(path=root, detail=error),
+                extra=fields(path=root, detail=error),
             )
 
     def stop(self) -> None:

@@ -16,7 +16,7 @@ from shipper.config.schema import Config
 from shipper.discovery.layout import closed_text, find_spools, identity_of, is_bare
 from shipper.errors import Misplaced
 from shipper.ledger.ledger import Ledger
-from shipper.logs import about
+from shipper.log import fields
 from spooler.errors import NewerFormat, NotASpool, SpoolDamaged, SpoolError
 from spooler.spool.identity import Identity
 from spooler.spool.reader import Reader
@@ -89,7 +89,7 @@ class Newcomers:
 
     def _look_below(self, root: Path) -> None:
         self._looked = self._now()
-        self._due = self._looked + self._config.rescan_seconds
+        self._due = self._looked + self._config.rescan_interval
         before, self.unreadable = self.unreadable, {}
         if _is_missing(root):
             self._say_once(str(root), "is not there yet; waiting for the first job to make it")
@@ -133,7 +133,9 @@ class Newcomers:
             self.unreadable[str(directory)] = text
             if self._said.get(str(directory)) != text:
                 self._said[str(directory)] = text
-                log.exception("%s %s", directory, text, extra=about(path=directory, reason="fault"))
+                log.exception(
+                    "%s %s", directory, text, extra=fields(path=directory, reason="fault")
+                )
 
     def _take_in(self, directory: Path) -> None:
         reader = Reader(directory)
@@ -174,7 +176,7 @@ class Newcomers:
     def _say_once(self, path: str, text: str) -> None:
         if self._said.get(path) != text:
             self._said[path] = text
-            log.warning("%s %s", path, text, extra=about(path=path, reason=text))
+            log.warning("%s %s", path, text, extra=fields(path=path, reason=text))
 
 
 def _user(folder: Path) -> int:

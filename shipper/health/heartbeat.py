@@ -19,7 +19,7 @@ from shipper.errors import ShipperError
 from shipper.ledger import service_status, totals
 from shipper.ledger.ledger import Ledger
 from shipper.ledger.service_status import Sign, Trouble
-from shipper.logs import about
+from shipper.log import fields
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ class HeartbeatWriter:
                 log.warning(
                     "what `lens-ship status` shows cannot be kept: %s",
                     error,
-                    extra=about(path=self._ledger.directory, detail=error),
+                    extra=fields(path=self._ledger.directory, detail=error),
                 )
 
     def _write(self, healths: Iterable[tuple[Key, Health]], *, stopped: bool) -> None:

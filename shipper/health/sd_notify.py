@@ -14,7 +14,7 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 
-from shipper.logs import about
+from shipper.log import fields
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ class SystemdNotifier:
                     "the service manager cannot be told %s: %s",
                     message,
                     error,
-                    extra=about(path="NOTIFY_SOCKET", detail=error),
+                    extra=fields(path="NOTIFY_SOCKET", detail=error),
                 )
 
 
@@ -87,7 +87,7 @@ def _address(given: str) -> str:
         log.warning(
             "NOTIFY_SOCKET=%s is no unix socket; the manager is not told anything",
             given,
-            extra=about(path=given),
+            extra=fields(path=given),
         )
         return ""
     return given

@@ -26,7 +26,7 @@ import sqlite_utils
 
 from shipper.errors import StateInUse, StateNewer, StateUnusable
 from shipper.ledger.migrations import MIGRATIONS, STATE_VERSION, Migration
-from shipper.logs import about
+from shipper.log import fields
 
 log = logging.getLogger(__name__)
 
@@ -291,7 +291,7 @@ def _migrate(database: sqlite_utils.Database, path: Path) -> None:
             path,
             STATE_VERSION,
             copy,
-            extra=about(path=path, version=STATE_VERSION, copy=copy),
+            extra=fields(path=path, version=STATE_VERSION, copy=copy),
         )
 
 

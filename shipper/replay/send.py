@@ -13,13 +13,13 @@ from shipper.delivery.pipeline import ClosedRoute, Route, Together
 from shipper.delivery.resend import ClosedCarefulRoute
 from shipper.delivery.sink_state import Health
 from shipper.ledger.ledger import Ledger, Receipt
-from shipper.logs import about
-from shipper.post.workloads import Workloads
+from shipper.log import fields
 from shipper.replay.check import pieces_of
 from shipper.replay.plan import Part
 from shipper.replay.selection import kind_for
 from shipper.replay.source import records_in
 from shipper.sinks import Sink
+from shipper.sinks.processor.workloads import Workloads
 from spooler.errors import SpoolError
 from spooler.spool.reader import Stored
 
@@ -62,7 +62,7 @@ def carry_out(
                 "%s: %s; what is left of it is not sent: the same command goes on with it",
                 part.source.directory,
                 error,
-                extra=about(spool=part.spool, path=part.source.directory, detail=error),
+                extra=fields(spool=part.spool, path=part.source.directory, detail=error),
             )
     return receipts
 

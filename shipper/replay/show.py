@@ -9,10 +9,10 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.text import Text
 
-from shipper.humanize import sanitize
+from shipper.humanize import counted, sanitize
 from shipper.ledger.ledger import Receipt
 from shipper.replay.plan import Part
-from shipper.tables import Column, console, counted, fitted
+from shipper.tables import Column, console, fitted
 
 _COLUMNS = (
     Column("source", gives=True, tail=8),

@@ -20,7 +20,7 @@ from shipper.delivery.queue import Lane
 from shipper.delivery.scheduler import Schedule
 from shipper.delivery.workers import LaneKey
 from shipper.ledger.ledger import Ledger
-from shipper.logs import about
+from shipper.log import fields
 from shipper.retention.deletable import Delivered, Standing, is_over
 from shipper.retention.policy import Kept, in_order, oldest, to_delete
 from shipper.retention.quarantine import Quarantine
@@ -136,7 +136,7 @@ class Tidying:
                 "%s: not tidied: %s",
                 reader.directory,
                 error,
-                extra=about(spool=reader.spool, detail=error),
+                extra=fields(spool=reader.spool, detail=error),
             )
             return
         if waiting:
@@ -168,7 +168,7 @@ class Tidying:
             one for spool_id in sorted(self._spools) for one in self._delivered.segments(spool_id)
         ]
         doomed = to_delete(
-            kept, max_seconds=self._config.retain_seconds, max_bytes=self._config.retain_bytes
+            kept, max_seconds=self._config.retention_seconds, max_bytes=self._config.retention_bytes
         )
         kept = self._delete_all(doomed, kept)
         by_spool: dict[str, list[Kept]] = {}
@@ -220,7 +220,7 @@ class Tidying:
                 " drop-oldest",
                 self._config.spool,
                 records,
-                extra=about(path=self._config.spool, count=records, reason="root-cap"),
+                extra=fields(path=self._config.spool, count=records, reason="root-cap"),
             )
 
     def _undelivered(self) -> Iterator[Kept]:
@@ -314,7 +314,7 @@ class Tidying:
                     "%s cannot be deleted: %s",
                     reader.directory,
                     error,
-                    extra=about(spool=segment.spool, path=reader.directory, detail=error),
+                    extra=fields(spool=segment.spool, path=reader.directory, detail=error),
                 )
             return
         self._meters.removed(why, segments)
@@ -322,5 +322,5 @@ class Tidying:
             "%s: delivered, deleted %s",
             reader.directory,
             segment.number or "all of it",
-            extra=about(spool=segment.spool, path=reader.directory, segment=segment.number),
+            extra=fields(spool=segment.spool, path=reader.directory, segment=segment.number),
         )

@@ -31,7 +31,7 @@ import orjson
 
 from shipper.ledger import ranges
 from shipper.ledger.ranges import Range
-from shipper.logs import about
+from shipper.log import fields
 from spooler.errors import NewerFormat, SpoolDamaged, SpoolError
 from spooler.spool import format as fmt
 from spooler.spool import safe_open
@@ -168,7 +168,7 @@ class Quarantine:
                 " stays",
                 report.name,
                 limit,
-                extra=about(spool=report.spool, path=report.name, reason="quarantine-limit"),
+                extra=fields(spool=report.spool, path=report.name, reason="quarantine-limit"),
             )
 
     # --- what people do ---------------------------------------------------------------------------
@@ -229,7 +229,7 @@ class Quarantine:
                     report.path,
                     report.reason,
                     error,
-                    extra=about(spool=report.spool, path=report.path, detail=error),
+                    extra=fields(spool=report.spool, path=report.path, detail=error),
                 )
             return False
         log.error(
@@ -239,7 +239,7 @@ class Quarantine:
             folder,
             _told(report.missing) or "no record",
             report.name,
-            extra=about(spool=report.spool, path=report.path, detail=report.reason),
+            extra=fields(spool=report.spool, path=report.path, detail=report.reason),
         )
         return True
 

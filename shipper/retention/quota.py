@@ -16,7 +16,7 @@ import stat
 from pathlib import Path
 
 from shipper.discovery.layout import find_spools, pod_directories
-from shipper.logs import about
+from shipper.log import fields
 from spooler.spool import format as fmt
 from spooler.spool.filesystem import bytes_in
 from spooler.spool.identity import Identity
@@ -58,13 +58,13 @@ class Room:
                 " and counted until there is room",
                 self._root,
                 self._limit,
-                extra=about(path=self._root, bytes=self._limit, reason="root-cap"),
+                extra=fields(path=self._root, bytes=self._limit, reason="root-cap"),
             )
         elif self._full and not full:
             log.warning(
                 "%s: there is room again; recording goes on",
                 self._root,
-                extra=about(path=self._root),
+                extra=fields(path=self._root),
             )
         self._full = full
         for folder in (self._root, *(pod_directories(self._root) if self._by_pod else ())):
@@ -77,7 +77,7 @@ class Room:
                         "%s: %s; the limit of the root cannot be kept",
                         folder,
                         error,
-                        extra=about(path=folder, detail=error),
+                        extra=fields(path=folder, detail=error),
                     )
 
 

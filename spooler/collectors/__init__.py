@@ -19,8 +19,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from spooler import border, config
-from spooler.metric import DiagnosisDataType, WorkerTrainingMetric
+from spooler import async_exceptions, config
+from spooler.dlrover.metric import DiagnosisDataType, WorkerTrainingMetric
 
 logger = logging.getLogger("lens_ship.collectors")
 _SAY_AGAIN_SECONDS = 60.0
@@ -69,7 +69,7 @@ class Collector:
     def client(self) -> Any:
         """The client that was set, or that of the spool where one is configured, or None."""
         if self._client is None and os.environ.get(config.OUTPUT_PATH):
-            from spooler.master_client import SpoolMasterClient
+            from spooler.dlrover.master_client import SpoolMasterClient
 
             return SpoolMasterClient.singleton_instance()
         return self._client
@@ -106,7 +106,7 @@ class Collector:
         try:
             taken = client.report_diagnosis_agent_metrics(metric) is not False
         except Exception as error:  # a user's client may raise anything
-            if border.theirs(error):
+            if async_exceptions.is_async(error):
                 raise
             self._say(logging.ERROR, f"Failed to report {self.name} data to master: {error}")
             return False

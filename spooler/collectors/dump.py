@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from spooler.logfile.bookmark import folder_of
+from spooler.filetail.checkpoint import folder_of
 
 _PREFIX = "stacks-"
 _LIMIT = 1024 * 1024

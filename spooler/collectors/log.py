@@ -13,13 +13,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from spooler import border, config, notice
+from spooler import async_exceptions, config, stderr
 from spooler.collectors import REPORTED, Collector, logger
-from spooler.logfile import resume
-from spooler.logfile.bookmark import Bookmark, Saved
-from spooler.logfile.follow import Follower, Piece
-from spooler.logfile.siblings import is_rotated
-from spooler.metric import DiagnosisDataType
+from spooler.dlrover.metric import DiagnosisDataType
+from spooler.filetail import resume
+from spooler.filetail.checkpoint import Bookmark, Saved
+from spooler.filetail.follower import Follower, Piece
+from spooler.filetail.rotation import is_rotated
 from spooler.recorder import recorder
 from spooler.spool import format as fmt
 
@@ -78,7 +78,7 @@ class LogCollector(Collector):
         try:
             piece = self._follower.next(time.monotonic(), last=last)
         except OSError as error:
-            if border.theirs(error):
+            if async_exceptions.is_async(error):
                 raise
             # A disk that fails, a server of files that restarts: opened anew, it may come back.
             self._say(logging.WARNING, f"{self.path} cannot be read now: {error}")
@@ -124,7 +124,7 @@ class LogCollector(Collector):
                 file.seek(max(0, os.fstat(file.fileno()).st_size - size))
                 return file.read(size).decode("utf-8", "replace")
         except OSError as error:
-            if border.theirs(error):
+            if async_exceptions.is_async(error):
                 raise
             return ""
 
@@ -145,9 +145,9 @@ class LogCollector(Collector):
             if self._bookmark is not None:
                 self._follower = _resumed(self.path, root, self._bookmark)
         except OSError as error:
-            if border.theirs(error):
+            if async_exceptions.is_async(error):
                 raise
-            notice.say_once(
+            stderr.report_once(
                 "bookmark",
                 f"lens-ship cannot keep the position in {self.path} below {root} ({error}):"
                 " after a restart, the log may be recorded again.",
@@ -199,9 +199,9 @@ class LogCollector(Collector):
         try:
             bookmark.save(saved)
         except OSError as error:
-            if border.theirs(error):
+            if async_exceptions.is_async(error):
                 raise
-            notice.say_once(
+            stderr.report_once(
                 "bookmark",
                 f"lens-ship cannot save the position in {self.path} ({error}): after a restart,"
                 " some of the log may be recorded again.",

@@ -12,10 +12,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from spooler import border, config
+from spooler import async_exceptions, config
 from spooler.collectors import Collector, logger
-from spooler.logfile.bookmark import Bookmark
-from spooler.metric import DiagnosisDataType
+from spooler.dlrover.metric import DiagnosisDataType
+from spooler.filetail.checkpoint import Bookmark
 
 _HOST = "127.0.0.1"
 _CONNECT_SECONDS = 1.0
@@ -41,7 +41,7 @@ class MetricCollector(Collector):
         try:
             port = int(os.environ.get(config.XPU_TIMER_PORT, ""))
         except ValueError as error:
-            if border.theirs(error):
+            if async_exceptions.is_async(error):
                 raise
             return None
         return port if 0 < port < 65536 else None
@@ -59,7 +59,7 @@ class MetricCollector(Collector):
         try:
             return clean(_fetch(port))
         except Exception as error:  # whatever answers there may answer anything
-            if border.theirs(error):
+            if async_exceptions.is_async(error):
                 raise
             logger.warning("No sample from the XPU timer at %s:%d: %s", _HOST, port, error)
             return ""
@@ -85,7 +85,7 @@ class MetricCollector(Collector):
         try:
             self._turn = Bookmark.take(root, Path(f"/xpu-timer-{os.uname().nodename}-{port}"))
         except OSError as error:
-            if border.theirs(error):
+            if async_exceptions.is_async(error):
                 raise
             return True
         return self._turn is not None
@@ -104,7 +104,7 @@ def _listens(port: int) -> bool:
         with socket.create_connection((_HOST, port), _CONNECT_SECONDS):
             return True
     except OSError as error:
-        if border.theirs(error):
+        if async_exceptions.is_async(error):
             raise
         return False
 

@@ -18,7 +18,7 @@ from types import FrameType
 from typing import Any
 
 from spooler.collectors import Collector
-from spooler.metric import DiagnosisDataType
+from spooler.dlrover.metric import DiagnosisDataType
 
 _FRAMES_LIMIT = 200  # of one thread: the innermost
 _THREADS_LIMIT = 500

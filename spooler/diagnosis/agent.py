@@ -18,7 +18,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from spooler import border, config, notice
+from spooler import async_exceptions, config, stderr
 from spooler.collectors.log import LogCollector
 from spooler.collectors.metric import MetricCollector
 from spooler.collectors.stack import StackCollector
@@ -27,7 +27,7 @@ from spooler.diagnosis import rules
 from spooler.diagnosis.action import DiagnosisAction
 from spooler.diagnosis.hang import HangWatch
 from spooler.diagnosis.stuck import Stuck
-from spooler.master_client import SpoolMasterClient
+from spooler.dlrover.master_client import SpoolMasterClient
 from spooler.recorder import recorder
 from spooler.records import decision, step
 
@@ -141,7 +141,7 @@ class DiagnosisAgent:
             try:
                 thread.start()
             except RuntimeError as error:
-                if border.theirs(error):
+                if async_exceptions.is_async(error):
                     raise
                 logger.warning("Nothing is collected: %s", error)
                 return
@@ -243,7 +243,7 @@ class DiagnosisAgent:
         try:
             work(*arguments)
         except Exception as error:
-            if border.theirs(error):
+            if async_exceptions.is_async(error):
                 raise
             first = name not in self.failures
             self.failures[name] = self.failures.get(name, 0) + 1
@@ -289,13 +289,13 @@ def start_from_environ() -> None:
     """Begin to collect what `PRIMUS_LENS_COLLECTORS` names, unless the program has begun itself."""
     settings = config.collectors_from_environ(os.environ)
     if settings.unknown:
-        notice.say_once(
+        stderr.report_once(
             "collectors",
             f"{config.COLLECTORS} names {', '.join(sorted(settings.unknown))}: there are"
             f" {', '.join(sorted(_ALL))}",
         )
     if "log" in settings.wanted and not os.environ.get(config.LOG_FILE):
-        notice.debug(f"No log is followed: {config.LOG_FILE} is not set")
+        stderr.debug(f"No log is followed: {config.LOG_FILE} is not set")
     if not settings.wanted:
         return
     with DiagnosisAgent._instance_lock:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from spooler import border
+from spooler import async_exceptions
 
 _TEXT_LIMIT = 64 * 1024
 _DEPTH_LIMIT = 8
@@ -15,7 +15,7 @@ _CODE_NAMES = frozenset({"exitcode", "exit_code", "returncode", "return_code"})
 # Attributes of what launchers hand over for a dead process.
 _ATTRIBUTES = ("message", "error_msg", "error_data", "exitcode", "exit_code", "returncode")
 _CODE_IN_TEXT = re.compile(
-    r"\b(?:exit(?:ed with)?|return)[ _]?(?:code|status)?\W{0,3}?(-?\d{1,3})\b", re.IGNORECASE
+    r"\b(?:exit(?:ed with)?|return)[ _]?(?:code|status)?\W{0,6}?(-?\d{1,3})\b", re.IGNORECASE
 )
 
 
@@ -24,7 +24,7 @@ def describe(failures: Any) -> str:
     try:
         lines = [f"{name}: {text}" if name else text for name, text in _leaves("", failures, 0)]
     except Exception as error:  # whatever is given may run code of any library
-        if border.theirs(error):
+        if async_exceptions.is_async(error):
             raise
         lines = [f"{type(failures).__name__}, which raises {type(error).__name__}"]
     return "\n".join(lines)[:_TEXT_LIMIT]
@@ -77,6 +77,6 @@ def _text(value: Any) -> str:
             return value.decode("utf-8", "replace")[:_TEXT_LIMIT]
         return str(value)[:_TEXT_LIMIT]
     except Exception as error:  # the text of any object is code of any library
-        if border.theirs(error):
+        if async_exceptions.is_async(error):
             raise
         return f"<{type(value).__name__}>"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 
-from spooler import border, config
+from spooler import async_exceptions, config
 from spooler.collectors.dump import DumpFile, left_behind
 from spooler.collectors.stack import StackCollector
 
@@ -44,7 +44,7 @@ class Stuck:
             if self._settings.stack_signal:
                 self._file.on_signal(self._settings.stack_signal)
         except (OSError, ValueError) as error:
-            if border.theirs(error):
+            if async_exceptions.is_async(error):
                 raise
             logger.warning("Stacks on request are not in effect: %s", error)
 
@@ -85,7 +85,7 @@ class Stuck:
 
     def end(self) -> None:
         """Take back what was installed."""
-        with border.suppress(OSError, RuntimeError, ValueError):
+        with async_exceptions.suppress(OSError, RuntimeError, ValueError):
             if self._file is not None and self.is_on:
                 self._file.close(timer=bool(self._timer))
         self._file = None

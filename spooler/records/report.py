@@ -4,7 +4,7 @@ The fields are those of DLRover's `WorkerTrainingMetric`, with its names and typ
 whole Unix seconds, `data_type` one of `TRAINING_LOG`, `XPU_TIMER_METRIC`, `STACK_TRACE` (others
 may follow), `data_content` text. Two more may stand beside them, which no master sees:
 
-- `source` tells a collector where to go on after a restart (`spooler.logfile.position`);
+- `source` tells a collector where to go on after a restart (`spooler.filetail.position`);
 - `master`, "host:port", is the master that the program itself named when it made its client. The
   identity of the spool names it too, unless the spool was begun before: then it tells people why
   the report went elsewhere.

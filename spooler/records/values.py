@@ -14,7 +14,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from spooler import border
+from spooler import async_exceptions
 
 # wandb keeps arrays up to this many elements as lists and makes histograms of larger ones.
 ARRAY_LIMIT = 32
@@ -50,7 +50,7 @@ def careful(value: Any, depth: int = 0) -> Any:
     try:
         return _careful(value, depth)
     except Exception as error:  # code of any library may run in `item`
-        if border.theirs(error):
+        if async_exceptions.is_async(error):
             raise
         return {"_type": "error", "class": _class_name(value), "error": type(error).__name__}
 
@@ -95,7 +95,7 @@ def _large_integer(value: int) -> Any:
     try:
         return float(value)
     except OverflowError as error:
-        if border.theirs(error):
+        if async_exceptions.is_async(error):
             raise
         return {"_type": "integer", "bits": value.bit_length(), "negative": value < 0}
 

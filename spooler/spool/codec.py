@@ -11,7 +11,7 @@ from typing import Any
 
 import msgpack
 
-from spooler.border import theirs
+from spooler.async_exceptions import is_async
 from spooler.errors import BodyUnreadable
 
 _prefixes: dict[str, int] = {}
@@ -54,7 +54,7 @@ def pack(body: dict[str, Any], default: Callable[[Any], Any] | None = None) -> b
     try:
         packer = idle.pop()
     except IndexError as error:
-        if theirs(error):
+        if is_async(error):
             raise
         packer = msgpack.Packer(default=default, unicode_errors="surrogatepass")
     packed: bytes = packer.pack(body)
@@ -70,7 +70,7 @@ def _is_whole(packed: bytes) -> bool:
     try:
         walker = _walkers.pop()
     except IndexError as error:
-        if theirs(error):
+        if is_async(error):
             raise
         walker = msgpack.Unpacker(max_buffer_size=0)
     start = walker.tell()
@@ -78,7 +78,7 @@ def _is_whole(packed: bytes) -> bool:
         walker.feed(packed)
         walker.skip()
     except (ValueError, msgpack.UnpackException) as error:
-        if theirs(error):
+        if is_async(error):
             raise
         return False
     if walker.tell() - start != len(packed):

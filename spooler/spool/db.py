@@ -26,7 +26,7 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote
 
-from spooler import border
+from spooler import async_exceptions
 from spooler.errors import SpoolUnavailable
 from spooler.spool import format as fmt
 from spooler.spool.descriptor import Descriptor, find, of
@@ -133,7 +133,7 @@ def unavailable(error: Exception, path: Path) -> SpoolUnavailable:
 
     One that was raised through us, by a signal handler of the user's, is raised on.
     """
-    if border.theirs(error):
+    if async_exceptions.is_async(error):
         raise error
     text = str(error).lower()
     if isinstance(error, OSError) and error.errno is not None:
@@ -291,7 +291,7 @@ def _lock(number: int, kind: int) -> None:
     The lock is one of the descriptor, not of the process: it is not lost when a copy of it is
     closed. Nothing else relies on it, and a file system may refuse it.
     """
-    with border.suppress(OSError):
+    with async_exceptions.suppress(OSError):
         fcntl.fcntl(number, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, *_LOCKED))
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from spooler import border
+from spooler import async_exceptions
 
 _OPEN = "/proc/self/fd"
 _MOST = 4096  # numbers to look at where there is no /proc
@@ -31,7 +31,7 @@ class Descriptor:
         try:
             return _file(os.fstat(self.number)) == self.file
         except OSError as error:
-            if border.theirs(error):
+            if async_exceptions.is_async(error):
                 raise
             return False
 
@@ -49,7 +49,7 @@ class Descriptor:
     def close(self) -> None:
         """Close it, unless the number stands for another file by now."""
         if self.is_ours():
-            with border.suppress(OSError):
+            with async_exceptions.suppress(OSError):
                 os.close(self.number)
 
 
@@ -77,7 +77,7 @@ def _numbers(name: str) -> Iterable[int]:
     try:
         numbers = os.listdir(_OPEN)
     except OSError as error:
-        if border.theirs(error):
+        if async_exceptions.is_async(error):
             raise
         return range(_MOST)
     return [int(number) for number in numbers if _name(number) == name]
@@ -87,7 +87,7 @@ def _name(number: str) -> str:
     try:
         return os.path.basename(os.readlink(f"{_OPEN}/{number}"))
     except OSError as error:
-        if border.theirs(error):
+        if async_exceptions.is_async(error):
             raise
         return ""
 

@@ -15,7 +15,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from spooler.border import theirs
+from spooler.async_exceptions import is_async
 
 _MOUNTS = Path("/proc/self/mountinfo")
 
@@ -67,7 +67,7 @@ def _resolved(path: Path) -> Path:
     try:
         return Path(os.path.realpath(path, strict=True))
     except OSError as error:
-        if theirs(error):
+        if is_async(error):
             raise
         return path if path == path.parent else _resolved(path.parent) / path.name
 
@@ -78,7 +78,7 @@ def file_system_of(path: Path, mounts: str | None = None) -> FileSystem:
         try:
             mounts = _MOUNTS.read_text(encoding="utf-8", errors="surrogateescape")
         except OSError as error:
-            if theirs(error):
+            if is_async(error):
                 raise
             return FileSystem(type="", mount="")
     place = _resolved(path)

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timezone
 from typing import Any
 
-from spooler.border import theirs
+from spooler.async_exceptions import is_async
 
 # Where launchers other than torchrun put the same numbers; the first one set counts.
 _RANK = ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
@@ -158,7 +158,7 @@ def first_int(environ: Mapping[str, str], names: tuple[str, ...]) -> int | None:
         try:
             value = int(text)
         except ValueError as error:
-            if theirs(error):
+            if is_async(error):
                 raise
             continue
         if -(2**63) <= value < 2**63:
@@ -172,7 +172,7 @@ def _seconds(text: str) -> float | None:
     try:
         value = float(text)
     except ValueError as error:
-        if theirs(error):
+        if is_async(error):
             raise
         return None
     return value if 0 < value < float("inf") else None

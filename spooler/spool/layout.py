@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from spooler.border import theirs
+from spooler.async_exceptions import is_async
 from spooler.errors import SpoolUnavailable
 from spooler.spool import db
 from spooler.spool import format as fmt
@@ -52,7 +52,7 @@ def make_directories(root: Path, below: tuple[str, ...], limits: Limits) -> None
         try:
             folder.mkdir(mode=limits.directory_mode)
         except FileExistsError as error:
-            if theirs(error):
+            if is_async(error):
                 raise
             if folder.name == fmt.user_name(os.geteuid()):
                 _check_own(folder)
@@ -93,7 +93,7 @@ def _status(folder: Path) -> os.stat_result | None:
     try:
         return os.stat(folder)
     except OSError as error:
-        if theirs(error):
+        if is_async(error):
             raise
         return None
 

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from spooler import border
+from spooler import async_exceptions
 from spooler.spool import descriptor, safe_open
 from spooler.spool import format as fmt
 from spooler.spool.descriptor import Descriptor
@@ -181,13 +181,13 @@ class Owner:
         """
         if self._released:
             return
-        with border.suppress(OSError):
+        with async_exceptions.suppress(OSError):
             held = self._held
             if held is not None and held.is_at(self._path) and held.is_ours():
                 self._lock(held.number)
                 self._touch(held.number)
                 return
-        with border.suppress(OSError):
+        with async_exceptions.suppress(OSError):
             self._let_go()
             self._make()
         if self._released:  # by another thread meanwhile
@@ -196,7 +196,7 @@ class Owner:
     def release(self) -> None:
         """End in order: unlink the file, then drop the lock."""
         self._released = True
-        with border.suppress(OSError):
+        with async_exceptions.suppress(OSError):
             if self._held is not None and self._held.is_at(self._path):
                 os.unlink(self._path)
         self._let_go()
@@ -209,7 +209,7 @@ class Owner:
 
     def _make(self) -> None:
         """Lock a draft, then give it its name: no reader ever sees the file unlocked."""
-        with border.suppress(FileNotFoundError):
+        with async_exceptions.suppress(FileNotFoundError):
             os.unlink(self._draft)
         flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC
         self._held = descriptor.of(os.open(self._draft, flags, self._mode))
@@ -220,7 +220,7 @@ class Owner:
             self._lock(self._held.number)
             os.rename(self._draft, self._path)
         except BaseException:
-            with border.suppress(OSError):
+            with async_exceptions.suppress(OSError):
                 os.unlink(self._draft)
             self._let_go()
             raise
@@ -230,12 +230,12 @@ class Owner:
         """Take the lock, which costs nothing while it is held, and say in the file how."""
         request = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
         kind = _NONE
-        with border.suppress(OSError):
+        with async_exceptions.suppress(OSError):
             fcntl.fcntl(number, fcntl.F_OFD_SETLK, request)
             kind = _OFD
         if kind != self._told:
             text = f"{os.getpid()} {os.uname().nodename} {kind:4}\n"
-            with border.suppress(OSError):  # a full disk: readers go by the process
+            with async_exceptions.suppress(OSError):  # a full disk: readers go by the process
                 os.pwrite(number, text.encode(), 0)
                 self._told = kind
 
@@ -295,7 +295,7 @@ def _state_of(pid: str) -> tuple[str, int]:
         fields = text.rpartition(")")[2].split()
         return fields[0], int(fields[19])
     except (OSError, IndexError, ValueError) as error:
-        if border.theirs(error):
+        if async_exceptions.is_async(error):
             raise
         return "", 0
 
@@ -316,7 +316,7 @@ def _boot_id() -> str:
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_bytes().decode("utf-8").strip()
     except (OSError, ValueError) as error:
-        if border.theirs(error):
+        if async_exceptions.is_async(error):
             raise
         return ""
 
@@ -325,7 +325,7 @@ def _namespace() -> int:
     try:
         return os.stat("/proc/self/ns/pid").st_ino
     except OSError as error:
-        if border.theirs(error):
+        if async_exceptions.is_async(error):
             raise
         return 0
 

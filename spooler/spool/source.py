@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from spooler import border
+from spooler import async_exceptions
 from spooler.errors import SpoolDamaged
 from spooler.spool import format as fmt
 from spooler.spool import pages, safe_open
@@ -254,7 +254,7 @@ def translated(path: Path) -> Iterator[None]:
 
 
 def _damaged(path: Path, error: OSError) -> SpoolDamaged:
-    if border.theirs(error):
+    if async_exceptions.is_async(error):
         raise error
     return SpoolDamaged(str(path), 0, f"{error.filename or path}: {error.strerror}")
 

@@ -26,7 +26,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from spooler.border import suppress, theirs
+from spooler.async_exceptions import is_async, suppress
 from spooler.errors import SpoolError, SpoolUnavailable
 from spooler.records import gap
 from spooler.spool import codec, db, filesystem
@@ -271,12 +271,12 @@ class Writer:
                     insert(fmt.INSERT_RECORD, row)
                     break
                 except db.IntegrityError as error:
-                    if theirs(error):
+                    if is_async(error):
                         raise
                     # A signal handler inside this very call has taken the number.
                     segment.next_seq = seq + 1
                 except (db.Error, OSError) as error:
-                    if theirs(error):
+                    if is_async(error):
                         raise
                     raise self._failed(error, segment, seq, len(body)) from error
             if segment.next_seq <= seq:
@@ -332,7 +332,7 @@ class Writer:
         try:
             is_there = segment.has_log()
         except OSError as error:
-            if theirs(error):
+            if is_async(error):
                 raise
             return True  # a folder that cannot be asked now: its log is none the worse
         if not is_there:
@@ -511,7 +511,7 @@ def _next_seq(segment: ActiveSegment) -> int:
     try:
         last = previous.connection.execute(fmt.SELECT_BOUNDS).fetchone()[1]
     except db.Error as error:
-        if theirs(error):
+        if is_async(error):
             raise
         last = None
     return _next_seq(previous) if last is None else int(last) + 1

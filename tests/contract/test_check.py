@@ -18,10 +18,10 @@ from typing import Any
 
 import pytest
 
-import shipper.checks
-from shipper.checks import REGISTRY, Ground, look_at_everything
-from shipper.checks import disk as disk_check
-from shipper.checks import system as system_check
+import shipper.check
+from shipper.check import REGISTRY, CheckContext, run_checks
+from shipper.check import disk as disk_check
+from shipper.check import system as system_check
 from shipper.config.load import load
 from shipper.finding import Finding
 from shipper.humanize import size
@@ -93,7 +93,7 @@ def flags(folder: Path, url: str = "") -> list[str]:
 
 def findings(folder: Path, url: str = "", **more: Any) -> list[Finding]:
     given = {"spool": folder / "spool", "state": folder / "state", "processor_url": url, **more}
-    return list(look_at_everything(load(given, {}, sends=True)))
+    return list(run_checks(load(given, {}, sends=True)))
 
 
 def about(found: list[Finding], word: str) -> list[Finding]:
@@ -110,9 +110,9 @@ def told(ran: Ran) -> Any:
 
 
 def test_every_file_of_the_checks_is_registered() -> None:
-    folder = Path(shipper.checks.__file__).parent
-    files = {f"shipper.checks.{path.stem}:look" for path in folder.glob("*.py")}
-    assert set(REGISTRY.values()) == files - {"shipper.checks.__init__:look"}
+    folder = Path(shipper.check.__file__).parent
+    files = {f"shipper.check.{path.stem}:look" for path in folder.glob("*.py")}
+    assert set(REGISTRY.values()) == files - {"shipper.check.__init__:look"}
 
 
 def test_where_all_is_well_all_is_ok_and_the_code_is_0(
@@ -193,10 +193,10 @@ def test_only_the_settings_needs_no_network_and_no_disk(tmp_path: Path) -> None:
 
 def test_a_misspelt_variable_is_a_warning_and_a_failure_when_strict(tmp_path: Path) -> None:
     given = ["check", "--config-only", *flags(tmp_path)]
-    assert lens_ship(*given, LENS_SHIP_BACTH_SIZE="3").code == 0
-    ran = lens_ship(*given, "--strict", LENS_SHIP_BACTH_SIZE="3")
+    assert lens_ship(*given, LENS_SHIP_BACTH_MAX_STEPS="3").code == 0
+    ran = lens_ship(*given, "--strict", LENS_SHIP_BACTH_MAX_STEPS="3")
     assert ran.code == 1
-    assert "→ rename or unset LENS_SHIP_BACTH_SIZE" in ran.out
+    assert "→ rename or unset LENS_SHIP_BACTH_MAX_STEPS" in ran.out
 
 
 # --- the receiver ---------------------------------------------------------------------------------
@@ -377,7 +377,7 @@ def test_a_network_file_system_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, kind: str
 ) -> None:
     there = FileSystem(type=kind, mount="/mnt")
-    monkeypatch.setattr(f"shipper.checks.{module}.file_system_of", lambda _: there)
+    monkeypatch.setattr(f"shipper.check.{module}.file_system_of", lambda _: there)
     word = module.removesuffix("s")
     assert any(kind in one.text and one.next for one in about(findings(tmp_path), word))
 
@@ -387,7 +387,7 @@ def test_a_root_that_does_not_last_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     there = FileSystem(type=kind, mount="/")
-    monkeypatch.setattr("shipper.checks.spools.file_system_of", lambda _: there)
+    monkeypatch.setattr("shipper.check.spools.file_system_of", lambda _: there)
     assert about(findings(tmp_path), "spool")[0].level == "warn"
 
 
@@ -429,7 +429,7 @@ def test_a_thousand_spools_with_one_fault_are_no_thousand_lines(tmp_path: Path) 
 
 OTHER_USER = """
 import json, os, sys
-from shipper.checks import look_at_everything
+from shipper.check import look_at_everything
 from shipper.config.load import load
 config = load({"spool": sys.argv[1], "state": sys.argv[2]}, {})
 list(look_at_everything(config))  # loads all there is: others cannot go where that stands
@@ -475,7 +475,7 @@ def test_what_is_told_to_a_user_who_cannot_read_a_spool_helps(public: Path) -> N
 
 def test_limits_beyond_the_disk_are_told(tmp_path: Path) -> None:
     assert any("root_bytes" in one.next for one in findings(tmp_path, root_bytes=2**59))
-    assert any("retain_bytes" in one.text for one in findings(tmp_path, retain_bytes=2**59))
+    assert any("retention_bytes" in one.text for one in findings(tmp_path, retention_bytes=2**59))
 
 
 def test_a_disk_that_is_nearly_full_is_a_failure(
@@ -509,7 +509,7 @@ def test_the_faults_of_sqlite_are_known_by_version(
     text: str,
 ) -> None:
     monkeypatch.setattr("spooler.spool.db.VERSION", version)
-    found = the_only(list(system_check.look(Ground(config_of(tmp_path)))), "sqlite")
+    found = the_only(list(system_check.look(CheckContext(config_of(tmp_path)))), "sqlite")
     assert found.level == level
     assert text in found.text
 
@@ -527,7 +527,7 @@ def test_a_kernel_that_gives_too_few_notices_is_told_with_the_number_it_takes(
     (kernel / "max_user_instances").write_text("0\n")
     (kernel / "max_user_watches").write_text("1\n")
     monkeypatch.setattr(system_check, "_KERNEL", kernel)
-    one, other = about(list(system_check.look(Ground(config_of(tmp_path)))), "inotify")
+    one, other = about(list(system_check.look(CheckContext(config_of(tmp_path)))), "inotify")
     assert "sysctl -w fs.inotify.max_user_instances=" in one.next
     assert "sysctl -w fs.inotify.max_user_watches=" in other.next
 
@@ -535,10 +535,10 @@ def test_a_kernel_that_gives_too_few_notices_is_told_with_the_number_it_takes(
 def test_a_check_that_breaks_does_not_keep_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(_: Ground) -> Iterator[Finding]:
+    def broken(_: CheckContext) -> Iterator[Finding]:
         raise ValueError("of ours")
 
-    monkeypatch.setattr("shipper.checks.spools.look", broken)
+    monkeypatch.setattr("shipper.check.spools.look", broken)
     every = findings(tmp_path)
     assert the_only(every, "spools").text == "this check broke: ValueError: of ours"
     assert about(every, "sqlite")

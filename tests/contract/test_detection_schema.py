@@ -19,8 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from spooler import evidence
-from spooler.evidence.environment import NAMES
+from spooler import detection
+from spooler.detection.environment import NAMES
 
 CONFIG_BYTES = 64 * 1024
 
@@ -177,9 +177,9 @@ def test_checker_refuses_what_the_receiver_refuses() -> None:
 # --- jobs -----------------------------------------------------------------------------------------
 
 
-def facts(config: Any, **changes: Any) -> evidence.RunFacts:
+def facts(config: Any, **changes: Any) -> detection.RunFacts:
     usual = {"project": "primus-training", "name": "quiet-river-7", "id": "run-789", "tags": ("a",)}
-    return evidence.RunFacts(**{**usual, **changes}, config=config)
+    return detection.RunFacts(**{**usual, **changes}, config=config)
 
 
 def checked(found: dict[str, Any]) -> dict[str, Any]:
@@ -269,7 +269,7 @@ CONFIGS = st.dictionaries(
 def test_any_configuration_becomes_a_valid_request(
     config: dict[Any, Any], name: str, tag: str
 ) -> None:
-    found = evidence.collect(facts(config, name=name, tags=(tag,)), {}, {}, Path("/nowhere"))
+    found = detection.collect(facts(config, name=name, tags=(tag,)), {}, {}, Path("/nowhere"))
     assert "evidence_errors" not in checked(found)["evidence"]["system"]
 
 
@@ -282,7 +282,7 @@ def test_any_configuration_becomes_a_valid_request(
     framework=st.one_of(st.text(), st.integers(), st.none(), st.lists(st.text())),
 )
 def test_any_environment_becomes_a_valid_request(environ: dict[str, str], framework: Any) -> None:
-    found = evidence.collect(facts({"framework": framework}), environ, {}, Path("/nowhere"))
+    found = detection.collect(facts({"framework": framework}), environ, {}, Path("/nowhere"))
     checked(found)
 
 
@@ -296,7 +296,7 @@ def test_a_secret_is_masked_at_any_depth(places: list[str], key: str, wrap: Any)
     config: Any = {key: wrap("hunter2-the-secret")}
     for place in places:
         config = {place: [config, 1]}
-    found = checked(evidence.collect(facts(config), {}, {}, Path("/nowhere")))
+    found = checked(detection.collect(facts(config), {}, {}, Path("/nowhere")))
     assert "hunter2" not in json.dumps(found)
 
 
@@ -304,7 +304,7 @@ def test_a_configuration_that_contains_itself() -> None:
     config: dict[str, Any] = {"lr": 0.1}
     config["self"] = config
     config["list"] = [config]
-    found = checked(evidence.collect(facts(config), {}, {}, Path("/nowhere")))
+    found = checked(detection.collect(facts(config), {}, {}, Path("/nowhere")))
     assert found["evidence"]["wandb"]["config"] == {
         "lr": 0.1,
         "self": "[cycle]",
@@ -315,7 +315,7 @@ def test_a_configuration_that_contains_itself() -> None:
 def test_a_huge_configuration_keeps_its_plain_settings() -> None:
     huge = {f"layer{n}": {f"p{m}": "x" * 100 for m in range(100)} for n in range(100)}
     config = {**huge, "framework": "primus", "lr": 0.1}
-    kept = checked(evidence.collect(facts(config), {}, {}, Path("/nowhere")))["evidence"]["wandb"]
+    kept = checked(detection.collect(facts(config), {}, {}, Path("/nowhere")))["evidence"]["wandb"]
     assert kept["config"]["framework"] == "primus"
     assert kept["config"]["lr"] == 0.1
     assert "[cut]" in kept["config"]
@@ -324,7 +324,7 @@ def test_a_huge_configuration_keeps_its_plain_settings() -> None:
 def test_the_real_process_becomes_a_valid_request() -> None:
     import os
 
-    found = checked(evidence.collect(facts({"lr": 1e-3}), os.environ, sys.modules))
+    found = checked(detection.collect(facts({"lr": 1e-3}), os.environ, sys.modules))
     assert "evidence_errors" not in found["evidence"]["system"]
     assert found["evidence"]["software"]["packages"]["numpy"] == numpy.__version__
 
@@ -341,7 +341,7 @@ def test_the_documented_example(torch: types.ModuleType | None, tmp_path: Path) 
     environ = {"PRIMUS_CONFIG": "/config.yaml", "PRIMUS_VERSION": "1.2.3"}
     run = facts({"framework": "primus"})
 
-    found = checked(evidence.collect(run, environ, modules, tmp_path))
+    found = checked(detection.collect(run, environ, modules, tmp_path))
 
     told = found["evidence"]
     assert told["wandb"]["project"] == "primus-training"

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from shipper.accounts.account import Account
-from shipper.accounts.audit import take_accounts
-from shipper.accounts.dead_letters import open_ledger
+from shipper.audit.account import Account
+from shipper.audit.audit import take_accounts
+from shipper.dead_letters import open_ledger
 from shipper.delivery.pipeline import Route, Together
 from shipper.ledger.ledger import Gap, Ledger
 from shipper.ledger.ranges import merged, without
@@ -62,7 +62,7 @@ class Root:
             self.root,
             self.folder / "state",
             self.receiver.url,
-            **{"flush_interval": 0.05, "numbers_only": True, **more},
+            **{"flush_interval": 0.05, "drop_non_numeric": True, **more},
         )
 
     def accounts(self) -> list[Account]:

@@ -44,7 +44,7 @@ def loads(statement: str, **environ: str) -> tuple[set[str], int]:
         "import spooler.activate",
         "import spooler.spool.reader",
         "import spooler.spool.writer",
-        "import spooler.hook",
+        "import spooler.hooks.wandb",
         "import spooler.recorder",
         "from spooler import install, uninstall, stats, get_global_reporter",
         "import spooler.recorder; spooler.recorder.recorder()",
@@ -62,7 +62,7 @@ def test_importing_us_loads_nothing_heavy_and_starts_nothing(
 
 
 def test_the_third_parties_that_we_load_are_msgpack() -> None:
-    modules, _ = loads("import spooler.hook, spooler.recorder, spooler.spool.reader")
+    modules, _ = loads("import spooler.hooks.wandb, spooler.recorder, spooler.spool.reader")
     tops = {name.partition(".")[0] for name in modules}
     foreign = {name for name in tops - set(sys.stdlib_module_names) if "cython" not in name}
     assert foreign == {"spooler", "msgpack"}
@@ -93,7 +93,7 @@ def test_the_diagnosis_side_loads_no_network_and_starts_nothing(name: str, tmp_p
 
 
 def test_without_the_variable_nothing_of_the_collectors_is_loaded(tmp_path: Path) -> None:
-    modules, _ = loads("import spooler.hook, spooler.recorder; spooler.recorder.recorder()")
+    modules, _ = loads("import spooler.hooks.wandb, spooler.recorder; spooler.recorder.recorder()")
     assert not {name for name in modules if "collectors" in name or "diagnosis" in name}
 
 
@@ -101,7 +101,12 @@ def test_the_front_door_of_the_package_is_lazy() -> None:
     modules, _ = loads("import spooler")
     assert {name for name in modules if name.startswith(("spooler", "msgpack"))} == {"spooler"}
     modules, _ = loads("import spooler.spool.reader")
-    assert not modules & {"spooler.hook", "spooler.recorder", "spooler.evidence", "spooler.keeper"}
+    assert not modules & {
+        "spooler.hooks.wandb",
+        "spooler.recorder",
+        "spooler.detection",
+        "spooler.background",
+    }
 
 
 # --- the line that every interpreter start runs ---------------------------------------------------
@@ -154,7 +159,7 @@ def test_switched_on_it_imports_the_waiting_and_nothing_more(tmp_path: Path) -> 
 @pytest.mark.promise("G2")
 def test_a_fault_of_the_hook_does_not_break_import_wandb(tmp_path: Path) -> None:
     code = (
-        "import sys; sys.modules['spooler.hook'] = None\n"
+        "import sys; sys.modules['spooler.hooks.wandb'] = None\n"
         "import spooler; spooler.install(); import wandb; print(wandb.__version__)"
     )
     done = spools.python(code, PRIMUS_LENS_WANDB_OUTPUT_PATH=str(tmp_path))

@@ -11,10 +11,10 @@ from unittest import mock
 
 import pytest
 
-from shipper.batch.batcher import CUT_OFF_NAME
 from shipper.ledger.ledger import Ledger
 from shipper.retention.policy import Kept
 from shipper.service import Service, ship_once
+from shipper.steps import CUT_OFF_NAME
 from spooler.spool.owner import Lock, Process, Verdict
 from spooler.spool.reader import Reader
 from tests.kit import spools
@@ -39,7 +39,7 @@ COPIES = {
 }
 FORKED = """
 import os, sys, wandb
-from spooler.hook import hook
+from spooler.hooks.wandb import hook
 hook(wandb)
 run = wandb.init(mode="offline", dir=sys.argv[1], settings=wandb.Settings(console="off"))
 run.log({"loss": 0.5}, step=0)

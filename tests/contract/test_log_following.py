@@ -12,12 +12,13 @@ import pytest
 from spooler import recorder as recorder_module
 from spooler.collectors import log as log_module
 from spooler.collectors.log import LogCollector
-from spooler.logfile import cut, follow
-from spooler.logfile.bookmark import Bookmark
-from spooler.logfile.follow import Follower
-from spooler.logfile.position import Position
-from spooler.master_client import SpoolMasterClient
-from spooler.metric import WorkerTrainingMetric
+from spooler.dlrover.master_client import SpoolMasterClient
+from spooler.dlrover.metric import WorkerTrainingMetric
+from spooler.filetail import follower as follow
+from spooler.filetail import lines
+from spooler.filetail.checkpoint import Bookmark
+from spooler.filetail.follower import Follower
+from spooler.filetail.position import Position
 from tests.kit import spools
 
 pytestmark = pytest.mark.promise("G20")
@@ -164,7 +165,7 @@ def test_a_line_of_megabytes_comes_in_bounded_pieces(followed: Followed) -> None
     assert followed.collect() == "before\n" + line + "after\n"
     sizes = [len(one.data_content.encode()) for one in followed.reports.taken]
     assert len(sizes) > 8
-    assert max(sizes) <= cut.PIECE_BYTES
+    assert max(sizes) <= lines.PIECE_BYTES
 
 
 def test_no_file_yet_is_no_trouble(followed: Followed) -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from shipper.accounts.account import Account
-from shipper.accounts.audit import take_accounts
+from shipper.audit.account import Account
+from shipper.audit.audit import take_accounts
 from shipper.ledger.ledger import Ledger
 from shipper.retention.quarantine import Quarantine, Report
 from shipper.service import Service, ship_once

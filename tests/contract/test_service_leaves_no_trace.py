@@ -1,6 +1,6 @@
 """The service of one user reads what jobs of another write, and leaves nothing of its own there.
 
-Real user ids, a root as `lens-ship prepare` makes it, and readers that may do nothing but read.
+Real user ids, a root as `lens-ship init-root` makes it, and readers that may do nothing but read.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def root() -> Iterator[Path]:
     """A root of several users, where each of them can go."""
     top = Path(tempfile.mkdtemp(prefix="lens-ship-root-"))
     top.chmod(0o755)
-    ran = lens_ship("prepare", str(top / "spool"), "--owner", f"{SERVICE}:{GROUP}")
+    ran = lens_ship("init-root", str(top / "spool"), "--owner", f"{SERVICE}:{GROUP}")
     assert ran.code == 0, ran.err
     yield top / "spool"
     shutil.rmtree(top)

@@ -108,11 +108,11 @@ def by_systemd(top: Path) -> None:
 
 
 def by_command(top: Path) -> None:
-    ran = lens_ship("prepare", str(top / ROOT), "--owner", f"{SERVICE}:{GROUP}")
+    ran = lens_ship("init-root", str(top / ROOT), "--owner", f"{SERVICE}:{GROUP}")
     assert (ran.code, ran.out) == (0, f"{top / ROOT}: mode 3777, owner {SERVICE}:{GROUP}\n")
 
 
-MAKERS = {"systemd-tmpfiles": by_systemd, "lens-ship prepare": by_command}
+MAKERS = {"systemd-tmpfiles": by_systemd, "lens-ship init-root": by_command}
 
 
 @pytest.fixture(params=MAKERS)
@@ -256,7 +256,7 @@ def test_the_capabilities_of_the_init_container_are_enough_each_time(tmp_path: P
         *("setpriv", "--regid", str(GROUP), "--clear-groups", "--no-new-privs"),
         *("--bounding-set", limits, "--inh-caps", "-all"),
         *(sys.executable, "-c", "from shipper.cli import main; main()"),
-        *("prepare", str(root), "--state", str(state), "--owner", f"{SERVICE}:{GROUP}"),
+        *("init-root", str(root), "--state", str(state), "--owner", f"{SERVICE}:{GROUP}"),
     ]
     for said in ("mode 3777", "right already"):
         done = subprocess.run(
@@ -277,16 +277,16 @@ def test_the_capabilities_of_the_init_container_are_enough_each_time(tmp_path: P
 
 def test_preparing_twice_changes_nothing_and_a_link_is_refused(machine: Path, root: Path) -> None:
     before = root.stat()
-    ran = lens_ship("prepare", str(root), "--owner", f"{SERVICE}:{GROUP}")
+    ran = lens_ship("init-root", str(root), "--owner", f"{SERVICE}:{GROUP}")
     assert (ran.code, ran.out) == (0, f"{root}: right already\n")
     assert root.stat().st_mode == before.st_mode
     link = machine / "link"
     link.symlink_to(machine / "etc")
-    ran = lens_ship("prepare", str(link), "--owner", "1:1")
+    ran = lens_ship("init-root", str(link), "--owner", "1:1")
     assert ran.code == 1
     assert "lens-ship: " in ran.err
     assert (machine / "etc").stat().st_uid == 0
-    assert lens_ship("prepare", str(root), "--owner", "lens-ship").code == 2
+    assert lens_ship("init-root", str(root), "--owner", "lens-ship").code == 2
 
 
 def test_a_root_of_one_user_stays_closed_to_others(tmp_path: Path) -> None:

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from shipper.accounts.audit import take_accounts
-from shipper.batch.outcome import BAD_REQUEST
+from shipper.audit.audit import take_accounts
 from shipper.ledger import service_status, totals
 from shipper.ledger.ledger import Ledger
 from shipper.service import ship_once
 from shipper.sinks import REGISTRY
+from shipper.sinks.processor.classify import BAD_REQUEST
 from shipper.status.collect import status_collector
 from shipper.status.model import Status
 from spooler.spool import format as fmt
@@ -51,7 +51,7 @@ MIXED: list[Record] = [
 
 
 def ship(tmp_path: Path, receiver: FaultyReceiver, timeout: float = 60, **more: Any) -> None:
-    given = config(tmp_path, processor_url=receiver.url, batch_size=4, **more)
+    given = config(tmp_path, processor_url=receiver.url, batch_max_steps=4, **more)
     ship_once(given, timeout=timeout)
 
 

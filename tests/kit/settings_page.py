@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from shipper.commands import EXITS, EXITS_OF
+from shipper.cli import EXITS, EXITS_OF
 from shipper.config.schema import SETTINGS, Setting
 from spooler.config import VARIABLES
 

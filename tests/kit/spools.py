@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from spooler import notice, recorder
+from spooler import recorder, stderr
 from spooler.spool import codec, owner
 from spooler.spool import format as fmt
 from spooler.spool.identity import Identity
@@ -205,7 +205,7 @@ def settle(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
         monkeypatch.delenv(name)
     monkeypatch.setenv("PRIMUS_LENS_WANDB_OUTPUT_PATH", str(root))
     monkeypatch.setattr(recorder, "_RETRY_SECONDS", 0.0)
-    monkeypatch.setattr(notice, "_said", {})
+    monkeypatch.setattr(stderr, "_said", {})
 
 
 def kinds(directory: Path) -> list[str]:

@@ -24,12 +24,12 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from shipper.accounts import dead_letters
+from shipper import dead_letters
 from shipper.config.load import load
-from shipper.post.workloads import Workloads
 from shipper.replay.plan import Wish, make_plan
 from shipper.replay.send import Means, carry_out
 from shipper.sinks import REGISTRY
+from shipper.sinks.processor.workloads import Workloads
 from spooler.errors import SpoolUnavailable
 from spooler.spool import codec
 from spooler.spool.segments import Segments
@@ -112,10 +112,10 @@ class Accounting(RuleBasedStateMachine):
             "spool": self.folder / "spool",
             "state": self.folder / "state",
             "processor_url": URL,
-            "retain_seconds": retain,
+            "retention_seconds": retain,
             "root_bytes": root_bytes,
             "when_full": when_full,
-            "batch_size": batch,
+            "batch_max_steps": batch,
             "flush_interval": 1.0,
         }
         self.node = Node(self.folder, load(given, {}))

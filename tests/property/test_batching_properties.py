@@ -18,11 +18,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from shipper.batch.batcher import collect_steps
-from shipper.batch.outcome import Outcome, Verdict
 from shipper.delivery.pipeline import Route, Together
 from shipper.ledger.ledger import Ledger
-from shipper.sinks.processor import StepParcel
+from shipper.sinks.outcome import Outcome, Verdict
+from shipper.sinks.processor.metrics import StepParcel
+from shipper.steps import collect_steps
 from tests.kit.shipping import (
     DELIVERED,
     Clock,
@@ -76,7 +76,7 @@ class World:
     """What was logged, what the receiver has, and the service between them."""
 
     def __init__(self, folder: Path, batch_size: int) -> None:
-        self.config = config(folder, batch_size=batch_size, flush_interval=FLUSH)
+        self.config = config(folder, batch_max_steps=batch_size, flush_interval=FLUSH)
         self.clock = Clock()
         self.ledger = Ledger(self.config.state)
         self.sink = ScriptedSink(self.config, self.judge)

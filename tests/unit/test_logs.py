@@ -12,18 +12,17 @@ from typing import Any
 
 import pytest
 
-from shipper.logs import FORMATS, Calm, Repeats, about, escaped, is_journal, start
+from shipper.humanize import sanitize
+from shipper.log import FORMATS, RateLimitHandler, fields, is_journal, start
 
-MESSAGE = "%s: %s; everything is kept"
+EVENT = "sink paused, data is kept"
 
 
-def record(
-    message: str = MESSAGE, *args: Any, level: int = logging.WARNING, **subject: Any
-) -> logging.LogRecord:
-    made = logging.LogRecord("shipper.delivery.sink_state", level, "f.py", 1, message, args, None)
+def record(event: str = EVENT, *, level: int = logging.WARNING, **values: Any) -> logging.LogRecord:
+    made = logging.LogRecord("shipper.delivery.sink_state", level, "f.py", 1, event, (), None)
     made.created = 1700000000.25
-    if subject:
-        made.__dict__.update(about(**subject))
+    if values:
+        made.__dict__.update(fields(**values))
     return made
 
 
@@ -31,25 +30,28 @@ def line(style: str, made: logging.LogRecord, *, journal: bool = False) -> str:
     return FORMATS[style](journal=journal).format(made)
 
 
-def test_text_is_the_sentence() -> None:
-    made = record(MESSAGE, "processor", "refused", sink="processor", reason="refused")
-    assert line("text", made).endswith(" WARNING processor: refused; everything is kept")
+def test_text_is_the_event_and_its_fields() -> None:
+    made = record(sink="processor", reason="refused", detail="no route", retry_in=2.5)
+    assert line("text", made).endswith(
+        ' WARNING sink paused, data is kept sink=processor reason=refused detail="no route"'
+        " retry_in=2.5"
+    )
 
 
 def test_logfmt_has_the_fields() -> None:
-    made = record(MESSAGE, "p", "x", sink="processor", seq=7, detail='a "b" c=d', empty="")
+    made = record(sink="processor", seq=7, detail='a "b" c=d', empty="", whole=True)
     assert line("logfmt", made) == (
-        'time=2023-11-14T22:13:20.250Z level=warning msg="p: x; everything is kept"'
-        ' sink=processor seq=7 detail="a \\"b\\" c=d" empty=""'
+        'time=2023-11-14T22:13:20.250Z level=warning msg="sink paused, data is kept"'
+        ' sink=processor seq=7 detail="a \\"b\\" c=d" empty="" whole=true'
     )
 
 
 def test_json_has_the_fields_with_their_types() -> None:
-    made = record(MESSAGE, "p", "x", sink="processor", seq=7, spool=Path("/s"), nothing=None)
+    made = record(sink="processor", seq=7, spool=Path("/s"), nothing=None)
     assert json.loads(line("json", made)) == {
         "time": "2023-11-14T22:13:20.250Z",
         "level": "warning",
-        "msg": "p: x; everything is kept",
+        "msg": "sink paused, data is kept",
         "sink": "processor",
         "seq": 7,
         "spool": "/s",
@@ -85,85 +87,110 @@ EVIL = "a\nb\r\x1b[31mc\x00\u2028\u202ed\ud800\x9b2J"
 def test_what_comes_from_elsewhere_cannot_forge_a_line_or_move_a_cursor(
     style: str, journal: bool
 ) -> None:
-    text = line(style, record("%s said", EVIL, spool=EVIL, detail=EVIL), journal=journal)
+    text = line(style, record(EVIL, spool=EVIL, detail=EVIL), journal=journal)
     assert text.isprintable()
     text.encode("utf-8")
 
 
 def test_escaping_leaves_what_is_readable_as_it_is() -> None:
-    assert escaped("größe → 3 µs 漢字") == "größe → 3 µs 漢字"
-    assert escaped("a\nb\x1b") == "a\\nb\\x1b"
+    assert sanitize("größe → 3 µs 漢字") == "größe → 3 µs 漢字"
+    assert sanitize("a\nb\x1b") == "a\\nb\\x1b"
 
 
 # --- how often ------------------------------------------------------------------------------------
 
 
-def told(repeats: Repeats, now: float, *records: logging.LogRecord) -> list[str]:
-    return [made.getMessage() for made in records if repeats.admit(made, now)]
+class Log:
+    """A handler whose time stands still until it is set."""
+
+    def __init__(self, seconds: float, style: str = "json") -> None:
+        self.now = 0.0
+        self.stream = io.StringIO()
+        self.handler = RateLimitHandler(self.stream, seconds, lambda: self.now)
+        self.handler.setFormatter(FORMATS[style](journal=True))
+
+    def write(self, *records: logging.LogRecord) -> list[dict[str, Any]]:
+        for made in records:
+            self.handler.handle(made)
+        return self.read()
+
+    def at(self, now: float) -> list[dict[str, Any]]:
+        """What comes out of itself once it is so late."""
+        self.now = now
+        self.handler.flush_repeats()
+        return self.read()
+
+    def read(self) -> list[dict[str, Any]]:
+        lines = self.stream.getvalue().splitlines()
+        self.stream.seek(0)
+        self.stream.truncate()
+        return [json.loads(line[3:]) for line in lines]
 
 
-def test_the_same_about_the_same_is_told_once_and_then_the_last_with_a_count() -> None:
-    repeats = Repeats(300.0)
-    flapping = [record("down: %s", n, sink="processor", detail=n) for n in range(5)]
-    assert told(repeats, 0.0, *flapping) == ["down: 0"]
-    assert list(repeats.due(299.0)) == []
-    (last,) = repeats.due(300.0)
-    assert last.getMessage() == "down: 4"
-    assert "(3 more like this were held back)" in line("text", last)
-    assert json.loads(line("json", last))["suppressed"] == 3
-    assert told(repeats, 301.0, record("down: %s", 5, sink="processor")) == [], "a new period"
-    assert [made.getMessage() for made in repeats.due(600.0)] == ["down: 5"]
-    assert list(repeats.due(900.0)) == []
-    assert told(repeats, 901.0, record("down: %s", 6, sink="processor")) == ["down: 6"]
+def test_a_repeat_is_held_back_and_then_the_last_is_written_with_a_count() -> None:
+    log = Log(300.0)
+    flapping = [record("down", sink="processor", detail=n) for n in range(5)]
+    assert [one["detail"] for one in log.write(*flapping)] == [0]
+    assert log.at(299.0) == []
+    (last,) = log.at(300.0)
+    assert last["detail"] == 4
+    assert last["suppressed"] == 3
+    log.now = 301.0
+    assert log.write(record("down", sink="processor", detail=5)) == [], "a new period"
+    (last,) = log.at(600.0)
+    assert last["detail"] == 5
+    assert "suppressed" not in last
+    assert log.at(900.0) == []
+    log.now = 901.0
+    assert [one["detail"] for one in log.write(record("down", sink="processor", detail=6))] == [6]
 
 
-def test_another_subject_sentence_or_level_is_not_the_same() -> None:
-    repeats = Repeats(300.0)
+def test_another_subject_event_or_level_is_not_the_same() -> None:
+    log = Log(300.0)
     others = [
-        record("down: %s", 1, sink="a"),
-        record("down: %s", 1, sink="b"),
-        record("down: %s", 1, sink="a", workload="w"),
-        record("up: %s", 1, sink="a"),
-        record("down: %s", 1, sink="a", level=logging.ERROR),
-        record("no subject: %s", 1),
-        record("no subject: %s", 2),
+        record("down", detail=1, sink="a"),
+        record("down", detail=1, sink="b"),
+        record("down", detail=1, sink="a", workload="w"),
+        record("up", detail=1, sink="a"),
+        record("down", detail=1, sink="a", level=logging.ERROR),
+        record("no fields 1"),
+        record("no fields 2"),
     ]
-    assert len(told(repeats, 0.0, *others)) == len(others)
-    assert told(repeats, 0.0, *others) == []
+    assert len(log.write(*others)) == len(others)
+    assert log.write(*others) == []
 
 
 def test_what_was_held_of_several_comes_in_the_order_it_happened() -> None:
     """The last line about something that comes and goes tells how it stands."""
-    repeats = Repeats(300.0)
+    log = Log(300.0)
     for number, word in enumerate(["down", "up", "down", "up", "down"]):
-        made = record(f"{word}: %s", number, sink="a")
+        made = record(word, detail=number, sink="a")
         made.created += number
-        repeats.admit(made, 0.0)
-    assert [made.getMessage() for made in repeats.due(300.0)] == ["up: 3", "down: 4"]
+        log.write(made)
+    assert [(one["msg"], one["detail"]) for one in log.at(300.0)] == [("up", 3), ("down", 4)]
 
 
-def test_debug_and_a_period_of_nothing_tell_everything() -> None:
-    assert len(told(Repeats(300.0), 0.0, *[record("x", level=logging.DEBUG)] * 3)) == 3
-    assert len(told(Repeats(0.0), 0.0, *[record("x")] * 3)) == 3
+def test_debug_and_a_period_of_nothing_write_everything() -> None:
+    assert len(Log(300.0).write(*[record("x", level=logging.DEBUG)] * 3)) == 3
+    assert len(Log(0.0).write(*[record("x")] * 3)) == 3
 
 
 def test_a_flood_of_subjects_is_bounded_and_loses_no_line() -> None:
-    repeats = Repeats(300.0)
-    for _ in range(2):
-        for number in range(6000):
-            repeats.admit(record("x %s", number, spool=str(number)), 0.0)
-    assert len(list(repeats.due(0.0))) + len(list(repeats.held())) == 6000
+    log = Log(300.0)
+    flood = [record("x", spool=str(number)) for number in range(6000)]
+    assert len(log.write(*flood)) == 6000
+    again = len(log.write(*flood))
+    log.handler.close()
+    assert again + len(log.read()) == 6000
 
 
 def test_at_the_end_what_is_held_is_written() -> None:
-    stream = io.StringIO()
-    handler = Calm(stream, 300.0)
-    handler.setFormatter(FORMATS["text"](journal=True))
+    log = Log(300.0, "text")
     for number in range(3):
-        handler.handle(record("down: %s", number, sink="a"))
-    assert stream.getvalue() == "<4>down: 0\n"
-    handler.close()
-    assert stream.getvalue().splitlines()[1:] == ["<4>down: 2 (1 more like this were held back)"]
+        log.handler.handle(record("down", sink="a", detail=number))
+    assert log.stream.getvalue() == "<4>down sink=a detail=0\n"
+    log.handler.close()
+    assert log.stream.getvalue().splitlines()[1:] == ["<4>down sink=a detail=2 suppressed=1"]
 
 
 # --- the journal ----------------------------------------------------------------------------------
@@ -186,7 +213,7 @@ def test_starting_replaces_what_was_there(capfd: pytest.CaptureFixture[str]) -> 
         root.handlers = []
         start("warning", "json", 300.0)
         start("warning", "logfmt", 300.0)
-        logging.getLogger("shipper.x").warning("seen", extra=about(sink="s"))
+        logging.getLogger("shipper.x").warning("seen", extra=fields(sink="s"))
         logging.getLogger("shipper.x").info("unseen")
         (handler,) = root.handlers
         handler.flush()

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from spooler import DiagnosisDataType, WorkerTrainingMetric
+from spooler.dlrover.metric import taken
 from spooler.errors import ReportRefused
-from spooler.metric import taken
 from spooler.records.report import FIELDS
 
 NOW = 1_700_000_100.75

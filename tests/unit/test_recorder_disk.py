@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from spooler.keeper import Keeper
+from spooler.background import BackgroundThread
 from spooler.recorder import Recorder
 from spooler.spool import db
 from tests.kit import spools
@@ -143,7 +143,7 @@ def test_recording_resumes_by_itself_and_the_loss_arrives_at_the_receiver(
     told, _said = run(
         f"""
 from shipper.config.load import load
-from shipper.receiver import queries
+from tests.kit.processor import queries
 from shipper.service import ship_once
 from tests.kit.faulty_receiver import FaultyReceiver
 recorder._RETRY_SECONDS = 0.5
@@ -243,7 +243,7 @@ def test_files_that_are_gone_give_their_disk_back(
     """A file that is deleted takes its room for as long as it is open."""
     spools.settle(monkeypatch, tmp_path / "spool")
     mine = Recorder()
-    monkeypatch.setattr(Keeper, "start", lambda _: False)
+    monkeypatch.setattr(BackgroundThread, "start", lambda _: False)
     for number in range(5):
         assert mine.record("step", spools.step(number))
         shutil.rmtree(tmp_path / "spool")
@@ -290,7 +290,7 @@ def test_at_the_limit_of_a_file_the_next_segment_is_used(tmp_path: Path) -> None
         + _FILES
         + """
 import resource
-recorder.notice.say_once("warm", "up")
+recorder.stderr.report_once("warm", "up")
 taken = [number for number in range(20) if mine.record("step", spools.step(number))]
 before = files()
 resource.setrlimit(resource.RLIMIT_FSIZE, (65536, resource.RLIM_INFINITY))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from spooler import border
+from spooler import async_exceptions
 from spooler.records import gap
 from tests.kit import spools
 from tests.kit.interrupted import ERRORS
@@ -91,6 +91,6 @@ def test_what_an_object_or_our_code_raises_is_not_the_user_s() -> None:
     from spooler.records import values
     from spooler.spool import codec
 
-    assert not border.theirs(_caught(lambda: values.plain(_Item())))
-    assert not border.theirs(_caught(lambda: codec.pack({"a": object()})))
-    assert not border.theirs(_caught(lambda: codec.unpack(b"\xc1")))
+    assert not async_exceptions.is_async(_caught(lambda: values.plain(_Item())))
+    assert not async_exceptions.is_async(_caught(lambda: codec.pack({"a": object()})))
+    assert not async_exceptions.is_async(_caught(lambda: codec.unpack(b"\xc1")))

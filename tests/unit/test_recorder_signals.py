@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from spooler import notice, recorder
-from spooler.keeper import Keeper
+from spooler import recorder, stderr
+from spooler.background import BackgroundThread
 from spooler.recorder import Recorder
 from tests.kit import spools
 
@@ -26,8 +26,8 @@ def test_a_signal_handler_may_record_at_any_bytecode_of_recording(
     while at < seen:
         shutil.rmtree(root, ignore_errors=True)
         one = Recorder()
-        monkeypatch.setattr(Keeper, "start", lambda _: False)
-        monkeypatch.setattr(notice, "_said", {})
+        monkeypatch.setattr(BackgroundThread, "start", lambda _: False)
+        monkeypatch.setattr(stderr, "_said", {})
         if state != "new":
             root.write_text("in the way")
         if state == "healed":

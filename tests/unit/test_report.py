@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from shipper.accounts.account import Account
-from shipper.accounts.report import print_accounts, print_dead_letters, print_quarantine
+from shipper.audit.account import Account
+from shipper.cli.render import print_accounts, print_dead_letters, print_quarantine
 from shipper.replay.show import print_plan
 from shipper.retention.quarantine import Report
 

@@ -10,8 +10,8 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
-from shipper.accounts import report
-from shipper.accounts.account import Account
+from shipper.audit.account import Account
+from shipper.cli import render
 from shipper.replay import show
 from shipper.replay.plan import Part
 from shipper.tables import Column, fitted
@@ -34,7 +34,7 @@ MILLIONS = 12_345_678
 def screen(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Console:
     """A terminal of so many columns, which the commands print to."""
     out = Console(width=request.param, file=io.StringIO(), highlight=False, markup=False)
-    monkeypatch.setattr(report, "console", lambda: out)
+    monkeypatch.setattr(render, "console", lambda: out)
     monkeypatch.setattr(show, "console", lambda: out)
     return out
 
@@ -61,7 +61,7 @@ def test_an_account_keeps_every_number(screen: Console, wrong: dict[str, Any]) -
         )
         for place, spool in enumerate(SPOOLS)
     ]
-    report.print_accounts(accounts, as_json=False)
+    render.print_accounts(accounts, as_json=False)
     head, *rows = [line for line in printed(screen) if line.startswith(("spool  ", "2"))][:4]
     assert head.split()[:6] == ["spool", "written", "delivered", "not", "for", "it"]
     assert all(len(row) <= screen.width for row in rows)
@@ -90,7 +90,7 @@ def test_a_dead_letter_has_its_number_and_its_answer(screen: Console) -> None:
         }
         for number in range(1000, 1004)
     ]
-    report.print_dead_letters(rows, as_json=False)
+    render.print_dead_letters(rows, as_json=False)
     lines = printed(screen)
     assert [line.split()[0] for line in lines[1:5]] == ["1000", "1001", "1002", "1003"]
     assert all(str(MILLIONS + number) in lines[1 + number - 1000] for number in range(1000, 1004))

@@ -123,7 +123,7 @@ def run_program(place: Path, name: str, environ: dict[str, str]) -> Ran:
         "WANDB_CACHE_DIR": str(place / "cache"),
         "WANDB_DISABLE_GIT": "true",
         "WANDB_ERROR_REPORTING": "false",
-        "PYTHONPATH": str(site),
+        "PYTHONPATH": f"{site}{os.pathsep}{spools.REPOSITORY}",
     }
     with (place / "stderr").open("w+", encoding="utf-8") as stderr:
         ended = subprocess.run(

@@ -211,7 +211,8 @@ def faults() -> None:
     spooler.install()
     import wandb
 
-    from spooler import hook, recorder
+    from spooler import recorder
+    from spooler.hooks import wandb as hook
 
     run = start()
     REPORT["run"] = run.id

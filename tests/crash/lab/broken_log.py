@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from tests.crash.lab.patches import Mutant, Patch
 
-_FOLLOW = "spooler/logfile/follow.py"
+_FOLLOW = "spooler/filetail/follower.py"
 
 LOG_MUTANTS: dict[str, Mutant] = {
     "position-apart-from-the-lines": Mutant(
         meaning="the log's position is looked for in its own file only, not in the last record",
         patches=(
             Patch(
-                file="spooler/logfile/resume.py",
+                file="spooler/filetail/resume.py",
                 old="    for directory, seq in _places(root, saved):\n",
                 new="    for directory, seq in ():\n",
             ),
@@ -32,7 +32,7 @@ LOG_MUTANTS: dict[str, Mutant] = {
         patches=(
             Patch(
                 file=_FOLLOW,
-                old="        return Piece(text=cut.text(data), position=position,",
+                old="        return Piece(text=lines.text(data), position=position,",
                 new="        rest = os.pread(self._fd, 64, self._offset + len(data))\n"
                 "        beyond = rest if data and b'\\n' not in rest else b''\n"
                 "        return Piece(text=cut.text(data + beyond), position=position,",
@@ -58,7 +58,7 @@ LOG_MUTANTS: dict[str, Mutant] = {
                 new="            return data\n",
             ),
             Patch(
-                file="spooler/logfile/position.py",
+                file="spooler/filetail/position.py",
                 old="            and zlib.crc32(head) == self.head\n"
                 "            and zlib.crc32(tail) == self.tail\n",
                 new="",
@@ -69,7 +69,7 @@ LOG_MUTANTS: dict[str, Mutant] = {
         meaning="a piece of a long line may end inside a character",
         patches=(
             Patch(
-                file="spooler/logfile/cut.py",
+                file="spooler/filetail/lines.py",
                 old="        return len(data) - _begun(data)\n",
                 new="        return len(data)\n",
             ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.crash.lab.patches import Mutant, Patch
 
-_HOOK = "spooler/hook.py"
+_HOOK = "spooler/hooks/wandb.py"
 _CALL = "        try:\n            result = original(self, *args, **kwargs)\n"
 
 TRAINING_MUTANTS: dict[str, Mutant] = {
@@ -48,12 +48,12 @@ TRAINING_MUTANTS: dict[str, Mutant] = {
         meaning="PyTorch is asked for its version by importing it",
         patches=(
             Patch(
-                file="spooler/evidence/pytorch.py",
+                file="spooler/detection/pytorch.py",
                 old='        "available": view.loaded("torch") or there.has("torch"),\n',
                 new='        "available": there.has("torch") and bool(_imported()),\n',
             ),
             Patch(
-                file="spooler/evidence/pytorch.py",
+                file="spooler/detection/pytorch.py",
                 old="def built_for(",
                 new="def _imported() -> bool:\n"
                 "    import contextlib\n\n"
@@ -67,7 +67,7 @@ TRAINING_MUTANTS: dict[str, Mutant] = {
         meaning="a driver whose files tell nothing is asked by nvidia-smi",
         patches=(
             Patch(
-                file="spooler/evidence/nvidia.py",
+                file="spooler/detection/nvidia.py",
                 old='    text = view.read("/proc/driver/nvidia/version")\n',
                 new='    text = view.read("/proc/driver/nvidia/version")\n'
                 "    if not text:\n"
@@ -82,7 +82,7 @@ TRAINING_MUTANTS: dict[str, Mutant] = {
         meaning="a loaded module is asked for its attributes; a lazy one answers by importing",
         patches=(
             Patch(
-                file="spooler/evidence/view.py",
+                file="spooler/detection/view.py",
                 old="        found = self.attributes(module).get(name)\n",
                 new="        found = getattr(self.modules.get(module), name, None)\n",
             ),
@@ -110,7 +110,7 @@ TRAINING_MUTANTS: dict[str, Mutant] = {
         meaning="there is a thread for every task that was put off",
         patches=(
             Patch(
-                file="spooler/keeper.py",
+                file="spooler/background.py",
                 old="                thread.start()\n",
                 new="                thread.start()\n"
                 "                threading.Thread(target=self._run, daemon=True).start()\n",

@@ -16,14 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import shipper.delivery.backoff
-from shipper.accounts.account import Account
+from shipper.audit.account import Account
 from shipper.config.schema import Config
 from shipper.errors import ShipperError
 from shipper.ledger.ranges import merged, size
-from shipper.receiver import answers, queries
-from shipper.receiver.listener import Exchange
-from shipper.receiver.routes import Call
-from shipper.receiver.store import Store
 from shipper.retention import cleaner
 from shipper.service import Service, ship_once
 from spooler.recorder import recorder
@@ -35,6 +31,10 @@ from tests.crash.lab.verdict import Findings, Verdict
 from tests.kit.command import lens_ship
 from tests.kit.delivery import settings
 from tests.kit.faulty_receiver import Answer, Eof, FaultyReceiver, HalfAnswer, Normal, Reset, Turn
+from tests.kit.processor import answers, queries
+from tests.kit.processor.listener import Exchange
+from tests.kit.processor.routes import Call
+from tests.kit.processor.store import Store
 
 SECONDS = 1.5
 SERVICE_SECONDS = 0.4
@@ -89,9 +89,9 @@ def trial(seed: int, work: Path) -> Verdict:
         work / "state",
         receiver.url,
         flush_interval=0.05,
-        rescan_seconds=1,
-        batch_size=20,
-        retain_seconds=0.2,
+        rescan_interval=1,
+        batch_max_steps=20,
+        retention_seconds=0.2,
         **({"root_bytes": 400_000, "when_full": "drop-oldest"} if variant == ROOT else {}),
     )
 

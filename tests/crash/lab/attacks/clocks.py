@@ -17,12 +17,12 @@ from functools import partial
 from pathlib import Path
 
 from shipper.discovery.layout import find_spools
-from shipper.receiver import Receiver
 from tests.crash.lab.attacks import Attack, Trials
 from tests.crash.lab.conservation import Arrivals
 from tests.crash.lab.lives import FarReceiver
 from tests.crash.lab.verdict import Findings, Verdict
 from tests.kit.fake_time import LIBRARIES, MISSING, FakeTime
+from tests.kit.processor import Receiver
 from tests.kit.spools import environment
 
 JUMPS = 6
@@ -69,7 +69,8 @@ class Node:
         self._command = [
             *("run", "--spool", str(self.root), "--state", str(work / "state")),
             *("--processor-url", self.url, "--flush-interval", str(FLUSH_SECONDS)),
-            *("--retain-seconds", str(retain), "--http-listen", "off", "--batch-size", "20"),
+            *("--retention-seconds", str(retain), "--http-listen", "off"),
+            *("--batch-max-steps", "20"),
         ]
         self.service = self._serve()
         self.trainer = self._train()

@@ -21,13 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import shipper.delivery.backoff
-from shipper.accounts.account import Account
+from shipper.audit.account import Account
 from shipper.discovery.layout import find_spools
 from shipper.errors import ShipperError
-from shipper.receiver import Receiver
 from shipper.retention import cleaner
 from shipper.service import Service, ship_once
-from spooler import keeper
+from spooler import background
 from spooler import recorder as recorder_module
 from spooler.recorder import recorder
 from spooler.records import step as step_record
@@ -39,6 +38,7 @@ from tests.crash.lab.conservation import Arrivals, accounts_of, workloads_of
 from tests.crash.lab.lives import FarReceiver, Life, Tell
 from tests.crash.lab.verdict import Findings, Verdict
 from tests.kit.delivery import settings
+from tests.kit.processor import Receiver
 
 SECONDS = 2.0
 TRAINERS = 2
@@ -70,9 +70,9 @@ class Node:
             work / "state",
             self.url,
             flush_interval=0.05,
-            rescan_seconds=1,
+            rescan_interval=1,
             read_timeout=0.3,
-            **{"numbers_only": True, "retain_seconds": 10**6, **limits},
+            **{"drop_non_numeric": True, "retention_seconds": 10**6, **limits},
         )
         self.lives: dict[str, Life] = {}
         self.most: dict[str, int] = {}  # spool -> bytes of disk; "" is all of the root
@@ -149,7 +149,7 @@ def trial(seed: int, work: Path) -> Verdict:
     whose, policy, pause = VARIANTS[seed % len(VARIANTS)]
     shipper.delivery.backoff.FIRST_SECONDS = 0.01
     cleaner.TIDY_SECONDS = cleaner.CROWDED_SECONDS = 0.2
-    keeper.TICK_SECONDS = 0.1
+    background.TICK_SECONDS = 0.1
     recorder_module._RETRY_SECONDS = 0.05
     os.environ.update(
         PRIMUS_LENS_WANDB_OUTPUT_PATH=str(work / "spool"),
@@ -291,7 +291,7 @@ def _check_account(node: Node, policy: str, found: Findings) -> None:
             found.check(not lost, "G11", f"undelivered records were removed: {where}")
         evicted, others = sum(account.evicted.values()), account.written - len(told)
         # What was under way when the service or the receiver went may have arrived all the same.
-        others += node.config.batch_size * (node.deaths + node.absences)
+        others += node.config.batch_max_steps * (node.deaths + node.absences)
         found.check(len(lost) <= evicted <= len(lost) + others, "G11", f"not counted: {where}")
         if refused:
             dropped = sum(account.dropped.values())

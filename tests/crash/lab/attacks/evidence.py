@@ -112,13 +112,13 @@ def trial(seed: int, work: Path) -> Verdict:
 
 
 def _look_at_all(seed: int, work: Path, report: Path, tell: Tell) -> None:
-    from spooler import evidence
+    from spooler import detection
 
     watch, told = Watch(), list[str]()
     for number in range(MACHINES):
         rng = random.Random(seed * MACHINES + number)
         machine = _machine(rng, work / f"{number}")
-        facts = evidence.RunFacts(
+        facts = detection.RunFacts(
             project=_text(rng), name=_text(rng), id="r", config=_config(rng), tags=(_text(rng),)
         )
         tell(number)
@@ -127,8 +127,8 @@ def _look_at_all(seed: int, work: Path, report: Path, tell: Tell) -> None:
         watch.seen.clear()
         watch.is_on = True
         try:
-            evidence.imported_frameworks(machine.modules)
-            got = evidence.collect(facts, machine.environ, machine.modules, machine.files)
+            detection.imported_frameworks(machine.modules)
+            got = detection.collect(facts, machine.environ, machine.modules, machine.files)
         except BaseException as error:  # noqa: BLE001 - whatever it is, it would have hit training
             told.append(f"machine {number}: raises {type(error).__name__}: {error}")
             continue

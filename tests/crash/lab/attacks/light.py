@@ -162,9 +162,9 @@ if __name__ == "__main__":
     if has_wandb:
         run.finish()
     if is_on and not has_wandb:
-        from spooler import evidence
-        facts = evidence.RunFacts(project="p", name="n", id="i", config={}, tags=())
-        evidence.collect(facts, os.environ, sys.modules)
+        from spooler import detection
+        facts = detection.RunFacts(project="p", name="n", id="i", config={}, tags=())
+        detection.collect(facts, os.environ, sys.modules)
 """
 
 

@@ -18,7 +18,7 @@ from itertools import count
 from pathlib import Path
 
 from spooler.collectors.log import LogCollector
-from spooler.logfile.cut import PIECE_BYTES
+from spooler.filetail.lines import PIECE_BYTES
 from spooler.spool.reader import Reader
 from tests.crash.lab.attacks import Attack, Trials
 from tests.crash.lab.lives import Life, Tell

@@ -21,9 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from shipper.config.schema import Config
+from shipper.http_client.client import Poster
 from shipper.ledger.ledger import Ledger
-from shipper.post.http import Poster
-from shipper.receiver import queries
 from shipper.replay.check import DIFFERS, HOLDS, check_receipts
 from shipper.replay.command import WISHING, replay_command
 from shipper.replay.source import Source
@@ -37,6 +36,7 @@ from tests.crash.lab.lives import FarReceiver, Life, Tell
 from tests.crash.lab.verdict import Findings, Verdict
 from tests.kit import shipping, spools
 from tests.kit.delivery import settings
+from tests.kit.processor import queries
 
 STATIONS = (
     (Source, "read"),
@@ -110,7 +110,7 @@ def trial(seed: int, work: Path) -> Verdict:
 def make(folder: Path, name: str, url: str) -> Replay:
     """A spool that the service has delivered, or a file that it knows nothing of."""
     folder.mkdir()
-    config = settings(folder / "spool", folder / "state", url, batch_size=4)
+    config = settings(folder / "spool", folder / "state", url, batch_max_steps=4)
     if name.startswith("file"):
         source = folder / "old"
         (source / "node_0" / "rank_0").mkdir(parents=True)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
-import shipper.commands.replay  # a fault is to strike what it does, not how it is loaded
+import shipper.cli.replay  # a fault is to strike what it does, not how it is loaded
 import shipper.delivery.backoff
 import shipper.replay.command  # as well
 from shipper import cli
@@ -26,8 +26,8 @@ from shipper.errors import ShipperError
 from shipper.service import ship_once
 from shipper.sinks import REGISTRY as SINKS
 from spooler import recorder as module
+from spooler.background import BackgroundThread
 from spooler.errors import SpoolError
-from spooler.keeper import Keeper
 from spooler.recorder import Recorder
 from spooler.records import step as step_record
 from spooler.spool import codec
@@ -92,7 +92,7 @@ def _body(number: int) -> dict[str, object]:
 
 def _without_thread() -> Recorder:
     """A recorder whose background work is done where `_tend` is called."""
-    mine, idle = Recorder(), Keeper(lambda: None)
+    mine, idle = Recorder(), BackgroundThread(lambda: None)
     mine._start_keeper = lambda: idle  # type: ignore[method-assign]
     return mine
 
@@ -122,7 +122,8 @@ class Scene:
         """One cycle of the service; 1 when something is left, 3 when it said that it cannot."""
         try:
             pending = ship_once(
-                settings(self.root, self.state, self.receiver.url, batch_size=7), timeout=seconds
+                settings(self.root, self.state, self.receiver.url, batch_max_steps=7),
+                timeout=seconds,
             )
         except (ShipperError, SpoolError):
             return 3

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import spooler
-from shipper.foreign.leveldb_log import Broken, Place, entries
+from shipper.importers.wandb_datastore import Broken, Place, entries
 from tests.crash.lab.attacks import Attack, Trials
 from tests.crash.lab.conservation import recorded
 from tests.crash.lab.lives import Life
@@ -45,7 +45,7 @@ _VOLATILE = {"_timestamp", "_runtime"}
 _CLIENT = re.compile(r"(?<=wandb-client-artifact://)\w+")  # drawn anew each time
 # The guards themselves, and what does nothing but call wandb's own.
 _GUARDS = {"_wrap_init", "_wrap_log", "_wrap_finish", "_guarded", "_told", "_interrupted"}
-_BORDER = "spooler.border"  # tells what the guards keep from what they pass on
+_BORDER = "spooler.async_exceptions"  # tells what the guards keep from what they pass on
 
 
 def trial(seed: int, work: Path) -> Verdict:
@@ -231,7 +231,7 @@ def _outcome(call: Callable[[], Any]) -> list[Any]:
             chain.append(f"{type(link).__name__}: {_shown(link)}")
             link = link.__cause__ or link.__context__
         for frame in traceback.extract_tb(error.__traceback__):
-            if not frame.filename.endswith("spooler/hook.py"):
+            if not frame.filename.endswith("spooler/hooks/wandb.py"):
                 places.append(f"{Path(frame.filename).name}:{frame.lineno} {frame.name}")
         # How deep an endless value is followed depends on how deep the caller stands.
         return ["raised", chain, list(dict.fromkeys(places))]

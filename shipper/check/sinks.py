@@ -1,0 +1,27 @@
+"""Where records go: every sink is asked for its own findings.
+
+A sink that has a method `probe(identities)` says whether its receiver is there and knows the jobs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from shipper.check import CheckContext
+from shipper.finding import Finding, ok, warn
+from shipper.sinks import build_sinks
+from shipper.sinks.processor.client import build_address
+
+
+def look(ground: CheckContext) -> Iterator[Finding]:
+    """See the module."""
+    config = ground.config
+    if not config.api_reporting:
+        yield warn("sinks", "api_reporting is false: nothing is sent", "set api_reporting = true")
+        return
+    for name, sink in build_sinks(config, build_address(config)).items():
+        probe = getattr(sink, "probe", None)
+        if probe is None:
+            yield ok(name, "has nothing to be asked for in advance")
+        else:
+            yield from probe(ground.identities)

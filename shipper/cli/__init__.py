@@ -1,0 +1,119 @@
+"""The command line: finds the command in the registry and turns errors into exit codes.
+
+A command is one file here and one line in `REGISTRY`. Its file imports the rest of the service when
+the command runs, not before.
+"""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from importlib import import_module
+
+import click
+
+import spooler
+from shipper.cli.options import Group, quiet_on_closed_pipe
+from shipper.errors import ShipperError
+
+REGISTRY: dict[str, str] = {
+    "run": "shipper.cli.run:run",
+    "check": "shipper.cli.check:check",
+    "status": "shipper.cli.status:status",
+    "config": "shipper.cli.config:config",
+    "inspect": "shipper.cli.inspect:inspect",
+    "tail": "shipper.cli.tail:tail",
+    "plot": "shipper.cli.plot:plot",
+    "audit": "shipper.cli.audit:audit",
+    "dead-letter": "shipper.cli.dead_letter:dead_letter",
+    "quarantine": "shipper.cli.quarantine:quarantine",
+    "replay": "shipper.cli.replay:replay",
+    "init-root": "shipper.cli.init_root:init_root",
+    "systemd": "shipper.cli.systemd:systemd",
+    "hook": "shipper.cli.hook:hook",
+    "dev-server": "shipper.cli.dev_server:dev_server",
+    "demo": "shipper.cli.demo:demo",
+}
+
+# What the exit codes mean: those of every command, then what 1 means for those that have it.
+EXITS: dict[int, str] = {
+    0: "success",
+    1: "failure, or work is left; stderr says what, and for some commands see below",
+    2: "invalid arguments or settings; all of them are listed",
+    3: "the state directory is in use by another service",
+    4: "the state directory cannot be used; the message says why and what to do",
+    130: "interrupted at a prompt",
+    141: "the output pipe was closed (`| head`)",
+}
+EXITS_OF: dict[str, str] = {
+    "run": "with `--once`: records are still pending, one line for each reason. Without: never",
+    "status": "operator action is required",
+    "check": "a check failed, or with `--strict` gave a warning",
+    "audit": "an account does not balance, or a directory cannot be read",
+    "inspect": "a path has a problem or is not a spool",
+    "tail": "no spool was found (without `--follow`)",
+    "plot": "no such run, or no such metric",
+    "dead-letter retry": "a record was rejected again",
+    "replay": "records are left, or a source cannot be replayed",
+    "hook status": "the hook is not active in this environment",
+    "demo": "records were lost, or a process did not start",
+}
+
+
+def main() -> None:
+    """Entry point of the `lens-ship` command."""
+    try:
+        cli(standalone_mode=False)
+    except click.exceptions.Abort:
+        sys.exit(130)
+    except click.UsageError as error:
+        error.show()
+        sys.exit(2)
+    except click.ClickException as error:
+        click.echo(f"lens-ship: {error.format_message()}", err=True)
+        sys.exit(2)
+    except ShipperError as error:
+        for line in str(error).splitlines():
+            click.echo(f"lens-ship: {line}", err=True)
+        sys.exit(error.exit_code)
+
+
+class _Registered(Group):
+    """Imports a command's file when the command is called or its help is printed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the registry's order, not by name."""
+        return list(REGISTRY)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import it; None when there is no such command."""
+        if cmd_name not in REGISTRY:
+            return None
+        module, _, attribute = REGISTRY[cmd_name].partition(":")
+        command: click.Command = getattr(import_module(module), attribute)
+        return command
+
+    @quiet_on_closed_pipe
+    def invoke(self, ctx: click.Context) -> object:
+        """Run the command."""
+        return super().invoke(ctx)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Suggest a similar command for one that does not exist."""
+        word = args[0]
+        if word in REGISTRY or word.startswith("-"):
+            return super().resolve_command(ctx, args)
+        similar = difflib.get_close_matches(word, REGISTRY, n=1)
+        hint = f" Did you mean {similar[0]!r}?" if similar else ""
+        raise click.UsageError(f"No such command {word!r}.{hint}", ctx)
+
+
+@click.command(
+    cls=_Registered,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(spooler.__version__, prog_name="lens-ship")
+def cli() -> None:
+    """Deliver the telemetry of ML training from the spools of this node to its receivers."""

@@ -1,0 +1,111 @@
+"""`lens-ship systemd install|uninstall|show`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from shipper.cli.options import Group
+
+
+def _which(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options that say which service is meant."""
+    for option in (
+        click.option("--user", is_flag=True, help="A service of this user's own manager."),
+        click.option(
+            "--root",
+            type=click.Path(file_okay=False, path_type=Path),
+            default=Path("/"),
+            show_default=True,
+            help="Put this folder before every path, as for an image.",
+        ),
+        click.option(
+            "--spool",
+            default="",
+            help="Spool root.  [default: /var/spool/lens-ship, ~/.local/share/lens-ship/spool]",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+@click.group(cls=Group)
+def systemd() -> None:
+    """The systemd service that runs the lens-ship of this Python environment."""
+
+
+@systemd.command("install")
+@click.option("--force", is_flag=True, help="Replace files that somebody has changed, too.")
+@click.option("--dry-run", is_flag=True, help="Say what would be written; write nothing.")
+@_which
+def systemd_install(force: bool, dry_run: bool, user: bool, root: Path, spool: str) -> None:
+    """Write the unit, the user, the spool root's rules and an environment file; start nothing.
+
+    Again after an upgrade or a move. A file that was changed by hand is not replaced without
+    --force, the environment file never.
+    """
+    from shipper.install.systemd import install, next_steps, plan
+
+    spool = _spool(spool, user)
+    planned = plan(user=user, root=root, spool=spool)
+    if dry_run:
+        for file in planned:
+            click.echo(f"{file.state():9} {file.path}")
+        return
+    for line in install(planned, force=force):
+        click.echo(line)
+    _warn_of_home(user)
+    click.echo("\nNext:")
+    for step in next_steps(user=user, root=root, spool=spool):
+        click.echo(f"  {step}")
+
+
+@systemd.command("uninstall")
+@click.option("--force", is_flag=True, help="Remove files that somebody has changed, too.")
+@_which
+def systemd_uninstall(force: bool, user: bool, root: Path, spool: str) -> None:
+    """Remove what `install` wrote; spools, state and a changed environment file stay."""
+    from shipper.install.systemd import plan, uninstall
+
+    lines = uninstall(plan(user=user, root=root, spool=_spool(spool, user)), force=force)
+    for line in lines or ["nothing is installed there"]:
+        click.echo(line)
+    if lines:
+        manager = "systemctl --user" if user else "systemctl"
+        click.echo(f"\nNext:\n  {manager} stop lens-ship\n  {manager} daemon-reload")
+
+
+@systemd.command("show")
+@_which
+def systemd_show(user: bool, root: Path, spool: str) -> None:
+    """Print the files that `install` would write."""
+    from shipper.install.systemd import plan
+
+    for file in plan(user=user, root=root, spool=_spool(spool, user)):
+        click.echo(f"# {file.path}\n{file.text}")
+
+
+def _spool(given: str, user: bool) -> str:
+    from shipper.install.systemd import DEFAULT_SPOOL
+
+    if given:
+        return str(Path(given).expanduser().absolute())
+    return str(Path.home() / ".local/share/lens-ship/spool") if user else DEFAULT_SPOOL
+
+
+def _warn_of_home(user: bool) -> None:
+    """A service that may not look into homes cannot start what lies there."""
+    import sys
+
+    place = os.path.realpath(sys.executable)
+    if not user and place.startswith(("/home/", "/root/", "/run/user/")):
+        click.echo(
+            f"\nwarning: {place} lies in a home directory, which the service cannot see"
+            " (ProtectHome=yes); install lens-ship with a Python outside of it, such as"
+            " /usr/bin/python3 -m venv /opt/lens-ship",
+            err=True,
+        )

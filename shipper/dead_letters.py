@@ -1,0 +1,118 @@
+"""Dead letters for operators: list, look at, try again, give up.
+
+A retry sends the record by itself, the ordinary way through its sink; what is refused again stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from shipper.config.schema import Config
+from shipper.ledger.ledger import Ledger
+from shipper.sinks import Sink, Stretch
+from shipper.sinks.outcome import Outcome, Verdict
+from spooler.errors import BodyUnreadable
+from spooler.spool import codec
+from spooler.spool.identity import Identity
+from spooler.spool.reader import Stored
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """Which dead letters are meant: by number, or all that match; empty matches everything."""
+
+    numbers: tuple[int, ...] = ()
+    sink: str = ""
+    reason: str = ""
+    spool: str = ""
+
+    def matches(self, row: Mapping[str, Any]) -> bool:
+        """Whether a row of the ledger is meant."""
+        return (
+            row["state"] == "kept"
+            and (not self.numbers or row["id"] in self.numbers)
+            and self.sink in ("", row["sink"])
+            and self.reason in ("", row["reason"])
+            and self.spool in ("", row["spool"])
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retried:
+    """What became of one dead letter that was tried again."""
+
+    number: int
+    outcome: Outcome
+
+
+def select(ledger: Ledger, selection: Selection) -> list[dict[str, Any]]:
+    """The dead letters that are meant, oldest first."""
+    return [row for row in ledger.dead_letters() if selection.matches(row)]
+
+
+def show(ledger: Ledger, row: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything that is known of one, its body decoded where that is possible."""
+    body = ledger.dead_letter_body(row["id"]) or b""
+    try:
+        decoded: Any = codec.unpack(body)
+    except BodyUnreadable:
+        decoded = body.hex()
+    return {**row, "body": decoded}
+
+
+def retry(
+    ledger: Ledger, rows: Iterable[Mapping[str, Any]], sinks: Mapping[str, Sink]
+) -> list[Retried]:
+    """Send each by itself; those delivered are closed, the others stay as they are."""
+    identities = {row["id"]: Identity.from_map(row["identity"]) for row in ledger.spools()}
+    done = []
+    for row in rows:
+        sink, identity = sinks.get(row["sink"]), identities.get(row["spool"])
+        if sink is None or identity is None:
+            outcome = Outcome(
+                verdict=Verdict.RETRY,
+                reason="unknown",
+                detail="its sink or spool is not known here",
+            )
+        else:
+            stored = Stored(
+                seq=row["seq"], kind=row["kind"], body=ledger.dead_letter_body(row["id"]) or b""
+            )
+            outcome = _send(sink, identity, stored)
+        if outcome.verdict is Verdict.DELIVERED:
+            ledger.close_dead_letters([row["id"]], "delivered")
+        done.append(Retried(number=row["id"], outcome=outcome))
+    return done
+
+
+def drop(ledger: Ledger, rows: Iterable[Mapping[str, Any]]) -> int:
+    """Give them up for good; they stay counted. Returns how many."""
+    numbers = [row["id"] for row in rows]
+    ledger.close_dead_letters(numbers, "dropped")
+    return len(numbers)
+
+
+def open_ledger(config: Config) -> Ledger:
+    """The ledger, beside a service that may be running.
+
+    Raises:
+        StateUnusable: there is none, or it cannot be opened.
+    """
+    return Ledger(config.state, exclusive=False)
+
+
+def _send(sink: Sink, identity: Identity, stored: Stored) -> Outcome:
+    plan = sink.plan(
+        Stretch(identity=identity, records=(stored,), ahead={}, ended=True, waited=frozenset())
+    )
+    if plan.refused:
+        refused = plan.refused[0]
+        return Outcome(verdict=Verdict.DEAD, reason=refused.reason, detail=refused.detail)
+    outcome = Outcome(verdict=Verdict.DELIVERED, reason="nothing to send")
+    for parcel in plan.parcels:
+        outcome = sink.send(parcel, identity, 2)
+        if outcome.verdict is not Verdict.DELIVERED:
+            break
+    return outcome

@@ -1,0 +1,215 @@
+"""Log lines: a fixed event phrase, and what varies in fields.
+
+    log.warning("sink paused, data is kept", extra=fields(sink="processor", reason="refused"))
+
+At info there is a line for each change of state and none for each request. Control characters are
+escaped, so that no value can forge a line or move the cursor of a terminal.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TextIO
+
+import orjson
+
+from shipper.humanize import sanitize
+
+# Python 3.10 knows the parameter of this class only while types are checked.
+if TYPE_CHECKING:
+    _ToStream = logging.StreamHandler[TextIO]
+else:
+    _ToStream = logging.StreamHandler
+
+# Two records with the same event and the same values of these fields are repeats of each other.
+SUBJECT = ("sink", "workload", "spool", "path", "url", "receiver", "reason")
+_MAX_SUBJECTS = 4096
+_PRIORITY = ((50, 2), (40, 3), (30, 4), (20, 6), (0, 7))  # level at least -> that of syslog
+_BARE = re.compile(r"[^\s\"=\\]+")
+
+
+def fields(**values: Any) -> dict[str, Any]:
+    """The `extra` of a logging call; None is left out."""
+    return {"fields": {name: value for name, value in values.items() if value is not None}}
+
+
+def start(level: str, style: str = "text", repeat_seconds: float = 0.0) -> None:
+    """Log to stderr from `level` on, in one of `FORMATS`."""
+    handler = RateLimitHandler(sys.stderr, repeat_seconds)
+    handler.setFormatter(FORMATS[style](journal=is_journal(sys.stderr, os.environ)))
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    for chatty in ("urllib3", "watchdog"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+def flush_repeats() -> None:
+    """Write the repeats that are due; to be called every few seconds."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, RateLimitHandler):
+            handler.flush_repeats()
+
+
+def is_journal(stream: TextIO, environ: Mapping[str, str]) -> bool:
+    """Whether `stream` is systemd's journal itself and not a file it was redirected to."""
+    device, _, inode = environ.get("JOURNAL_STREAM", "").partition(":")
+    try:
+        found = os.fstat(stream.fileno())
+    except (OSError, ValueError):
+        return False
+    return (device, inode) == (str(found.st_dev), str(found.st_ino))
+
+
+@dataclass(kw_only=True)
+class _Window:
+    """The time in which repeats of one record are held back."""
+
+    until: float
+    last: logging.LogRecord | None = None
+    count: int = 0
+
+
+class RateLimitHandler(_ToStream):
+    """Writes a record at once, and of its repeats the last one in each `repeat_seconds`.
+
+    The last one is written, and not the first, so that the log ends on the current state.
+    """
+
+    def __init__(
+        self,
+        stream: TextIO,
+        repeat_seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__(stream)
+        self._seconds = repeat_seconds
+        self._clock = clock
+        self._windows: OrderedDict[tuple[Any, ...], _Window] = OrderedDict()  # by `until`
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write it now or hold it back."""
+        self.flush_repeats()
+        if not self._seconds or record.levelno <= logging.DEBUG:
+            super().emit(record)
+            return
+        window = self._windows.get(_key(record))
+        if window is None:
+            self._windows[_key(record)] = _Window(until=self._clock() + self._seconds)
+            super().emit(record)
+        else:
+            window.last, window.count = record, window.count + 1
+
+    def flush_repeats(self, *, everything: bool = False) -> None:
+        """Write the last of the repeats whose time is over; `suppressed` counts the others."""
+        now = self._clock()
+        due: list[tuple[tuple[Any, ...], logging.LogRecord]] = []
+        self.acquire()
+        try:
+            for key, window in list(self._windows.items()):
+                if not everything and now < window.until and len(self._windows) <= _MAX_SUBJECTS:
+                    break
+                del self._windows[key]
+                if window.last is not None:
+                    window.last.suppressed = window.count - 1
+                    due.append((key, window.last))
+            for key, record in sorted(due, key=lambda one: one[1].created):
+                super().emit(record)
+                self._windows[key] = _Window(until=now + self._seconds)
+        finally:
+            self.release()
+
+    def close(self) -> None:
+        """Write what is still held back."""
+        self.flush_repeats(everything=True)
+        super().close()
+
+
+def _key(record: logging.LogRecord) -> tuple[Any, ...]:
+    values = getattr(record, "fields", None)
+    if values is None:
+        return record.name, record.levelno, record.getMessage()
+    return record.name, record.levelno, str(record.msg), *(values.get(name) for name in SUBJECT)
+
+
+class Text(logging.Formatter):
+    """For people: time, level, event, fields; a traceback follows on lines of its own."""
+
+    def __init__(self, *, journal: bool = False) -> None:
+        super().__init__()
+        self._journal = journal
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, or lines of which each has its priority towards the journal."""
+        head = "" if self._journal else f"{self.formatTime(record)} {record.levelname:<7} "
+        line = " ".join([sanitize(record.getMessage(), None), *_pairs(_fields(record))])
+        trace = [sanitize(line, None) for line in self._trace(record).splitlines()]
+        return "\n".join(f"{self._priority(record)}{line}" for line in (head + line, *trace))
+
+    def _priority(self, record: logging.LogRecord) -> str:
+        if not self._journal:
+            return ""
+        return f"<{next(p for level, p in _PRIORITY if record.levelno >= level)}>"
+
+    def _trace(self, record: logging.LogRecord) -> str:
+        return self.formatException(record.exc_info) if record.exc_info else ""
+
+    def _whole(self, record: logging.LogRecord) -> dict[str, Any]:
+        """The fields with time, level, event and traceback."""
+        values: dict[str, Any] = {} if self._journal else {"time": _iso(record.created)}
+        values["level"] = record.levelname.lower()
+        values["msg"] = sanitize(record.getMessage(), None)
+        values |= _fields(record)
+        if trace := self._trace(record):
+            values["trace"] = "\n".join(sanitize(line, None) for line in trace.splitlines())
+        return values
+
+
+class Logfmt(Text):
+    """For machines: name=value with quotes where they are needed."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line."""
+        return self._priority(record) + " ".join(_pairs(self._whole(record)))
+
+
+class Json(Text):
+    """For machines: one JSON object."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line."""
+        return self._priority(record) + orjson.dumps(self._whole(record), default=str).decode()
+
+
+FORMATS: dict[str, type[Text]] = {"text": Text, "logfmt": Logfmt, "json": Json}
+
+
+def _fields(record: logging.LogRecord) -> dict[str, Any]:
+    values = {
+        name: value if isinstance(value, int | float) else sanitize(str(value), None)
+        for name, value in getattr(record, "fields", {}).items()
+    }
+    suppressed = getattr(record, "suppressed", 0)
+    return {**values, "suppressed": suppressed} if suppressed else values
+
+
+def _pairs(values: Mapping[str, Any]) -> list[str]:
+    return [f"{name}={_logfmt(value)}" for name, value in values.items()]
+
+
+def _logfmt(value: Any) -> str:
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    if _BARE.fullmatch(text):
+        return text
+    quoted = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return f'"{quoted}"'
+
+
+def _iso(seconds: float) -> str:
+    whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+    return f"{whole}.{int(seconds % 1 * 1000):03d}Z"

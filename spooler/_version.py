@@ -1,0 +1,3 @@
+"""The version of lens-ship."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,96 @@
+"""The environment variables that tell how a job was launched.
+
+Rules:
+- An allow-list: a variable is reported because it stands here, never because it is set.
+- A prefix stands here only where a launcher owns it. Even then a name that tells of a secret,
+  or one that configures the telemetry itself, is left out.
+- Values are masked and shortened on the way out like every other text (a password in a URL goes).
+"""
+
+from __future__ import annotations
+
+from spooler.detection.masking import names_secret
+from spooler.detection.view import View
+
+MOST_VARIABLES = 256
+
+# What the job says of itself, and who runs it.
+_JOB = """
+FRAMEWORK DEEPSPEED_CONFIG MEGATRON_CONFIG WORKLOAD_ID WORKLOAD_UID WORKLOAD_KIND JOB_NAME
+POD_NAME POD_UID POD_NAMESPACE NODE_NAME CLUSTER_NAME KUBERNETES_SERVICE_HOST
+"""
+
+# Ranks, as torchrun, MPI, Slurm and Kubernetes operators set them.
+_RANKS = """
+WORLD_SIZE RANK LOCAL_RANK LOCAL_WORLD_SIZE GROUP_RANK GROUP_WORLD_SIZE ROLE_RANK ROLE_NAME
+ROLE_WORLD_SIZE NODE_RANK NNODES NPROC_PER_NODE GPUS_PER_NODE MASTER_ADDR MASTER_PORT PET_NNODES
+PET_NODE_RANK PET_NPROC_PER_NODE PET_MASTER_ADDR PET_MASTER_PORT OMPI_COMM_WORLD_SIZE
+OMPI_COMM_WORLD_RANK OMPI_COMM_WORLD_LOCAL_RANK PMI_SIZE PMI_RANK SLURM_JOB_ID SLURM_JOB_NAME
+SLURM_JOB_PARTITION SLURM_JOB_NUM_NODES SLURM_NNODES SLURM_NTASKS SLURM_NTASKS_PER_NODE
+SLURM_NODEID SLURM_PROCID SLURM_LOCALID SLURM_ARRAY_JOB_ID SLURM_ARRAY_TASK_ID
+SLURM_CLUSTER_NAME SLURM_GPUS_ON_NODE SLURM_RESTART_COUNT RAY_JOB_ID
+"""
+
+# Which devices, and how they are driven.
+_DEVICES = """
+CUDA_VISIBLE_DEVICES HIP_VISIBLE_DEVICES ROCR_VISIBLE_DEVICES NVIDIA_VISIBLE_DEVICES
+GPU_DEVICE_ORDINAL CUDA_VERSION ROCM_VERSION ROCM_PATH ROCM_HOME CUDA_HOME
+CUDA_DEVICE_MAX_CONNECTIONS CUDA_LAUNCH_BLOCKING GPU_MAX_HW_QUEUES HSA_ENABLE_SDMA
+HSA_OVERRIDE_GFX_VERSION HSA_NO_SCRATCH_RECLAIM HSA_FORCE_FINE_GRAIN_PCIE HIP_FORCE_DEV_KERNARG
+PYTORCH_ROCM_ARCH TORCH_CUDA_ARCH_LIST PYTORCH_CUDA_ALLOC_CONF PYTORCH_HIP_ALLOC_CONF
+PYTORCH_ALLOC_CONF PYTORCH_VERSION OMP_NUM_THREADS XLA_FLAGS TPU_NAME NVTE_FUSED_ATTN
+NVTE_FLASH_ATTN NVTE_CK_USES_BWD_V3
+"""
+
+# Collective communication.
+_COLLECTIVES = """
+NCCL_VERSION NCCL_DEBUG NCCL_SOCKET_IFNAME NCCL_IB_DISABLE NCCL_IB_HCA NCCL_IB_GID_INDEX
+NCCL_IB_TIMEOUT NCCL_IB_TC NCCL_IB_QPS_PER_CONNECTION NCCL_NET NCCL_NET_GDR_LEVEL
+NCCL_NET_PLUGIN NCCL_P2P_DISABLE NCCL_P2P_LEVEL NCCL_SHM_DISABLE NCCL_ALGO NCCL_PROTO
+NCCL_CROSS_NIC NCCL_MIN_NCHANNELS NCCL_MAX_NCHANNELS NCCL_NVLS_ENABLE NCCL_TIMEOUT
+NCCL_CHECKS_DISABLE NCCL_PXN_DISABLE NCCL_ASYNC_ERROR_HANDLING TORCH_NCCL_ASYNC_ERROR_HANDLING
+TORCH_NCCL_HIGH_PRIORITY GLOO_SOCKET_IFNAME RCCL_MSCCL_ENABLE RCCL_MSCCLPP_ENABLE
+RCCL_MSCCLPP_THRESHOLD UCX_NET_DEVICES
+"""
+
+# What the image was built from.
+_IMAGE = """
+IMAGE IMAGE_NAME IMAGE_TAG CONTAINER_IMAGE DOCKER_IMAGE DOCKER_IMAGE_TAG BASE_IMAGE
+DOCKERFILE_URL BUILD_DATE BUILD_URL BUILD_NUMBER GIT_COMMIT GIT_BRANCH GIT_URL CI_PIPELINE_ID
+CI_COMMIT_SHA GITHUB_RUN_ID GITHUB_SHA NVIDIA_PYTORCH_VERSION NVIDIA_BUILD_ID
+NVIDIA_PRODUCT_NAME CONDA_DEFAULT_ENV
+"""
+
+NAMES = frozenset((_JOB + _RANKS + _DEVICES + _COLLECTIVES + _IMAGE).split())
+
+PREFIXES = (
+    "PRIMUS_",
+    "MEGATRON_",
+    "DEEPSPEED_",
+    "ACCELERATE_",
+    "TORCHELASTIC_",
+    "TORCHTITAN_",
+    "NEMO_",
+    "JAX_",
+    "MAXTEXT_",
+    "LLAMAFACTORY_",
+    "AXOLOTL_",
+    "VERL_",
+)
+
+OURS = ("PRIMUS_LENS_", "LENS_SHIP_")
+
+
+def look(view: View) -> dict[str, str]:
+    """Return the variables of the allow-list that are set."""
+    # Names first: listing them is one step, while other threads may set variables.
+    names = sorted(name for name in list(view.environ) if is_listed(name))
+    found = {name: view.environ.get(name, "") for name in names[:MOST_VARIABLES]}
+    return {name: value for name, value in found.items() if value}
+
+
+def is_listed(name: str) -> bool:
+    """Say whether a variable may be reported."""
+    if name in NAMES:
+        return True
+    return name.startswith(PREFIXES) and not name.startswith(OURS) and not names_secret(name)

@@ -1,0 +1,83 @@
+"""NVIDIA GPUs and their software, read from files.
+
+Rules:
+- ``/proc/driver/nvidia/gpus/*/information`` describes each GPU; without it (some sandboxes hide
+  it) the device files are counted and nothing else is known.
+- The driver states neither architecture nor memory there. Both are told from the model's name where
+  it says so, and left empty where it does not: the management library would have to be asked.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+
+from spooler.detection import pytorch
+from spooler.detection.gpu import Gpu, given
+from spooler.detection.view import View
+
+GPUS = "/proc/driver/nvidia/gpus"
+
+# The first pattern that matches the model names its architecture.
+ARCHITECTURES = (
+    (r"GB10\b", "sm_121"),
+    (r"B300|GB300", "sm_103"),
+    (r"B100|B200|GB200", "sm_100"),
+    (r"RTX (PRO|50[5-9]0)", "sm_120"),
+    (r"H100|H200|H800|H20\b|GH200", "sm_90"),
+    (r"L40S?|L20|L4\b|L2\b|RTX 40[5-9]0|Ada", "sm_89"),
+    (r"A100|A800|A30\b", "sm_80"),
+    (r"A40|A16|A10G?\b|A2\b|RTX A\d|RTX 30[5-9]0", "sm_86"),
+    (r"T4\b|RTX 20[678]0|TITAN RTX|Quadro RTX", "sm_75"),
+    (r"V100|TITAN V", "sm_70"),
+    (r"P100", "sm_60"),
+    (r"P40|P4\b", "sm_61"),
+)
+
+_MEMORY = re.compile(r"\b(\d{1,4}) ?GB\b")
+_DEVICE = re.compile(r"nvidia\d+")
+
+
+def gpus(view: View) -> list[Gpu]:
+    """Return the NVIDIA GPUs of this job."""
+    described = [_gpu(view.read(f"{GPUS}/{slot}/information")) for slot in view.names(GPUS)]
+    if described:
+        return given(view, described)
+    return [Gpu(device=f"/dev/{name}") for name in view.names("/dev") if _DEVICE.fullmatch(name)]
+
+
+def driver_version(view: View) -> str:
+    """Return the version of the kernel driver."""
+    text = view.read("/proc/driver/nvidia/version")
+    found = re.search(r"NVRM version:.*?\s(\d+\.\d+(?:\.\d+)?)\s", f"{text}\n")
+    return found.group(1) if found else ""
+
+
+def cuda_version(view: View) -> str:
+    """Return the version of CUDA: the toolkit's, else the image's, else torch's."""
+    return (
+        _toolkit(view.read("/usr/local/cuda/version.json"))
+        or view.variable("CUDA_VERSION")
+        or pytorch.built_for(view).cuda
+    )
+
+
+def _gpu(information: str) -> Gpu:
+    lines = (line.partition(":") for line in information.splitlines())
+    fields = {name.strip(): value.strip() for name, _, value in lines}
+    model, minor = fields.get("Model", ""), fields.get("Device Minor", "")
+    memory = _MEMORY.search(model.replace("-", " "))
+    return Gpu(
+        name=model,
+        arch=next((arch for model_is, arch in ARCHITECTURES if re.search(model_is, model)), ""),
+        memory_gb=float(memory.group(1)) if memory else 0.0,
+        device=f"/dev/nvidia{minor}" if minor.isdigit() else "",
+    )
+
+
+def _toolkit(text: str) -> str:
+    try:
+        version = json.loads(text)["cuda"]["version"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return ""
+    return version if isinstance(version, str) else ""

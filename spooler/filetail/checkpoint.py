@@ -1,0 +1,178 @@
+"""Keeps on disk how far a log file is recorded, and that one process at a time follows it.
+
+One small file per log file, in `collectors_<uid>/` below the spool root. It is locked (flock) by
+the process that follows, for as long as that lives: of eight ranks with the same log, one records
+it, and when that dies another goes on. It has two places of `_SLOT_BYTES`, written in turn, each
+with a checksum: whenever the process is killed, one of them is whole; and a full disk does not
+matter, since nothing grows.
+
+What counts is the position in the record that holds the data, for those two are committed as one.
+The bookmark says from which record of which spool on to look for newer ones (`resume`), and keeps
+the position when the spools are long delivered and deleted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import weakref
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from spooler.async_exceptions import is_async
+from spooler.filetail.position import Position
+
+_SLOT_BYTES = 16384  # two paths of the longest kind, and the keys of some dozens of files
+_open_bookmarks: weakref.WeakSet[Bookmark] = weakref.WeakSet()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Saved:
+    """A position, and where to look for newer ones.
+
+    That is beyond record `seq` of the spool called `spool`, and in other spools of the same process
+    that were begun at `start` or later.
+    """
+
+    position: Position | None
+    known: frozenset[str]
+    spool: str = ""  # its id; "" when the process had none yet
+    seq: int = 0
+    start: str = ""  # as a spool id begins
+    pid: int = 0
+    host: str = ""
+
+
+class Bookmark:
+    """The locked file; `take` makes one."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._fd = descriptor
+        self._count = 0
+        self.pid = os.getpid()
+        _open_bookmarks.add(self)
+
+    @classmethod
+    def take(cls, root: Path, log: Path, mode: int = 0o600) -> Bookmark | None:
+        """The bookmark of `log` below `root`; None while another process follows the file.
+
+        Raises:
+            OSError: no file can be made or locked there.
+        """
+        name = folder_of(root) / f"{_name(log)}.position"
+        descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        except OSError:
+            os.close(descriptor)
+            raise
+        return cls(descriptor)
+
+    def load(self) -> Saved | None:
+        """What was saved last, None before the first time."""
+        found = [one for one in (self._slot(0), self._slot(1)) if one is not None]
+        if not found:
+            return None
+        newest = max(found, key=lambda one: one["count"])
+        self._count = newest["count"]
+        return Saved(
+            position=Position.from_map(newest.get("position")),
+            known=frozenset(newest.get("known", ())),
+            spool=str(newest.get("spool", "")),
+            seq=int(newest.get("seq", 0)),
+            start=str(newest.get("start", "")),
+            pid=int(newest.get("pid", 0)),
+            host=str(newest.get("host", "")),
+        )
+
+    def save(self, saved: Saved) -> None:
+        """Keep `saved`.
+
+        Raises:
+            OSError: the disk does not let us.
+        """
+        self._count += 1
+        values = {
+            "count": self._count,
+            "position": saved.position.to_map() if saved.position else None,
+            "known": sorted(saved.known),
+            "spool": saved.spool,
+            "seq": saved.seq,
+            "start": saved.start,
+            "pid": saved.pid,
+            "host": saved.host,
+        }
+        text = json.dumps(values, ensure_ascii=False).encode("utf-8", "surrogateescape")
+        head = f"{zlib.crc32(text):08x} {len(text):06d} ".encode()
+        if len(head) + len(text) > _SLOT_BYTES:
+            raise OSError(errno.ENAMETOOLONG, "the paths are too long for a bookmark")
+        filled = (head + text).ljust(_SLOT_BYTES, b"\n")
+        os.pwrite(self._fd, filled, self._count % 2 * _SLOT_BYTES)
+
+    def close(self) -> None:
+        """Let another process follow the file."""
+        descriptor, self._fd = self._fd, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):
+            self.close()
+
+    def _slot(self, number: int) -> dict[str, Any] | None:
+        raw = os.pread(self._fd, _SLOT_BYTES, number * _SLOT_BYTES)
+        try:
+            checksum, size = int(raw[:8], 16), int(raw[9:15])
+            text = raw[16 : 16 + size]
+            if zlib.crc32(text) != checksum:
+                return None
+            values = json.loads(text.decode("utf-8", "surrogateescape"))
+        except ValueError as error:
+            if is_async(error):
+                raise
+            return None
+        return values if isinstance(values, dict) and "count" in values else None
+
+
+def folder_of(root: Path) -> Path:
+    """Where the collectors of this user keep what must outlast a process; made where missing.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    folder = root / f"collectors_{os.geteuid()}"
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if os.stat(folder).st_uid != os.geteuid():
+        raise PermissionError(errno.EPERM, "another user has made it", str(folder))
+    return folder
+
+
+def _name(log: Path) -> str:
+    """A name for the file at this path: two containers may have the same path for two files."""
+    try:
+        folder = os.stat(log.parent)
+        place = f"{folder.st_dev}:{folder.st_ino}:{log}"
+    except OSError as error:
+        if is_async(error):
+            raise
+        place = str(log)
+    digest = hashlib.sha256(place.encode("utf-8", "surrogateescape")).hexdigest()
+    return f"{log.name[:40]}-{digest[:16]}"
+
+
+def _forget() -> None:
+    """In a forked child: the lock is the parent's, and ends with it, not with the child."""
+    for one in list(_open_bookmarks):
+        one.close()
+
+
+os.register_at_fork(after_in_child=_forget)

@@ -1,0 +1,112 @@
+"""Finds how far a log file was recorded by the processes before this one.
+
+The newest position is the one in the newest record. The bookmark names a spool and a record beyond
+which to look: beyond it lie the records of seconds. A process that could not write to its spool any
+more may have begun another one: those are known by the same pid and a later start. Without a
+bookmark every spool below the root is read, the newest first, up to `_SCAN_BYTES`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from spooler.async_exceptions import is_async
+from spooler.errors import SpoolError
+from spooler.filetail.checkpoint import Saved
+from spooler.filetail.position import Position
+from spooler.records import report
+from spooler.spool import codec
+from spooler.spool import format as fmt
+from spooler.spool.reader import Reader
+
+_CHUNK = 200
+_SCAN_BYTES = 256 * 1024 * 1024
+
+
+def latest(root: Path, log: Path, saved: Saved | None) -> list[Position]:
+    """The last position in each file that was `log`, the newest first. Reads files only.
+
+    Those before the newest are for when its file is gone; files from before the bookmark are known
+    to it.
+    """
+    if saved is None:
+        return _anywhere(root, log)
+    dated = [(0.0, saved.position)] if saved.position is not None else []
+    for directory, seq in _places(root, saved):
+        dated += _positions(directory, seq, log)
+    found: list[Position] = []
+    for _, position in sorted(dated, key=lambda one: one[0]):
+        if found and (found[-1].inode, found[-1].end) == (position.inode, position.begin):
+            found.pop()
+        found.append(position)
+    return found[::-1]
+
+
+def _places(root: Path, saved: Saved) -> Iterator[tuple[Path, int]]:
+    """Spools that may hold what the bookmark does not tell of, and from which record on."""
+    for directory in _spools(root):
+        start, pid = directory.name.split("-")[:2]
+        if directory.name == saved.spool:
+            yield directory, saved.seq
+        elif pid != str(saved.pid) or start < saved.start:
+            continue
+        elif _host(directory) == saved.host:  # in containers, most pids are the same
+            yield directory, 0
+
+
+def _anywhere(root: Path, log: Path) -> list[Position]:
+    left = _SCAN_BYTES
+    for directory in sorted(_spools(root), key=lambda path: path.name, reverse=True):
+        left -= Reader(directory).bytes()
+        found = list(_positions(directory, 0, log))
+        if found:
+            return [max(found, key=lambda one: one[0])[1]]
+        if left <= 0:
+            break
+    return []
+
+
+def _spools(root: Path) -> list[Path]:
+    """Those of this user: in a root that users share, each has a folder of its own."""
+    folders = (root, root / fmt.user_name(os.geteuid()))
+    found = (path for folder in folders for path in folder.glob("node_*/rank_*/*"))
+    return [path for path in found if fmt.is_spool_id(path.name)]
+
+
+def _host(directory: Path) -> str:
+    try:
+        return Reader(directory).identity().host
+    except (SpoolError, OSError) as error:
+        if is_async(error):
+            raise
+        return ""
+
+
+def _positions(directory: Path, seq: int, log: Path) -> Iterator[tuple[float, Position]]:
+    """The positions of `log` in the records beyond `seq`, with the time of each."""
+    reader = Reader(directory)
+    while True:
+        try:
+            chunk = reader.read(seq, _CHUNK)
+        except (SpoolError, OSError) as error:
+            if is_async(error):
+                raise
+            return
+        for stored in chunk.records:
+            body = _body(stored.body) if stored.kind == report.NAME else {}
+            position = Position.from_map(body.get("source"))
+            if position is not None and position.path == str(log):
+                yield float(body.get("time", 0.0)), position
+        if chunk.through == seq:
+            return
+        seq = chunk.through
+
+
+def _body(packed: bytes) -> dict[str, Any]:
+    try:
+        return codec.unpack(packed)
+    except SpoolError:
+        return {}

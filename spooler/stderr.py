@@ -1,0 +1,38 @@
+"""What the training side says on stderr: each trouble once, and more only when asked for."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from spooler import async_exceptions, config
+
+_PREFIX = "[Primus Lens WandB]"
+_said: dict[str, object] = {}
+
+
+def report_once(key: str, message: str) -> None:
+    """Print `message` unless something has been said under `key` in this process.
+
+    One step of the interpreter decides, not a lock: a signal handler or a forked child that comes
+    here while another call is under way must not wait for it.
+    """
+    mine = object()
+    if _said.setdefault(key, mine) is mine:
+        _print(message)
+
+
+def debug(message: str) -> None:
+    """Print `message` when `PRIMUS_LENS_WANDB_DEBUG` is on."""
+    if config.from_environ(os.environ).debug:
+        _print(message)
+
+
+def _print(message: str) -> None:
+    try:
+        sys.stderr.write(f"{_PREFIX} {message}\n")
+    except Exception as error:  # stderr may be any object
+        if async_exceptions.is_async(error):
+            raise
+        # It is closed, gone, or busy below a signal handler: nobody to tell, training goes on.
+        return
