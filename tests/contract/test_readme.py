@@ -44,13 +44,13 @@ def test_every_promise_has_a_test_and_every_marked_test_a_promise() -> None:
 
 
 def test_the_page_of_settings_is_what_the_code_says() -> None:
-    assert page_with_tables(SETTINGS_PAGE) == SETTINGS_PAGE, "run `make settings`"
+    assert page_with_tables(SETTINGS_PAGE) == SETTINGS_PAGE, "run `make docs`"
     assert service_table() in SETTINGS_PAGE
     assert training_table() in SETTINGS_PAGE
 
 
 def test_the_exit_codes_of_the_guide_are_those_of_the_code() -> None:
-    assert guide_with_table(GUIDE_PAGE) == GUIDE_PAGE, "run `make settings`"
+    assert guide_with_table(GUIDE_PAGE) == GUIDE_PAGE, "run `make docs`"
     raised = {kind.exit_code for kind in every_kind_of(ShipperError)}
     assert raised | {0, 130, 141} == set(EXITS)
     leaves = {words.removeprefix("lens-ship ") for words in commands(cli)}
