@@ -28,7 +28,7 @@ else:
 __all__ = ["SETTINGS", "Config", "Setting", "default_state", "load"]
 
 # Variables of this prefix that are no settings: options of single commands.
-OPTION_VARIABLES = ("LENS_SHIP_CONFIG", "LENS_SHIP_TIMEOUT", "LENS_SHIP_DEMO_DLROVER")
+OPTION_VARIABLES = ("LENS_SHIP_CONFIG", "LENS_SHIP_TIMEOUT")
 # What Kubernetes sets in every pod beside a Service called lens-ship.
 _OF_KUBERNETES = re.compile(r"LENS_SHIP_(SERVICE_(HOST|PORT(_.+)?)|PORT(_\d+_(TCP|UDP).*)?)")
 
