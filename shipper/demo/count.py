@@ -119,10 +119,9 @@ def steps_in_both(first: TrainingProcess, second: TrainingProcess) -> int:
     return len(merge_calls(first.written).keys() & merge_calls(second.written).keys())
 
 
-def metric_of(run: str, writes: Iterable[_Row], name: str) -> list[tuple[float, float]]:
-    """The points (step, value) of one metric that a run sent, by step."""
-    sent = _sent_by(run, writes)
-    return sorted((step, values[name]) for step, values in sent.items() if name in values)
+def metric_of(writes: Iterable[_Row], name: str) -> dict[int, float]:
+    """One metric by step. The last arrival counts."""
+    return {write["step"]: write["data"][name] for write in writes if name in write["data"]}
 
 
 def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -36,9 +36,10 @@ def report(result: ScenarioResult, files: DemoFiles, terminal: Terminal) -> int:
     terminal.table([*zip(names, counts, strict=True), ("both", both)])
     for note in _notes(both, steps_in_both(*processes)):
         terminal.note(note)
-    terminal.curves(
-        f"loss at the receiver (training 2 starts at step {result.restart:,})",
-        {one.name: metric_of(one.run, received.writes, "loss") for one in processes},
+    terminal.curve(
+        "loss at the receiver (dotted line: training 2 starts)",
+        metric_of(received.writes, "loss"),
+        result.restart,
     )
     good = result.drained and both.written > 0 and both.is_clean
     terminal.verdict(_verdict(both, result), good=good)

@@ -188,6 +188,7 @@ class Scenario:
         if process.exit_code != 0:
             raise DemoFailed(f"training 2 ended with exit code {process.exit_code}")
         self._training = None
+        self._terminal.progress("waiting for the service to send the rest")
         self._show("training 2", f"finished after step {training.last_step:,}")
 
     def _drain(self) -> bool:

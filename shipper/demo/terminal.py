@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from shipper.demo.count import StepCounts
+from shipper.plot.downsample import Series
 from shipper.plot.terminal import Chart, draw
 
 _WIDTH = 80
@@ -79,16 +80,22 @@ class Terminal:
             table.add_row(name, *cells, style="bold" if number == len(rows) else None)
         self._console.print(table)
 
-    def curves(self, title: str, curves: Mapping[str, Sequence[tuple[float, float]]]) -> None:
-        """Draw the curves, if the terminal can show them."""
-        if not self._console.encoding.lower().startswith("utf"):
+    def curve(self, title: str, points: Mapping[int, float], mark: int) -> None:
+        """Draw means of the points by step and a line at `mark`, if the terminal can show them."""
+        if not points or not self._console.encoding.lower().startswith("utf"):
             return
+        width = self._console.width - 2
+        series = Series()
+        for step, value in points.items():
+            series.add(step, value)
         chart = Chart(
             title=title,
-            curves={name: [list(points)] for name, points in curves.items() if points},
-            width=self._console.width - 2,
+            series={"": [series.means(2 * width)]},
+            width=width,
             height=_CURVE_LINES,
             colours=self._console.is_terminal,
+            mark=mark,
+            ticks={step: f"{step:,}" for step in (min(points), mark, max(points))},
         )
         self._console.print()
         self._console.print(Text.from_ansi(draw(chart)), no_wrap=True)

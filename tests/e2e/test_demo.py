@@ -102,14 +102,17 @@ def test_the_receiver_has_the_steps_without_a_gap(shown: Shown):
     with closing(sqlite3.connect(shown.kept / "received.sqlite")) as connection:
         (steps, last), *_ = connection.execute("SELECT count(DISTINCT step), max(step) FROM write")
 
-    again = re.search(r"^([\d,]+) steps were trained again", shown.text, re.MULTILINE)
+    again = re.search(
+        r"^([\d,]+) steps after the checkpoint were trained twice", shown.text, re.MULTILINE
+    )
     twice = int(again[1].replace(",", "")) if again else 0
     assert steps == last + 1
     assert steps in (shown.row("both")[name] - twice for name in ("written", "recorded"))
 
 
 def test_the_curve_and_both_addresses_are_shown(shown: Shown):
-    assert re.search(r"loss at the receiver \(training 2 starts at step [\d,]+\)", shown.text)
+    assert re.search("loss at the receiver \\(dotted line: training 2 starts\\)", shown.text)
+    assert "┊" in shown.text
     assert re.search("[\u2801-\u28ff]", shown.text)
     assert re.search(r"service +started, status page http://127\.0\.0\.1:\d+", shown.text)
     assert re.search(r"receiver +started, counts http://127\.0\.0\.1:\d+", shown.text)
