@@ -489,6 +489,6 @@ def test_options_and_what_kubernetes_sets_beside_a_service_are_no_strangers(name
 
 def test_every_variable_that_a_command_reads_is_known() -> None:
     """An option's variable stands in the list of those that are no settings."""
-    folder = Path(room.__file__).parents[1] / "commands"
+    folder = Path(room.__file__).parents[1] / "cli"
     text = "".join(path.read_text(encoding="utf-8") for path in folder.glob("*.py"))
     assert set(re.findall(r'envvar="(LENS_SHIP_\w+)"', text)) == set(room.OPTION_VARIABLES)
