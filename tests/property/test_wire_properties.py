@@ -9,13 +9,13 @@ from typing import Any
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from shipper.receiver.posts import LogEntry, MetricPoint, detection_post, logs_post, metrics_post
-from shipper.receiver.rows import document_refused, id_refused
 from shipper.sinks.processor import encode
 from shipper.steps import Step, collect_steps
 from spooler.spool import codec
 from spooler.spool.identity import Identity
 from spooler.spool.reader import Stored
+from tests.kit.processor.posts import LogEntry, MetricPoint, detection_post, logs_post, metrics_post
+from tests.kit.processor.rows import document_refused, id_refused
 from tests.kit.spools import identity
 
 TEXT = st.text(st.characters(), max_size=20)  # lone surrogates and U+0000 among them

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from shipper.receiver.posts import logs_post, metrics_post
 from shipper.sinks.processor import encode
 from shipper.steps import Step
 from spooler.spool.identity import Identity
+from tests.kit.processor.posts import logs_post, metrics_post
 from tests.kit.spools import identity
 
 T0 = 1700000000.25

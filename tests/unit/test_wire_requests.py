@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from shipper.receiver.errors import InvalidRequest
-from shipper.receiver.posts import detection_post, logs_post, metrics_post
 from shipper.sinks.processor import encode
 from shipper.steps import Step
 from spooler.records import detection
+from tests.kit.processor.errors import InvalidRequest
+from tests.kit.processor.posts import detection_post, logs_post, metrics_post
 from tests.kit.spools import identity
 
 WHO = identity(workload_uid="w", pod_uid="p", pod_name="pod-0", namespace="n")

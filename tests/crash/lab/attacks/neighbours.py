@@ -18,10 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import shipper.delivery.backoff
-from shipper.receiver import Receiver, answers, queries
-from shipper.receiver.listener import Exchange
-from shipper.receiver.routes import Call
-from shipper.receiver.store import Store
 from shipper.service import Service
 from shipper.sinks.processor.client import TIMEOUT_GROWTH, AdaptiveTimeout
 from spooler.recorder import recorder
@@ -31,6 +27,10 @@ from tests.crash.lab.attacks import Attack, Trials
 from tests.crash.lab.lives import FarReceiver, Life, Tell
 from tests.crash.lab.verdict import Findings, Verdict
 from tests.kit.delivery import settings
+from tests.kit.processor import Receiver, answers, queries
+from tests.kit.processor.listener import Exchange
+from tests.kit.processor.routes import Call
+from tests.kit.processor.store import Store
 from tests.kit.shipping import Record, goodbye, spool, step
 from tests.kit.spools import identity, spool_id
 

@@ -20,10 +20,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from shipper.receiver import answers, rows
-from shipper.receiver.answers import Reply
-from shipper.receiver.errors import InvalidRequest, StoreFailed
-from shipper.receiver.posts import (
+from tests.kit.processor import answers, rows
+from tests.kit.processor.answers import Reply
+from tests.kit.processor.errors import InvalidRequest, StoreFailed
+from tests.kit.processor.posts import (
     BatchPost,
     DetectionPost,
     Ids,
@@ -35,8 +35,8 @@ from shipper.receiver.posts import (
     logs_post,
     metrics_post,
 )
-from shipper.receiver.routes import Call
-from shipper.receiver.store import RequestLine, Store, Writing
+from tests.kit.processor.routes import Call
+from tests.kit.processor.store import RequestLine, Store, Writing
 
 Pods = Mapping[str, Sequence[tuple[str, str]]]
 """Pod name to the (name, uid) of every workload that owns the pod."""

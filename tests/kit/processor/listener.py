@@ -23,11 +23,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import TCPServer
 from typing import Any
 
-from shipper.receiver import answers
-from shipper.receiver.answers import Reply
-from shipper.receiver.bodies import read_body
-from shipper.receiver.errors import BadFraming
-from shipper.receiver.routes import Call
+from tests.kit.processor import answers
+from tests.kit.processor.answers import Reply
+from tests.kit.processor.bodies import read_body
+from tests.kit.processor.errors import BadFraming
+from tests.kit.processor.routes import Call
 
 _log = logging.getLogger(__name__)
 _PATIENCE = 5.0  # seconds for a thread to end after its connection was shut down

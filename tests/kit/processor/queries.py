@@ -11,8 +11,8 @@ from collections import Counter
 from collections.abc import Collection
 from typing import Any
 
-from shipper.receiver.rows import HIDDEN, rfc3339
-from shipper.receiver.store import Store
+from tests.kit.processor.rows import HIDDEN, rfc3339
+from tests.kit.processor.store import Store
 
 
 def workloads(store: Store) -> list[dict[str, Any]]:

@@ -26,7 +26,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from shipper.receiver.errors import InvalidRequest
+from tests.kit.processor.errors import InvalidRequest
 
 DEEPEST = 200
 """Levels of nesting accepted in free-form values; Go's own limit is 10000."""

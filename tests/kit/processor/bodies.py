@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from email.message import Message
 from io import BufferedIOBase
 
-from shipper.receiver.errors import BadFraming
+from tests.kit.processor.errors import BadFraming
 
 _PIECE = 1 << 20  # a claimed length must not allocate more than what really comes
 _LONGEST_LINE = 4096

@@ -9,18 +9,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
-from shipper.receiver import answers, queries
-from shipper.receiver.answers import Reply
-from shipper.receiver.errors import CannotListen, StoreFailed
-from shipper.receiver.listener import Exchange, Listener
-from shipper.receiver.processing import Processor
-from shipper.receiver.routes import Call, Route, find
-from shipper.receiver.store import Store
+from tests.kit.processor import answers, queries
+from tests.kit.processor.answers import Reply
+from tests.kit.processor.errors import CannotListen, StoreFailed
+from tests.kit.processor.listener import Exchange, Listener
+from tests.kit.processor.processing import Processor
+from tests.kit.processor.routes import Call, Route, find
+from tests.kit.processor.store import Store
 
 _log = logging.getLogger(__name__)
 _Self = TypeVar("_Self", bound="Receiver")
 _ABOUT = """\
-This is the local telemetry-processor of lens-ship, for trying and testing: not for production.
+This is the telemetry-processor of the tests of lens-ship: not for production.
 It takes POST {prefix}/wandb/detection, metrics, logs and batch, and shows what arrived under
 GET {prefix}/workloads, {prefix}/workloads/UID/rows, {prefix}/workloads/UID/metrics/available,
 {prefix}/workloads/UID/metrics/data?metrics=a,b, {prefix}/detections and {prefix}/requests.

@@ -20,9 +20,9 @@ from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from shipper.receiver import rows
-from shipper.receiver.errors import StoreFailed
-from shipper.receiver.posts import DetectionPost, Ids
+from tests.kit.processor import rows
+from tests.kit.processor.errors import StoreFailed
+from tests.kit.processor.posts import DetectionPost, Ids
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS training_performance (

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from shipper.receiver.decode import (
+from tests.kit.processor.decode import (
     FLAG,
     FREE,
     REAL,

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from shipper.receiver.posts import LogEntry, MetricPoint
+from tests.kit.processor.posts import LogEntry, MetricPoint
 
 SOURCE = "wandb"
 SERIAL = 1
