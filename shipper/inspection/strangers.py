@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shipper.importers import Source as Foreign
-from shipper.importers import formats, open_foreign
+from shipper.importers import ImportSource as Foreign
+from shipper.importers import formats, open_imports
 from shipper.inspection.spool import run_map
 from shipper.inspection.stats import Tally
 from shipper.ledger.database import DATABASE_NAME
@@ -68,7 +68,7 @@ def recognise(path: Path) -> list[Stranger]:
         return [_database(path, head)]
     for name, one in formats().items():
         if one.recognises(path):
-            return [_foreign(source, name) for source in open_foreign(path, format_name=name)]
+            return [_foreign(source, name) for source in open_imports(path, format_name=name)]
     return [Stranger(path=path, what=_plain(path, head))]
 
 
@@ -78,7 +78,7 @@ def _folder(path: Path) -> list[Stranger]:
         return [_database(database, _head(database))]
     found = []
     for name in formats():
-        found += [_foreign(source, name) for source in open_foreign(path, format_name=name)]
+        found += [_foreign(source, name) for source in open_imports(path, format_name=name)]
     if found:
         return found
     try:
