@@ -38,12 +38,12 @@ def _limits(ground: CheckContext, used: int) -> Iterator[Finding]:
         )
     elif config.root_bytes:
         yield ok("disk", f"spools take {size(used)} of root_bytes {size(config.root_bytes)}")
-    elif config.retain_bytes > used + free:
+    elif config.retention_bytes > used + free:
         yield warn(
             "disk",
-            f"retain_bytes is {size(config.retain_bytes)}, more than the {size(used + free)} that"
-            " spools can take here",
-            "lower retain_bytes, or set root_bytes",
+            f"retention_bytes is {size(config.retention_bytes)}, more than the"
+            f" {size(used + free)} that spools can take here",
+            "lower retention_bytes, or set root_bytes",
         )
     else:
         yield ok("disk", f"spools take {size(used)}; root_bytes sets no limit of its own")

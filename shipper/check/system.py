@@ -65,7 +65,7 @@ def _notices(root: Path) -> Iterator[Finding]:
             yield warn(
                 "inotify",
                 f"fs.inotify.{name} is {most}; {taken} are taken and {more} needed: new spools are"
-                " found by walking the root every rescan_seconds instead",
+                " found by walking the root every rescan_interval instead",
                 f"sysctl -w fs.inotify.{name}={2 * (taken + more)}, and a line in /etc/sysctl.d",
             )
     if used.instances + 1 <= instances and used.watches + needed <= watches:

@@ -65,7 +65,7 @@ def no_endpoint(*, wait: bool) -> Outcome:
     return Outcome(
         disposition=Disposition.RETRY if wait else Disposition.DROPPED,
         reason="no-master",
-        detail="the job recorded no DLROVER_MASTER_ADDR and no --master is given",
+        detail="the job recorded no DLROVER_MASTER_ADDR and no --dlrover-address is given",
         needs_operator=True,
     )
 
@@ -87,7 +87,7 @@ def judge_report(reply: Reply, *, refusals: int) -> Outcome:
     if reply.status == "413" or (
         reply.status == "RESOURCE_EXHAUSTED" and _TOO_LARGE in reply.detail
     ):
-        detail = f"{_told(reply)}; lower --master-message-bytes"
+        detail = f"{_told(reply)}; lower --dlrover-message-bytes"
         return Outcome(disposition=Disposition.PERMANENT, reason="too-large", detail=detail)
     return judge_status(reply, refusals=refusals, ambiguous=reply.status not in _NOT_STORED)
 
