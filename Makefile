@@ -130,7 +130,7 @@ $(VENV)/.demo: pyproject.toml packaging/lens_ship.pth | $(BIN)/python
 	@touch $@
 
 $(VENV)/.test: pyproject.toml packaging/lens_ship.pth constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[demo,test,check]'
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[test,check]'
 	@touch $@
 
 # Each master stands in an environment of its own; nothing of lens-ship is in there.
