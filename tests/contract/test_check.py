@@ -429,10 +429,10 @@ def test_a_thousand_spools_with_one_fault_are_no_thousand_lines(tmp_path: Path) 
 
 OTHER_USER = """
 import json, os, sys
-from shipper.check import look_at_everything
+from shipper.check import run_checks
 from shipper.config.load import load
 config = load({"spool": sys.argv[1], "state": sys.argv[2]}, {})
-list(look_at_everything(config))  # loads all there is: others cannot go where that stands
+list(run_checks(config))  # loads all there is: others cannot go where that stands
 os.setgroups([])
 os.setgid(61003)
 os.setuid(61003)
