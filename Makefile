@@ -34,7 +34,7 @@ check: $(VENV)/.test ## style, types, import rules
 	$(BIN)/lint-imports
 
 docs: $(VENV)/.test ## write the tables of docs/ from the code
-	$(BIN)/python -m tests.kit.settings_page
+	$(BIN)/python -m tests.kit.pages
 
 unit: $(VENV)/.test $(VENV)/.debian $(VENV)/.dlrover-$(DLROVER) ## the tests, with the newest wandb
 	$(BIN)/python -m pytest -n 3 --dist worksteal -q

@@ -159,7 +159,7 @@ def test_the_packages_hold_what_messages_and_pages_name(packages: dict[str, Path
 
 
 def test_the_entry_point_looks_for_every_library_of_the_service() -> None:
-    """gRPC is looked for when a gRPC master is met."""
+    """The gRPC library is looked for when a gRPC master is met."""
     tomllib = pytest.importorskip("tomllib")
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     needed = {
