@@ -183,7 +183,7 @@ def print_findings(findings: list[Finding], *, as_json: bool) -> None:
     """One entry for each finding: how it stands, what about, and what to do next."""
     count = {level: sum(one.level == level for one in findings) for level in _STYLES}
     if as_json:
-        print_json({"findings": [one.to_map() for one in findings], **count})
+        print_json({"findings": [asdict(one) for one in findings], **count})
         return
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(no_wrap=True)
