@@ -12,10 +12,10 @@ import pytest
 
 from shipper.audit.account import Account
 from shipper.audit.audit import take_accounts
-from shipper.dead_letters import open_ledger
 from shipper.delivery.pipeline import Route, Together
 from shipper.ledger.ledger import Gap, Ledger
 from shipper.ledger.ranges import merged, without
+from shipper.ledger.ledger import Ledger
 from shipper.retention import cleaner as tidying_module
 from shipper.service import Service, ship_once
 from shipper.sinks import REGISTRY
@@ -66,7 +66,7 @@ class Root:
         )
 
     def accounts(self) -> list[Account]:
-        ledger = open_ledger(self.config())
+        ledger = Ledger(self.config().state, exclusive=False)
         try:
             return take_accounts(ledger, self.root, REGISTRY)
         finally:

@@ -11,7 +11,6 @@ from shipper.audit.account import Account
 from shipper.audit.audit import take_accounts
 from shipper.batch.batcher import CUT_OFF_NAME
 from shipper.config.schema import Config
-from shipper.dead_letters import open_ledger
 from shipper.discovery.layout import find_spools
 from shipper.ledger.ranges import common, size
 from shipper.receiver import queries
@@ -54,7 +53,7 @@ def recorded(root: Path, found: Findings) -> dict[str, Recorded]:
 
 def accounts_of(config: Config) -> list[Account]:
     """What `lens-ship audit` says now, for every sink."""
-    ledger = open_ledger(config)
+    ledger = Ledger(config.state, exclusive=False)
     try:
         return take_accounts(ledger, config.spool, REGISTRY)
     finally:
@@ -63,7 +62,7 @@ def accounts_of(config: Config) -> list[Account]:
 
 def workloads_of(config: Config) -> dict[str, str]:
     """Spool -> its workload, of all that the service has met."""
-    ledger = open_ledger(config)
+    ledger = Ledger(config.state, exclusive=False)
     try:
         return {row["id"]: row["identity"]["workload_uid"] for row in ledger.spools()}
     finally:
