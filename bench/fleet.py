@@ -3,8 +3,8 @@
     python bench/fleet.py [--nodes 10000] [--capacity 500] [--outage 3600] [--seed 7]
 
 A discrete-event simulation on a virtual clock. What waits, retries and splits is the product's own
-code: `shipper.delivery.sink_state` decides when a node tries again, `shipper.post.allowance` how
-long it waits for an answer, `shipper.batch.outcome` what an answer means. Simulated are the nodes'
+code: `shipper.delivery.sink_state` decides when a node tries again, `shipper.sinks.outcome` what an
+answer means, `AdaptiveTimeout` how long a node waits for an answer. Simulated are the nodes'
 recording (a step a second each) and the receiver: it works on `capacity` requests of 100 steps a
 second, 64 at once, takes the rest in the order of their arrival, and drops a request whose client
 has hung up, as the telemetry-processor does.
@@ -24,10 +24,12 @@ import sys
 from collections import Counter, deque
 from dataclasses import dataclass, field
 
-from shipper.batch.outcome import Answer, Verdict, classify, classify_failure
 from shipper.delivery.sink_state import Health
 from shipper.errors import Unreachable
-from shipper.post.allowance import Allowance
+from shipper.http_client import Answer
+from shipper.sinks.outcome import Verdict, classify_failure
+from shipper.sinks.processor.classify import classify
+from shipper.sinks.processor.client import AdaptiveTimeout
 
 BATCH_STEPS = 100
 FLUSH_SECONDS = 5.0
@@ -68,7 +70,7 @@ class Node:
     delivered: int = 0
     parcels: deque[int] = field(default_factory=deque)
     tries: int = 0
-    allowance: Allowance
+    allowance: AdaptiveTimeout
     sent_at: float = 0.0
     request: int = 0  # number of the one in flight; 0: none
     done_at: float = 0.0
@@ -87,7 +89,7 @@ class Fleet:
             Node(
                 sink=Health("sink", self._clock),
                 lane=Health("lane", self._clock),
-                allowance=Allowance(base=READ_SECONDS, seconds=READ_SECONDS),
+                allowance=AdaptiveTimeout(base=READ_SECONDS, seconds=READ_SECONDS),
             )
             for _ in range(world.nodes)
         ]

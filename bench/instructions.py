@@ -71,8 +71,8 @@ _SHIP = f"""
 from pathlib import Path
 from types import SimpleNamespace
 from shipper.sinks import Stretch
-from shipper.sinks.processor import ProcessorSink
-from shipper.batch import wire
+from shipper.sinks.processor.metrics import ProcessorSink
+from shipper.sinks.processor import encode
 from spooler.records import step
 from spooler.spool import codec
 from spooler.spool.identity import Identity
@@ -96,7 +96,7 @@ for _ in range(COUNT):
     plan = sink.plan(Stretch(identity=who, records=records, ahead={{}}, ended=True,
                              waited=frozenset()))
     (parcel,) = plan.parcels
-    wire.body(parcel.request, who)
+    encode.body(parcel.request, who)
 os._exit(0)
 """
 

@@ -17,11 +17,11 @@ from pathlib import Path
 
 from aims import aim
 
-from shipper.receiver import Receiver
 from spooler.spool import codec
 from spooler.spool.filesystem import bytes_in
 from spooler.spool.identity import Identity
 from spooler.spool.writer import Limits, Writer
+from tests.kit.processor import Receiver
 
 STEPS = 20_000  # of the spools that are weighed
 BACKLOG = 2_000  # of each that is shipped

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from shipper.batch.outcome import Outcome, Verdict
 from shipper.ledger.ledger import Ledger
 from shipper.sinks import Sink, Stretch
+from shipper.sinks.outcome import Outcome, Verdict
 from spooler.errors import BodyUnreadable
 from spooler.spool import codec
 from spooler.spool.identity import Identity

@@ -51,3 +51,9 @@ class Unreachable(ShipperError):
         self.reason = reason
         self.detail = detail
         self.sent = sent
+
+
+class StoreFailed(ShipperError):
+    """The dev server cannot open, read or write its database."""
+
+    exit_code = 2

@@ -34,14 +34,14 @@ from shipper.discovery.scanner import Newcomers
 from shipper.health.heartbeat import HeartbeatWriter
 from shipper.health.liveness import HOUSEKEEPING, MAIN, Liveness
 from shipper.health.sd_notify import SystemdNotifier
+from shipper.http_client.credentials import Access
 from shipper.ledger.ledger import Ledger
 from shipper.log import fields, flush_repeats
-from shipper.post.access import Access
-from shipper.post.address import build_address, workload_key
-from shipper.post.workloads import Workloads
 from shipper.retention.cleaner import Spool, Tidying
 from shipper.retention.maintenance import Housekeeping
-from shipper.sinks import Sink, build_sinks
+from shipper.sinks import Sink, build_sinks, workload_key
+from shipper.sinks.processor.client import build_address
+from shipper.sinks.processor.workloads import Workloads
 from spooler.spool.identity import Identity
 from spooler.spool.reader import Reader
 

@@ -114,7 +114,7 @@ def left_by_lens_ship(work: Path) -> int:
 
 def left_by_wandb(work: Path) -> int:
     """Steps in the `.wandb` file, up to its last whole record."""
-    from shipper.foreign import open_foreign
+    from shipper.importers import open_foreign
 
     return sum(
         stored.kind == "step"

@@ -28,13 +28,3 @@ class Probes:
     ready: Callable[[], str]
     moved: Callable[[], float]
     news: Callable[[], object | None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reply:
-    """One answer."""
-
-    status: int
-    body: bytes
-    content_type: str = "text/plain; charset=utf-8"
-    headers: tuple[tuple[str, str], ...] = ()

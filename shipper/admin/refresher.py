@@ -14,15 +14,15 @@ import threading
 import time
 from collections.abc import Callable
 
-from shipper.admin import Probes, Reply
+from shipper.admin import Probes
 from shipper.admin.history import SAMPLE_SECONDS, History
-from shipper.admin.listener import Listener
 from shipper.admin.metrics import MetricsState
 from shipper.admin.routes import Routes
 from shipper.config.parse import host_and_port
 from shipper.config.schema import Config
 from shipper.delivery.counters import Meters
 from shipper.errors import ShipperError
+from shipper.http_server import HttpServer, Request, Response
 from shipper.ledger.ledger import Ledger
 from shipper.log import fields
 from shipper.status.collect import StatusCollector, status_inputs
@@ -58,7 +58,7 @@ class StatusRefresher:
         self._looked = 0.0
         self._history = History()
         self._answers = Routes(source, self._history, life)
-        self._listener: Listener | None = None
+        self._listener: HttpServer | None = None
         self._said = ""
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="lookout", daemon=True)
@@ -108,7 +108,7 @@ class StatusRefresher:
     def _open(self) -> None:
         host, port = self._listen
         try:
-            self._listener = Listener(host, port, self._answer)
+            self._listener = HttpServer(host, port, self._answer)
         except OSError as error:
             self.problem = f"{host}:{port}: {error.strerror or error}"
             self._say(
@@ -120,9 +120,9 @@ class StatusRefresher:
         self.address, self.problem = self._listener.url, ""
         log.info("page, metrics and probes: %s", self.address, extra=fields(address=self.address))
 
-    def _answer(self, path: str) -> Reply:
+    def _answer(self, request: Request) -> Response:
         self._source.moved = self._life.moved()
-        return self._answers.answer(path)
+        return self._answers.answer(request.path)
 
     def _say(self, text: str, error: Exception) -> None:
         if text != self._said:

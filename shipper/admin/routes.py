@@ -13,10 +13,11 @@ from typing import Any
 import orjson
 
 import spooler
-from shipper.admin import Probes, Reply
+from shipper.admin import Probes
 from shipper.admin.curves import Curves
 from shipper.admin.history import History
 from shipper.admin.metrics import CONTENT_TYPE, Exposition, MetricsState
+from shipper.http_server import Response
 from shipper.status.model import SinkStatus, SpoolStatus, Status
 from shipper.status.summary import badness, summarize
 
@@ -36,7 +37,7 @@ class Routes:
         self._curves = Curves()
         self._reading = threading.Lock()  # one reads spools for curves, the others wait for it
         self._page = _page()
-        self._routes: dict[str, Callable[[], Reply]] = {
+        self._routes: dict[str, Callable[[], Response]] = {
             "/": lambda: self._page,
             "/-/healthy": lambda: _probe(self._life.healthy(), "healthy"),
             "/-/ready": lambda: _probe(self._life.ready(), "ready"),
@@ -45,21 +46,21 @@ class Routes:
             "/api/curves": self._read_curves,
         }
 
-    def answer(self, path: str) -> Reply:
+    def answer(self, path: str) -> Response:
         """The answer to GET of a path."""
         route = self._routes.get(path)
-        return route() if route else Reply(status=404, body=b"404 not found\n")
+        return route() if route else Response(status=404, body=b"404 not found\n")
 
-    def _metrics(self) -> Reply:
-        return Reply(status=200, body=self._exposition.text(), content_type=CONTENT_TYPE)
+    def _metrics(self) -> Response:
+        return Response(status=200, body=self._exposition.text(), content_type=CONTENT_TYPE)
 
-    def _overview(self) -> Reply:
+    def _overview(self) -> Response:
         overview = self._source.overview
         if overview is None:
             return _json({"status": None})
         return _json({**facts(overview), "history": self._history.to_map()})
 
-    def _read_curves(self) -> Reply:
+    def _read_curves(self) -> Response:
         overview = self._source.overview
         if overview is None:
             return _json({"curves": []})
@@ -142,17 +143,17 @@ def _spool(spool: SpoolStatus, overview: Status) -> dict[str, Any]:
     }
 
 
-def _probe(problem: str, well: str) -> Reply:
+def _probe(problem: str, well: str) -> Response:
     if problem:
-        return Reply(status=503, body=f"{problem}\n".encode())
-    return Reply(status=200, body=f"{well}\n".encode())
+        return Response(status=503, body=f"{problem}\n".encode())
+    return Response(status=200, body=f"{well}\n".encode())
 
 
-def _json(value: Any) -> Reply:
-    return Reply(status=200, body=orjson.dumps(value), content_type=_JSON)
+def _json(value: Any) -> Response:
+    return Response(status=200, body=orjson.dumps(value), content_type=_JSON)
 
 
-def _page() -> Reply:
+def _page() -> Response:
     """The page with a policy that lets nothing run but what stands in it."""
     text = resources.files("shipper.admin").joinpath("page.html").read_text(encoding="utf-8")
     policy = "; ".join(
@@ -167,7 +168,7 @@ def _page() -> Reply:
             "frame-ancestors 'none'",
         )
     )
-    return Reply(
+    return Response(
         status=200,
         body=text.encode(),
         content_type="text/html; charset=utf-8",

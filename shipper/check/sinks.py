@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from shipper.check import CheckContext
 from shipper.finding import Finding, ok, warn
-from shipper.post.address import build_address
 from shipper.sinks import build_sinks
+from shipper.sinks.processor.client import build_address
 
 
 def findings(context: CheckContext) -> Iterator[Finding]:

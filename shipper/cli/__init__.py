@@ -31,7 +31,7 @@ REGISTRY: dict[str, str] = {
     "init-root": "shipper.cli.init_root:init_root",
     "systemd": "shipper.cli.systemd:systemd",
     "hook": "shipper.cli.hook:hook",
-    "receive": "shipper.cli.receive:receive",
+    "dev-server": "shipper.cli.dev_server:dev_server",
     "demo": "shipper.cli.demo:demo",
 }
 

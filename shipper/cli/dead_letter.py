@@ -88,11 +88,11 @@ def dead_letter_retry(
     **flags: Any,
 ) -> None:
     """Send dead letters again; exit 1 when one is refused again. Without numbers: all of them."""
-    from shipper.batch.outcome import Verdict
     from shipper.dead_letters import retry
     from shipper.humanize import sanitize
-    from shipper.post.address import build_address
     from shipper.sinks import build_sinks
+    from shipper.sinks.outcome import Verdict
+    from shipper.sinks.processor.client import build_address
 
     config = load_config(flags, config_file, needs_spool=False, sends=True)
     with ledger_of(str(config.state), None) as ledger:

@@ -15,10 +15,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from shipper.config.parse import masked
 from shipper.config.schema import BY_NAME, SETTINGS, Config, Setting
 from shipper.errors import ConfigError
-from shipper.settings import tls
+from shipper.http_client import tls
+from shipper.http_client.redact import masked
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -155,8 +155,3 @@ def host_and_port(text: str) -> tuple[str, int]:
     if not colon or not port.isdecimal() or not 0 <= int(port) < 65536:
         raise ValueError("is no HOST:PORT, nor off")
     return host or "0.0.0.0", int(port)
-
-
-def masked(text: str) -> str:
-    """`text` with the user name and password of a URL, or of what was meant as one, left out."""
-    return re.sub(r"^([a-z][a-z0-9+.-]*://)?.*@", r"\1***@", text, flags=re.IGNORECASE | re.DOTALL)

@@ -13,8 +13,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from shipper.batch.outcome import Outcome
 from shipper.sinks import Sink
+from shipper.sinks.outcome import Outcome
 from spooler.spool.identity import Identity
 
 # Seconds; the last catches what the default read timeout lets pass.

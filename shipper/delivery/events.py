@@ -6,9 +6,9 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from shipper.batch.batcher import Refused, Step
-from shipper.batch.outcome import Outcome
 from shipper.log import fields
+from shipper.sinks.outcome import Outcome
+from shipper.steps import Refused, Step
 from spooler.spool.reader import Damage
 
 log = logging.getLogger(__name__)

@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from shipper.batch.batcher import Passed, Refused, Step, cut_off
-from shipper.batch.outcome import TIMEOUT, UNKNOWN_WORKLOAD, Outcome, Verdict
 from shipper.config.schema import Config
 from shipper.delivery.contents import Contents
 from shipper.delivery.events import Telling
 from shipper.delivery.turnstile import Turnstile
 from shipper.ledger.ledger import DeadLetter, Gap, Ledger, Position, Settled
 from shipper.sinks import Parcel, Sink, Stretch
+from shipper.sinks.outcome import TIMEOUT, UNKNOWN_WORKLOAD, Outcome, Verdict
+from shipper.steps import Passed, Refused, Step, cut_off
 from spooler.errors import BodyUnreadable
 from spooler.records import gap as gap_record
 from spooler.spool import codec

@@ -11,12 +11,12 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from shipper.batch.outcome import TIMEOUT, Outcome, Verdict
 from shipper.delivery.pipeline import Progress, Route
 from shipper.delivery.sink_state import Health
 from shipper.errors import ShipperError
 from shipper.log import fields
-from shipper.post.workloads import Workloads
+from shipper.sinks.outcome import TIMEOUT, Outcome, Verdict
+from shipper.sinks.processor.workloads import Workloads
 from spooler.errors import SpoolError
 
 log = logging.getLogger(__name__)

@@ -21,11 +21,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from shipper.batch.batcher import Refused
-from shipper.batch.outcome import Outcome, Verdict
 from shipper.delivery.pipeline import Progress, Readable, Route
 from shipper.ledger.ledger import Life, Position, Settled
 from shipper.sinks import ForgetfulSink, Parcel
+from shipper.sinks.outcome import Outcome, Verdict
+from shipper.steps import Refused
 from spooler.errors import BodyUnreadable
 from spooler.spool import codec
 from spooler.spool.reader import Chunk

@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from shipper.batch.outcome import Outcome
 from shipper.delivery.backoff import Backoff
 from shipper.log import fields
+from shipper.sinks.outcome import Outcome
 
 log = logging.getLogger(__name__)
 

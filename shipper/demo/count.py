@@ -6,13 +6,10 @@ Three witnesses, none of which believes another:
   leaves the process after the call, so a kill between the two leaves it out: a step may be recorded
   without being written here, never the other way round.
 - *recorded*: the records in the spool.
-- *delivered*: the rows of the receiver, compared by name and value.
+- *delivered*: what the dev server has stored, compared by name and value.
 
-A row belongs to a workload and a step, not to a run. A step that was trained again after the
-checkpoint has been merged over the one before, which then stands whole, with its own run id, in
-the row's history. So every process is compared with the last state that its own run left, wherever
-that stands. Names that only an earlier run logged are still in it after the merge: they are that
-run's and are passed over.
+The receiver keeps what every run sent. A step that was trained again after the checkpoint is
+there once for each run, and every process is compared with what its own run sent.
 
 Delivery is at least once: records of one request that came again are *duplicated*, which is no
 fault. They are counted by the record numbers in the `Lens-Ship-Records` header, as a repetition may
@@ -27,10 +24,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from shipper.receiver.rows import HIDDEN
-
 SINK = "processor"
-SUCCESS = 2000
+OK = 200
 
 _RECORDS = re.compile(r"(?P<spool>[^/]+)/(?P<sink>[^/]+)/(?P<first>\d+)-(?P<last>\d+)")
 _Row = Mapping[str, Any]
@@ -60,9 +55,9 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class Received:
-    """What the receiver has: its rows and its requests, as its queries give them."""
+    """What the dev server has of a workload: its writes and all requests, as its store has them."""
 
-    rows: Sequence[_Row]
+    writes: Sequence[_Row]
     requests: Sequence[_Row]
 
 
@@ -84,25 +79,17 @@ class Account:
         return not (self.lost or self.changed or self.disordered)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Left:
-    """What a run left of a step: its values, and the names that another run had left before."""
-
-    values: Mapping[str, Any]
-    inherited: frozenset[str]
-
-
 def account(source: Source, received: Received) -> Account:
     """Count one training process."""
     written, recorded = merged(source.written), merged(source.recorded)
-    left = _left_by(source.run, received.rows)
+    sent = _sent_by(source.run, received.writes)
     # Where both know a value, the one that returned to the caller is what has to arrive.
     wanted = {
         step: {**recorded.get(step, {}), **written.get(step, {})}
         for step in written.keys() | recorded.keys()
     }
-    lost = sum(step not in left for step in wanted)
-    delivered = sum(_is_whole(values, left.get(step)) for step, values in wanted.items())
+    lost = sum(step not in sent for step in wanted)
+    delivered = sum(sent.get(step) == values for step, values in wanted.items())
     return Account(
         written=len(written),
         recorded=len(recorded),
@@ -135,14 +122,10 @@ def shared(first: Source, second: Source) -> int:
     return len(merged(first.written).keys() & merged(second.written).keys())
 
 
-def curve(rows: Sequence[_Row], name: str) -> list[tuple[int, float]]:
-    """The points (step, value) of one metric, in the order of the steps."""
-    points = [
-        (row["iteration"], row["performance"][name])
-        for row in rows
-        if isinstance(row["performance"].get(name), (int, float))
-    ]
-    return sorted(points)
+def curve(writes: Sequence[_Row], name: str) -> list[tuple[int, float]]:
+    """The points (step, value) of one metric by step; the last arrival counts."""
+    points = {write["step"]: write["data"][name] for write in writes if name in write["data"]}
+    return sorted(points.items())
 
 
 def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -155,35 +138,14 @@ def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _states(row: _Row) -> list[_Row]:
-    """Every state of a row, the first one first."""
-    now = row["performance"]
-    return [*now.get("history", ()), now]
-
-
-def _left_by(run: str, rows: Iterable[_Row]) -> dict[int, _Left]:
-    left: dict[int, _Left] = {}
-    for row in rows:
-        others: set[str] = set()
-        for state in _states(row):
-            values = {name: value for name, value in state.items() if not _is_hidden(name)}
-            if state["run_id"] == run:
-                left[row["iteration"]] = _Left(values=values, inherited=frozenset(others))
-            else:
-                others |= values.keys()
-    return left
-
-
-def _is_hidden(name: str) -> bool:
-    """What the receiver or the shipper itself has added, as the mark of a run that was cut off."""
-    return name in HIDDEN or name.startswith(OWN_PREFIX)
-
-
-def _is_whole(wanted: Mapping[str, Any], left: _Left | None) -> bool:
-    if left is None:
-        return False
-    own = {k: v for k, v in left.values.items() if k in wanted or k not in left.inherited}
-    return own == wanted
+def _sent_by(run: str, writes: Iterable[_Row]) -> dict[int, dict[str, Any]]:
+    """The values of every step that a run sent, without the metrics of lens-ship itself."""
+    steps: dict[int, dict[str, Any]] = {}
+    for write in writes:
+        if write["run_id"] == run:
+            values = steps.setdefault(write["step"], {})
+            values.update({k: v for k, v in write["data"].items() if not k.startswith(OWN_PREFIX)})
+    return steps
 
 
 def _arrivals(source: Source, requests: Iterable[_Row]) -> list[Call]:
@@ -192,7 +154,7 @@ def _arrivals(source: Source, requests: Iterable[_Row]) -> list[Call]:
     arrived: list[Call] = []
     for request in requests:
         found = _RECORDS.fullmatch(request["lens_ship_records"] or "")
-        if found is None or request["code"] != SUCCESS:
+        if found is None or request["status"] != OK:
             continue
         if (found["spool"], found["sink"]) == (source.spool, SINK):
             numbers = range(int(found["first"]), int(found["last"]) + 1)
@@ -206,13 +168,9 @@ def _duplicated(source: Source, requests: Iterable[_Row]) -> int:
 
 
 def _disordered(source: Source, received: Received) -> int:
-    """Between requests their record numbers tell; within one, the ids that new rows were given."""
+    """Between requests their record numbers tell; within one, the order of its first writes."""
     arrived = dict.fromkeys(call.seq for call in _arrivals(source, received.requests))
-    stored = [
-        row["iteration"]
-        for row in sorted(received.rows, key=lambda row: row["id"])
-        if _states(row)[0]["run_id"] == source.run
-    ]
+    stored = dict.fromkeys(w["step"] for w in received.writes if w["run_id"] == source.run)
     return max(late(arrived), late(stored))
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from shipper.demo.count import Call, Received, Source
+from shipper.dev_server.store import TelemetryStore
 from shipper.discovery.layout import find_spools
-from shipper.receiver import Receiver, queries
 from spooler.spool import codec
 from spooler.spool.reader import Reader, Stored
 
@@ -85,8 +85,11 @@ def source(name: str, pid: int, report: Report, recorded: dict[int, Spool]) -> S
 
 def received(database: Path, workload: str) -> Received:
     """Everything that the receiver has of a workload, and every request it got."""
-    store = Receiver(path=database).store
-    return Received(rows=queries.rows(store, workload), requests=queries.requests(store))
+    store = TelemetryStore(database)
+    try:
+        return Received(writes=store.writes(workload), requests=store.requests())
+    finally:
+        store.close()
 
 
 def log_lines(log: Path) -> list[str]:

@@ -17,7 +17,7 @@ def report(told: Told, place: Place, screen: Screen) -> int:
     received = gather.received(place.received, WORKLOAD)
     steps = _steps(told, place, received, screen)
     lines = _collected(told, place, screen)
-    screen.loss(count.curve(received.rows, "loss"), told.restart)
+    screen.loss(count.curve(received.writes, "loss"), told.restart)
     good = told.drained and steps.written > 0 and steps.is_clean and lines.is_clean
     screen.result(_sentence(steps, lines, told), good=good)
     return 0 if good else 1

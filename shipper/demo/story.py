@@ -132,7 +132,7 @@ class Story:
     def _start_receiver(self, word: str) -> None:
         listen = f"127.0.0.1:{self._port}"
         child = self._stage.lens_ship(
-            "receiver", "receive", "--listen", listen, "--data", str(self._place.received)
+            "receiver", "dev-server", "--listen", listen, "--data", str(self._place.received)
         )
         self._needed.append(child)
         self._until(lambda: answers(self._port), "the receiver does not answer")

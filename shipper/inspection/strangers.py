@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shipper.foreign import Source as Foreign
-from shipper.foreign import formats, open_foreign
+from shipper.importers import Source as Foreign
+from shipper.importers import formats, open_foreign
 from shipper.inspection.spool import run_map
 from shipper.inspection.stats import Tally
 from shipper.ledger.database import DATABASE_NAME

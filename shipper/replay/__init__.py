@@ -6,8 +6,8 @@ their own, so that it resumes after being killed and never moves a live position
 
 - A spool under the root that the service ships: what is delivered is sent only with `again`; what
   is pending is the service's business and never sent from here.
-- A foreign file (`shipper.foreign`) has no live position: its own is kept, and what is delivered of
-  it is not sent twice without `again`.
+- A file of another tool (`shipper.importers`) has no live position: its own is kept, and what is
+  delivered of it is not sent twice without `again`.
 - Steps that a later process of the same workload has written since are left out unless
   `overwrite` is given: the receiver would put the older values over the newer ones.
 """

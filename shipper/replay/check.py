@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from shipper.delivery.pipeline import Records
-from shipper.foreign import open_foreign
+from shipper.importers import open_foreign
 from shipper.ledger.ledger import Ledger, Piece
 from shipper.replay.selection import kind_for
 from spooler.errors import SpoolError

@@ -13,13 +13,13 @@ from typing import Any
 from shipper.config.schema import Config
 from shipper.errors import ConfigError
 from shipper.ledger.ledger import Ledger
-from shipper.post.address import build_address
-from shipper.post.workloads import Workloads
 from shipper.replay.plan import Part, Wish, make_plan
 from shipper.replay.selection import Selection, kind_for
 from shipper.replay.send import Means, carry_out
 from shipper.replay.show import print_plan, print_receipts, progress_bar
 from shipper.sinks import REGISTRY, build_sinks
+from shipper.sinks.processor.client import build_address
+from shipper.sinks.processor.workloads import Workloads
 
 _SELECTING = ("run", "workload", "first_step", "last_step", "since", "until")
 # What of the options is no setting.

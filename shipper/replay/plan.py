@@ -11,7 +11,7 @@ from typing import Any
 from shipper.delivery.pipeline import Records
 from shipper.discovery.layout import find_spools, identity_of
 from shipper.errors import Misplaced
-from shipper.foreign import open_foreign
+from shipper.importers import open_foreign
 from shipper.ledger.ledger import Ledger
 from shipper.replay.selection import Selection, kind_for
 from shipper.replay.source import Source, decode, records_in

@@ -14,12 +14,12 @@ from shipper.delivery.resend import ClosedCarefulRoute
 from shipper.delivery.sink_state import Health
 from shipper.ledger.ledger import Ledger, Receipt
 from shipper.log import fields
-from shipper.post.workloads import Workloads
 from shipper.replay.check import pieces_of
 from shipper.replay.plan import Part
 from shipper.replay.selection import kind_for
 from shipper.replay.source import records_in
 from shipper.sinks import Sink
+from shipper.sinks.processor.workloads import Workloads
 from spooler.errors import SpoolError
 from spooler.spool.reader import Stored
 

@@ -15,20 +15,20 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
 
-from shipper.batch.batcher import Passed, Refused, Step
-from shipper.batch.outcome import Greeting, Outcome
+from shipper.sinks.outcome import Greeting, Outcome
+from shipper.steps import Passed, Refused, Step
 from spooler.spool.identity import Identity
 from spooler.spool.reader import Stored
 
 if TYPE_CHECKING:
     # Whoever only wants to know which sinks there are loads no network library.
     from shipper.config.schema import Config
-    from shipper.post.address import Address
+    from shipper.sinks.processor.client import Address
 
 REGISTRY: dict[str, str] = {
-    "processor": "shipper.sinks.processor:ProcessorSink",
-    "processor-detection": "shipper.sinks.processor_detection:ProcessorDetectionSink",
-    "master": "shipper.sinks.master:MasterSink",
+    "processor": "shipper.sinks.processor.metrics:ProcessorSink",
+    "processor-detection": "shipper.sinks.processor.detection:ProcessorDetectionSink",
+    "master": "shipper.sinks.dlrover.sink:MasterSink",
 }
 
 
@@ -133,6 +133,11 @@ class ForgetfulSink(Sink, Protocol):
 
     def taken(self, parcel: Any) -> float:
         """When the data of a parcel was taken, Unix seconds."""
+
+
+def workload_key(identity: Identity) -> str:
+    """What the receiver's rows are shared by: the workload, else the pod, else the spool alone."""
+    return identity.workload_uid or identity.pod_name or identity.spool
 
 
 def build_sinks(config: Config, address: Address) -> dict[str, Sink]:

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from shipper.batch.outcome import Verdict, classify_failure
 from shipper.config.load import load
 from shipper.errors import Unreachable
-from shipper.post.access import Access
-from shipper.post.address import build_address
-from shipper.post.http import Poster
+from shipper.http_client.client import Poster
+from shipper.http_client.credentials import Access
 from shipper.service import Service, ship_once
+from shipper.sinks.outcome import Verdict, classify_failure
+from shipper.sinks.processor.client import build_address
 from tests.kit.certificates import Authority, Files
 from tests.kit.command import lens_ship, start_lens_ship
 from tests.kit.delivery import arrived

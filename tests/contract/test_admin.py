@@ -17,8 +17,7 @@ from typing import Any
 
 import pytest
 
-from shipper.admin import Reply, listener
-from shipper.admin.listener import Listener
+from shipper.http_server import HttpServer, Response, ServerLimits
 from tests.kit import shipping, spools
 from tests.kit.browser import browse, needs_chromium
 from tests.kit.command import start_lens_ship
@@ -365,21 +364,29 @@ def test_liveness_does_not_depend_on_the_receiver(tmp_path: Path) -> None:
             end(process)
 
 
+def echo(seconds: float = 10.0) -> HttpServer:
+    """A server that answers with the path, for three connections at once."""
+    return HttpServer(
+        "127.0.0.1",
+        0,
+        lambda request: Response(status=200, body=request.path.encode()),
+        ServerLimits(connections=3, seconds=seconds),
+    )
+
+
 @pytest.fixture
-def bounded(monkeypatch: pytest.MonkeyPatch) -> Iterator[Listener]:
-    monkeypatch.setattr(listener, "CONNECTIONS", 3)
-    one = Listener("127.0.0.1", 0, lambda path: Reply(status=200, body=path.encode()))
-    yield one
-    one.close()
+def bounded() -> Iterator[HttpServer]:
+    with closing(echo()) as one:
+        yield one
 
 
-def connect(one: Listener) -> socket.socket:
+def connect(one: HttpServer) -> socket.socket:
     made = socket.create_connection(one.server_address[:2], timeout=spools.PATIENCE_SECONDS)
     made.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n")  # and never the end of it
     return made
 
 
-def test_connections_that_are_held_open_keep_nobody_out(bounded: Listener) -> None:
+def test_connections_that_are_held_open_keep_nobody_out(bounded: HttpServer) -> None:
     held = [connect(bounded) for _ in range(8)]
     assert get(bounded.url + "/here")[:2] == (200, "/here")
     assert held[0].recv(1) == b"", "the oldest gave way"
@@ -387,11 +394,8 @@ def test_connections_that_are_held_open_keep_nobody_out(bounded: Listener) -> No
         one.close()
 
 
-def test_a_connection_that_lasts_too_long_is_ended(
-    bounded: Listener, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(listener, "SECONDS", 0.0)
-    with closing(connect(bounded)) as slow:
+def test_a_connection_that_lasts_too_long_is_ended() -> None:
+    with closing(echo(seconds=0.0)) as server, closing(connect(server)) as slow:
         assert slow.recv(1) == b""
 
 
@@ -406,7 +410,9 @@ def test_a_connection_that_lasts_too_long_is_ended(
     ],
     ids=["long line", "many headers", "long header", "no request", "bytes"],
 )
-def test_what_is_no_fair_request_is_refused(bounded: Listener, asked: bytes, status: bytes) -> None:
+def test_what_is_no_fair_request_is_refused(
+    bounded: HttpServer, asked: bytes, status: bytes
+) -> None:
     with closing(socket.create_connection(bounded.server_address[:2], timeout=10)) as one:
         one.sendall(asked)
         one.settimeout(spools.PATIENCE_SECONDS)

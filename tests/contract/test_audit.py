@@ -11,11 +11,10 @@ import pytest
 
 from shipper.audit.account import Account
 from shipper.audit.audit import take_accounts
-from shipper.batch.outcome import BAD_REQUEST
 from shipper.ledger.ledger import Ledger
-from shipper.receiver import queries
 from shipper.service import ship_once
 from shipper.sinks import REGISTRY
+from shipper.sinks.processor.classify import BAD_REQUEST
 from spooler.records import gap as gap_record
 from spooler.spool import codec
 from spooler.spool import format as fmt
@@ -24,6 +23,7 @@ from spooler.spool.reader import Reader
 from tests.kit.command import lens_ship
 from tests.kit.delivery import arrived
 from tests.kit.faulty_receiver import Answer, FaultyReceiver, Normal
+from tests.kit.processor import queries
 from tests.kit.shipping import Record, config, detection, goodbye, spool, step
 
 pytestmark = pytest.mark.promise("G17")

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from shipper.batch.batcher import CUT_OFF_NAME
 from shipper.service import Service, ship_once
+from shipper.steps import CUT_OFF_NAME
 from tests.kit.delivery import arrived
 from tests.kit.faulty_receiver import Answer, FaultyReceiver
 from tests.kit.shipping import Record, config, detection, finish, goodbye, killed, step

@@ -13,8 +13,6 @@ from typing import Any
 import pytest
 
 from shipper.config.schema import Config
-from shipper.receiver.listener import Exchange
-from shipper.receiver.routes import Call
 from shipper.service import Service, ship_once
 from tests.kit.delivery import arrived, is_ordered
 from tests.kit.faulty_receiver import (
@@ -31,6 +29,8 @@ from tests.kit.faulty_receiver import (
     other_code,
     redirect,
 )
+from tests.kit.processor.listener import Exchange
+from tests.kit.processor.routes import Call
 from tests.kit.shipping import Record, config, detection, goodbye, spool, step
 from tests.kit.spools import identity, spool_id, wait_until
 

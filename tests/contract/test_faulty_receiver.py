@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from shipper.receiver import queries
 from tests.kit.faulty_receiver import (
     Answer,
     Behaviour,
@@ -28,6 +27,7 @@ from tests.kit.faulty_receiver import (
     other_code,
     redirect,
 )
+from tests.kit.processor import queries
 
 
 @pytest.fixture

@@ -15,13 +15,13 @@ from typing import Any
 
 import pytest
 
-from shipper.batch.batcher import collect_steps
-from shipper.batch.outcome import Outcome, Verdict
 from shipper.delivery.pipeline import ClosedRoute, Together
-from shipper.foreign import Origin, open_foreign
-from shipper.foreign.wandb_run import WandbFile
+from shipper.importers import Origin, open_foreign
+from shipper.importers.wandb_run import WandbFile
 from shipper.ledger.ledger import Ledger
-from shipper.sinks.processor import ProcessorSink
+from shipper.sinks.outcome import Outcome, Verdict
+from shipper.sinks.processor.metrics import ProcessorSink
+from shipper.steps import collect_steps
 from spooler.errors import NewerFormat, NotASpool
 from spooler.records.values import plain
 from tests.kit import spools

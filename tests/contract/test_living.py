@@ -11,10 +11,10 @@ from unittest import mock
 
 import pytest
 
-from shipper.batch.batcher import CUT_OFF_NAME
 from shipper.ledger.ledger import Ledger
 from shipper.retention.policy import Kept
 from shipper.service import Service, ship_once
+from shipper.steps import CUT_OFF_NAME
 from spooler.spool.owner import Lock, Process, Verdict
 from spooler.spool.reader import Reader
 from tests.kit import spools

@@ -15,13 +15,13 @@ import pytest
 
 from shipper.audit.account import Account
 from shipper.audit.audit import take_accounts
-from shipper.batch.outcome import Verdict
 from shipper.errors import ConfigError
 from shipper.ledger.ledger import Ledger
-from shipper.master.conversation import Speaker
-from shipper.master.pluggable import ClientConversation
-from shipper.master.report import read
 from shipper.service import ship_once
+from shipper.sinks.dlrover.custom_client import ClientConversation
+from shipper.sinks.dlrover.report import read
+from shipper.sinks.dlrover.session import Speaker
+from shipper.sinks.outcome import Verdict
 from spooler.records.report import FIELDS
 from tests.kit import spools
 from tests.kit.command import lens_ship

@@ -14,17 +14,17 @@ import pytest
 
 from shipper.audit.account import Account
 from shipper.audit.audit import take_accounts
-from shipper.batch.outcome import Outcome, Verdict
 from shipper.config.schema import Config
+from shipper.http_client.client import Poster
 from shipper.ledger.ledger import Ledger
-from shipper.master import wire
-from shipper.master.conversation import Conversation, Patience, Speaker, Transport
-from shipper.master.report import read
-from shipper.post.address import Address
-from shipper.post.http import Poster
 from shipper.service import Service, ship_once
 from shipper.sinks import Stretch
-from shipper.sinks.master import MasterSink
+from shipper.sinks.dlrover import encode
+from shipper.sinks.dlrover.report import read
+from shipper.sinks.dlrover.session import Conversation, Patience, Speaker, Transport
+from shipper.sinks.dlrover.sink import MasterSink
+from shipper.sinks.outcome import Outcome, Verdict
+from shipper.sinks.processor.client import Address
 from spooler.spool.identity import Identity
 from tests.kit import master as kit
 from tests.kit import spools
@@ -106,10 +106,10 @@ def serving(settings: Config) -> Iterator[Service]:
 def dial(master: Master) -> Transport:
     patience = Patience(connect_seconds=5, answer_seconds=5, proxy="")
     if master.service == "http":
-        from shipper.master.post import Post
+        from shipper.sinks.dlrover.http_transport import Post
 
         return Post(master.address, patience)
-    from shipper.master.channel import Channel
+    from shipper.sinks.dlrover.grpc_transport import Channel
 
     return Channel(master.address, patience)
 
@@ -128,7 +128,7 @@ def test_a_no_is_neither_delivered_nor_tried_for_ever(
     master: Master, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     talk = Conversation(master.address, lambda: dial(master), time.monotonic)
-    monkeypatch.setattr(wire, "report_data", lambda *_: b"\x80\x04no pickle.")
+    monkeypatch.setattr(encode, "report_data", lambda *_: b"\x80\x04no pickle.")
     one = read({"time": 1.0, **metric(1)})
     outcomes = [talk.report(one, ["{}"], NOBODY).outcome for _ in range(3)]
     assert [(o.verdict, o.reason, o.alarm) for o in outcomes] == [
@@ -203,7 +203,7 @@ def test_without_grpcio_it_says_what_to_install(
     import sys
 
     monkeypatch.setitem(sys.modules, "grpc", None)
-    monkeypatch.delitem(sys.modules, "shipper.master.channel", raising=False)
+    monkeypatch.delitem(sys.modules, "shipper.sinks.dlrover.grpc_transport", raising=False)
     outcome = Sending(config(tmp_path), whose("127.0.0.1:9", "grpc"), report(1)).send()
     assert (outcome.verdict, outcome.alarm) == (Verdict.RETRY, True)
     assert "pip install 'lens-ship[master]'" in outcome.detail

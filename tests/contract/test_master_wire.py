@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shipper.master import wire
+from shipper.sinks.dlrover import encode
 from tests.kit.master import PYTHON, needs_master
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "master-wire"
@@ -36,18 +36,18 @@ COMM, OLDER = "dlrover.python.common.comm", "dlrover.python.common.grpc"
 BINARIES = sorted(path.name for path in GOLDEN.glob("*.bin"))
 
 
-def message(data: bytes, node_id: int = 3, node_type: str = "worker") -> wire.Message:
-    return wire.Message(node_id=node_id, node_type=node_type, data=data)
+def message(data: bytes, node_id: int = 3, node_type: str = "worker") -> encode.Message:
+    return encode.Message(node_id=node_id, node_type=node_type, data=data)
 
 
 MADE = {
-    "report-comm.bin": message(wire.report_data(COMM, wire.metric_json(METRIC), 4)),
-    "report-grpc.bin": message(wire.report_data(OLDER, wire.metric_json(METRIC), 4)),
+    "report-comm.bin": message(encode.report_data(COMM, encode.metric_json(METRIC), 4)),
+    "report-grpc.bin": message(encode.report_data(OLDER, encode.metric_json(METRIC), 4)),
     "report-odd-ids.bin": message(
-        wire.report_data(COMM, wire.metric_json(METRIC), -(2**40)), -1, ""
+        encode.report_data(COMM, encode.metric_json(METRIC), -(2**40)), -1, ""
     ),
-    "keep.bin": message(wire.keep_data(COMM, "lens-ship/0123", b"abcd"), 0),
-    "ask.bin": message(wire.ask_data(COMM, "lens-ship/0123"), 0),
+    "keep.bin": message(encode.keep_data(COMM, "lens-ship/0123", b"abcd"), 0),
+    "ask.bin": message(encode.ask_data(COMM, "lens-ship/0123"), 0),
 }
 
 
@@ -91,7 +91,7 @@ def unpickled(data: bytes) -> tuple[str, dict[str, Any]]:
 
 @pytest.mark.parametrize("name", BINARIES)
 def test_the_bytes_are_those_that_were_always_sent(name: str) -> None:
-    assert wire.to_protobuf(MADE[name]) == (GOLDEN / name).read_bytes()
+    assert encode.to_protobuf(MADE[name]) == (GOLDEN / name).read_bytes()
     assert MADE.keys() == set(BINARIES)
 
 
@@ -133,7 +133,7 @@ def test_the_http_body_carries_the_same_pickle() -> None:
         "node_type": "worker",
         "data": base64.b64encode(pickled).decode(),
     }
-    assert wire.to_json(MADE["report-comm.bin"]) == (GOLDEN / "report.json").read_bytes()
+    assert encode.to_json(MADE["report-comm.bin"]) == (GOLDEN / "report.json").read_bytes()
 
 
 # --- DLRover's own reading ------------------------------------------------------------------------
@@ -198,26 +198,26 @@ class BaseResponse:
 def test_a_flag_is_read_from_the_opcodes_of_any_protocol(protocol: int, success: bool) -> None:
     answer = pickle.dumps(BaseResponse(success=success, data=b""), protocol)
     if protocol < 2:
-        assert wire.attributes(answer) is not None
+        assert encode.attributes(answer) is not None
         return
-    assert (wire.attributes(answer) or {})["success"] is success
+    assert (encode.attributes(answer) or {})["success"] is success
 
 
 def test_what_a_pickle_would_do_is_not_done(tmp_path: Path) -> None:
     evil = f"cos\nsystem\n(S'touch {tmp_path}/done'\ntR.".encode()
-    assert wire.attributes(evil) == {}
+    assert encode.attributes(evil) == {}
     assert list(tmp_path.iterdir()) == []
 
 
 def test_what_is_too_long_is_not_looked_at() -> None:
-    assert wire.attributes(pickle.dumps(b"x" * wire.ANSWER_LIMIT)) is None
+    assert encode.attributes(pickle.dumps(b"x" * encode.ANSWER_LIMIT)) is None
 
 
 @given(st.binary(max_size=200))
 def test_no_bytes_at_all_are_taken_for_yes_or_raise(data: bytes) -> None:
-    wire.attributes(data)
-    wire.message_data(data)
-    if wire.stored(data):
+    encode.attributes(data)
+    encode.message_data(data)
+    if encode.stored(data):
         assert fields(data)[1] == 1
 
 
@@ -227,10 +227,10 @@ def test_no_bytes_at_all_are_taken_for_yes_or_raise(data: bytes) -> None:
 def test_a_message_is_never_larger_than_it_was_said_to_be(
     text: str, node_type: str, rank: int, node_id: int
 ) -> None:
-    content = wire.metric_json({**METRIC, "data_content": text})
-    for generation in wire.GENERATIONS:
-        data = wire.report_data(generation, content, rank)
-        sent = wire.to_protobuf(message(data, node_id, node_type))
-        assert len(sent) <= wire.size(content, node_type)
-        assert wire.message_data(sent) == data
+    content = encode.metric_json({**METRIC, "data_content": text})
+    for generation in encode.GENERATIONS:
+        data = encode.report_data(generation, content, rank)
+        sent = encode.to_protobuf(message(data, node_id, node_type))
+        assert len(sent) <= encode.size(content, node_type)
+        assert encode.message_data(sent) == data
         pickletools.dis(data, io.StringIO())

@@ -10,8 +10,8 @@ from urllib.parse import quote
 
 import pytest
 
-from shipper.receiver import Receiver
 from tests.kit.plain_client import Client, log, metric
+from tests.kit.processor import Receiver
 
 BAD_FORMAT = "invalid request format"
 NO_IDS = "either workload_uid or pod_name is required"

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from shipper.receiver import Receiver
 from tests.kit.plain_client import Client, log, metric
+from tests.kit.processor import Receiver
 
 TOO_LONG = "w" * 257
 

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from shipper.receiver import Receiver, queries
-from shipper.receiver.errors import CannotListen, StoreFailed
-from shipper.receiver.server import serve
 from tests.kit.plain_client import Client, metric
+from tests.kit.processor import Receiver, queries
+from tests.kit.processor.errors import CannotListen, StoreFailed
+from tests.kit.processor.server import serve
 
 BAD_FORMAT = "invalid request format"
 TOO_LONG = "w" * 257

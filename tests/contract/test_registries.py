@@ -7,18 +7,19 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
+from pkgutil import walk_packages
 from typing import Any
 
 import pytest
 
 import shipper.cli
 import shipper.sinks
-from shipper.batch.outcome import Outcome, Verdict
 from shipper.cli import REGISTRY as COMMANDS
 from shipper.config.schema import Config
-from shipper.post.address import Address
-from shipper.post.http import Poster
+from shipper.http_client.client import Poster
 from shipper.sinks import REGISTRY, Parcel, Plan, Sink, Stretch
+from shipper.sinks.outcome import Outcome, Verdict
+from shipper.sinks.processor.client import Address
 from spooler.records import REGISTRY as KINDS
 from tests.kit.faulty_receiver import (
     Answer,
@@ -64,11 +65,16 @@ def stretch(ahead: Mapping[str, int] | None = None) -> Stretch:
     )
 
 
-def test_every_file_is_registered_and_every_line_has_its_file() -> None:
-    folder = Path(shipper.sinks.__file__).parent
-    files = {path.stem for path in folder.glob("*.py")} - {"__init__"}
-    lines = {place.partition(":")[0] for place in REGISTRY.values()}
-    assert lines == {f"shipper.sinks.{name}" for name in files}
+def test_every_sink_is_registered_and_every_line_has_its_class() -> None:
+    modules = [found.name for found in walk_packages(shipper.sinks.__path__, "shipper.sinks.")]
+    classes = {
+        f"{module}:{name}"
+        for module in modules
+        for name, value in vars(import_module(module)).items()
+        if isinstance(value, type) and value.__module__ == module
+        if hasattr(value, "plan") and hasattr(value, "send")
+    }
+    assert classes == set(REGISTRY.values())
 
 
 class Connected:

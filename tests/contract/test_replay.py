@@ -15,20 +15,20 @@ import pytest
 from shipper.config.schema import Config
 from shipper.delivery.pipeline import Records
 from shipper.ledger.ledger import Ledger, Receipt
-from shipper.post.address import build_address
-from shipper.post.workloads import Workloads
-from shipper.receiver import queries
 from shipper.replay.plan import Part, Wish, make_plan
 from shipper.replay.selection import Selection
 from shipper.replay.send import Means, carry_out, receipt_of
 from shipper.replay.source import records_in
 from shipper.service import ship_once
 from shipper.sinks import REGISTRY, build_sinks
+from shipper.sinks.processor.client import build_address
+from shipper.sinks.processor.workloads import Workloads
 from spooler.errors import SpoolDamaged
 from spooler.spool.reader import Stored
 from tests.kit.command import lens_ship
 from tests.kit.delivery import arrived
 from tests.kit.faulty_receiver import FaultyReceiver
+from tests.kit.processor import queries
 from tests.kit.shipping import config, detection, goodbye, spool, step
 from tests.kit.spools import identity, spool_id
 

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 from shipper.audit.audit import take_accounts
-from shipper.batch.outcome import BAD_REQUEST
 from shipper.ledger import service_status, totals
 from shipper.ledger.ledger import Ledger
 from shipper.service import ship_once
 from shipper.sinks import REGISTRY
+from shipper.sinks.processor.classify import BAD_REQUEST
 from shipper.status.collect import status_collector
 from shipper.status.model import Status
 from spooler.spool import format as fmt

@@ -11,7 +11,6 @@ import pytest
 from shipper.audit.audit import take_accounts
 from shipper.discovery import layout
 from shipper.ledger.ledger import Ledger
-from shipper.receiver import Receiver
 from shipper.service import ship_once
 from shipper.sinks import REGISTRY
 from shipper.status.collect import status_collector
@@ -19,6 +18,7 @@ from shipper.status.summary import summarize
 from spooler.spool import segments
 from tests.kit.command import lens_ship
 from tests.kit.delivery import arrived
+from tests.kit.processor import Receiver
 from tests.kit.shipping import config, goodbye, spool, step
 from tests.kit.spools import identity, spool_id
 

@@ -25,13 +25,13 @@ from pathlib import Path
 
 import click
 
-from shipper.receiver.store import Store
 from spooler.recorder import recorder
 from spooler.records import step as step_record
 from tests.crash.lab.conservation import Arrivals
 from tests.crash.lab.laboratory import workplace
 from tests.crash.lab.lives import Life, Tell
 from tests.crash.lab.verdict import Findings
+from tests.kit.processor.store import Store
 from tests.kit.spools import environment
 
 RANKS, RATE = 8, 50
@@ -199,10 +199,11 @@ class Soak:
         self._begin(rank)
 
     def _receive(self) -> subprocess.Popen[bytes] | None:
-        return _start("receive", "--listen", self.address, "--data", str(self.store))
+        port = self.address.rpartition(":")[2]
+        return _start("-m", "tests.kit.processor", port, str(self.store))
 
     def _serve(self) -> subprocess.Popen[bytes]:
-        return _start("run", *self._settings())
+        return _start(*_LENS_SHIP, "run", *self._settings())
 
     def _settings(self) -> list[str]:
         return [
@@ -214,7 +215,7 @@ class Soak:
     def _lens_ship(self, *words: str) -> subprocess.CompletedProcess[str]:
         places = self._settings() if words[0] == "run" else self._settings()[:4]
         return subprocess.run(
-            [*_COMMAND, *words, *places],
+            [sys.executable, *_LENS_SHIP, *words, *places],
             env=environment(),
             capture_output=True,
             text=True,
@@ -223,12 +224,12 @@ class Soak:
         )
 
 
-_COMMAND = (sys.executable, "-c", "from shipper.cli import main; main()")
+_LENS_SHIP = ("-c", "from shipper.cli import main; main()")
 
 
 def _start(*words: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [*_COMMAND, *words],
+        [sys.executable, *words],
         env=environment(),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

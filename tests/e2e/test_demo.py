@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 from shipper.discovery.layout import find_spools
-from shipper.receiver import Receiver
 from spooler.spool import codec
 from spooler.spool.reader import Reader
 from tests.kit.master import PYTHON as MASTER
 from tests.kit.master import needs_master
+from tests.kit.processor import Receiver
 
 COMMAND = [sys.executable, "-c", "from shipper.cli import main; main()", "demo"]
 # What decides where a master comes from.

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from shipper.config.load import Config, load
-from shipper.receiver import queries
-from shipper.receiver.store import Store
+from tests.kit.processor import queries
+from tests.kit.processor.store import Store
 
 METADATA = frozenset({"source", "run_id", "step", "created_at", "updated_at", "history"})
 

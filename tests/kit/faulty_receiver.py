@@ -25,10 +25,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from shipper.receiver import Receiver
-from shipper.receiver.answers import JSON, Reply, enveloped
-from shipper.receiver.listener import Exchange
-from shipper.receiver.routes import Call
+from tests.kit.processor import Receiver
+from tests.kit.processor.answers import JSON, Reply, enveloped
+from tests.kit.processor.listener import Exchange
+from tests.kit.processor.routes import Call
 
 
 @dataclass(frozen=True, kw_only=True)

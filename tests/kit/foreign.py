@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from shipper.foreign import Origin, Source
-from shipper.foreign.wandb_run import WandbFile
+from shipper.importers import Origin, Source
+from shipper.importers.wandb_run import WandbFile
 from spooler.spool import codec
 from spooler.spool.reader import Damage, Stored
 from tests.kit.spools import Found

@@ -20,19 +20,19 @@ from unittest import mock
 from shipper import service as service_module
 from shipper.audit.account import Account
 from shipper.audit.audit import take_accounts
-from shipper.batch.outcome import Answer
 from shipper.config.schema import Config
 from shipper.errors import Unreachable
+from shipper.http_client import Answer
+from shipper.http_client.client import Poster
 from shipper.ledger.ledger import Ledger
-from shipper.post.address import Address
-from shipper.post.http import Poster
-from shipper.receiver import Receiver
-from shipper.receiver.routes import Call
 from shipper.retention.deletable import Delivered
 from shipper.service import Service
 from shipper.sinks import REGISTRY
+from shipper.sinks.processor.client import Address
 from spooler.spool import owner
 from spooler.spool.segments import Segments
+from tests.kit.processor import Receiver
+from tests.kit.processor.routes import Call
 from tests.kit.shipping import ALIVE, KILLED, Clock
 
 URL = "http://receiver/v1"

@@ -8,14 +8,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from shipper.batch.batcher import Step
-from shipper.batch.outcome import Answer, Outcome, Verdict
 from shipper.config.load import Config, load
 from shipper.errors import Unreachable
-from shipper.post.address import Address
-from shipper.post.http import Poster
+from shipper.http_client import Answer
+from shipper.http_client.client import Poster
 from shipper.sinks import Plan, Stretch
-from shipper.sinks.processor import ProcessorSink, StepParcel
+from shipper.sinks.outcome import Outcome, Verdict
+from shipper.sinks.processor.client import Address
+from shipper.sinks.processor.metrics import ProcessorSink, StepParcel
+from shipper.steps import Step
 from spooler.spool import codec, owner
 from spooler.spool.identity import Identity
 from spooler.spool.reader import Reader, Stored

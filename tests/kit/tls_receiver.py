@@ -6,9 +6,9 @@ import ssl
 from pathlib import Path
 from typing import Any
 
-from shipper.receiver.answers import Reply
 from tests.kit.certificates import Files
 from tests.kit.faulty_receiver import FaultyReceiver, Turn
+from tests.kit.processor.answers import Reply
 
 
 class TlsReceiver(FaultyReceiver):

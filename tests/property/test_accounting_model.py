@@ -26,10 +26,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from shipper import dead_letters
 from shipper.config.load import load
-from shipper.post.workloads import Workloads
 from shipper.replay.plan import Wish, make_plan
 from shipper.replay.send import Means, carry_out
 from shipper.sinks import REGISTRY
+from shipper.sinks.processor.workloads import Workloads
 from spooler.errors import SpoolUnavailable
 from spooler.spool import codec
 from spooler.spool.segments import Segments

@@ -18,11 +18,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from shipper.batch.batcher import collect_steps
-from shipper.batch.outcome import Outcome, Verdict
 from shipper.delivery.pipeline import Route, Together
 from shipper.ledger.ledger import Ledger
-from shipper.sinks.processor import StepParcel
+from shipper.sinks.outcome import Outcome, Verdict
+from shipper.sinks.processor.metrics import StepParcel
+from shipper.steps import collect_steps
 from tests.kit.shipping import (
     DELIVERED,
     Clock,

@@ -15,15 +15,15 @@ from unittest import mock
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shipper.batch.batcher import Passed
-from shipper.batch.outcome import Outcome
 from shipper.delivery import pipeline
 from shipper.delivery.contents import Contents
 from shipper.delivery.pipeline import Route, Together
 from shipper.delivery.shared import Recent, SharedReader
 from shipper.ledger.ledger import Ledger
 from shipper.sinks import Plan, Stretch
-from shipper.sinks.master import ReportParcel
+from shipper.sinks.dlrover.sink import ReportParcel
+from shipper.sinks.outcome import Outcome
+from shipper.steps import Passed
 from spooler.spool.identity import Identity
 from spooler.spool.stored import Chunk, Damage, Stored
 from tests.kit import spools

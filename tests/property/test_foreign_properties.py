@@ -11,10 +11,10 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shipper.foreign import Origin, Source
-from shipper.foreign.exporter_jsonl import MARKER, ExporterFile
-from shipper.foreign.protobuf_wire import Malformed, fields
-from shipper.foreign.wandb_run import WandbFile
+from shipper.importers import Origin, Source
+from shipper.importers.exporter_jsonl import MARKER, ExporterFile
+from shipper.importers.protobuf import Malformed, fields
+from shipper.importers.wandb_run import WandbFile
 from spooler.errors import SpoolError
 from tests.kit.foreign import (
     WANDB_HEADER,

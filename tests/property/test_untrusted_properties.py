@@ -15,10 +15,12 @@ from typing import Any
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from shipper.batch.batcher import collect_steps, cut_off
-from shipper.batch.outcome import Answer, Outcome, classify, pods_in, retry_after
 from shipper.delivery.pipeline import gap_of
+from shipper.http_client import Answer
 from shipper.inspection.segment import look
+from shipper.sinks.outcome import Outcome, retry_after
+from shipper.sinks.processor.classify import classify, pods_in
+from shipper.steps import collect_steps, cut_off
 from spooler.errors import BodyUnreadable, SpoolError
 from spooler.spool import codec, safe_open
 from spooler.spool.glance import Glance

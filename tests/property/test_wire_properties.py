@@ -9,13 +9,13 @@ from typing import Any
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from shipper.batch import wire
-from shipper.batch.batcher import Step, collect_steps
-from shipper.receiver.posts import LogEntry, MetricPoint, detection_post, logs_post, metrics_post
-from shipper.receiver.rows import document_refused, id_refused
+from shipper.sinks.processor import encode
+from shipper.steps import Step, collect_steps
 from spooler.spool import codec
 from spooler.spool.identity import Identity
 from spooler.spool.reader import Stored
+from tests.kit.processor.posts import LogEntry, MetricPoint, detection_post, logs_post, metrics_post
+from tests.kit.processor.rows import document_refused, id_refused
 from tests.kit.spools import identity
 
 TEXT = st.text(st.characters(), max_size=20)  # lone surrogates and U+0000 among them
@@ -38,12 +38,12 @@ WHO = st.builds(
     created=st.floats(),
     rank=st.none() | st.integers(-(2**63), 2**63 - 1),
 )
-OPTIONS = st.builds(wire.Options, numbers_only=st.booleans(), rank_prefix=st.booleans())
+OPTIONS = st.builds(encode.Options, numbers_only=st.booleans(), rank_prefix=st.booleans())
 
 
-def received(request: wire.Request, who: Identity) -> tuple[MetricPoint | LogEntry, ...]:
+def received(request: encode.Request, who: Identity) -> tuple[MetricPoint | LogEntry, ...]:
     """What the receiver decodes from a request; it raises for what it would refuse."""
-    body = wire.body(request, who)
+    body = encode.body(request, who)
     assert not document_refused(json.dumps(json.loads(body)))
     if request.path == "/wandb/logs":
         logs = logs_post(body)
@@ -64,25 +64,25 @@ def from_record(run: str, number: int, time: float, data: dict[str, Any]) -> lis
 
 @settings(deadline=None)
 @given(RUNS, st.integers(0, 2**31 - 1), TIMES, DATA, WHO, OPTIONS)
-@example("r", 0, 0.0, {"": 1, "_": 2, "step": 3, "step_": 4}, identity(), wire.Options())
-@example("r", 0, 0.0, {"x": [[[[]]]], "y": {"z": {}}}, identity(), wire.Options())
+@example("r", 0, 0.0, {"": 1, "_": 2, "step": 3, "step_": 4}, identity(), encode.Options())
+@example("r", 0, 0.0, {"x": [[[[]]]], "y": {"z": {}}}, identity(), encode.Options())
 def test_every_step_is_taken(
     run: str,
     number: int,
     time: float,
     data: dict[str, Any],
     who: Identity,
-    options: wire.Options,
+    options: encode.Options,
 ) -> None:
     (step,) = from_record(run, number, time, data)
-    assert wire.problem(step) == ""
-    encoded = wire.encode_step(step, who, options)
-    request = wire.Request(path=encoded.path, run=run, steps=(encoded,))
+    assert encode.problem(step) == ""
+    encoded = encode.encode_step(step, who, options)
+    request = encode.Request(path=encoded.path, run=run, steps=(encoded,))
     elements = received(request, who)
     assert len(elements) == request.items
     for element in elements:
         assert element.step == number
-        assert 0 <= element.timestamp <= wire.TIME_MAX
+        assert 0 <= element.timestamp <= encode.TIME_MAX
 
 
 @settings(deadline=None)
@@ -91,9 +91,9 @@ def test_every_step_is_taken(
 def test_every_finite_number_arrives_under_a_name_of_its_own(data: dict[str, Any]) -> None:
     (step,) = from_record("r", 1, 0.0, data)
     who = identity()
-    encoded = wire.encode_step(step, who, wire.Options())
+    encoded = encode.encode_step(step, who, encode.Options())
     finite = [float(value) for value in data.values() if math.isfinite(value)]
-    points = received(wire.Request(path=encoded.path, run="r", steps=(encoded,)), who)
+    points = received(encode.Request(path=encoded.path, run="r", steps=(encoded,)), who)
     sent = [p.value for p in points if isinstance(p, MetricPoint)]
     names = [p.name for p in points if isinstance(p, MetricPoint)]
     assert len(set(names)) == len(names)
@@ -111,7 +111,7 @@ def test_grouping_keeps_every_step_once_in_the_order_of_its_run_within_the_limit
 ) -> None:
     who = identity()
     encoded = [
-        wire.encode_step(
+        encode.encode_step(
             Step(
                 run=run,
                 step=number,
@@ -120,11 +120,11 @@ def test_grouping_keeps_every_step_once_in_the_order_of_its_run_within_the_limit
                 seqs=(number,),
             ),
             who,
-            wire.Options(),
+            encode.Options(),
         )
         for number, (run, text, width) in enumerate(made, 1)
     ]
-    requests = wire.group(encoded, max_steps=max_steps, max_bytes=max_bytes)
+    requests = encode.group(encoded, max_steps=max_steps, max_bytes=max_bytes)
     assert [r.first for r in requests] == sorted(r.first for r in requests)
     for run in "abc":
         parts = [step for r in requests if r.run == run for step in r.steps]
@@ -148,7 +148,7 @@ def test_grouping_keeps_every_step_once_in_the_order_of_its_run_within_the_limit
 def test_a_detection_of_anything_is_json_without_what_a_database_refuses(
     record: dict[str, Any], who: Identity
 ) -> None:
-    body = wire.detection_body(codec.unpack(codec.pack(record)), who)
+    body = encode.detection_body(codec.unpack(codec.pack(record)), who)
     parsed = json.loads(body)
     assert not document_refused(json.dumps(parsed))
     assert isinstance(parsed["timestamp"], int | float)

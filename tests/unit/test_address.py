@@ -7,9 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from shipper.batch.outcome import Answer, Outcome, Verdict
 from shipper.errors import Unreachable
-from shipper.post.address import Address, other_prefix
+from shipper.http_client import Answer
+from shipper.sinks.outcome import Outcome, Verdict
+from shipper.sinks.processor.client import TIMEOUT_GROWTH, AdaptiveTimeout, Address, other_prefix
 from spooler.spool.identity import Identity
 from tests.kit.shipping import NOT_FOUND, OK_BODY, NoNetwork
 from tests.kit.spools import identity
@@ -195,9 +196,27 @@ def test_an_answer_that_took_long_lets_the_next_one_take_longer(
 ) -> None:
     clock = iter([0.0, 40.0, 100.0, 100.1, 200.0, 200.1])
     own = SimpleNamespace(monotonic=lambda: next(clock))
-    monkeypatch.setattr("shipper.post.address.time", own)
+    monkeypatch.setattr("shipper.sinks.processor.client.time", own)
     poster = NoNetwork(lambda url, turn: OK)
     address = Address(f"{HOST}/v1", poster)
     for _ in range(3):
         send(address)
     assert poster.waits == [poster.read_seconds, 80.0, poster.read_seconds]
+
+
+@pytest.mark.parametrize(
+    ("took", "granted"), [(0.1, 30.0), (15.0, 30.0), (40.0, 80.0), (10_000.0, 300.0)]
+)
+def test_an_answer_may_take_twice_as_long_as_the_last_one(took: float, granted: float) -> None:
+    timeout = AdaptiveTimeout(base=30.0, seconds=30.0)
+    timeout.answered(took)
+    assert timeout.seconds == granted
+
+
+def test_the_time_for_an_answer_grows_with_each_that_is_missed_up_to_a_bound() -> None:
+    timeout = AdaptiveTimeout(base=30.0, seconds=30.0)
+    granted = []
+    for _ in range(6):
+        timeout.missed()
+        granted.append(timeout.seconds)
+    assert granted == [60.0, 120.0, 240.0, *[30.0 * TIMEOUT_GROWTH] * 3]

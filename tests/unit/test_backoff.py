@@ -14,7 +14,6 @@ from shipper.delivery.backoff import (
     RETRY_AFTER_CAP,
     Backoff,
 )
-from shipper.post.allowance import ALLOWANCE_GROWTH, Allowance
 
 DRAWS = 2000
 
@@ -79,21 +78,3 @@ def test_the_receivers_wish_is_kept_and_spread_by_at_most_a_second(wish: float) 
 @pytest.mark.parametrize("wish", [601.0, 1e9, float("inf")])
 def test_an_unreasonable_wish_is_cut(wish: float) -> None:
     assert RETRY_AFTER_CAP <= Backoff().failed(retry_after=wish) <= RETRY_AFTER_CAP + 1.0
-
-
-@pytest.mark.parametrize(
-    ("took", "granted"), [(0.1, 30.0), (15.0, 30.0), (40.0, 80.0), (10_000.0, 300.0)]
-)
-def test_an_answer_may_take_twice_as_long_as_the_last_one(took: float, granted: float) -> None:
-    allowance = Allowance(base=30.0, seconds=30.0)
-    allowance.answered(took)
-    assert allowance.seconds == granted
-
-
-def test_the_time_for_an_answer_grows_with_each_that_is_missed_up_to_a_bound() -> None:
-    allowance = Allowance(base=30.0, seconds=30.0)
-    granted = []
-    for _ in range(6):
-        allowance.missed()
-        granted.append(allowance.seconds)
-    assert granted == [60.0, 120.0, 240.0, *[30.0 * ALLOWANCE_GROWTH] * 3]

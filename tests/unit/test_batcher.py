@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from shipper.batch.batcher import Steps, collect_steps, cut_off
+from shipper.steps import Steps, collect_steps, cut_off
 from spooler.spool import codec
 from spooler.spool.reader import Stored
 from tests.kit.shipping import T0, Record, finish, goodbye, step, stored

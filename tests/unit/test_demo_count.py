@@ -19,7 +19,6 @@ from shipper.demo.count import (
     total,
 )
 from shipper.demo.curve import Drawing, draw, thinned
-from shipper.receiver.rows import Write, first_document, merged_document
 
 Logged = Sequence[tuple[int, Mapping[str, Any]]]
 
@@ -44,38 +43,28 @@ def source(run: str, logged: Logged, *, cut: int = 0, first_seq: int = 3) -> Sou
 
 
 class Telemetry:
-    """The receiver's rows, made by the receiver's own rules."""
+    """What the dev server has stored."""
 
     def __init__(self) -> None:
-        self.rows: dict[int, dict[str, Any]] = {}
+        self.writes: list[dict[str, Any]] = []
         self.requests: list[dict[str, Any]] = []
 
-    def take(self, whom: Source, *, only: slice = slice(None), code: int = 2000) -> Telemetry:
+    def take(self, whom: Source, *, only: slice = slice(None), status: int = 200) -> Telemetry:
         """Receive these records of a source in one request."""
         calls = whom.recorded[only]
         for step, values in merged(calls).items():
             self.write(whom.run, step, values)
         header = f"{whom.spool}/processor/{calls[0].seq}-{calls[-1].seq}"
-        self.requests.append({"lens_ship_records": header, "code": code})
+        self.requests.append({"lens_ship_records": header, "status": status})
         return self
 
     def write(self, run: str, step: int, values: Mapping[str, Any]) -> None:
-        """One write to the row of a step."""
-        write = Write(step=step, timestamp=0.0, values=values)
-        old = self.rows.get(step)
-        if old is None:
-            document = first_document(run, write)
-            row_id = len(self.rows) + 1
-        else:
-            document = merged_document(old["performance"], 0, run, write)
-            row_id = old["id"]
-        self.rows[step] = {"id": row_id, "iteration": step, "performance": document}
+        """What a request brings for one step."""
+        self.writes.append({"run_id": run, "step": step, "data": values})
 
     def all(self) -> Received:
         """What the demo reads at the end."""
-        return Received(
-            rows=[self.rows[step] for step in sorted(self.rows)], requests=self.requests
-        )
+        return Received(writes=self.writes, requests=self.requests)
 
 
 def test_everything_arrived():
@@ -103,7 +92,7 @@ def test_a_step_that_was_trained_again_is_compared_with_its_own_run():
 def test_a_lost_step():
     first = source("a", FIRST)
     received = Telemetry().take(first).all()
-    gap = Received(rows=[r for r in received.rows if r["iteration"] != 1], requests=[])
+    gap = Received(writes=[w for w in received.writes if w["step"] != 1], requests=[])
 
     counted = account(first, gap)
 
@@ -123,7 +112,7 @@ def test_a_lost_step():
 def test_a_changed_step(step: int, values: Mapping[str, Any]):
     first = source("a", FIRST)
     telemetry = Telemetry().take(first)
-    del telemetry.rows[step]
+    telemetry.writes = [write for write in telemetry.writes if write["step"] != step]
     telemetry.write("a", step, values)
 
     counted = account(first, telemetry.all())
@@ -185,7 +174,7 @@ def test_a_repetition_is_no_fault():
 def test_a_refused_request_is_no_repetition():
     first = source("a", FIRST)
     telemetry = Telemetry().take(first)
-    telemetry.requests.insert(0, {**telemetry.requests[0], "code": 500})
+    telemetry.requests.insert(0, {**telemetry.requests[0], "status": 500})
 
     assert account(first, telemetry.all()).duplicated == 0
 
@@ -194,9 +183,9 @@ def test_other_requests_are_passed_over():
     first = source("a", FIRST)
     telemetry = Telemetry().take(first)
     telemetry.requests += [
-        {"lens_ship_records": None, "code": 2000},
-        {"lens_ship_records": "spool-a/processor-detection/1-9", "code": 2000},
-        {"lens_ship_records": "spool-b/processor/1-9", "code": 2000},
+        {"lens_ship_records": None, "status": 200},
+        {"lens_ship_records": "spool-a/processor-detection/1-9", "status": 200},
+        {"lens_ship_records": "spool-b/processor/1-9", "status": 200},
     ]
 
     assert account(first, telemetry.all()).duplicated == 0
@@ -233,9 +222,9 @@ def test_parts_of_a_step_are_merged_and_nested_names_joined():
 
 def test_the_curve_is_what_the_receiver_has_last():
     first, second = source("a", FIRST), source("b", SECOND)
-    rows = Telemetry().take(first).take(second).all().rows
+    writes = Telemetry().take(first).take(second).all().writes
 
-    assert curve(rows, "loss") == [(0, 1.5), (1, 1.25), (2, 1.0625), (3, 0.75)]
+    assert curve(writes, "loss") == [(0, 1.5), (1, 1.25), (2, 1.0625), (3, 0.75)]
 
 
 def test_a_long_curve_is_thinned_to_means():

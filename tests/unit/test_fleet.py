@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from bench.fleet import Fleet, World
-from shipper.post import allowance
+from shipper.sinks.processor import client
 
 # Two thirds of the receiver are taken by what is recorded meanwhile, and all nodes together keep
 # it busy for longer than one of them would wait by default: the hardest of the cases that end.
@@ -35,8 +35,8 @@ def test_a_slow_receiver_does_its_work_once() -> None:
 
 
 def test_hanging_up_at_a_fixed_time_would_not_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The control: without a growing allowance the same fleet makes the receiver work twice."""
-    monkeypatch.setattr(allowance, "ALLOWANCE_GROWTH", 1.0)
+    """The control: without a growing timeout the same fleet makes the receiver work twice."""
+    monkeypatch.setattr(client, "TIMEOUT_GROWTH", 1.0)
     result = Fleet(World(**HARD)).run()
     assert result.wasted > 0.2
     assert result.drained > 1.5 * result.ideal

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from shipper.foreign import Origin, Source, exporter_jsonl, formats, open_foreign, scanned
-from shipper.foreign.exporter_jsonl import ExporterFile
+from shipper.importers import Origin, Source, exporter_jsonl, formats, open_foreign, scan
+from shipper.importers.exporter_jsonl import ExporterFile
 from spooler.errors import NotASpool, SpoolDamaged
 from spooler.spool import codec
 from spooler.spool import format as fmt
@@ -269,7 +269,7 @@ def test_going_on_does_not_begin_at_the_start(
 
 
 def test_the_index_stays_small() -> None:
-    index = scanned.SparseIndex("0")
+    index = scan.SparseIndex("0")
     for seq in range(1, 2_000_000, 7):
         index.note(seq, str(seq))
     assert len(index) <= 513
@@ -282,7 +282,7 @@ def test_the_index_stays_small() -> None:
 def test_a_chunk_of_large_records_ends_early(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scanned, "CHUNK_BYTES", 1000)
+    monkeypatch.setattr(scan, "CHUNK_BYTES", 1000)
     one = source(tmp_path, *(line(n, {"x": "y" * 900}) for n in range(9)))
     chunk = one.read(1, 500)
     assert (len(chunk.records), chunk.at_end) == (2, False)

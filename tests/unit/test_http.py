@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from shipper.errors import Unreachable
-from shipper.post.http import ANSWER_LIMIT, Poster
+from shipper.http_client.client import ANSWER_LIMIT, Poster
 from tests.kit.faulty_receiver import (
     Answer,
     Behaviour,

@@ -8,7 +8,7 @@ import random
 
 import pytest
 
-from shipper.foreign.leveldb_log import BLOCK, HEAD, Broken, Entry, Place, entries
+from shipper.importers.wandb_datastore import BLOCK, HEAD, Broken, Entry, Place, entries
 from tests.kit.foreign import fragment, framed, log
 
 BEGIN = 7

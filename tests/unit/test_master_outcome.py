@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from shipper.batch.outcome import Verdict
 from shipper.errors import Unreachable
-from shipper.master.outcome import (
+from shipper.sinks.dlrover.classify import (
     TRIES_REFUSED,
     Reply,
     judge_failure,
     judge_report,
     judge_status,
 )
+from shipper.sinks.outcome import Verdict
 
 RETRY, DEAD, DELIVERED = Verdict.RETRY, Verdict.DEAD, Verdict.DELIVERED
 TOO_LARGE = "Received message larger than max (5 vs. 4)"

@@ -9,19 +9,16 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from shipper.batch.outcome import (
+from shipper.errors import Unreachable
+from shipper.http_client import Answer
+from shipper.sinks.outcome import Outcome, Verdict, classify_failure, retry_after
+from shipper.sinks.processor.classify import (
     BAD_REQUEST,
     NO_IDENTITY,
     NO_WORKLOAD,
-    Answer,
-    Outcome,
-    Verdict,
     classify,
-    classify_failure,
     is_processors,
-    retry_after,
 )
-from shipper.errors import Unreachable
 
 DELIVERED, RETRY, SPLIT, DEAD = Verdict.DELIVERED, Verdict.RETRY, Verdict.SPLIT, Verdict.DEAD
 PAGE = b"<html><body>It works!</body></html>"

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from shipper.batch.outcome import Outcome, Verdict
 from shipper.delivery.pipeline import READ_RECORDS, Progress, Route, Together
 from shipper.ledger.ledger import Ledger, Position
-from shipper.sinks.processor import StepParcel
+from shipper.sinks.outcome import Outcome, Verdict
+from shipper.sinks.processor.metrics import StepParcel
 from spooler.spool.identity import Identity
 from tests.kit.shipping import (
     DELIVERED,

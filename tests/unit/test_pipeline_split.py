@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from shipper.batch.outcome import Outcome, Verdict
 from shipper.delivery.pipeline import Progress, Route, Together
 from shipper.ledger.ledger import DATABASE_NAME, Ledger
-from shipper.sinks.processor import StepParcel
+from shipper.sinks.outcome import Outcome, Verdict
+from shipper.sinks.processor.metrics import StepParcel
 from spooler.spool.reader import Reader
 from tests.kit.shipping import (
     DELIVERED,

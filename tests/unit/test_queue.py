@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from shipper.batch.outcome import Outcome, Verdict
 from shipper.delivery.pipeline import Route, Together
 from shipper.delivery.queue import SLEEP_SECONDS, TROUBLE_SECONDS, TURN_SECONDS, Lane
 from shipper.delivery.sink_state import Health
 from shipper.ledger.ledger import Ledger
-from shipper.sinks.processor import StepParcel
+from shipper.sinks.outcome import Outcome, Verdict
+from shipper.sinks.processor.metrics import StepParcel
 from spooler.errors import SpoolDamaged
 from spooler.spool.reader import Chunk
 from tests.kit.shipping import (

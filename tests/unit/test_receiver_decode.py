@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from shipper.receiver.decode import DEEPEST
-from shipper.receiver.errors import InvalidRequest
-from shipper.receiver.posts import (
+from tests.kit.processor.decode import DEEPEST
+from tests.kit.processor.errors import InvalidRequest
+from tests.kit.processor.posts import (
     MetricPoint,
     batch_post,
     detection_post,

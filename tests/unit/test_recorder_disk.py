@@ -143,7 +143,7 @@ def test_recording_resumes_by_itself_and_the_loss_arrives_at_the_receiver(
     told, _said = run(
         f"""
 from shipper.config.load import load
-from shipper.receiver import queries
+from tests.kit.processor import queries
 from shipper.service import ship_once
 from tests.kit.faulty_receiver import FaultyReceiver
 recorder._RETRY_SECONDS = 0.5

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from shipper.batch.outcome import Outcome, Verdict
 from shipper.delivery.backoff import CAP_SECONDS, FIRST_SECONDS
 from shipper.delivery.sink_state import Health
+from shipper.sinks.outcome import Outcome, Verdict
 from tests.kit.shipping import Clock, retry
 
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from shipper.batch import wire
-from shipper.batch.batcher import Step
-from shipper.receiver.posts import logs_post, metrics_post
+from shipper.sinks.processor import encode
+from shipper.steps import Step
 from spooler.spool.identity import Identity
+from tests.kit.processor.posts import logs_post, metrics_post
 from tests.kit.spools import identity
 
 T0 = 1700000000.25
@@ -24,8 +24,8 @@ def a_step(data: dict[str, Any], *, step: int = 7, time: float = T0, run: str = 
     return Step(run=run, step=step, time=time, data=data, seqs=(1,))
 
 
-def encoded(data: dict[str, Any], who: Identity = WHO, **options: bool) -> wire.EncodedStep:
-    return wire.encode_step(a_step(data), who, wire.Options(**options))
+def encoded(data: dict[str, Any], who: Identity = WHO, **options: bool) -> encode.EncodedStep:
+    return encode.encode_step(a_step(data), who, encode.Options(**options))
 
 
 def parsed(body: bytes) -> Any:
@@ -44,8 +44,8 @@ def parsed(body: bytes) -> Any:
 def sent(data: dict[str, Any], who: Identity = WHO, **options: bool) -> tuple[str, list[Point]]:
     """The path and the elements of the list, once the receiver's own decoder has taken them."""
     step = encoded(data, who, **options)
-    request = wire.Request(path=step.path, run="r", steps=(step,))
-    body = wire.body(request, who)
+    request = encode.Request(path=step.path, run="r", steps=(step,))
+    body = encode.body(request, who)
     elements = parsed(body)["logs" if step.path == "/wandb/logs" else "metrics"]
     post = logs_post(body).logs if step.path == "/wandb/logs" else metrics_post(body).metrics
     assert len(elements) == len(post) == step.items == request.items
@@ -218,29 +218,29 @@ TIMES = [math.nan, math.inf, -math.inf, -1.0, 1.7e12, None, "now", 17, True]
 
 @pytest.mark.parametrize("time", TIMES)
 def test_a_time_that_the_receiver_cannot_hold_becomes_that_of_the_spool(time: Any) -> None:
-    step = wire.encode_step(a_step({"a": 1, "b": "x"}, time=time), WHO, wire.Options())
+    step = encode.encode_step(a_step({"a": 1, "b": "x"}, time=time), WHO, encode.Options())
     assert step.time == WHO.created
     assert parsed(step.fragment)["timestamp"] == WHO.created
 
 
 @pytest.mark.parametrize("created", [math.nan, math.inf, -5.0, 1e13])
 def test_a_spool_without_a_sane_time_either_is_of_the_beginning(created: float) -> None:
-    assert wire.sane_time(math.nan, identity(created=created)) == 0.0
+    assert encode.sane_time(math.nan, identity(created=created)) == 0.0
 
 
-@pytest.mark.parametrize("time", [0.0, T0, wire.TIME_MAX])
+@pytest.mark.parametrize("time", [0.0, T0, encode.TIME_MAX])
 def test_a_sane_time_stays(time: float) -> None:
-    assert wire.sane_time(time, WHO) == time
+    assert encode.sane_time(time, WHO) == time
 
 
 @pytest.mark.parametrize("step", [0, 1, 2**31 - 1])
 def test_a_step_within_the_receivers_key_has_no_problem(step: int) -> None:
-    assert wire.problem(a_step({}, step=step)) == ""
+    assert encode.problem(a_step({}, step=step)) == ""
 
 
 @pytest.mark.parametrize("step", [-1, 2**31, 2**32, 2**64 - 1, -(2**63)])
 def test_a_step_beyond_the_receivers_key_can_never_be_sent(step: int) -> None:
-    assert str(step) in wire.problem(a_step({}, step=step))
+    assert str(step) in encode.problem(a_step({}, step=step))
 
 
 def test_an_entry_is_one_element_and_a_metrics_step_one_for_each_number() -> None:

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from shipper.batch import wire
-from shipper.batch.batcher import Step
-from shipper.receiver.errors import InvalidRequest
-from shipper.receiver.posts import detection_post, logs_post, metrics_post
+from shipper.sinks.processor import encode
+from shipper.steps import Step
 from spooler.records import detection
+from tests.kit.processor.errors import InvalidRequest
+from tests.kit.processor.posts import detection_post, logs_post, metrics_post
 from tests.kit.spools import identity
 
 WHO = identity(workload_uid="w", pod_uid="p", pod_name="pod-0", namespace="n")
@@ -20,10 +20,10 @@ HUGE = 1 << 30
 
 def steps(
     *what: tuple[str, int], text: frozenset[int] = frozenset(), first: int = 1
-) -> list[wire.EncodedStep]:
+) -> list[encode.EncodedStep]:
     """Encoded steps (run, number), one record each; those in `text` go to the other path."""
     return [
-        wire.encode_step(
+        encode.encode_step(
             Step(
                 run=run,
                 step=number,
@@ -32,16 +32,16 @@ def steps(
                 seqs=(seq,),
             ),
             WHO,
-            wire.Options(),
+            encode.Options(),
         )
         for seq, (run, number) in enumerate(what, first)
     ]
 
 
 def grouped(
-    encoded: list[wire.EncodedStep], *, max_steps: int = 100, max_bytes: int = HUGE
+    encoded: list[encode.EncodedStep], *, max_steps: int = 100, max_bytes: int = HUGE
 ) -> list[tuple[str, str, list[int]]]:
-    requests = wire.group(encoded, max_steps=max_steps, max_bytes=max_bytes)
+    requests = encode.group(encoded, max_steps=max_steps, max_bytes=max_bytes)
     assert [r.first for r in requests] == sorted(r.first for r in requests)
     return [(r.run, r.path.rpartition("/")[2], [s.step for s in r.steps]) for r in requests]
 
@@ -58,7 +58,7 @@ def test_a_request_holds_no_more_steps_than_allowed() -> None:
 def test_a_request_holds_no_more_bytes_than_allowed() -> None:
     encoded = steps(*run_of(10))
     each = len(encoded[0].fragment) + 1
-    requests = wire.group(encoded, max_steps=100, max_bytes=3 * each)
+    requests = encode.group(encoded, max_steps=100, max_bytes=3 * each)
     assert [len(r.steps) for r in requests] == [3, 3, 3, 1]
     for request in requests:
         assert sum(len(step.fragment) + 1 for step in request.steps) <= 3 * each
@@ -86,11 +86,11 @@ def test_runs_between_each_other_have_requests_of_their_own_in_their_own_order()
 
 
 def test_nothing_gives_no_request() -> None:
-    assert wire.group([], max_steps=1, max_bytes=1) == []
+    assert encode.group([], max_steps=1, max_bytes=1) == []
 
 
 def test_halves_are_the_whole_in_order() -> None:
-    (request,) = wire.group(steps(*run_of(5)), max_steps=100, max_bytes=HUGE)
+    (request,) = encode.group(steps(*run_of(5)), max_steps=100, max_bytes=HUGE)
     one, other = request.halves()
     assert [s.step for s in one.steps] == [0, 1]
     assert [s.step for s in other.steps] == [2, 3, 4]
@@ -100,8 +100,8 @@ def test_halves_are_the_whole_in_order() -> None:
 
 
 def test_the_body_names_whose_data_it_is() -> None:
-    (request,) = wire.group(steps(*run_of(2)), max_steps=100, max_bytes=HUGE)
-    body = wire.body(request, WHO)
+    (request,) = encode.group(steps(*run_of(2)), max_steps=100, max_bytes=HUGE)
+    body = encode.body(request, WHO)
     assert {k: v for k, v in json.loads(body).items() if k != "metrics"} == {
         "source": "wandb",
         "workload_uid": "w",
@@ -117,8 +117,8 @@ def test_the_body_names_whose_data_it_is() -> None:
 
 def test_entries_of_several_steps_travel_in_one_body() -> None:
     encoded = steps(*run_of(3), text=frozenset(range(3)))
-    (request,) = wire.group(encoded, max_steps=100, max_bytes=HUGE)
-    assert [(entry.step, entry.data) for entry in logs_post(wire.body(request, WHO)).logs] == [
+    (request,) = encode.group(encoded, max_steps=100, max_bytes=HUGE)
+    assert [(entry.step, entry.data) for entry in logs_post(encode.body(request, WHO)).logs] == [
         (number, {"x": "text"}) for number in range(3)
     ]
 
@@ -126,8 +126,8 @@ def test_entries_of_several_steps_travel_in_one_body() -> None:
 @pytest.mark.parametrize("text", ["a\0b", "\ud800", "x" * 1000, "\u00f6" * 300, '"\\'])
 def test_ids_of_any_content_are_made_fit(text: str) -> None:
     who = identity(workload_uid=text, pod_uid=text, pod_name=text)
-    (request,) = wire.group(steps((text, 1)), max_steps=1, max_bytes=HUGE)
-    ids = metrics_post(wire.body(request, who)).ids
+    (request,) = encode.group(steps((text, 1)), max_steps=1, max_bytes=HUGE)
+    ids = metrics_post(encode.body(request, who)).ids
     assert len(ids.workload_uid) <= 256
     assert len(ids.pod_uid) <= 256
     assert ids.run_id
@@ -136,14 +136,14 @@ def test_ids_of_any_content_are_made_fit(text: str) -> None:
 
 @pytest.mark.promise("G5")
 def test_the_header_names_spool_sink_and_records_and_nothing_that_changes() -> None:
-    header = wire.records_header(WHO, "processor", 3, 17)
+    header = encode.records_header(WHO, "processor", 3, 17)
     assert header == {"Lens-Ship-Records": f"{WHO.spool}/processor/3-17"}
     other = identity(workload_uid="another", pod_name="moved")
-    assert wire.records_header(other, "processor", 3, 17) == header
+    assert encode.records_header(other, "processor", 3, 17) == header
 
 
 def test_a_detection_is_what_the_receiver_expects() -> None:
-    body = wire.detection_body(detection.EXAMPLE, WHO)
+    body = encode.detection_body(detection.EXAMPLE, WHO)
     post = detection_post(body)
     head = json.loads(body)
     assert (head["type"], head["version"]) == ("framework_detection_raw", "1.0")
@@ -163,7 +163,7 @@ def test_a_detection_is_what_the_receiver_expects() -> None:
 )
 def test_a_detection_of_odd_values_is_still_taken(evidence: dict[str, Any]) -> None:
     record = {**detection.EXAMPLE, "evidence": evidence, "time": float("nan")}
-    body = wire.detection_body(record, WHO)
+    body = encode.detection_body(record, WHO)
     assert b"\\u0000" not in body
     assert detection_post(body).document["timestamp"] == WHO.created
 

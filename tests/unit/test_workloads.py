@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from shipper.post.workloads import ASK_SECONDS, Workloads
+from shipper.sinks.processor.workloads import ASK_SECONDS, Workloads
 from spooler.spool.identity import Identity
 from tests.kit.shipping import Clock
 

@@ -53,7 +53,6 @@ _WRITER = "spooler/spool/writer.py"
 _RECORDER = "spooler/recorder.py"
 _PIPELINE = "shipper/delivery/pipeline.py"
 _BACKOFF = "shipper/delivery/backoff.py"
-_ALLOWANCE = "shipper/post/allowance.py"
 
 MUTANTS: dict[str, Mutant] = {
     "no-commit-before-return": Mutant(
@@ -237,7 +236,7 @@ MUTANTS: dict[str, Mutant] = {
         meaning="an answer that ends too early is taken for a whole one",
         patches=(
             Patch(
-                file="shipper/post/http.py",
+                file="shipper/http_client/client.py",
                 old="                content = response.raw.read(limit, decode_content=True)\n",
                 new="                try:\n"
                 "                    content = response.raw.read(limit, decode_content=True)\n"
@@ -250,7 +249,7 @@ MUTANTS: dict[str, Mutant] = {
         meaning="an answer of 200 is believed, whatever it says and whoever said it",
         patches=(
             Patch(
-                file="shipper/batch/outcome.py",
+                file="shipper/sinks/processor/classify.py",
                 old="    envelope = _envelope(answer.body)\n    if envelope is None:\n",
                 new="    envelope = _envelope(answer.body)\n    if envelope is None:\n"
                 '        return Outcome(verdict=Verdict.DELIVERED, reason="delivered")\n',
@@ -319,7 +318,11 @@ MUTANTS: dict[str, Mutant] = {
     "waits-no-longer-for-a-slow-answer": Mutant(
         meaning="the time for an answer does not grow: senders hang up just before their turn",
         patches=(
-            Patch(file=_ALLOWANCE, old="ALLOWANCE_GROWTH = 10.0\n", new="ALLOWANCE_GROWTH = 1.0\n"),
+            Patch(
+                file="shipper/sinks/processor/client.py",
+                old="TIMEOUT_GROWTH = 10.0\n",
+                new="TIMEOUT_GROWTH = 1.0\n",
+            ),
         ),
     ),
     **LOG_MUTANTS,

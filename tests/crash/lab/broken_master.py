@@ -46,12 +46,12 @@ MASTER_MUTANTS: dict[str, Mutant] = {
         meaning="a report goes out whatever its time is",
         patches=(
             Patch(
-                file="shipper/master/report.py",
+                file="shipper/sinks/dlrover/report.py",
                 old="    if not _FIRST <= seconds < _LAST:\n",
                 new="    if False:\n",
             ),
             Patch(
-                file="shipper/sinks/master.py",
+                file="shipper/sinks/dlrover/sink.py",
                 old="        if age < -REMEMBERED_SECONDS:\n",
                 new="        if False:\n",
             ),
@@ -61,7 +61,7 @@ MASTER_MUTANTS: dict[str, Mutant] = {
         meaning="of two reports the later one goes out first",
         patches=(
             Patch(
-                file="shipper/sinks/master.py",
+                file="shipper/sinks/dlrover/sink.py",
                 old="        return Plan(parcels=tuple(parcels), refused",
                 new="        parcels.sort(key=lambda parcel: parcel.seq ^ 1)\n"
                 "        return Plan(parcels=tuple(parcels), refused",

@@ -31,7 +31,7 @@ NODE_MUTANTS: dict[str, Mutant] = {
         meaning="a process that ended in order is said to have been cut off",
         patches=(
             Patch(
-                file="shipper/batch/batcher.py",
+                file="shipper/steps.py",
                 old='    if any(stored.kind == "exit" for stored in tail):\n',
                 new="    if not tail:\n",
             ),
@@ -223,7 +223,7 @@ NODE_MUTANTS: dict[str, Mutant] = {
         meaning="steps are sent in the order of the times that they hold",
         patches=(
             Patch(
-                file="shipper/sinks/processor.py",
+                file="shipper/sinks/processor/metrics.py",
                 old="sorted([*steps.complete, *ripe], key=lambda step: step.first)",
                 new="sorted([*steps.complete, *ripe], key=lambda step: step.time)",
             ),

@@ -9,17 +9,17 @@ from typing import Any
 
 from shipper.audit.account import Account
 from shipper.audit.audit import take_accounts
-from shipper.batch.batcher import CUT_OFF_NAME
 from shipper.config.schema import Config
 from shipper.discovery.layout import find_spools
 from shipper.ledger.ranges import common, size
-from shipper.receiver import queries
-from shipper.receiver.store import Store
 from shipper.sinks import REGISTRY
+from shipper.steps import CUT_OFF_NAME
 from spooler.spool import codec
 from spooler.spool.reader import Reader
 from tests.crash.lab.verdict import Findings
 from tests.kit.delivery import METADATA, is_ordered
+from tests.kit.processor import queries
+from tests.kit.processor.store import Store
 
 ALL = 10**6  # more records than any trial writes
 

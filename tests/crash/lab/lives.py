@@ -16,8 +16,8 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from shipper.receiver import Receiver
-from shipper.receiver.store import Store
+from tests.kit.processor import Receiver
+from tests.kit.processor.store import Store
 
 Tell = Callable[[int], None]
 

@@ -16,11 +16,11 @@ from contextlib import closing
 from pathlib import Path
 
 from shipper.ledger.ledger import Ledger, Position, Settled
-from shipper.receiver import Receiver
 from shipper.service import ship_once
 from spooler.records import gap
 from tests.kit import spools
 from tests.kit.delivery import settings
+from tests.kit.processor import Receiver
 from tests.kit.shipping import detection, finish, goodbye, spool, step
 
 DONE = "20260101T000000-17-0badcafe"

@@ -20,10 +20,6 @@ from shipper.audit.account import Account
 from shipper.config.schema import Config
 from shipper.errors import ShipperError
 from shipper.ledger.ranges import merged, size
-from shipper.receiver import answers, queries
-from shipper.receiver.listener import Exchange
-from shipper.receiver.routes import Call
-from shipper.receiver.store import Store
 from shipper.retention import cleaner
 from shipper.service import Service, ship_once
 from spooler.recorder import recorder
@@ -35,6 +31,10 @@ from tests.crash.lab.verdict import Findings, Verdict
 from tests.kit.command import lens_ship
 from tests.kit.delivery import settings
 from tests.kit.faulty_receiver import Answer, Eof, FaultyReceiver, HalfAnswer, Normal, Reset, Turn
+from tests.kit.processor import answers, queries
+from tests.kit.processor.listener import Exchange
+from tests.kit.processor.routes import Call
+from tests.kit.processor.store import Store
 
 SECONDS = 1.5
 SERVICE_SECONDS = 0.4

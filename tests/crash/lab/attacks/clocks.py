@@ -17,12 +17,12 @@ from functools import partial
 from pathlib import Path
 
 from shipper.discovery.layout import find_spools
-from shipper.receiver import Receiver
 from tests.crash.lab.attacks import Attack, Trials
 from tests.crash.lab.conservation import Arrivals
 from tests.crash.lab.lives import FarReceiver
 from tests.crash.lab.verdict import Findings, Verdict
 from tests.kit.fake_time import LIBRARIES, MISSING, FakeTime
+from tests.kit.processor import Receiver
 from tests.kit.spools import environment
 
 JUMPS = 6

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import shipper.delivery.backoff
-from shipper.receiver import queries
 from shipper.service import Service
 from spooler.recorder import recorder
 from spooler.records import finish
@@ -27,6 +26,7 @@ from tests.crash.lab.conservation import Recorded, recorded
 from tests.crash.lab.lives import FarReceiver, Life, Tell
 from tests.crash.lab.verdict import Findings, Verdict
 from tests.kit.delivery import settings
+from tests.kit.processor import queries
 
 VICTIMS = 6
 FLUSH_SECONDS = 0.5

@@ -24,7 +24,6 @@ import shipper.delivery.backoff
 from shipper.audit.account import Account
 from shipper.discovery.layout import find_spools
 from shipper.errors import ShipperError
-from shipper.receiver import Receiver
 from shipper.retention import cleaner
 from shipper.service import Service, ship_once
 from spooler import background
@@ -39,6 +38,7 @@ from tests.crash.lab.conservation import Arrivals, accounts_of, workloads_of
 from tests.crash.lab.lives import FarReceiver, Life, Tell
 from tests.crash.lab.verdict import Findings, Verdict
 from tests.kit.delivery import settings
+from tests.kit.processor import Receiver
 
 SECONDS = 2.0
 TRAINERS = 2

@@ -23,8 +23,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from shipper.ledger.ledger import Ledger
-from shipper.receiver import queries
-from shipper.receiver.store import Store
 from spooler.records import step
 from spooler.spool import codec
 from spooler.spool import format as fmt
@@ -36,6 +34,8 @@ from tests.crash.lab.lives import FarReceiver, Life, Tell
 from tests.crash.lab.verdict import Findings, Verdict
 from tests.kit import hostile
 from tests.kit.holding import held, own
+from tests.kit.processor import queries
+from tests.kit.processor.store import Store
 from tests.kit.spools import environment
 
 STEPS = 300

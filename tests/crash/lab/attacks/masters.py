@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import shipper.delivery.backoff
-import shipper.master.outcome
+import shipper.sinks.dlrover.classify
 from shipper.audit.audit import take_accounts
 from shipper.config.schema import Config
 from shipper.ledger.ledger import Ledger
@@ -126,7 +126,7 @@ def write(root: Path, address: str, service: str) -> None:
 def trial(seed: int, work: Path) -> Verdict:
     """Hit everything at moments that are drawn, then ship the rest and look at every life."""
     rng, found = random.Random(seed), Findings()
-    shipper.master.outcome.RETRY_SECONDS = 0.05
+    shipper.sinks.dlrover.classify.RETRY_SECONDS = 0.05
     shipper.delivery.backoff.FIRST_SECONDS = shipper.delivery.backoff.ALARM_FIRST_SECONDS = 0.05
     service = SERVICES[seed % len(SERVICES)]
     with kit.running(work / "master", service) as master:

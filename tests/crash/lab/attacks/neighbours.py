@@ -18,12 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import shipper.delivery.backoff
-from shipper.post.allowance import ALLOWANCE_GROWTH, Allowance
-from shipper.receiver import Receiver, answers, queries
-from shipper.receiver.listener import Exchange
-from shipper.receiver.routes import Call
-from shipper.receiver.store import Store
 from shipper.service import Service
+from shipper.sinks.processor.client import TIMEOUT_GROWTH, AdaptiveTimeout
 from spooler.recorder import recorder
 from spooler.records import step as step_record
 from spooler.spool import format as fmt
@@ -31,6 +27,10 @@ from tests.crash.lab.attacks import Attack, Trials
 from tests.crash.lab.lives import FarReceiver, Life, Tell
 from tests.crash.lab.verdict import Findings, Verdict
 from tests.kit.delivery import settings
+from tests.kit.processor import Receiver, answers, queries
+from tests.kit.processor.listener import Exchange
+from tests.kit.processor.routes import Call
+from tests.kit.processor.store import Store
 from tests.kit.shipping import Record, goodbye, spool, step
 from tests.kit.spools import identity, spool_id
 
@@ -71,7 +71,7 @@ def trial(seed: int, work: Path) -> Verdict:
     """See the module."""
     rng, found = random.Random(seed), Findings()
     shipper.delivery.backoff.FIRST_SECONDS = 0.05
-    Allowance.missed = _miss  # type: ignore[method-assign]
+    AdaptiveTimeout.missed = _miss  # type: ignore[method-assign]
     calm = _run(work / "calm", found, lambda root: 0, seconds=1.0)
     worst = _run(work / "trouble", found, partial(_make_trouble, rng), seconds=2.0)
     more = (worst - calm) / FLUSH_SECONDS
@@ -178,9 +178,9 @@ def _wait_of(store: Store, workload: str, told: list[int], found: Findings) -> f
     return max((r["received_at"] - began[r["first_step"]] for r in requests), default=0.0)
 
 
-def _miss(allowance: Allowance) -> None:
+def _miss(allowance: AdaptiveTimeout) -> None:
     """The time for an answer is at once what it comes to after four that did not come."""
-    allowance.seconds = allowance.base * ALLOWANCE_GROWTH
+    allowance.seconds = allowance.base * TIMEOUT_GROWTH
 
 
 def _wait(holds: Callable[[], bool]) -> None:

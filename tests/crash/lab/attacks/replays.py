@@ -21,9 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from shipper.config.schema import Config
+from shipper.http_client.client import Poster
 from shipper.ledger.ledger import Ledger
-from shipper.post.http import Poster
-from shipper.receiver import queries
 from shipper.replay.check import DIFFERS, HOLDS, check_receipts
 from shipper.replay.command import WISHING, replay_command
 from shipper.replay.source import Source
@@ -37,6 +36,7 @@ from tests.crash.lab.lives import FarReceiver, Life, Tell
 from tests.crash.lab.verdict import Findings, Verdict
 from tests.kit import shipping, spools
 from tests.kit.delivery import settings
+from tests.kit.processor import queries
 
 STATIONS = (
     (Source, "read"),

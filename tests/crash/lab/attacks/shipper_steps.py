@@ -19,10 +19,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from shipper.http_client.client import Poster
 from shipper.ledger.ledger import Ledger
-from shipper.post.http import Poster
-from shipper.receiver import queries
-from shipper.receiver.store import Store
 from shipper.service import ship_once
 from spooler.records import detection, finish, run, step
 from spooler.records import exit as exit_record
@@ -34,6 +32,8 @@ from tests.crash.lab.attacks import Attack, Trials
 from tests.crash.lab.lives import FarReceiver, Life, Tell
 from tests.crash.lab.verdict import Findings, Verdict
 from tests.kit.delivery import METADATA, is_ordered, settings
+from tests.kit.processor import queries
+from tests.kit.processor.store import Store
 
 STATIONS = (
     (Reader, "read"),

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import spooler
-from shipper.foreign.leveldb_log import Broken, Place, entries
+from shipper.importers.wandb_datastore import Broken, Place, entries
 from tests.crash.lab.attacks import Attack, Trials
 from tests.crash.lab.conservation import recorded
 from tests.crash.lab.lives import Life

@@ -1,1 +1,0 @@
-"""From records to requests, and what an answer means for them. Deciding code: pure."""

@@ -1,0 +1,238 @@
+"""An HTTP server with bounds, for the admin port of the service and for the dev server.
+
+Connections, the seconds of each and the bytes of a body are limited. A connection carries one
+request. When all connections are in use, the oldest is closed, so a client that holds connections
+open cannot keep a probe out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from email.message import Message
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from shipper.log import fields
+
+log = logging.getLogger(__name__)
+
+_READ_SECONDS = 5.0
+_LINE_BYTES = 8192
+_SECURITY_HEADERS = (
+    ("X-Content-Type-Options", "nosniff"),
+    ("Referrer-Policy", "no-referrer"),
+    ("Cache-Control", "no-store"),
+    ("Cross-Origin-Resource-Policy", "same-origin"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """One request; `path` keeps its percent escapes."""
+
+    method: str
+    path: str
+    query: Mapping[str, list[str]]
+    headers: Message
+    body: bytes = b""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Response:
+    """The answer to one request."""
+
+    status: int
+    body: bytes = b""
+    content_type: str = "text/plain; charset=utf-8"
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerLimits:
+    """Bounds of a server; `seconds` is for a whole connection; without `body_bytes` no POST."""
+
+    connections: int = 16
+    seconds: float = 10.0
+    body_bytes: int = 0
+
+
+class _Connection(BaseHTTPRequestHandler):
+    server: HttpServer
+    raw_requestline: bytes  # set by the base class
+    protocol_version = "HTTP/1.1"
+    timeout = _READ_SECONDS
+    wbufsize = -1  # a response leaves in one write
+    server_version = "lens-ship"
+    sys_version = ""
+
+    def handle(self) -> None:
+        with contextlib.suppress(OSError):  # the client has closed the connection
+            self.handle_one_request()
+
+    def parse_request(self) -> bool:
+        if len(self.raw_requestline) > _LINE_BYTES:
+            self.send_error(414)
+            return False
+        return super().parse_request()
+
+    def do_GET(self) -> None:
+        self._answer()
+
+    def do_HEAD(self) -> None:
+        self._answer()
+
+    def do_POST(self) -> None:
+        limit = self.server.limits.body_bytes
+        length = self.headers.get("Content-Length", "")
+        if not limit:
+            self.send_error(405)
+        elif not (length.isascii() and length.isdigit()) or "Transfer-Encoding" in self.headers:
+            self.send_error(411)
+        elif len(length) > 18 or int(length) > limit:
+            self.send_error(413)
+        else:
+            body = self.rfile.read(int(length))
+            if len(body) < int(length):
+                self.send_error(400)
+            else:
+                self._answer(body)
+
+    def _answer(self, body: bytes = b"") -> None:
+        if not self.server.is_own_name(self.headers.get("Host", "")):
+            self._send(Response(status=403, body=b"403 unknown host name, use the IP address\n"))
+            return
+        target = urlsplit(self.path)
+        request = Request(
+            method=self.command,
+            path=target.path,
+            query=parse_qs(target.query, keep_blank_values=True),
+            headers=self.headers,
+            body=body,
+        )
+        self._send(self.server.answer(request))
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        code = 405 if code == 501 else code
+        methods = "GET, HEAD, POST" if self.server.limits.body_bytes else "GET, HEAD"
+        allow = (("Allow", methods),) if code == 405 else ()
+        text = self.responses.get(code, ("error", ""))[0]
+        self._send(Response(status=code, body=f"{code} {text}\n".encode(), headers=allow))
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - inherited name
+        """Requests are not logged."""
+
+    def _send(self, response: Response) -> None:
+        self.close_connection = True
+        # A request that could not be parsed has neither a method nor a version.
+        self.command = getattr(self, "command", None) or "GET"
+        self.request_version = "HTTP/1.1"
+        self.send_response(response.status)
+        self.send_header("Content-Type", response.content_type)
+        self.send_header("Content-Length", str(len(response.body)))
+        self.send_header("Connection", "close")
+        for name, value in (*_SECURITY_HEADERS, *response.headers):
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(response.body)
+
+
+class HttpServer(ThreadingHTTPServer):
+    """Listens as soon as it is made, until `close`.
+
+    Raises:
+        OSError: the address is in use or does not belong to this host.
+    """
+
+    daemon_threads = True
+    block_on_close = False
+    allow_reuse_address = True
+    request_queue_size = 32
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        answer: Callable[[Request], Response],
+        limits: ServerLimits | None = None,
+    ) -> None:
+        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self.answer = answer
+        self.limits = limits or ServerLimits()
+        self._opened: dict[socket.socket, float] = {}
+        self._lock = threading.Lock()
+        self._host = host
+        super().__init__((host, port), _Connection)
+        self._thread = threading.Thread(
+            target=self.serve_forever, kwargs={"poll_interval": 1.0}, name="http", daemon=True
+        )
+        self._thread.start()
+
+    @property
+    def url(self) -> str:
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"http://{host}:{self.server_address[1]}"
+
+    def is_own_name(self, host: str) -> bool:
+        """Whether a request with this Host header is answered.
+
+        On the loopback interface only loopback names are. Otherwise a website could read this
+        server through a browser, with a host name that resolves to 127.0.0.1 (DNS rebinding).
+        """
+        if not _is_loopback(self._host):
+            return True
+        name = urlsplit(f"//{host}").hostname or ""
+        return name == "localhost" or _is_loopback(name)
+
+    def close(self) -> None:
+        """Stop listening and close every connection."""
+        self.shutdown()
+        self._thread.join()
+        with self._lock:
+            for request in self._opened:
+                _disconnect(request)
+        self.server_close()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Accept a connection; close the oldest one when there are too many."""
+        with self._lock:
+            if len(self._opened) >= self.limits.connections:
+                _disconnect(min(self._opened, key=self._opened.__getitem__))
+            self._opened[request] = time.monotonic()
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        with self._lock:
+            self._opened.pop(request, None)
+        super().shutdown_request(request)
+
+    def service_actions(self) -> None:
+        """Close connections that are too old. Called once a second."""
+        oldest = time.monotonic() - self.limits.seconds
+        with self._lock:
+            for request in [one for one, since in self._opened.items() if since < oldest]:
+                _disconnect(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        log.exception("HTTP request failed, the server goes on", extra=fields(reason="http-fault"))
+
+
+def _disconnect(request: socket.socket) -> None:
+    """Wake the thread that reads from or writes to the socket; it then closes it."""
+    with contextlib.suppress(OSError):
+        request.shutdown(socket.SHUT_RDWR)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,179 @@
+"""Foreign sources: files that other programs wrote about a training, read as if they were spools.
+
+A format is one file with one class and one line in `REGISTRY`. An instance stands for one file and
+has the side of a spool's reader from which records are shipped (`Source`). Rules for every format:
+
+- Records have the kinds "run", "step" and "finish" of `spooler.records` and are numbered 1, 2, 3 …
+  in the order of the file. A number stays with its record in every call and every process, also
+  when the file has grown; a stretch that cannot be read has one number and is reported as damage.
+- `spool` follows from the file's resolved path: a file that was moved or copied is another source.
+- What a writer has not finished (the last line, the last record) is not there yet; it is no damage.
+- Files are opened read-only and for the length of one call, and streamed: no call holds more than
+  one record beyond those that it returns.
+- Nothing but `spooler.errors` is raised for what a file holds.
+- An instance is used by one thread at a time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol
+
+from spooler.errors import NotASpool
+from spooler.spool.identity import Identity
+from spooler.spool.reader import Chunk
+
+REGISTRY: dict[str, str] = {
+    "exporter-jsonl": "shipper.importers.exporter_jsonl:ExporterFile",
+    "wandb-run": "shipper.importers.wandb_run:WandbFile",
+}
+
+_STRANGE = re.compile(r"[^A-Za-z0-9._]+")
+_NAME_LIMIT = 48  # characters of a name inside a spool id
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """What no foreign file says about itself; unknown where left as it is.
+
+    `run` names the run where the file has no id of it. The global rank is `rank`, which fits a
+    single file, or follows from node and local rank where `ranks_per_node` is given.
+    """
+
+    workload_uid: str = ""
+    pod_uid: str = ""
+    pod_name: str = ""
+    namespace: str = ""
+    run: str = ""
+    rank: int | None = None
+    node_rank: int | None = None
+    local_rank: int | None = None
+    world_size: int | None = None
+    ranks_per_node: int | None = None
+
+    def identity(
+        self, *, spool: str, created: float, host: str, place: tuple[int | None, int | None]
+    ) -> Identity:
+        """The identity of a source; `place` is node and local rank as its path has them."""
+        node = place[0] if self.node_rank is None else self.node_rank
+        local = place[1] if self.local_rank is None else self.local_rank
+        rank = self.rank
+        if rank is None and None not in (node, local, self.ranks_per_node):
+            rank = (node or 0) * (self.ranks_per_node or 0) + (local or 0)
+        return Identity(
+            spool=spool,
+            created=created,
+            pid=0,
+            host=host,
+            workload_uid=self.workload_uid,
+            pod_uid=self.pod_uid,
+            pod_name=self.pod_name,
+            namespace=self.namespace,
+            rank=rank,
+            local_rank=local,
+            node_rank=node,
+            world_size=self.world_size,
+        )
+
+
+class Source(Protocol):
+    """One foreign file; for the meaning of the methods see `spooler.spool.reader.Reader`."""
+
+    path: Path
+    directory: Path
+
+    @property
+    def spool(self) -> str:
+        """A name like a spool id, but of another form than any live one."""
+
+    def identity(self) -> Identity:
+        """Where the records come from, as far as file, path and options tell."""
+
+    def read(self, after: int, limit: int) -> Chunk:
+        """At most `limit` records and stretches of damage beyond `after`, in order."""
+
+    def last_seq(self) -> int:
+        """Number of the last record there is; reads the rest of the file once."""
+
+    def is_owned(self) -> bool:
+        """Always False: whoever writes the file, it is not one of our processes."""
+
+
+class Format(Protocol):
+    """The contract of a class in `REGISTRY`."""
+
+    def __call__(self, path: Path, origin: Origin) -> Source:
+        """The source for one file; opens nothing."""
+
+    def recognises(self, path: Path) -> bool:
+        """Whether a file looks like one of this format, by its name or by its first bytes."""
+
+    def find(self, folder: Path) -> Iterator[Path]:
+        """Files of this format below a folder, by their names; links are not followed."""
+
+
+def formats() -> dict[str, Format]:
+    """All formats by name."""
+    loaded: dict[str, Format] = {}
+    for name, place in REGISTRY.items():
+        module, _, class_name = place.partition(":")
+        loaded[name] = getattr(import_module(module), class_name)
+    return loaded
+
+
+def open_foreign(path: Path, *, format_name: str = "", **origin: Any) -> list[Source]:
+    """Sources for a file, or for all files of known formats below a folder, sorted by path.
+
+    `format_name` restricts this to one format; the other arguments are the fields of `Origin`.
+
+    Raises:
+        NotASpool: there is no such path, or no such format, or the file is of no format.
+    """
+    known = formats()
+    if format_name:
+        if format_name not in known:
+            raise NotASpool(f"{format_name}: no such format; there are {', '.join(known)}")
+        known = {format_name: known[format_name]}
+    whence = Origin(**origin)
+    if path.is_dir():
+        found = {file: one for one in known.values() for file in one.find(path)}
+        return [one(file, whence) for file, one in sorted(found.items())]
+    if not path.is_file():
+        raise NotASpool(f"{path}: no such file or folder")
+    for one in known.values():
+        if one.recognises(path):
+            return [one(path, whence)]
+    raise NotASpool(f"{path}: of no format that can be imported ({', '.join(known)})")
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """Regular files below a folder, however deep; links are not followed."""
+    waiting = [folder]
+    while waiting:
+        try:
+            entries = sorted(os.scandir(waiting.pop()), key=lambda entry: entry.name)
+        except OSError:
+            continue  # gone meanwhile, or another user's
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                waiting.append(Path(entry.path))
+            elif entry.is_file(follow_symlinks=False):
+                yield Path(entry.path)
+
+
+def source_id(kind: str, name: str, path: Path) -> str:
+    """`import-<kind>-<name>-<hash of the resolved path>`; safe in a header and a file name."""
+    digest = path_digest(path)
+    plain = _STRANGE.sub("_", name)[:_NAME_LIMIT] or "unnamed"
+    return f"import-{kind}-{plain}-{digest}"
+
+
+def path_digest(path: Path) -> str:
+    """12 hex digits that stand for a path."""
+    return hashlib.sha256(os.fsencode(os.path.realpath(path))).hexdigest()[:12]

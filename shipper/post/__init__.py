@@ -1,1 +1,0 @@
-"""The way to a telemetry-processor over HTTP: address, credentials, waiting."""

@@ -1,1 +1,0 @@
-"""What a failed TLS handshake means."""

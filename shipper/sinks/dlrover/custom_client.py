@@ -1,0 +1,133 @@
+"""A client for another kind of master, brought along by the operator.
+
+`package.module:attribute` names an object with `report_diagnosis_agent_metrics(metric)`, or a class
+or function that makes one; a maker that has a parameter `master_addr` is given the address. The
+client is handed a metric with DLRover's eight attributes and `to_json`. What it returns is
+delivered, unless it returns False; what it raises is tried again, and for a report that must not
+arrive twice counts as perhaps delivered, unless it is a `ConnectionRefusedError`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Any
+
+from shipper.errors import ConfigError
+from shipper.log import fields
+from shipper.sinks.dlrover.classify import DELIVERED, RETRY_SECONDS, said_no
+from shipper.sinks.dlrover.report import Report
+from shipper.sinks.dlrover.session import Sent, Speaker
+from shipper.sinks.outcome import Greeting, Outcome, Verdict
+
+log = logging.getLogger(__name__)
+
+METHOD = "report_diagnosis_agent_metrics"
+
+
+class WorkerTrainingMetric:
+    """One report as DLRover's class of this name has it; clients send the name along."""
+
+    def __init__(self, report: Report) -> None:
+        self.timestamp: int = report.timestamp
+        self.data_type: str = report.data_type
+        self.data_content: str = report.metric["data_content"]
+        self.node_id: int = report.metric["node_id"]
+        self.node_type: str = report.metric["node_type"]
+        self.node_rank: int = report.metric["node_rank"]
+        self.is_final_result: bool = report.metric["is_final_result"]
+        self.need_report: bool = report.metric["need_report"]
+
+    def to_json(self) -> str:
+        """The eight attributes as JSON."""
+        return json.dumps(vars(self))
+
+
+class ClientConversation:
+    """As `Conversation`, with a client of the operator's; it knows nothing of a master's lives."""
+
+    def __init__(self, address: str, client: Any, now: Callable[[], float]) -> None:
+        self.address = address
+        self.used = now()
+        self._client = client
+        self._now = now
+        self._lock = threading.Lock()
+        self._refusals = 0
+
+    def look(self, key: str, speaker: Speaker) -> Greeting:
+        """Nothing to look at."""
+        return Greeting()
+
+    def report(self, report: Report, contents: Sequence[str], speaker: Speaker) -> Sent:
+        """Hand the whole report over; how it travels is the client's business."""
+        with self._lock:
+            self.used = self._now()
+            try:
+                answer = getattr(self._client, METHOD)(WorkerTrainingMetric(report))
+            except Exception as error:  # noqa: BLE001 - border with code that is not ours
+                return Sent(outcome=_judge(error), messages=0)
+            if answer is False:
+                outcome = said_no("refused", "the client returned False", self._refusals)
+                self._refusals = self._refusals + 1 if outcome.verdict is Verdict.RETRY else 0
+                return Sent(outcome=outcome, messages=0)
+            self._refusals = 0
+            return Sent(outcome=DELIVERED, messages=len(contents))
+
+    def close(self) -> None:
+        """End the client, if it can be."""
+        end = getattr(self._client, "close", None)
+        if callable(end):
+            try:
+                end()
+            except Exception as error:  # noqa: BLE001 - border with code that is not ours
+                log.warning(
+                    "closing the client for %s: %s: %s",
+                    self.address,
+                    type(error).__name__,
+                    error,
+                    extra=fields(receiver=self.address, detail=str(error)),
+                )
+
+
+def load(place: str) -> Callable[[str], Any]:
+    """What makes a client for an address.
+
+    Raises:
+        ConfigError: there is no such module or attribute, or it is neither client nor maker.
+    """
+    module, _, attribute = place.partition(":")
+    try:
+        found: Any = import_module(module)
+        for name in attribute.split("."):
+            found = getattr(found, name)
+    except Exception as error:  # importing runs code that is not ours
+        raise ConfigError(
+            [f"--master-client {place}: {type(error).__name__}: {error}; it is package.module:name"]
+        ) from error
+    if hasattr(found, METHOD) and not inspect.isclass(found):
+        return lambda _address: found
+    if not callable(found):
+        raise ConfigError([f"--master-client {place}: it has no {METHOD} and makes nothing"])
+    return lambda address: _make(place, found, address)
+
+
+def _make(place: str, maker: Callable[..., Any], address: str) -> Any:
+    takes = "master_addr" in inspect.signature(maker).parameters
+    client = maker(master_addr=address) if takes else maker()
+    if not hasattr(client, METHOD):
+        raise TypeError(f"{place} made a {type(client).__name__}, which has no {METHOD}")
+    return client
+
+
+def _judge(error: Exception) -> Outcome:
+    return Outcome(
+        verdict=Verdict.RETRY,
+        reason="client-failed",
+        detail=f"{type(error).__name__}: {error}",
+        ambiguous=not isinstance(error, ConnectionRefusedError),
+        retry_after=RETRY_SECONDS,
+    )

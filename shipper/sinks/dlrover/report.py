@@ -1,0 +1,157 @@
+"""From a record to the reports that a master is sent of it, checked. Pure.
+
+A master trusts what it is sent: a timestamp in milliseconds makes it refuse the reports of every
+node until it restarts, a missing field is taken for its own. So whatever comes from a file is
+checked here, and sent with all eight fields and no other.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from shipper.sinks.dlrover import encode
+from spooler.records.report import FIELDS
+
+# Unix seconds from 2001 to 2286: milliseconds and nanoseconds lie beyond.
+_FIRST, _LAST = 10**9, 10**10
+# Text that may be cut at the ends of lines. A sample of metrics is judged as a whole.
+_SPLITTABLE = frozenset({"TRAINING_LOG", "STACK_TRACE"})
+# A repetition of such a report makes the master see a hang that is none.
+_ONCE = frozenset({"XPU_TIMER_METRIC"})
+
+_TYPES: dict[str, type] = {
+    "data_type": str,
+    "data_content": str,
+    "node_id": int,
+    "node_type": str,
+    "node_rank": int,
+    "is_final_result": bool,
+    "need_report": bool,
+}
+_WORDS = {str: "text", int: "a whole number", bool: "a boolean"}
+# Below this there is no room for text worth sending.
+_LEAST_ROOM = 64
+
+
+class Unfit(Exception):
+    """Raised for a record that no master may be sent; its text says why."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Report:
+    """The eight fields, checked; `time` is when the record was made, in Unix seconds.
+
+    `master` is the address that the program itself has named, "" for none.
+    """
+
+    metric: Mapping[str, Any]
+    time: float
+    master: str = ""
+
+    @property
+    def timestamp(self) -> int:
+        """When the data was taken, Unix seconds."""
+        return int(self.metric["timestamp"])
+
+    @property
+    def data_type(self) -> str:
+        """What kind of data it is."""
+        return str(self.metric["data_type"])
+
+    @property
+    def once(self) -> bool:
+        """Whether a repetition does harm."""
+        return self.data_type in _ONCE
+
+
+def read(body: Mapping[str, Any]) -> Report:
+    """Check the decoded body of a `report` record.
+
+    Raises:
+        Unfit: a field is missing or not what it should be.
+    """
+    missing = [name for name in FIELDS if name not in body]
+    if missing:
+        raise Unfit(f"{', '.join(missing)} missing")
+    for name, wanted in _TYPES.items():
+        value = body[name]
+        if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
+            raise Unfit(f"{name} is {value!r:.60}, not {_WORDS[wanted]}")
+    if not body["data_type"]:
+        raise Unfit("data_type is empty")
+    made = _number(body.get("time"))
+    metric = {name: body[name] for name in FIELDS}
+    metric["timestamp"] = _seconds(body["timestamp"], made or 0.0)
+    named = body.get("master")
+    return Report(metric=metric, time=made or 0.0, master=named if isinstance(named, str) else "")
+
+
+def contents(report: Report, limit: int) -> tuple[str, ...]:
+    """The JSON of each message of a report; several where its text is cut at the ends of lines.
+
+    Raises:
+        Unfit: it is larger than `limit` bytes on the wire and must not be cut.
+    """
+    whole = encode.metric_json(report.metric)
+    node_type = report.metric["node_type"]
+    bytes_ = encode.size(whole, node_type)
+    if bytes_ <= limit:
+        return (whole,)
+    room = limit - encode.size(encode.metric_json({**report.metric, "data_content": ""}), node_type)
+    if report.data_type not in _SPLITTABLE or room < _LEAST_ROOM:
+        raise Unfit(f"{bytes_} bytes on the wire, more than the {limit} that a master takes")
+    return tuple(
+        encode.metric_json({**report.metric, "data_content": piece})
+        for piece in _pieces(report.metric["data_content"], room)
+    )
+
+
+def _number(value: Any) -> float | None:
+    """A finite number, or None."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if abs(value) < 2**63 else None
+
+
+def _seconds(value: Any, made: float) -> int:
+    """Whole seconds; 0 stands for the time of the record, as it does for the master."""
+    number = _number(value)
+    if number is None:
+        raise Unfit(f"timestamp is {value!r:.60}, not whole seconds")
+    seconds = int(number) or int(made)
+    if not _FIRST <= seconds < _LAST:
+        raise Unfit(f"timestamp is {value!r:.60}, not Unix time in seconds")
+    return seconds
+
+
+def _pieces(text: str, room: int) -> Iterator[str]:
+    """Text cut at the ends of lines into pieces of at most `room` bytes as JSON."""
+    piece: list[str] = []
+    taken = 0
+    for line in _short_lines(text, room):
+        cost = _cost(line)
+        if piece and taken + cost > room:
+            yield "".join(piece)
+            piece, taken = [], 0
+        piece.append(line)
+        taken += cost
+    if piece:
+        yield "".join(piece)
+
+
+def _short_lines(text: str, room: int) -> Iterator[str]:
+    """Its lines with their ends; one that has no room even alone is cut between characters."""
+    for line in text.splitlines(keepends=True):
+        if _cost(line) <= room:
+            yield line
+            continue
+        # No character takes more than six bytes.
+        step = max(1, room // 6)
+        yield from (line[at : at + step] for at in range(0, len(line), step))
+
+
+def _cost(text: str) -> int:
+    return len(json.dumps(text, ensure_ascii=False).encode("utf-8", "surrogatepass")) - 2

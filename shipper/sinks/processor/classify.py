@@ -1,0 +1,153 @@
+"""What an answer of the telemetry-processor means for the data: one table, in one place. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import orjson
+
+from shipper.http_client import Answer
+from shipper.sinks.outcome import UNKNOWN_WORKLOAD, Outcome, Verdict, retry, retry_after
+
+SUCCESS_CODE = 2000
+BAD_REQUEST = "invalid request format"
+NO_IDENTITY = "either workload_uid or pod_name is required"
+NO_WORKLOAD = "no valid workload found"
+UNKNOWN_WORKLOAD_SECONDS = 12.0
+
+# Tries of one unchanged request after which an ambiguous refusal is taken for the data's fault.
+TRIES_ON_500 = 4
+TRIES_ON_PANIC = 3
+
+
+def classify(answer: Answer, *, items: int | None, tries: int) -> Outcome:
+    """Judge an answer to a request of `items` list elements (None: not counted back).
+
+    `tries` counts the requests with this very content so far, this one included.
+    """
+    status = answer.status
+    if status == 200:
+        return _judge_success(answer, items)
+    if status == 400:
+        return _judge_bad_request(answer, tries)
+    if status == 500:
+        return _judge_server_error(answer, tries)
+    if status == 413:
+        return Outcome(verdict=Verdict.SPLIT, reason="too-large", detail=_said(answer))
+    if status in (408, 425, 429, 502, 503, 504):
+        return Outcome(
+            verdict=Verdict.RETRY,
+            reason="busy",
+            detail=_said(answer),
+            scope="sink",
+            retry_after=retry_after(answer.headers),
+        )
+    if 300 <= status < 400:
+        # What follows the path may be a secret of a sign-in page.
+        location = answer.headers.get("location", "nowhere").partition("?")[0]
+        return retry(
+            "redirected", f"{status} to {location}: check the URL", alarm=True, scope="sink"
+        )
+    if status in (401, 403):
+        return retry(
+            "not-allowed",
+            f"{_said(answer)}: check token_file or cookie_file",
+            alarm=True,
+            scope="sink",
+        )
+    if status in (404, 405):
+        return retry("wrong-address", f"{_said(answer)}: check the URL", alarm=True, scope="sink")
+    return retry("unexpected", _said(answer), alarm=True, scope="sink")
+
+
+def pods_in(answer: Answer) -> dict[str, Any] | None:
+    """The `data` of a true answer to the question which pod belongs to which workload."""
+    envelope = _envelope(answer.body) if answer.status == 200 else None
+    if envelope is None or envelope["meta"].get("code") != SUCCESS_CODE:
+        return None
+    data = envelope.get("data")
+    return data if isinstance(data, dict) else None
+
+
+def _judge_success(answer: Answer, items: int | None) -> Outcome:
+    envelope = _envelope(answer.body)
+    if envelope is None:
+        return retry(
+            "other-service", f"200 without an envelope: {_said(answer)}", alarm=True, scope="sink"
+        )
+    code = envelope["meta"].get("code")
+    if code != SUCCESS_CODE:
+        return retry(
+            "other-service",
+            f"200 with meta.code {code}: not the telemetry-processor, or not this route of it",
+            alarm=True,
+            scope="sink",
+        )
+    data = envelope.get("data")
+    facts = data if isinstance(data, dict) else {}
+    count = facts.get("count")
+    if items is not None and isinstance(count, int) and count != items:
+        return retry(
+            "miscounted", f"{items} items sent, {count} counted by the receiver", alarm=True
+        )
+    succeeded, workloads = facts.get("success_count"), facts.get("workloads_count")
+    if succeeded == 0:
+        return retry("not-stored", f"stored for none of {workloads} workloads", alarm=True)
+    if isinstance(succeeded, int) and isinstance(workloads, int) and succeeded < workloads:
+        return Outcome(
+            verdict=Verdict.DELIVERED,
+            reason="partly",
+            detail=f"stored for {succeeded} of the pod's {workloads} workloads",
+        )
+    return Outcome(verdict=Verdict.DELIVERED, reason="delivered")
+
+
+def _judge_bad_request(answer: Answer, tries: int) -> Outcome:
+    envelope = _envelope(answer.body)
+    message = envelope["meta"].get("message") if envelope else None
+    if message == BAD_REQUEST:
+        if tries < 2:
+            # A proxy that cuts bodies short looks the same; the same content once more tells.
+            return retry("bad-request", _said(answer))
+        return Outcome(verdict=Verdict.SPLIT, reason="bad-request", detail=_said(answer))
+    if message == NO_IDENTITY:
+        return Outcome(
+            verdict=Verdict.DEAD,
+            reason="no-identity",
+            detail="neither WORKLOAD_UID nor POD_NAME was set in the training process",
+            alarm=True,
+        )
+    if message == NO_WORKLOAD:
+        # The processor looks its pods up anew every 20 seconds or so.
+        return replace(retry(UNKNOWN_WORKLOAD, _said(answer)), retry_after=UNKNOWN_WORKLOAD_SECONDS)
+    return retry("other-service", _said(answer), alarm=True, scope="sink")
+
+
+def _judge_server_error(answer: Answer, tries: int) -> Outcome:
+    enough = TRIES_ON_500 if answer.body else TRIES_ON_PANIC
+    if tries >= enough:
+        return Outcome(
+            verdict=Verdict.SPLIT, reason="server-error", detail=_said(answer), ambiguous=True
+        )
+    return retry("server-error", _said(answer))
+
+
+def is_processors(answer: Answer) -> bool:
+    """Whether an answer has the form that all of the telemetry-processor's own answers have."""
+    return _envelope(answer.body) is not None
+
+
+def _envelope(body: bytes) -> dict[str, Any] | None:
+    try:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
+    if isinstance(value, dict) and isinstance(value.get("meta"), dict):
+        return value
+    return None
+
+
+def _said(answer: Answer) -> str:
+    text = answer.body[:200].decode("utf-8", "replace").strip()
+    return f"{answer.status} {text}".strip()

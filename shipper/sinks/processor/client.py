@@ -1,0 +1,191 @@
+"""Where the telemetry-processor is: the base URL, and which prefix really answers.
+
+The processor's routes stand under `/v1`; its client's documented default says `/api/v1`. When the
+given base answers 404 the other prefix is tried, and when the processor answers there, that is
+said and kept.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import spooler
+from shipper.config.schema import Config
+from shipper.errors import Unreachable
+from shipper.http_client import Answer
+from shipper.http_client.client import Poster
+from shipper.http_client.credentials import Access
+from shipper.log import fields
+from shipper.sinks import workload_key
+from shipper.sinks.outcome import TIMEOUT, Outcome, classify_failure
+from shipper.sinks.processor.classify import classify, is_processors, pods_in
+from spooler.spool.identity import Identity
+
+log = logging.getLogger(__name__)
+
+PODS_PATH = "/pods/workload/cache"
+_PREFIXES = ("/api/v1", "/v1")
+
+# The time for an answer grows to this many times what is set, and no further.
+TIMEOUT_GROWTH = 10.0
+
+
+@dataclass(kw_only=True)
+class AdaptiveTimeout:
+    """How long an answer may take: `base` seconds, more where one has taken longer or did not come.
+
+    A receiver that is behind works through its requests in turn and drops those whose sender has
+    hung up. To hang up at a fixed time makes a thousand nodes undo each other's work; to wait in
+    turn costs none of them anything.
+    """
+
+    base: float
+    seconds: float
+
+    def answered(self, took: float) -> None:
+        """Twice what this answer took, within the limits."""
+        self.seconds = min(max(self.base, 2 * took), self.base * TIMEOUT_GROWTH)
+
+    def missed(self) -> None:
+        """None came in time."""
+        self.seconds = min(2 * self.seconds, self.base * TIMEOUT_GROWTH)
+
+
+class Address:
+    """Posts to the processor under the prefix that answers.
+
+    `base_url` is the operator's choice; where it is empty, the URL that the training process
+    recorded is used for its own records.
+    """
+
+    def __init__(self, base_url: str, poster: Poster) -> None:
+        self._base_url = base_url
+        self._poster = poster
+        self._working: dict[str, str] = {}
+        # Workload and path -> how long its answers may take, where that is not what is set.
+        self._timeouts: dict[tuple[str, str], AdaptiveTimeout] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def poster(self) -> Poster:
+        """Whatever sends for it."""
+        return self._poster
+
+    def send(
+        self,
+        identity: Identity,
+        path: str,
+        body: bytes,
+        headers: Mapping[str, str],
+        *,
+        items: int | None,
+        tries: int,
+    ) -> Outcome:
+        """Post to `path` below the base and judge what comes back.
+
+        An address that a job recorded is that job's own: others need not wait for its trouble.
+        """
+        try:
+            outcome = classify(self._post(identity, path, body, headers), items=items, tries=tries)
+        except Unreachable as failure:
+            outcome = classify_failure(failure, tries=tries)
+        return outcome if self._base_url else replace(outcome, scope="workload")
+
+    def pods(self, identity: Identity) -> Mapping[str, Any] | None:
+        """The processor's map from pod name to its workloads; None when it cannot be had now."""
+        given = self._given(identity)
+        if not given:
+            return None
+        try:
+            answer = self._poster.get(self._working.get(given, given) + PODS_PATH)
+        except Unreachable:
+            return None
+        return pods_in(answer)
+
+    def _given(self, identity: Identity) -> str:
+        return (self._base_url or identity.api_base_url).rstrip("/")
+
+    def _post(
+        self, identity: Identity, path: str, body: bytes, headers: Mapping[str, str]
+    ) -> Answer:
+        given = self._given(identity)
+        if not given:
+            raise Unreachable("no-url", "no --processor-url, and the job recorded none", sent=False)
+        base = self._working.get(given, given)
+        answer = self._post_adaptively(workload_key(identity), base, path, body, headers)
+        if answer.status == 404:
+            answer = self._try_other(given, base, path, body, headers) or answer
+        return answer
+
+    def _post_adaptively(
+        self, workload: str, base: str, path: str, body: bytes, headers: Mapping[str, str]
+    ) -> Answer:
+        """Post, and learn from it how long this workload's next answer may take."""
+        usual = self._poster.read_seconds
+        key = (workload, path)
+        timeout = self._timeouts.get(key) or AdaptiveTimeout(base=usual, seconds=usual)
+        began = time.monotonic()
+        try:
+            answer = self._poster.post(base + path, body, headers, read_seconds=timeout.seconds)
+        except Unreachable as failure:
+            if failure.reason == TIMEOUT:
+                timeout.missed()
+                self._timeouts[key] = timeout
+            raise
+        timeout.answered(time.monotonic() - began)
+        if timeout.seconds == usual:
+            self._timeouts.pop(key, None)
+        else:
+            self._timeouts[key] = timeout
+        return answer
+
+    def _try_other(
+        self, given: str, base: str, path: str, body: bytes, headers: Mapping[str, str]
+    ) -> Answer | None:
+        other = other_prefix(base)
+        if other is None:
+            return None
+        answer = self._poster.post(other + path, body, headers)
+        if not is_processors(answer):
+            # A page of somebody else must not become the address.
+            return None
+        with self._lock:
+            known = self._working.get(given) == other
+            self._working[given] = other
+        if not known:
+            log.warning(
+                "%s answers 404, %s answers: using the latter",
+                base,
+                other,
+                extra=fields(url=base, instead=other),
+            )
+        return answer
+
+
+def build_address(config: Config) -> Address:
+    """The processor's, as the settings say."""
+    poster = Poster(
+        user_agent=f"lens-ship/{spooler.__version__}",
+        connect_seconds=config.connect_timeout,
+        read_seconds=config.read_timeout,
+        access=Access.of(config),
+    )
+    return Address(config.processor_url, poster)
+
+
+def other_prefix(base: str) -> str | None:
+    """The same host under the other known prefix; None for a path that is neither nor empty."""
+    parts = urlsplit(base)
+    path = parts.path.rstrip("/")
+    for prefix, other in (_PREFIXES, _PREFIXES[::-1]):
+        if path.endswith(prefix) and not (prefix == "/v1" and path.endswith("/api/v1")):
+            return urlunsplit(parts._replace(path=path[: -len(prefix)] + other))
+    if not path:
+        return urlunsplit(parts._replace(path="/v1"))
+    return None

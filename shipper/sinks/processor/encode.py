@@ -1,0 +1,320 @@
+"""The telemetry-processor's wire contract, as the service relies on it, and its encoding. Pure.
+
+Requests are JSON, `POST {base}/wandb/{metrics,logs,detection}`::
+
+    metrics    {source, workload_uid, pod_uid, pod_name, run_id, timestamp,
+                metrics: [{name, value, step, timestamp, tags}]}
+    logs       {source, workload_uid, pod_uid, pod_name, run_id, timestamp,
+                logs: [{step, timestamp, data}]}
+    detection  {source, type, version, workload_uid, pod_uid, pod_name, namespace, timestamp,
+                evidence, hints}
+
+What the receiver does with them decides how they are built:
+
+- Its row key is (workload, step). A second write to a step is merged, at the price of a history
+  entry; two writers at once lose updates. So a step travels whole, in order, and one request of a
+  workload is in flight at a time.
+- One bad field refuses the whole request, and `null` is stored as 0: only finite numbers,
+  whole steps of 0 … 2**31-1, texts without U+0000 and times that it can hold are ever sent.
+  NaN and infinities are left out and announced as `<name>/nonfinite` = 1; None is left out.
+- Some names would overwrite a row's own fields: they get an underscore (`step` -> `step_`), and
+  so does a name that already ends in such a way (`step_` -> `step__`), so that no two collide.
+- It works through the steps of a request one by one, 5 to 15 ms each, and stops when the client
+  hangs up: at most about 100 steps and 512 KiB a request, and a patient timeout.
+- All ranks of a workload share its rows: ranks other than 0 send `rank<R>/<name>`.
+- Success is HTTP 200 and `meta.code` 2000 (`shipper.sinks.outcome`).
+
+Every request carries `Lens-Ship-Records: <spool id>/<sink>/<first seq>-<last seq>`; the same
+records get the same value when they are sent again, so a receiver can tell a repetition.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import chain, repeat
+from typing import Any, NamedTuple
+
+import orjson
+
+from shipper.steps import Step
+from spooler.spool.identity import Identity
+
+RECORDS_HEADER = "Lens-Ship-Records"
+STEP_MAX = 2**31 - 1
+ID_LIMIT = 256  # characters of workload_uid and pod_uid
+TIME_MAX = 9.2e9  # seconds; beyond it the receiver's clock arithmetic overflows
+
+# The empty name is none that a reader could ask for.
+_RESERVED = ("step", "run_id", "source", "history", "created_at", "updated_at", "iteration", "")
+# Levels of nesting inside one value; what lies deeper is cut, as no JSON library reads it all.
+_DEEPEST = 100
+_FLOATS = {float}
+_KEPT_NAMES = 16384  # characters of the names of one step; of longer ones nothing is kept
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Options:
+    """What an operator may choose about the encoding."""
+
+    numbers_only: bool = False  # leave out what is no number instead of sending it to /logs
+    rank_prefix: bool = True  # `rank<R>/` before the names of ranks other than 0
+
+
+class EncodedStep(NamedTuple):
+    """A step as it stands inside a request."""
+
+    path: str  # "/wandb/metrics" or "/wandb/logs"
+    run: str
+    step: int
+    time: float
+    fragment: bytes  # the elements of the list, joined by commas
+    items: int  # how many elements that is
+    points: int  # how many values are in them
+    seqs: tuple[int, ...]
+    nonfinite: int  # points left out because they are NaN or infinite
+    left_out: int  # values left out because they are no numbers
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Request:
+    """One request to be: consecutive steps of one run for one path."""
+
+    path: str
+    run: str
+    steps: tuple[EncodedStep, ...]
+
+    @property
+    def first(self) -> int:
+        """Seq of the first record in it."""
+        return self.steps[0].seqs[0]
+
+    @property
+    def last(self) -> int:
+        """Seq of the last record in it."""
+        return self.steps[-1].seqs[-1]
+
+    @property
+    def items(self) -> int:
+        """Number of list elements, which the receiver counts back."""
+        return sum(step.items for step in self.steps)
+
+    @property
+    def records(self) -> int:
+        """Number of spool records in it."""
+        return sum(len(step.seqs) for step in self.steps)
+
+    def halves(self) -> tuple[Request, Request]:
+        """Split by steps, in order; there must be two at least."""
+        middle = len(self.steps) // 2
+        return replace(self, steps=self.steps[:middle]), replace(self, steps=self.steps[middle:])
+
+
+def encode_step(step: Step, identity: Identity, options: Options) -> EncodedStep:
+    """Encode one step for the path that fits its values."""
+    numbers, others, nonfinite, nulls = _sort_values(step.data)
+    prefix = rank_prefix(identity) if options.rank_prefix else ""
+    time = sane_time(step.time, identity)
+    for name in nonfinite:
+        numbers.setdefault(f"{name}/nonfinite", 1)
+    if others and not options.numbers_only:
+        path, items, values = "/wandb/logs", 1, len(numbers) + len(others)
+        data = {_name(prefix, name): value for name, value in {**numbers, **others}.items()}
+        fragment = dump({"step": step.step, "timestamp": time, "data": data})
+    else:
+        path, items, values = "/wandb/metrics", len(numbers), len(numbers)
+        fragment = _points(prefix, numbers, step.step, time)
+    left_out = nulls + (len(others) if options.numbers_only else 0)
+    # By position: this is done for every step, and names take longer than the rest of it.
+    return EncodedStep(
+        path,
+        step.run,
+        step.step,
+        time,
+        fragment,
+        items,
+        values,
+        step.seqs,
+        len(nonfinite),
+        left_out,
+    )
+
+
+def _points(prefix: str, numbers: Mapping[str, int | float], step: int, time: float) -> bytes:
+    """The elements of a metrics list.
+
+    The names of a run recur together, so their JSON is kept; the values and the time are encoded as
+    one list, which is cut at its commas: numbers hold none.
+    """
+    if not numbers:
+        return b""
+    *values, stamp = dump([*numbers.values(), time])[1:-1].split(b",")
+    tail = b',"step":%d,"timestamp":%b,"tags":{}},' % (step, stamp)
+    names = tuple(numbers)
+    heads = _kept_heads if len("".join(names)) <= _KEPT_NAMES else _heads
+    parts = zip(heads(prefix, names), values, repeat(tail))
+    return b"".join(chain.from_iterable(parts))[:-1]
+
+
+def _heads(prefix: str, names: tuple[str, ...]) -> tuple[bytes, ...]:
+    return tuple(b'{"name":%b,"value":' % dump(_name(prefix, name)) for name in names)
+
+
+_kept_heads = lru_cache(maxsize=256)(_heads)
+
+
+def problem(step: Step) -> str:
+    """Why a step can never be sent, or nothing."""
+    if not 0 <= step.step <= STEP_MAX:
+        return f"step {step.step} is outside 0 … {STEP_MAX}, the range of the receiver's key"
+    return ""
+
+
+def group(steps: Iterable[EncodedStep], *, max_steps: int, max_bytes: int) -> list[Request]:
+    """Cut encoded steps, given in order, into requests of one run and path within the limits.
+
+    Steps of different runs may lie between each other; each run keeps its own order, and requests
+    come in the order of their first record. A single step above `max_bytes` travels alone.
+    """
+    requests: list[list[EncodedStep]] = []
+    latest: dict[str, list[EncodedStep]] = {}
+    sizes: dict[str, int] = {}
+    for step in steps:
+        current = latest.get(step.run)
+        size = len(step.fragment) + 1
+        if (
+            current is None
+            or current[0].path != step.path
+            or len(current) >= max_steps
+            or sizes[step.run] + size > max_bytes
+        ):
+            current = latest[step.run] = []
+            sizes[step.run] = 0
+            requests.append(current)
+        current.append(step)
+        sizes[step.run] += size
+    return [Request(path=part[0].path, run=part[0].run, steps=tuple(part)) for part in requests]
+
+
+def body(request: Request, identity: Identity) -> bytes:
+    """The JSON of a request."""
+    head = {
+        "source": "wandb",
+        "workload_uid": identity.workload_uid[:ID_LIMIT],
+        "pod_uid": identity.pod_uid[:ID_LIMIT],
+        "pod_name": identity.pod_name,
+        "run_id": clean_text(request.run),
+        "timestamp": request.steps[-1].time,
+    }
+    list_name = b"logs" if request.path.endswith("logs") else b"metrics"
+    fragments = b",".join(step.fragment for step in request.steps)
+    return b'%s,"%s":[%s]}' % (dump(_clean(head))[:-1], list_name, fragments)
+
+
+def detection_body(record: Mapping[str, Any], identity: Identity) -> bytes:
+    """The JSON of a detection request from the body of a detection record."""
+    return dump(
+        _clean(
+            {
+                "source": "wandb",
+                "type": "framework_detection_raw",
+                "version": "1.0",
+                "workload_uid": identity.workload_uid[:ID_LIMIT],
+                "pod_uid": identity.pod_uid[:ID_LIMIT],
+                "pod_name": identity.pod_name,
+                "namespace": identity.namespace,
+                "timestamp": sane_time(record.get("time"), identity),
+                "evidence": record.get("evidence", {}),
+                "hints": record.get("hints", {}),
+            }
+        )
+    )
+
+
+def records_header(
+    identity: Identity, sink: str, first: int, last: int, mark: str = ""
+) -> dict[str, str]:
+    """The header that identifies the records of a request across repetitions."""
+    return {RECORDS_HEADER: f"{identity.spool}/{sink}/{first}-{last}{mark}"}
+
+
+def rank_prefix(identity: Identity) -> str:
+    """What sets the names of a rank apart: nothing for the first one, or where none is known."""
+    return f"rank{identity.rank}/" if identity.rank else ""
+
+
+def sane_time(time: Any, identity: Identity) -> float:
+    """`time` if the receiver can hold it, else the time at which the spool was begun."""
+    if isinstance(time, float) and 0 <= time <= TIME_MAX:
+        return time
+    return identity.created if 0 <= identity.created <= TIME_MAX else 0.0
+
+
+def dump(value: Any) -> bytes:
+    """JSON bytes; lone surrogates are replaced, as UTF-8 cannot hold them."""
+    try:
+        return orjson.dumps(value)
+    except TypeError:
+        return orjson.dumps(_clean(value))
+
+
+def clean_text(text: str) -> str:
+    """`text` without what the receiver's database or UTF-8 refuses."""
+    return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode("utf-8")
+
+
+def _sort_values(
+    data: Mapping[str, Any],
+) -> tuple[dict[str, int | float], dict[str, Any], list[str], int]:
+    """Numbers, other values made fit for JSON, names of non-finite ones, and the count of None."""
+    if set(map(type, data.values())) == _FLOATS and all(map(math.isfinite, data.values())):
+        return dict(data), {}, [], 0  # what almost every step is
+    numbers: dict[str, int | float] = {}
+    others: dict[str, Any] = {}
+    nonfinite: list[str] = []
+    nulls = 0
+    for name, value in data.items():
+        if isinstance(value, float):
+            if math.isfinite(value):
+                numbers[name] = value
+            else:
+                nonfinite.append(name)
+        elif isinstance(value, int):
+            numbers[name] = int(value)
+        elif value is None:
+            nulls += 1
+        elif isinstance(value, dict) and value.get("_type") == "integer":
+            # Beyond the range of a float: as far from finite as an infinity.
+            nonfinite.append(name)
+        else:
+            others[name] = _clean(value)
+    return numbers, others, nonfinite, nulls
+
+
+def _clean(value: Any, depth: int = 0) -> Any:
+    """Any decoded msgpack value as JSON that the receiver takes."""
+    if isinstance(value, str):
+        return clean_text(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, dict | list) and depth >= _DEEPEST:
+        return f"nested deeper than {_DEEPEST} levels"
+    if isinstance(value, dict):
+        return {clean_text(str(key)): _clean(item, depth + 1) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_clean(item, depth + 1) for item in value]
+    if isinstance(value, bytes):
+        return f"{len(value)} bytes"
+    return value
+
+
+def _name(prefix: str, name: str) -> str:
+    if "\0" in name or not name.isascii():
+        name = clean_text(name)
+    if prefix:
+        return f"{prefix}{name}"
+    if name.rstrip("_") in _RESERVED:
+        return f"{name}_"
+    return name

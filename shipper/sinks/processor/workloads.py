@@ -1,0 +1,87 @@
+"""Finds the workload of a pod that does not know its own, while the pod is alive.
+
+A pod's name is looked up by the processor among the pods that run at that moment: what is sent
+after the job has ended is refused. So the workload's uid is asked for once, remembered in the
+ledger, and sent from then on. A pod that several workloads own (a job and its parent) is left to
+the processor, which stores for all of them, as long as it lives; then the first one is taken.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, Protocol
+
+from shipper.log import fields
+from spooler.spool.identity import Identity
+
+log = logging.getLogger(__name__)
+
+# The processor's own map is renewed every 20 seconds; asking more often finds nothing new.
+ASK_SECONDS = 15.0
+_SEPARATOR = " "
+
+
+class Asked(Protocol):
+    """Whoever can be asked for the pods: `shipper.sinks.processor.client.Address`."""
+
+    def pods(self, identity: Identity) -> Mapping[str, Any] | None:
+        """Pod name to a list of (workload name, uid); None when it cannot be had now."""
+
+
+class Memory(Protocol):
+    """Where answers are kept: `shipper.ledger.ledger.Ledger`."""
+
+    def workload(self, spool: str) -> str:
+        """What is remembered of a spool, or ""."""
+
+    def remember_workload(self, spool: str, uid: str) -> None:
+        """Keep it."""
+
+
+class Workloads:
+    """Answers for all spools; safe for several threads."""
+
+    def __init__(self, asked: Asked, memory: Memory, now: Callable[[], float]) -> None:
+        self._asked = asked
+        self._memory = memory
+        self._now = now
+        self._ask_at: dict[str, float] = {}
+        self._lock = threading.Lock()
+
+    def complete(self, identity: Identity, *, alive: bool) -> Identity:
+        """`identity` with its workload's uid, if that is known or can be found out now."""
+        if identity.workload_uid or not identity.pod_name:
+            return identity
+        remembered = self._memory.workload(identity.spool)
+        uids = remembered.split(_SEPARATOR) if remembered else self._find(identity)
+        if not uids or (len(uids) > 1 and alive):
+            return identity
+        return replace(identity, workload_uid=uids[0])
+
+    def _find(self, identity: Identity) -> list[str]:
+        with self._lock:
+            if self._now() < self._ask_at.get(identity.spool, 0.0):
+                return []
+            self._ask_at[identity.spool] = self._now() + ASK_SECONDS
+        uids = _uids((self._asked.pods(identity) or {}).get(identity.pod_name))
+        if uids:
+            self._memory.remember_workload(identity.spool, _SEPARATOR.join(uids))
+            log.info(
+                "%s: pod %s is of %s",
+                identity.spool,
+                identity.pod_name,
+                ", ".join(uids),
+                extra=fields(spool=identity.spool, pod=identity.pod_name, workload=" ".join(uids)),
+            )
+        return uids
+
+
+def _uids(entry: Any) -> list[str]:
+    """The uids of a list of (name, uid); anything else holds none."""
+    if not isinstance(entry, list):
+        return []
+    pairs = [pair for pair in entry if isinstance(pair, list) and len(pair) == 2]
+    return [uid for _, uid in pairs if isinstance(uid, str) and uid and _SEPARATOR not in uid]
