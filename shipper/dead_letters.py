@@ -1,6 +1,6 @@
 """Dead letters: list, show, retry, drop.
 
-A retry sends the record alone through its sink. A record that is rejected again stays a dead letter.
+A retry sends the record alone through its sink. One that is rejected again stays.
 """
 
 from __future__ import annotations

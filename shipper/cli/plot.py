@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from shipper.cli.options import load_config, need_open, settings
+from shipper.cli.options import load_config, need_readable, settings
 
 
 @click.command()
@@ -54,6 +54,6 @@ def plot(
     if wish["on"] and (not patterns or wish["png"] or wish["as_json"]):
         raise click.UsageError("--follow draws METRICs in the terminal: not with --png or --json")
     root = load_config({"spool": spool}, config_file).spool
-    need_open(root)
+    need_readable(root)
     sizes = (width or 0, height or 0)
     sys.exit(draw(Wish(places=(root,), run=run, patterns=patterns, sizes=sizes, **wish)))

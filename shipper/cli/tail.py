@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from shipper.cli.options import load_config, need_open, one_of, settings
+from shipper.cli.options import load_config, need_readable, one_of, settings
 
 
 @click.command()
@@ -52,5 +52,5 @@ def tail(
     from shipper.inspection.tailing import tail as print_tail
 
     roots = places or (load_config({"spool": spool}, config_file).spool,)
-    need_open(*roots)
+    need_readable(*roots)
     sys.exit(print_tail(roots, Wanted(**conditions), count=count, on=on, as_json=as_json))

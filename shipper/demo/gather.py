@@ -124,7 +124,7 @@ def given_up(audited: Path) -> dict[str, int]:
     counted: Counter[str] = Counter()
     for account in json.loads(audited.read_text(encoding="utf-8"))["accounts"]:
         if account["sink"] == "master":
-            counted.update(account["given_up"])
+            counted.update(account["dropped_by_policy"])
     return dict(counted)
 
 

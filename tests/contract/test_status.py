@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from shipper.audit.audit import take_accounts
+from shipper.audit.audit import run_audit
 from shipper.ledger import service_status, totals
 from shipper.ledger.ledger import Ledger
 from shipper.service import ship_once
@@ -64,7 +64,7 @@ def agree(tmp_path: Path) -> Status:
     """Compare a look at everything with the audit, which reads every record."""
     overview = standing(tmp_path)
     with closing(Ledger(tmp_path / "state", exclusive=False)) as ledger:
-        accounts = take_accounts(ledger, tmp_path / "spool", REGISTRY)
+        accounts = run_audit(ledger, tmp_path / "spool", REGISTRY)
     ways = {(s.spool, way.sink): (s, way) for s in overview.spools for way in s.ways}
     for account in accounts:
         seen, way = ways[account.spool, account.sink]
@@ -79,11 +79,11 @@ def agree(tmp_path: Path) -> Status:
         ) == (
             account.written,
             account.delivered,
-            account.passed,
+            account.skipped,
             account.pending,
             account.corrupt,
-            sum(account.evicted.values()) + sum(account.given_up.values()),
-            dict(account.dropped),
+            sum(account.dropped_by_policy.values()),
+            dict(account.dropped_by_producer),
         ), account
     return overview
 

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from shipper.audit.account import Account
-from shipper.audit.audit import take_accounts
+from shipper.audit.audit import run_audit
 from shipper.config.schema import Config
 from shipper.discovery.layout import find_spools
 from shipper.ledger.ranges import common, size
+from shipper.ledger.ledger import Ledger
 from shipper.sinks import REGISTRY
 from shipper.steps import CUT_OFF_NAME
 from spooler.spool import codec
@@ -55,7 +56,7 @@ def accounts_of(config: Config) -> list[Account]:
     """What `lens-ship audit` says now, for every sink."""
     ledger = Ledger(config.state, exclusive=False)
     try:
-        return take_accounts(ledger, config.spool, REGISTRY)
+        return run_audit(ledger, config.spool, REGISTRY)
     finally:
         ledger.close()
 
