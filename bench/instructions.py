@@ -86,7 +86,7 @@ for index in range(100):
     body = step.make(run="r", step=index, time=1.7e9 + index, closed=True, data={_METRICS})
     writer.append(step.NAME, codec.pack(body))
 writer.close()
-config = SimpleNamespace(numbers_only=False, rank_prefix=True, request_bytes=1 << 19,
+config = SimpleNamespace(drop_non_numeric=False, rank_prefix=True, batch_max_bytes=1 << 19,
                          steps_per_request=lambda identity: 100)
 sink = ProcessorSink(config, None)
 reader = Reader(writer.directory)

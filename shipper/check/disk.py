@@ -51,12 +51,12 @@ def _limits(context: CheckContext, root: Path) -> Finding:
         )
     if config.root_bytes:
         return ok("disk", f"spools take {size(used)} of root_bytes {size(config.root_bytes)}")
-    if config.retain_bytes > room:
+    if config.retention_bytes > room:
         return warn(
             "disk",
-            f"retain_bytes is {size(config.retain_bytes)}, but spools can take {size(room)} on this"
-            " disk",
-            "lower retain_bytes, or set root_bytes",
+            f"retention_bytes is {size(config.retention_bytes)}, but spools can take {size(room)}"
+            " on this disk",
+            "lower retention_bytes, or set root_bytes",
         )
     return ok("disk", f"spools take {size(used)}; root_bytes is not set")
 

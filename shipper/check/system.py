@@ -58,7 +58,7 @@ def _inotify(root: Path) -> Iterator[Finding]:
         yield warn(
             "inotify",
             f"fs.inotify.{name} is {most}, {used} are in use and {more} needed: new spools are"
-            " found by a scan every rescan_seconds instead",
+            " found by a scan every rescan_interval instead",
             f"sysctl -w fs.inotify.{name}={2 * (used + more)}, and a line in /etc/sysctl.d",
         )
     if not exceeded:

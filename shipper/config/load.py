@@ -1,8 +1,7 @@
-"""The settings of one process: four sources, checked as a whole, every problem named at once.
+"""Reads the settings from all sources, checks them together, and reports every problem at once.
 
-A value comes from the first of: command line, `LENS_SHIP_<NAME>` in the environment, the TOML file
-(keys as in the table), a variable of the exporter whose place lens-ship takes, the default. The
-table itself is in `shipper.config.schema`.
+A value comes from the first of: command line, `LENS_SHIP_<NAME>` in the environment, the TOML file,
+a variable of another tool (`alias`), a systemd credential, the default.
 """
 
 from __future__ import annotations
@@ -11,11 +10,11 @@ import difflib
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from shipper.config.schema import BY_NAME, SETTINGS, Config, Setting
+from shipper.config.schema import SETTINGS, Config, Setting, settings_of
 from shipper.errors import ConfigError
 from shipper.http_client import tls
 from shipper.http_client.redact import masked
@@ -25,12 +24,14 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["SETTINGS", "Config", "Setting", "default_state", "load"]
+__all__ = ["SETTINGS", "Config", "default_state", "load", "read_options"]
 
-# Variables of this prefix that are no settings: options of single commands.
+# Variables of this prefix that are options of single commands, not settings.
 OPTION_VARIABLES = ("LENS_SHIP_CONFIG", "LENS_SHIP_TIMEOUT", "LENS_SHIP_DEMO_DLROVER")
-# What Kubernetes sets in every pod beside a Service called lens-ship.
+# Kubernetes sets these in every pod when there is a Service called lens-ship.
 _OF_KUBERNETES = re.compile(r"LENS_SHIP_(SERVICE_(HOST|PORT(_.+)?)|PORT(_\d+_(TCP|UDP).*)?)")
+
+T = TypeVar("T")
 
 
 def load(
@@ -41,25 +42,18 @@ def load(
     needs_spool: bool = True,
     sends: bool = False,
 ) -> Config:
-    """Gather the settings and check them all; `sends`: the files they name are needed too.
+    """Read and check all settings; with `sends`, also check the files that they name.
 
     Raises:
-        ConfigError: naming every problem at once.
+        ConfigError: with every problem.
     """
-    problems: list[str] = []
-    from_file = _read_file(file, problems) if file else {}
-    values: dict[str, Any] = {}
-    given: dict[str, str] = {}
-    for setting in SETTINGS:
-        source, raw = _find(setting, flags, environ, from_file, file)
-        values[setting.name] = setting.default
-        if source:
-            given[setting.name] = source
-            try:
-                values[setting.name] = setting.parse(raw)
-            except (ValueError, TypeError, OverflowError) as error:
-                shown = masked(raw) if isinstance(raw, str) else raw
-                problems.append(f"{source}: {shown!r} {_reason(error)}")
+    table, problems = _read_file(file) if file else ({}, [])
+    sinks = table.pop("sinks", {})
+    if not isinstance(sinks, dict) or not all(isinstance(one, dict) for one in sinks.values()):
+        problems.append(f"{file}: sinks: is not a set of tables [sinks.NAME]")
+    problems += _unknown_keys(table, [setting.key for setting in SETTINGS], f"{file}")
+    values, given, bad = _values(SETTINGS, table, f"{file}", flags, environ)
+    problems += bad
     if values["state"] is None:
         values["state"] = default_state(environ)
     if values["spool"] is None:
@@ -72,7 +66,38 @@ def load(
     problems += _unusable_files(values, given) if sends else []
     if problems:
         raise ConfigError(problems)
-    return Config(**values, given=given, warnings=tuple(_strangers(environ)))
+    return Config(**values, sinks=sinks, given=given, warnings=tuple(_unknown_variables(environ)))
+
+
+def read_options(
+    cls: type[T],
+    table: Mapping[str, Any],
+    where: str,
+    *,
+    prefix: str = "",
+    flags: Mapping[str, Any] | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> tuple[T, list[str]]:
+    """Build a dataclass of settings from a TOML table.
+
+    Args:
+        cls: a frozen dataclass with fields made by `setting()`. If it has a field `given`, it
+            receives a map from a field's name to the source of its value.
+        table: the values by field name. An unknown key is a problem.
+        where: the table in words, which begin every problem: "/etc/lens-ship.toml: [sinks.a]".
+        prefix: what flags and variables of these settings begin with, see `settings_of`.
+        flags: values from the command line by setting name, with the prefix.
+        environ: the environment; without it, variables, aliases and credentials are not read.
+
+    Returns:
+        The options, with the default in place of each unusable value, and all problems.
+    """
+    settings = settings_of(cls, prefix)
+    problems = _unknown_keys(table, [setting.key for setting in settings], where)
+    values, given, bad = _values(settings, table, where, flags or {}, environ or {})
+    if "given" in getattr(cls, "__dataclass_fields__", {}):
+        values["given"] = given
+    return cls(**values), problems + bad
 
 
 def default_state(environ: Mapping[str, str] | None = None) -> Path:
@@ -87,47 +112,68 @@ def default_state(environ: Mapping[str, str] | None = None) -> Path:
     return (Path(home) if home else Path.home() / ".local" / "state") / "lens-ship"
 
 
-def _reason(error: Exception) -> str:
-    text = str(error)
-    return text if text.startswith(("is ", "are ")) else f"is not usable ({masked(text)})"
-
-
-def _find(
-    setting: Setting,
+def _values(
+    settings: Iterable[Setting],
+    table: Mapping[str, Any],
+    where: str,
     flags: Mapping[str, Any],
     environ: Mapping[str, str],
-    from_file: Mapping[str, Any],
-    file: Path | None,
-) -> tuple[str, Any]:
-    if flags.get(setting.name) is not None:
-        return setting.flag, flags[setting.name]
-    if environ.get(setting.variable):
-        return setting.variable, environ[setting.variable]
-    if setting.name in from_file:
-        return f"{file}: {setting.name}", from_file[setting.name]
-    if setting.alias and environ.get(setting.alias):
-        return setting.alias, environ[setting.alias]
-    if setting.credential and environ.get("CREDENTIALS_DIRECTORY"):
-        provided = Path(environ["CREDENTIALS_DIRECTORY"]) / setting.credential
-        if provided.exists():
-            return "$CREDENTIALS_DIRECTORY", str(provided)
-    return "", None
+) -> tuple[dict[str, Any], dict[str, str], list[str]]:
+    """By key: the checked values, and where those that are given came from; then all problems."""
+    values: dict[str, Any] = {}
+    given: dict[str, str] = {}
+    problems: list[str] = []
+    for setting in settings:
+        values[setting.key] = setting.default
+        found = _candidates(setting, table, where, flags, environ)
+        source, raw = next((one for one in found if one[1] is not None), ("", None))
+        if not source:
+            continue
+        given[setting.key] = source
+        try:
+            values[setting.key] = setting.parse(raw)
+        except (ValueError, TypeError, OverflowError) as error:
+            shown = masked(raw) if isinstance(raw, str) else raw
+            text = str(error)
+            reason = text if text.startswith("is ") else f"is not usable ({masked(text)})"
+            problems.append(f"{source}: {shown!r} {reason}")
+    return values, given, problems
 
 
-def _read_file(file: Path, problems: list[str]) -> Mapping[str, Any]:
+def _candidates(
+    setting: Setting,
+    table: Mapping[str, Any],
+    where: str,
+    flags: Mapping[str, Any],
+    environ: Mapping[str, str],
+) -> Iterator[tuple[str, Any]]:
+    """Each source and its value, in order; None: it has none. An empty variable is not set."""
+    yield setting.flag, flags.get(setting.name)
+    yield setting.variable, environ.get(setting.variable) or None
+    yield f"{where}: {setting.key}", table.get(setting.key)
+    yield setting.alias, environ.get(setting.alias) or None
+    directory = environ.get("CREDENTIALS_DIRECTORY")
+    if setting.credential and directory and (Path(directory) / setting.credential).exists():
+        yield "$CREDENTIALS_DIRECTORY", str(Path(directory) / setting.credential)
+
+
+def _read_file(file: Path) -> tuple[dict[str, Any], list[str]]:
     try:
-        table: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))
+        return tomllib.loads(file.read_text(encoding="utf-8")), []
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        problems.append(f"{file}: {error}")
-        return {}
-    for name in table:
-        if name not in BY_NAME:
-            meant = _meant(name, BY_NAME) or f"; there are {', '.join(sorted(BY_NAME))}"
-            problems.append(f"{file}: {name}: no such setting{meant}")
-    return table
+        return {}, [f"{file}: {error}"]
 
 
-# --- settings that are good alone and not together ------------------------------------------------
+def _unknown_keys(table: Mapping[str, Any], known: list[str], where: str) -> list[str]:
+    every = f"; known are {', '.join(sorted(known))}"
+    return [
+        f"{where}: {key}: unknown setting{_did_you_mean(key, known) or every}"
+        for key in table
+        if key not in known
+    ]
+
+
+# --- values that are valid alone but not together -------------------------------------------------
 
 
 def _contradictions(values: Mapping[str, Any], given: Mapping[str, str]) -> Iterator[str]:
@@ -135,24 +181,24 @@ def _contradictions(values: Mapping[str, Any], given: Mapping[str, str]) -> Iter
         root, state = (Path(os.path.abspath(values[name])) for name in ("spool", "state"))
         if state == root or root in state.parents:
             yield (
-                f"state: {state} lies inside the spool root {root}, where training jobs write: give"
-                " the service's own database another directory with --state"
+                f"state: {state} is inside the spool root {root}, where training jobs write. Give"
+                " the service's database another directory with --state"
             )
-    if {"retain_bytes", "root_bytes"} <= given.keys() and (
-        0 < values["root_bytes"] < values["retain_bytes"]
+    if {"retention_bytes", "root_bytes"} <= given.keys() and (
+        0 < values["root_bytes"] < values["retention_bytes"]
     ):
         yield (
-            f"retain_bytes: {values['retain_bytes']} is more than root_bytes {values['root_bytes']}"
-            " lets all spools take: lower the one or raise the other"
+            f"retention_bytes: {values['retention_bytes']} is more than root_bytes"
+            f" {values['root_bytes']} allows for all spools. Lower one or raise the other"
         )
     if values["client_key_file"] and not values["client_cert_file"]:
-        yield "client_key_file: a key without a certificate: give client_cert_file too"
+        yield "client_key_file: a key without a certificate. Give client_cert_file too"
     for name in ("token_file", "cookie_file", "client_cert_file"):
         asked = name in given and given[name] != "$CREDENTIALS_DIRECTORY"
         if asked and values[name] and "processor_url" not in given:
             yield (
-                f"{name}: it is sent to processor_url only, never to an address that a job has"
-                " recorded: give processor_url too"
+                f"{name}: it is sent to processor_url only, never to an address that a job"
+                " recorded. Give processor_url too"
             )
 
 
@@ -168,11 +214,11 @@ def _unusable_files(values: Mapping[str, Any], given: Mapping[str, str]) -> Iter
                 empty = not opened.read(1)
         except OSError as error:
             path = str(values[name])
-            # Somebody may have put the secret itself where the name of its file belongs.
-            shown = path if os.sep in path else "what is given there"
+            # The value may be the secret itself instead of the name of its file.
+            shown = path if os.sep in path else "the given value"
             yield (
-                f"{given[name]}: {shown} cannot be read ({error.strerror}); it is the name of a"
-                f" file that uid {os.geteuid()}, gid {os.getegid()} may read"
+                f"{given[name]}: {shown} cannot be read ({error.strerror}). It has to be the name"
+                f" of a file that uid {os.geteuid()}, gid {os.getegid()} may read"
             )
             continue
         if empty:
@@ -186,19 +232,17 @@ def _unusable_files(values: Mapping[str, Any], given: Mapping[str, str]) -> Iter
         yield from [f"{given['ca_file']}: {problem}"] if problem else []
 
 
-# --- variables that nobody reads ------------------------------------------------------------------
+# --- likely mistakes ------------------------------------------------------------------------------
 
 
-def _strangers(environ: Mapping[str, str]) -> Iterator[str]:
-    known = {*(setting.variable for setting in SETTINGS), *OPTION_VARIABLES}
+def _unknown_variables(environ: Mapping[str, str]) -> Iterator[str]:
+    known = [*(setting.variable for setting in SETTINGS), *OPTION_VARIABLES]
     for name in sorted(environ):
-        if name in known or not name.startswith("LENS_SHIP_"):
-            continue
-        if _OF_KUBERNETES.fullmatch(name):
-            continue
-        yield f"{name}: no such setting, it is not used{_meant(name, known)}"
+        ours = name.startswith("LENS_SHIP_") and not _OF_KUBERNETES.fullmatch(name)
+        if ours and name not in known:
+            yield f"{name}: unknown setting, ignored{_did_you_mean(name, known)}"
 
 
-def _meant(name: str, known: Mapping[str, Any] | set[str]) -> str:
+def _did_you_mean(name: str, known: list[str]) -> str:
     close = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.75)
     return f"; did you mean {close[0]}?" if close else ""

@@ -1,6 +1,6 @@
-"""Text from a flag, a variable or a file to a checked value; one function for each kind.
+"""Functions that turn text, or a TOML value, into the checked value of a setting.
 
-Each raises `ValueError` with a text that goes on from the name of the setting: "is outside 1 … 64".
+Each raises ValueError with a text that continues the name of the setting: "is outside 1 … 64".
 """
 
 from __future__ import annotations
@@ -28,30 +28,30 @@ def optional_path(value: Any) -> Path | None:
 def url(value: Any) -> str:
     """An http:// or https:// URL without a trailing slash, or "".
 
-    A URL is shown in logs and lists of processes, so one that holds a password is refused.
+    A URL with a password is rejected, because logs and the process list show it.
     """
     text = str(value).strip().rstrip("/")
     if not text:
         return ""
     parts = urlsplit(text)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError("is no http:// or https:// URL")
+        raise ValueError("is not an http:// or https:// URL")
     if "@" in parts.netloc:
         raise ValueError(
-            "is a URL with a user name or password in it, which would be seen in logs and in the"
-            " list of processes: put a token into token_file, a cookie into cookie_file"
+            "is a URL with a user name or password, which logs and the process list would show."
+            " Put a token into token_file, a cookie into cookie_file"
         )
     return text
 
 
 def proxy(value: Any) -> str:
-    """A proxy: `environment` for what the environment names, a URL, or "" for none."""
+    """The URL of a proxy, `environment` for the proxies that the environment names, or ""."""
     text = str(value).strip()
     return text if text == "environment" else url(text)
 
 
 def address(value: Any) -> str:
-    """HOST:PORT, with brackets around an IPv6 address, which may be missing in `value`; or ""."""
+    """HOST:PORT or "". An IPv6 address gets brackets."""
     text = str(value).strip()
     if not text:
         return ""
@@ -70,8 +70,8 @@ def _is_ipv6(text: str) -> bool:
         return False
 
 
-def place(value: Any) -> str:
-    """Where something stands in a module, `package.module:name`, or ""."""
+def object_name(value: Any) -> str:
+    """The import name of an object, `package.module:name`, or ""."""
     text = str(value).strip()
     module, _, name = text.partition(":")
     if text and not (module and name):
@@ -83,12 +83,7 @@ def number(low: float, high: float) -> Callable[[Any], float]:
     """A number from `low` to `high`."""
 
     def parse(value: Any) -> float:
-        if isinstance(value, bool):
-            raise ValueError("is no number")
-        try:
-            parsed = float(value)
-        except ValueError as error:
-            raise ValueError("is no number") from error
+        parsed: float = _converted(value, float, "is not a number")
         if not low <= parsed <= high:
             raise ValueError(f"is outside {low:g} … {high:g}")
         return parsed
@@ -100,19 +95,23 @@ def integer(low: int, high: int) -> Callable[[Any], int]:
     """A whole number from `low` to `high`."""
 
     def parse(value: Any) -> int:
-        if isinstance(value, bool):
-            raise ValueError("is no whole number")
-        try:
-            parsed = int(value)
-        except ValueError as error:
-            raise ValueError("is no whole number") from error
+        parsed: int = _converted(value, int, "is not a whole number")
         if isinstance(value, float) and parsed != value:
-            raise ValueError("is no whole number")
+            raise ValueError("is not a whole number")
         if not low <= parsed <= high:
             raise ValueError(f"is outside {low} … {high}")
         return parsed
 
     return parse
+
+
+def _converted(value: Any, kind: type[float] | type[int], complaint: str) -> Any:
+    if isinstance(value, bool):
+        raise ValueError(complaint)
+    try:
+        return kind(value)
+    except ValueError as error:
+        raise ValueError(complaint) from error
 
 
 def switch(value: Any) -> bool:
@@ -133,7 +132,7 @@ def choice(*words: str) -> Callable[[Any], str]:
     def parse(value: Any) -> str:
         text = str(value).strip().lower()
         if text not in words:
-            raise ValueError(f"is none of {', '.join(words)}")
+            raise ValueError(f"is not one of {', '.join(word for word in words if word)}")
         return text
 
     return parse
@@ -149,9 +148,9 @@ def listen(value: Any) -> str:
 
 
 def host_and_port(text: str) -> tuple[str, int]:
-    """The two parts of what `listen` lets pass; no host is every IPv4 address."""
+    """Both parts of a value of `listen`; an empty host becomes 0.0.0.0."""
     host, colon, port = text.rpartition(":")
     host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     if not colon or not port.isdecimal() or not 0 <= int(port) < 65536:
-        raise ValueError("is no HOST:PORT, nor off")
+        raise ValueError("is neither HOST:PORT nor off")
     return host or "0.0.0.0", int(port)

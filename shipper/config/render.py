@@ -1,4 +1,4 @@
-"""The settings as a commented TOML file, which `--config` takes back unchanged."""
+"""The settings as a commented TOML file, which `--config` accepts unchanged."""
 
 from __future__ import annotations
 
@@ -14,17 +14,22 @@ _WIDTH = 78
 
 
 def defaults() -> str:
-    """Every setting with its default, all commented out: what is not set follows the defaults."""
+    """Every setting with its default, all commented out."""
     return _file({setting.name: setting.default for setting in SETTINGS}, {})
 
 
 def effective(config: Config) -> str:
-    """Every setting as it is now; what was given is set, with where it came from."""
-    return _file(values_of(config), config.given)
+    """Every setting with its current value; those that were given are set, with their source."""
+    tables = [
+        f"[sinks.{json.dumps(name)}]\n"
+        + "\n".join(f"{json.dumps(key)} = {_toml(value)}" for key, value in table.items())
+        for name, table in config.sinks.items()
+    ]
+    return "\n".join([_file(values_of(config), config.given), *(f"{one}\n" for one in tables)])
 
 
 def values_of(config: Config) -> dict[str, Any]:
-    """The settings by name as TOML and JSON know them; None for what is not set."""
+    """The settings by name in types of TOML and JSON; None for one that is not set."""
     values = {setting.name: getattr(config, setting.name) for setting in SETTINGS}
     if "spool" not in config.given:
         values["spool"] = None
@@ -34,14 +39,20 @@ def values_of(config: Config) -> dict[str, Any]:
 
 
 def _file(values: Mapping[str, Any], given: Mapping[str, str]) -> str:
-    parts = ["# Settings of lens-ship; what is commented out is not set, and shows its default."]
+    parts = ["# Settings of lens-ship. A line that is commented out shows the default."]
     for setting in SETTINGS:
+        if setting.section:
+            parts.append(f"# --- {setting.section} ---")
         text = f"{setting.help} Why this default: {setting.why}"
         if setting.name in given:
             text += f" Here from {given[setting.name]}."
         lines = textwrap.wrap(text, _WIDTH, break_on_hyphens=False, break_long_words=False)
-        value = values[setting.name]
-        line = f"{setting.name} = {json.dumps('' if value is None else value)}"
+        line = f"{setting.name} = {_toml(values[setting.name])}"
         is_set = setting.name in given
         parts.append("\n".join([*(f"# {one}" for one in lines), line if is_set else f"# {line}"]))
     return "\n\n".join(parts) + "\n"
+
+
+def _toml(value: Any) -> str:
+    """Text, numbers, booleans and lists are written alike in TOML and JSON."""
+    return json.dumps("" if value is None else value)

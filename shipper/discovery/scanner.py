@@ -89,7 +89,7 @@ class Newcomers:
 
     def _look_below(self, root: Path) -> None:
         self._looked = self._now()
-        self._due = self._looked + self._config.rescan_seconds
+        self._due = self._looked + self._config.rescan_interval
         before, self.unreadable = self.unreadable, {}
         if _is_missing(root):
             self._say_once(str(root), "is not there yet; waiting for the first job to make it")

@@ -168,7 +168,7 @@ class Tidying:
             one for spool_id in sorted(self._spools) for one in self._delivered.segments(spool_id)
         ]
         doomed = to_delete(
-            kept, max_seconds=self._config.retain_seconds, max_bytes=self._config.retain_bytes
+            kept, max_seconds=self._config.retention_seconds, max_bytes=self._config.retention_bytes
         )
         kept = self._delete_all(doomed, kept)
         by_spool: dict[str, list[Kept]] = {}

@@ -3,10 +3,13 @@
 Rules:
 - A name is read as words (``hfToken``, ``HF-TOKEN`` and ``hf_token`` are one), so that
   "tokenizer", "max_tokens", "vocab_key" and "author" are no secrets.
-- A strong word ("password") hides any value but a truth value, null or an empty text. A weak word
-  ("token", "key") needs a companion or the last place, and hides texts and containers, not
-  numbers: ``pad_token: 0`` is a setting.
-- A text is masked where it has the form of a known credential, whatever its name.
+- A strong word ("password", in any of a dozen languages) hides any value but a truth value, null
+  or an empty text. A weak word ("token", "key") needs a companion or the last place, and hides
+  texts and containers, not small numbers: ``pad_token: 0`` is a setting.
+- A text is masked where it has the form of a known credential, whatever its name. Where it names a
+  value (``NAME=value``, ``name: value``), the name decides as above.
+- 40 hexadecimal digits are a key of wandb, and 40 mixed characters a secret of AWS, unless the
+  name says that they are a commit or a checksum.
 - Hiding too much costs one value of evidence; hiding too little publishes a credential. Where a
   name is undecided the longer, random-looking value is hidden.
 """
@@ -24,11 +27,14 @@ def _words(text: str) -> frozenset[str]:
 
 
 _STRONG = re.compile(
-    r"passwd|password|passphrase|secret(?!ar)|credential|apikey|accesskey|privatekey|authkey"
-    r"|signingkey|encryptionkey|connectionstring|bearer|accesstoken|authtoken|refreshtoken"
+    r"passwd|password|passphrase|passcode|secret(?!ar)|credential|apikey|accesskey|privatekey"
+    r"|authkey|signingkey|encryptionkey|accountkey|connectionstring|bearer|accesstoken|authtoken"
+    r"|refreshtoken|passwort|kennwort|contraseña|contrasena|senha|motdepasse|wachtwoord|lösenord"
+    r"|пароль|密码|密碼|密钥|密鑰|口令|令牌|パスワード|비밀번호"
 )
-_STRONG_WORDS = frozenset({"pwd", "creds", "cookie", "cookies", "authorization", "dsn", "jwt"})
-_ENDINGS = frozenset({"auth", "pat"})
+_STRONG_WORDS = _words("authorization cookie cookies creds dsn jwt netrc pwd")
+_ENDINGS = frozenset({"auth", "otp", "pat"})
+_WHOLE_NAMES = frozenset({"ak", "pass", "pw", "sk"})  # as parts of a name they mean something else
 _TOKEN_OWNERS = _words(
     """
     access api app auth bearer bot comet csrf deploy github gitlab hf hub huggingface id jwt
@@ -57,7 +63,20 @@ _PASS_OWNERS = _words(
     """
 )
 
-_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
+# Names of values that are long and look random, and may be seen.
+_DIGESTS = _words(
+    """
+    checksum commit commits digest etag git hash head id md5 ref rev revision sha sha1 sha256
+    uid uuid version
+    """
+)
+
+_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+|[^\W\d_a-zA-Z]+")
+_NUMBER = re.compile(r"[+-]?[\d.,]{1,20}(?:e[+-]?\d{1,4})?%?", re.IGNORECASE)
+_LARGE = 100_000  # a number of six digits under the name of a key is a secret
+_BARE = re.compile(
+    r"[0-9a-f]{40}|(?=[^a-z]*[a-z])(?=[^A-Z]*[A-Z])(?=[^0-9]*[0-9])[A-Za-z0-9+/]{40}"
+)
 _RANDOM = re.compile(r"(?=[^a-zA-Z]*[a-zA-Z])(?=[^0-9]*[0-9])[A-Za-z0-9+/=]{24,}")
 
 _KNOWN = re.compile(
@@ -67,8 +86,19 @@ _KNOWN = re.compile(
     r"|\bgh[opusr]_\w{16,}|\bgithub_pat_\w{16,}|\bglpat-[\w-]{16,}|\bhf_[A-Za-z0-9]{16,}"
     r"|\bxox[a-z]-[\w-]{10,}|\b(?:AKIA|ASIA)[0-9A-Z]{16}\b|\bAIza[\w-]{30,}"
     r"|\bwandb_v[0-9]+_\w{16,}|\blocal-[0-9a-f]{40}\b|\bnpm_[A-Za-z0-9]{30,}|\bpypi-[\w-]{30,}"
-    r"|\bnvapi-[\w-]{16,}|\bSG\.[\w-]{16,}\.[\w-]{16,}"
+    r"|\bnvapi-[\w-]{16,}|\bSG\.[\w-]{16,}\.[\w-]{16,}|\bhv[sbr]\.[\w-]{20,}|\bs\.[A-Za-z0-9]{24}\b"
+    r"|\bdapi[0-9a-f]{32}(?:-\d)?\b|\br8_[A-Za-z0-9]{30,}|\bgsk_[A-Za-z0-9]{30,}"
+    r"|\bapi_org_[A-Za-z0-9]{20,}|\bxai-[A-Za-z0-9]{30,}|\bpplx-[A-Za-z0-9]{30,}"
+    r"|\btgp_v1_[\w-]{30,}|\bfw_[A-Za-z0-9]{20,}|\bdckr_pat_[\w-]{20,}|\bdop_v1_[0-9a-f]{40,}"
+    r"|\b\d{8,10}:AA[\w-]{30,}|(?<![\w+/=-])[\w-]{43}=(?![\w=])|\bAGE-SECRET-KEY-1[0-9A-Z]{40,}"
+    r"|\bya29\.[\w-]{20,}|\bASIA[0-9A-Z]{16}\b|\bkey-[0-9a-f]{32}\b|\b[0-9a-f]{32}-us\d{1,2}\b"
 )
+# `name=value` and `name: value`; a value in quotes ends with them.
+_PAIR = re.compile(
+    r"(?<![\w./-])([^\W\d][\w.-]{0,60})([\"']?[ \t]{0,3}[=:][ \t]{0,3})"
+    r"(\"[^\"\n]{1,500}\"|'[^'\n]{1,500}'|(?!\[masked\])[^\s&;,\"'{}\[\]()]{1,500})"
+)
+_NETRC = re.compile(r"(?i)(\blogin\s{1,20}\S{1,200}\s{1,20}password\s{1,20})(?!\[masked)\S{1,500}")
 _SCHEME = re.compile(r"(?i)\b((?:bearer|basic)\s+)(?=[\w.~+/=-]*[0-9=])[\w.~+/=-]{8,}")
 _WEBHOOK = re.compile(r"(?i)(://hooks\.[\w.-]+/|://[\w.-]+/api/webhooks/)[^\s\"']+")
 _USERINFO = re.compile(
@@ -93,8 +123,9 @@ def mask_text(text: str) -> str:
     text = _KNOWN.sub(MASK, text)
     if " " in text:
         text = _SCHEME.sub(rf"\1{MASK}", text)
+        text = _NETRC.sub(rf"\1{MASK}", text)
     if "=" in text or ":" in text:
-        text = _ASSIGNED.sub(rf"\1{MASK}", text)
+        text = _PAIR.sub(_mask_pair, _ASSIGNED.sub(rf"\1{MASK}", text))
     return _OPTION.sub(_mask_option, text) if "-" in text else text
 
 
@@ -107,9 +138,13 @@ def hides(name: str, value: object) -> bool:
     if _STRONG.search(compact) or not _STRONG_WORDS.isdisjoint(words):
         return True
     # A type, not isinstance: the value is the user's, and its __class__ may be, too.
-    if not words or issubclass(type(value), (int, float)):
+    if not words or issubclass(type(value), float):
         return False
-    return _is_weak_secret(words, value)
+    if issubclass(type(value), int):
+        return words[-1] == "key" and _names_key(words) and abs(int(value)) >= _LARGE  # type: ignore[call-overload]
+    if type(value) is str and _BARE.fullmatch(value) and _DIGESTS.isdisjoint(words):
+        return True
+    return compact in _WHOLE_NAMES or _is_weak_secret(words, value)
 
 
 def hidden_keys(pairs: list[tuple[str, object]]) -> frozenset[str]:
@@ -126,17 +161,35 @@ def hidden_keys(pairs: list[tuple[str, object]]) -> frozenset[str]:
 
 
 def hidden_positions(items: list[object]) -> frozenset[int]:
-    """Return the places in a list that follow an option naming a secret: ``--api-key X``."""
+    """Return the places in a list that hold a secret.
+
+    They follow an option (``--api-key X``), or a name in a pair (``["API_KEY", "X"]``).
+    """
+    is_pair = len(items) == 2
     return frozenset(
         place + 1
         for place, (item, following) in enumerate(pairwise(items))
-        if type(item) is str and item.startswith("-") and "=" not in item and hides(item, following)
+        if type(item) is str
+        and (is_pair or item.startswith("-"))
+        and "=" not in item
+        and hides(item, following)
     )
 
 
 def names_secret(name: str) -> bool:
     """Say whether a name alone tells that a text under it is a secret."""
     return hides(name, "text")
+
+
+def _mask_pair(match: re.Match[str]) -> str:
+    name, between, value = match.groups()
+    bare = value.strip("\"'")
+    if bare.lower() in ("bearer", "basic", "true", "false", "none", "null"):
+        return match.group()
+    if _NUMBER.fullmatch(bare) and not _STRONG.search(name.lower()):
+        return match.group()
+    quote = value[0] if value[0] in "\"'" else ""
+    return f"{name}{between}{quote}{MASK}{quote}" if hides(name, bare) else match.group()
 
 
 def _mask_option(match: re.Match[str]) -> str:
@@ -157,11 +210,20 @@ def _is_weak_secret(words: list[str], value: object) -> bool:
     if last == "pass":
         return before in _PASS_OWNERS
     if last in ("key", "keys"):
-        return before in _KEY_OWNERS or (type(value) is str and bool(_RANDOM.fullmatch(value)))
+        return _names_key(words) or (type(value) is str and bool(_RANDOM.fullmatch(value)))
     return _is_token(words, value)
 
 
+def _names_key(words: list[str]) -> bool:
+    return len(words) > 1 and words[-2] in _KEY_OWNERS
+
+
 def _is_token(words: list[str], value: object) -> bool:
+    if words == ["tokens"] and issubclass(type(value), (list, tuple)):
+        texts = [one for one in list(value)[:64] if type(one) is str]  # type: ignore[call-overload]
+        return any(
+            len(text) >= 16 and _RANDOM.fullmatch(text[:24].ljust(24, "a")) for text in texts
+        )
     if any(
         owner in _TOKEN_OWNERS and word in ("token", "tokens") for owner, word in pairwise(words)
     ):

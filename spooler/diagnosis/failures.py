@@ -15,7 +15,7 @@ _CODE_NAMES = frozenset({"exitcode", "exit_code", "returncode", "return_code"})
 # Attributes of what launchers hand over for a dead process.
 _ATTRIBUTES = ("message", "error_msg", "error_data", "exitcode", "exit_code", "returncode")
 _CODE_IN_TEXT = re.compile(
-    r"\b(?:exit(?:ed with)?|return)[ _]?(?:code|status)?\W{0,3}?(-?\d{1,3})\b", re.IGNORECASE
+    r"\b(?:exit(?:ed with)?|return)[ _]?(?:code|status)?\W{0,6}?(-?\d{1,3})\b", re.IGNORECASE
 )
 
 

@@ -1,16 +1,27 @@
-"""The rule table: from what a failure left behind to what to do about it. Pure.
+"""The rule table: from what a failure left behind to the action for it. Pure.
 
-The first row that recognises something decides. What the program itself tells (`failures`) is asked
-before the log, of which only the end counts: from the last traceback on, or the last lines.
+Each line of the failure text and of the end of the log is matched on its own. The strongest
+evidence decides. Among equals the first line does, because the process that failed first is the
+cause and the others follow it. From strong to weak:
 
-A row says what to do while restarts are left. When `restart_count` has reached the budget, what
-would have been another restart becomes `RELAUNCH_WORKER`: what a fresh process on this node has not
-cured, a fresh node may. Rows that give up the node or the job do so at once.
+1. `NODE`: the kernel, the driver or the scheduler reports that a device or the node is lost.
+2. `CAUSE`: a process reports what went wrong in it.
+3. `KILLED`: a process got SIGKILL and nothing says why. The usual cause is memory.
+4. `PROGRAM`: the log ends with an exception that the program would raise again.
+5. `SYMPTOM`: what the other ranks report after the first one has failed.
+
+If both are equally strong, what the program reports (`failures`) goes before its log. A wrong
+`JOB_ABORT` is the worst outcome: a line of a log counts for it only as the last exception of an
+uncaught traceback, and only if there is no other cause.
+
+When `restart_count` has reached the budget, `RESTART_WORKER` becomes `RELAUNCH_WORKER`: a fresh
+process on this node has not helped, a fresh node may.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from spooler.diagnosis.action import DiagnosisAction, DiagnosisActionType
@@ -20,17 +31,29 @@ _RESTART = DiagnosisActionType.RESTART_WORKER
 _RELAUNCH = DiagnosisActionType.RELAUNCH_WORKER
 _ABORT = DiagnosisActionType.JOB_ABORT
 
-_LAST_LINES = 50
+NODE, CAUSE, KILLED, PROGRAM, SYMPTOM = range(5)
+
+_LAST_LINES = 100  # of a log: what is older is about something else
+_FAILURE_LINES = 400
+_LINE_LIMIT = 2000  # characters: matching takes time in proportion to them
 _EVIDENCE_LIMIT = 500
 _TRACEBACK = "Traceback (most recent call last)"
+# What a launcher puts before a line that it passes on: `[rank3]: `, `3: `, `[1,0]<stderr>:`.
+_PREFIX = re.compile(
+    r"(?:\x1b\[[\d;]{0,9}m)?"
+    r"(?:\[(?:rank|default|worker)?[ _]?\d{1,5}\]: ?|\d{1,5}: |\[\d{1,5},\d{1,5}\]<\w{1,8}>: ?)?"
+    r"(?:\x1b\[[\d;]{0,9}m)?"
+)
+_PATH = re.compile(r"(?<![\w.~-])[\w.~-]{0,100}/[\w.~/-]{1,500}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """One row: any of `signs` (regular expressions) or `codes` (exit codes) makes it decide."""
+    """One row: any of `signs` (regular expressions) or `codes` (exit codes) matches."""
 
     name: str
     action: DiagnosisActionType
+    weight: int
     reason: str
     signs: tuple[str, ...] = ()
     codes: frozenset[int] = frozenset()
@@ -40,118 +63,231 @@ RULES = (
     Rule(
         name="gpu-lost",
         action=_RELAUNCH,
-        reason="an accelerator of this node is gone or broken: no process here will get it back",
+        weight=NODE,
+        reason="a GPU of this node is lost or broken: no process on the node gets it back",
         signs=(
-            r"GPU has fallen off the bus",
-            r"GPU is lost",
+            r"GPU has fallen off the bus|GPU is lost|RmInitAdapter failed",
+            r"Unable to determine the device handle for GPU",
             r"hipErrorNoDevice|no ROCm-capable device|No HIP GPUs are available",
             r"cudaErrorNoDevice|no CUDA-capable device|No CUDA GPUs are available",
-            r"cudaErrorDevicesUnavailable|cudaErrorSystemNotReady",
+            r"cudaErrorDevicesUnavailable|cudaErrorSystemNotReady|system not yet initialized",
             r"CUDA driver initialization failed",
-            r"uncorrectable (?:double.bit )?ECC|ECC uncorrectable|cudaErrorECCUncorrectable",
-            r"hipErrorECCNotCorrectable",
+            r"uncorrectable (?:double.bit )?ECC|ECC uncorrectable|double.bit ECC",
+            r"cudaErrorECCUncorrectable|hipErrorECCNotCorrectable",
             # Of the codes that the driver logs, those that mean memory, bus or link of the device.
-            r"Xid\b.{0,40}?\b(?:48|61|62|63|64|74|79|92|94|95|119|120|140)\b",
-            r"amdgpu.*(?:GPU reset.*failed|ring .* timeout.*reset failed|device lost)",
-            r"lib(?:cuda|amdhip64|hsa-runtime64)\.so[.\d]*: cannot open shared object",
+            (
+                r"\bXid\b(?: error| \([^()]{1,40}\))?:? "
+                r"(?:48|61|62|63|64|74|79|92|94|95|119|120|140)\b(?!:)"
+            ),
+            r"\bamdgpu\b.{0,120}?(?<! 0 )(?<! 0 new )uncorrectable (?:hardware )?error",
+            r"\bamdgpu\b.{0,120}?(?:GPU reset\W.{0,40}failed|device lost|RAS poison)",
+            r"\[Hardware Error\]:.{0,120}?(?:Uncorrected|Machine check|fatal)",
+            r"\bEDAC \w{1,9}\W.{0,40}?\bUE\b",
+            r"lib(?:cuda|amdhip64|hsa-runtime64)\.so[.\d]{0,20}: cannot open shared object",
         ),
     ),
     Rule(
         name="node-lost",
         action=_RELAUNCH,
-        reason="the node is gone, is going, or cannot be worked on",
+        weight=NODE,
+        reason="the node is lost, is leaving, or cannot be worked on",
         signs=(
-            r"node (?:is )?(?:lost|not ready|unreachable|down)\b|NodeNotReady|NodeLost",
-            r"\b(?:preempted|preemption)\b|pod .*\bevicted\b|\bEvicted\b",
-            r"No space left on device|Read-only file system|Input/output error|Stale file handle",
+            (
+                r"\bnode (?:[\w.-]{1,80} )?(?:is |has been |status is )?(?:now )?"
+                r"(?:lost|not ?ready|unreachable|down|shutting down)\b"
+            ),
+            r"\bNodeNotReady\b|\bNodeLost\b|\bNode_?Shutdown\b|\bNODE[_ ]FAIL(?:URE|ED)?\b",
+            r"\b(?:was|were|been|being|is|got|job|pod|due to|instance) preempt(?:ed|ion)\b",
+            r"\bpreempted by\b|(?-i:\bPREEMPTED\b)|\bpreempting pod\b",
+            r"\bpod\b.{0,80}?\bevicted\b|\breason\W{1,4}Evicted\b|(?-i:^Evicted\b)",
+            r"TaintManagerEviction|taint.{0,20}eviction|NoExecute taint",
+            r"\bnode was low on resource\b|\bmarking for deletion pod\b",
+            r"\bspot\b.{0,40}?\b(?:reclaim|interrupt|terminat)",
+            r"\binstance\b.{0,40}?\b(?:scheduled for termination|being terminated|reclaimed)",
+            r"No space left on device|Read-only file system|Input/output error",
+            r"Stale file handle|Transport endpoint is not connected",
         ),
     ),
     Rule(
         name="host-memory",
         action=_RELAUNCH,
-        reason="the node's memory did not suffice: a new place may have more",
+        weight=NODE,
+        reason="the memory of the node was not enough: another node may have more",
         signs=(
-            r"OOM-?Killed|oom-kill|Out of memory: Killed process|Memory cgroup out of memory",
-            r"(?:^|[\s.:])MemoryError\b|Cannot allocate memory|std::bad_alloc",
-            r"DefaultCPUAllocator: (?:can't|not enough)",
+            r"\bOOM-?Killed\b|\boom[-_]kill\b|Out of memory: Kill(?:ed)? process",
+            r"Memory cgroup out of memory|OUT_OF_MEMORY|\btask \d{1,9}.{0,20}?: Out Of Memory",
         ),
-        codes=frozenset({137}),
+    ),
+    Rule(
+        name="wrong-build",
+        action=_ABORT,
+        weight=CAUSE,
+        reason="a library is not built for these GPUs: it would fail again",
+        signs=(
+            r"hipErrorNoBinaryForGpu|Unable to find code object for all current devices",
+            r"no kernel image is available for execution|cudaErrorNoKernelImageForDevice",
+            r"hipErrorSharedObjectInitFailed|invalid device function|hipErrorInvalidDeviceFunction",
+        ),
+    ),
+    Rule(
+        name="host-memory",
+        action=_RELAUNCH,
+        weight=CAUSE,
+        reason="the memory of the node was not enough: another node may have more",
+        signs=(
+            r"(?:^|[\s.:'\"(])MemoryError\b|Cannot allocate memory|std::bad_alloc",
+            r"DefaultCPUAllocator: (?:can't|not enough)|insufficient shared memory",
+        ),
     ),
     Rule(
         name="gpu-memory",
         action=_RESTART,
-        reason="the accelerator's memory did not suffice: a fresh process has all of it",
+        weight=CAUSE,
+        reason="the memory of the GPU was not enough: a fresh process has all of it",
         signs=(
-            r"(?:CUDA|HIP|NPU|XPU)(?: error:)? out of memory|OutOfMemoryError",
+            r"(?:CUDA|HIP|NPU|XPU)(?: error:)? out of memory|\bOutOfMemoryError\b",
             r"cudaErrorMemoryAllocation|hipErrorOutOfMemory|hipErrorMemoryAllocation",
             r"(?:CUBLAS|CUDNN|HIPBLAS|ROCBLAS|MIOPEN)_STATUS_ALLOC_FAILED|RESOURCE_EXHAUSTED: ",
         ),
     ),
     Rule(
+        name="gpu-error",
+        action=_RESTART,
+        weight=CAUSE,
+        reason="the GPU reported an error that ends with the context of the process",
+        signs=(
+            r"CUDA(?: kernel)? errors?\b|cudaError[A-Z]\w{1,60}|device-side assert",
+            r"HIP error|hipError[A-Z]\w{1,60}|Memory access fault by GPU|HSA_STATUS_ERROR",
+            r"HW Exception by GPU|\bring \w{1,20} timeout\b",
+            r"(?:CUBLAS|CUDNN|HIPBLAS|ROCBLAS|MIOPEN)_STATUS_\w{1,60}|\bXid\b",
+        ),
+    ),
+    Rule(
+        name="crash",
+        action=_RESTART,
+        weight=CAUSE,
+        reason="native code crashed: a fresh process may not",
+        signs=(
+            r"terminate called (?:after|without|recursively)|Fatal Python error",
+            r"Segmentation fault|\bSIG(?:SEGV|ABRT|BUS|FPE|ILL)\b|\bcore dumped\b",
+            r"killed by signal: (?:Bus error|Aborted)",
+            r"double free or corruption|corrupted size vs|malloc\(\): |free\(\): invalid",
+        ),
+        codes=frozenset({132, 134, 135, 136, 139}),
+    ),
+    Rule(
+        name="host-memory",
+        action=_RELAUNCH,
+        weight=KILLED,
+        reason="the process was killed, most likely because the memory of the node was not enough",
+        signs=(
+            r"\bSignal 9\b|\bSIGKILL\b|killed by signal:? (?:9\b|Killed)|on signal 9\b",
+            r"(?:^|: |\s\d{1,9} )Killed\s{0,9}$",
+        ),
+        codes=frozenset({137}),
+    ),
+    Rule(
+        name="user-error",
+        action=_ABORT,
+        weight=PROGRAM,
+        reason="the program or its arguments are wrong: it would fail in the same way again",
+        signs=(
+            r"(?:^|[\s:\]>'\"(])(?-i:SyntaxError|IndentationError|TabError|NameError)\b",
+            r"(?:^|[\s:\]>'\"(])(?-i:ImportError|ModuleNotFoundError|FileNotFoundError)\b",
+            r"(?:^|[\s:\]>'\"(])(?-i:NotADirectoryError|IsADirectoryError|UsageError)\b",
+            r"(?:^|: )No module named |(?:^|: )cannot import name |\[Errno 2\] No such file",
+            r"(?:^|: )name '\w{1,200}' is not defined|(?:^|: )invalid syntax",
+        ),
+        codes=frozenset({126, 127}),
+    ),
+    Rule(
+        name="user-error",
+        action=_ABORT,
+        weight=PROGRAM,
+        reason="the program or its arguments are wrong: it would fail in the same way again",
+        signs=(
+            r"(?:^|: )[\w.-]{1,200}: error: (?:unrecognized|the following|argument|ambiguous) ",
+            r"(?:^|[/ ])python[\d.]{0,5}: (?:can't open file|No module named)",
+            r"(?:^|[ /])(?:bash|sh|zsh|dash): .{1,300}: (?:command not found|not found)$",
+        ),
+    ),
+    Rule(
+        name="denied",
+        action=_ABORT,
+        weight=PROGRAM,
+        reason="a permission, a credential or a quota of the job is missing: it would fail again",
+        signs=(
+            r"(?:^|[\s:\]>'\"(])(?-i:PermissionError|GatedRepoError)\b|\[Errno 13\] Permission",
+            r"\[Errno 122\] Disk quota|Disk quota exceeded",
+            r"\b401 (?:Client Error|Unauthorized)|\b403 (?:Client Error|Forbidden)",
+            r"Invalid (?:user token|credentials|API key)|\bAccessDenied\b",
+        ),
+    ),
+    Rule(
         name="collective",
         action=_RESTART,
-        reason="a collective operation failed or did not end: all ranks have to begin anew",
+        weight=SYMPTOM,
+        reason="a collective operation failed or did not end: all ranks have to start again",
         signs=(
             r"\b(?:NCCL|RCCL|HCCL)\b.{0,80}?\b(?:error|timeout|timed out|abort|fail)",
             r"nccl(?:System|Internal|Remote|UnhandledCuda|InvalidUsage)(?:Error)?\b",
             r"Watchdog caught collective operation timeout|DistBackendError|DistNetworkError",
-            r"ProcessGroup\w* .{0,60}?(?:timeout|timed out|aborted)",
-            r"Connection (?:reset|closed) by (?:remote )?peer|Socket Timeout|Broken pipe",
-        ),
-    ),
-    Rule(
-        name="gpu-error",
-        action=_RESTART,
-        reason="the accelerator reported an error that ends with the process's context",
-        signs=(
-            r"CUDA error|CUDA(?: kernel)? errors|cudaError\w+|device-side assert",
-            r"HIP error|hipError\w+|Memory access fault by GPU|HSA_STATUS_ERROR",
-            r"(?:CUBLAS|CUDNN|HIPBLAS|ROCBLAS|MIOPEN)_STATUS_\w+|\bXid\b",
+            r"ProcessGroup\w{0,20} .{0,60}?(?:timeout|timed out|aborted)",
+            r"Connection (?:reset|closed|refused) by (?:remote )?peer|Connection refused",
+            r"Socket Timeout|Broken pipe|RendezvousTimeoutError|RendezvousConnectionError",
         ),
     ),
     Rule(
         name="hang",
         action=_RESTART,
+        weight=SYMPTOM,
         reason="training has stopped making progress",
-        signs=(r"\b(?:hang|hung|hanging|deadlock)\b", r"no step for \d+ s|heartbeat timeout"),
-    ),
-    Rule(
-        name="user-error",
-        action=_ABORT,
-        reason="the program or its arguments are wrong: it would fail in the same way again",
-        signs=(
-            r"(?:^|[\s.:'\"(])(?:SyntaxError|IndentationError|TabError|ImportError|NameError)\b",
-            r"(?:^|[\s.:'\"(])(?:ModuleNotFound|FileNotFound|NotADirectory|IsADirectory)Error\b",
-            r"No module named |cannot import name |No such file or directory",
-            r"name '\w+' is not defined|invalid syntax|unexpected indent",
-            r"error: (?:unrecognized arguments|the following arguments are required)|UsageError",
-        ),
-        codes=frozenset({126, 127}),
+        signs=(r"\b(?:hang|hung|hanging|deadlock)\b", r"no step for \d{1,9} s|heartbeat timeout"),
     ),
 )
 
-_COMPILED = tuple(
-    (rule, re.compile("|".join(rule.signs), re.IGNORECASE | re.MULTILINE)) for rule in RULES
-)
+_COMPILED = tuple((rule, re.compile("|".join(rule.signs), re.IGNORECASE)) for rule in RULES)
+# Exceptions are raised by libraries and caught, so a log needs more than their name.
+_RAISED = frozenset({RULES[9], RULES[11]})
+_NAMES_A_PATH = re.compile(r"\[Errno|python|cannot open", re.IGNORECASE)
+
+
+@dataclass(frozen=True, order=True)
+class _Match:
+    """Evidence. The smallest decides."""
+
+    weight: int
+    source: int  # 0: `failures`, 1: the log
+    line: int
+    row: int
+    text: str
 
 
 def decide(described: str, log_tail: str, restart_count: int, budget: int) -> DiagnosisAction:
-    """What to do: `described` as `failures.describe` gives it, `budget` how many restarts may be.
+    """The action: `described` is a text of `failures.describe`, `budget` the allowed restarts.
 
-    Nothing to go by at all is no failure: `NONE`. A failure that no row knows is worth a restart.
+    Without any evidence of a failure it is `NONE`. An unknown failure is restarted.
     """
-    for seen_in, text in (("failures", described), ("log", _end_of(log_tail))):
-        for rule, signs in _COMPILED:
-            evidence = _evidence(rule, signs, text, described if seen_in == "failures" else "")
-            if evidence:
-                return _within(budget, restart_count, rule, evidence, seen_in)
+    lines = described.splitlines()
+    if len(lines) > _FAILURE_LINES:
+        lines = lines[: _FAILURE_LINES // 2] + lines[-_FAILURE_LINES // 2 :]
+    matches = [
+        *_matches(0, lines),
+        *_matches(1, log_tail.splitlines()[-_LAST_LINES:]),
+    ]
+    if matches:
+        best = min(matches)
+        seen_in = ("failures", "log")[best.source]
+        return _within(budget, restart_count, RULES[best.row], best.text, seen_in)
     if not described.strip():
         return DiagnosisAction(
             action_type=DiagnosisActionType.NONE,
             rule="nothing-failed",
-            reason="neither the program nor its log tells of a failure",
+            reason="neither the program nor its log reports a failure",
         )
-    unknown = Rule(name="unknown", action=_RESTART, reason="no rule knows this failure")
+    unknown = Rule(
+        name="unknown", action=_RESTART, weight=SYMPTOM, reason="no rule matches this failure"
+    )
     first = described.strip().splitlines()[0][:_EVIDENCE_LIMIT]
     return _within(budget, restart_count, unknown, first, "failures")
 
@@ -160,27 +296,47 @@ def _within(
     budget: int, restart_count: int, rule: Rule, evidence: str, seen_in: str
 ) -> DiagnosisAction:
     """The rule's action, or the next stronger one when the restarts are used up."""
-    action, name, reason = rule.action, rule.name, rule.reason
+    action, reason = rule.action, rule.reason
     if action is _RESTART and restart_count >= budget:
         action = _RELAUNCH
         reason = f"{reason}; {restart_count} of {budget} restarts have not helped"
     return DiagnosisAction(
-        action_type=action, rule=name, reason=reason, evidence=evidence, seen_in=seen_in
+        action_type=action, rule=rule.name, reason=reason, evidence=evidence, seen_in=seen_in
     )
 
 
-def _evidence(rule: Rule, signs: re.Pattern[str], text: str, described: str) -> str:
-    """The line that the rule recognises, "" when there is none."""
-    found = signs.search(text) if rule.signs else None
-    if found is not None:
-        begin = text.rfind("\n", 0, found.start()) + 1
-        end = text.find("\n", found.end())
-        return text[begin : end if end >= 0 else None].strip()[:_EVIDENCE_LIMIT]
-    codes = sorted(exit_codes(described) & rule.codes)
-    return f"exit code {codes[0]}" if codes else ""
+def _matches(source: int, lines: list[str]) -> Iterator[_Match]:
+    """What every row finds in these lines, and in the exit codes that they name."""
+    lines = [line[:_LINE_LIMIT] for line in lines]
+    bare = [line[_PREFIX.match(line).end() :] for line in lines]  # type: ignore[union-attr]
+    raised = _last_raised(bare)
+    for number, line in enumerate(bare):
+        words = line if _NAMES_A_PATH.search(line) else _PATH.sub(" ", line)
+        codes = exit_codes(line)
+        for row, (rule, signs) in enumerate(_COMPILED):
+            if rule in _RAISED and not _is_last_word(source, number, raised):
+                continue
+            if signs.search(words):
+                text = lines[number].strip()[:_EVIDENCE_LIMIT]
+            elif codes & rule.codes:
+                text = f"exit code {min(codes & rule.codes)}"
+            else:
+                continue
+            weight = CAUSE if source == 0 and rule.weight == PROGRAM else rule.weight
+            yield _Match(weight, source, number, row, text)
 
 
-def _end_of(log: str) -> str:
-    """The part of a log that can be about the failure."""
-    _, traceback, rest = log.rpartition(_TRACEBACK)
-    return rest if traceback else "\n".join(log.splitlines()[-_LAST_LINES:])
+def _last_raised(lines: list[str]) -> int | None:
+    """The line with the exception of the last traceback, None without a traceback."""
+    starts = [n for n, line in enumerate(lines) if _TRACEBACK in line]
+    if not starts:
+        return None
+    for number in range(starts[-1] + 1, len(lines)):
+        if lines[number] and not lines[number][0].isspace():
+            return number
+    return len(lines)
+
+
+def _is_last_word(source: int, number: int, raised: int | None) -> bool:
+    """Whether an exception named in this line may be what ended the program."""
+    return number == raised if source == 1 or raised is not None else True

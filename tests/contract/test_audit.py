@@ -42,7 +42,7 @@ def accounts(tmp_path: Path) -> dict[str, Account]:
 
 
 def ship(tmp_path: Path, receiver: FaultyReceiver, timeout: float = 60) -> None:
-    ship_once(config(tmp_path, processor_url=receiver.url, batch_size=4), timeout=timeout)
+    ship_once(config(tmp_path, processor_url=receiver.url, batch_max_steps=4), timeout=timeout)
 
 
 def gap(reason: str, count: int) -> Record:

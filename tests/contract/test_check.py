@@ -193,10 +193,10 @@ def test_only_the_settings_needs_no_network_and_no_disk(tmp_path: Path) -> None:
 
 def test_a_misspelt_variable_is_a_warning_and_a_failure_when_strict(tmp_path: Path) -> None:
     given = ["check", "--config-only", *flags(tmp_path)]
-    assert lens_ship(*given, LENS_SHIP_BACTH_SIZE="3").code == 0
-    ran = lens_ship(*given, "--strict", LENS_SHIP_BACTH_SIZE="3")
+    assert lens_ship(*given, LENS_SHIP_BACTH_MAX_STEPS="3").code == 0
+    ran = lens_ship(*given, "--strict", LENS_SHIP_BACTH_MAX_STEPS="3")
     assert ran.code == 1
-    assert "→ rename or unset LENS_SHIP_BACTH_SIZE" in ran.out
+    assert "→ rename or unset LENS_SHIP_BACTH_MAX_STEPS" in ran.out
 
 
 # --- the receiver ---------------------------------------------------------------------------------
@@ -475,7 +475,7 @@ def test_what_is_told_to_a_user_who_cannot_read_a_spool_helps(public: Path) -> N
 
 def test_limits_beyond_the_disk_are_told(tmp_path: Path) -> None:
     assert any("root_bytes" in one.next for one in findings(tmp_path, root_bytes=2**59))
-    assert any("retain_bytes" in one.text for one in findings(tmp_path, retain_bytes=2**59))
+    assert any("retention_bytes" in one.text for one in findings(tmp_path, retention_bytes=2**59))
 
 
 def test_a_disk_that_is_nearly_full_is_a_failure(

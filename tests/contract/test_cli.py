@@ -19,19 +19,19 @@ from tests.kit.command import commands_of, lens_ship
 
 BY_NAME = {setting.name: setting for setting in SETTINGS}
 OTHER = {
-    "master": "master-0.jobs:50001",
-    "master_service": "http",
-    "master_client": "package.module:Client",
-    "master_message_bytes": 2048,
-    "master_keep_seconds": 0.0,
-    "master_wait": 60.0,
-    "master_proxy": "environment",
+    "dlrover_address": "master-0.jobs:50001",
+    "dlrover_protocol": "http",
+    "dlrover_client": "package.module:Client",
+    "dlrover_message_bytes": 2048,
+    "dlrover_max_age": 0.0,
+    "dlrover_wait_for_endpoint": 60.0,
+    "dlrover_proxy": "environment",
     "spool": "/other/spool",
     "state": "/other/state",
     "processor_url": "http://host:8989/v1",
-    "batch_size": 7,
+    "batch_max_steps": 7,
     "flush_interval": 0.5,
-    "request_bytes": 2048,
+    "batch_max_bytes": 2048,
     "connect_timeout": 1.5,
     "read_timeout": 90.0,
     "token_file": "TOKEN",
@@ -40,18 +40,18 @@ OTHER = {
     "client_cert_file": "CERT",
     "client_key_file": "KEY",
     "proxy": "environment",
-    "numbers_only": True,
+    "drop_non_numeric": True,
     "rank_prefix": False,
     "api_reporting": False,
     "save_local": False,
-    "retain_seconds": 60.0,
-    "retain_bytes": 1000,
+    "retention_seconds": 60.0,
+    "retention_bytes": 1000,
     "root_bytes": 5000,
     "when_full": "drop-oldest",
     "dead_letter_count": 5,
     "dead_letter_bytes": 500,
     "quarantine_bytes": 700,
-    "rescan_seconds": 1.0,
+    "rescan_interval": 1.0,
     "pod_directories": True,
     "workers": 2,
     "log_level": "debug",
@@ -116,7 +116,7 @@ def test_every_option_of_every_command_is_explained(path: tuple[str, ...]) -> No
 
 
 def test_the_help_of_run_names_every_setting_with_its_default() -> None:
-    words = " ".join(invoke("run", "--help").output.split())
+    words = " ".join(invoke("run", "--help").output.split()).replace("- ", "-")
     for setting in SETTINGS:
         assert setting.flag in words
         if setting.default not in (None, ""):
@@ -164,11 +164,11 @@ def test_wrong_words_are_told_apart_with_code_2(arguments: list[str]) -> None:
     [
         (
             ["--processor-url", "host:8989"],
-            "--processor-url: 'host:8989' is no http:// or https://",
+            "--processor-url: 'host:8989' is not an http:// or https://",
         ),
-        (["--batch-size", "many"], "--batch-size: 'many'"),
+        (["--batch-max-steps", "many"], "--batch-max-steps: 'many'"),
         (["--workers", "0"], "--workers: '0' is outside 1 … 64"),
-        (["--log-level", "loud"], "--log-level: 'loud' is none of debug"),
+        (["--log-level", "loud"], "--log-level: 'loud' is not one of debug"),
         (["--config", "nowhere.toml"], "nowhere.toml"),
     ],
 )
@@ -187,8 +187,8 @@ def test_a_setting_that_cannot_be_used_is_named(arguments: list[str], told: str)
         (["replay", "--sink", "procesor"], "'procesor' is not one of 'processor'"),
         (["dead-letter", "list", "--sink", "procesor"], "'procesor' is not one of 'processor'"),
         (["tail", "--kind", "step", "--kind", "steps"], "'steps' is not one of 'run', 'step'"),
-        (["run", "--workers", "x"], "--workers: 'x' is no whole number"),
-        (["run", "--flush-interval", "x"], "--flush-interval: 'x' is no number"),
+        (["run", "--workers", "x"], "--workers: 'x' is not a whole number"),
+        (["run", "--flush-interval", "x"], "--flush-interval: 'x' is not a number"),
     ],
 )
 def test_a_word_that_nothing_has_is_refused(
@@ -207,20 +207,22 @@ def test_the_commands_of_a_group_are_listed_with_whole_sentences() -> None:
 
 
 def test_a_key_of_the_file_that_was_misspelt_is_told_with_what_was_meant(tmp_path: Path) -> None:
-    (tmp_path / "lens.toml").write_text("batchsize = 3\n")
+    (tmp_path / "lens.toml").write_text("batchmaxsteps = 3\n")
     done = lens_ship("config", "show", "--config", str(tmp_path / "lens.toml"))
-    told = "batchsize: no such setting; did you mean batch_size?"
+    told = "batchmaxsteps: unknown setting; did you mean batch_max_steps?"
     assert (done.code, done.err) == (2, f"lens-ship: {tmp_path}/lens.toml: {told}\n")
 
 
 def test_every_setting_that_cannot_be_used_has_a_line(tmp_path: Path) -> None:
     file = tmp_path / "bad.toml"
     file.write_text("workers = 0\ncolour = 'red'\n")
-    done = lens_ship("run", "--config", str(file), "--batch-size", "0", LENS_SHIP_READ_TIMEOUT="x")
+    done = lens_ship(
+        "run", "--config", str(file), "--batch-max-steps", "0", LENS_SHIP_READ_TIMEOUT="x"
+    )
     assert done.code == 2
     lines = done.err.splitlines()
     assert all(line.startswith("lens-ship: ") for line in lines)
-    told = ("workers", "colour", "--batch-size", "LENS_SHIP_READ_TIMEOUT", "no spool root")
+    told = ("workers", "colour", "--batch-max-steps", "LENS_SHIP_READ_TIMEOUT", "no spool root")
     assert all(any(word in line for line in lines) for word in told)
     assert len(lines) == 5
 

@@ -9,24 +9,24 @@ from shipper.config.load import SETTINGS, load
 from shipper.config.render import defaults, effective
 from tests.kit.command import lens_ship
 
-GIVEN = {"spool": '/sp\u00f6ol "q" \\ b', "numbers_only": "true", "flush_interval": "0.5"}
+GIVEN = {"spool": '/sp\u00f6ol "q" \\ b', "drop_non_numeric": "true", "flush_interval": "0.5"}
 
 
 def test_every_setting_is_shown_with_its_value_and_where_it_came_from(tmp_path: Path) -> None:
     file = tmp_path / "settings.toml"
     file.write_text("workers = 3\n")
     flags = ["--spool", "/spool", "--config", str(file)]
-    shown = lens_ship("config", "show", "--json", *flags, LENS_SHIP_BATCH_SIZE="7")
+    shown = lens_ship("config", "show", "--json", *flags, LENS_SHIP_BATCH_MAX_STEPS="7")
     assert (shown.code, shown.err) == (0, "")
     told = json.loads(shown.out)
     assert list(told) == [setting.name for setting in SETTINGS]
     assert told["spool"] == {"value": "/spool", "from": "--spool"}
-    assert told["batch_size"] == {"value": 7, "from": "LENS_SHIP_BATCH_SIZE"}
+    assert told["batch_max_steps"] == {"value": 7, "from": "LENS_SHIP_BATCH_MAX_STEPS"}
     assert told["workers"] == {"value": 3, "from": f"{file}: workers"}
     assert told["log_level"] == {"value": "info", "from": "default"}
-    table = lens_ship("config", "show", *flags, LENS_SHIP_BATCH_SIZE="7")
+    table = lens_ship("config", "show", *flags, LENS_SHIP_BATCH_MAX_STEPS="7")
     assert [line.split()[0] for line in table.out.splitlines()[1:]][:2] == ["spool", "state"]
-    assert "LENS_SHIP_BATCH_SIZE" in table.out
+    assert "LENS_SHIP_BATCH_MAX_STEPS" in table.out
 
 
 def test_without_a_root_there_is_none_to_show() -> None:
@@ -62,15 +62,15 @@ def test_the_file_of_defaults_sets_nothing_and_says_everything(tmp_path: Path) -
 
 
 def test_settings_that_cannot_be_used_are_named_instead(tmp_path: Path) -> None:
-    done = lens_ship("config", "show", "--workers", "0", "--batch-size", "0")
+    done = lens_ship("config", "show", "--workers", "0", "--batch-max-steps", "0")
     assert done.code == 2
     assert len(done.err.splitlines()) == 2
 
 
 def test_a_misspelt_variable_is_told_beside_the_answer() -> None:
-    done = lens_ship("config", "show", "--json", LENS_SHIP_BACTH_SIZE="7")
+    done = lens_ship("config", "show", "--json", LENS_SHIP_BACTH_MAX_STEPS="7")
     assert done.code == 0
     assert done.err == (
-        "lens-ship: warning: LENS_SHIP_BACTH_SIZE: no such setting, it is not used;"
-        " did you mean LENS_SHIP_BATCH_SIZE?\n"
+        "lens-ship: warning: LENS_SHIP_BACTH_MAX_STEPS: unknown setting, ignored;"
+        " did you mean LENS_SHIP_BATCH_MAX_STEPS?\n"
     )

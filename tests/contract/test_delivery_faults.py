@@ -60,7 +60,7 @@ def write(folder: Path, *before: Record, workload: str = "w", salt: int = 0) -> 
 
 
 def settings(folder: Path, receiver: FaultyReceiver, **more: Any) -> Config:
-    given = {"batch_size": BATCH, "read_timeout": 0.5, "processor_url": receiver.url, **more}
+    given = {"batch_max_steps": BATCH, "read_timeout": 0.5, "processor_url": receiver.url, **more}
     return config(folder, **given)
 
 

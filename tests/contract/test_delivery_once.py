@@ -123,7 +123,7 @@ def test_a_spool_of_a_newer_format_is_left_untouched_and_is_pending(
         with closing(sqlite3.connect(path)) as segment:
             segment.execute("PRAGMA user_version = 2")
     contents = {path: path.read_bytes() for path in newer.glob("*.sqlite")}
-    done = once(tmp_path, receiver.url, "--retain-seconds", "0")
+    done = once(tmp_path, receiver.url, "--retention-seconds", "0")
     assert done.code == 1
     assert f"still pending: {newer}" in done.err
     assert "upgrade lens-ship" in done.err
@@ -201,7 +201,7 @@ def test_beyond_the_bytes_that_may_be_kept_what_is_delivered_is_deleted(
     tmp_path: Path, receiver: FaultyReceiver
 ) -> None:
     write(tmp_path)
-    assert once(tmp_path, receiver.url, "--retain-bytes", "0").code == 0
+    assert once(tmp_path, receiver.url, "--retention-bytes", "0").code == 0
     assert spools_below(tmp_path / "spool") == []
 
 
@@ -209,7 +209,7 @@ def test_beyond_the_bytes_that_may_be_kept_what_is_delivered_is_deleted(
 def test_what_is_not_delivered_is_never_deleted_however_old(tmp_path: Path, nobody: str) -> None:
     directory = write(tmp_path)
     age(directory)
-    limits = ("--retain-seconds", "0", "--retain-bytes", "0", "--save-local", "false")
+    limits = ("--retention-seconds", "0", "--retention-bytes", "0", "--save-local", "false")
     assert once(tmp_path, nobody, "--timeout", "1", *limits).code == 1
     assert Reader(directory).read(0, 1000).through == STEPS
 
@@ -223,7 +223,7 @@ def test_of_a_spool_delivered_in_part_only_whole_delivered_segments_go(
     assert len(segments) > 2
     receiver.then(Normal(), Normal(), Normal())
     receiver.otherwise = Answer(status=503)
-    more = ("--timeout", "1", "--batch-size", "5", "--save-local", "false")
+    more = ("--timeout", "1", "--batch-max-steps", "5", "--save-local", "false")
     assert once(tmp_path, receiver.url, *more).code == 1
     stored = len(arrived(receiver.store, "w").steps)
     assert 0 < stored < STEPS

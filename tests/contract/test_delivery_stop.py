@@ -33,7 +33,7 @@ def receiver(tmp_path: Path) -> Iterator[FaultyReceiver]:
 def settings(folder: Path, receiver: FaultyReceiver) -> list[str]:
     return [
         *("--spool", str(folder / "spool"), "--state", str(folder / "state")),
-        *("--processor-url", receiver.url, "--batch-size", str(BATCH)),
+        *("--processor-url", receiver.url, "--batch-max-steps", str(BATCH)),
         *("--flush-interval", "0.1"),
     ]
 
@@ -136,7 +136,7 @@ def test_it_finds_spools_and_records_that_come_while_it_runs(
 def test_a_root_that_is_made_later_is_found(
     tmp_path: Path, receiver: FaultyReceiver, start: Start
 ) -> None:
-    process = start("--rescan-seconds", "0.1")
+    process = start("--rescan-interval", "0.1")
     assert process.stderr is not None
     assert any("not there yet" in line for line in process.stderr)
     write(tmp_path)

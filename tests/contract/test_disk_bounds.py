@@ -61,7 +61,7 @@ class Root:
             self.root,
             self.folder / "state",
             self.receiver.url,
-            **{"flush_interval": 0.05, "numbers_only": True, **more},
+            **{"flush_interval": 0.05, "drop_non_numeric": True, **more},
         )
 
     def accounts(self) -> list[Account]:

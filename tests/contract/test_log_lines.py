@@ -65,7 +65,7 @@ def run(tmp_path: Path, receiver: FaultyReceiver, *more: str) -> list[str]:
 def test_at_info_no_request_has_a_line(tmp_path: Path, receiver: FaultyReceiver) -> None:
     who = identity(workload_uid="w")
     spool(tmp_path / "spool", [*(step(number) for number in range(400)), goodbye()], who=who)
-    lines = run(tmp_path, receiver, "--batch-size", "2", "--log-format", "json")
+    lines = run(tmp_path, receiver, "--batch-max-steps", "2", "--log-format", "json")
     assert len(receiver.seen) >= 200
     told = [json.loads(line) for line in lines]
     assert len(told) <= 5
@@ -83,7 +83,7 @@ def test_a_receiver_that_comes_and_goes_leaves_few_lines_and_the_last_state(
     for _ in range(4):
         receiver.then(Answer(status=503, headers=(("Retry-After", "0"),)))
         receiver.then(Answer(status=200, body=OK))
-    lines = run(tmp_path, receiver, "--batch-size", "2", "--log-format", "json")
+    lines = run(tmp_path, receiver, "--batch-max-steps", "2", "--log-format", "json")
     told = [json.loads(line) for line in lines]
     by_subject = Counter((one["msg"].split(":")[0], one.get("reason")) for one in told)
     down = [one for one in told if "everything is kept" in one["msg"]]
@@ -132,10 +132,10 @@ def test_into_the_journal_lines_have_priorities(tmp_path: Path, receiver: Faulty
 def test_a_misspelt_variable_is_a_line_of_the_log(tmp_path: Path) -> None:
     (tmp_path / "spool").mkdir()
     flags = ["--spool", str(tmp_path / "spool"), "--state", str(tmp_path / "state")]
-    service = start_lens_ship("run", *flags, "--log-format", "json", LENS_SHIP_BACTH_SIZE="3")
+    service = start_lens_ship("run", *flags, "--log-format", "json", LENS_SHIP_BACTH_MAX_STEPS="3")
     assert service.stderr is not None
     first = json.loads(service.stderr.readline())
     service.terminate()
     service.communicate(timeout=PATIENCE_SECONDS)
     assert first["level"] == "warning"
-    assert "did you mean LENS_SHIP_BATCH_SIZE?" in first["detail"]
+    assert "did you mean LENS_SHIP_BATCH_MAX_STEPS?" in first["detail"]

@@ -112,7 +112,7 @@ def test_a_long_text_is_cut_at_the_ends_of_lines_into_messages_of_the_largest_si
 def test_a_line_without_room_is_cut_between_characters(tmp_path: Path, master: Since) -> None:
     text = "é🙂" * 1500 + "\nend\n"
     job(tmp_path, master.master, [report(1, data_content=text)])
-    assert ship_once(config(tmp_path, master_message_bytes=2048), timeout=60) == []
+    assert ship_once(config(tmp_path, dlrover_message_bytes=2048), timeout=60) == []
     assert len(master.rows) > 1
     assert "".join(row["data_content"] for row in master.rows) == text
 
@@ -192,7 +192,7 @@ def test_what_is_too_old_for_a_master_is_given_up_and_counted(
 
 def test_told_otherwise_it_is_sent_whatever_its_age(tmp_path: Path, master: Since) -> None:
     job(tmp_path, master.master, [report(1, timestamp=int(time.time()) - 5000)])
-    assert ship_once(config(tmp_path, master_keep_seconds=0), timeout=60) == []
+    assert ship_once(config(tmp_path, dlrover_max_age=0), timeout=60) == []
     assert numbers(master.rows) == [1]
 
 
@@ -222,7 +222,7 @@ def test_one_service_serves_several_jobs_with_several_masters(
 def test_the_operators_master_goes_before_the_recorded_one(tmp_path: Path, master: Since) -> None:
     one = master.master
     job(tmp_path, one, [report(1)], master_addr="127.0.0.1:9", master_service="ray")
-    given = config(tmp_path, master=one.address, master_service=one.service)
+    given = config(tmp_path, dlrover_address=one.address, dlrover_protocol=one.service)
     assert ship_once(given, timeout=60) == []
     assert numbers(master.rows) == [1]
 
@@ -255,7 +255,7 @@ def test_a_proxy_in_the_environment_is_passed_by(
     assert ship_once(config(tmp_path), timeout=60) == []
     assert numbers(master.rows) == [1]
     job(tmp_path, master.master, [report(2)], salt=2)
-    assert ship_once(config(tmp_path, master_proxy="environment"), timeout=2) != []
+    assert ship_once(config(tmp_path, dlrover_proxy="environment"), timeout=2) != []
 
 
 @pytest.mark.promise("G19")
@@ -267,10 +267,15 @@ def test_reports_without_a_master_hold_nothing_up_and_are_counted(tmp_path: Path
 
 def test_reports_without_a_master_wait_for_one_when_told_so(tmp_path: Path, master: Since) -> None:
     spool(tmp_path / "spool", [report(1)])
-    (pending,) = ship_once(config(tmp_path, master_wait=600), timeout=1)
+    (pending,) = ship_once(config(tmp_path, dlrover_wait_for_endpoint=600), timeout=1)
     assert "no-master" in pending
     one = master.master
-    given = config(tmp_path, master=one.address, master_service=one.service, master_wait=600)
+    given = config(
+        tmp_path,
+        dlrover_address=one.address,
+        dlrover_protocol=one.service,
+        dlrover_wait_for_endpoint=600,
+    )
     assert ship_once(given, timeout=60) == []
     assert numbers(master.rows) == [1]
 

@@ -70,7 +70,7 @@ def module(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 def ship(root: Path, name: str = "one", timeout: float = 60, **more: Any) -> list[str]:
     return ship_once(
-        config(root, master_client=f"clients_of_a_test:{name}", **more), timeout=timeout
+        config(root, dlrover_client=f"clients_of_a_test:{name}", **more), timeout=timeout
     )
 
 
@@ -167,14 +167,14 @@ def test_one_that_cannot_be_had_ends_the_service_at_its_start(
     tmp_path: Path, module: Any, place: str, said: str
 ) -> None:
     with pytest.raises(ConfigError, match=said):
-        ship_once(config(tmp_path, master_client=place), timeout=1)
+        ship_once(config(tmp_path, dlrover_client=place), timeout=1)
 
 
 def test_the_command_line_says_so_without_a_traceback(tmp_path: Path) -> None:
     done = lens_ship(
         *("run", "--once", "--spool", str(tmp_path / "s"), "--state", str(tmp_path / "t")),
-        *("--master-client", "no_such_module_at_all:Client"),
+        *("--dlrover-client", "no_such_module_at_all:Client"),
     )
     assert done.code == 2
-    assert "--master-client no_such_module_at_all:Client" in done.err
+    assert "--dlrover-client no_such_module_at_all:Client" in done.err
     assert "Traceback" not in done.err

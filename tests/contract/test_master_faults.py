@@ -163,11 +163,11 @@ def test_more_than_the_master_takes_is_a_dead_letter_that_says_what_to_change(
 ) -> None:
     with kit.running(tmp_path / "m") as master:
         large = report(1, data_content="x\n" * 3_000_000)
-        settings = config(tmp_path, master_message_bytes=16 * 1024 * 1024)
+        settings = config(tmp_path, dlrover_message_bytes=16 * 1024 * 1024)
         sending = Sending(settings, whose(master.address, "grpc"), large, report(2))
         outcome = sending.send()
         assert (outcome.verdict, outcome.reason) == (Verdict.DEAD, "too-large")
-        assert "--master-message-bytes" in outcome.detail
+        assert "--dlrover-message-bytes" in outcome.detail
         assert sending.send(1).verdict is Verdict.DELIVERED
         sending.sink.close()
 

@@ -45,7 +45,7 @@ def receiver(tmp_path: Path) -> Iterator[FaultyReceiver]:
 
 
 def settings(tmp_path: Path, receiver: FaultyReceiver, **more: Any) -> Config:
-    return config(tmp_path, processor_url=receiver.url, batch_size=4, **more)
+    return config(tmp_path, processor_url=receiver.url, batch_max_steps=4, **more)
 
 
 def deliver(tmp_path: Path, receiver: FaultyReceiver) -> None:

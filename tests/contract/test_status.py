@@ -51,7 +51,7 @@ MIXED: list[Record] = [
 
 
 def ship(tmp_path: Path, receiver: FaultyReceiver, timeout: float = 60, **more: Any) -> None:
-    given = config(tmp_path, processor_url=receiver.url, batch_size=4, **more)
+    given = config(tmp_path, processor_url=receiver.url, batch_max_steps=4, **more)
     ship_once(given, timeout=timeout)
 
 

@@ -59,7 +59,7 @@ def test_a_newer_spool_waits_untouched_and_is_delivered_after_the_upgrade(
     root = tmp_path / "spool"
     newer, today = write(root, 1, "newer"), write(root, 2, "today")
     before = of_next_version(newer)
-    config = settings(root, tmp_path / "state", receiver.url, retain_seconds=retain)
+    config = settings(root, tmp_path / "state", receiver.url, retention_seconds=retain)
     for _ in range(2):
         caplog.clear()
         pending = ship_once(config, timeout=60)

@@ -209,7 +209,7 @@ class Soak:
         return [
             *("--spool", str(self.root), "--state", str(self.state)),
             *("--processor-url", f"http://{self.address}/v1", "--root-bytes", str(ROOT_BYTES)),
-            *("--retain-seconds", "0", "--flush-interval", "1", "--http-listen", "off"),
+            *("--retention-seconds", "0", "--flush-interval", "1", "--http-listen", "off"),
         ]
 
     def _lens_ship(self, *words: str) -> subprocess.CompletedProcess[str]:

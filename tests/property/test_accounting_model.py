@@ -112,10 +112,10 @@ class Accounting(RuleBasedStateMachine):
             "spool": self.folder / "spool",
             "state": self.folder / "state",
             "processor_url": URL,
-            "retain_seconds": retain,
+            "retention_seconds": retain,
             "root_bytes": root_bytes,
             "when_full": when_full,
-            "batch_size": batch,
+            "batch_max_steps": batch,
             "flush_interval": 1.0,
         }
         self.node = Node(self.folder, load(given, {}))

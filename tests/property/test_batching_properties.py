@@ -76,7 +76,7 @@ class World:
     """What was logged, what the receiver has, and the service between them."""
 
     def __init__(self, folder: Path, batch_size: int) -> None:
-        self.config = config(folder, batch_size=batch_size, flush_interval=FLUSH)
+        self.config = config(folder, batch_max_steps=batch_size, flush_interval=FLUSH)
         self.clock = Clock()
         self.ledger = Ledger(self.config.state)
         self.sink = ScriptedSink(self.config, self.judge)

@@ -38,7 +38,7 @@ WHO = st.builds(
     created=st.floats(),
     rank=st.none() | st.integers(-(2**63), 2**63 - 1),
 )
-OPTIONS = st.builds(encode.Options, numbers_only=st.booleans(), rank_prefix=st.booleans())
+OPTIONS = st.builds(encode.Options, drop_non_numeric=st.booleans(), rank_prefix=st.booleans())
 
 
 def received(request: encode.Request, who: Identity) -> tuple[MetricPoint | LogEntry, ...]:

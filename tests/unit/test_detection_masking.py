@@ -23,7 +23,7 @@ HARMLESS_NAMES = """
 tokenizer tokenizer_name tokenizer_key max_tokens num_tokens max_new_tokens tokens_per_batch
 token_type_ids pad_token eos_token bos_token unk_token mask_token image_token eos_token_id
 moe_token_dispatcher_type token_drop_policy vocab_key key_size key_dim num_keys query_key
-image_key text_key label_key monitor_key author authors author_name patience hidden_size pass
+image_key text_key label_key monitor_key author authors author_name patience hidden_size
 forward_pass keyboard monkey secretary path_pattern optimizer lr batch_size keys cookiecutter
 authority passthrough bypass compass token_embedding per_token
 """
@@ -138,8 +138,118 @@ def test_a_secret_named_by_its_neighbour_is_masked(config: dict[str, Any], expec
     assert value == expected
 
 
+HEX40 = "4f1c2b7a9d8e4f1c2b7a9d8e4f1c2b7a9d8e4f1c"
+AWS40 = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
+
+# What configurations and environments of real jobs hold.
+SECRETS: list[tuple[str, Any, str]] = [
+    ("pass", "hunter2xyz", "hunter2xyz"),
+    ("pw", "hunter2xyz", "hunter2xyz"),
+    ("PASS", "hunter2xyz", "hunter2xyz"),
+    ("passcode", 482913, "482913"),
+    ("mysql_pass", "hunter2xyz", "hunter2xyz"),
+    ("redis_pwd", "hunter2xyz", "hunter2xyz"),
+    ("Passwort", "hunter2xyz", "hunter2xyz"),
+    ("пароль", "hunter2xyz", "hunter2xyz"),
+    ("数据库密码", "hunter2xyz", "hunter2xyz"),
+    ("contraseña", "hunter2xyz", "hunter2xyz"),
+    ("mot_de_passe", "hunter2xyz", "hunter2xyz"),
+    ("ak", "LTAI5tExample", "LTAI5tExample"),
+    ("sk", "LTAI5tExample", "LTAI5tExample"),
+    ("SK", "LTAI5tExample", "LTAI5tExample"),
+    ("otp", "482913", "482913"),
+    ("api_key", 123456789, "123456789"),
+    ("license_key", 20241234567, "20241234567"),
+    ("tokens", ["a1b2c3d4e5f6a7b8c9d0", "b1"], "a1b2c3d4e5f6"),
+    ("api_tokens", {"a": "xyz-abc"}, "xyz-abc"),
+    ("anything", ["API_KEY", "abcdef"], "abcdef"),
+    ("anything", [["hf_token", "abcdef"], ["lr", "1"]], "abcdef"),
+    ("anything", ["WANDB_API_KEY=abcdef", "LR=1"], "abcdef"),
+    ("anything", ["MY_SECRET=abcdef"], "abcdef"),
+    ("anything", ["DB_PASS=abcdef"], "abcdef"),
+    ("anything", "DefaultEndpointsProtocol=https;AccountKey=abc123==;x=1", "abc123"),
+    ("anything", "SharedAccessKey=abc123=", "abc123"),
+    ("anything", "user: me\ntoken: abcdefgh", "abcdefgh"),
+    ("anything", "hub:\n  token: 'abcdefgh'\n", "abcdefgh"),
+    ("anything", '{"password": "abcdefgh"}', "abcdefgh"),
+    ("anything", "{'client_secret': 'abcdefgh'}", "abcdefgh"),
+    ("anything", "machine api.wandb.ai login user password abcdefgh", "abcdefgh"),
+    ("anything", "machine api.wandb.ai\n  login user\n  password abcdefgh\n", "abcdefgh"),
+    ("bot", "123456789:AAExampleExampleExampleExampleExam", "AAExample"),
+    ("crypt", "3jOvW8JxkB0jzkK2Yl8pq5sJ1mZ0aQeR7tUvWxYzA1B=", "3jOvW8"),
+    ("vault", "hvs.CAESIJexampleexampleexample", "CAESIJ"),
+    ("workspace", "dapi0123456789abcdef0123456789abcdef", "dapi0123"),
+    ("replicate", "r8_0123456789abcdefghijABCDEFGHIJ012345", "r8_0123"),
+    ("groq", "gsk_0123456789abcdefghijABCDEFGHIJ012345", "gsk_0123"),
+    ("org", "api_org_0123456789abcdefghijABCDEFGHIJ01", "api_org_0123"),
+    ("xai", "xai-0123456789abcdefghijABCDEFGHIJ012345", "xai-0123"),
+    ("docker", "dckr_pat_0123456789abcdefghijABC", "dckr_pat_0123"),
+    ("gcp", "ya29.a0Example-0123456789abcdef", "a0Example"),
+    ("wandb", HEX40, HEX40),
+    ("setup", HEX40, HEX40),
+    ("aws", AWS40, AWS40),
+    ("s3_setup", AWS40, AWS40),
+    ("env", {"name": "HF_TOKEN", "value": "abcdef"}, "abcdef"),
+    ("env", {"key": "DB_PASSWORD", "value": "abcdef"}, "abcdef"),
+    ("cmd", "curl -u me --password abcdefgh http://x", "abcdefgh"),
+    ("cmd", "export HF_TOKEN=abcdefgh && python train.py", "abcdefgh"),
+    ("git_remote", "https://oauth2:abcdefgh@gitlab.com/a/b.git", "abcdefgh"),
+    ("dsn", "abcdefgh", "abcdefgh"),
+]
+
+HARMLESS: list[tuple[str, Any]] = [
+    ("commit", HEX40),
+    ("git_sha", HEX40),
+    ("model_revision", HEX40),
+    ("data_hash", HEX40),
+    ("checksum", AWS40),
+    ("skip", "abcdefgh"),
+    ("sk_learn", "abcdefgh"),
+    ("peak", "abcdefgh"),
+    ("tokens", ["hello", "world", "internationalization"]),
+    ("tokens", 512),
+    ("max_tokens", 4096000),
+    ("num_key_value_heads", 128000),
+    ("key", 1234567),
+    ("betas", [0.9, 0.95]),
+    ("pair", ["train", "validation"]),
+    ("note", "loss per token: 3.25, key: the loss"),
+    ("note", "lr: 0.1, warmup: 100, pad_token: <pad>"),
+    ("note", "pass: 3 of 4"),
+    ("time", "12:30:00"),
+    ("args", "--key-size=64 --tokens=512"),
+    ("image", "registry.example/a/b:1.2.3"),
+    ("модель", "большая"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "secret"), SECRETS)
+def test_a_secret_of_a_real_configuration_is_hidden(name: str, value: Any, secret: str) -> None:
+    assert secret not in str(json_safe({name: value}, hide_by_key=True))
+
+
+@pytest.mark.parametrize(("name", "value"), HARMLESS)
+def test_a_setting_of_a_real_configuration_is_seen(name: str, value: Any) -> None:
+    assert MASK not in str(json_safe({name: value}, hide_by_key=True))
+
+
 @pytest.mark.parametrize(
-    "piece", ["sk-", "-eyJ", "a://", "a:b@ ", "=:token ", "--a ", "u:p@://", "-----BEGIN KEY-----"]
+    "piece",
+    [
+        "a=",
+        "a: ",
+        "login a password ",
+        "1:AA",
+        "hvs.",
+        "sk-",
+        "-eyJ",
+        "a://",
+        "a:b@ ",
+        "=:token ",
+        "--a ",
+        "u:p@://",
+        "-----BEGIN KEY-----",
+    ],
 )
 def test_no_text_makes_masking_slow(piece: str) -> None:
     started = time.perf_counter()

@@ -54,6 +54,9 @@ FAILURES = {
         "Memory access fault by GPU node-2 (Agent handle: 0x55) on address 0x7f.",
         "NVRM: Xid (PCI:0000:3b:00): 31, pid=99, Ch 00000008, MMU Fault",
     ],
+    "wrong-build": ["RuntimeError: HIP error: hipErrorNoBinaryForGpu"],
+    "crash": ["Fatal Python error: Segmentation fault"],
+    "denied": ["PermissionError: [Errno 13] Permission denied: '/data/out'"],
     "hang": ["training hang detected", "no step for 300 s"],
     "user-error": [
         "ModuleNotFoundError: No module named 'flash_attn'",
@@ -96,9 +99,10 @@ def test_when_the_restarts_are_used_up_the_node_is_given_up_and_an_error_stays_o
     assert ("3 of 3 restarts" in decided.reason) == (rule == "gpu-memory")
 
 
-def test_what_the_program_says_counts_before_its_log() -> None:
+def test_what_the_program_reports_counts_before_its_log() -> None:
     log = "CUDA out of memory"
-    assert decide("error: NCCL error", log, 0, 3).rule == "collective"
+    decided = decide("error: device-side assert", log, 0, 3)
+    assert (decided.rule, decided.seen_in) == ("gpu-error", "failures")
     decided = decide("error: worker failed", log, 0, 3)
     assert (decided.rule, decided.seen_in) == ("gpu-memory", "log")
 

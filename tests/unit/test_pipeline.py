@@ -80,7 +80,7 @@ class Setup:
 
 @pytest.fixture
 def setup(tmp_path: Path) -> Iterator[Setup]:
-    made = Setup(tmp_path, batch_size=10)
+    made = Setup(tmp_path, batch_max_steps=10)
     yield made
     made.close()
 

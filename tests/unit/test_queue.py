@@ -188,7 +188,7 @@ def test_an_open_step_is_due_when_it_has_been_held_long_enough(setup: Setup) -> 
 
 @pytest.mark.promise("G15")
 def test_spools_take_turns_when_time_is_up(setup: Setup) -> None:
-    setup.config = config(setup.folder, flush_interval=FLUSH, batch_size=1)
+    setup.config = config(setup.folder, flush_interval=FLUSH, batch_max_steps=1)
     setup.sink = ScriptedSink(setup.config)
     setup.add(1, [step(number, run="a") for number in range(3)], owned=False)
     setup.add(2, [step(number, run="b") for number in range(3)], owned=False)
@@ -245,7 +245,7 @@ def test_trouble_of_the_sink_holds_up_all_its_workloads_until_it_is_over(setup: 
 
 
 def test_progress_before_a_failure_begins_a_new_row_of_failures(setup: Setup) -> None:
-    setup.config = config(setup.folder, batch_size=1)
+    setup.config = config(setup.folder, batch_max_steps=1)
     setup.sink = ScriptedSink(setup.config)
     setup.add(1, [step(number) for number in range(40)])
     setup.judge(lambda parcel, tries: DELIVERED if tries > 1 else retry())

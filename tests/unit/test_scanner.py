@@ -28,7 +28,7 @@ class Walker:
         self.judged: list[Path] = []
         self.at_each: Callable[[], None] = lambda: None
         self.taken: dict[Path, Identity] = {}
-        self.config = config(folder, rescan_seconds=RESCAN)
+        self.config = config(folder, rescan_interval=RESCAN)
         self.config.spool.mkdir()
         self.ledger = Ledger(self.config.state)
         self.newcomers = Newcomers(

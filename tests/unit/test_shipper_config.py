@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from shipper.config import load as room
-from shipper.config.load import default_state, load
-from shipper.config.schema import SETTINGS, Config
+from shipper.config.load import default_state, load, read_options
+from shipper.config.parse import integer, url
+from shipper.config.schema import SETTINGS, Config, setting, settings_of
 from shipper.errors import ConfigError
 from tests.kit.spools import identity
 
@@ -22,9 +24,9 @@ OTHER: dict[str, tuple[str, Any]] = {
     "spool": ("/other/spool", Path("/other/spool")),
     "state": ("/other/state", Path("/other/state")),
     "processor_url": ("http://host:8989/v1", "http://host:8989/v1"),
-    "batch_size": ("7", 7),
+    "batch_max_steps": ("7", 7),
     "flush_interval": ("0.5", 0.5),
-    "request_bytes": ("2048", 2048),
+    "batch_max_bytes": ("2048", 2048),
     "connect_timeout": ("1.5", 1.5),
     "read_timeout": ("90", 90.0),
     "token_file": ("/run/token", Path("/run/token")),
@@ -33,25 +35,25 @@ OTHER: dict[str, tuple[str, Any]] = {
     "client_cert_file": ("/etc/client.pem", Path("/etc/client.pem")),
     "client_key_file": ("/etc/client.key", Path("/etc/client.key")),
     "proxy": ("http://proxy:3128", "http://proxy:3128"),
-    "numbers_only": ("true", True),
+    "drop_non_numeric": ("true", True),
     "rank_prefix": ("false", False),
     "api_reporting": ("false", False),
     "save_local": ("false", False),
-    "retain_seconds": ("60", 60.0),
-    "retain_bytes": ("1000", 1000),
-    "master": (" master-0.jobs:50001", "master-0.jobs:50001"),
-    "master_service": ("HTTP", "http"),
-    "master_client": ("package.module:Client", "package.module:Client"),
-    "master_message_bytes": ("2048", 2048),
-    "master_keep_seconds": ("0", 0.0),
-    "master_wait": ("60", 60.0),
-    "master_proxy": ("environment", "environment"),
+    "retention_seconds": ("60", 60.0),
+    "retention_bytes": ("1000", 1000),
+    "dlrover_address": (" master-0.jobs:50001", "master-0.jobs:50001"),
+    "dlrover_protocol": ("HTTP", "http"),
+    "dlrover_client": ("package.module:Client", "package.module:Client"),
+    "dlrover_message_bytes": ("2048", 2048),
+    "dlrover_max_age": ("0", 0.0),
+    "dlrover_wait_for_endpoint": ("60", 60.0),
+    "dlrover_proxy": ("environment", "environment"),
     "root_bytes": ("5000", 5000),
     "when_full": ("drop-oldest", "drop-oldest"),
     "dead_letter_count": ("5", 5),
     "dead_letter_bytes": ("500", 500),
     "quarantine_bytes": ("700", 700),
-    "rescan_seconds": ("1", 1.0),
+    "rescan_interval": ("1", 1.0),
     "pod_directories": ("true", True),
     "workers": ("2", 2),
     "log_level": ("debug", "debug"),
@@ -92,7 +94,7 @@ def problems(
 
 def test_there_is_another_value_here_for_every_setting_that_there_is() -> None:
     assert sorted(OTHER) == sorted(NAMES)
-    assert sorted({*NAMES, "given", "warnings"}) == sorted(Config.__dataclass_fields__)
+    assert sorted({*NAMES, "sinks", "given", "warnings"}) == sorted(Config.__dataclass_fields__)
 
 
 @pytest.mark.parametrize(
@@ -126,12 +128,12 @@ def test_every_source_gives_every_setting(tmp_path: Path, name: str, source: str
 @pytest.mark.parametrize("name", sorted(ALIASES))
 def test_the_sources_have_an_order(tmp_path: Path, name: str) -> None:
     good = {
-        "batch_size": "1 2 3 4",
+        "batch_max_steps": "1 2 3 4",
         "flush_interval": "1 2 3 4",
         "processor_url": "http://a http://b http://c http://d",
         "spool": "/a /b /c /d",
-        "master": "a:1 b:2 ::1:3 [::1]:4",
-        "master_service": "grpc http grpc http",
+        "dlrover_address": "a:1 b:2 ::1:3 [::1]:4",
+        "dlrover_protocol": "grpc http grpc http",
     }.get(name, "true false true false")
     first, second, third, fourth = good.split()
     flags: dict[str, Any] = {**BASE, name: first}
@@ -150,21 +152,21 @@ def test_the_aliases_are_those_of_the_older_exporter_and_of_dlrover() -> None:
     assert ALIASES == {
         "spool": "PRIMUS_LENS_WANDB_OUTPUT_PATH",
         "processor_url": "PRIMUS_LENS_API_BASE_URL",
-        "batch_size": "PRIMUS_LENS_WANDB_BATCH_SIZE",
+        "batch_max_steps": "PRIMUS_LENS_WANDB_BATCH_SIZE",
         "flush_interval": "PRIMUS_LENS_WANDB_FLUSH_INTERVAL",
         "api_reporting": "PRIMUS_LENS_WANDB_API_REPORTING",
         "save_local": "PRIMUS_LENS_WANDB_SAVE_LOCAL",
-        "master": "DLROVER_MASTER_ADDR",
-        "master_service": "DLROVER_MASTER_SERVICE_TYPE",
+        "dlrover_address": "DLROVER_MASTER_ADDR",
+        "dlrover_protocol": "DLROVER_MASTER_SERVICE_TYPE",
     }
 
 
 def test_without_any_source_the_defaults_count() -> None:
     config = load({"spool": "/spool"}, {})
-    for setting in SETTINGS:
-        if setting.name not in ("spool", "state"):
-            assert getattr(config, setting.name) == setting.default
-            assert setting.parse(setting.default) == setting.default
+    for one in SETTINGS:
+        if one.name not in ("spool", "state"):
+            assert getattr(config, one.name) == one.default
+            assert one.parse(one.default) == one.default
     assert dict(config.given) == {"spool": "--spool"}
 
 
@@ -176,32 +178,35 @@ WRONG = [
         for text in ("host:8989", "ftp://host", "http://", "/v1", "http://[")
     ),
     *(("proxy", text) for text in ("proxy:3128", "socks5://proxy", "environ")),
-    *(("master", text) for text in ("host", ":1", "host:", "host:0", "host:99999", "a/b:1")),
-    *(("master", text) for text in ("1:2:3", "[::1]", "a b:1", "http://h:1", "h:x")),
-    *(("master_service", text) for text in ("ray", "tcp")),
-    *(("master_client", text) for text in ("module", ":name", "module:")),
-    *(("master_message_bytes", text) for text in ("1023", "x", str(2**40))),
-    *(("master_keep_seconds", text) for text in ("-1", "nan", "x")),
-    *(("master_wait", text) for text in ("-1", "inf", "x")),
-    *(("master_proxy", text) for text in ("proxy:3128", "socks5://proxy")),
-    *(("batch_size", text) for text in ("0", "1001", "-1", "1.5", "many", "")),
+    *(
+        ("dlrover_address", text)
+        for text in ("host", ":1", "host:", "host:0", "host:99999", "a/b:1")
+    ),
+    *(("dlrover_address", text) for text in ("1:2:3", "[::1]", "a b:1", "http://h:1", "h:x")),
+    *(("dlrover_protocol", text) for text in ("ray", "tcp")),
+    *(("dlrover_client", text) for text in ("module", ":name", "module:")),
+    *(("dlrover_message_bytes", text) for text in ("1023", "x", str(2**40))),
+    *(("dlrover_max_age", text) for text in ("-1", "nan", "x")),
+    *(("dlrover_wait_for_endpoint", text) for text in ("-1", "inf", "x")),
+    *(("dlrover_proxy", text) for text in ("proxy:3128", "socks5://proxy")),
+    *(("batch_max_steps", text) for text in ("0", "1001", "-1", "1.5", "many", "")),
     *(("flush_interval", text) for text in ("0", "0.04", "3601", "nan", "inf", "soon")),
-    *(("request_bytes", text) for text in ("1023", str(64 * 1024 * 1024 + 1), "1k")),
+    *(("batch_max_bytes", text) for text in ("1023", str(64 * 1024 * 1024 + 1), "1k")),
     *(("connect_timeout", text) for text in ("0", "601", "-1", "nan")),
     *(("read_timeout", text) for text in ("0", "3601", "x")),
-    *(("numbers_only", text) for text in ("maybe", "2", "")),
+    *(("drop_non_numeric", text) for text in ("maybe", "2", "")),
     *(("rank_prefix", text) for text in ("maybe", "")),
     *(("api_reporting", text) for text in ("maybe", "")),
     *(("save_local", text) for text in ("maybe", "")),
-    *(("retain_seconds", text) for text in ("-1", "1e12", "x")),
-    *(("retain_bytes", text) for text in ("-1", "1.5", str(2**61))),
+    *(("retention_seconds", text) for text in ("-1", "1e12", "x")),
+    *(("retention_bytes", text) for text in ("-1", "1.5", str(2**61))),
     *(("root_bytes", text) for text in ("-1", "1.5", str(2**61))),
     *(("when_full", text) for text in ("drop", "")),
     *(("dead_letter_count", text) for text in ("-1", "1.5", "1000000001")),
     *(("dead_letter_bytes", text) for text in ("-1", "x", str(2**51))),
     *(("quarantine_bytes", text) for text in ("-1", "x", str(2**51))),
     ("pod_directories", "perhaps"),
-    *(("rescan_seconds", text) for text in ("0", "3601", "x")),
+    *(("rescan_interval", text) for text in ("0", "3601", "x")),
     *(("workers", text) for text in ("0", "65", "x")),
     *(("log_level", text) for text in ("loud", "")),
     *(("log_format", text) for text in ("xml", "")),
@@ -225,12 +230,12 @@ def test_there_is_a_bad_value_here_for_every_setting() -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("batch_size", True),
-        ("batch_size", 1.5),
-        ("batch_size", math.nan),
+        ("batch_max_steps", True),
+        ("batch_max_steps", 1.5),
+        ("batch_max_steps", math.nan),
         ("workers", math.inf),
         ("flush_interval", True),
-        ("numbers_only", 1.5),
+        ("drop_non_numeric", 1.5),
     ],
 )
 def test_a_file_is_no_laxer_than_the_command_line(tmp_path: Path, name: str, value: Any) -> None:
@@ -239,7 +244,7 @@ def test_a_file_is_no_laxer_than_the_command_line(tmp_path: Path, name: str, val
 
 
 @pytest.mark.parametrize(
-    "content", ["batch_size = [1]", "log_level = {a = 1}", "workers = 1979-05-27"]
+    "content", ["batch_max_steps = [1]", "log_level = {a = 1}", "workers = 1979-05-27"]
 )
 def test_a_value_of_another_type_altogether_is_a_problem_and_no_crash(
     tmp_path: Path, content: str
@@ -251,11 +256,11 @@ def test_a_value_of_another_type_altogether_is_a_problem_and_no_crash(
 
 def test_all_problems_are_named_at_once(tmp_path: Path) -> None:
     file = toml(tmp_path, workers=0, colour="red")
-    environ = {"LENS_SHIP_BATCH_SIZE": "x", "PRIMUS_LENS_WANDB_SAVE_LOCAL": "perhaps"}
+    environ = {"LENS_SHIP_BATCH_MAX_STEPS": "x", "PRIMUS_LENS_WANDB_SAVE_LOCAL": "perhaps"}
     found = problems({"flush_interval": "nan"}, environ, file)
     for word in (
         "--flush-interval",
-        "LENS_SHIP_BATCH_SIZE",
+        "LENS_SHIP_BATCH_MAX_STEPS",
         ": workers:",
         ": colour:",
         "spool root",
@@ -267,8 +272,8 @@ def test_all_problems_are_named_at_once(tmp_path: Path) -> None:
 
 def test_an_unknown_key_is_a_problem_that_names_what_was_meant(tmp_path: Path) -> None:
     """Forty names around the one that was meant would hide it."""
-    (problem,) = problems(BASE, file=toml(tmp_path, bacth_size=1))
-    assert problem.endswith("bacth_size: no such setting; did you mean batch_size?")
+    (problem,) = problems(BASE, file=toml(tmp_path, bacth_max_steps=1))
+    assert problem.endswith("bacth_max_steps: unknown setting; did you mean batch_max_steps?")
 
 
 def test_an_unknown_key_that_is_like_none_is_a_problem_that_names_them_all(tmp_path: Path) -> None:
@@ -305,7 +310,7 @@ def test_a_url_is_trimmed(text: str) -> None:
 
 @pytest.mark.parametrize("word", ["true", "TRUE", " Yes ", "on", "1"])
 def test_a_switch_understands_the_usual_words(word: str) -> None:
-    assert load({**BASE, "numbers_only": word}, {}).numbers_only is True
+    assert load({**BASE, "drop_non_numeric": word}, {}).drop_non_numeric is True
 
 
 def test_a_home_directory_is_expanded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -338,7 +343,7 @@ def test_the_state_directory_is_systemds_where_there_is_one(
         (0, {}, 1),
         (-5, {}, 1),
         (10**6, {}, 1000),
-        (7, {"batch_size": 9}, 9),
+        (7, {"batch_max_steps": 9}, 9),
     ],
 )
 def test_a_jobs_wish_for_steps_counts_unless_the_operator_says_otherwise(
@@ -384,7 +389,7 @@ def test_a_token_given_where_the_name_of_its_file_belongs_is_not_repeated() -> N
     flags = {**BASE, "processor_url": "http://host/v1", "token_file": SECRET}
     with pytest.raises(ConfigError) as raised:
         load(flags, {}, sends=True)
-    assert "--token-file: what is given there cannot be read" in str(raised.value)
+    assert "--token-file: the given value cannot be read" in str(raised.value)
     assert SECRET not in str(raised.value)
 
 
@@ -401,11 +406,11 @@ def test_what_systemd_hands_over_is_taken_and_what_is_given_comes_first(tmp_path
 # --- settings that are good alone -----------------------------------------------------------------
 
 CONTRADICTIONS: dict[str, tuple[dict[str, Any], str]] = {
-    "state in root": ({"state": "/spool/state"}, "state: /spool/state lies inside"),
-    "state is root": ({"state": "/other/../spool"}, "state: /spool lies inside"),
+    "state in root": ({"state": "/spool/state"}, "state: /spool/state is inside"),
+    "state is root": ({"state": "/other/../spool"}, "state: /spool is inside"),
     "keeps more than there is": (
-        {"retain_bytes": 2000, "root_bytes": 1000},
-        "retain_bytes: 2000 is more than root_bytes 1000",
+        {"retention_bytes": 2000, "root_bytes": 1000},
+        "retention_bytes: 2000 is more than root_bytes 1000",
     ),
     "key alone": (
         {"client_key_file": "/k", "processor_url": "http://host"},
@@ -429,7 +434,7 @@ def test_an_address_that_is_refused_is_one_problem_and_not_two() -> None:
 
 
 def test_contradictions_and_bad_values_come_together() -> None:
-    wrong = {"state": "/spool/s", "retain_bytes": 2, "root_bytes": 1, "workers": 0}
+    wrong = {"state": "/spool/s", "retention_bytes": 2, "root_bytes": 1, "workers": 0}
     assert len(problems({**BASE, **wrong, "client_key_file": "/k"})) == 4
 
 
@@ -460,7 +465,7 @@ def test_a_file_that_is_not_there_or_empty_is_a_problem_for_those_who_send(
 @pytest.mark.parametrize(
     ("name", "meant"),
     [
-        ("LENS_SHIP_BACTH_SIZE", "; did you mean LENS_SHIP_BATCH_SIZE?"),
+        ("LENS_SHIP_BACTH_MAX_STEPS", "; did you mean LENS_SHIP_BATCH_MAX_STEPS?"),
         ("LENS_SHIP_SPOOL_ROOT", "; did you mean LENS_SHIP_SPOOL?"),
         ("LENS_SHIP_TOKEN", "; did you mean LENS_SHIP_TOKEN_FILE?"),
         ("LENS_SHIP_XYZZY_QUUX_QUUX", ""),
@@ -468,7 +473,7 @@ def test_a_file_that_is_not_there_or_empty_is_a_problem_for_those_who_send(
 )
 def test_a_variable_that_is_no_setting_is_told_without_its_value(name: str, meant: str) -> None:
     (warning,) = load(BASE, {name: SECRET}).warnings
-    assert warning == f"{name}: no such setting, it is not used{meant}"
+    assert warning == f"{name}: unknown setting, ignored{meant}"
 
 
 @pytest.mark.parametrize(
@@ -488,7 +493,63 @@ def test_options_and_what_kubernetes_sets_beside_a_service_are_no_strangers(name
 
 
 def test_every_variable_that_a_command_reads_is_known() -> None:
-    """An option's variable stands in the list of those that are no settings."""
-    folder = Path(room.__file__).parents[1] / "commands"
-    text = "".join(path.read_text(encoding="utf-8") for path in folder.glob("*.py"))
+    """The variables of options are in the list of those that are not settings."""
+    package = Path(room.__file__).parents[1]
+    text = "".join(path.read_text(encoding="utf-8") for path in package.rglob("*.py"))
     assert set(re.findall(r'envvar="(LENS_SHIP_\w+)"', text)) == set(room.OPTION_VARIABLES)
+
+
+# --- options of a sink: any dataclass of settings -------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """As a sink declares them."""
+
+    url: str = setting("", url, help="The receiver.", alias="RECEIVER_URL")
+    retries: int = setting(3, integer(0, 9), help="Requests.", credential="retries")
+    given: Mapping[str, str] = field(default_factory=dict)
+
+
+def test_a_table_becomes_the_options_of_any_dataclass() -> None:
+    table = {"url": "http://host/", "retries": 5}
+    options, wrong = read_options(Options, table, "x.toml: [sinks.a]")
+    assert wrong == []
+    assert (options.url, options.retries) == ("http://host", 5)
+    assert options.given["url"] == "x.toml: [sinks.a]: url"
+    assert read_options(Options, {}, "")[0] == Options()
+
+
+def test_every_problem_of_a_table_is_named_with_its_place() -> None:
+    table = {"url": "host", "retries": 10, "retires": 1}
+    options, wrong = read_options(Options, table, "x.toml: [sinks.a]")
+    assert wrong == [
+        "x.toml: [sinks.a]: retires: unknown setting; did you mean retries?",
+        "x.toml: [sinks.a]: url: 'host' is not an http:// or https:// URL",
+        "x.toml: [sinks.a]: retries: 10 is outside 0 … 9",
+    ]
+    assert (options.url, options.retries) == ("", 3), "the defaults"
+
+
+def test_options_with_a_prefix_have_flags_and_variables(tmp_path: Path) -> None:
+    first, second = settings_of(Options, "spare")
+    assert (first.flag, second.variable) == ("--spare-url", "LENS_SHIP_SPARE_RETRIES")
+    flags, environ = {"spare_url": "http://a"}, {"LENS_SHIP_SPARE_RETRIES": "7"}
+    table = {"url": "http://b", "retries": 8}
+    options, _ = read_options(Options, table, "t", prefix="spare", flags=flags, environ=environ)
+    assert (options.url, options.retries) == ("http://a", 7)
+    assert options.given == {"url": "--spare-url", "retries": "LENS_SHIP_SPARE_RETRIES"}
+    (tmp_path / "retries").write_text("")
+    environ = {"RECEIVER_URL": "http://c", "CREDENTIALS_DIRECTORY": str(tmp_path)}
+    options, wrong = read_options(Options, {}, "t", environ=environ)
+    assert options.given == {"url": "RECEIVER_URL", "retries": "$CREDENTIALS_DIRECTORY"}
+    assert len(wrong) == 1, "the path of a credential is not a number"
+
+
+def test_the_tables_of_sinks_are_kept_as_they_are_and_checked_for_shape(tmp_path: Path) -> None:
+    file = tmp_path / "lens.toml"
+    file.write_text('workers = 2\n[sinks.spare]\ntype = "processor"\nretries = 4\n')
+    config = load(BASE, {}, file)
+    assert (config.workers, config.sinks) == (2, {"spare": {"type": "processor", "retries": 4}})
+    file.write_text("sinks = 3\n")
+    assert problems(BASE, {}, file) == [f"{file}: sinks: is not a set of tables [sinks.NAME]"]

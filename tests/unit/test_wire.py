@@ -144,8 +144,8 @@ def test_what_is_not_finite_is_announced_in_an_entry_too() -> None:
 
 def test_numbers_only_leaves_the_others_out_and_counts_them() -> None:
     data = {"loss": 2.5, "note": "text", "none": None}
-    assert metrics(data, numbers_only=True) == {"loss": 2.5}
-    assert encoded(data, numbers_only=True).left_out == 2
+    assert metrics(data, drop_non_numeric=True) == {"loss": 2.5}
+    assert encoded(data, drop_non_numeric=True).left_out == 2
 
 
 @pytest.mark.parametrize("levels", [50, 150, 300, 900])

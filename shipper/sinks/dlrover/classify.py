@@ -65,7 +65,7 @@ def no_master(*, wait: bool) -> Outcome:
     return Outcome(
         verdict=Verdict.RETRY if wait else Verdict.DROPPED,
         reason="no-master",
-        detail="the job recorded no DLROVER_MASTER_ADDR and no --master is given",
+        detail="the job recorded no DLROVER_MASTER_ADDR and no --dlrover-address is given",
         alarm=True,
     )
 
@@ -87,7 +87,7 @@ def judge_report(reply: Reply, *, refusals: int) -> Outcome:
     if reply.status == "413" or (
         reply.status == "RESOURCE_EXHAUSTED" and _TOO_LARGE in reply.detail
     ):
-        detail = f"{_told(reply)}; lower --master-message-bytes"
+        detail = f"{_told(reply)}; lower --dlrover-message-bytes"
         return Outcome(verdict=Verdict.DEAD, reason="too-large", detail=detail)
     return judge_status(reply, refusals=refusals, ambiguous=reply.status not in _NOT_STORED)
 

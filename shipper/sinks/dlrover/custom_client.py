@@ -105,13 +105,14 @@ def load(place: str) -> Callable[[str], Any]:
         for name in attribute.split("."):
             found = getattr(found, name)
     except Exception as error:  # importing runs code that is not ours
+        reason = f"{type(error).__name__}: {error}"
         raise ConfigError(
-            [f"--master-client {place}: {type(error).__name__}: {error}; it is package.module:name"]
+            [f"--dlrover-client {place}: {reason}; it is package.module:name"]
         ) from error
     if hasattr(found, METHOD) and not inspect.isclass(found):
         return lambda _address: found
     if not callable(found):
-        raise ConfigError([f"--master-client {place}: it has no {METHOD} and makes nothing"])
+        raise ConfigError([f"--dlrover-client {place}: it has no {METHOD} and makes nothing"])
     return lambda address: _make(place, found, address)
 
 

@@ -109,10 +109,10 @@ class MasterSink:
     def __init__(self, config: Config, address: object) -> None:
         self._config = config
         self._make_client: Callable[[str], object] | None = None
-        if config.master_client:
+        if config.dlrover_client:
             from shipper.sinks.dlrover import custom_client
 
-            self._make_client = custom_client.load(config.master_client)
+            self._make_client = custom_client.load(config.dlrover_client)
         self._talks: dict[tuple[str, str], Talk] = {}
         self._tried: dict[tuple[str, int], _Tried] = {}
         # Spool -> the master that its program has named first; a process has one.
@@ -187,7 +187,7 @@ class MasterSink:
         if outcome is not None:
             return outcome
         try:
-            contents = reports.contents(parcel.report, self._config.master_message_bytes)
+            contents = reports.contents(parcel.report, self._config.dlrover_message_bytes)
             talk = self._talk(identity)
         except Unfit as error:
             return unfit(str(error))
@@ -198,7 +198,7 @@ class MasterSink:
     def probe(self, identities: Sequence[Identity]) -> Iterator[Finding]:
         """Whether the masters of these jobs are there, and which generation they speak."""
         if self._make_client is not None:
-            yield ok("master", f"{self._config.master_client}: a client of your own, not asked")
+            yield ok("master", f"{self._config.dlrover_client}: a client of your own, not asked")
             return
         named = {master_of(self._config, who): who for who in identities}
         masters = [(where, who) for where, who in named.items() if where[0]]
@@ -262,8 +262,8 @@ class MasterSink:
         now = time.time()
         age = now - parcel.report.timestamp
         if not self._has_receiver(identity):
-            return no_master(wait=now - parcel.report.time < self._config.master_wait)
-        if self._config.master_keep_seconds and age >= self._config.master_keep_seconds:
+            return no_master(wait=now - parcel.report.time < self._config.dlrover_wait_for_endpoint)
+        if self._config.dlrover_max_age and age >= self._config.dlrover_max_age:
             return expired(age)
         if age < -REMEMBERED_SECONDS:
             return unfit(f"timestamp {parcel.report.timestamp} is {-age:.0f} s in the future")
@@ -307,7 +307,7 @@ class MasterSink:
             try:
                 client = self._make_client(address)
             except Exception as error:  # border with code that is not ours
-                detail = f"{self._config.master_client}: {type(error).__name__}: {error}"
+                detail = f"{self._config.dlrover_client}: {type(error).__name__}: {error}"
                 raise Unreachable("client-failed", detail, sent=False) from error
             return ClientConversation(address, client, time.monotonic)
         dial = _dialler(target(address), service, self._config)
@@ -344,7 +344,7 @@ def _dialler(target: str, service: str, config: Config) -> Callable[[], Transpor
     patience = Patience(
         connect_seconds=config.connect_timeout,
         answer_seconds=config.read_timeout,
-        proxy=config.master_proxy,
+        proxy=config.dlrover_proxy,
     )
     if service == "http":
         from shipper.sinks.dlrover.http_transport import Post
@@ -352,7 +352,7 @@ def _dialler(target: str, service: str, config: Config) -> Callable[[], Transpor
         return lambda: Post(target, patience)
     if service != "grpc":
         raise Unreachable(
-            "unsupported", f"a master of kind {service!r}: give --master-client", sent=False
+            "unsupported", f"a master of kind {service!r}: give --dlrover-client", sent=False
         )
     try:
         from shipper.sinks.dlrover.grpc_transport import Channel

@@ -10,8 +10,8 @@ from spooler.spool.identity import Identity
 
 def master_of(config: Config, identity: Identity) -> tuple[str, str]:
     """Address and kind: the operator's choice, else what the job recorded; "" for none."""
-    service = config.master_service or identity.master_service
-    return config.master or identity.master_addr.strip(), service.strip().lower()
+    service = config.dlrover_protocol or identity.master_service
+    return config.dlrover_address or identity.master_addr.strip(), service.strip().lower()
 
 
 def target(address: str) -> str:

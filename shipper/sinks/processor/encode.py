@@ -59,7 +59,7 @@ _KEPT_NAMES = 16384  # characters of the names of one step; of longer ones nothi
 class Options:
     """What an operator may choose about the encoding."""
 
-    numbers_only: bool = False  # leave out what is no number instead of sending it to /logs
+    drop_non_numeric: bool = False  # leave out what is no number instead of sending it to /logs
     rank_prefix: bool = True  # `rank<R>/` before the names of ranks other than 0
 
 
@@ -119,14 +119,14 @@ def encode_step(step: Step, identity: Identity, options: Options) -> EncodedStep
     time = sane_time(step.time, identity)
     for name in nonfinite:
         numbers.setdefault(f"{name}/nonfinite", 1)
-    if others and not options.numbers_only:
+    if others and not options.drop_non_numeric:
         path, items, values = "/wandb/logs", 1, len(numbers) + len(others)
         data = {_name(prefix, name): value for name, value in {**numbers, **others}.items()}
         fragment = dump({"step": step.step, "timestamp": time, "data": data})
     else:
         path, items, values = "/wandb/metrics", len(numbers), len(numbers)
         fragment = _points(prefix, numbers, step.step, time)
-    left_out = nulls + (len(others) if options.numbers_only else 0)
+    left_out = nulls + (len(others) if options.drop_non_numeric else 0)
     # By position: this is done for every step, and names take longer than the rest of it.
     return EncodedStep(
         path,

@@ -78,7 +78,7 @@ class ProcessorSink:
         self._config = config
         self._address = address
         self._options = encode.Options(
-            numbers_only=config.numbers_only, rank_prefix=config.rank_prefix
+            drop_non_numeric=config.drop_non_numeric, rank_prefix=config.rank_prefix
         )
 
     def plan(self, stretch: Stretch) -> Plan:
@@ -100,7 +100,7 @@ class ProcessorSink:
         requests = encode.group(
             (step for step in encoded if step.items),
             max_steps=self._config.steps_per_request(stretch.identity),
-            max_bytes=self._config.request_bytes,
+            max_bytes=self._config.batch_max_bytes,
         )
         return Plan(
             parcels=tuple(StepParcel(request=request) for request in requests),
@@ -120,7 +120,7 @@ class ProcessorSink:
             for step in steps
             if not encode.problem(step)
         ]
-        requests = encode.group(encoded, max_steps=1, max_bytes=self._config.request_bytes)
+        requests = encode.group(encoded, max_steps=1, max_bytes=self._config.batch_max_bytes)
         return tuple(StepParcel(request=request, mark="/cut-off") for request in requests)
 
     def close(self) -> None:

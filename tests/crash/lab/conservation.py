@@ -11,8 +11,8 @@ from shipper.audit.account import Account
 from shipper.audit.audit import run_audit
 from shipper.config.schema import Config
 from shipper.discovery.layout import find_spools
-from shipper.ledger.ranges import common, size
 from shipper.ledger.ledger import Ledger
+from shipper.ledger.ranges import common, size
 from shipper.sinks import REGISTRY
 from shipper.steps import CUT_OFF_NAME
 from spooler.spool import codec

@@ -89,9 +89,9 @@ def trial(seed: int, work: Path) -> Verdict:
         work / "state",
         receiver.url,
         flush_interval=0.05,
-        rescan_seconds=1,
-        batch_size=20,
-        retain_seconds=0.2,
+        rescan_interval=1,
+        batch_max_steps=20,
+        retention_seconds=0.2,
         **({"root_bytes": 400_000, "when_full": "drop-oldest"} if variant == ROOT else {}),
     )
 

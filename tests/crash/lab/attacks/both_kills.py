@@ -30,7 +30,7 @@ def trial(seed: int, work: Path) -> Verdict:
         PRIMUS_LENS_WANDB_OUTPUT_PATH=str(root), PRIMUS_LENS_SPOOL_SEGMENT_RECORDS="60"
     )
     receiver = FarReceiver(work / "telemetry.sqlite")
-    brisk = {"batch_size": 7, "flush_interval": 0.05, "rescan_seconds": 1}
+    brisk = {"batch_max_steps": 7, "flush_interval": 0.05, "rescan_interval": 1}
     config = settings(root, work / "state", receiver.url, **brisk)
 
     def serve(_tell: Tell) -> None:

@@ -69,7 +69,8 @@ class Node:
         self._command = [
             *("run", "--spool", str(self.root), "--state", str(work / "state")),
             *("--processor-url", self.url, "--flush-interval", str(FLUSH_SECONDS)),
-            *("--retain-seconds", str(retain), "--http-listen", "off", "--batch-size", "20"),
+            *("--retention-seconds", str(retain), "--http-listen", "off"),
+            *("--batch-max-steps", "20"),
         ]
         self.service = self._serve()
         self.trainer = self._train()

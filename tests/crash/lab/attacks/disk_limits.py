@@ -70,9 +70,9 @@ class Node:
             work / "state",
             self.url,
             flush_interval=0.05,
-            rescan_seconds=1,
+            rescan_interval=1,
             read_timeout=0.3,
-            **{"numbers_only": True, "retain_seconds": 10**6, **limits},
+            **{"drop_non_numeric": True, "retention_seconds": 10**6, **limits},
         )
         self.lives: dict[str, Life] = {}
         self.most: dict[str, int] = {}  # spool -> bytes of disk; "" is all of the root
@@ -291,7 +291,7 @@ def _check_account(node: Node, policy: str, found: Findings) -> None:
             found.check(not lost, "G11", f"undelivered records were removed: {where}")
         evicted, others = sum(account.dropped_by_policy.values()), account.written - len(told)
         # What was under way when the service or the receiver went may have arrived all the same.
-        others += node.config.batch_size * (node.deaths + node.absences)
+        others += node.config.batch_max_steps * (node.deaths + node.absences)
         found.check(len(lost) <= evicted <= len(lost) + others, "G11", f"not counted: {where}")
         if refused:
             dropped = sum(account.dropped_by_producer.values())

@@ -272,8 +272,8 @@ def _command(root: Root, *arguments: str) -> subprocess.Popen[str]:
         "LENS_SHIP_STATE": str(root.state),
         "LENS_SHIP_HTTP_LISTEN": "off",
         "LENS_SHIP_POD_DIRECTORIES": "true",
-        "LENS_SHIP_RETAIN_SECONDS": "86400",
-        "LENS_SHIP_RESCAN_SECONDS": "1",
+        "LENS_SHIP_RETENTION_SECONDS": "86400",
+        "LENS_SHIP_RESCAN_INTERVAL": "1",
     }
     with root.log.open("a") as log:
         serves = words[0] == "run"

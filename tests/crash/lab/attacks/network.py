@@ -91,7 +91,7 @@ def trial(seed: int, work: Path) -> Verdict:
     patience = 3.0 if name.startswith("half-open") else 60.0
     config = settings(
         *(work / "spool", work / "state", proxy.url),
-        batch_size=BATCH,
+        batch_max_steps=BATCH,
         read_timeout=patience,
         workers=16,
     )

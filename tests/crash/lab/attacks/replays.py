@@ -110,7 +110,7 @@ def trial(seed: int, work: Path) -> Verdict:
 def make(folder: Path, name: str, url: str) -> Replay:
     """A spool that the service has delivered, or a file that it knows nothing of."""
     folder.mkdir()
-    config = settings(folder / "spool", folder / "state", url, batch_size=4)
+    config = settings(folder / "spool", folder / "state", url, batch_max_steps=4)
     if name.startswith("file"):
         source = folder / "old"
         (source / "node_0" / "rank_0").mkdir(parents=True)

@@ -110,7 +110,7 @@ def ship(spool: Path, state: Path, url: str, fatal: str, crossing: int) -> int:
     def work(_tell: Tell) -> None:
         if fatal:
             arm(fatal, crossing)
-        if ship_once(settings(spool, state, url, batch_size=4), timeout=60):
+        if ship_once(settings(spool, state, url, batch_max_steps=4), timeout=60):
             os._exit(1)
 
     return Life(work).end()

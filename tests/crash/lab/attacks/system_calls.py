@@ -122,7 +122,8 @@ class Scene:
         """One cycle of the service; 1 when something is left, 3 when it said that it cannot."""
         try:
             pending = ship_once(
-                settings(self.root, self.state, self.receiver.url, batch_size=7), timeout=seconds
+                settings(self.root, self.state, self.receiver.url, batch_max_steps=7),
+                timeout=seconds,
             )
         except (ShipperError, SpoolError):
             return 3

@@ -212,10 +212,10 @@ def meet_later(found: Findings, rng: random.Random, work: Path) -> None:
     receiver = FarReceiver(work / "telemetry.sqlite")
     config = settings(
         *(work / "spool", work / "state", receiver.url),
-        batch_size=3,
+        batch_max_steps=3,
         flush_interval=0.05,
-        rescan_seconds=1,
-        retain_seconds=0,
+        rescan_interval=1,
+        retention_seconds=0,
     )
     directory = write_spool(work / "spool", "later", 1)
     left = make_later(directory)
