@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 from rich.console import Console
@@ -19,9 +19,11 @@ from shipper.audit.account import Account, total
 from shipper.finding import FAIL, OK, WARN, Finding
 from shipper.humanize import by_reason, clock, counted, sanitize
 from shipper.ledger import ranges
-from shipper.replay.check import DIFFERS, HOLDS, Checked
-from shipper.retention.quarantine import Report
 from shipper.tables import Column, cells, console, fitted, numbers
+
+if TYPE_CHECKING:
+    from shipper.replay.check import Checked
+    from shipper.retention.quarantine import Report
 
 _ANSWER = 2000  # characters of an answer that are shown
 _STYLES = {OK: "green", WARN: "yellow", FAIL: "bold red"}
@@ -136,15 +138,16 @@ def _print_receipts(out: Console, receipts: Sequence[Checked]) -> None:
     """A count of those that hold, and a line for each of the others."""
     if not receipts:
         return
-    holding = sum(receipt.state == HOLDS for receipt in receipts)
+    holding = sum(not receipt.why for receipt in receipts)
     out.print(f"{holding} of {len(receipts)} replay receipts match the records on disk")
     for receipt in receipts:
-        if receipt.state != HOLDS:
-            problem = "differs" if receipt.state == DIFFERS else "cannot be checked any more"
+        if receipt.why:
+            differs = receipt.state == "differs"
+            problem = "differs" if differs else "cannot be checked any more"
             out.print(
                 f"{sanitize(receipt.spool)}, {receipt.sink}: {receipt.records:,} records"
                 f" replayed from {sanitize(receipt.directory)}: {problem}: {sanitize(receipt.why)}",
-                style="bold red" if receipt.state == DIFFERS else "",
+                style="bold red" if differs else "",
             )
 
 

@@ -170,7 +170,7 @@ def test_with_drop_oldest_the_oldest_go_and_the_rest_arrives_in_order(
     assert all(account.balances for account in accounts.values())
     main = accounts["processor"]
     assert main.dropped_by_policy == {"root-cap": order[0]}
-    assert (main.corrupt, main.missing) == (0, 0)
+    assert (main.corrupt, main.unaccounted) == (0, 0)
     assert main.delivered == STEPS - order[0]
 
 
