@@ -14,7 +14,7 @@ DEBIAN = strace systemd btrfs-progs xfsprogs bindfs golang-go golang-github-mast
 DLROVER = 0.6.1
 DLROVER_OLDER = 0.5.0 0.4.0
 
-.PHONY: help demo demo-master test check settings unit wandb-oldest test-wandb test-master crash crash-long bench bench-exporter bench-growth bench-peers bench-results bench-sizing clean model scale
+.PHONY: help demo demo-master test check docs unit wandb-oldest test-wandb test-master crash crash-long bench bench-exporter bench-growth bench-peers bench-results bench-sizing clean model scale
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -33,7 +33,7 @@ check: $(VENV)/.test ## style, types, import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-settings: $(VENV)/.test ## write the tables of docs/ from the code
+docs: $(VENV)/.test ## write the tables of docs/ from the code
 	$(BIN)/python -m tests.kit.settings_page
 
 unit: $(VENV)/.test $(VENV)/.debian $(VENV)/.dlrover-$(DLROVER) ## the tests, with the newest wandb

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from shipper.ledger.ledger import Ledger
-from shipper.sinks import Sink, Stretch
-from shipper.sinks.outcome import Outcome, Verdict
+from shipper.sinks import PlanInput, Sink
+from shipper.sinks.outcome import Disposition, Outcome
 from spooler.errors import BodyUnreadable
 from spooler.spool import codec
 from spooler.spool.identity import Identity
@@ -70,7 +70,7 @@ def retry(
         sink, identity = sinks.get(row["sink"]), identities.get(row["spool"])
         if sink is None or identity is None:
             outcome = Outcome(
-                verdict=Verdict.RETRY,
+                disposition=Disposition.RETRY,
                 reason="unknown",
                 detail="its sink is not configured, or its spool is not in the ledger",
             )
@@ -79,7 +79,7 @@ def retry(
                 seq=row["seq"], kind=row["kind"], body=ledger.dead_letter_body(row["id"]) or b""
             )
             outcome = _send(sink, identity, stored)
-        if outcome.verdict is Verdict.DELIVERED:
+        if outcome.disposition is Disposition.DELIVERED:
             ledger.close_dead_letters([row["id"]], "delivered")
         done.append(Retried(number=row["id"], outcome=outcome))
     return done
@@ -94,14 +94,16 @@ def drop(ledger: Ledger, rows: Iterable[Mapping[str, Any]]) -> int:
 
 def _send(sink: Sink, identity: Identity, stored: Stored) -> Outcome:
     plan = sink.plan(
-        Stretch(identity=identity, records=(stored,), ahead={}, ended=True, waited=frozenset())
+        PlanInput(identity=identity, records=(stored,), ahead={}, ended=True, waited=frozenset())
     )
     if plan.refused:
         refused = plan.refused[0]
-        return Outcome(verdict=Verdict.DEAD, reason=refused.reason, detail=refused.detail)
-    outcome = Outcome(verdict=Verdict.DELIVERED, reason="nothing to send")
-    for parcel in plan.parcels:
-        outcome = sink.send(parcel, identity, 2)
-        if outcome.verdict is not Verdict.DELIVERED:
+        return Outcome(
+            disposition=Disposition.PERMANENT, reason=refused.reason, detail=refused.detail
+        )
+    outcome = Outcome(disposition=Disposition.DELIVERED, reason="nothing to send")
+    for batch in plan.batches:
+        outcome = sink.send(batch, identity, 2)
+        if outcome.disposition is not Disposition.DELIVERED:
             break
     return outcome

@@ -39,10 +39,6 @@ class Misplaced(ShipperError):
     """A spool lies where no pod's folder is, though folders decide; it is whole and stays there."""
 
 
-class PictureFailed(ShipperError):
-    """A picture cannot be drawn or written."""
-
-
 class Unreachable(ShipperError):
     """No answer came back. `sent` tells whether the receiver may have processed the request."""
 

@@ -34,13 +34,13 @@ from shipper.discovery.scanner import Newcomers
 from shipper.health.heartbeat import HeartbeatWriter
 from shipper.health.liveness import HOUSEKEEPING, MAIN, Liveness
 from shipper.health.sd_notify import SystemdNotifier
-from shipper.http_client.credentials import Access
+from shipper.http_client.credentials import Credentials
 from shipper.ledger.ledger import Ledger
 from shipper.log import fields, flush_repeats
 from shipper.retention.cleaner import Spool, Tidying
 from shipper.retention.maintenance import Housekeeping
 from shipper.sinks import Sink, build_sinks, workload_key
-from shipper.sinks.processor.client import build_address
+from shipper.sinks.processor.client import build_client
 from shipper.sinks.processor.workloads import Workloads
 from spooler.spool.identity import Identity
 from spooler.spool.reader import Reader
@@ -81,10 +81,10 @@ class Service:
             turn=self._turn,
             after=self._woken.set if once else lambda: None,
         )
-        self._access = Access.of(config)
+        self._access = Credentials.of(config)
         self._keys = self._access.stamp()
         self._renewed = self._renew_until = float("-inf")  # monotonic seconds
-        address = build_address(config)
+        address = build_client(config)
         meters = Meters()
         self._sinks: dict[str, Sink] = {
             name: measured(sink, meters) for name, sink in build_sinks(config, address).items()
@@ -204,7 +204,7 @@ class Service:
         self._spools[identity.spool] = Spool(
             reader=reader,
             identity=identity,
-            lanes=tuple((name, sink.lane_key(identity)) for name, sink in self._sinks.items()),
+            lanes=tuple((name, sink.ordering_key(identity)) for name, sink in self._sinks.items()),
             withheld=withheld,
         )
         self._ledger.remember_spool(identity.spool, directory, identity.to_map())
@@ -246,7 +246,7 @@ class Service:
         self._pulse.add(Reader(reader.directory, reader.place), seconds)
 
     def _open_route(self, sink: Sink, reader: Reader, identity: Identity) -> None:
-        key = (sink.name, sink.lane_key(identity))
+        key = (sink.name, sink.ordering_key(identity))
         lane = self._lanes.get(key)
         if lane is None:
             lane = Lane(
@@ -256,7 +256,7 @@ class Service:
                 now=self._now,
                 workloads=self._workloads if sink.by_workload else None,
             )
-        route = RememberingRoute if sink.forgets else Route
+        route = RememberingRoute if sink.volatile else Route
         lane.add(
             route(
                 reader=reader,
@@ -338,7 +338,9 @@ class Service:
             self._schedule.put(key)
 
     def _is_alarmed(self) -> bool:
-        return any(health.trouble and health.trouble.alarm for health in self._health.values())
+        return any(
+            health.trouble and health.trouble.needs_operator for health in self._health.values()
+        )
 
     def _is_done(self) -> bool:
         return (

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from shipper.check import CheckContext
 from shipper.finding import Finding, ok, warn
 from shipper.sinks import build_sinks
-from shipper.sinks.processor.client import build_address
+from shipper.sinks.processor.client import build_client
 
 
 def findings(context: CheckContext) -> Iterator[Finding]:
@@ -16,7 +16,7 @@ def findings(context: CheckContext) -> Iterator[Finding]:
     if not config.api_reporting:
         yield warn("sinks", "api_reporting is false: nothing is sent", "set api_reporting = true")
         return
-    for name, sink in build_sinks(config, build_address(config)).items():
+    for name, sink in build_sinks(config, build_client(config)).items():
         probe = getattr(sink, "probe", None)
         if probe is None:
             yield ok(name, "has no check of its own")

@@ -97,14 +97,14 @@ def dead_letter_retry(
     from shipper.dead_letters import retry
     from shipper.humanize import sanitize
     from shipper.sinks import build_sinks
-    from shipper.sinks.outcome import Verdict
-    from shipper.sinks.processor.client import build_address
+    from shipper.sinks.outcome import Disposition
+    from shipper.sinks.processor.client import build_client
 
     config = load_config(flags, config_file, needs_spool=False, sends=True)
     with open_ledger(config) as ledger:
         rows = _selected(ledger, numbers, sink, reason, spool_id)
-        done = retry(ledger, rows, build_sinks(config, build_address(config)))
-    failed = [one for one in done if one.outcome.verdict is not Verdict.DELIVERED]
+        done = retry(ledger, rows, build_sinks(config, build_client(config)))
+    failed = [one for one in done if one.outcome.disposition is not Disposition.DELIVERED]
     for one in failed:
         text = f"{one.number}: {one.outcome.reason}: {one.outcome.detail}"
         click.echo(sanitize(text, 2000), err=True)

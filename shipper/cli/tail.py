@@ -13,7 +13,7 @@ from shipper.cli.options import load_config, need_readable, one_of, settings
 
 @click.command()
 @click.argument("places", nargs=-1, type=click.Path(path_type=Path, file_okay=False))
-@click.option("-f", "--follow", "on", is_flag=True, help="Go on with what comes, until Ctrl-C.")
+@click.option("-f", "--follow", is_flag=True, help="Follow new records until interrupted.")
 @click.option(
     "-n",
     "--last",
@@ -21,36 +21,38 @@ from shipper.cli.options import load_config, need_readable, one_of, settings
     type=click.IntRange(0, 1_000_000),
     default=10,
     show_default=True,
-    help="How many of the last records to begin with.",
+    help="Number of last records to print first.",
 )
 @click.option(
     "--kind",
     "kinds",
     multiple=True,
     callback=one_of("spooler.records"),
-    help="Only records of this kind; may be repeated.",
+    help="Only records of this kind. Repeatable.",
 )
-@click.option("--run", default="", help="Only this run; the beginning of its id is enough.")
-@click.option("--rank", "ranks", type=int, multiple=True, help="Only this rank; may be repeated.")
+@click.option("--run", default="", help="Only this run, a prefix of its id is enough.")
+@click.option("--rank", "ranks", type=int, multiple=True, help="Only this rank. Repeatable.")
 @click.option("--workload", default="", help="Only this workload.")
-@click.option("--json", "as_json", is_flag=True, help="For machines: one JSON object a line.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 @settings("spool")
 def tail(
     places: tuple[Path, ...],
-    on: bool,
+    follow: bool,
     count: int,
     as_json: bool,
     config_file: Path | None,
     spool: str | None,
     **conditions: Any,
 ) -> None:
-    """Print records of the spools at or below PLACES as they are written, one line each.
+    """Print records of the spools at or below PLACES, one line each.
 
-    Without PLACES: those below --spool. Reads only, also beside the processes that write and ship.
+    Without PLACES: the spools below --spool. Reads only, safe while jobs write and the service
+    ships.
     """
-    from shipper.inspection.tail import Wanted
-    from shipper.inspection.tailing import tail as print_tail
+    from shipper.inspection.tail import RecordFilter
+    from shipper.inspection.tail import tail as print_tail
 
     roots = places or (load_config({"spool": spool}, config_file).spool,)
     need_readable(*roots)
-    sys.exit(print_tail(roots, Wanted(**conditions), count=count, on=on, as_json=as_json))
+    wanted = RecordFilter(**conditions)
+    sys.exit(print_tail(roots, wanted, count=count, follow=follow, as_json=as_json))

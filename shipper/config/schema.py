@@ -1,7 +1,7 @@
 """Every setting of the service. A setting is one field of `Config`; nothing else repeats it.
 
 `setting()` and `settings_of()` work for any frozen dataclass, also for the options of a sink.
-`make settings` writes docs/configuration.md from these fields. Secrets are never settings: they
+`make docs` writes docs/configuration.md from these fields. Secrets are never settings: they
 stand in files, and settings name the files.
 """
 

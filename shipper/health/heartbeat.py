@@ -137,7 +137,7 @@ def _troubles(healths: Iterable[tuple[Key, Health]]) -> Iterable[Trouble]:
                 workload=workload,
                 reason=spell.outcome.reason,
                 detail=spell.outcome.detail,
-                alarm=spell.outcome.alarm,
+                alarm=spell.outcome.needs_operator,
                 since=spell.since,
                 until=spell.until,
             )

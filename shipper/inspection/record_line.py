@@ -1,4 +1,4 @@
-"""One record as one line for people, or as one value for machines. Pure."""
+"""One record as a line of text, or as a map for JSON. Pure."""
 
 from __future__ import annotations
 
@@ -12,106 +12,90 @@ from spooler.records.step import flatten
 from spooler.spool.identity import Identity
 from spooler.spool.stored import Stored
 
-_MOST_VALUES = 40  # of one line
-_VALUE = 60  # characters of one value
-_ABOUT_A_RUN = ("project", "name", "group", "job_type", "wandb")
+_MAX_VALUES = 40  # in one line
+_MAX_CHARACTERS = 60  # of one value
+_RUN_FIELDS = ("project", "name", "group", "job_type", "wandb")
+
+Body = Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Seen:
-    """A record with its decoded body (empty where it does not decode) and who wrote it."""
+class TailRecord:
+    """A record, its decoded body ({} if it does not decode), and who wrote it."""
 
     identity: Identity
     stored: Stored
-    body: Mapping[str, Any]
+    body: Body
 
     @property
     def time(self) -> float | None:
-        """Unix seconds, by the clock of its process."""
+        """Unix seconds, by the clock of the process that wrote it."""
         return record_time(self.body)
 
+    def to_map(self) -> dict[str, Any]:
+        return {
+            "spool": self.identity.spool,
+            "seq": self.stored.seq,
+            "kind": self.stored.kind,
+            "rank": self.identity.rank,
+            "workload": self.identity.workload_uid,
+            "body": self.body,
+        }
 
-def line(seen: Seen) -> str:
-    """Time, rank, run, kind, and what it says."""
-    rank = "-" if seen.identity.rank is None else f"r{seen.identity.rank}"
-    run = seen.body.get("run")
-    told = sanitize(run, _VALUE) if isinstance(run, str) else "-"
-    say = _SAYING.get(seen.stored.kind, _anything)
-    what = say(seen.body) if seen.body else "(its body does not decode)"
-    kind = sanitize(seen.stored.kind, _VALUE)
-    return f"{clock(seen.time, fine=True):<23}  {rank:<3} {told:<9} {kind} {what}".rstrip()
 
-
-def to_map(seen: Seen) -> dict[str, Any]:
-    """For machines: the record as it is, and where it comes from."""
-    return {
-        "spool": seen.identity.spool,
-        "seq": seen.stored.seq,
-        "kind": seen.stored.kind,
-        "rank": seen.identity.rank,
-        "workload": seen.identity.workload_uid,
-        "body": seen.body,
-    }
+def format_record(record: TailRecord) -> str:
+    """Time, rank, run and kind, then what the record says."""
+    rank = "-" if record.identity.rank is None else f"r{record.identity.rank}"
+    run = record.body.get("run")
+    run = sanitize(run, _MAX_CHARACTERS) if isinstance(run, str) else "-"
+    describe = _DESCRIBE.get(record.stored.kind, _other)
+    text = describe(record.body) if record.body else "(undecodable body)"
+    kind = sanitize(record.stored.kind, _MAX_CHARACTERS)
+    return f"{clock(record.time, fine=True):<23}  {rank:<3} {run:<9} {kind} {text}".rstrip()
 
 
 def _value(value: object) -> str:
     if isinstance(value, int | float):
         return number(value)
     if isinstance(value, dict) and isinstance(value.get("_type"), str):
-        return f"<{sanitize(value['_type'], _VALUE)}>"
-    return sanitize(value, _VALUE)
+        return f"<{sanitize(value['_type'], _MAX_CHARACTERS)}>"
+    return sanitize(value, _MAX_CHARACTERS)
 
 
 def _pairs(values: object) -> str:
     if not isinstance(values, Mapping):
         return ""
-    pairs = [f"{sanitize(name, 80)}={_value(values[name])}" for name in list(values)[:_MOST_VALUES]]
-    more = f" … {len(values) - _MOST_VALUES} more" if len(values) > _MOST_VALUES else ""
+    pairs = [f"{sanitize(name, 80)}={_value(values[name])}" for name in list(values)[:_MAX_VALUES]]
+    more = f" … {len(values) - _MAX_VALUES} more" if len(values) > _MAX_VALUES else ""
     return " ".join(pairs) + more
 
 
-def _step(body: Mapping[str, Any]) -> str:
+def _step(body: Body) -> str:
     data = body.get("data")
     part = "" if body.get("closed", True) else " (part)"
     values = flatten(data) if isinstance(data, dict) else {}
     return f"{_value(body.get('step'))}{part}  {_pairs(values)}"
 
 
-def _run(body: Mapping[str, Any]) -> str:
-    facts = {name: body[name] for name in _ABOUT_A_RUN if body.get(name) not in (None, "")}
-    return f"{'goes on' if body.get('resumed') else 'begins'}  {_pairs(facts)}"
+def _run(body: Body) -> str:
+    fields = {name: body[name] for name in _RUN_FIELDS if body.get(name) not in (None, "")}
+    return f"{'resumed' if body.get('resumed') else 'started'}  {_pairs(fields)}"
 
 
-def _finish(body: Mapping[str, Any]) -> str:
-    return f"exit code {_value(body.get('exit_code'))}, last step {_value(body.get('step'))}"
-
-
-def _exit(body: Mapping[str, Any]) -> str:
-    return f"goodbye  {_pairs(body.get('steps'))}"
-
-
-def _gap(body: Mapping[str, Any]) -> str:
-    return f"{_value(body.get('count'))} records lost: {_value(body.get('reason'))}"
-
-
-def _detection(body: Mapping[str, Any]) -> str:
-    return f"look {_value(body.get('look'))}  {_pairs(body.get('hints'))}"
-
-
-def _report(body: Mapping[str, Any]) -> str:
-    return f"{_value(body.get('data_type'))}  {sanitize(body.get('data_content'))}"
-
-
-def _anything(body: Mapping[str, Any]) -> str:
+def _other(body: Body) -> str:
     return _pairs({name: value for name, value in body.items() if name not in ("run", "time")})
 
 
-_SAYING: dict[str, Callable[[Mapping[str, Any]], str]] = {
+_DESCRIBE: dict[str, Callable[[Body], str]] = {
     "step": _step,
     "run": _run,
-    "finish": _finish,
-    "exit": _exit,
-    "gap": _gap,
-    "detection": _detection,
-    "report": _report,
+    "finish": lambda body: (
+        f"exit code {_value(body.get('exit_code'))}, last step {_value(body.get('step'))}"
+    ),
+    "exit": lambda body: f"clean shutdown  {_pairs(body.get('steps'))}",
+    "gap": lambda body: (
+        f"{_value(body.get('count'))} records dropped: {_value(body.get('reason'))}"
+    ),
+    "detection": lambda body: f"scan {_value(body.get('look'))}  {_pairs(body.get('hints'))}",
+    "report": lambda body: f"{_value(body.get('data_type'))}  {sanitize(body.get('data_content'))}",
 }

@@ -1,11 +1,11 @@
-"""Counts what records hold: kinds, runs with their steps and metrics, gaps. Pure."""
+"""Statistics over records: kinds, runs with their steps and metrics, gaps. Pure, bounded memory."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, TypeVar
 
 from spooler.errors import BodyUnreadable
 from spooler.records import REGISTRY, gap
@@ -13,22 +13,24 @@ from spooler.records.step import flatten
 from spooler.spool import codec
 from spooler.spool.stored import Stored
 
-# Far above what trainings have; a spool is written by others and must not fill our memory.
-MOST_RUNS = 1000
-MOST_NAMES = 2000  # metrics of one run
-MOST_GAPS = 1000
-MOST_KINDS = 100
-OTHERS = "…"  # stands for the kinds beyond the limit
+_Number = TypeVar("_Number", int, float)
+
+# Far above what trainings have. Spools are untrusted and must not fill the memory of a reader.
+MAX_RUNS = 1000
+MAX_METRICS = 2000  # of one run
+MAX_GAPS = 1000
+MAX_KINDS = 100
+OTHER_KINDS = "…"  # stands for the kinds beyond the limit
 
 
 @dataclass(kw_only=True)
-class Run:
-    """One run, as far as its records were seen; times are Unix seconds."""
+class RunStats:
+    """One run, as far as its records were read. Times are Unix seconds."""
 
     run: str
     project: str = ""
     name: str = ""
-    steps: int = 0  # records of steps, parts included
+    steps: int = 0  # step records, parts included
     first_step: int | None = None
     last_step: int | None = None
     began: float | None = None
@@ -38,49 +40,47 @@ class Run:
     metrics: set[str] = field(default_factory=set)
     more_metrics: bool = False
 
-    def note_step(self, body: Mapping[str, Any]) -> None:
-        """Count a step or a part of one."""
-        self.steps += 1
-        step = body.get("step")
-        if isinstance(step, int):
-            self._widen(step)
-        data = body.get("data")
-        for name in flatten(data) if isinstance(data, dict) else ():
-            if len(self.metrics) < MOST_NAMES:
-                self.metrics.add(str(name))
+    def to_map(self) -> dict[str, Any]:
+        return {**asdict(self), "metrics": sorted(self.metrics)}
+
+    def add(self, kind: str, body: Mapping[str, Any]) -> None:
+        self.began, self.ended = _widened(self.began, self.ended, record_time(body))
+        if kind == "step":
+            self.steps += 1
+            step, data = body.get("step"), body.get("data")
+            step = step if isinstance(step, int) else None
+            self.first_step, self.last_step = _widened(self.first_step, self.last_step, step)
+            self._add_metrics(map(str, flatten(data)) if isinstance(data, dict) else ())
+        elif kind == "run":
+            self.project, self.name = _text(body.get("project")), _text(body.get("name"))
+        elif kind == "finish":
+            code = body.get("exit_code")
+            self.finished, self.exit_code = True, code if isinstance(code, int) else None
+
+    def merge(self, later: RunStats) -> None:
+        """Add what later records of the same run said."""
+        self.project, self.name = self.project or later.project, self.name or later.name
+        self.steps += later.steps
+        for step in (later.first_step, later.last_step):
+            self.first_step, self.last_step = _widened(self.first_step, self.last_step, step)
+        for time in (later.began, later.ended):
+            self.began, self.ended = _widened(self.began, self.ended, time)
+        if later.finished:
+            self.finished, self.exit_code = True, later.exit_code
+        self.more_metrics |= later.more_metrics
+        self._add_metrics(sorted(later.metrics))
+
+    def _add_metrics(self, names: Iterable[str]) -> None:
+        for name in names:
+            if len(self.metrics) < MAX_METRICS:
+                self.metrics.add(name)
             elif name not in self.metrics:
                 self.more_metrics = True
 
-    def note_time(self, time: float | None) -> None:
-        """Let it begin no later and end no earlier than this."""
-        if time is not None:
-            self.began = time if self.began is None else min(self.began, time)
-            self.ended = time if self.ended is None else max(self.ended, time)
-
-    def add(self, other: Run) -> None:
-        """Take in what was seen of the same run elsewhere, later on."""
-        self.project, self.name = self.project or other.project, self.name or other.name
-        self.steps += other.steps
-        for step in (other.first_step, other.last_step):
-            if step is not None:
-                self._widen(step)
-        self.note_time(other.began)
-        self.note_time(other.ended)
-        if other.finished:
-            self.finished, self.exit_code = True, other.exit_code
-        room = MOST_NAMES - len(self.metrics)
-        new = sorted(other.metrics - self.metrics)
-        self.metrics.update(new[:room])
-        self.more_metrics |= other.more_metrics or len(new) > room
-
-    def _widen(self, step: int) -> None:
-        self.first_step = step if self.first_step is None else min(self.first_step, step)
-        self.last_step = step if self.last_step is None else max(self.last_step, step)
-
 
 @dataclass(frozen=True, kw_only=True)
-class Gap:
-    """What a gap record tells; seqs are 0 where the records never had one."""
+class GapStats:
+    """What a gap record says. The seqs are 0 where the dropped records never had one."""
 
     seq: int
     reason: str
@@ -90,97 +90,94 @@ class Gap:
 
 
 @dataclass(kw_only=True)
-class Tally:
-    """What was counted; `unreadable` are records whose body does not decode, as (seq, why)."""
+class RecordStats:
+    """Statistics over records. `undecodable` holds (seq, why) of bodies that do not decode."""
 
     kinds: Counter[str] = field(default_factory=Counter)
-    runs: dict[str, Run] = field(default_factory=dict)
+    runs: dict[str, RunStats] = field(default_factory=dict)
     more_runs: bool = False
-    gaps: list[Gap] = field(default_factory=list)
-    unreadable: list[tuple[int, str]] = field(default_factory=list)
-    goodbye: bool = False
+    gaps: list[GapStats] = field(default_factory=list)
+    undecodable: list[tuple[int, str]] = field(default_factory=list)
+    clean_shutdown: bool = False
 
     @property
-    def unknown(self) -> list[str]:
+    def unknown_kinds(self) -> list[str]:
         """Kinds that this version does not know."""
-        return sorted(self.kinds.keys() - REGISTRY.keys() - {OTHERS})
-
-    def note(self, stored: Stored) -> dict[str, Any]:
-        """Count a record and look into it; its body, empty where it does not decode."""
-        self.count(stored.kind, 1)
-        return self.look_into(stored)
+        return sorted(self.kinds.keys() - REGISTRY.keys() - {OTHER_KINDS})
 
     def count(self, kind: str, records: int) -> None:
-        """Count records of a kind without looking into them."""
-        known = kind in self.kinds or len(self.kinds) < MOST_KINDS
-        self.kinds[kind if known else OTHERS] += records
+        known = kind in self.kinds or len(self.kinds) < MAX_KINDS
+        self.kinds[kind if known else OTHER_KINDS] += records
 
-    def look_into(self, stored: Stored) -> dict[str, Any]:
-        """Take from a record what it tells, without counting it."""
+    def read(self, record: Stored) -> dict[str, Any]:
+        """Add what a record says, without counting it. Returns its body, {} if undecodable."""
         try:
-            body = codec.unpack(stored.body)
+            body = codec.unpack(record.body)
         except BodyUnreadable as error:
-            if len(self.unreadable) < MOST_GAPS:
-                self.unreadable.append((stored.seq, str(error)))
+            if len(self.undecodable) < MAX_GAPS:
+                self.undecodable.append((record.seq, str(error)))
             return {}
-        if stored.kind == "gap":
-            self._note_gap(stored.seq, body)
-        self.goodbye |= stored.kind == "exit"
-        run = body.get("run")
-        if isinstance(run, str):
-            self._note_run(run, stored.kind, body)
+        if record.kind == "gap" and len(self.gaps) < MAX_GAPS:
+            self.gaps.append(_gap_stats(record.seq, body))
+        self.clean_shutdown |= record.kind == "exit"
+        run = self._run(body.get("run"))
+        if run is not None:
+            run.add(record.kind, body)
         return body
 
-    def add(self, other: Tally) -> None:
-        """Take in what was counted elsewhere, later on."""
-        for kind, records in other.kinds.items():
+    def merge(self, later: RecordStats) -> None:
+        """Add what was counted in later records."""
+        for kind, records in later.kinds.items():
             self.count(kind, records)
-        for run in other.runs.values():
-            mine = self._run(run.run)
-            if mine is not None:
-                mine.add(run)
-        self.more_runs |= other.more_runs
-        self.gaps = (self.gaps + other.gaps)[:MOST_GAPS]
-        self.unreadable = (self.unreadable + other.unreadable)[:MOST_GAPS]
-        self.goodbye |= other.goodbye
+        for theirs in later.runs.values():
+            run = self._run(theirs.run)
+            if run is not None:
+                run.merge(theirs)
+        self.more_runs |= later.more_runs
+        self.gaps = (self.gaps + later.gaps)[:MAX_GAPS]
+        self.undecodable = (self.undecodable + later.undecodable)[:MAX_GAPS]
+        self.clean_shutdown |= later.clean_shutdown
 
-    def _run(self, name: str) -> Run | None:
+    def _run(self, name: object) -> RunStats | None:
+        if not isinstance(name, str):
+            return None
         if name not in self.runs:
-            if len(self.runs) >= MOST_RUNS:
+            if len(self.runs) >= MAX_RUNS:
                 self.more_runs = True
                 return None
-            self.runs[name] = Run(run=name)
+            self.runs[name] = RunStats(run=name)
         return self.runs[name]
-
-    def _note_run(self, name: str, kind: str, body: Mapping[str, Any]) -> None:
-        run = self._run(name)
-        if run is None:
-            return
-        run.note_time(record_time(body))
-        if kind == "step":
-            run.note_step(body)
-        elif kind == "run":
-            run.project, run.name = _text(body.get("project")), _text(body.get("name"))
-        elif kind == "finish":
-            code = body.get("exit_code")
-            run.finished, run.exit_code = True, code if isinstance(code, int) else None
-
-    def _note_gap(self, seq: int, body: Mapping[str, Any]) -> None:
-        if len(self.gaps) >= MOST_GAPS:
-            return
-        first, last = gap.deleted(body) or (0, 0)
-        count = body.get("count")
-        count = count if isinstance(count, int) else 0
-        reason = _text(body.get("reason"))
-        self.gaps.append(Gap(seq=seq, reason=reason, count=count, first=first, last=last))
 
 
 def record_time(body: Mapping[str, Any]) -> float | None:
-    """The `time` of a body, None where it is no number that a clock shows."""
+    """The `time` of a body in Unix seconds, None where it is not a number that a clock shows."""
     time = body.get("time")
     if isinstance(time, bool) or not isinstance(time, int | float):
         return None
     return float(time) if abs(time) < 1e11 else None
+
+
+def _widened(
+    first: _Number | None, last: _Number | None, value: _Number | None
+) -> tuple[_Number | None, _Number | None]:
+    """The range from `first` to `last`, grown to include `value`."""
+    if value is None:
+        return first, last
+    return min(value, value if first is None else first), max(
+        value, value if last is None else last
+    )
+
+
+def _gap_stats(seq: int, body: Mapping[str, Any]) -> GapStats:
+    first, last = gap.deleted(body) or (0, 0)
+    count = body.get("count")
+    return GapStats(
+        seq=seq,
+        reason=_text(body.get("reason")),
+        count=count if isinstance(count, int) else 0,
+        first=first,
+        last=last,
+    )
 
 
 def _text(value: object) -> str:

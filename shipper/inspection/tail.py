@@ -1,18 +1,23 @@
-"""Records of many spools as they are written: the last ones there are, then the ones that come."""
+"""`lens-ship tail`: the last records of many spools, then new ones as they are written."""
 
 from __future__ import annotations
 
 import heapq
+import logging
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import orjson
+
 from shipper.discovery.layout import find_spools
 from shipper.discovery.root_watcher import Watch
-from shipper.inspection.record_line import Seen
+from shipper.humanize import json_safe, sanitize
+from shipper.inspection.record_line import TailRecord, format_record
 from spooler.errors import BodyUnreadable, SpoolError
 from spooler.spool import codec
 from spooler.spool import format as fmt
@@ -20,30 +25,29 @@ from spooler.spool.identity import Identity
 from spooler.spool.reader import Reader, Stored
 
 _READ_RECORDS = 1000
-_BACK_RECORDS = 256  # looked at first when the last ones are wanted; more when they do not do
-# The kernel tells of every write; the files are looked at this often all the same, in seconds.
-_LOOK_SECONDS = 1.0
+_BACK_RECORDS = 256  # read first when the last records are wanted, then ever more
+# The kernel reports every write. The files are polled all the same, every so many seconds.
+_POLL_SECONDS = 1.0
 # Writes that come together are read together.
-_REST_SECONDS = 0.05
+_SETTLE_SECONDS = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
-    """Which records: every condition that is given must hold; `run` may be a beginning."""
+class RecordFilter:
+    """Which records to print. All given conditions must hold, `run` may be a prefix."""
 
     kinds: tuple[str, ...] = ()
     run: str = ""
     ranks: tuple[int, ...] = ()
     workload: str = ""
 
-    def takes_from(self, identity: Identity) -> bool:
-        """Whether a spool can hold any."""
+    def matches_spool(self, identity: Identity) -> bool:
         if self.ranks and identity.rank not in self.ranks:
             return False
         return self.workload in ("", identity.workload_uid)
 
-    def take(self, identity: Identity, stored: Stored) -> Seen | None:
-        """The record, if it is one of them."""
+    def match(self, identity: Identity, stored: Stored) -> TailRecord | None:
+        """The decoded record if it matches."""
         if self.kinds and stored.kind not in self.kinds:
             return None
         try:
@@ -52,131 +56,122 @@ class Wanted:
             body = {}
         if self.run and not str(body.get("run", "")).startswith(self.run):
             return None
-        return Seen(identity=identity, stored=stored, body=body)
+        return TailRecord(identity=identity, stored=stored, body=body)
 
 
 @dataclass(kw_only=True)
-class _Spool:
+class _FollowedSpool:
     reader: Reader
     identity: Identity
     position: int
     alive: bool
-    goodbye: bool = False
-    unread: bool = True  # whatever the files' sizes say
+    clean_shutdown: bool = False
+    unread: bool = True  # whatever the sizes of its files say
 
 
 @dataclass(kw_only=True)
 class Follower:
-    """Follows every spool at or below `places`.
+    """Reads every spool at or below `places`.
 
-    `trouble` collects what could not be read, for each spool once, and which process has gone
-    without a goodbye; the caller empties it.
+    `problems` collects unreadable spools and records and unclean exits. The caller empties it.
     """
 
     places: Sequence[Path]
-    wanted: Wanted
-    trouble: list[str] = field(default_factory=list)
-    _spools: dict[Path, _Spool] = field(default_factory=dict)
-    _passed: set[Path] = field(default_factory=set)  # not wanted
-    _refused: dict[Path, str] = field(default_factory=dict)
+    wanted: RecordFilter
+    problems: list[str] = field(default_factory=list)
+    _spools: dict[Path, _FollowedSpool] = field(default_factory=dict)
+    _filtered_out: set[Path] = field(default_factory=set)
+    _unreadable: dict[Path, str] = field(default_factory=dict)
 
     @property
     def spools(self) -> int:
-        """How many spools there are, wanted or not."""
-        return len(self._spools) + len(self._passed) + len(self._refused)
+        """Number of all spools, those that are filtered out or unreadable included."""
+        return len(self._spools) + len(self._filtered_out) + len(self._unreadable)
 
-    def last(self, count: int) -> list[Seen]:
-        """The last `count` wanted records of all spools there are, oldest first."""
-        self._find(beginning=False)
+    def last(self, count: int) -> list[TailRecord]:
+        """The last `count` matching records of all spools, oldest first."""
+        self._find_spools(from_start=False)
         found = [self._last_of(spool, count) for spool in self._spools.values()]
         return list(heapq.merge(*found, key=_by_time))[-count:] if count else []
 
-    def new(self) -> Iterator[Seen]:
-        """What has come since: of each spool in its order, of all by their time."""
-        while True:
-            chunks = [self._more(spool) for spool in list(self._spools.values())]
-            yield from heapq.merge(*(seen for seen, _ in chunks), key=_by_time)
-            if not any(more for _, more in chunks):
-                return
+    def new_records(self) -> Iterator[TailRecord]:
+        """Matching records since the last call: each spool in its order, all by time."""
+        more = True
+        while more:
+            chunks = [self._next(spool) for spool in list(self._spools.values())]
+            yield from heapq.merge(*(records for records, _ in chunks), key=_by_time)
+            more = any(more for _, more in chunks)
 
-    def look_around(self) -> None:
-        """Find new spools, forget deleted ones, notice processes that have gone."""
-        self._find(beginning=True)
+    def rescan(self) -> None:
+        """Add new spools, forget deleted ones, detect processes that have exited."""
+        self._find_spools(from_start=True)
         for directory, spool in list(self._spools.items()):
             if not directory.is_dir():
                 del self._spools[directory]
             elif spool.alive and not spool.reader.is_owned():
                 spool.alive = False
-                self._last_words(spool)
+                # What it wrote at the very end may not have been read yet.
+                self._between(spool, spool.position, spool.reader.last_seq())
+                if not spool.clean_shutdown and spool.reader.is_unclean() is not False:
+                    self.problems.append(f"{directory}: the writer exited uncleanly")
 
-    def _last_words(self, spool: _Spool) -> None:
-        # What it wrote at the very end may not have been read yet.
-        self._between(spool, spool.position, spool.reader.last_seq())
-        if not spool.goodbye and spool.reader.is_unclean() is not False:
-            self.trouble.append(f"{spool.reader.directory}: its process has gone without a goodbye")
-
-    def _find(self, *, beginning: bool) -> None:
+    def _find_spools(self, *, from_start: bool) -> None:
         for place in self.places:
             single = fmt.is_spool_id(place.resolve().name)
             for directory in [place] if single else find_spools(place):
-                if directory not in self._spools and directory not in self._passed:
-                    self._take_in(directory, beginning=beginning)
+                if directory not in self._spools and directory not in self._filtered_out:
+                    self._add_spool(directory, from_start=from_start)
 
-    def _take_in(self, directory: Path, *, beginning: bool) -> None:
+    def _add_spool(self, directory: Path, *, from_start: bool) -> None:
         reader = Reader(directory)
         if not reader.segments():
-            return  # just being made, or delivered as a whole
+            return  # being created, or delivered as a whole
         try:
             identity = reader.identity()
-            position = 0 if beginning else reader.last_seq()
+            position = 0 if from_start else reader.last_seq()
         except (SpoolError, OSError) as error:
-            self._refuse(directory, error)
+            self._report(directory, error)
             return
-        self._refused.pop(directory, None)
-        if not self.wanted.takes_from(identity):
-            self._passed.add(directory)
+        self._unreadable.pop(directory, None)
+        if not self.wanted.matches_spool(identity):
+            self._filtered_out.add(directory)
             return
-        alive = reader.is_owned()
-        self._spools[directory] = _Spool(
-            reader=reader, identity=identity, position=position, alive=alive
+        self._spools[directory] = _FollowedSpool(
+            reader=reader, identity=identity, position=position, alive=reader.is_owned()
         )
 
-    def _refuse(self, directory: Path, error: Exception) -> None:
-        if self._refused.get(directory) != str(error):
-            self._refused[directory] = str(error)
-            self.trouble.append(f"{directory}: {error}")
+    def _report(self, directory: Path, error: Exception) -> None:
+        if self._unreadable.get(directory) != str(error):
+            self._unreadable[directory] = str(error)
+            self.problems.append(f"{directory}: {error}")
 
-    def _last_of(self, spool: _Spool, count: int) -> list[Seen]:
-        """The last `count` up to the position, found by looking back ever further."""
+    def _last_of(self, spool: _FollowedSpool, count: int) -> list[TailRecord]:
+        """The last `count` up to the position, reading ever further back."""
         first = spool.reader.first_seq()
-        back, end, found = max(_BACK_RECORDS, 2 * count), spool.position, list[Seen]()
+        back, end, found = max(_BACK_RECORDS, 2 * count), spool.position, list[TailRecord]()
         while count and first and end >= first and len(found) < count:
             begin = max(end - back, 0)
             found = self._between(spool, begin, end) + found
             end, back = begin, back * 2
         return found[-count:] if count else []
 
-    def _between(self, spool: _Spool, after: int, last: int) -> list[Seen]:
-        """What is wanted of the records beyond `after`, to `last`."""
-        found: list[Seen] = []
+    def _between(self, spool: _FollowedSpool, after: int, last: int) -> list[TailRecord]:
+        """Matching records above `after`, up to `last`."""
+        found: list[TailRecord] = []
         while after < last:
             try:
                 chunk = spool.reader.read(after, min(_READ_RECORDS, last - after))
             except (SpoolError, OSError) as error:
-                self._refuse(spool.reader.directory, error)
+                self._report(spool.reader.directory, error)
                 break
-            for stored in chunk.records:
-                if stored.seq <= last:
-                    spool.goodbye |= stored.kind == "exit"
-                    seen = self.wanted.take(spool.identity, stored)
-                    found += [seen] if seen else []
+            found += self._matching(spool, [one for one in chunk.records if one.seq <= last])
             if chunk.at_end or chunk.through <= after:
                 break
             after = chunk.through
         return found
 
-    def _more(self, spool: _Spool) -> tuple[list[Seen], bool]:
-        """The next records of a spool, and whether there may be more at once."""
+    def _next(self, spool: _FollowedSpool) -> tuple[list[TailRecord], bool]:
+        """The next records of a spool, and whether there may be more."""
         reader = spool.reader
         if not reader.has_news() and not spool.unread:
             return [], False
@@ -184,44 +179,71 @@ class Follower:
             chunk = reader.read(spool.position, _READ_RECORDS)
         except (SpoolError, OSError) as error:
             spool.unread = True
-            self._refuse(reader.directory, error)
+            self._report(reader.directory, error)
             return [], False
-        for damage in chunk.damage:
-            which = f"records {damage.first} to {damage.last}"
-            self.trouble.append(f"{damage.path}: {which} cannot be read ({damage.reason})")
+        self.problems += [str(damage) for damage in chunk.damage]
         more = not chunk.at_end and chunk.through > spool.position
-        spool.unread = not chunk.at_end
-        spool.position = chunk.through
-        spool.goodbye |= any(stored.kind == "exit" for stored in chunk.records)
-        seen = [self.wanted.take(spool.identity, stored) for stored in chunk.records]
-        return [one for one in seen if one], more
+        spool.unread, spool.position = not chunk.at_end, chunk.through
+        return self._matching(spool, chunk.records), more
+
+    def _matching(self, spool: _FollowedSpool, records: Sequence[Stored]) -> list[TailRecord]:
+        spool.clean_shutdown |= any(stored.kind == "exit" for stored in records)
+        found = [self.wanted.match(spool.identity, stored) for stored in records]
+        return [one for one in found if one]
 
 
-def follow(follower: Follower) -> Iterator[Seen | None]:
-    """What comes, for ever; None between two looks, for what the caller has to do then."""
-    with _bell(follower.places) as bell:
-        looked = 0.0
-        while True:
-            bell.clear()
-            if time.monotonic() - looked >= _LOOK_SECONDS:
-                follower.look_around()
-                looked = time.monotonic()
-            yield from follower.new()
-            yield None
-            bell.wait(_LOOK_SECONDS)
-            time.sleep(_REST_SECONDS)
+def tail(
+    places: Sequence[Path], wanted: RecordFilter, *, count: int, follow: bool, as_json: bool
+) -> int:
+    """Print the last `count` records, and with `follow` new ones until interrupted.
 
-
-@contextmanager
-def _bell(places: Sequence[Path]) -> Iterator[threading.Event]:
-    """Rung when anything below the places changes, as far as the kernel tells."""
-    bell = threading.Event()
-    with ExitStack() as stack:
+    Returns the exit code: 1 when there is no spool and `follow` is off.
+    """
+    follower = Follower(places=places, wanted=wanted)
+    for record in follower.last(count):
+        _print(record, as_json=as_json)
+    _print_problems(follower)
+    if not follower.spools:
+        below = ", ".join(str(place) for place in places)
+        waiting = ", waiting for the first record" if follow else ""
+        _warn(f"no spool at or below {below}{waiting}")
+    if not follow:
+        return 0 if follower.spools else 1
+    # An interrupt in the middle of an event makes watchdog warn of nothing that matters.
+    logging.getLogger("watchdog").setLevel(logging.ERROR)
+    changed = threading.Event()
+    with ExitStack() as watches:
         for place in places:
             if place.is_dir():
-                stack.callback(Watch(place, bell.set, writes=True).stop)
-        yield bell
+                watches.callback(Watch(place, changed.set, writes=True).stop)
+        scanned = 0.0
+        while True:
+            changed.clear()
+            if time.monotonic() - scanned >= _POLL_SECONDS:
+                follower.rescan()
+                scanned = time.monotonic()
+            for record in follower.new_records():
+                _print(record, as_json=as_json)
+            sys.stdout.flush()
+            _print_problems(follower)
+            changed.wait(_POLL_SECONDS)
+            time.sleep(_SETTLE_SECONDS)
 
 
-def _by_time(seen: Seen) -> float:
-    return seen.time or 0.0
+def _print(record: TailRecord, *, as_json: bool) -> None:
+    text = orjson.dumps(json_safe(record.to_map())).decode() if as_json else format_record(record)
+    print(text)  # noqa: T201
+
+
+def _print_problems(follower: Follower) -> None:
+    for text in follower.problems:
+        _warn(text)
+    follower.problems.clear()
+
+
+def _warn(text: str) -> None:
+    print(f"lens-ship: {sanitize(text, 4096)}", file=sys.stderr)  # noqa: T201
+
+
+def _by_time(record: TailRecord) -> float:
+    return record.time or 0.0

@@ -1,4 +1,4 @@
-"""Curves as text for a terminal."""
+"""Draws a chart as text. The only importer of plotext."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from typing import Any
 
 import plotext
 
-Line = list[tuple[float, float]]
+from shipper.plot.downsample import Point
 
-# plotext ends the whole process at what is not finite, or where a span is not.
-_LARGEST = 1e150
+# plotext exits the whole process at values that are not finite, or whose span is not.
+_MAX_VALUE = 1e150
 
 
 @dataclass(frozen=True, kw_only=True)
 class Chart:
-    """What is to be drawn: lines by name, each in pieces; sizes in characters."""
+    """Named series, each drawn as one or several lines. Sizes are in characters."""
 
     title: str
-    curves: Mapping[str, Sequence[Line]]
+    series: Mapping[str, Sequence[Sequence[Point]]]
     width: int
     height: int
     log: bool = False
     colours: bool = False
-    ticks: Mapping[float, str] = field(default_factory=dict)  # of x; chosen by plotext without any
+    ticks: Mapping[float, str] = field(default_factory=dict)  # of x, chosen by plotext if empty
+    mark: float | None = None  # x of a dotted vertical line
 
 
 def draw(chart: Chart) -> str:
-    """The lines of the drawing."""
     plotext.terminal.limit(False, False)
     figure: Any = plotext.figure
     figure.clear()
@@ -37,18 +37,23 @@ def draw(chart: Chart) -> str:
     figure.plot_size(chart.width, chart.height)
     figure.title(chart.title)
     heights: list[float] = []
-    for name, lines in chart.curves.items():
-        points = [point for piece in lines for point in _drawable(piece, log=chart.log)]
+    for name, lines in chart.series.items():
+        pieces = [piece for line in lines if (piece := _drawable(line, log=chart.log))]
+        points = [point for piece in pieces for point in piece]
         if not points:
             continue
         heights += [y for _, y in points]
         signal = figure.signal([x for x, _ in points], [y for _, y in points], marker="braille")
         signal.lines()
-        for place in _breaks(lines, log=chart.log):
-            signal.line(place, False)
-        if len(chart.curves) > 1:
+        start = 0
+        for piece in pieces[:-1]:
+            start += len(piece)
+            signal.line(start, False)  # this point is not joined to the one before
+        if len(chart.series) > 1:
             signal.label(name)
         figure.draw(signal)
+    if chart.mark is not None:
+        figure.line(chart.mark, "vertical", style="dotted")
     if chart.log and heights:
         ticks = _log_ticks(min(heights), max(heights))
         figure.ruler("y").ticks(list(ticks), list(ticks.values()))
@@ -58,25 +63,16 @@ def draw(chart: Chart) -> str:
     return "\n".join(line.rstrip() for line in built.splitlines())
 
 
-def _drawable(piece: Line, *, log: bool) -> Line:
-    """What plotext takes of a line; with `log`, the logarithms of what is above 0.
+def _drawable(line: Sequence[Point], *, log: bool) -> list[Point]:
+    """The points that plotext can draw, with `log` the logarithms of values above 0.
 
-    Its own logarithmic axis fails where there is a single value.
+    Its own logarithmic axis fails for a single value.
     """
-    sound = [(x, y) for x, y in piece if abs(y) < _LARGEST and abs(x) < _LARGEST]
-    return [(x, math.log10(y)) for x, y in sound if y > 0] if log else sound
+    finite = [(x, y) for x, y in line if abs(y) < _MAX_VALUE and abs(x) < _MAX_VALUE]
+    return [(x, math.log10(y)) for x, y in finite if y > 0] if log else finite
 
 
 def _log_ticks(low: float, high: float) -> dict[float, str]:
-    """Up to five places between two logarithms, told as the numbers themselves."""
+    """Up to five ticks between two logarithms, labelled with the numbers themselves."""
     places = [low + (high - low) * n / 4 for n in range(5)] if high > low else [low]
     return {place: f"{10.0**place:.3g}" for place in places}
-
-
-def _breaks(lines: Sequence[Line], *, log: bool) -> list[int]:
-    """Places of points that are not to be joined to the one before."""
-    places, count = [], 0
-    for piece in lines:
-        places.append(count)
-        count += len(_drawable(piece, log=log))
-    return places[1:]

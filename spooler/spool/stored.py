@@ -29,6 +29,9 @@ class Damage:
     last: int
     reason: str
 
+    def __str__(self) -> str:
+        return f"{self.path}: records {self.first} to {self.last} cannot be read ({self.reason})"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Chunk:

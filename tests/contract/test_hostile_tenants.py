@@ -170,7 +170,7 @@ def test_commands_of_operators_come_back(node: Node, kind: str) -> None:
 
 STUCK = """
 import threading
-from shipper.life import liveness
+from shipper.health import liveness
 from spooler.spool.reader import Reader
 
 liveness.LOOP_SECONDS = 1.0

@@ -18,10 +18,10 @@ from shipper.audit.audit import run_audit
 from shipper.errors import ConfigError
 from shipper.ledger.ledger import Ledger
 from shipper.service import ship_once
-from shipper.sinks.dlrover.custom_client import ClientConversation
+from shipper.sinks.dlrover.custom_client import CustomClientSession
 from shipper.sinks.dlrover.report import read
-from shipper.sinks.dlrover.session import Speaker
-from shipper.sinks.outcome import Verdict
+from shipper.sinks.dlrover.session import JobNode
+from shipper.sinks.outcome import Disposition
 from spooler.records.report import FIELDS
 from tests.kit import spools
 from tests.kit.command import lens_ship
@@ -29,7 +29,7 @@ from tests.kit.master import numbers, report
 from tests.kit.shipping import config, spool
 
 XPU = "XPU_TIMER_METRIC"
-NOBODY = Speaker(node_id=0, node_type="worker", job_uid="")
+NOBODY = JobNode(node_id=0, node_type="worker", job_uid="")
 
 
 class Client:
@@ -138,14 +138,14 @@ def test_what_it_raises_is_tried_again_where_that_does_no_harm(
 def test_false_is_a_no_that_is_believed_after_some_times() -> None:
     client = Client()
     client.script = [False, False, False]
-    talk = ClientConversation("", client, time.monotonic)
+    talk = CustomClientSession("", client, time.monotonic)
     one = read(report(1)[1])
     outcomes = [talk.report(one, ["{}"], NOBODY).outcome for _ in range(4)]
-    assert [outcome.verdict for outcome in outcomes] == [
-        Verdict.RETRY,
-        Verdict.RETRY,
-        Verdict.DEAD,
-        Verdict.DELIVERED,
+    assert [outcome.disposition for outcome in outcomes] == [
+        Disposition.RETRY,
+        Disposition.RETRY,
+        Disposition.PERMANENT,
+        Disposition.DELIVERED,
     ]
 
 

@@ -99,7 +99,7 @@ service.Heartbeat.beat = stuck
 """,
     # A walk of the root never comes back.
     "housekeeping": """
-from shipper.life import liveness
+from shipper.health import liveness
 liveness.LOOP_SECONDS = 1.0
 service.Tidying.seconds = 0.1
 walks = []

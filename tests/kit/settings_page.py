@@ -11,8 +11,8 @@ from spooler.config import VARIABLES
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = DOCS / "settings.md"
-GUIDE = DOCS / "operations.md"
-_MARK = "<!-- exits of all commands: written by `make settings` -->"
+GUIDE = DOCS / "troubleshooting.md"
+_MARK = "<!-- exits of all commands: written by `make docs` -->"
 _HEAD = re.compile(r"^\| (setting|variable) \| default \|.*?(?=\n\n|\Z)", re.MULTILINE | re.DOTALL)
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from shipper.delivery.pipeline import gap_of
 from shipper.http_client import Answer
-from shipper.inspection.segment import look
+from shipper.inspection.segment import inspect_segment
 from shipper.sinks.outcome import Outcome, retry_after
 from shipper.sinks.processor.classify import classify, pods_in
 from shipper.steps import collect_steps, cut_off
@@ -74,7 +74,13 @@ def read_all(spool: Path) -> None:
             if chunk.at_end or chunk.through == position:
                 break
             position = chunk.through
-    for ask in (reader.last_seq, reader.first_seq, reader.gaps, reader.closed, reader.damaged):
+    for ask in (
+        reader.last_seq,
+        reader.first_seq,
+        reader.gaps,
+        reader.final_segments,
+        reader.damaged,
+    ):
         with contextlib.suppress(SpoolError, OSError):
             ask()
     with contextlib.suppress(SpoolError, OSError):
@@ -84,7 +90,7 @@ def read_all(spool: Path) -> None:
     Glance(spool).look()
     for number in reader.segments():
         for whole in (False, True):
-            look(reader.path_of(number), number, alive=False, whole=whole)
+            inspect_segment(reader.path_of(number), number, alive=False, whole=whole)
 
 
 def spool_in(folder: str) -> tuple[Path, Path]:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from shipper.admin.curves import POINTS, Curves, thinned
+from shipper.admin.curves import POINTS, Curves
 from shipper.admin.history import SAMPLES, History
+from shipper.plot.downsample import Series
 from shipper.status.model import DiskStatus, SinkStatus, SpoolStatus, Status
 from tests.kit import shipping
 from tests.kit.shipping import Record, step
@@ -45,10 +46,13 @@ def test_a_count_that_goes_back_is_no_negative_rate() -> None:
 
 
 @pytest.mark.parametrize("count", [1, POINTS, POINTS + 1, 5000])
-def test_thinning_keeps_order_ends_and_peaks(count: int) -> None:
+def test_downsampling_keeps_order_ends_and_peaks(count: int) -> None:
     points = [(float(n), float((n * 7919) % 1000)) for n in range(count)]
     points[count // 2] = (count // 2, 5000.0)
-    kept = thinned(points)
+    series = Series()
+    for x, y in points:
+        series.add(x, y)
+    kept = series.points(POINTS)
     assert len(kept) <= POINTS
     assert kept == sorted(kept)
     assert set(kept) <= set(points)

@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
-from shipper.inspection import spool as survey_module
-from shipper.inspection.findings import WRONG
-from shipper.inspection.inspect import inspect_paths
-from shipper.inspection.spool import Survey, survey, survey_segment
-from shipper.inspection.stats import MOST_NAMES, Tally
+from shipper.inspection import spool as spool_module
+from shipper.inspection.findings import ERROR
+from shipper.inspection.report import inspect_paths
+from shipper.inspection.spool import InspectedSpool, inspect_segment_file, inspect_spool
+from shipper.inspection.stats import MAX_METRICS, RecordStats
 from spooler.records import gap
 from spooler.spool import codec
 from spooler.spool import format as fmt
@@ -41,12 +41,12 @@ def sealed(tmp_path: Path) -> Path:
     return directory
 
 
-def wrong(one: Survey) -> list[str]:
-    return [complaint.what for complaint in one.complaints if complaint.level == WRONG]
+def errors(one: InspectedSpool) -> list[str]:
+    return [problem.what for problem in one.problems if problem.level == ERROR]
 
 
-def notes(one: Survey) -> list[str]:
-    return [complaint.what for complaint in one.complaints if complaint.level != WRONG]
+def notes(one: InspectedSpool) -> list[str]:
+    return [problem.what for problem in one.problems if problem.level != ERROR]
 
 
 def edit(path: Path, *statements: str) -> None:
@@ -64,17 +64,17 @@ def segment(directory: Path, number: int) -> Path:
 
 
 @pytest.mark.parametrize("verify", [True, False])
-@pytest.mark.parametrize("whole_bytes", [0, survey_module.WHOLE_BYTES])
+@pytest.mark.parametrize("whole_bytes", [0, spool_module.WHOLE_BYTES])
 def test_a_sealed_spool_is_told_in_full(
     sealed: Path, verify: bool, whole_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(survey_module, "WHOLE_BYTES", whole_bytes)
-    one = survey(sealed, verify=verify)
+    monkeypatch.setattr(spool_module, "WHOLE_BYTES", whole_bytes)
+    one = inspect_spool(sealed, verify=verify)
     assert one.whole == (verify or whole_bytes > 0)
-    assert (one.records, one.seqs, wrong(one), notes(one)) == (43, (1, 43), [], [])
+    assert (one.records, one.seqs, errors(one), notes(one)) == (43, (1, 43), [], [])
     assert {s.state for s in one.segments} == {"sealed"}
-    assert one.tally.kinds == {"detection": 1, "step": 40, "finish": 1, "exit": 1}
-    (run,) = one.tally.runs.values()
+    assert one.stats.kinds == {"detection": 1, "step": 40, "finish": 1, "exit": 1}
+    (run,) = one.stats.runs.values()
     assert (run.run, run.first_step, run.last_step, run.metrics) == ("r", 0, 39, {"loss"})
     assert run.finished
     assert one.identity is not None
@@ -122,45 +122,45 @@ def live(tmp_path: Path) -> Iterator[tuple[Path, subprocess.Popen[str]]]:
             process.kill()
 
 
-def test_a_live_spool_is_open_and_a_killed_one_cut_off(
+def test_the_segments_of_a_live_spool_are_active_and_of_a_killed_one_unsealed(
     live: tuple[Path, subprocess.Popen[str]],
 ) -> None:
     directory, process = live
-    one = survey(directory, verify=True)
+    one = inspect_spool(directory, verify=True)
     assert one.alive
-    assert {s.state for s in one.segments} <= {"sealed", "open", "prepared"}
-    assert one.segments[-1].state in ("open", "prepared")
-    assert (one.records, wrong(one), notes(one)) == (25, [], [])
+    assert {s.state for s in one.segments} <= {"sealed", "active", "prepared"}
+    assert one.segments[-1].state in ("active", "prepared")
+    assert (one.records, errors(one), notes(one)) == (25, [], [])
     process.kill()
     process.wait()
-    one = survey(directory, verify=True)
+    one = inspect_spool(directory, verify=True)
     assert not one.alive
-    assert "cut off" in {s.state for s in one.segments}
-    assert (one.records, wrong(one)) == (25, [])
-    assert ["without a goodbye" in note for note in notes(one)] == [True]
+    assert "unsealed" in {s.state for s in one.segments}
+    assert (one.records, errors(one)) == (25, [])
+    assert ["unclean exit" in note for note in notes(one)] == [True]
 
 
 def test_a_segment_alone_is_attributed_under_any_name(sealed: Path, tmp_path: Path) -> None:
     copy = tmp_path / "from a friend.db"
     shutil.copy(segment(sealed, 2), copy)
-    one = survey_segment(copy)
-    assert (one.name, one.alive, wrong(one)) == (sealed.name, None, [])
+    one = inspect_segment_file(copy)
+    assert (one.name, one.alive, errors(one)) == (sealed.name, None, [])
     assert one.records > 0
     done = lens_ship("inspect", str(copy))
     assert done.code == 0
-    assert "not known from a segment alone" in done.out
+    assert "unknown from a single segment" in done.out
 
 
 def test_gaps_are_told_and_explain_what_is_missing(tmp_path: Path) -> None:
     told = gap.make_deleted(time=1.7e9, reason="cap", seqs=(1, 10), first=1.6e9, last=1.7e9)
     lost = gap.make(time=1.7e9, reason="disk-full", count=7, first=1.6e9, last=1.7e9)
     directory, _ = spool(tmp_path, [*records(18), ("gap", told), ("gap", lost)], segment_records=10)
-    one = survey(directory, verify=True)
-    assert [(g.reason, g.count, g.first, g.last) for g in one.tally.gaps] == [
+    one = inspect_spool(directory, verify=True)
+    assert [(g.reason, g.count, g.first, g.last) for g in one.stats.gaps] == [
         ("cap", 10, 1, 10),
         ("disk-full", 7, 0, 0),
     ]
-    assert wrong(one) == []
+    assert errors(one) == []
 
 
 # --- what is wrong --------------------------------------------------------------------------------
@@ -234,9 +234,9 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "first row": (drop_first_row, "are missing between it and 00000001.sqlite"),
     "repeated": (repeat_rows, "but 00000001.sqlite ends at"),
     "body": (not_msgpack, "record 15: its body is not msgpack"),
-    "newer": (newer, "newer: format version 2"),
-    "too old": (too_old, "not ours: format version 0"),
-    "application": (another_application, "not ours: application_id 0x7"),
+    "newer": (newer, "unsupported version: format version 2"),
+    "too old": (too_old, "foreign: format version 0"),
+    "application": (another_application, "foreign: application_id 0x7"),
     "text": (no_database, "damaged: file is not a database"),
     "page": (broken_page, "malformed"),
     "no identity": (no_identity, "it has no identity"),
@@ -252,35 +252,35 @@ def test_damage_is_told_with_its_place_and_ends_with_code_1(
 ) -> None:
     damage, told = DAMAGE[case]
     damage(sealed)
-    one = survey(sealed, verify=True)
-    assert any(told in what for what in wrong(one)), wrong(one)
-    assert all(str(sealed) in c.where for c in one.complaints)
+    one = inspect_spool(sealed, verify=True)
+    assert any(told in what for what in errors(one)), errors(one)
+    assert all(str(sealed) in c.where for c in one.problems)
     assert inspect_paths([sealed], verify=True, as_json=False) == 1
     out = capsys.readouterr().out
     assert told in out
-    assert "nothing is wrong" not in out
+    assert "no errors" not in out
 
 
 def test_what_cannot_be_read_does_not_hide_the_rest(sealed: Path) -> None:
     no_database(sealed)
-    one = survey(sealed, verify=True)
+    one = inspect_spool(sealed, verify=True)
     assert [s.state == "damaged" for s in one.segments].count(True) == 1
     assert one.records > 25
-    assert one.tally.goodbye
+    assert one.stats.clean_shutdown
 
 
 def test_a_deleted_segment_in_the_middle_is_a_note(sealed: Path) -> None:
     segment(sealed, 2).unlink()
-    one = survey(sealed, verify=True)
-    assert wrong(one) == []
+    one = inspect_spool(sealed, verify=True)
+    assert errors(one) == []
     assert any("lens-ship audit" in note for note in notes(one))
 
 
-def test_delivered_and_deleted_segments_are_no_complaint(sealed: Path) -> None:
+def test_delivered_and_deleted_segments_are_no_problem(sealed: Path) -> None:
     segment(sealed, 1).unlink()
     segment(sealed, 2).unlink()
-    one = survey(sealed, verify=True)
-    assert (wrong(one), notes(one)) == ([], [])
+    one = inspect_spool(sealed, verify=True)
+    assert (errors(one), notes(one)) == ([], [])
 
 
 def test_leftovers_are_noted(sealed: Path) -> None:
@@ -288,8 +288,8 @@ def test_leftovers_are_noted(sealed: Path) -> None:
         (sealed / name).write_bytes(b"")
     for name in (".scratch", ".owner.new", "00000009.sqlite-wal"):  # of no account
         (sealed / name).write_bytes(b"")
-    one = survey(sealed, verify=True)
-    assert wrong(one) == []
+    one = inspect_spool(sealed, verify=True)
+    assert errors(one) == []
     assert len(notes(one)) == 4
 
 
@@ -297,23 +297,23 @@ def test_a_spool_under_another_name_is_not_shipped_and_that_is_said(
     sealed: Path, tmp_path: Path
 ) -> None:
     moved = sealed.rename(tmp_path / "copy")
-    assert any("no spool id" in what for what in wrong(survey(moved, verify=False)))
+    assert any("not a spool id" in what for what in errors(inspect_spool(moved, verify=False)))
     renamed = moved.rename(tmp_path / spools.spool_id(77))
-    assert any("belongs to spool" in what for what in wrong(survey(renamed, verify=False)))
+    assert any("belongs to spool" in what for what in errors(inspect_spool(renamed, verify=False)))
 
 
 def test_an_empty_spool_is_no_error(tmp_path: Path) -> None:
     directory = tmp_path / spools.spool_id(5)
     directory.mkdir()
-    one = survey(directory, verify=True)
-    assert (wrong(one), one.records, one.seqs) == ([], 0, (0, 0))
+    one = inspect_spool(directory, verify=True)
+    assert (errors(one), one.records, one.seqs) == ([], 0, (0, 0))
     assert lens_ship("inspect", str(directory)).code == 0
 
 
 # --- the command ----------------------------------------------------------------------------------
 
 
-def test_a_root_has_a_line_for_each_spool_and_the_complaints(tmp_path: Path) -> None:
+def test_a_root_has_a_line_for_each_spool_and_the_problems(tmp_path: Path) -> None:
     for salt in (1, 2, 3):
         who = spools.identity(spools.spool_id(salt), rank=salt)
         directory, _ = spool(tmp_path, records(), who=who, segment_records=10)
@@ -334,10 +334,8 @@ def test_json_says_the_same(sealed: Path, tmp_path: Path) -> None:
     one, other = json.loads(done.out)
     assert (one["what"], one["spool"], one["records"]) == ("spool", sealed.name, 43)
     assert one["identity"]["workload_uid"] == "w"
-    assert [c["what"] for c in one["complaints"] if c["level"] == "wrong"] == [
-        "record 15: checksum"
-    ]
-    assert (other["what"], other["wrong"]) == ("text", True)
+    assert [c["what"] for c in one["problems"] if c["level"] == "error"] == ["record 15: checksum"]
+    assert (other["what"], other["has_errors"]) == ("not a spool", True)
 
 
 def test_nothing_that_a_spool_says_reaches_the_terminal_as_a_command(tmp_path: Path) -> None:
@@ -372,54 +370,40 @@ def test_a_reader_that_goes_away_ends_it_quietly(tmp_path: Path) -> None:
         assert process.wait(spools.PATIENCE_SECONDS) == 141
 
 
-@pytest.mark.parametrize(
-    ("path", "told"),
-    [
-        ("golden/wandb-run/run-0.31.0.wandb", "a run that wandb wrote itself"),
-        ("golden/wandb-run", "steps 0 to 139, finished, exit code 3"),
-        ("golden/state-v1", "the database of a service (state version 1)"),
-        ("kit/spools.py", "text"),
-    ],
-)
-def test_a_path_that_is_no_spool_is_told_for_what_it_is(
-    path: str, told: str, capsys: pytest.CaptureFixture[str]
+def test_a_path_that_is_not_a_spool_is_one_line_with_a_hint_for_importable_files(
+    tmp_path: Path,
 ) -> None:
-    assert inspect_paths([spools.REPOSITORY / "tests" / path], verify=False, as_json=False) == 1
-    assert told in capsys.readouterr().out
-
-
-def test_other_things_are_told_for_what_they_are(tmp_path: Path) -> None:
     jsonl = tmp_path / "wandb_metrics.jsonl"
     jsonl.write_text('{"timestamp": 1700000000.5, "step": 7, "data": {"loss": 2.5}}\n')
     (tmp_path / "empty").write_bytes(b"")
     (tmp_path / "binary").write_bytes(bytes(range(256)))
-    (tmp_path / "folder").mkdir()
+    (tmp_path / "directory").mkdir()
     with closing(sqlite3.connect(tmp_path / "other.db")) as other:
         other.execute("CREATE TABLE t (x)")
     os.mkfifo(tmp_path / "pipe")
-    names = {
-        "wandb_metrics.jsonl": "the older exporter's file",
-        "empty": "an empty file",
-        "binary": "a file of some other kind",
-        "folder": "an empty folder",
-        "other.db": "an SQLite database of another application",
-        "pipe": "neither a file nor a folder",
-    }
-    done = lens_ship("inspect", *(str(tmp_path / name) for name in names))
+    runs = spools.REPOSITORY / "tests/golden/wandb-run"
+    importable = [jsonl, runs, runs / "run-0.31.0.wandb"]
+    other_things = [
+        tmp_path / name for name in ("empty", "binary", "directory", "other.db", "pipe")
+    ]
+    paths = [*importable, *other_things]
+    done = lens_ship("inspect", *map(str, paths))
     assert done.code == 1
-    for told in names.values():
-        assert told in done.out
-    assert f"`lens-ship replay {jsonl}`" in done.out
+    lines = [line for line in done.out.splitlines() if line]
+    assert lines == [
+        *(f"{path}: not a spool (`lens-ship replay {path}` imports it)" for path in importable),
+        *(f"{path}: not a spool" for path in other_things),
+    ]
 
 
 def test_what_one_spool_can_make_it_remember_is_bounded() -> None:
-    tally = Tally()
-    for start in range(0, 3 * MOST_NAMES, 100):
+    stats = RecordStats()
+    for start in range(0, 3 * MAX_METRICS, 100):
         data: dict[str, Any] = {f"m{start + n}": 1 for n in range(100)}
         (one,) = stored(step(start, **data))
-        tally.note(one)
-        tally.count(f"kind {start}", 1)
-    (run,) = tally.runs.values()
-    assert len(run.metrics) == MOST_NAMES
+        stats.read(one)
+        stats.count(f"kind {start}", 1)
+    (run,) = stats.runs.values()
+    assert len(run.metrics) == MAX_METRICS
     assert run.more_metrics
-    assert len(tally.kinds) <= 101
+    assert len(stats.kinds) <= 101

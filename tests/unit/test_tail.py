@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from shipper.humanize import json_safe, number, sanitize
-from shipper.inspection.record_line import Seen, line
-from shipper.inspection.tail import Follower, Wanted
+from shipper.inspection.record_line import TailRecord, format_record
+from shipper.inspection.tail import Follower, RecordFilter
 from spooler.spool import codec
 from tests.kit import spools
 from tests.kit.command import lens_ship
@@ -49,7 +49,7 @@ def lines(*arguments: str) -> list[str]:
 
 
 def steps_of(root: Path, count: int, **wanted: Any) -> list[int]:
-    follower = Follower(places=[root], wanted=Wanted(**wanted))
+    follower = Follower(places=[root], wanted=RecordFilter(**wanted))
     return [seen.body["step"] for seen in follower.last(count) if seen.stored.kind == "step"]
 
 
@@ -87,7 +87,7 @@ def test_every_condition_must_hold(tmp_path: Path, wanted: dict[str, Any], told:
 
 def test_what_lies_far_back_is_found_too(tmp_path: Path) -> None:
     spool(tmp_path, [detection("old"), *(step(n) for n in range(3000))], segment_records=1000)
-    follower = Follower(places=[tmp_path], wanted=Wanted(kinds=("detection",)))
+    follower = Follower(places=[tmp_path], wanted=RecordFilter(kinds=("detection",)))
     assert [seen.stored.seq for seen in follower.last(10)] == [1]
     assert steps_of(tmp_path, 2000)[0] == 1000
     assert steps_of(tmp_path, 10**6) == list(range(3000))
@@ -96,11 +96,11 @@ def test_what_lies_far_back_is_found_too(tmp_path: Path) -> None:
 
 def test_new_records_rotations_and_new_spools_are_followed(tmp_path: Path) -> None:
     _, writer = spool(tmp_path, [step(0)], close=False, segment_records=3)
-    follower = Follower(places=[tmp_path], wanted=Wanted(kinds=("step",)))
+    follower = Follower(places=[tmp_path], wanted=RecordFilter(kinds=("step",)))
 
     def new() -> list[int]:
-        follower.look_around()
-        return [seen.body["step"] for seen in follower.new()]
+        follower.rescan()
+        return [seen.body["step"] for seen in follower.new_records()]
 
     assert [seen.body["step"] for seen in follower.last(5)] == [0]
     assert new() == []
@@ -112,35 +112,33 @@ def test_new_records_rotations_and_new_spools_are_followed(tmp_path: Path) -> No
     assert new() == [11, 100, 101]
     writer.close()
     assert new() == []
-    assert follower.trouble == []
+    assert follower.problems == []
 
 
 @pytest.mark.parametrize(("last", "told"), [(step(1), 1), (goodbye(), 0)])
-def test_a_process_that_goes_without_a_goodbye_is_told(
-    tmp_path: Path, last: Record, told: int
-) -> None:
+def test_an_unclean_exit_is_reported(tmp_path: Path, last: Record, told: int) -> None:
     killed(tmp_path, [step(0), last])
-    follower = Follower(places=[tmp_path], wanted=Wanted(kinds=("run",)))
+    follower = Follower(places=[tmp_path], wanted=RecordFilter(kinds=("run",)))
     follower.last(1)
     for one in follower._spools.values():
-        one.alive = True  # as it was at the last look
+        one.alive = True  # as it was at the last scan
     for _ in range(2):
-        follower.look_around()
-    assert len(follower.trouble) == told
+        follower.rescan()
+    assert len(follower.problems) == told
 
 
 def test_damage_is_told_once_and_the_rest_comes(tmp_path: Path) -> None:
     directory, writer = spool(tmp_path, [step(0)], close=False)
-    follower = Follower(places=[tmp_path], wanted=Wanted())
+    follower = Follower(places=[tmp_path], wanted=RecordFilter())
     follower.last(1)
     append(writer, [step(1), step(2), goodbye()])
     log = directory / "00000001.sqlite-wal"
     body = codec.pack(step(1)[1])
     log.write_bytes(log.read_bytes().replace(body, body[:-1] + b"?"))
-    assert [seen.stored.seq for seen in follower.new()] == [3, 4]
-    assert len(follower.trouble) == 1
-    assert "records 2 to 2 cannot be read (checksum)" in follower.trouble[0]
-    assert list(follower.new()) == []
+    assert [seen.stored.seq for seen in follower.new_records()] == [3, 4]
+    assert len(follower.problems) == 1
+    assert "records 2 to 2 cannot be read (checksum)" in follower.problems[0]
+    assert list(follower.new_records()) == []
     writer.close()
 
 
@@ -234,9 +232,9 @@ def test_no_spool_is_told_with_code_1(tmp_path: Path) -> None:
 # --- the line -------------------------------------------------------------------------------------
 
 
-def seen(record: Record) -> Seen:
+def seen(record: Record) -> TailRecord:
     (one,) = stored(record)
-    found = Wanted().take(spools.identity(rank=1), one)
+    found = RecordFilter().match(spools.identity(rank=1), one)
     assert found is not None
     return found
 
@@ -246,19 +244,19 @@ def seen(record: Record) -> Seen:
     [
         (step(7, a=1, b={"c": float("nan")}), "step 7  a=1 b.c=nan"),
         (step(7, closed=False, x={"_type": "image-file", "w": 3}), "step 7 (part)  x=<image-file>"),
-        (("run", {"run": "r", "project": "p", "resumed": True}), "run goes on  project=p"),
+        (("run", {"run": "r", "project": "p", "resumed": True}), "run resumed  project=p"),
         (("finish", {"run": "r", "exit_code": 3, "step": 9}), "finish exit code 3, last step 9"),
-        (("exit", {"steps": {"r": 4}}), "exit goodbye  r=4"),
-        (("gap", {"count": 4, "reason": "cap"}), "gap 4 records lost: cap"),
-        (("detection", {"look": 1, "hints": {"f": ["x"]}}), "detection look 1  f=['x']"),
+        (("exit", {"steps": {"r": 4}}), "exit clean shutdown  r=4"),
+        (("gap", {"count": 4, "reason": "cap"}), "gap 4 records dropped: cap"),
+        (("detection", {"look": 1, "hints": {"f": ["x"]}}), "detection scan 1  f=['x']"),
         (("report", {"data_type": "L", "data_content": "a\nb"}), "report L  a\\nb"),
         (("of next year", {"colour": "red"}), "of next year colour=red"),
         (("step", {"step": None, "data": 5}), "step None"),
-        (("gap", {}), "gap (its body does not decode)"),
+        (("gap", {}), "gap (undecodable body)"),
     ],
 )
 def test_a_record_is_one_line_that_says_what_matters(record: Record, told: str) -> None:
-    text = line(seen(record))
+    text = format_record(seen(record))
     assert text.endswith(told)
     assert "\n" not in text
 
@@ -266,14 +264,14 @@ def test_a_record_is_one_line_that_says_what_matters(record: Record, told: str) 
 def test_nothing_in_a_record_reaches_the_terminal_as_a_command() -> None:
     body = {"run": ESCAPE, "step": ESCAPE, "time": ESCAPE, "data": {ESCAPE: ESCAPE}}
     for kind in ("step", "run", "gap", "report", ESCAPE):
-        text = line(seen((kind, {**body, "reason": ESCAPE, "data_content": ESCAPE})))
+        text = format_record(seen((kind, {**body, "reason": ESCAPE, "data_content": ESCAPE})))
         assert text.isprintable()
         assert "\\x1b[2J" in text
 
 
 def test_a_line_stays_a_line_however_much_a_step_holds() -> None:
     data = {f"metric/{n}" * 50: "x" * 5000 for n in range(500)}
-    text = line(seen(step(1, **data)))
+    text = format_record(seen(step(1, **data)))
     assert len(text) < 40 * 160
     assert text.endswith("… 460 more")
 
