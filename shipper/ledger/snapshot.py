@@ -10,7 +10,7 @@ from typing import Any
 from shipper.ledger import ranges, totals
 from shipper.ledger.ledger import Ledger
 from shipper.ledger.ranges import Range
-from spooler.spool.glance import View
+from spooler.spool.summary import SpoolSummary
 
 Pair = tuple[str, str]  # spool, sink
 
@@ -110,7 +110,7 @@ def _grouped(pairs: Any) -> dict[Any, list[Any]]:
     return groups
 
 
-def pending(books: LedgerSnapshot, pair: Pair, view: View) -> int:
+def pending(books: LedgerSnapshot, pair: Pair, view: SpoolSummary) -> int:
     """Records beyond the position that are in the files and not settled yet."""
     # What its writer has deleted meanwhile is not waiting.
     begin = max(books.seq(pair) + 1, view.first)

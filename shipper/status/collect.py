@@ -1,4 +1,4 @@
-"""Looks where everything stands: the ledger's rows, and a glance at every spool; reads only.
+"""Looks where everything stands: the ledger's rows, and a summary of every spool; reads only.
 
 It may run in the service and beside it, as often as one likes. Between two looks it keeps a few
 numbers of each spool, so that what has not changed costs one listing of a directory.
@@ -28,10 +28,10 @@ from shipper.ledger.totals import Sums
 from shipper.sinks import REGISTRY
 from shipper.status.model import DiskStatus, SinkStatus, SpoolSinkStatus, SpoolStatus, Status
 from spooler.errors import SpoolError
-from spooler.spool.glance import Glance, View
 from spooler.spool.identity import Identity
 from spooler.spool.layout import is_marked_full
 from spooler.spool.reader import Reader
+from spooler.spool.summary import SpoolSummary, SummaryReader
 
 _NO_SUMS = Sums(settled=Counter(), lost=Counter(), dead=Counter(), dropped=Counter())
 
@@ -76,7 +76,7 @@ class StatusCollector:
     def __init__(self, means: StatusInputs) -> None:
         self._means = means
         self._own: Ledger | None = None
-        self._glances: dict[str, Glance] = {}
+        self._summary_readers: dict[str, SummaryReader] = {}
         self._readers: dict[str, Reader] = {}
         self._identities: dict[str, Identity] = {}
         self._ended: dict[
@@ -154,7 +154,7 @@ class StatusCollector:
     ) -> Iterator[SpoolStatus]:
         found = find_spools(self._means.root, noting(closed))
         directories = {path.name: path for path in found}
-        for memory in (self._glances, self._readers, self._identities, self._ended):
+        for memory in (self._summary_readers, self._readers, self._identities, self._ended):
             for name in memory.keys() - directories.keys():
                 del memory[name]
         self._times = {key: at for key, at in self._times.items() if key[0] in directories}
@@ -172,19 +172,21 @@ class StatusCollector:
         known = self._ended.get(directory.name)
         if known is not None and known[0] == mark:
             return known[1]
-        if directory.name not in self._glances:
-            self._glances[directory.name] = Glance(directory)
+        if directory.name not in self._summary_readers:
+            self._summary_readers[directory.name] = SummaryReader(directory)
             self._readers[directory.name] = Reader(directory)
-        spool = self._look(self._glances[directory.name], directory, books)
+        spool = self._look(self._summary_readers[directory.name], directory, books)
         if spool.state == "ended" and mark:
             self._ended[directory.name] = (mark, spool)
         return spool
 
-    def _look(self, glance: Glance, directory: Path, books: LedgerSnapshot) -> SpoolStatus:
+    def _look(
+        self, summaries: SummaryReader, directory: Path, books: LedgerSnapshot
+    ) -> SpoolStatus:
         name = directory.name
         reader = self._readers[name]
         owned = reader.is_owned()  # before the look: what it then finds may be all
-        view = glance.look()
+        view = summaries.read()
         identity, reason = self._identity(reader)
         problem = view.problem or reason
         withheld = not (self._means.shipping and (identity is None or identity.api_reporting))
@@ -202,7 +204,9 @@ class StatusCollector:
             rank=identity.rank if identity else None,
             problem=problem,
             dropped=dict(totals.dropped_of(books.gaps.get(name, ()))),
-            ways=tuple(self._way(glance, view, pair, books, withheld=withheld) for pair in pairs),
+            ways=tuple(
+                self._way(summaries, view, pair, books, withheld=withheld) for pair in pairs
+            ),
         )
 
     def _identity(self, reader: Reader) -> tuple[Identity | None, str]:
@@ -217,21 +221,27 @@ class StatusCollector:
         return self._identities[reader.spool], ""
 
     def _way(
-        self, glance: Glance, view: View, pair: Pair, books: LedgerSnapshot, *, withheld: bool
+        self,
+        summaries: SummaryReader,
+        view: SpoolSummary,
+        pair: Pair,
+        books: LedgerSnapshot,
+        *,
+        withheld: bool,
     ) -> SpoolSinkStatus:
         seq = books.seq(pair)
         lost = reckon(books.damage.get(pair, []), books.deleted(pair[0]))
         pending = 0 if withheld else count_pending(books, pair, view)
         settled = view.newest
         if seq < view.last:
-            settled = self._time(pair, "settled", seq, glance.time_of)
+            settled = self._time(pair, "settled", seq, summaries.time_of)
         return SpoolSinkStatus(
             sink=pair[1],
             delivered=books.count(pair, "delivered"),
             passed=books.count(pair, "passed"),
             pending=pending,
-            pending_bytes=glance.bytes_beyond(seq) if pending else 0,
-            oldest=self._time(pair, "oldest", seq, glance.time_beyond) if pending else None,
+            pending_bytes=summaries.bytes_beyond(seq) if pending else 0,
+            oldest=self._time(pair, "oldest", seq, summaries.time_beyond) if pending else None,
             settled=settled,
             dead=books.dead[pair],
             corrupt=lost.corrupt,
