@@ -13,12 +13,12 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import urlsplit
 
 from shipper.log import fields
 
@@ -40,7 +40,6 @@ class Request:
 
     method: str
     path: str
-    query: Mapping[str, list[str]]
     headers: Message
     body: bytes = b""
 
@@ -109,11 +108,9 @@ class _Connection(BaseHTTPRequestHandler):
         if not self.server.is_own_name(self.headers.get("Host", "")):
             self._send(Response(status=403, body=b"403 unknown host name, use the IP address\n"))
             return
-        target = urlsplit(self.path)
         request = Request(
             method=self.command,
-            path=target.path,
-            query=parse_qs(target.query, keep_blank_values=True),
+            path=urlsplit(self.path).path,
             headers=self.headers,
             body=body,
         )

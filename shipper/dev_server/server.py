@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -28,10 +28,8 @@ lens-ship dev-server: a telemetry-processor to try lens-ship with. Not for produ
 
 {counts}
 Accepts  POST {prefix}/wandb/metrics, logs, detection, batch
-Shows    GET  {prefix}/workloads, {prefix}/workloads/UID/rows,
-              {prefix}/workloads/UID/metrics/available,
-              {prefix}/workloads/UID/metrics/data?metrics=a,b,
-              {prefix}/detections, {prefix}/requests
+Shows    GET  {prefix}/workloads, {prefix}/workloads/UID/rows, {prefix}/detections,
+              {prefix}/requests
 """
 
 _log = logging.getLogger(__name__)
@@ -59,6 +57,10 @@ class DevServer:
         """The base URL for `--processor-url`."""
         return self._server.url + self._prefix
 
+    @property
+    def start_page(self) -> str:
+        return f"{self._server.url}/"
+
     def close(self) -> None:
         self._server.close()
         self._store.close()
@@ -72,9 +74,9 @@ class DevServer:
         try:
             if request.method == "POST":
                 return self._receive(route, request)
-            return self._show(route, request)
+            return self._show(route)
         except StoreFailed as error:
-            _log.error("database failed: %s", error, extra=fields(reason="store", detail=error))
+            _log.error("database failed", extra=fields(reason="store", detail=error))
             return _envelope(500, "the database failed, see the log of the server", {})
 
     def _receive(self, route: list[str], request: Request) -> Response:
@@ -85,15 +87,15 @@ class DevServer:
             response, error = Response(status=404, body=b"404 page not found"), "unknown path"
         else:
             try:
-                uploads = parse(_object(json.loads(request.body, parse_constant=_reject)))
+                uploads = parse(json.loads(request.body))
                 response = _accepted(route[1], uploads)
-            except (ValueError, OverflowError, RecursionError) as problem:
-                error = str(problem)
+            except _MALFORMED as problem:
+                error = str(problem) if isinstance(problem, ValueError) else repr(problem)
                 message = error if error == NO_IDS else "invalid request format"
                 response = _envelope(400, message, None)
         if error:
             extra = fields(reason="rejected", path=request.path, detail=error)
-            _log.warning("request rejected: %s: %s", request.path, error, extra=extra)
+            _log.warning("request rejected", extra=extra)
         self._store.add(
             {
                 "received_at": time.time(),
@@ -107,8 +109,7 @@ class DevServer:
         )
         return response
 
-    def _show(self, route: list[str], request: Request) -> Response:
-        names = [name for given in request.query.get("metrics", ()) for name in given.split(",")]
+    def _show(self, route: list[str]) -> Response:
         store = self._store
         shown: Any = None
         match route:
@@ -118,10 +119,6 @@ class DevServer:
                 shown = store.workloads()
             case ["workloads", workload, "rows"]:
                 shown = store.rows(workload)
-            case ["workloads", workload, "metrics", "available"]:
-                shown = store.metric_names(workload)
-            case ["workloads", workload, "metrics", "data"]:
-                shown = store.points(workload, names)
             case ["detections"]:
                 shown = store.detections()
             case ["requests"]:
@@ -157,105 +154,64 @@ def _envelope(status: int, message: str, data: Any) -> Response:
     return Response(status=status, body=body, content_type=_JSON)
 
 
-# --- from JSON to what is stored; a ValueError says what is wrong ---------------------------------
-
-
-def _metrics(body: Mapping[str, Any]) -> list[Upload]:
+def _metrics(body: dict[str, Any]) -> list[Upload]:
     steps: dict[int, dict[str, Any]] = {}
     times: dict[int, float] = {}
-    points = _objects(body, "metrics")
-    for point in points:
-        step = _step(point)
-        steps.setdefault(step, {})[_text(point, "name")] = _number(point, "value")
-        times.setdefault(step, float(_number(point, "timestamp")))
+    for point in body["metrics"]:
+        steps.setdefault(_step(point), {})[point["name"]] = point["value"]
+        times.setdefault(_step(point), float(point["timestamp"]))
     writes = [StepWrite(step=n, timestamp=times[n], data=_dump(data)) for n, data in steps.items()]
-    return [_upload(body, len(points), writes)]
+    return [_upload(body, len(body["metrics"]), writes)]
 
 
-def _logs(body: Mapping[str, Any]) -> list[Upload]:
+def _logs(body: dict[str, Any]) -> list[Upload]:
     writes = [
         StepWrite(
-            step=_step(entry),
-            timestamp=float(_number(entry, "timestamp")),
-            data=_dump(_object(entry.get("data"))),
+            step=_step(entry), timestamp=float(entry["timestamp"]), data=_dump({**entry["data"]})
         )
-        for entry in _objects(body, "logs")
+        for entry in body["logs"]
     ]
     return [_upload(body, len(writes), writes)]
 
 
-def _detection(body: Mapping[str, Any]) -> list[Upload]:
-    return [_upload(body, 1, [], _dump(body))]
+def _detection(body: dict[str, Any]) -> list[Upload]:
+    return [_upload(body, 1, [], _dump({**body}))]
 
 
-def _batch(body: Mapping[str, Any]) -> list[Upload]:
-    parts = {name: _object(body[name]) for name in ("detection", "metrics", "logs") if name in body}
-    return [upload for name, part in parts.items() for upload in _PARSERS[name](part)]
+def _batch(body: dict[str, Any]) -> list[Upload]:
+    names = [name for name in ("detection", "metrics", "logs") if body.get(name)]
+    return [upload for name in names for upload in _PARSERS[name](body[name])]
 
 
-_PARSERS: dict[str, Callable[[Mapping[str, Any]], list[Upload]]] = {
+# From JSON to what is stored. A body of another form raises one of the errors below.
+_PARSERS: dict[str, Callable[[dict[str, Any]], list[Upload]]] = {
     "metrics": _metrics,
     "logs": _logs,
     "detection": _detection,
     "batch": _batch,
 }
+_MALFORMED = (AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError)
 
 
 def _upload(
-    body: Mapping[str, Any], items: int, writes: list[StepWrite], detection: str = ""
+    body: dict[str, Any], items: int, writes: list[StepWrite], detection: str = ""
 ) -> Upload:
-    """Names of pods stand for their workload, as this server knows no pods."""
-    names = [_text(body, name) for name in ("workload_uid", "pod_name", "run_id")]
-    workload = names[0] or names[1]
+    """A pod counts as a workload of its own, as this server knows no pods."""
+    workload, run = body.get("workload_uid") or body.get("pod_name"), body.get("run_id", "")
     if not workload:
         raise ValueError(NO_IDS)
-    "".join(names).encode()  # a lone surrogate is a ValueError
+    (workload + run).encode()  # raises for what is not text
     return Upload(
-        workload_uid=workload,
-        run_id=names[2],
-        items=items,
-        writes=tuple(writes),
-        detection=detection,
+        workload_uid=workload, run_id=run, items=items, writes=tuple(writes), detection=detection
     )
 
 
-def _object(value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise ValueError("an object is missing")
-    return value
-
-
-def _objects(body: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
-    values = body.get(name)
-    if not isinstance(values, list):
-        raise ValueError(f"{name} is not a list")
-    return [_object(value) for value in values]
-
-
-def _text(item: Mapping[str, Any], name: str) -> str:
-    value = item.get(name, "")
-    if not isinstance(value, str):
-        raise ValueError(f"{name} is not a string")
-    return value
-
-
-def _number(item: Mapping[str, Any], name: str) -> int | float:
-    value = item.get(name, 0)
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ValueError(f"{name} is not a number")
-    return value
-
-
-def _step(item: Mapping[str, Any]) -> int:
-    step = _number(item, "step")
-    if not isinstance(step, int) or not -(2**63) <= step < 2**63:
-        raise ValueError("step is not an integer of 64 bits")
+def _step(item: dict[str, Any]) -> int:
+    step = int(item["step"])
+    if abs(step) >= 2**63:
+        raise OverflowError(f"step {step} is out of range")
     return step
 
 
-def _dump(value: Mapping[str, Any]) -> str:
+def _dump(value: dict[str, Any]) -> str:
     return json.dumps(value, allow_nan=False)
-
-
-def _reject(constant: str) -> Any:
-    raise ValueError(f"{constant} is not JSON")

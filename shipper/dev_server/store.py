@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
-from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -117,26 +116,10 @@ class TelemetryStore:
         """The steps of a workload: of one name in one step the last arrival counts."""
         steps: dict[int, dict[str, Any]] = {}
         for write in self.writes(workload):
-            row = steps.setdefault(write["step"], {"step": write["step"], "data": {}, "writes": 0})
+            row = steps.setdefault(write["step"], {"step": write["step"], "data": {}})
             row["data"].update(write["data"])
-            row.update(
-                run_id=write["run_id"], timestamp=write["timestamp"], writes=row["writes"] + 1
-            )
+            row.update(run_id=write["run_id"], timestamp=write["timestamp"])
         return [steps[step] for step in sorted(steps)]
-
-    def metric_names(self, workload: str) -> list[dict[str, Any]]:
-        """The metrics of a workload, each with the number of its points."""
-        counts = Counter(name for row in self.rows(workload) for name in row["data"])
-        return [{"name": name, "count": count} for name, count in sorted(counts.items())]
-
-    def points(self, workload: str, names: Collection[str]) -> list[dict[str, Any]]:
-        """The points of these metrics by step; of every metric when `names` is empty."""
-        return [
-            {"name": name, "step": row["step"], "value": value, "run_id": row["run_id"]}
-            for row in self.rows(workload)
-            for name, value in row["data"].items()
-            if not names or name in names
-        ]
 
     def detections(self) -> list[dict[str, Any]]:
         found = self._select("SELECT * FROM detection ORDER BY id")

@@ -116,8 +116,8 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
             running = Running(said(process, r"probes: (http://\S+)"), receiver)
             patience = threading.Event()
             for _ in range(int(spools.PATIENCE_SECONDS * 5)):
-                told = running.api("overview")
-                if told["status"] and told["sinks"][0]["delivered"] == 300 and told["started"]:
+                told = running.api("status")
+                if told["status"] and told["sinks"][0]["delivered"] == 300 and told["heartbeat"]:
                     break
                 patience.wait(0.2)
             yield running
@@ -126,7 +126,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
             writer.close()
 
 
-@pytest.mark.parametrize("path", ["/-/healthy", "/-/ready", "/", "/metrics", "/api/overview"])
+@pytest.mark.parametrize("path", ["/-/healthy", "/-/ready", "/", "/metrics", "/api/status"])
 def test_every_path_answers_get_and_head_and_nothing_else(service: Running, path: str) -> None:
     status, body, headers = get(service.url + path)
     assert (status, bool(body)) == (200, True)
@@ -159,7 +159,7 @@ def test_other_paths_are_not_found(service: Running) -> None:
 def test_on_the_loopback_only_its_own_names_are_answered(
     service: Running, host: str, status: int
 ) -> None:
-    assert get(service.url + "/api/overview", Host=host)[0] == status
+    assert get(service.url + "/api/status", Host=host)[0] == status
 
 
 def test_the_page_may_run_and_load_only_what_stands_in_it(service: Running) -> None:
@@ -174,11 +174,11 @@ def test_the_page_may_run_and_load_only_what_stands_in_it(service: Running) -> N
 
 
 def test_the_api_tells_what_status_tells(service: Running) -> None:
-    told = service.api("overview")
-    assert told["status"]["level"] == "attention"
-    assert "1 record refused for good" in told["status"]["headline"]
+    told = service.api("status")
+    assert told["status"]["level"] == "action_required"
+    assert told["status"]["headline"].startswith("1 dead letter: ")
     sink = told["sinks"][0]
-    assert (sink["delivered"], sink["dead"], sink["behind"]) == (300, {"unsendable": 1}, 0)
+    assert (sink["delivered"], sink["dead_letters"], sink["pending"]) == (300, {"unsendable": 1}, 0)
     assert told["spools"][0]["workload"] == "llama <b>&"
     assert len(told["history"]["time"]) == len(told["history"]["lag"]) > 0
 
@@ -197,7 +197,7 @@ def test_the_curve_is_that_of_the_run(service: Running) -> None:
 def test_in_a_browser_the_page_shows_it(service: Running, dark: bool) -> None:
     shown = browse(service.url, f"--blink-settings=preferredColorScheme={int(not dark)}")
     assert ":CONSOLE" not in shown, "no error, and nothing that the policy has stopped"
-    assert "1 record refused for good and kept" in shown
+    assert "1 dead letter: see lens-ship dead-letter list" in shown
     assert "llama &lt;b&gt;&amp;" in shown, "names are text, whatever they hold"
     assert "unsendable" in shown
     assert shown.count('class="curve"') >= 1
@@ -228,7 +228,7 @@ def test_the_metrics_tell_what_happened(service: Running) -> None:
     told = values(get(service.url + "/metrics")[1])
     sink = '{sink="processor"}'
     assert told[f"lens_ship_sink_delivered_records_total{sink}"] == 300
-    assert told[f"lens_ship_sink_delivered_points_total{sink}"] == 300
+    assert told[f"lens_ship_sink_delivered_values_total{sink}"] == 300
     assert told[f"lens_ship_sink_backlog_records{sink}"] == 0
     dead = 'lens_ship_sink_dead_letter_records_total{reason="unsendable",sink="processor"}'
     assert told.get(dead, told.get(_swapped(dead))) == 1
@@ -343,9 +343,9 @@ def test_a_port_that_is_taken_is_said_and_shipping_goes_on(tmp_path: Path) -> No
         spool(tmp_path / "spool", [step(1)])
         process = start(tmp_path, receiver, f"127.0.0.1:{taken.getsockname()[1]}")
         try:
-            told = said(process, r"(no page, no metrics and no probes: .*)")
+            told = said(process, r"(cannot open the HTTP port: .*)")
             assert "Address already in use" in told
-            assert "shipping goes on" in told
+            assert "records are delivered without page" in told
             receiver.wait_for(lambda seen: len(seen) > 0, timeout=spools.PATIENCE_SECONDS)
         finally:
             end(process)
