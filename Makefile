@@ -31,7 +31,7 @@ check: $(VENV)/.test ## style, types, import rules
 	$(BIN)/lint-imports
 
 docs: $(VENV)/.test ## write the tables of docs/ from the code
-	$(BIN)/python -m tests.kit.settings_page
+	$(BIN)/python -m tests.kit.pages
 
 unit: $(VENV)/.test $(VENV)/.debian $(VENV)/.dlrover-$(DLROVER) ## the tests, with the newest wandb
 	$(BIN)/python -m pytest -n 3 --dist worksteal -q
@@ -127,7 +127,7 @@ $(VENV)/.demo: pyproject.toml packaging/lens_ship.pth | $(BIN)/python
 	@touch $@
 
 $(VENV)/.test: pyproject.toml packaging/lens_ship.pth constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[demo,test,check]'
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[test,check]'
 	@touch $@
 
 # Each master stands in an environment of its own; nothing of lens-ship is in there.

@@ -35,7 +35,7 @@ _SECURITY_HEADERS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class HttpRequest:
     """One request; `path` keeps its percent escapes."""
 
     method: str
@@ -45,7 +45,7 @@ class Request:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Response:
+class HttpResponse:
     """The answer to one request."""
 
     status: int
@@ -106,9 +106,11 @@ class _Connection(BaseHTTPRequestHandler):
 
     def _answer(self, body: bytes = b"") -> None:
         if not self.server.is_own_name(self.headers.get("Host", "")):
-            self._send(Response(status=403, body=b"403 unknown host name, use the IP address\n"))
+            self._send(
+                HttpResponse(status=403, body=b"403 unknown host name, use the IP address\n")
+            )
             return
-        request = Request(
+        request = HttpRequest(
             method=self.command,
             path=urlsplit(self.path).path,
             headers=self.headers,
@@ -121,12 +123,12 @@ class _Connection(BaseHTTPRequestHandler):
         methods = "GET, HEAD, POST" if self.server.limits.body_bytes else "GET, HEAD"
         allow = (("Allow", methods),) if code == 405 else ()
         text = self.responses.get(code, ("error", ""))[0]
-        self._send(Response(status=code, body=f"{code} {text}\n".encode(), headers=allow))
+        self._send(HttpResponse(status=code, body=f"{code} {text}\n".encode(), headers=allow))
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - inherited name
         """Requests are not logged."""
 
-    def _send(self, response: Response) -> None:
+    def _send(self, response: HttpResponse) -> None:
         self.close_connection = True
         # A request that could not be parsed has neither a method nor a version.
         self.command = getattr(self, "command", None) or "GET"
@@ -158,7 +160,7 @@ class HttpServer(ThreadingHTTPServer):
         self,
         host: str,
         port: int,
-        answer: Callable[[Request], Response],
+        answer: Callable[[HttpRequest], HttpResponse],
         limits: ServerLimits | None = None,
     ) -> None:
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
