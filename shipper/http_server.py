@@ -13,12 +13,12 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import urlsplit
 
 from shipper.log import fields
 
@@ -35,18 +35,17 @@ _SECURITY_HEADERS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class HttpRequest:
     """One request; `path` keeps its percent escapes."""
 
     method: str
     path: str
-    query: Mapping[str, list[str]]
     headers: Message
     body: bytes = b""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Response:
+class HttpResponse:
     """The answer to one request."""
 
     status: int
@@ -107,13 +106,13 @@ class _Connection(BaseHTTPRequestHandler):
 
     def _answer(self, body: bytes = b"") -> None:
         if not self.server.is_own_name(self.headers.get("Host", "")):
-            self._send(Response(status=403, body=b"403 unknown host name, use the IP address\n"))
+            self._send(
+                HttpResponse(status=403, body=b"403 unknown host name, use the IP address\n")
+            )
             return
-        target = urlsplit(self.path)
-        request = Request(
+        request = HttpRequest(
             method=self.command,
-            path=target.path,
-            query=parse_qs(target.query, keep_blank_values=True),
+            path=urlsplit(self.path).path,
             headers=self.headers,
             body=body,
         )
@@ -124,12 +123,12 @@ class _Connection(BaseHTTPRequestHandler):
         methods = "GET, HEAD, POST" if self.server.limits.body_bytes else "GET, HEAD"
         allow = (("Allow", methods),) if code == 405 else ()
         text = self.responses.get(code, ("error", ""))[0]
-        self._send(Response(status=code, body=f"{code} {text}\n".encode(), headers=allow))
+        self._send(HttpResponse(status=code, body=f"{code} {text}\n".encode(), headers=allow))
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - inherited name
         """Requests are not logged."""
 
-    def _send(self, response: Response) -> None:
+    def _send(self, response: HttpResponse) -> None:
         self.close_connection = True
         # A request that could not be parsed has neither a method nor a version.
         self.command = getattr(self, "command", None) or "GET"
@@ -161,7 +160,7 @@ class HttpServer(ThreadingHTTPServer):
         self,
         host: str,
         port: int,
-        answer: Callable[[Request], Response],
+        answer: Callable[[HttpRequest], HttpResponse],
         limits: ServerLimits | None = None,
     ) -> None:
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET

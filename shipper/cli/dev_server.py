@@ -32,7 +32,7 @@ def dev_server(listen: str, data: Path, prefix: str) -> None:
     except (OSError, ValueError) as error:
         raise click.BadParameter(f"{listen}: {error}", param_hint="--listen") from error
     click.echo(f"Listening on {server.url}. Received data is stored in {data}.", err=True)
-    click.echo(f"Counts: {server.url.removesuffix(prefix)}/   Stop: Ctrl-C", err=True)
+    click.echo(f"Counts: {server.start_page}  Stop: Ctrl-C", err=True)
     try:
         threading.Event().wait()
     except KeyboardInterrupt:

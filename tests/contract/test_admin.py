@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from shipper.http_server import HttpServer, Response, ServerLimits
+from shipper.http_server import HttpResponse, HttpServer, ServerLimits
 from tests.kit import shipping, spools
 from tests.kit.browser import browse, needs_chromium
 from tests.kit.command import start_lens_ship
@@ -369,7 +369,7 @@ def echo(seconds: float = 10.0) -> HttpServer:
     return HttpServer(
         "127.0.0.1",
         0,
-        lambda request: Response(status=200, body=request.path.encode()),
+        lambda request: HttpResponse(status=200, body=request.path.encode()),
         ServerLimits(connections=3, seconds=seconds),
     )
 

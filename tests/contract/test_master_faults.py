@@ -209,7 +209,7 @@ def test_without_grpcio_it_says_what_to_install(
     monkeypatch.delitem(sys.modules, "shipper.sinks.dlrover.grpc_transport", raising=False)
     outcome = Sending(config(tmp_path), whose("127.0.0.1:9", "grpc"), report(1)).send()
     assert (outcome.disposition, outcome.needs_operator) == (Disposition.RETRY, True)
-    assert "pip install 'lens-ship[master]'" in outcome.detail
+    assert "pip install 'lens-ship[service]'" in outcome.detail
 
 
 # --- no answer ------------------------------------------------------------------------------------

@@ -361,7 +361,7 @@ def _dialler(target: str, service: str, config: Config) -> Callable[[], Transpor
     except ImportError as error:
         raise Unreachable(
             "unsupported",
-            f"gRPC needs grpcio ({error}): pip install 'lens-ship[master]'",
+            f"gRPC needs grpcio ({error}): pip install 'lens-ship[service]'",
             sent=False,
         ) from error
     return lambda: GrpcTransport(target, patience)
