@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from shipper.delivery.sink_state import Health
 from shipper.errors import Unreachable
 from shipper.http_client import Answer
-from shipper.sinks.outcome import Verdict, classify_failure
+from shipper.sinks.outcome import Disposition, classify_failure
 from shipper.sinks.processor.classify import classify
 from shipper.sinks.processor.client import AdaptiveTimeout
 
@@ -68,7 +68,7 @@ class Node:
     sink: Health
     lane: Health
     delivered: int = 0
-    parcels: deque[int] = field(default_factory=deque)
+    batches: deque[int] = field(default_factory=deque)
     tries: int = 0
     allowance: AdaptiveTimeout
     sent_at: float = 0.0
@@ -126,12 +126,12 @@ class Fleet:
 
     def _send(self, number: int, _: int) -> None:
         node = self._nodes[number]
-        if not node.parcels:
+        if not node.batches:
             pending = int(self._now * self._world.steps_per_second) - node.delivered
             if pending <= 0:
                 self._at(self._now + FLUSH_SECONDS, "send", number)
                 return
-            node.parcels.append(min(BATCH_STEPS, pending))
+            node.batches.append(min(BATCH_STEPS, pending))
         node.tries += 1
         if self._now < self._world.outage:
             self._fail(number, Unreachable("refused", "nobody there", sent=False))
@@ -147,12 +147,12 @@ class Fleet:
     def _fail(self, number: int, failure: Unreachable) -> None:
         node = self._nodes[number]
         outcome = classify_failure(failure, tries=node.tries)
-        if outcome.verdict is Verdict.SPLIT and node.parcels[0] > 1:
-            whole = node.parcels.popleft()
-            node.parcels.extendleft((whole - whole // 2, whole // 2))
+        if outcome.disposition is Disposition.SPLIT and node.batches[0] > 1:
+            whole = node.batches.popleft()
+            node.batches.extendleft((whole - whole // 2, whole // 2))
             node.tries = 0
         elif not failure.sent:
-            node.parcels.clear()  # what was recorded meanwhile goes along the next time
+            node.batches.clear()  # what was recorded meanwhile goes along the next time
         health = node.sink if outcome.scope == "sink" else node.lane
         self._at(self._now + health.failed(outcome), "send", number)
 
@@ -166,19 +166,19 @@ class Fleet:
     def _answer(self, number: int, request: int) -> None:
         node = self._nodes[number]
         self._busy -= 1
-        steps = node.parcels[0] if node.parcels else BATCH_STEPS
+        steps = node.batches[0] if node.batches else BATCH_STEPS
         if node.request != request:
             self._wasted += steps  # hung up in the middle of it
-        elif classify(_OK, items=None, tries=node.tries).verdict is Verdict.DELIVERED:
+        elif classify(_OK, items=None, tries=node.tries).disposition is Disposition.DELIVERED:
             node.request = node.tries = 0
             node.allowance.answered(self._now - node.sent_at)
-            node.delivered += node.parcels.popleft()
+            node.delivered += node.batches.popleft()
             node.sink.succeeded()
             node.lane.succeeded()
             if node.delivered >= self._world.outage * self._world.steps_per_second:
                 self._left.discard(number)
             behind = self._now * self._world.steps_per_second - node.delivered
-            soon = 0.0 if node.parcels or behind >= BATCH_STEPS else FLUSH_SECONDS
+            soon = 0.0 if node.batches or behind >= BATCH_STEPS else FLUSH_SECONDS
             self._at(self._now + soon, "send", number)
         self._worked += steps
         self._serve()
@@ -192,7 +192,7 @@ class Fleet:
             if node.request == request:
                 self._busy += 1
                 self._at(
-                    self._now + node.parcels[0] * self._step_seconds, "answer", number, request
+                    self._now + node.batches[0] * self._step_seconds, "answer", number, request
                 )
 
     # --- the clock, and what is measured ----------------------------------------------------------

@@ -95,8 +95,8 @@ for _ in range(COUNT):
     records = reader.read(0, 500).records
     plan = sink.plan(Stretch(identity=who, records=records, ahead={{}}, ended=True,
                              waited=frozenset()))
-    (parcel,) = plan.parcels
-    encode.body(parcel.request, who)
+    (batch,) = plan.batches
+    encode.body(batch.request, who)
 os._exit(0)
 """
 

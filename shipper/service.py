@@ -15,8 +15,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from shipper.admin import Probes
-from shipper.admin.refresher import build_refresher
+from shipper.admin.refresher import StatusRefresher
 from shipper.config.schema import Config
 from shipper.delivery import pending
 from shipper.delivery.contents import Contents
@@ -34,13 +33,13 @@ from shipper.discovery.scanner import Newcomers
 from shipper.health.heartbeat import HeartbeatWriter
 from shipper.health.liveness import HOUSEKEEPING, MAIN, Liveness
 from shipper.health.sd_notify import SystemdNotifier
-from shipper.http_client.credentials import Access
+from shipper.http_client.credentials import Credentials
 from shipper.ledger.ledger import Ledger
 from shipper.log import fields, flush_repeats
 from shipper.retention.cleaner import Spool, Tidying
 from shipper.retention.maintenance import Housekeeping
 from shipper.sinks import Sink, build_sinks, workload_key
-from shipper.sinks.processor.client import build_address
+from shipper.sinks.processor.client import build_client
 from shipper.sinks.processor.workloads import Workloads
 from spooler.spool.identity import Identity
 from spooler.spool.reader import Reader
@@ -81,10 +80,10 @@ class Service:
             turn=self._turn,
             after=self._woken.set if once else lambda: None,
         )
-        self._access = Access.of(config)
+        self._access = Credentials.of(config)
         self._keys = self._access.stamp()
         self._renewed = self._renew_until = float("-inf")  # monotonic seconds
-        address = build_address(config)
+        address = build_client(config)
         meters = Meters()
         self._sinks: dict[str, Sink] = {
             name: measured(sink, meters) for name, sink in build_sinks(config, address).items()
@@ -114,12 +113,13 @@ class Service:
         self._contents = Contents()
         self._together = Together(ledger=self._ledger, config=config, contents=self._contents)
         self._heartbeat = HeartbeatWriter(self._ledger, self._now)
-        self._liveness = live = Liveness(meters)
-        life = Probes(
-            healthy=live.healthy, ready=live.ready, moved=lambda: live.moved, news=self._news
-        )
+        self._liveness = Liveness(meters)
         self._meters = meters
-        self._lookout = None if once else build_refresher(config, self._ledger, meters, life)
+        self._refresher: StatusRefresher | None = None
+        if not once and config.http_listen != "off":
+            self._refresher = StatusRefresher(
+                config, self._ledger, meters, self._liveness, self._changes
+            )
 
     # --- for whoever runs it ----------------------------------------------------------------------
 
@@ -134,8 +134,8 @@ class Service:
         self._pulse.start()
         self._house.start()
         self._liveness.begin(lambda: [self._house.thread, *self._workers.all()])
-        if self._lookout is not None:
-            self._lookout.start()
+        if self._refresher is not None:
+            self._refresher.start()
         try:
             while not self._stopping:
                 self._house.check()
@@ -204,7 +204,7 @@ class Service:
         self._spools[identity.spool] = Spool(
             reader=reader,
             identity=identity,
-            lanes=tuple((name, sink.lane_key(identity)) for name, sink in self._sinks.items()),
+            lanes=tuple((name, sink.ordering_key(identity)) for name, sink in self._sinks.items()),
             withheld=withheld,
         )
         self._ledger.remember_spool(identity.spool, directory, identity.to_map())
@@ -246,7 +246,7 @@ class Service:
         self._pulse.add(Reader(reader.directory, reader.place), seconds)
 
     def _open_route(self, sink: Sink, reader: Reader, identity: Identity) -> None:
-        key = (sink.name, sink.lane_key(identity))
+        key = (sink.name, sink.ordering_key(identity))
         lane = self._lanes.get(key)
         if lane is None:
             lane = Lane(
@@ -256,7 +256,7 @@ class Service:
                 now=self._now,
                 workloads=self._workloads if sink.by_workload else None,
             )
-        route = RememberingRoute if sink.forgets else Route
+        route = RememberingRoute if sink.volatile else Route
         lane.add(
             route(
                 reader=reader,
@@ -338,7 +338,9 @@ class Service:
             self._schedule.put(key)
 
     def _is_alarmed(self) -> bool:
-        return any(health.trouble and health.trouble.alarm for health in self._health.values())
+        return any(
+            health.trouble and health.trouble.needs_operator for health in self._health.values()
+        )
 
     def _is_done(self) -> bool:
         return (
@@ -350,15 +352,15 @@ class Service:
     def _end(self) -> None:
         self._pulse.end()
         self._schedule.end()
-        if self._lookout is not None:
-            self._lookout.end()
+        if self._refresher is not None:
+            self._refresher.end()
         deadline = self._now() + STOP_SECONDS
         idle = self._workers.went_home(within=STOP_SECONDS)
         last = partial(self._keep_house_last, tidy=idle)
         looked = self._house.end(last, within=max(LAST_SECONDS, deadline - self._now()))
-        if self._lookout is not None:
+        if self._refresher is not None:
             within = max(LAST_SECONDS, deadline - self._now())
-            looked = self._lookout.ended(within=within) and looked
+            looked = self._refresher.join(within=within) and looked
         self._tidying.end()
         self._heartbeat.beat(self._healths(), stopped=True)
         if not idle:
@@ -382,7 +384,7 @@ class Service:
             extra=fields(state=self._config.state),
         )
 
-    def _news(self) -> object | None:
+    def _changes(self) -> object | None:
         """Something else once a spool or the ledger has changed; None where that is not felt."""
         if self._newcomers.unreadable:
             return None
@@ -409,9 +411,9 @@ class Service:
         """Say that we are here and where the port is, and what the log has held back."""
         if self._heartbeat.seconds > 0:
             return
-        if self._lookout is not None:
-            self._heartbeat.address = self._lookout.address
-            self._heartbeat.problem = self._lookout.problem
+        if self._refresher is not None:
+            self._heartbeat.address = self._refresher.address
+            self._heartbeat.problem = self._refresher.problem
         self._heartbeat.beat(self._healths())
         flush_repeats()
 
@@ -419,7 +421,7 @@ class Service:
         if self._now() - self._tidied >= self._tidying.seconds:
             self._tidied = self._now()
             self._tidy()
-            if self._manager.is_heard:
+            if self._manager.is_used:
                 self._manager.status(
                     pending.summary(self._lanes, self._health, spools=len(self._spools))
                 )

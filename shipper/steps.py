@@ -49,7 +49,7 @@ class Step(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Refused:
+class Rejected:
     """A record that can never be sent, and why."""
 
     stored: Stored
@@ -57,7 +57,7 @@ class Refused:
     detail: str
 
 
-class Passed(NamedTuple):
+class Skipped(NamedTuple):
     """A record that a sink has no use for; `run` is "" where it belongs to none."""
 
     seq: int
@@ -66,7 +66,7 @@ class Passed(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Steps:
+class CollectedSteps:
     """What a stretch of records holds: complete steps by first seq, open ones, and refused.
 
     `passed` are the records that are no part of a step; `gaps` the seqs of gaps that no step has
@@ -75,8 +75,8 @@ class Steps:
 
     complete: tuple[Step, ...]
     open: tuple[Step, ...]
-    refused: tuple[Refused, ...]
-    passed: tuple[Passed, ...] = ()
+    refused: tuple[Rejected, ...]
+    passed: tuple[Skipped, ...] = ()
     gaps: tuple[int, ...] = ()
 
 
@@ -111,7 +111,7 @@ def collect_steps(
     records: Iterable[Stored],
     ahead: Mapping[str, int],
     deleted: Mapping[int, int] = NOTHING_DELETED,
-) -> Steps:
+) -> CollectedSteps:
     """Merge records into steps, leaving out what `ahead` (run -> seq) says is settled.
 
     `deleted` tells of gaps whose records had a seq how many of them are lost to this sink.
@@ -159,8 +159,8 @@ class _Collector:
         self._building: dict[str, _Building] = {}
         self._gaps: list[tuple[int, dict[str, Any]]] = []  # seq, what the next step tells of it
         self._complete: list[Step] = []
-        self._refused: list[Refused] = []
-        self._passed: list[Passed] = []
+        self._refused: list[Rejected] = []
+        self._passed: list[Skipped] = []
 
     def take(self, stored: Stored) -> None:
         """Go on by one record."""
@@ -174,11 +174,11 @@ class _Collector:
             if stored.kind == "exit":
                 self._complete.extend(step.build() for step in self._building.values())
                 self._building.clear()
-            self._passed.append(Passed(seq=stored.seq))
+            self._passed.append(Skipped(seq=stored.seq))
 
-    def result(self) -> Steps:
+    def result(self) -> CollectedSteps:
         """What there was."""
-        return Steps(
+        return CollectedSteps(
             complete=tuple(sorted(self._complete, key=lambda step: step.first)),
             open=tuple(step.build() for step in self._building.values()),
             refused=tuple(self._refused),
@@ -214,7 +214,7 @@ class _Collector:
         body = _decode(stored, self._refused)
         if body is None or self._ahead.get(body["run"], 0) >= stored.seq:
             return
-        self._passed.append(Passed(seq=stored.seq, run=body["run"]))
+        self._passed.append(Skipped(seq=stored.seq, run=body["run"]))
         started = self._building.pop(body["run"], None)
         if started is not None:
             self._complete.append(started.build())
@@ -227,21 +227,21 @@ class _Collector:
             body = {}
         reason, count = body.get("reason"), body.get("count")
         if not isinstance(reason, str) or not isinstance(count, int) or not 0 <= count < 2**53:
-            self._passed.append(Passed(seq=stored.seq))
+            self._passed.append(Skipped(seq=stored.seq))
             return
         count = self._deleted.get(stored.seq, count)
         if count == 0:
-            self._passed.append(Passed(seq=stored.seq))  # all of them were delivered in time
+            self._passed.append(Skipped(seq=stored.seq))  # all of them were delivered in time
             return
         self._gaps.append((stored.seq, {f"{DROPPED_NAME}/{reason[:_REASON_CHARACTERS]}": count}))
 
 
-def _decode(stored: Stored, refused: list[Refused]) -> dict[str, Any] | None:
+def _decode(stored: Stored, refused: list[Rejected]) -> dict[str, Any] | None:
     """The body of a step with its data flat, or that of a finish."""
     try:
         body = codec.unpack(stored.body)
     except BodyUnreadable as error:
-        refused.append(Refused(stored=stored, reason="unreadable", detail=str(error)))
+        refused.append(Rejected(stored=stored, reason="unreadable", detail=str(error)))
         return None
     problem = _problem(body) if stored.kind == "step" else _no_run(body)
     if stored.kind == "step" and not problem:
@@ -250,7 +250,7 @@ def _decode(stored: Stored, refused: list[Refused]) -> dict[str, Any] | None:
         except RecursionError:
             problem = "data is nested too deeply"
     if problem:
-        refused.append(Refused(stored=stored, reason="malformed", detail=problem))
+        refused.append(Rejected(stored=stored, reason="malformed", detail=problem))
         return None
     return body
 

@@ -114,12 +114,12 @@ def left_by_lens_ship(work: Path) -> int:
 
 def left_by_wandb(work: Path) -> int:
     """Steps in the `.wandb` file, up to its last whole record."""
-    from shipper.importers import open_foreign
+    from shipper.importers import open_imports
 
     return sum(
         stored.kind == "step"
         for file in work.rglob("*.wandb")
-        for source in open_foreign(file)
+        for source in open_imports(file)
         for stored in source.read(0, 10**9).records
     )
 

@@ -80,12 +80,12 @@ def measured(sink: Sink, meters: Meters) -> Sink:
     """The same sink, its requests counted from now on."""
     send = sink.send
 
-    def counted(parcel: Any, identity: Identity, tries: int) -> Outcome:
+    def counted(batch: Any, identity: Identity, tries: int) -> Outcome:
         began = time.monotonic()
         reason = "fault"
         meters.asks()
         try:
-            outcome = send(parcel, identity, tries)
+            outcome = send(batch, identity, tries)
             reason = outcome.reason
             return outcome
         finally:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from shipper.log import fields
 from shipper.sinks.outcome import Outcome
-from shipper.steps import Refused, Step
+from shipper.steps import Rejected, Step
 from spooler.spool.reader import Damage
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ class Telling:
             extra=fields(**self._about, seq=seq),
         )
 
-    def refused(self, refused: Sequence[Refused], kept_in: Path) -> None:
+    def refused(self, refused: Sequence[Rejected], kept_in: Path) -> None:
         """These have become dead letters, all for one reason."""
         first, last = refused[0], refused[-1]
         log.error(
@@ -104,7 +104,7 @@ class Telling:
             extra=fields(**self._about, receiver=receiver, count=count),
         )
 
-    def refused_again(self, refused: Sequence[Refused]) -> None:
+    def refused_again(self, refused: Sequence[Rejected]) -> None:
         """These were taken the first time and are refused now; they stay delivered."""
         for one in refused:
             log.warning(

@@ -17,9 +17,9 @@ from shipper.delivery.contents import Contents
 from shipper.delivery.events import Telling
 from shipper.delivery.turnstile import Turnstile
 from shipper.ledger.ledger import DeadLetter, Gap, Ledger, Position, Settled
-from shipper.sinks import Parcel, Sink, Stretch
-from shipper.sinks.outcome import TIMEOUT, UNKNOWN_WORKLOAD, Outcome, Verdict
-from shipper.steps import Passed, Refused, Step, cut_off
+from shipper.sinks import Batch, PlanInput, Sink
+from shipper.sinks.outcome import TIMEOUT, UNKNOWN_WORKLOAD, Disposition, Outcome
+from shipper.steps import Rejected, Skipped, Step, cut_off
 from spooler.errors import BodyUnreadable
 from spooler.records import gap as gap_record
 from spooler.spool import codec
@@ -38,7 +38,7 @@ UNKNOWN_ENDED_SECONDS = 180.0
 class Progress:
     """How a turn ended.
 
-    `failure` is set when a parcel was not delivered and has to be tried again; `more` when there
+    `failure` is set when a batch was not delivered and has to be tried again; `more` when there
     is work left that could go on at once; `wait` seconds until held steps are due.
     """
 
@@ -115,15 +115,15 @@ class Route:
         self.position = ledger.position(identity.spool, self._entry)
         self._tell = Telling(spool=identity.spool, sink=sink.name, path=reader.directory)
         self._delivered = 0
-        self._parcels: deque[Parcel] = deque()
-        self._split = False  # the parcels are halves of one that was refused
+        self._parcels: deque[Batch] = deque()
+        self._split = False  # the batches are halves of one that was refused
         self._through = self.position.seq
         self._held: tuple[int, ...] = ()
         self._since: dict[int, float] = {}  # held step -> monotonic seconds when first seen
         self._bodies: dict[int, Stored] = {}
-        self._passed: list[Passed] = []
+        self._passed: list[Skipped] = []
         self._skipped = 0  # records that were passed without being read
-        self._tries = (0, 0)  # first seq of the parcel in hand, attempts at it
+        self._tries = (0, 0)  # first seq of the batch in hand, attempts at it
         self._at_end = False
 
     def turn(
@@ -208,7 +208,7 @@ class Route:
         self._note_damage(chunk)
         deleted = self._note_gaps(chunk)
         plan = self.sink.plan(
-            Stretch(
+            PlanInput(
                 identity=self.identity,
                 records=chunk.records,
                 ahead=self.position.ahead,
@@ -220,7 +220,7 @@ class Route:
             )
         )
         self._bury(plan.refused)
-        self._parcels.extend(plan.parcels)
+        self._parcels.extend(plan.batches)
         self._passed = list(plan.passed)
         self._through = chunk.through
         self._at_end = chunk.at_end
@@ -247,20 +247,20 @@ class Route:
         self._split = self._split and bool(self._parcels)
         return None
 
-    def _deliver(self, parcel: Parcel) -> Outcome | None:
-        """Send one parcel and settle it; the outcome if it must be tried again."""
-        tries = self._tries[1] + 1 if self._tries[0] == parcel.first else 1
-        self._tries = (parcel.first, tries)
-        outcome = self._send(parcel, tries)
-        if outcome.verdict is Verdict.DELIVERED:
+    def _deliver(self, batch: Batch) -> Outcome | None:
+        """Send one batch and settle it; the outcome if it must be tried again."""
+        tries = self._tries[1] + 1 if self._tries[0] == batch.first else 1
+        self._tries = (batch.first, tries)
+        outcome = self._send(batch, tries)
+        if outcome.disposition is Disposition.DELIVERED:
             self._tell.delivered(outcome)
             self._parcels.popleft()
             self._unknown_since = None
-            self._settle(parcel, delivered=len(parcel.seqs), requests=1)
-            self._delivered += len(parcel.seqs)
+            self._settle(batch, delivered=len(batch.seqs), requests=1)
+            self._delivered += len(batch.seqs)
             return None
-        if outcome.verdict is Verdict.SPLIT:
-            halves = parcel.halves()
+        if outcome.disposition is Disposition.SPLIT:
+            halves = batch.halves()
             if halves is not None:
                 self._parcels.popleft()
                 self._parcels.extendleft(reversed(halves))
@@ -270,16 +270,16 @@ class Route:
                 return outcome if outcome.reason == TIMEOUT else None
             if outcome.ambiguous:
                 return outcome
-        if outcome.verdict is Verdict.RETRY:
+        if outcome.disposition is Disposition.RETRY:
             return outcome
-        if outcome.verdict is Verdict.DROPPED:
-            self._drop(parcel, outcome)
+        if outcome.disposition is Disposition.DROPPED:
+            self._drop(batch, outcome)
         else:
-            self._give_up(parcel, outcome)
+            self._give_up(batch, outcome)
         return None
 
-    def _send(self, parcel: Parcel, tries: int) -> Outcome:
-        return self.sink.send(parcel, self.identity, tries)
+    def _send(self, batch: Batch, tries: int) -> Outcome:
+        return self.sink.send(batch, self.identity, tries)
 
     def _is_hopeless(self, outcome: Outcome, now: float) -> bool:
         """Whether a workload has been unknown for so long that it will stay so.
@@ -303,12 +303,12 @@ class Route:
         # Written down even where there is nothing to say: a program that has replaced its own
         # image (exec) looks like one that was killed as soon as its process ends.
         steps = self._last_steps() if unclean else ()
-        parcels = self.sink.tell_cut_off(steps, self.identity) if steps else ()
-        for parcel in parcels:
-            outcome = self._send(parcel, 1)
-            if outcome.verdict is Verdict.RETRY:
+        batches = self.sink.exit_notice(steps, self.identity) if steps else ()
+        for batch in batches:
+            outcome = self._send(batch, 1)
+            if outcome.disposition is Disposition.RETRY:
                 return outcome
-        if parcels:
+        if batches:
             self._tell.cut_off(steps, self.reader.last_seq())
         self._ledger.cut_off_is_told(self.identity.spool, self._entry)
         return None
@@ -321,34 +321,34 @@ class Route:
         last = self.reader.last_seq()
         return cut_off(self.reader.read(max(0, last - READ_RECORDS), READ_RECORDS).records)
 
-    def _give_up(self, parcel: Parcel, outcome: Outcome) -> None:
-        """Keep the records of a refused parcel as dead letters and go past them."""
+    def _give_up(self, batch: Batch, outcome: Outcome) -> None:
+        """Keep the records of a refused batch as dead letters and go past them."""
         self._bury(
             [
-                Refused(stored=self._bodies[seq], reason=outcome.reason, detail=outcome.detail)
-                for seq in parcel.seqs
+                Rejected(stored=self._bodies[seq], reason=outcome.reason, detail=outcome.detail)
+                for seq in batch.seqs
             ]
         )
         self._parcels.popleft()
-        self._settle(parcel, delivered=0, requests=1)
+        self._settle(batch, delivered=0, requests=1)
 
-    def _drop(self, parcel: Parcel, outcome: Outcome) -> None:
-        """Go past a parcel that a rule of its sink gives up."""
-        self._tell.dropped(parcel.first, outcome)
+    def _drop(self, batch: Batch, outcome: Outcome) -> None:
+        """Go past a batch that a rule of its sink gives up."""
+        self._tell.dropped(batch.first, outcome)
         self._parcels.popleft()
-        self._settle(parcel, delivered=0, requests=0, dropped=outcome.reason)
+        self._settle(batch, delivered=0, requests=0, dropped=outcome.reason)
 
     def _settle(
-        self, parcel: Parcel | None, *, delivered: int, requests: int, dropped: str = ""
+        self, batch: Batch | None, *, delivered: int, requests: int, dropped: str = ""
     ) -> None:
-        """Write down how far this sink is, now that `parcel` is settled."""
+        """Write down how far this sink is, now that `batch` is settled."""
         remaining = [p.first for p in self._parcels]
         remaining.extend(self._held)
         seq = min(remaining) - 1 if remaining else self._through
         ahead = dict(self.position.ahead)
-        if parcel is not None:
-            ahead[parcel.run] = parcel.last
-        early = {*self.position.early, *(parcel.seqs if parcel is not None else ())}
+        if batch is not None:
+            ahead[batch.run] = batch.last
+        early = {*self.position.early, *(batch.seqs if batch is not None else ())}
         early.update(p.seq for p in self._passed if seq < p.seq <= ahead.get(p.run, 0))
         position = Position(
             seq=seq,
@@ -358,14 +358,14 @@ class Route:
         if position == self.position:
             return
         left = [p for p in self._passed if p.seq > max(seq, ahead.get(p.run, 0))]
-        notes = Counter(parcel.notes if parcel is not None and delivered else {})
+        notes = Counter(batch.notes if batch is not None and delivered else {})
         notes["left_out"] += sum(p.left_out for p in self._passed)
         notes["left_out"] -= sum(p.left_out for p in left)
         settled = Settled(
             delivered=delivered,
             passed=len(self._passed) - len(left) + self._skipped,
             requests=requests,
-            dropped={dropped: len(parcel.seqs)} if dropped and parcel else {},
+            dropped={dropped: len(batch.seqs)} if dropped and batch else {},
             **notes,
         )
         self._ledger.acknowledge(self.identity.spool, self._entry, position, settled)
@@ -374,13 +374,13 @@ class Route:
 
     # --- what cannot be sent ----------------------------------------------------------------------
 
-    def _bury(self, refused: Sequence[Refused]) -> None:
+    def _bury(self, refused: Sequence[Rejected]) -> None:
         """Keep refused records; one line in the log for all of them."""
         new = [one for one in refused if self._ledger.bury(self._letter(one))]
         if new:
             self._tell.refused(new, self._ledger.directory)
 
-    def _letter(self, refused: Refused) -> DeadLetter:
+    def _letter(self, refused: Rejected) -> DeadLetter:
         return DeadLetter(
             spool=self.identity.spool,
             sink=self.sink.name,

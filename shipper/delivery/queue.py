@@ -15,7 +15,7 @@ from shipper.delivery.pipeline import Progress, Route
 from shipper.delivery.sink_state import Health
 from shipper.errors import ShipperError
 from shipper.log import fields
-from shipper.sinks.outcome import TIMEOUT, Outcome, Verdict
+from shipper.sinks.outcome import TIMEOUT, Disposition, Outcome
 from shipper.sinks.processor.workloads import Workloads
 from spooler.errors import SpoolError
 
@@ -174,7 +174,7 @@ class Lane:
                 place.due = now + place.route.flush_seconds
 
     def _note_failure(self, outcome: Outcome) -> None:
-        if outcome.verdict is Verdict.RETRY and outcome.scope == "sink":
+        if outcome.disposition is Disposition.RETRY and outcome.scope == "sink":
             self._sink.failed(outcome)
         else:
             self.health.failed(outcome)

@@ -1,14 +1,14 @@
-"""The way to a receiver that forgets: what its last life took is sent again to the next one.
+"""The way to a receiver that volatile: what its last life took is sent again to the next one.
 
 A training master keeps what it acknowledges in its memory and cannot tell a repetition. So, for a
-sink that `forgets`:
+sink that `volatile`:
 
-- Before each parcel the sink says which life of the receiver it will reach. The ledger knows which
+- Before each batch the sink says which life of the receiver it will reach. The ledger knows which
   life has what this spool has delivered. Another life has forgotten it: whatever the receiver would
   still remember is sent again before anything newer, in its order, from a position of its own
   (`<sink>~again~<life>`), so that a kill in between repeats nothing. That is no repetition for the
   new life, which has none of it.
-- A parcel whose repetition does harm is noted in the ledger before it is sent. When it is found
+- A batch whose repetition does harm is noted in the ledger before it is sent. When it is found
   there without having been settled (the answer was lost, or the service died), the same life may
   have it, and it is dropped as ambiguous; another life cannot have it, and gets it.
 """
@@ -23,9 +23,9 @@ from typing import Any
 
 from shipper.delivery.pipeline import Progress, Readable, Route
 from shipper.ledger.ledger import Life, Position, Settled
-from shipper.sinks import ForgetfulSink, Parcel
-from shipper.sinks.outcome import Outcome, Verdict
-from shipper.steps import Refused
+from shipper.sinks import Batch, VolatileSink
+from shipper.sinks.outcome import Disposition, Outcome
+from shipper.steps import Rejected
 from spooler.errors import BodyUnreadable
 from spooler.spool import codec
 from spooler.spool.reader import Chunk
@@ -35,7 +35,7 @@ _SLACK_SECONDS = 60.0
 _LOOK_BACK_RECORDS = 500
 
 _IN_DOUBT = Outcome(
-    verdict=Verdict.DROPPED,
+    disposition=Disposition.DROPPED,
     reason="ambiguous",
     detail="it was sent and no answer came; sending it again could double it",
 )
@@ -60,35 +60,35 @@ def is_again(entry: str, sink: str) -> bool:
 
 
 class CarefulRoute(Route):
-    """A route whose parcels go to a known life of the receiver, the harmful ones once."""
+    """A route to a known life of the receiver; batches that are not idempotent go there once."""
 
-    def __init__(self, *, sink: ForgetfulSink, **given: Any) -> None:
+    def __init__(self, *, sink: VolatileSink, **given: Any) -> None:
         super().__init__(sink=sink, **given)
         self._receiver = sink
         self._key = f"lens-ship/{self._ledger.instance()}"
         self._life = self._ledger.life(self.identity.spool, self._entry)
         self._newest = 0.0  # Unix seconds: when the newest that was delivered had been taken
 
-    def _send(self, parcel: Parcel, tries: int) -> Outcome:
-        greeting = self._receiver.greet(parcel, self.identity, self._key)
+    def _send(self, batch: Batch, tries: int) -> Outcome:
+        greeting = self._receiver.handshake(batch, self.identity, self._key)
         if greeting.outcome is not None:
             return greeting.outcome
         self._meet(greeting.life)
-        harmful = self._receiver.is_harmful(parcel)
-        if harmful and self._flies(parcel, greeting.life):
+        once = not self._receiver.is_idempotent(batch)
+        if once and self._flies(batch, greeting.life):
             return _IN_DOUBT
-        if harmful:
-            self._note(replace(self._life, flight=parcel.first, flight_life=greeting.life))
-        outcome = self._receiver.send(parcel, self.identity, tries)
-        if outcome.verdict is Verdict.DELIVERED:
-            self._newest = max(self._newest, self._receiver.taken(parcel))
-        elif harmful and outcome.verdict is Verdict.RETRY and not outcome.ambiguous:
+        if once:
+            self._note(replace(self._life, flight=batch.first, flight_life=greeting.life))
+        outcome = self._receiver.send(batch, self.identity, tries)
+        if outcome.disposition is Disposition.DELIVERED:
+            self._newest = max(self._newest, self._receiver.event_time(batch))
+        elif once and outcome.disposition is Disposition.RETRY and not outcome.ambiguous:
             self._note(replace(self._life, flight=0, flight_life=""))
         return outcome
 
-    def _flies(self, parcel: Parcel, life: str) -> bool:
+    def _flies(self, batch: Batch, life: str) -> bool:
         """Whether it was sent to this life before, and nobody knows what became of it."""
-        return (self._life.flight, self._life.flight_life) == (parcel.first, life)
+        return (self._life.flight, self._life.flight_life) == (batch.first, life)
 
     def _meet(self, life: str) -> None:
         """This life is about to be sent to.
@@ -107,7 +107,7 @@ class CarefulRoute(Route):
 
 
 class ClosedCarefulRoute(CarefulRoute):
-    """A range that was closed long ago; nothing of it is told again, whoever forgets it."""
+    """A range that was closed long ago; nothing of it is told again, whoever volatile it."""
 
     tells_end = False
 
@@ -143,8 +143,8 @@ class RememberingRoute(CarefulRoute):
         if not self._known:
             self._known = True
             self._newest = self._find_newest()
-        remembers = time.time() < self._newest + self._receiver.remembered_seconds
-        return self._receiver.look_seconds if remembers else None
+        remembers = time.time() < self._newest + self._receiver.receiver_retention
+        return self._receiver.probe_interval if remembers else None
 
     def take_delivered(self) -> int:
         """What was told again is delivered, too."""
@@ -155,10 +155,10 @@ class RememberingRoute(CarefulRoute):
 
     def _look_if_due(self, now: float) -> None:
         """Notice a restart also while there is nothing to send; nobody there is no news."""
-        if now - self._looked < self._receiver.look_seconds or self.lingers() is None:
+        if now - self._looked < self._receiver.probe_interval or self.lingers() is None:
             return
         self._looked = now
-        life = self._receiver.greet(None, self.identity, self._key).life
+        life = self._receiver.handshake(None, self.identity, self._key).life
         if life:
             self._meet(life)
 
@@ -178,7 +178,7 @@ class RememberingRoute(CarefulRoute):
             self._ledger.acknowledge(spool, entry, Position(seq=start), Settled())
         if self._ledger.life(spool, entry) == Life():
             self._ledger.note_life(spool, entry, Life(name=life))
-        self._tell.forgotten(self.sink.lane_key(self.identity))
+        self._tell.forgotten(self.sink.ordering_key(self.identity))
         dead = {
             row["seq"] for row in self._ledger.dead_letters(spool) if row["sink"] == self.sink.name
         }
@@ -200,12 +200,12 @@ class RememberingRoute(CarefulRoute):
             self._newest = max(self._newest, again.newest)
             self._note(replace(self._life, name=again.life))
             self._again = None
-            self._tell.repeated(self.sink.lane_key(self.identity), again.told)
+            self._tell.repeated(self.sink.ordering_key(self.identity), again.told)
         return Progress(more=True)
 
     def _first_remembered(self) -> int:
         """Seq of the first record that is young enough to be remembered."""
-        oldest = time.time() - self._receiver.remembered_seconds - _SLACK_SECONDS
+        oldest = time.time() - self._receiver.receiver_retention - _SLACK_SECONDS
         lowest = max(1, self.reader.first_seq())
         first = self.position.seq + 1
         while first > lowest:
@@ -240,12 +240,12 @@ class _Again(CarefulRoute):
         self.told += delivered
         return delivered
 
-    def _drop(self, parcel: Parcel, outcome: Outcome) -> None:
+    def _drop(self, batch: Batch, outcome: Outcome) -> None:
         """What has grown too old meanwhile was delivered in its time: nothing to tell."""
         self._parcels.popleft()
-        self._settle(parcel, delivered=0, requests=0, dropped=outcome.reason)
+        self._settle(batch, delivered=0, requests=0, dropped=outcome.reason)
 
-    def _bury(self, refused: Sequence[Refused]) -> None:
+    def _bury(self, refused: Sequence[Rejected]) -> None:
         """It stays delivered: the last life had taken it."""
         self._tell.refused_again(refused)
 

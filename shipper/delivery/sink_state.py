@@ -46,14 +46,16 @@ class Health:
             now = self._now()
             if now < self.ready_at:
                 return self.ready_at - now
-            wait = self._backoff.failed(alarm=outcome.alarm, retry_after=outcome.retry_after)
+            wait = self._backoff.failed(
+                alarm=outcome.needs_operator, retry_after=outcome.retry_after
+            )
             self.ready_at = now + wait
             changed = self.trouble is None or self.trouble.reason != outcome.reason
             self.trouble = outcome
             if changed or self.spell is None:
                 self.spell = Spell(outcome=outcome, since=time.time())
         if changed:
-            say = log.error if outcome.alarm else log.warning
+            say = log.error if outcome.needs_operator else log.warning
             say(
                 "%s: %s (%s); everything is kept and sent when it works again",
                 self.name,

@@ -23,7 +23,7 @@ import urllib3
 
 from shipper.errors import Unreachable
 from shipper.http_client import Answer, tls
-from shipper.http_client.credentials import Access, Keyring, Keys
+from shipper.http_client.credentials import CredentialCache, Credentials, LoadedCredentials
 from shipper.http_client.redact import masked
 
 CONNECT_SECONDS = 5.0
@@ -43,7 +43,7 @@ class _NoCredentials(requests.auth.AuthBase):
         return request
 
 
-class Poster:
+class HttpClient:
     """Sends to one base URL; every thread has a connection of its own."""
 
     def __init__(
@@ -52,17 +52,17 @@ class Poster:
         user_agent: str,
         connect_seconds: float = CONNECT_SECONDS,
         read_seconds: float = READ_SECONDS,
-        access: Access | None = None,
+        access: Credentials | None = None,
     ) -> None:
         self._agent = user_agent
-        self._keyring = Keyring(access or Access())
+        self._keyring = CredentialCache(access or Credentials())
         self._connect_seconds = connect_seconds
         self.read_seconds = read_seconds
         self._sessions: weakref.WeakSet[requests.Session] = weakref.WeakSet()
         self._local = threading.local()
 
     @property
-    def access(self) -> Access:
+    def access(self) -> Credentials:
         """The files and the proxy it uses."""
         return self._keyring.access
 
@@ -156,7 +156,7 @@ class Poster:
             prepared.headers["Content-Length"] = str(len(body))
         return prepared
 
-    def _session(self, keys: Keys) -> requests.Session:
+    def _session(self, keys: LoadedCredentials) -> requests.Session:
         """This thread's session; a new one when the files have changed, for new handshakes."""
         session: requests.Session | None = getattr(self._local, "session", None)
         if session is None or self._local.keys is not keys:
@@ -188,12 +188,12 @@ def _ends_in_head(response: requests.Response) -> bool:
     return response.status_code == 200 and not announced
 
 
-def _pair(keys: Keys) -> Any:
+def _pair(keys: LoadedCredentials) -> Any:
     certificate, key = keys.pair
     return (certificate, key) if certificate and key else certificate or None
 
 
-def _answer(response: requests.Response, content: bytes, keys: Keys) -> Answer:
+def _answer(response: requests.Response, content: bytes, keys: LoadedCredentials) -> Answer:
     return Answer(
         status=response.status_code,
         headers={

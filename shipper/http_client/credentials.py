@@ -32,7 +32,7 @@ Stamp = tuple[tuple[int, int, int] | None, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Access:
+class Credentials:
     """The files and the proxy of one configuration; the default opens nothing."""
 
     url: str = ""  # whose origin the secrets are for
@@ -44,7 +44,7 @@ class Access:
     proxy: str = ""
 
     @classmethod
-    def of(cls, config: Config) -> Access:
+    def of(cls, config: Config) -> Credentials:
         """As the settings say."""
         return cls(
             url=config.processor_url,
@@ -68,7 +68,7 @@ class Access:
     def _pair(self) -> tuple[Path | None, Path | None]:
         return self.client_cert_file, self.client_key_file
 
-    def read(self) -> Keys:
+    def read(self) -> LoadedCredentials:
         """Read all files as they are now.
 
         Raises:
@@ -84,7 +84,7 @@ class Access:
         if cookie:
             headers["Cookie"] = cookie
         certificate, key = self._pair()
-        return Keys(
+        return LoadedCredentials(
             headers=headers,
             secrets=tuple(secret.encode() for secret in (token, cookie) if secret),
             authorities=str(self.ca_file) if self.ca_file else tls.system_authorities(),
@@ -93,7 +93,7 @@ class Access:
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class Keys:
+class LoadedCredentials:
     """What the files held at one moment."""
 
     headers: dict[str, str]
@@ -108,16 +108,16 @@ class Keys:
         return text
 
 
-class Keyring:
+class CredentialCache:
     """The keys of an `Access`, read again when a file has changed; safe for several threads."""
 
-    def __init__(self, access: Access) -> None:
+    def __init__(self, access: Credentials) -> None:
         self.access = access
         self._lock = threading.Lock()
         self._stamp: Stamp | None = None
-        self._keys: Keys | None = None
+        self._keys: LoadedCredentials | None = None
 
-    def keys(self) -> Keys:
+    def keys(self) -> LoadedCredentials:
         """The keys as the files are now; the same object while they are the same.
 
         Raises:

@@ -82,7 +82,7 @@ class Origin:
         )
 
 
-class Source(Protocol):
+class ImportSource(Protocol):
     """One foreign file; for the meaning of the methods see `spooler.spool.reader.Reader`."""
 
     path: Path
@@ -108,7 +108,7 @@ class Source(Protocol):
 class Format(Protocol):
     """The contract of a class in `REGISTRY`."""
 
-    def __call__(self, path: Path, origin: Origin) -> Source:
+    def __call__(self, path: Path, origin: Origin) -> ImportSource:
         """The source for one file; opens nothing."""
 
     def recognises(self, path: Path) -> bool:
@@ -127,7 +127,7 @@ def formats() -> dict[str, Format]:
     return loaded
 
 
-def open_foreign(path: Path, *, format_name: str = "", **origin: Any) -> list[Source]:
+def open_imports(path: Path, *, format_name: str = "", **origin: Any) -> list[ImportSource]:
     """Sources for a file, or for all files of known formats below a folder, sorted by path.
 
     `format_name` restricts this to one format; the other arguments are the fields of `Origin`.

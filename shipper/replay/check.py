@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from shipper.delivery.pipeline import Records
-from shipper.importers import open_foreign
+from shipper.importers import open_imports
 from shipper.ledger.ledger import Ledger, Piece
 from shipper.replay.selection import kind_for
 from spooler.errors import SpoolError
@@ -100,7 +100,7 @@ def _open(directory: Path, spool: str) -> Records | None:
         return None
     if fmt.is_spool_id(directory.name):
         return Reader(directory)
-    sources = open_foreign(directory, workload_uid="", pod_name="")
+    sources = open_imports(directory, workload_uid="", pod_name="")
     return next((source for source in sources if source.spool == spool), None)
 
 

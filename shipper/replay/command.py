@@ -13,12 +13,12 @@ from typing import Any
 from shipper.config.schema import Config
 from shipper.errors import ConfigError
 from shipper.ledger.ledger import Ledger
-from shipper.replay.plan import Part, Wish, make_plan
+from shipper.replay.plan import Part, ReplayRequest, make_plan
 from shipper.replay.selection import Selection, kind_for
-from shipper.replay.send import Means, carry_out
+from shipper.replay.send import ReplayContext, carry_out
 from shipper.replay.show import print_plan, print_receipts, progress_bar
 from shipper.sinks import REGISTRY, build_sinks
-from shipper.sinks.processor.client import build_address
+from shipper.sinks.processor.client import build_client
 from shipper.sinks.processor.workloads import Workloads
 
 _SELECTING = ("run", "workload", "first_step", "last_step", "since", "until")
@@ -57,12 +57,12 @@ def replay_command(
         ledger.close()
 
 
-def _wish(paths: tuple[Path, ...], given: Mapping[str, Any], config: Config) -> Wish:
+def _wish(paths: tuple[Path, ...], given: Mapping[str, Any], config: Config) -> ReplayRequest:
     sinks = (given["only_sink"],) if given["only_sink"] else tuple(REGISTRY)
     if not given["only_sink"] and given["kind"] != "report":
         # Reports are old by then, and doubled ones do harm: a master is told again by wish only.
         sinks = tuple(sink for sink in sinks if kind_for(sink) != "report")
-    return Wish(
+    return ReplayRequest(
         root=config.spool if "spool" in config.given else None,
         pod_directories=config.pod_directories,
         paths=paths,
@@ -84,11 +84,11 @@ def _without_address(parts: Sequence[Part], config: Config) -> list[str]:
 
 
 def _send(parts: Sequence[Part], ledger: Ledger, config: Config, rate: float | None) -> Any:
-    address = build_address(config)
+    address = build_client(config)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    means = Means(
+    means = ReplayContext(
         ledger=ledger,
         config=config,
         sinks=build_sinks(config, address),

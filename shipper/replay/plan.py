@@ -11,10 +11,10 @@ from typing import Any
 from shipper.delivery.pipeline import Records
 from shipper.discovery.layout import find_spools, identity_of
 from shipper.errors import Misplaced
-from shipper.importers import open_foreign
+from shipper.importers import open_imports
 from shipper.ledger.ledger import Ledger
 from shipper.replay.selection import Selection, kind_for
-from shipper.replay.source import Source, decode, records_in
+from shipper.replay.source import RecordRange, decode, records_in
 from spooler.errors import SpoolError
 from spooler.spool import format as fmt
 from spooler.spool.identity import Identity, nobody
@@ -22,7 +22,7 @@ from spooler.spool.reader import Reader
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wish:
+class ReplayRequest:
     """What was asked for on the command line."""
 
     root: Path | None  # where the service ships; None: paths to spools cannot be judged
@@ -40,7 +40,7 @@ class Wish:
 class Part:
     """One source for one sink. Counts are of records; `entry` is its name in the ledger."""
 
-    source: Source
+    source: RecordRange
     sink: str
     entry: str
     records: int
@@ -70,7 +70,7 @@ class _Found:
     live: bool  # the service ships it
 
 
-def make_plan(wish: Wish, ledger: Ledger) -> tuple[list[Part], list[str]]:
+def make_plan(wish: ReplayRequest, ledger: Ledger) -> tuple[list[Part], list[str]]:
     """All parts in the order in which they are sent, and what could not be read, in words."""
     found, problems = _find(wish, ledger)
     newer = _NewerSteps(found)
@@ -86,7 +86,7 @@ def make_plan(wish: Wish, ledger: Ledger) -> tuple[list[Part], list[str]]:
     return parts, problems
 
 
-def _find(wish: Wish, ledger: Ledger) -> tuple[list[_Found], list[str]]:
+def _find(wish: ReplayRequest, ledger: Ledger) -> tuple[list[_Found], list[str]]:
     problems: list[str] = []
     found: dict[str, _Found] = {}
     directories = list(find_spools(wish.root)) if wish.root and not wish.paths else []
@@ -97,7 +97,7 @@ def _find(wish: Wish, ledger: Ledger) -> tuple[list[_Found], list[str]]:
         spools = list(find_spools(path)) if path.is_dir() else []
         directories.extend(spools)
         try:
-            for source in open_foreign(
+            for source in open_imports(
                 path, workload_uid=wish.workload_uid, pod_name=wish.pod_name
             ):
                 found[source.spool] = _Found(reader=source, identity=source.identity(), live=False)
@@ -132,7 +132,7 @@ def _about(path: Path, error: Exception) -> str:
     return text if text.startswith(str(path)) else f"{path}: {text}"
 
 
-def _identity(reader: Reader, wish: Wish, *, live: bool) -> Identity:
+def _identity(reader: Reader, wish: ReplayRequest, *, live: bool) -> Identity:
     """The spool's own, below the root as the service takes it; else what the wish says."""
     try:
         if not (live and wish.pod_directories and wish.root):
@@ -145,11 +145,13 @@ def _identity(reader: Reader, wish: Wish, *, live: bool) -> Identity:
     return replace(nobody(reader.spool), workload_uid=wish.workload_uid, pod_name=wish.pod_name)
 
 
-def _part(wish: Wish, ledger: Ledger, found: _Found, sink: str, newer: frozenset[int]) -> Part:
+def _part(
+    wish: ReplayRequest, ledger: Ledger, found: _Found, sink: str, newer: frozenset[int]
+) -> Part:
     position = ledger.position(found.identity.spool, sink)
     last = found.reader.last_seq()
     through = position.seq if found.live else last
-    source = Source(
+    source = RecordRange(
         reader=found.reader,
         identity=found.identity,
         through=through,
@@ -171,7 +173,7 @@ def _part(wish: Wish, ledger: Ledger, found: _Found, sink: str, newer: frozenset
     )
 
 
-def _count(source: Source, sink: str, delivered_to: int) -> dict[str, Any]:
+def _count(source: RecordRange, sink: str, delivered_to: int) -> dict[str, Any]:
     """One walk over the source."""
     kind = kind_for(sink)
     counts: Counter[str] = Counter()

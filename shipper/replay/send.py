@@ -29,7 +29,7 @@ TURN_SECONDS = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
-class Means:
+class ReplayContext:
     """What a replay works with."""
 
     ledger: Ledger
@@ -42,7 +42,7 @@ class Means:
 
 
 def carry_out(
-    parts: Sequence[Part], means: Means, delivered: Callable[[Part, int], None]
+    parts: Sequence[Part], means: ReplayContext, delivered: Callable[[Part, int], None]
 ) -> list[Receipt]:
     """Send every part; `delivered` is told of progress in records. Ends early when stopped.
 
@@ -95,10 +95,10 @@ def receipt_of(part: Part) -> Receipt:
     )
 
 
-def _send(part: Part, means: Means, delivered: Callable[[Part, int], None]) -> bool:
+def _send(part: Part, means: ReplayContext, delivered: Callable[[Part, int], None]) -> bool:
     """Whether the part was sent to its end."""
     sink = means.sinks[part.sink]
-    make: type[Route] = ClosedCarefulRoute if sink.forgets else ClosedRoute
+    make: type[Route] = ClosedCarefulRoute if sink.volatile else ClosedRoute
     route = make(
         reader=part.source,
         identity=means.workloads.complete(part.source.identity, alive=False),

@@ -18,7 +18,7 @@ _READ_RECORDS = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class RecordRange:
     """Records 1 to `through` of `reader`; steps in `newer` are somebody else's by now."""
 
     reader: Records

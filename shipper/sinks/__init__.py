@@ -1,7 +1,7 @@
 """Sinks: where records go.
 
 A sink is one file and one line in `REGISTRY`. It says what of a stretch of a spool it takes and
-turns that into parcels (`plan`, pure), and sends one parcel (`send`), returning an `Outcome`: it
+turns that into batches (`plan`, pure), and sends one batch (`send`), returning an `Outcome`: it
 never raises for anything that a receiver or the network does. ``DELIVERED`` means that the receiver
 has said that it has the data. One that can tell beforehand whether its receiver is there brings
 `probe(identities)`, which returns findings for `lens-ship check` and sends no record. Sinks are
@@ -15,24 +15,24 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
 
-from shipper.sinks.outcome import Greeting, Outcome
-from shipper.steps import Passed, Refused, Step
+from shipper.sinks.outcome import Handshake, Outcome
+from shipper.steps import Rejected, Skipped, Step
 from spooler.spool.identity import Identity
 from spooler.spool.reader import Stored
 
 if TYPE_CHECKING:
     # Whoever only wants to know which sinks there are loads no network library.
     from shipper.config.schema import Config
-    from shipper.sinks.processor.client import Address
+    from shipper.sinks.processor.client import ProcessorClient
 
 REGISTRY: dict[str, str] = {
-    "processor": "shipper.sinks.processor.metrics:ProcessorSink",
-    "processor-detection": "shipper.sinks.processor.detection:ProcessorDetectionSink",
-    "master": "shipper.sinks.dlrover.sink:MasterSink",
+    "processor": "shipper.sinks.processor.metrics:MetricsSink",
+    "processor-detection": "shipper.sinks.processor.detection:DetectionSink",
+    "master": "shipper.sinks.dlrover.sink:DLRoverSink",
 }
 
 
-class Parcel(Protocol):
+class Batch(Protocol):
     """What a sink sends at once: some records of one run, in order."""
 
     @property
@@ -55,12 +55,12 @@ class Parcel(Protocol):
     def notes(self) -> Mapping[str, int]:
         """Counts that belong to it once it is delivered: `points`, `nonfinite`, `left_out`."""
 
-    def halves(self) -> tuple[Parcel, Parcel] | None:
-        """Two parcels that together are this one, or None when it is the smallest possible."""
+    def halves(self) -> tuple[Batch, Batch] | None:
+        """Two batches that together are this one, or None when it is the smallest possible."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Stretch:
+class PlanInput:
     """Consecutive records of one spool, read from a sink's position on."""
 
     identity: Identity
@@ -80,59 +80,58 @@ class Plan:
     sink has no use for. Every record of the stretch is in exactly one of these, or ahead already.
     """
 
-    parcels: tuple[Parcel, ...]
+    batches: tuple[Batch, ...]
     held: tuple[int, ...] = ()
-    refused: tuple[Refused, ...] = ()
-    passed: tuple[Passed, ...] = ()
+    refused: tuple[Rejected, ...] = ()
+    passed: tuple[Skipped, ...] = ()
 
 
 class Sink(Protocol):
     """The contract of a sink; one instance serves all spools and threads.
 
-    `by_workload` tells that the receiver looks data up by workload, so that the workload of a pod
-    is worth asking for. `forgets` tells that it keeps what it acknowledges in its memory only; such
-    a sink is a `ForgetfulSink`. `kinds` are those of the records it may turn into parcels, None for
-    a sink that has to see them all.
+    `by_workload`: the receiver looks data up by workload, so the workload of a pod is worth asking
+    for. `volatile`: the receiver keeps what it acknowledges in memory only, see `VolatileSink`.
+    `kinds`: of the records that the sink may send, None for a sink that has to see all records.
     """
 
     name: str
     kinds: frozenset[str] | None
     by_workload: bool
-    forgets: bool
+    volatile: bool
 
-    def lane_key(self, identity: Identity) -> str:
+    def ordering_key(self, identity: Identity) -> str:
         """What is sent under one key is sent one at a time."""
 
-    def plan(self, stretch: Stretch) -> Plan:
-        """Turn records into parcels. Pure."""
+    def plan(self, stretch: PlanInput) -> Plan:
+        """Turn records into batches. Pure."""
 
-    def tell_cut_off(self, steps: Sequence[Step], identity: Identity) -> tuple[Parcel, ...]:
+    def exit_notice(self, steps: Sequence[Step], identity: Identity) -> tuple[Batch, ...]:
         """What to send when a process has died and left runs open at these steps; often nothing."""
 
-    def send(self, parcel: Any, identity: Identity, tries: int) -> Outcome:
-        """Send one of its own parcels; `tries` counts the attempts at it, this one included."""
+    def send(self, batch: Any, identity: Identity, tries: int) -> Outcome:
+        """Send one of its own batches; `tries` counts the attempts at it, this one included."""
 
     def close(self) -> None:
         """Let go of connections; nothing is sent afterwards."""
 
 
-class ForgetfulSink(Sink, Protocol):
-    """A sink whose receiver forgets when it restarts, and cannot tell a repetition."""
+class VolatileSink(Sink, Protocol):
+    """A sink whose receiver volatile when it restarts, and cannot tell a repetition."""
 
-    remembered_seconds: float  # how long it remembers a parcel, by the parcel's own time
-    look_seconds: float  # how often it is looked at while it should remember something
+    receiver_retention: float  # how long it remembers a batch, by the batch's own time
+    probe_interval: float  # how often it is looked at while it should remember something
 
-    def greet(self, parcel: Any, identity: Identity, key: str) -> Greeting:
+    def handshake(self, batch: Any, identity: Identity, key: str) -> Handshake:
         """Who is at the other end, found out within the last moment; `key` is this service's own.
 
-        An outcome instead tells that the parcel is not to be sent, or that nobody is there.
+        An outcome instead tells that the batch is not to be sent, or that nobody is there.
         """
 
-    def is_harmful(self, parcel: Any) -> bool:
-        """Whether a repetition of this parcel does harm."""
+    def is_idempotent(self, batch: Any) -> bool:
+        """Whether the receiver may get this batch twice without harm."""
 
-    def taken(self, parcel: Any) -> float:
-        """When the data of a parcel was taken, Unix seconds."""
+    def event_time(self, batch: Any) -> float:
+        """When the data of a batch was event_time, Unix seconds."""
 
 
 def workload_key(identity: Identity) -> str:
@@ -140,7 +139,7 @@ def workload_key(identity: Identity) -> str:
     return identity.workload_uid or identity.pod_name or identity.spool
 
 
-def build_sinks(config: Config, address: Address) -> dict[str, Sink]:
+def build_sinks(config: Config, address: ProcessorClient) -> dict[str, Sink]:
     """One of every registered sink, by name."""
     sinks: dict[str, Sink] = {}
     for name, place in REGISTRY.items():

@@ -6,7 +6,7 @@ Five verdicts:
 - ``RETRY``: anything that may end by itself or by an operator's hand, and everything unknown.
 - ``SPLIT``: something in the request may be refused for good; halves of it are sent instead, and
   what is refused alone is a dead letter.
-- ``DEAD``: this data will be refused for ever.
+- ``PERMANENT``: this data will be refused for ever.
 - ``DROPPED``: this data is of no use to the receiver any more, or may do harm there; it is given up
   by a rule that its sink states, counted by reason.
 
@@ -33,13 +33,13 @@ TRIES_ON_TIMEOUT = 2
 _FOR_OPERATORS = frozenset({"no-url", "bad-url", "tls", "no-credential"})
 
 
-class Verdict(Enum):
+class Disposition(Enum):
     """What becomes of the records of a request."""
 
     DELIVERED = "delivered"
     RETRY = "retry"
     SPLIT = "split"
-    DEAD = "dead"
+    PERMANENT = "permanent"
     DROPPED = "dropped"
 
 
@@ -47,11 +47,11 @@ class Verdict(Enum):
 class Outcome:
     """A verdict with its reason: `reason` is a short stable word, `detail` is for people."""
 
-    verdict: Verdict
+    disposition: Disposition
     reason: str
     detail: str = ""
     scope: str = "workload"  # or "sink"
-    alarm: bool = False  # an operator has to look: it will not end by itself
+    needs_operator: bool = False  # an operator has to look: it will not end by itself
     # With SPLIT: it may be the receiver's fault, not that of the data. With RETRY: it may have been
     # stored.
     ambiguous: bool = False
@@ -59,7 +59,7 @@ class Outcome:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Greeting:
+class Handshake:
     """Who is at the other end before something is sent to it.
 
     `life` names the receiver's life: another one has forgotten what this one acknowledged. It is ""
@@ -70,18 +70,28 @@ class Greeting:
     outcome: Outcome | None = None
 
 
-def retry(reason: str, detail: str, *, alarm: bool = False, scope: str = "workload") -> Outcome:
-    return Outcome(verdict=Verdict.RETRY, reason=reason, detail=detail, alarm=alarm, scope=scope)
+def retry(
+    reason: str, detail: str, *, needs_operator: bool = False, scope: str = "workload"
+) -> Outcome:
+    return Outcome(
+        disposition=Disposition.RETRY,
+        reason=reason,
+        detail=detail,
+        needs_operator=needs_operator,
+        scope=scope,
+    )
 
 
 def classify_failure(failure: Unreachable, *, tries: int) -> Outcome:
     """Judge a request that got no whole answer."""
     if failure.reason == TIMEOUT and failure.sent and tries >= TRIES_ON_TIMEOUT:
         # The receiver works through a request step by step: fewer steps fit its pace.
-        return Outcome(verdict=Verdict.SPLIT, reason=TIMEOUT, detail=failure.detail, ambiguous=True)
+        return Outcome(
+            disposition=Disposition.SPLIT, reason=TIMEOUT, detail=failure.detail, ambiguous=True
+        )
     scope = "workload" if failure.sent else "sink"
-    alarm = failure.reason in _FOR_OPERATORS
-    return retry(failure.reason, failure.detail, scope=scope, alarm=alarm)
+    needs_operator = failure.reason in _FOR_OPERATORS
+    return retry(failure.reason, failure.detail, scope=scope, needs_operator=needs_operator)
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

@@ -14,11 +14,11 @@ import pytest
 
 from shipper.config.load import load
 from shipper.errors import Unreachable
-from shipper.http_client.client import Poster
-from shipper.http_client.credentials import Access
+from shipper.http_client.client import HttpClient
+from shipper.http_client.credentials import Credentials
 from shipper.service import Service, ship_once
-from shipper.sinks.outcome import Verdict, classify_failure
-from shipper.sinks.processor.client import build_address
+from shipper.sinks.outcome import Disposition, classify_failure
+from shipper.sinks.processor.client import build_client
 from tests.kit.certificates import Authority, Files
 from tests.kit.command import lens_ship, start_lens_ship
 from tests.kit.delivery import arrived
@@ -76,12 +76,12 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
         receiver.stop()
 
 
-def poster(url: str, **access: Any) -> Poster:
-    return Poster(
+def poster(url: str, **access: Any) -> HttpClient:
+    return HttpClient(
         user_agent="test",
         connect_seconds=10.0,
         read_seconds=10.0,
-        access=Access(url=url, **access),
+        access=Credentials(url=url, **access),
     )
 
 
@@ -134,12 +134,12 @@ def test_an_address_that_a_job_has_recorded_gets_neither_token_nor_certificate(
     ],
 )
 def test_another_scheme_host_or_port_is_another_origin(mine: str, other: str) -> None:
-    assert not Access(url=mine).is_for(other)
+    assert not Credentials(url=mine).is_for(other)
 
 
 @pytest.mark.parametrize("other", ["http://HOST:80/x", "http://host/api/v1"])
 def test_case_default_port_and_path_make_no_other_origin(other: str) -> None:
-    assert Access(url="http://host/v1").is_for(other)
+    assert Credentials(url="http://host/v1").is_for(other)
 
 
 def test_a_token_that_changes_is_used_from_the_next_request_on(serve: Serve, token: Path) -> None:
@@ -195,7 +195,11 @@ def test_without_a_usable_token_nothing_is_sent_and_all_is_kept(
     assert told in missing.detail
     assert receiver.seen == []
     outcome = classify_failure(missing, tries=9)
-    assert (outcome.verdict, outcome.scope, outcome.alarm) == (Verdict.RETRY, "sink", True)
+    assert (outcome.disposition, outcome.scope, outcome.needs_operator) == (
+        Disposition.RETRY,
+        "sink",
+        True,
+    )
 
 
 # --- certificates ---------------------------------------------------------------------------------
@@ -254,7 +258,7 @@ def test_a_handshake_that_fails_says_what_to_do_and_is_retried(
     assert failed.reason in ("tls", "connection-lost")
     assert FAILURES[case] in failed.detail
     for tries in (1, 2, 50):
-        assert classify_failure(failed, tries=tries).verdict is Verdict.RETRY
+        assert classify_failure(failed, tries=tries).disposition is Disposition.RETRY
 
 
 def test_an_authority_that_is_replaced_on_disk_is_used_without_a_restart(
@@ -412,8 +416,8 @@ def test_nothing_that_holds_a_secret_shows_it(
     caplog.set_level(logging.DEBUG)
     given = {"spool": "/spool", "processor_url": "http://127.0.0.1:9/v1", "token_file": token}
     settings = load(given, {}, sends=True)
-    access = Access.of(settings)
-    shown = [repr(settings), repr(access), repr(access.read()), repr(build_address(settings))]
+    access = Credentials.of(settings)
+    shown = [repr(settings), repr(access), repr(access.read()), repr(build_client(settings))]
     with pytest.raises(Unreachable) as raised:
         poster("http://127.0.0.1:9", token_file=token).get("http://127.0.0.1:9/v1")
     shown += [repr(raised.value), str(raised.value), caplog.text]

@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 
 from shipper.delivery.pipeline import ClosedRoute, Together
-from shipper.importers import Origin, open_foreign
+from shipper.importers import Origin, open_imports
 from shipper.importers.wandb_run import WandbFile
 from shipper.ledger.ledger import Ledger
-from shipper.sinks.outcome import Outcome, Verdict
-from shipper.sinks.processor.metrics import ProcessorSink
+from shipper.sinks.outcome import Disposition, Outcome
+from shipper.sinks.processor.metrics import MetricsSink
 from shipper.steps import collect_steps
 from spooler.errors import NewerFormat, NotASpool
 from spooler.records.values import plain
@@ -105,7 +105,7 @@ def run_wandb(folder: Path, code: str, **more: Any) -> WandbFile:
     """Run `code` with wandb offline in a process of its own; its run file."""
     done = spools.python(code, json.dumps(more), WANDB_DIR=str(folder), **OFFLINE)
     assert done.returncode == 0, done.stderr
-    (one,) = open_foreign(folder)
+    (one,) = open_imports(folder)
     assert isinstance(one, WandbFile)
     return one
 
@@ -177,7 +177,7 @@ def test_a_killed_run_has_all_steps_up_to_its_last_whole_record(tmp_path: Path) 
     with child:
         assert child.stdout is not None
         logged, *children = map(int, child.stdout.readline().split())
-        (one,) = open_foreign(tmp_path)
+        (one,) = open_imports(tmp_path)
         alive = read_all(one, limit=500)
         for pid in [*children, child.pid]:
             os.kill(pid, signal.SIGKILL)
@@ -220,7 +220,7 @@ def test_the_files_of_all_versions(version: str) -> None:
     expected = json.loads((GOLDEN / f"run-{version}.json").read_text("utf-8"))
     file = GOLDEN / f"run-{version}.wandb"
     assert file.stat().st_size < 20_000
-    found = read_all(open_foreign(file)[0])
+    found = read_all(open_imports(file)[0])
     assert found.damage == ()
     assert is_same(steps(found), expected["steps"])
     (begun,), (ended,) = found.bodies("run"), found.bodies("finish")
@@ -374,7 +374,7 @@ def test_another_kind_of_file_is_named(
 ) -> None:
     path = tmp_path / "run-r.wandb"
     path.write_bytes(raw)
-    (one,) = open_foreign(path)
+    (one,) = open_imports(path)
     for call in (one.identity, one.last_seq, lambda: one.read(0, 5)):
         with pytest.raises(error, match=rf"run-r\.wandb.*{match}"):
             call()
@@ -386,10 +386,10 @@ def test_folders_are_searched_and_links_are_not_followed(tmp_path: Path) -> None
     one = wandb_file(folder / "run-r1.wandb", 2)
     os.symlink(folder, folder.parent / "latest-run")
     shutil.copy(one.path, folder / "notes.wandb")
-    (found,) = open_foreign(tmp_path)
+    (found,) = open_imports(tmp_path)
     assert found.path == one.path
     assert read_all(found).bodies("run")[0]["mode"] == "offline"
-    assert open_foreign(folder / "notes.wandb")[0].spool != found.spool
+    assert open_imports(folder / "notes.wandb")[0].spool != found.spool
 
 
 # --- on the way out -------------------------------------------------------------------------------
@@ -403,20 +403,20 @@ class _Taken:
 
     def send(self, _identity: Any, path: str, body: bytes, *_: Any, **__: Any) -> Outcome:
         self.bodies.append((path, json.loads(body)))
-        return Outcome(verdict=Verdict.DELIVERED, reason="delivered")
+        return Outcome(disposition=Disposition.DELIVERED, reason="delivered")
 
 
 def test_the_records_go_through_a_route_like_live_ones(tmp_path: Path) -> None:
     folder = tmp_path / "wandb"
     folder.mkdir()
     wandb_file(folder / "run-r1.wandb", 1234)
-    (one,) = open_foreign(folder, workload_uid="w-1", pod_name="p-1")
+    (one,) = open_imports(folder, workload_uid="w-1", pod_name="p-1")
     sent, config = _Taken(), settings(folder, tmp_path / "state", "http://127.0.0.1:1")
     ledger, who = Ledger(tmp_path / "state"), one.identity()
     route = ClosedRoute(
         reader=one,  # type: ignore[arg-type]
         identity=who,
-        sink=ProcessorSink(config, sent),  # type: ignore[arg-type]
+        sink=MetricsSink(config, sent),  # type: ignore[arg-type]
         together=Together(ledger=ledger, config=config),
     )
     progress = route.turn(now=lambda: 0.0, until=1.0, owned=one.is_owned(), flush_all=False)

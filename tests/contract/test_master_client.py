@@ -14,14 +14,14 @@ from typing import Any, ClassVar
 import pytest
 
 from shipper.audit.account import Account
-from shipper.audit.audit import take_accounts
+from shipper.audit.audit import run_audit
 from shipper.errors import ConfigError
 from shipper.ledger.ledger import Ledger
 from shipper.service import ship_once
-from shipper.sinks.dlrover.custom_client import ClientConversation
+from shipper.sinks.dlrover.custom_client import CustomClientSession
 from shipper.sinks.dlrover.report import read
-from shipper.sinks.dlrover.session import Speaker
-from shipper.sinks.outcome import Verdict
+from shipper.sinks.dlrover.session import JobNode
+from shipper.sinks.outcome import Disposition
 from spooler.records.report import FIELDS
 from tests.kit import spools
 from tests.kit.command import lens_ship
@@ -29,7 +29,7 @@ from tests.kit.master import numbers, report
 from tests.kit.shipping import config, spool
 
 XPU = "XPU_TIMER_METRIC"
-NOBODY = Speaker(node_id=0, node_type="worker", job_uid="")
+NOBODY = JobNode(node_id=0, node_type="worker", job_uid="")
 
 
 class Client:
@@ -76,7 +76,7 @@ def ship(root: Path, name: str = "one", timeout: float = 60, **more: Any) -> lis
 
 def account(root: Path) -> Account:
     with closing(Ledger(root / "state", exclusive=False)) as ledger:
-        (one,) = take_accounts(ledger, root / "spool", ["master"])
+        (one,) = run_audit(ledger, root / "spool", ["master"])
     assert one.balances
     return one
 
@@ -132,20 +132,20 @@ def test_what_it_raises_is_tried_again_where_that_does_no_harm(
     spool(tmp_path / "spool", [report(1, data_type), report(2)])
     assert ship(tmp_path) == []
     assert numbers(rows(module.one)) == [1] * times + [2]
-    assert account(tmp_path).given_up == ({"ambiguous": 1} if times == 1 else {})
+    assert account(tmp_path).dropped_by_policy == ({"ambiguous": 1} if times == 1 else {})
 
 
 def test_false_is_a_no_that_is_believed_after_some_times() -> None:
     client = Client()
     client.script = [False, False, False]
-    talk = ClientConversation("", client, time.monotonic)
+    talk = CustomClientSession("", client, time.monotonic)
     one = read(report(1)[1])
     outcomes = [talk.report(one, ["{}"], NOBODY).outcome for _ in range(4)]
-    assert [outcome.verdict for outcome in outcomes] == [
-        Verdict.RETRY,
-        Verdict.RETRY,
-        Verdict.DEAD,
-        Verdict.DELIVERED,
+    assert [outcome.disposition for outcome in outcomes] == [
+        Disposition.RETRY,
+        Disposition.RETRY,
+        Disposition.PERMANENT,
+        Disposition.DELIVERED,
     ]
 
 

@@ -13,18 +13,18 @@ from typing import Any
 import pytest
 
 from shipper.audit.account import Account
-from shipper.audit.audit import take_accounts
+from shipper.audit.audit import run_audit
 from shipper.config.schema import Config
-from shipper.http_client.client import Poster
+from shipper.http_client.client import HttpClient
 from shipper.ledger.ledger import Ledger
 from shipper.service import Service, ship_once
-from shipper.sinks import Stretch
+from shipper.sinks import PlanInput
 from shipper.sinks.dlrover import encode
 from shipper.sinks.dlrover.report import read
-from shipper.sinks.dlrover.session import Conversation, Patience, Speaker, Transport
-from shipper.sinks.dlrover.sink import MasterSink
-from shipper.sinks.outcome import Outcome, Verdict
-from shipper.sinks.processor.client import Address
+from shipper.sinks.dlrover.session import JobNode, Session, Timeouts, Transport
+from shipper.sinks.dlrover.sink import DLRoverSink
+from shipper.sinks.outcome import Disposition, Outcome
+from shipper.sinks.processor.client import ProcessorClient
 from spooler.spool.identity import Identity
 from tests.kit import master as kit
 from tests.kit import spools
@@ -37,7 +37,7 @@ XPU = "XPU_TIMER_METRIC"
 KINDS = ("TRAINING_LOG", XPU, "STACK_TRACE")
 # Long enough for a real answer on a busy machine, short enough to wait for one that never comes.
 QUICK = {"read_timeout": 3.0, "connect_timeout": 3.0}
-NOBODY = Speaker(node_id=1, node_type="worker", job_uid="")
+NOBODY = JobNode(node_id=1, node_type="worker", job_uid="")
 
 
 @pytest.fixture(params=["grpc", "http"])
@@ -63,27 +63,27 @@ def job(root: Path, address: str, service: str, records: list[Record], **more: A
 
 def account(root: Path) -> Account:
     with closing(Ledger(root / "state", exclusive=False)) as ledger:
-        (one,) = take_accounts(ledger, root / "spool", ["master"])
+        (one,) = run_audit(ledger, root / "spool", ["master"])
     assert one.balances, one
     return one
 
 
 class Sending:
-    """A sink, and the parcels of some reports."""
+    """A sink, and the batches of some reports."""
 
     def __init__(self, settings: Config, who: Identity, *records: Record) -> None:
         self.who = who
-        self.sink = MasterSink(settings, Address("", Poster(user_agent="test")))
-        stretch = Stretch(
+        self.sink = DLRoverSink(settings, ProcessorClient("", HttpClient(user_agent="test")))
+        stretch = PlanInput(
             identity=who, records=tuple(stored(*records)), ahead={}, ended=True, waited=frozenset()
         )
-        self.parcels = self.sink.plan(stretch).parcels
+        self.batches = self.sink.plan(stretch).batches
 
     def send(self, place: int = 0) -> Outcome:
         """As a route does it: look first."""
-        parcel: Any = self.parcels[place]
-        greeting = self.sink.greet(parcel, self.who, "lens-ship/test")
-        return greeting.outcome or self.sink.send(parcel, self.who, 1)
+        batch: Any = self.batches[place]
+        greeting = self.sink.handshake(batch, self.who, "lens-ship/test")
+        return greeting.outcome or self.sink.send(batch, self.who, 1)
 
 
 @contextmanager
@@ -104,22 +104,25 @@ def serving(settings: Config) -> Iterator[Service]:
 
 
 def dial(master: Master) -> Transport:
-    patience = Patience(connect_seconds=5, answer_seconds=5, proxy="")
+    patience = Timeouts(connect_seconds=5, answer_seconds=5, proxy="")
     if master.service == "http":
-        from shipper.sinks.dlrover.http_transport import Post
+        from shipper.sinks.dlrover.http_transport import HttpTransport
 
-        return Post(master.address, patience)
-    from shipper.sinks.dlrover.grpc_transport import Channel
+        return HttpTransport(master.address, patience)
+    from shipper.sinks.dlrover.grpc_transport import GrpcTransport
 
-    return Channel(master.address, patience)
+    return GrpcTransport(master.address, patience)
 
 
 @pytest.mark.promise("G19")
 def test_an_exception_in_the_master_is_a_dead_letter_after_one_try(master: Master) -> None:
     """A field too many is one way to have one; `test_master` shows that none is ever sent."""
-    talk = Conversation(master.address, lambda: dial(master), time.monotonic)
+    talk = Session(master.address, lambda: dial(master), time.monotonic)
     sent = talk.report(read({"time": 1.0, **metric(1)}), ['{"a": 1}'], NOBODY)
-    assert (sent.outcome.verdict, sent.outcome.reason) == (Verdict.DEAD, "master-error")
+    assert (sent.outcome.disposition, sent.outcome.reason) == (
+        Disposition.PERMANENT,
+        "master-error",
+    )
     talk.close()
 
 
@@ -127,14 +130,14 @@ def test_an_exception_in_the_master_is_a_dead_letter_after_one_try(master: Maste
 def test_a_no_is_neither_delivered_nor_tried_for_ever(
     master: Master, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    talk = Conversation(master.address, lambda: dial(master), time.monotonic)
+    talk = Session(master.address, lambda: dial(master), time.monotonic)
     monkeypatch.setattr(encode, "report_data", lambda *_: b"\x80\x04no pickle.")
     one = read({"time": 1.0, **metric(1)})
     outcomes = [talk.report(one, ["{}"], NOBODY).outcome for _ in range(3)]
-    assert [(o.verdict, o.reason, o.alarm) for o in outcomes] == [
-        (Verdict.RETRY, "refused", True),
-        (Verdict.RETRY, "refused", True),
-        (Verdict.DEAD, "refused", True),
+    assert [(o.disposition, o.reason, o.needs_operator) for o in outcomes] == [
+        (Disposition.RETRY, "refused", True),
+        (Disposition.RETRY, "refused", True),
+        (Disposition.PERMANENT, "refused", True),
     ]
     talk.close()
 
@@ -148,14 +151,14 @@ def test_a_master_of_another_job_is_told_from_a_broken_one(
         who = whose(master.address, service, job_uid=recorded)
         sending = Sending(config(tmp_path), who, report(1))
         outcomes = [sending.send() for _ in range(3)]
-        reasons = [(o.verdict, o.reason) for o in outcomes]
+        reasons = [(o.disposition, o.reason) for o in outcomes]
         sending.sink.close()
         if recorded == "uid-b":
-            retry = (Verdict.RETRY, "wrong-job")
-            assert reasons == [retry, retry, (Verdict.DEAD, "wrong-job")]
+            retry = (Disposition.RETRY, "wrong-job")
+            assert reasons == [retry, retry, (Disposition.PERMANENT, "wrong-job")]
             assert master.stored() == []
         else:
-            assert reasons[0] == (Verdict.DELIVERED, "delivered")
+            assert reasons[0] == (Disposition.DELIVERED, "delivered")
 
 
 def test_more_than_the_master_takes_is_a_dead_letter_that_says_what_to_change(
@@ -166,9 +169,9 @@ def test_more_than_the_master_takes_is_a_dead_letter_that_says_what_to_change(
         settings = config(tmp_path, dlrover_message_bytes=16 * 1024 * 1024)
         sending = Sending(settings, whose(master.address, "grpc"), large, report(2))
         outcome = sending.send()
-        assert (outcome.verdict, outcome.reason) == (Verdict.DEAD, "too-large")
+        assert (outcome.disposition, outcome.reason) == (Disposition.PERMANENT, "too-large")
         assert "--dlrover-message-bytes" in outcome.detail
-        assert sending.send(1).verdict is Verdict.DELIVERED
+        assert sending.send(1).disposition is Disposition.DELIVERED
         sending.sink.close()
 
 
@@ -179,7 +182,7 @@ def test_the_wrong_kind_of_master_is_no_delivery_and_no_doubt(
     sending = Sending(config(tmp_path, **QUICK), whose(master.address, given), report(1, XPU))
     for _ in range(3):
         outcome = sending.send()
-        assert (outcome.verdict, outcome.ambiguous) == (Verdict.RETRY, False)
+        assert (outcome.disposition, outcome.ambiguous) == (Disposition.RETRY, False)
         assert outcome.detail
     sending.sink.close()
     assert master.stored() == []
@@ -192,7 +195,7 @@ def test_nobody_there_keeps_everything(tmp_path: Path, service: str, where: str)
         settings = config(tmp_path, read_timeout=0.5, connect_timeout=0.5)
         sending = Sending(settings, whose(places.get(where, where), service), report(1, XPU))
         outcome = sending.send()
-        assert (outcome.verdict, outcome.ambiguous) == (Verdict.RETRY, False), outcome
+        assert (outcome.disposition, outcome.ambiguous) == (Disposition.RETRY, False), outcome
         assert outcome.reason
         sending.sink.close()
 
@@ -205,8 +208,8 @@ def test_without_grpcio_it_says_what_to_install(
     monkeypatch.setitem(sys.modules, "grpc", None)
     monkeypatch.delitem(sys.modules, "shipper.sinks.dlrover.grpc_transport", raising=False)
     outcome = Sending(config(tmp_path), whose("127.0.0.1:9", "grpc"), report(1)).send()
-    assert (outcome.verdict, outcome.alarm) == (Verdict.RETRY, True)
-    assert "pip install 'lens-ship[master]'" in outcome.detail
+    assert (outcome.disposition, outcome.needs_operator) == (Disposition.RETRY, True)
+    assert "pip install 'lens-ship[service]'" in outcome.detail
 
 
 # --- no answer ------------------------------------------------------------------------------------
@@ -231,7 +234,7 @@ def test_a_sample_whose_answer_is_lost_is_not_sent_twice_a_log_is(
         assert times[10 + number] == 1
         if data_type == XPU:
             assert times[number] == 1
-            assert (told.delivered, told.given_up) == (1, {"ambiguous": 1})
+            assert (told.delivered, told.dropped_by_policy) == (1, {"ambiguous": 1})
         else:
             assert times[number] == 2
             assert told.delivered == 2
@@ -245,16 +248,18 @@ def test_a_frozen_master_gets_no_sample_twice_and_a_log_at_most_once_more(
     who = whose(master.address, master.service)
     sending = Sending(settings, who, report(1, XPU), report(2))
     for place in (0, 1):
-        parcel: Any = sending.parcels[place]
-        assert sending.sink.greet(parcel, who, "lens-ship/test").outcome is None
+        batch: Any = sending.batches[place]
+        assert sending.sink.handshake(batch, who, "lens-ship/test").outcome is None
         master.freeze()
-        outcome = sending.sink.send(parcel, who, 1)
-        assert (outcome.verdict, outcome.ambiguous) == (Verdict.RETRY, True)
+        outcome = sending.sink.send(batch, who, 1)
+        assert (outcome.disposition, outcome.ambiguous) == (Disposition.RETRY, True)
         for _ in range(3):
             again = sending.send(place)
-            assert (again.verdict, again.ambiguous) == (Verdict.RETRY, False), "it was only asked"
+            assert (again.disposition, again.ambiguous) == (Disposition.RETRY, False), (
+                "it was only asked"
+            )
         master.thaw()
-    wait_for(lambda: sending.send(1).verdict is Verdict.DELIVERED, "it does not thaw")
+    wait_for(lambda: sending.send(1).disposition is Disposition.DELIVERED, "it does not thaw")
     sending.sink.close()
     times = Counter(numbers(master.stored()))
     assert times[1] <= 1
@@ -268,7 +273,7 @@ def test_a_log_without_an_answer_is_given_up_in_the_end(tmp_path: Path, service:
         for turn in range(5):
             torn.lose_answer((2 if turn else 3) + kit.MORE_QUESTIONS)
             outcomes.append(sending.send())
-        assert [o.verdict for o in outcomes] == [Verdict.RETRY] * 4 + [Verdict.DROPPED]
+        assert [o.disposition for o in outcomes] == [Disposition.RETRY] * 4 + [Disposition.DROPPED]
         assert outcomes[-1].reason == "ambiguous"
         assert len(master.stored()) == 5
         sending.sink.close()
@@ -300,7 +305,7 @@ def test_a_restarted_master_is_told_again_what_it_forgot_before_anything_newer(
     assert ship_once(config(tmp_path), timeout=60) == []
     assert numbers(master.stored()) == [0, 2, 3, 4, 5, 6]
     told = account(tmp_path)
-    assert (told.delivered, told.again, told.given_up) == (6, 5, {"expired": 1})
+    assert (told.delivered, told.resent, told.dropped_by_policy) == (6, 5, {"expired": 1})
     assert directory.exists()
 
 
@@ -318,7 +323,7 @@ def test_what_a_later_restart_forgets_is_told_again_too(tmp_path: Path, service:
             append(writer, [report(number, XPU)])
         assert ship_once(config(tmp_path), timeout=60) == []
         assert numbers(master.stored()) == [0, 1, 2, 3]
-        assert account(tmp_path).again == 1 + 2 + 3
+        assert account(tmp_path).resent == 1 + 2 + 3
         writer.close()
 
 
@@ -326,7 +331,7 @@ def test_what_a_later_restart_forgets_is_told_again_too(tmp_path: Path, service:
 def test_a_restart_is_noticed_while_there_is_nothing_to_send(
     tmp_path: Path, master: Master, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(MasterSink, "look_seconds", 0.1)
+    monkeypatch.setattr(DLRoverSink, "probe_interval", 0.1)
     job(tmp_path, master.address, master.service, [report(n, XPU) for n in range(3)] + [goodbye()])
     with serving(config(tmp_path, flush_interval=0.1)):
         wait_for(lambda: len(master.stored()) == 3, "nothing arrives")
@@ -334,7 +339,7 @@ def test_a_restart_is_noticed_while_there_is_nothing_to_send(
         master.start()
         wait_for(lambda: len(master.stored()) == 3, "the restart is not noticed")
     assert numbers(master.stored()) == [0, 1, 2]
-    assert account(tmp_path).again == 3
+    assert account(tmp_path).resent == 3
 
 
 @pytest.mark.promise("G19")

@@ -16,10 +16,10 @@ import shipper.cli
 import shipper.sinks
 from shipper.cli import REGISTRY as COMMANDS
 from shipper.config.schema import Config
-from shipper.http_client.client import Poster
-from shipper.sinks import REGISTRY, Parcel, Plan, Sink, Stretch
-from shipper.sinks.outcome import Outcome, Verdict
-from shipper.sinks.processor.client import Address
+from shipper.http_client.client import HttpClient
+from shipper.sinks import REGISTRY, Batch, Plan, PlanInput, Sink
+from shipper.sinks.outcome import Disposition, Outcome
+from shipper.sinks.processor.client import ProcessorClient
 from spooler.records import REGISTRY as KINDS
 from tests.kit.faulty_receiver import (
     Answer,
@@ -55,8 +55,8 @@ def examples() -> list[tuple[str, dict[str, Any]]]:
     return [*bodies, *bodies, ("of next year", {"time": 1.0})]
 
 
-def stretch(ahead: Mapping[str, int] | None = None) -> Stretch:
-    return Stretch(
+def stretch(ahead: Mapping[str, int] | None = None) -> PlanInput:
+    return PlanInput(
         identity=WHO,
         records=tuple(stored(*examples())),
         ahead=ahead or {},
@@ -82,24 +82,24 @@ class Connected:
 
     def __init__(self, name: str, receiver: FaultyReceiver, settings: Config) -> None:
         self.receiver = receiver
-        self.poster = Poster(user_agent="test", connect_seconds=5.0, read_seconds=0.3)
+        self.poster = HttpClient(user_agent="test", connect_seconds=5.0, read_seconds=0.3)
         self.settings = settings
         self.make = load(name)
         self.sink = self.at(receiver.url)
 
     def at(self, url: str) -> Sink:
-        sink: Sink = self.make(self.settings, Address(url, self.poster))
+        sink: Sink = self.make(self.settings, ProcessorClient(url, self.poster))
         return sink
 
     def plan(self, **changes: Any) -> Plan:
         return self.sink.plan(stretch(**changes))
 
     @property
-    def parcel(self) -> Parcel:
-        return self.plan().parcels[0]
+    def batch(self) -> Batch:
+        return self.plan().batches[0]
 
     def send(self, tries: int = 1) -> Outcome:
-        return self.sink.send(self.parcel, WHO, tries)
+        return self.sink.send(self.batch, WHO, tries)
 
 
 @pytest.fixture(params=SINKS)
@@ -115,9 +115,9 @@ def test_a_sink_has_the_name_it_is_registered_under(name: str) -> None:
 
 def test_a_plan_finds_a_place_for_every_record(connected: Connected) -> None:
     plan = connected.plan()
-    assert plan.parcels
+    assert plan.batches
     places = Counter(
-        [seq for parcel in plan.parcels for seq in parcel.seqs]
+        [seq for batch in plan.batches for seq in batch.seqs]
         + list(plan.held)
         + [refused.stored.seq for refused in plan.refused]
         + [passed.seq for passed in plan.passed]
@@ -131,32 +131,32 @@ def test_a_plan_is_pure(connected: Connected) -> None:
 
 
 def test_the_parcels_of_a_plan_are_in_order_and_say_what_is_in_them(connected: Connected) -> None:
-    parcels = connected.plan().parcels
-    assert [p.first for p in parcels] == sorted(p.first for p in parcels)
-    for parcel in parcels:
-        assert (parcel.first, parcel.last) == (parcel.seqs[0], parcel.seqs[-1])
-        assert list(parcel.seqs) == sorted(parcel.seqs)
-        assert isinstance(parcel.run, str)
+    batches = connected.plan().batches
+    assert [p.first for p in batches] == sorted(p.first for p in batches)
+    for batch in batches:
+        assert (batch.first, batch.last) == (batch.seqs[0], batch.seqs[-1])
+        assert list(batch.seqs) == sorted(batch.seqs)
+        assert isinstance(batch.run, str)
 
 
 def test_what_is_ahead_is_not_sent_again(connected: Connected) -> None:
-    whole = connected.plan().parcels
+    whole = connected.plan().batches
     last = whole[-1]
-    rest = connected.plan(ahead={last.run: last.last}).parcels
+    rest = connected.plan(ahead={last.run: last.last}).batches
     assert not [p for p in rest if p.run == last.run]
 
 
 def test_halves_are_the_whole(connected: Connected) -> None:
-    for parcel in connected.plan().parcels:
-        halves = parcel.halves()
+    for batch in connected.plan().batches:
+        halves = batch.halves()
         if halves is not None:
-            assert halves[0].seqs + halves[1].seqs == parcel.seqs
+            assert halves[0].seqs + halves[1].seqs == batch.seqs
 
 
 @posting
 @pytest.mark.promise("G4")
 def test_delivered_is_what_the_receiver_said(connected: Connected) -> None:
-    assert connected.send().verdict is Verdict.DELIVERED
+    assert connected.send().disposition is Disposition.DELIVERED
     (seen,) = connected.receiver.seen
     assert seen.processed
     assert seen.status == 200
@@ -165,12 +165,12 @@ def test_delivered_is_what_the_receiver_said(connected: Connected) -> None:
 @posting
 @pytest.mark.promise("G5")
 def test_a_repetition_is_the_same_request_with_the_same_header(connected: Connected) -> None:
-    parcel = connected.parcel
+    batch = connected.batch
     for tries in (1, 2):
-        connected.sink.send(parcel, WHO, tries)
+        connected.sink.send(batch, WHO, tries)
     one, other = connected.receiver.seen
     assert one.raw == other.raw
-    header = f"{WHO.spool}/{connected.sink.name}/{parcel.first}-{parcel.last}"
+    header = f"{WHO.spool}/{connected.sink.name}/{batch.first}-{batch.last}"
     names = [{k.lower(): v for k, v in seen.headers.items()} for seen in (one, other)]
     assert [name["lens-ship-records"] for name in names] == [header, header]
 
@@ -224,7 +224,7 @@ def test_nothing_but_a_success_is_delivered_and_nothing_escapes(
 ) -> None:
     connected.receiver.otherwise = FAULTS[fault]
     outcome = connected.send(tries=tries)
-    assert outcome.verdict in (Verdict.RETRY, Verdict.SPLIT)
+    assert outcome.disposition in (Disposition.RETRY, Disposition.SPLIT)
     assert outcome.reason
     assert outcome.detail
     assert outcome.scope in ("sink", "workload")
@@ -234,25 +234,25 @@ def test_nothing_but_a_success_is_delivered_and_nothing_escapes(
 @pytest.mark.promise("G6")
 def test_a_refusal_of_the_identity_is_for_good(connected: Connected) -> None:
     nobody = identity()
-    parcel = connected.sink.plan(replace(stretch(), identity=nobody)).parcels[0]
-    outcome = connected.sink.send(parcel, nobody, 1)
-    assert (outcome.verdict, outcome.reason) == (Verdict.DEAD, "no-identity")
+    batch = connected.sink.plan(replace(stretch(), identity=nobody)).batches[0]
+    outcome = connected.sink.send(batch, nobody, 1)
+    assert (outcome.disposition, outcome.reason) == (Disposition.PERMANENT, "no-identity")
 
 
 @posting
 def test_nobody_there_holds_up_the_sink_and_keeps_everything(connected: Connected) -> None:
     connected.receiver.go_away()
     outcome = connected.send()
-    assert (outcome.verdict, outcome.scope) == (Verdict.RETRY, "sink")
+    assert (outcome.disposition, outcome.scope) == (Disposition.RETRY, "sink")
 
 
 @posting
 @pytest.mark.parametrize("url", ["", "http://[", "nonsense", "http://a..b/v1", "ftp://host/v1"])
 def test_an_impossible_address_is_an_outcome_too(connected: Connected, url: str) -> None:
-    outcome = connected.at(url).send(connected.parcel, WHO, 1)
-    assert outcome.verdict is Verdict.RETRY
+    outcome = connected.at(url).send(connected.batch, WHO, 1)
+    assert outcome.disposition is Disposition.RETRY
     recorded = identity(workload_uid="w", api_base_url=url)
-    assert connected.at("").send(connected.parcel, recorded, 1).verdict is Verdict.RETRY
+    assert connected.at("").send(connected.batch, recorded, 1).disposition is Disposition.RETRY
 
 
 def test_every_file_of_the_commands_is_registered() -> None:

@@ -15,13 +15,13 @@ import pytest
 from shipper.config.schema import Config
 from shipper.delivery.pipeline import Records
 from shipper.ledger.ledger import Ledger, Receipt
-from shipper.replay.plan import Part, Wish, make_plan
+from shipper.replay.plan import Part, ReplayRequest, make_plan
 from shipper.replay.selection import Selection
-from shipper.replay.send import Means, carry_out, receipt_of
+from shipper.replay.send import ReplayContext, carry_out, receipt_of
 from shipper.replay.source import records_in
 from shipper.service import ship_once
 from shipper.sinks import REGISTRY, build_sinks
-from shipper.sinks.processor.client import build_address
+from shipper.sinks.processor.client import build_client
 from shipper.sinks.processor.workloads import Workloads
 from spooler.errors import SpoolDamaged
 from spooler.spool.reader import Stored
@@ -56,7 +56,7 @@ def deliver(tmp_path: Path, receiver: FaultyReceiver) -> None:
 
 def plan(tmp_path: Path, ledger: Ledger, **wish: Any) -> list[Part]:
     given = {"root": tmp_path / "spool", "sinks": tuple(REGISTRY), **wish}
-    parts, problems = make_plan(Wish(**given), ledger)
+    parts, problems = make_plan(ReplayRequest(**given), ledger)
     assert problems == []
     return [part for part in parts if part.to_send or part.unfinished]
 
@@ -66,7 +66,7 @@ def replay(
 ) -> list[Receipt]:
     """Plan and send; stopped once so many records have gone out."""
     given = settings(tmp_path, receiver)
-    address, stop, sent = build_address(given), threading.Event(), [0]
+    address, stop, sent = build_client(given), threading.Event(), [0]
 
     def delivered(part: Part, records: int) -> None:
         sent[0] += records
@@ -74,7 +74,7 @@ def replay(
             stop.set()
 
     with closing(Ledger(given.state, exclusive=False, create=True)) as ledger:
-        means = Means(
+        means = ReplayContext(
             ledger=ledger,
             config=given,
             sinks=build_sinks(given, address),

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from shipper.importers import Origin, Source
+from shipper.importers import ImportSource, Origin
 from shipper.importers.wandb_run import WandbFile
 from spooler.spool import codec
 from spooler.spool.reader import Damage, Stored
@@ -19,7 +19,7 @@ WANDB_HEADER = b":W&B\xe1\xbe\x00"
 BLOCK, HEAD = 32 * 1024, 7
 
 
-def read_all(source: Source, *, after: int = 0, limit: int = 7) -> Found:
+def read_all(source: ImportSource, *, after: int = 0, limit: int = 7) -> Found:
     """Read a source to its end in chunks of `limit`, every number accounted for once."""
     records, damage = list[Stored](), list[Damage]()
     through, at_end = after, False

@@ -19,16 +19,16 @@ from unittest import mock
 
 from shipper import service as service_module
 from shipper.audit.account import Account
-from shipper.audit.audit import take_accounts
+from shipper.audit.audit import run_audit
 from shipper.config.schema import Config
 from shipper.errors import Unreachable
 from shipper.http_client import Answer
-from shipper.http_client.client import Poster
+from shipper.http_client.client import HttpClient
 from shipper.ledger.ledger import Ledger
 from shipper.retention.deletable import Delivered
 from shipper.service import Service
 from shipper.sinks import REGISTRY
-from shipper.sinks.processor.client import Address
+from shipper.sinks.processor.client import ProcessorClient
 from spooler.spool import owner
 from spooler.spool.segments import Segments
 from tests.kit.processor import Receiver
@@ -95,7 +95,7 @@ FAULTS = [
 ]
 
 
-class Wire(Poster):
+class Wire(HttpClient):
     """Carries requests to the receiver's handlers, through the faults that are next."""
 
     def __init__(self, receiver: Receiver, clock: Clock) -> None:
@@ -166,8 +166,8 @@ class Node:
     def _verdict(self) -> Callable[[Segments], owner.Verdict]:
         return lambda reader: ALIVE if reader.directory in self.living else KILLED
 
-    def _address(self, config: Config) -> Address:
-        return Address(URL, self.wire)
+    def _address(self, config: Config) -> ProcessorClient:
+        return ProcessorClient(URL, self.wire)
 
     def start(self) -> None:
         """Start the service, if it does not run."""
@@ -244,7 +244,7 @@ class Node:
         with self._patched():
             ledger = Ledger(self.config.state, exclusive=False, create=True)
             try:
-                return take_accounts(ledger, self.config.spool, REGISTRY)
+                return run_audit(ledger, self.config.spool, REGISTRY)
             finally:
                 ledger.close()
 

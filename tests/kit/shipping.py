@@ -11,11 +11,11 @@ from typing import Any
 from shipper.config.load import Config, load
 from shipper.errors import Unreachable
 from shipper.http_client import Answer
-from shipper.http_client.client import Poster
-from shipper.sinks import Plan, Stretch
-from shipper.sinks.outcome import Outcome, Verdict
-from shipper.sinks.processor.client import Address
-from shipper.sinks.processor.metrics import ProcessorSink, StepParcel
+from shipper.http_client.client import HttpClient
+from shipper.sinks import Plan, PlanInput
+from shipper.sinks.outcome import Disposition, Outcome
+from shipper.sinks.processor.client import ProcessorClient
+from shipper.sinks.processor.metrics import MetricsSink, StepParcel
 from shipper.steps import Step
 from spooler.spool import codec, owner
 from spooler.spool.identity import Identity
@@ -26,7 +26,7 @@ from tests.kit import spools
 T0 = 1700000000.0
 ALIVE = owner.Verdict(alive=True)
 KILLED = owner.Verdict(alive=False, certain=True, unclean=True)
-DELIVERED = Outcome(verdict=Verdict.DELIVERED, reason="delivered")
+DELIVERED = Outcome(disposition=Disposition.DELIVERED, reason="delivered")
 OK_BODY = b'{"meta":{"code":2000,"message":"OK"},"data":{},"tracing":null}'
 NOT_FOUND = Answer(status=404, headers={}, body=b"404 page not found")
 
@@ -125,7 +125,7 @@ class OwnedReader(Reader):
         return ALIVE if self.owned else KILLED
 
 
-class NoNetwork(Poster):
+class NoNetwork(HttpClient):
     """Answers by script: a status, an answer, or a failure for each URL and turn."""
 
     def __init__(self, judge: Callable[[str, int], Answer | Unreachable]) -> None:
@@ -153,45 +153,45 @@ class NoNetwork(Poster):
 Judge = Callable[[StepParcel, int], Outcome]
 
 
-class ScriptedSink(ProcessorSink):
-    """The real planning with an answer by script; remembers every parcel that was sent."""
+class ScriptedSink(MetricsSink):
+    """The real planning with an answer by script; remembers every batch that was sent."""
 
     def __init__(self, settings: Config, judge: Judge | None = None) -> None:
         nowhere = NoNetwork(lambda url, turn: NOT_FOUND)
-        super().__init__(settings, Address("http://127.0.0.1:9/v1", nowhere))
-        self.judge: Judge = judge or (lambda parcel, tries: DELIVERED)
+        super().__init__(settings, ProcessorClient("http://127.0.0.1:9/v1", nowhere))
+        self.judge: Judge = judge or (lambda batch, tries: DELIVERED)
         self.sent: list[StepParcel] = []
         self.tries: list[int] = []
-        self.plans: list[Stretch] = []
+        self.plans: list[PlanInput] = []
 
     @property
     def steps(self) -> list[list[int]]:
         """The step numbers of every request so far."""
-        return [[step.step for step in parcel.request.steps] for parcel in self.sent]
+        return [[step.step for step in batch.request.steps] for batch in self.sent]
 
-    def plan(self, stretch: Stretch) -> Plan:
+    def plan(self, stretch: PlanInput) -> Plan:
         self.plans.append(stretch)
         return super().plan(stretch)
 
-    def tell_cut_off(self, steps: Sequence[Step], identity: Identity) -> tuple[StepParcel, ...]:
+    def exit_notice(self, steps: Sequence[Step], identity: Identity) -> tuple[StepParcel, ...]:
         """Nothing, so that what is sent is what was logged; `test_cut_off` has the real one."""
         return ()
 
-    def send(self, parcel: StepParcel, identity: Identity, tries: int) -> Outcome:
-        self.sent.append(parcel)
+    def send(self, batch: StepParcel, identity: Identity, tries: int) -> Outcome:
+        self.sent.append(batch)
         self.tries.append(tries)
-        return self.judge(parcel, tries)
+        return self.judge(batch, tries)
 
 
 def retry(reason: str = "busy", *, scope: str = "workload", alarm: bool = False) -> Outcome:
-    return Outcome(verdict=Verdict.RETRY, reason=reason, scope=scope, alarm=alarm)
+    return Outcome(disposition=Disposition.RETRY, reason=reason, scope=scope, needs_operator=alarm)
 
 
 def script(*outcomes: Outcome, then: Outcome = DELIVERED) -> Judge:
     """Give these outcomes one after the other, whatever is sent."""
     left: Sequence[Outcome] = list(outcomes)
 
-    def judge(parcel: StepParcel, tries: int) -> Outcome:
+    def judge(batch: StepParcel, tries: int) -> Outcome:
         nonlocal left
         if not left:
             return then

@@ -26,8 +26,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from shipper import dead_letters
 from shipper.config.load import load
-from shipper.replay.plan import Wish, make_plan
-from shipper.replay.send import Means, carry_out
+from shipper.replay.plan import ReplayRequest, make_plan
+from shipper.replay.send import ReplayContext, carry_out
 from shipper.sinks import REGISTRY
 from shipper.sinks.processor.workloads import Workloads
 from spooler.errors import SpoolUnavailable
@@ -286,9 +286,9 @@ class Accounting(RuleBasedStateMachine):
         self.node.wire.faults.clear()
         with self.node.ledger() as ledger:
             root = self.node.config.spool
-            wish = Wish(root=root, sinks=tuple(REGISTRY), again=again)
+            wish = ReplayRequest(root=root, sinks=tuple(REGISTRY), again=again)
             parts, _ = make_plan(wish, ledger)
-            means = Means(
+            means = ReplayContext(
                 ledger=ledger,
                 config=self.node.config,
                 sinks=self.sinks(),
@@ -314,10 +314,10 @@ class Accounting(RuleBasedStateMachine):
             assert account.written <= one.last, account
             assert account.pending >= 0, account
             if not one.harmed:
-                assert account.missing == 0, account
+                assert account.unaccounted == 0, account
                 assert account.corrupt == 0, account
             if not one.harmed and not one.excused:
-                assert account.evicted == {}, account
+                assert account.dropped_by_policy == {}, account
 
     def check_at_rest(self) -> None:
         dead = self.dead()

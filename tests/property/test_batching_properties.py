@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from shipper.delivery.pipeline import Route, Together
 from shipper.ledger.ledger import Ledger
-from shipper.sinks.outcome import Outcome, Verdict
+from shipper.sinks.outcome import Disposition, Outcome
 from shipper.sinks.processor.metrics import StepParcel
 from shipper.steps import collect_steps
 from tests.kit.shipping import (
@@ -112,19 +112,19 @@ class World:
         value = "text" if text else 1.5
         return step(self.numbers[run], run=run, closed=closed, x=value)
 
-    def judge(self, parcel: StepParcel, tries: int) -> Outcome:
+    def judge(self, batch: StepParcel, tries: int) -> Outcome:
         answer = self.answers.pop(0) if self.answers else "delivered"
         if answer in ("delivered", *LOSSES):
-            self.accepted.append(parcel.seqs)
+            self.accepted.append(batch.seqs)
         if answer in LOSSES:
-            self.unheard.append(parcel.seqs)
+            self.unheard.append(batch.seqs)
         if answer == "killed":
             raise Killed
         return {
             "delivered": DELIVERED,
-            "split": Outcome(verdict=Verdict.SPLIT, reason="bad-request"),
-            "ambiguous": Outcome(verdict=Verdict.SPLIT, reason="timeout", ambiguous=True),
-            "dead": Outcome(verdict=Verdict.DEAD, reason="no-identity"),
+            "split": Outcome(disposition=Disposition.SPLIT, reason="bad-request"),
+            "ambiguous": Outcome(disposition=Disposition.SPLIT, reason="timeout", ambiguous=True),
+            "dead": Outcome(disposition=Disposition.PERMANENT, reason="no-identity"),
         }.get(answer, retry())
 
     def turn(self, *, seconds: float = 1e9, ended: bool = False) -> bool:

@@ -20,10 +20,10 @@ from shipper.delivery.contents import Contents
 from shipper.delivery.pipeline import Route, Together
 from shipper.delivery.shared import Recent, SharedReader
 from shipper.ledger.ledger import Ledger
-from shipper.sinks import Plan, Stretch
+from shipper.sinks import Plan, PlanInput
 from shipper.sinks.dlrover.sink import ReportParcel
 from shipper.sinks.outcome import Outcome
-from shipper.steps import Passed
+from shipper.steps import Skipped
 from spooler.spool.identity import Identity
 from spooler.spool.stored import Chunk, Damage, Stored
 from tests.kit import spools
@@ -37,7 +37,7 @@ class KindSink:
     """Takes the records of some kinds, one by one; refuses now and then, as drawn."""
 
     by_workload = False
-    forgets = False
+    volatile = False
 
     def __init__(self, name: str, kinds: frozenset[str] | None, answers: list[bool]) -> None:
         self.name = name
@@ -45,24 +45,24 @@ class KindSink:
         self.answers = answers
         self.got: list[int] = []
 
-    def plan(self, stretch: Stretch) -> Plan:
+    def plan(self, stretch: PlanInput) -> Plan:
         wanted = {r.seq for r in stretch.records if self.kinds is None or r.kind in self.kinds}
         return Plan(
-            parcels=tuple(
+            batches=tuple(
                 ReportParcel(seq=seq, report=None, seqs=(seq,))  # type: ignore[arg-type]
                 for seq in sorted(wanted)
                 if seq > stretch.ahead.get("", 0)
             ),
-            passed=tuple(Passed(seq=r.seq) for r in stretch.records if r.seq not in wanted),
+            passed=tuple(Skipped(seq=r.seq) for r in stretch.records if r.seq not in wanted),
         )
 
-    def send(self, parcel: ReportParcel, identity: Identity, tries: int) -> Outcome:
+    def send(self, batch: ReportParcel, identity: Identity, tries: int) -> Outcome:
         if self.answers and not self.answers.pop():
             return retry()
-        self.got.append(parcel.seq)
+        self.got.append(batch.seq)
         return DELIVERED
 
-    def tell_cut_off(self, steps: Sequence[object], identity: Identity) -> tuple[()]:
+    def exit_notice(self, steps: Sequence[object], identity: Identity) -> tuple[()]:
         return ()
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shipper.importers import Origin, Source
+from shipper.importers import ImportSource, Origin
 from shipper.importers.exporter_jsonl import MARKER, ExporterFile
 from shipper.importers.protobuf import Malformed, fields
 from shipper.importers.wandb_run import WandbFile
@@ -55,7 +55,7 @@ VALUES = st.recursive(
 )
 
 
-def agrees(source: Source, raw: bytes, pace: int) -> None:
+def agrees(source: ImportSource, raw: bytes, pace: int) -> None:
     """Reading at any pace, in one go or anew, tells the same; only our errors are raised."""
     source.path.write_bytes(raw)
     try:

@@ -9,8 +9,13 @@ import pytest
 
 from shipper.errors import Unreachable
 from shipper.http_client import Answer
-from shipper.sinks.outcome import Outcome, Verdict
-from shipper.sinks.processor.client import TIMEOUT_GROWTH, AdaptiveTimeout, Address, other_prefix
+from shipper.sinks.outcome import Disposition, Outcome
+from shipper.sinks.processor.client import (
+    TIMEOUT_GROWTH,
+    AdaptiveTimeout,
+    ProcessorClient,
+    other_prefix,
+)
 from spooler.spool.identity import Identity
 from tests.kit.shipping import NOT_FOUND, OK_BODY, NoNetwork
 from tests.kit.spools import identity
@@ -21,7 +26,7 @@ HOST = "http://host:8989"
 WHO = identity(workload_uid="w")
 
 
-def send(address: Address, who: Identity = WHO, tries: int = 1) -> Outcome:
+def send(address: ProcessorClient, who: Identity = WHO, tries: int = 1) -> Outcome:
     return address.send(who, "/wandb/metrics", b"{}", {}, items=None, tries=tries)
 
 
@@ -54,9 +59,9 @@ def test_the_other_prefix_is_tried_remembered_and_said_once(
     given: str, true: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     poster = served_under(HOST + true)
-    address = Address(HOST + given, poster)
+    address = ProcessorClient(HOST + given, poster)
     for _ in range(3):
-        assert send(address).verdict is Verdict.DELIVERED
+        assert send(address).disposition is Disposition.DELIVERED
     wrong, right = f"{HOST}{given}/wandb/metrics", f"{HOST}{true}/wandb/metrics"
     assert poster.urls == [wrong, right, right, right]
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
@@ -66,11 +71,11 @@ def test_the_other_prefix_is_tried_remembered_and_said_once(
 def test_the_given_prefix_is_come_back_to_when_the_other_one_ends() -> None:
     where = [f"{HOST}/v1"]
     poster = NoNetwork(lambda url, turn: OK if url.startswith(where[0]) else NOT_FOUND)
-    address = Address(f"{HOST}/api/v1", poster)
-    assert send(address).verdict is Verdict.DELIVERED
+    address = ProcessorClient(f"{HOST}/api/v1", poster)
+    assert send(address).disposition is Disposition.DELIVERED
     where[0] = f"{HOST}/api/v1"
-    assert send(address).verdict is Verdict.DELIVERED
-    assert send(address).verdict is Verdict.DELIVERED
+    assert send(address).disposition is Disposition.DELIVERED
+    assert send(address).disposition is Disposition.DELIVERED
     assert [url.removeprefix(HOST).removesuffix("/wandb/metrics") for url in poster.urls] == [
         "/api/v1", "/v1", "/v1", "/api/v1", "/api/v1",
     ]  # fmt: skip
@@ -78,17 +83,17 @@ def test_the_given_prefix_is_come_back_to_when_the_other_one_ends() -> None:
 
 def test_nobody_under_either_prefix_is_a_wrong_address_that_is_kept_and_asked_again() -> None:
     poster = served_under()
-    address = Address(f"{HOST}/v1", poster)
+    address = ProcessorClient(f"{HOST}/v1", poster)
     for _ in range(2):
         outcome = send(address)
-        assert (outcome.verdict, outcome.reason) == (Verdict.RETRY, "wrong-address")
-        assert outcome.alarm
+        assert (outcome.disposition, outcome.reason) == (Disposition.RETRY, "wrong-address")
+        assert outcome.needs_operator
     assert len(poster.urls) == 4
 
 
 def test_a_base_with_another_path_has_no_other_prefix() -> None:
     poster = served_under()
-    assert send(Address(f"{HOST}/v2", poster)).reason == "wrong-address"
+    assert send(ProcessorClient(f"{HOST}/v2", poster)).reason == "wrong-address"
     assert len(poster.urls) == 1
 
 
@@ -99,18 +104,18 @@ def test_a_strangers_answer_under_the_other_prefix_does_not_become_the_address(
     page = Answer(status=status, headers={}, body=b"<html>")
     back = [NOT_FOUND]
     poster = NoNetwork(lambda url, turn: back[0] if url.startswith(f"{HOST}/v1") else page)
-    address = Address(f"{HOST}/v1", poster)
+    address = ProcessorClient(f"{HOST}/v1", poster)
     assert send(address).reason == "wrong-address"
     assert not caplog.records
     back[0] = OK
-    assert send(address).verdict is Verdict.DELIVERED
+    assert send(address).disposition is Disposition.DELIVERED
 
 
 def test_an_error_of_the_processor_itself_under_the_other_prefix_is_its_address() -> None:
     unknown = b'{"meta":{"code":400,"message":"no valid workload found"},"data":null}'
     own = Answer(status=400, headers={}, body=unknown)
     poster = NoNetwork(lambda url, turn: own if "/api/" not in url else NOT_FOUND)
-    address = Address(f"{HOST}/api/v1", poster)
+    address = ProcessorClient(f"{HOST}/api/v1", poster)
     assert send(address).reason == "unknown-workload"
     assert send(address).reason == "unknown-workload"
     assert len(poster.urls) == 3
@@ -120,22 +125,22 @@ def test_an_error_of_the_processor_itself_under_the_other_prefix_is_its_address(
 def test_no_answer_is_judged_whichever_prefix_gave_none(turn_of_failure: int) -> None:
     failure = Unreachable("refused", "nobody", sent=False)
     poster = NoNetwork(lambda url, turn: failure if turn == turn_of_failure else NOT_FOUND)
-    outcome = send(Address(f"{HOST}/v1", poster))
-    assert (outcome.verdict, outcome.reason) == (Verdict.RETRY, "refused")
+    outcome = send(ProcessorClient(f"{HOST}/v1", poster))
+    assert (outcome.disposition, outcome.reason) == (Disposition.RETRY, "refused")
 
 
 def test_the_operators_url_comes_before_the_jobs() -> None:
     poster = served_under(f"{HOST}/v1")
     who = identity(api_base_url="http://job/v1")
-    assert send(Address(f"{HOST}/v1", poster), who).verdict is Verdict.DELIVERED
+    assert send(ProcessorClient(f"{HOST}/v1", poster), who).disposition is Disposition.DELIVERED
     assert poster.urls == [f"{HOST}/v1/wandb/metrics"]
 
 
 def test_each_job_has_its_own_url_and_its_own_prefix_where_the_operator_gave_none() -> None:
     poster = served_under("http://one/v1", "http://two/api/v1")
-    address = Address("", poster)
+    address = ProcessorClient("", poster)
     for url in ("http://one/api/v1/", "http://two/api/v1"):
-        assert send(address, identity(api_base_url=url)).verdict is Verdict.DELIVERED
+        assert send(address, identity(api_base_url=url)).disposition is Disposition.DELIVERED
     assert [url.rpartition("/wandb")[0] for url in poster.urls] == [
         "http://one/api/v1",
         "http://one/v1",
@@ -145,8 +150,8 @@ def test_each_job_has_its_own_url_and_its_own_prefix_where_the_operator_gave_non
 
 def test_without_any_url_nothing_is_sent_and_everything_kept() -> None:
     poster = served_under()
-    outcome = send(Address("", poster), identity())
-    assert (outcome.verdict, outcome.reason) == (Verdict.RETRY, "no-url")
+    outcome = send(ProcessorClient("", poster), identity())
+    assert (outcome.disposition, outcome.reason) == (Disposition.RETRY, "no-url")
     assert "--processor-url" in outcome.detail
     assert poster.urls == []
 
@@ -156,9 +161,11 @@ def test_trouble_with_a_jobs_own_url_is_not_that_of_the_others(
     answer: Answer | Unreachable,
 ) -> None:
     poster = NoNetwork(lambda url, turn: answer)
-    assert send(Address(f"{HOST}/v1", poster)).scope == "sink"
-    assert send(Address("", poster), identity(api_base_url=f"{HOST}/v1")).scope == "workload"
-    assert send(Address("", poster), identity()).scope == "workload"
+    assert send(ProcessorClient(f"{HOST}/v1", poster)).scope == "sink"
+    assert (
+        send(ProcessorClient("", poster), identity(api_base_url=f"{HOST}/v1")).scope == "workload"
+    )
+    assert send(ProcessorClient("", poster), identity()).scope == "workload"
 
 
 LATE = Unreachable("timeout", "host: read timed out", sent=True)
@@ -166,7 +173,7 @@ LATE = Unreachable("timeout", "host: read timed out", sent=True)
 
 def test_an_answer_that_did_not_come_may_take_longer_the_next_time() -> None:
     poster = NoNetwork(lambda url, turn: LATE if turn <= 5 else OK)
-    address = Address(f"{HOST}/v1", poster)
+    address = ProcessorClient(f"{HOST}/v1", poster)
     for _ in range(7):
         send(address)
     usual = poster.read_seconds
@@ -176,7 +183,7 @@ def test_an_answer_that_did_not_come_may_take_longer_the_next_time() -> None:
 
 def test_only_the_workload_that_waited_waits_longer() -> None:
     poster = NoNetwork(lambda url, turn: LATE if turn == 1 else OK)
-    address = Address(f"{HOST}/v1", poster)
+    address = ProcessorClient(f"{HOST}/v1", poster)
     send(address)
     send(address, identity(workload_uid="other"))
     assert poster.waits == [poster.read_seconds, poster.read_seconds]
@@ -185,7 +192,7 @@ def test_only_the_workload_that_waited_waits_longer() -> None:
 def test_other_failures_change_nothing_about_the_time_for_an_answer() -> None:
     refused = Unreachable("refused", "host: refused", sent=False)
     poster = NoNetwork(lambda url, turn: refused)
-    address = Address(f"{HOST}/v1", poster)
+    address = ProcessorClient(f"{HOST}/v1", poster)
     send(address)
     send(address)
     assert poster.waits == [poster.read_seconds, poster.read_seconds]
@@ -198,7 +205,7 @@ def test_an_answer_that_took_long_lets_the_next_one_take_longer(
     own = SimpleNamespace(monotonic=lambda: next(clock))
     monkeypatch.setattr("shipper.sinks.processor.client.time", own)
     poster = NoNetwork(lambda url, turn: OK)
-    address = Address(f"{HOST}/v1", poster)
+    address = ProcessorClient(f"{HOST}/v1", poster)
     for _ in range(3):
         send(address)
     assert poster.waits == [poster.read_seconds, 80.0, poster.read_seconds]

@@ -6,17 +6,17 @@ from typing import Any
 
 import pytest
 
-from shipper.steps import Steps, collect_steps, cut_off
+from shipper.steps import CollectedSteps, collect_steps, cut_off
 from spooler.spool import codec
 from spooler.spool.reader import Stored
 from tests.kit.shipping import T0, Record, finish, goodbye, step, stored
 
 
-def collected(*records: Record, ahead: dict[str, int] | None = None) -> Steps:
+def collected(*records: Record, ahead: dict[str, int] | None = None) -> CollectedSteps:
     return collect_steps(stored(*records), ahead or {})
 
 
-def told(steps: Steps) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
+def told(steps: CollectedSteps) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
     """Run and number of the complete steps and of the open ones."""
     return [(s.run, s.step) for s in steps.complete], [(s.run, s.step) for s in steps.open]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from shipper.importers import Origin, Source, exporter_jsonl, formats, open_foreign, scan
+from shipper.importers import ImportSource, Origin, exporter_jsonl, formats, open_imports, scan
 from shipper.importers.exporter_jsonl import ExporterFile
 from spooler.errors import NotASpool, SpoolDamaged
 from spooler.spool import codec
@@ -35,7 +35,7 @@ def source(tmp_path: Path, *lines: bytes, **origin: Any) -> ExporterFile:
     return ExporterFile(path, Origin(**origin))
 
 
-def numbers(one: Source) -> list[int]:
+def numbers(one: ImportSource) -> list[int]:
     return [number for number, _ in steps(read_all(one))]
 
 
@@ -295,26 +295,26 @@ def test_a_chunk_of_large_records_ends_early(
 def test_identity_comes_from_path_and_options(tmp_path: Path) -> None:
     path = place(tmp_path, node=2, rank=3)
     path.write_bytes(line(0, timestamp=12.5))
-    (one,) = open_foreign(path, workload_uid="w", pod_name="p", ranks_per_node=8)
+    (one,) = open_imports(path, workload_uid="w", pod_name="p", ranks_per_node=8)
     who = one.identity()
     assert (who.workload_uid, who.pod_name, who.created) == ("w", "p", 12.5)
     assert (who.node_rank, who.local_rank, who.rank) == (2, 3, 19)
     assert who.spool == one.spool
-    assert open_foreign(path)[0].identity().rank is None
-    assert open_foreign(path, rank=7)[0].identity().rank == 7
+    assert open_imports(path)[0].identity().rank is None
+    assert open_imports(path, rank=7)[0].identity().rank == 7
 
 
 def test_the_id_is_stable_and_unlike_a_live_one(tmp_path: Path) -> None:
     path = place(tmp_path)
     path.write_bytes(line(0))
-    (one,) = open_foreign(path)
+    (one,) = open_imports(path)
     before = one.spool
     path.write_bytes(line(0) * 50)
     os.symlink(path, tmp_path / "link")
     relative = Path(os.path.relpath(path))
     ways = (path, relative, tmp_path / "link")
-    assert [open_foreign(way)[0].spool.split("-")[-1] for way in ways] == [before[-12:]] * 3
-    assert open_foreign(path)[0].spool == open_foreign(relative)[0].spool == one.spool == before
+    assert [open_imports(way)[0].spool.split("-")[-1] for way in ways] == [before[-12:]] * 3
+    assert open_imports(path)[0].spool == open_imports(relative)[0].spool == one.spool == before
     assert before.startswith("import-jsonl-node0.rank0-")
     assert not fmt.is_spool_id(before)
 
@@ -323,7 +323,7 @@ def test_all_ranks_of_a_training_share_a_run(tmp_path: Path) -> None:
     for node, rank in ((0, 0), (0, 1), (1, 0)):
         place(tmp_path / "job", node, rank).write_bytes(line(0))
     place(tmp_path / "other").write_bytes(line(0))
-    found = open_foreign(tmp_path)
+    found = open_imports(tmp_path)
     assert len({one.spool for one in found}) == 4
     runs = [codec.unpack(one.read(0, 1).records[0].body)["run"] for one in found]
     assert runs[0] == runs[1] == runs[2] != runs[3]
@@ -336,32 +336,32 @@ def test_links_are_not_followed_in_a_folder(tmp_path: Path) -> None:
     os.symlink(tmp_path / "a", tmp_path / "b")
     os.symlink(tmp_path, tmp_path / "a" / "loop")
     os.symlink(path, tmp_path / "wandb_metrics.jsonl")
-    assert [one.path for one in open_foreign(tmp_path)] == [path]
+    assert [one.path for one in open_imports(tmp_path)] == [path]
 
 
 def test_a_file_of_another_name_is_known_by_how_it_begins(tmp_path: Path) -> None:
     renamed = tmp_path / "metrics.txt"
     renamed.write_bytes(line(0))
-    assert numbers(open_foreign(renamed)[0]) == [0]
+    assert numbers(open_imports(renamed)[0]) == [0]
     (tmp_path / "notes.txt").write_bytes(b"hello\n")
     with pytest.raises(NotASpool, match=r"notes\.txt"):
-        open_foreign(tmp_path / "notes.txt")
+        open_imports(tmp_path / "notes.txt")
     with pytest.raises(NotASpool, match="no such file"):
-        open_foreign(tmp_path / "absent")
+        open_imports(tmp_path / "absent")
     with pytest.raises(NotASpool, match="no such format"):
-        open_foreign(renamed, format_name="csv")
+        open_imports(renamed, format_name="csv")
 
 
 def test_what_is_no_file_is_not_opened(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "wandb_metrics.jsonl")
-    assert open_foreign(tmp_path) == []
+    assert open_imports(tmp_path) == []
     assert not any(one.recognises(tmp_path / "wandb_metrics.jsonl") for one in formats().values())
 
 
 def test_a_file_under_a_lease_of_its_writer_is_not_waited_for(tmp_path: Path) -> None:
     path = place(tmp_path)
     path.write_bytes(line(0))
-    (source,) = open_foreign(path)
+    (source,) = open_imports(path)
     own(tmp_path)
     with held(tmp_path, "lease"):
         with pytest.raises(SpoolDamaged):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from shipper.errors import Unreachable
-from shipper.http_client.client import ANSWER_LIMIT, Poster
+from shipper.http_client.client import ANSWER_LIMIT, HttpClient
 from tests.kit.faulty_receiver import (
     Answer,
     Behaviour,
@@ -35,27 +35,27 @@ def receiver(tmp_path: Path) -> Iterator[FaultyReceiver]:
 
 
 @pytest.fixture
-def poster() -> Poster:
-    return Poster(user_agent="lens-ship/test", connect_seconds=10.0, read_seconds=10.0)
+def poster() -> HttpClient:
+    return HttpClient(user_agent="lens-ship/test", connect_seconds=10.0, read_seconds=10.0)
 
 
 @pytest.fixture
-def hasty() -> Poster:
-    return Poster(user_agent="lens-ship/test", connect_seconds=0.2, read_seconds=0.2)
+def hasty() -> HttpClient:
+    return HttpClient(user_agent="lens-ship/test", connect_seconds=0.2, read_seconds=0.2)
 
 
 def metrics(receiver: FaultyReceiver) -> str:
     return receiver.url + "/wandb/metrics"
 
 
-def failure(poster: Poster, url: str) -> Unreachable:
+def failure(poster: HttpClient, url: str) -> Unreachable:
     with pytest.raises(Unreachable) as raised:
         poster.post(url, BODY, {})
     return raised.value
 
 
 def test_an_answer_is_read_whole_and_its_header_names_are_lower_case(
-    receiver: FaultyReceiver, poster: Poster
+    receiver: FaultyReceiver, poster: HttpClient
 ) -> None:
     receiver.then(Answer(status=418, body="short", headers=(("Retry-After", "7"),)))
     answer = poster.post(metrics(receiver), BODY, {})
@@ -63,7 +63,9 @@ def test_an_answer_is_read_whole_and_its_header_names_are_lower_case(
     assert answer.headers["retry-after"] == "7"
 
 
-def test_what_is_posted_arrives_with_its_headers(receiver: FaultyReceiver, poster: Poster) -> None:
+def test_what_is_posted_arrives_with_its_headers(
+    receiver: FaultyReceiver, poster: HttpClient
+) -> None:
     poster.post(metrics(receiver), BODY, {"Lens-Ship-Records": "s/processor/1-1"})
     (seen,) = receiver.seen
     assert seen.raw == BODY
@@ -73,13 +75,13 @@ def test_what_is_posted_arrives_with_its_headers(receiver: FaultyReceiver, poste
     assert headers["lens-ship-records"] == "s/processor/1-1"
 
 
-def test_a_slow_answer_is_waited_for(receiver: FaultyReceiver, poster: Poster) -> None:
+def test_a_slow_answer_is_waited_for(receiver: FaultyReceiver, poster: HttpClient) -> None:
     receiver.then(SlowBody(pause=0.01))
     assert b'"code":2000' in poster.post(metrics(receiver), BODY, {}).body.replace(b" ", b"")
 
 
 def test_a_strangers_endless_page_is_not_read_to_its_end(
-    receiver: FaultyReceiver, poster: Poster
+    receiver: FaultyReceiver, poster: HttpClient
 ) -> None:
     receiver.then(Answer(status=200, body=b"x" * (2 * ANSWER_LIMIT)))
     assert len(poster.post(metrics(receiver), BODY, {}).body) == ANSWER_LIMIT
@@ -98,7 +100,7 @@ def test_a_strangers_endless_page_is_not_read_to_its_end(
     ],
 )
 def test_an_exchange_that_breaks_off_may_have_been_processed(
-    receiver: FaultyReceiver, poster: Poster, behaviour: Behaviour, reason: str
+    receiver: FaultyReceiver, poster: HttpClient, behaviour: Behaviour, reason: str
 ) -> None:
     receiver.then(behaviour)
     lost = failure(poster, metrics(receiver))
@@ -110,14 +112,14 @@ def test_an_exchange_that_breaks_off_may_have_been_processed(
 
 @pytest.mark.parametrize("behaviour", [Hang(), SlowBody(pause=30.0)])
 def test_an_answer_that_does_not_come_is_a_timeout_after_sending(
-    receiver: FaultyReceiver, hasty: Poster, behaviour: Behaviour
+    receiver: FaultyReceiver, hasty: HttpClient, behaviour: Behaviour
 ) -> None:
     receiver.then(behaviour)
     late = failure(hasty, metrics(receiver))
     assert (late.reason, late.sent) == ("timeout", True)
 
 
-def test_nobody_listening_is_a_refusal_before_sending(poster: Poster) -> None:
+def test_nobody_listening_is_a_refusal_before_sending(poster: HttpClient) -> None:
     with closing(socket.socket()) as reserved:
         reserved.bind(("127.0.0.1", 0))
         port = reserved.getsockname()[1]
@@ -127,7 +129,7 @@ def test_nobody_listening_is_a_refusal_before_sending(poster: Poster) -> None:
 
 
 def test_a_host_that_does_not_take_the_connection_is_a_timeout_before_sending(
-    hasty: Poster,
+    hasty: HttpClient,
 ) -> None:
     with ExitStack() as stack:
         full = stack.enter_context(closing(socket.socket()))
@@ -142,7 +144,7 @@ def test_a_host_that_does_not_take_the_connection_is_a_timeout_before_sending(
 
 
 def test_a_name_that_does_not_resolve_is_known_before_sending(
-    poster: Poster, monkeypatch: pytest.MonkeyPatch
+    poster: HttpClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def nobody(*_: object, **__: object) -> None:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
@@ -157,19 +159,19 @@ def test_a_name_that_does_not_resolve_is_known_before_sending(
 @pytest.mark.parametrize(
     "url", ["ftp://host/v1", "host:8989/v1", "http://", "/v1", "http://host:99999999/v1", "x"]
 )
-def test_a_url_that_is_none_is_known_before_sending(poster: Poster, url: str) -> None:
+def test_a_url_that_is_none_is_known_before_sending(poster: HttpClient, url: str) -> None:
     bad = failure(poster, url)
     assert (bad.reason, bad.sent) == ("bad-url", False)
     assert url in bad.detail
 
 
 @pytest.mark.parametrize("host", ["a..b", "x" * 64, "\u00f6" * 70, "[::1", "a b"])
-def test_an_impossible_host_name_is_a_failure_like_any_other(poster: Poster, host: str) -> None:
+def test_an_impossible_host_name_is_a_failure_like_any_other(poster: HttpClient, host: str) -> None:
     failure(poster, f"http://{host}/v1")
 
 
 def test_a_server_without_encryption_is_not_sent_anything_in_the_clear(
-    receiver: FaultyReceiver, poster: Poster
+    receiver: FaultyReceiver, poster: HttpClient
 ) -> None:
     plain = failure(poster, metrics(receiver).replace("http:", "https:"))
     assert (plain.reason, plain.sent) == ("tls", False)
@@ -177,7 +179,7 @@ def test_a_server_without_encryption_is_not_sent_anything_in_the_clear(
 
 
 def test_a_redirect_is_an_answer_and_is_not_followed(
-    receiver: FaultyReceiver, poster: Poster
+    receiver: FaultyReceiver, poster: HttpClient
 ) -> None:
     receiver.then(redirect(metrics(receiver)))
     answer = poster.post(metrics(receiver) + "/", BODY, {})
@@ -188,7 +190,7 @@ def test_a_redirect_is_an_answer_and_is_not_followed(
 
 def test_no_password_is_taken_from_a_netrc(
     receiver: FaultyReceiver,
-    poster: Poster,
+    poster: HttpClient,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -201,7 +203,7 @@ def test_no_password_is_taken_from_a_netrc(
     assert "authorization" not in {name.lower() for name in receiver.seen[0].headers}
 
 
-def test_one_thread_keeps_one_connection(poster: Poster) -> None:
+def test_one_thread_keeps_one_connection(poster: HttpClient) -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as server:
         counted: list[int] = []
 

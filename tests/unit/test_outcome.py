@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from shipper.errors import Unreachable
 from shipper.http_client import Answer
-from shipper.sinks.outcome import Outcome, Verdict, classify_failure, retry_after
+from shipper.sinks.outcome import Disposition, Outcome, classify_failure, retry_after
 from shipper.sinks.processor.classify import (
     BAD_REQUEST,
     NO_IDENTITY,
@@ -20,7 +20,12 @@ from shipper.sinks.processor.classify import (
     is_processors,
 )
 
-DELIVERED, RETRY, SPLIT, DEAD = Verdict.DELIVERED, Verdict.RETRY, Verdict.SPLIT, Verdict.DEAD
+DELIVERED, RETRY, SPLIT, PERMANENT = (
+    Disposition.DELIVERED,
+    Disposition.RETRY,
+    Disposition.SPLIT,
+    Disposition.PERMANENT,
+)
 PAGE = b"<html><body>It works!</body></html>"
 PLAIN = b"404 page not found"
 
@@ -43,7 +48,7 @@ W, S = "workload", "sink"
 FAILED = envelope(500, "failed to process metrics", {})
 BAD, NOBODY, UNKNOWN = (envelope(400, text) for text in (BAD_REQUEST, NO_IDENTITY, NO_WORKLOAD))
 
-# status, body, tries, verdict, reason, scope, alarm, ambiguous
+# status, body, tries, disposition, reason, scope, alarm, ambiguous
 TABLE = [
     (200, counted(), 1, DELIVERED, "delivered", W, False, False),
     (200, counted(None), 1, DELIVERED, "delivered", W, False, False),
@@ -73,7 +78,7 @@ TABLE = [
     (400, BAD, 1, RETRY, "bad-request", W, False, False),
     (400, BAD, 2, SPLIT, "bad-request", W, False, False),
     (400, BAD, 3, SPLIT, "bad-request", W, False, False),
-    (400, NOBODY, 1, DEAD, "no-identity", W, True, False),
+    (400, NOBODY, 1, PERMANENT, "no-identity", W, True, False),
     (400, UNKNOWN, 1, RETRY, "unknown-workload", W, False, False),
     (400, UNKNOWN, 10_000, RETRY, "unknown-workload", W, False, False),
     (400, envelope(400, "something new"), 99, RETRY, "other-service", S, True, False),
@@ -108,21 +113,21 @@ TABLE = [
 
 @pytest.mark.promise("G6")
 @pytest.mark.parametrize(
-    ("status", "body", "tries", "verdict", "reason", "scope", "alarm", "ambiguous"), TABLE
+    ("status", "body", "tries", "disposition", "reason", "scope", "alarm", "ambiguous"), TABLE
 )
 def test_an_answer_means(
     status: int,
     body: bytes,
     tries: int,
-    verdict: Verdict,
+    disposition: Disposition,
     reason: str,
     scope: str,
     alarm: bool,
     ambiguous: bool,
 ) -> None:
     outcome = judged(status, body, tries=tries)
-    assert (outcome.verdict, outcome.reason, outcome.scope) == (verdict, reason, scope)
-    assert (outcome.alarm, outcome.ambiguous) == (alarm, ambiguous)
+    assert (outcome.disposition, outcome.reason, outcome.scope) == (disposition, reason, scope)
+    assert (outcome.needs_operator, outcome.ambiguous) == (alarm, ambiguous)
 
 
 @pytest.mark.promise("G6")
@@ -130,12 +135,12 @@ def test_an_answer_means(
 @pytest.mark.parametrize("tries", [1, 1000])
 def test_no_status_alone_buries_or_delivers_anything(body: bytes, tries: int) -> None:
     for status in range(100, 600):
-        verdict = judged(status, body, tries=tries).verdict
-        assert verdict is RETRY or (verdict is SPLIT and status in (413, 500)), status
+        disposition = judged(status, body, tries=tries).disposition
+        assert disposition is RETRY or (disposition is SPLIT and status in (413, 500)), status
 
 
 def test_an_answer_to_what_is_not_counted_need_not_count() -> None:
-    assert judged(200, counted(99), items=None).verdict is DELIVERED
+    assert judged(200, counted(99), items=None).disposition is DELIVERED
 
 
 def test_the_detail_says_what_the_receiver_said() -> None:
@@ -151,7 +156,7 @@ def test_a_redirect_says_where_to() -> None:
 
 
 @pytest.mark.parametrize(
-    ("reason", "sent", "tries", "verdict", "scope"),
+    ("reason", "sent", "tries", "disposition", "scope"),
     [
         ("refused", False, 99, RETRY, S),
         ("no-connection", False, 99, RETRY, S),
@@ -167,11 +172,13 @@ def test_a_redirect_says_where_to() -> None:
     ],
 )
 @pytest.mark.promise("G6")
-def test_a_failure_means(reason: str, sent: bool, tries: int, verdict: Verdict, scope: str) -> None:
+def test_a_failure_means(
+    reason: str, sent: bool, tries: int, disposition: Disposition, scope: str
+) -> None:
     outcome = classify_failure(Unreachable(reason, "why", sent=sent), tries=tries)
-    assert (outcome.verdict, outcome.scope, outcome.reason) == (verdict, scope, reason)
-    assert outcome.ambiguous == (verdict is SPLIT)
-    assert outcome.alarm == (reason in ("no-url", "bad-url", "tls"))
+    assert (outcome.disposition, outcome.scope, outcome.reason) == (disposition, scope, reason)
+    assert outcome.ambiguous == (disposition is SPLIT)
+    assert outcome.needs_operator == (reason in ("no-url", "bad-url", "tls"))
     assert outcome.detail == "why"
 
 
@@ -221,7 +228,7 @@ def test_no_header_breaks_the_reading_of_it(wish: str, date: str) -> None:
 @settings(deadline=None)
 @given(st.binary(), st.integers(100, 599), st.integers(1, 10))
 def test_no_body_breaks_the_judgement(body: bytes, status: int, tries: int) -> None:
-    assert judged(status, body, tries=tries).verdict is not DELIVERED
+    assert judged(status, body, tries=tries).disposition is not DELIVERED
 
 
 def test_the_processors_answers_are_told_from_others() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from shipper.delivery.pipeline import READ_RECORDS, Progress, Route, Together
 from shipper.ledger.ledger import Ledger, Position
-from shipper.sinks.outcome import Outcome, Verdict
+from shipper.sinks.outcome import Disposition, Outcome
 from shipper.sinks.processor.metrics import StepParcel
 from spooler.spool.identity import Identity
 from tests.kit.shipping import (
@@ -109,7 +109,7 @@ def test_a_position_is_saved_after_the_answer_and_not_before(setup: Setup) -> No
     setup.log(*(step(number) for number in range(25)))
     saved: list[int] = []
 
-    def judge(parcel: StepParcel, tries: int) -> Outcome:
+    def judge(batch: StepParcel, tries: int) -> Outcome:
         saved.append(setup.saved.seq)
         return DELIVERED
 
@@ -122,7 +122,7 @@ def test_a_position_is_saved_after_the_answer_and_not_before(setup: Setup) -> No
 @pytest.mark.promise("G4")
 def test_nothing_is_saved_when_nobody_says_so(setup: Setup) -> None:
     setup.log(step(1))
-    setup.sink.judge = lambda parcel, tries: retry()
+    setup.sink.judge = lambda batch, tries: retry()
     assert setup.turn().failure == retry()
     assert setup.saved == Position()
     assert setup.new_route().position == Position()
@@ -145,7 +145,7 @@ def test_what_is_sent_again_has_the_same_records_and_the_tries_are_counted(setup
     setup.sink.judge = script(retry(), retry(), retry())
     for _ in range(4):
         setup.turn()
-    assert {parcel.seqs for parcel in setup.sink.sent} == {tuple(range(1, 11))}
+    assert {batch.seqs for batch in setup.sink.sent} == {tuple(range(1, 11))}
     assert setup.sink.tries == [1, 2, 3, 4]
 
 
@@ -189,8 +189,8 @@ def test_a_part_that_comes_in_time_travels_with_the_others(setup: Setup) -> None
     setup.clock.pass_by(FLUSH - 1)
     setup.log(step(1, b=2))
     setup.turn()
-    (parcel,) = setup.sink.sent
-    assert parcel.seqs == (1, 2)
+    (batch,) = setup.sink.sent
+    assert batch.seqs == (1, 2)
 
 
 def test_a_part_that_comes_too_late_travels_after_the_others(setup: Setup) -> None:
@@ -200,7 +200,7 @@ def test_a_part_that_comes_too_late_travels_after_the_others(setup: Setup) -> No
     setup.turn()
     setup.log(step(1, b=2))
     setup.turn()
-    assert [parcel.seqs for parcel in setup.sink.sent] == [(1,), (2,)]
+    assert [batch.seqs for batch in setup.sink.sent] == [(1,), (2,)]
 
 
 @pytest.mark.parametrize(
@@ -218,11 +218,11 @@ def test_an_open_step_goes_at_once_when_nothing_can_follow(
 def test_an_open_step_does_not_hold_up_another_run(setup: Setup) -> None:
     setup.log(step(1, run="a", closed=False), *(step(number, run="b") for number in range(15)))
     setup.turn()
-    assert [parcel.run for parcel in setup.sink.sent] == ["b", "b"]
+    assert [batch.run for batch in setup.sink.sent] == ["b", "b"]
     assert setup.saved == Position(seq=0, ahead={"b": 16}, early=frozenset(range(2, 17)))
     setup.route = setup.new_route()
     setup.turn(owned=False)
-    assert [(parcel.run, parcel.seqs) for parcel in setup.sink.sent[2:]] == [("a", (1,))]
+    assert [(batch.run, batch.seqs) for batch in setup.sink.sent[2:]] == [("a", (1,))]
     assert setup.saved == Position(seq=16)
 
 
@@ -254,7 +254,9 @@ def test_a_record_that_cannot_be_sent_is_kept_apart_and_gone_past(setup: Setup) 
 @pytest.mark.promise("G6")
 def test_a_refused_request_is_kept_as_dead_letters_and_the_next_one_goes(setup: Setup) -> None:
     setup.log(*(step(number) for number in range(15)))
-    setup.sink.judge = script(Outcome(verdict=Verdict.DEAD, reason="no-identity", detail="why"))
+    setup.sink.judge = script(
+        Outcome(disposition=Disposition.PERMANENT, reason="no-identity", detail="why")
+    )
     assert setup.turn().at_end
     assert setup.buried() == list(range(1, 11))
     letters = setup.ledger.dead_letters()

@@ -14,7 +14,7 @@ import pytest
 
 from shipper.delivery.pipeline import Progress, Route, Together
 from shipper.ledger.ledger import DATABASE_NAME, Ledger
-from shipper.sinks.outcome import Outcome, Verdict
+from shipper.sinks.outcome import Disposition, Outcome
 from shipper.sinks.processor.metrics import StepParcel
 from spooler.spool.reader import Reader
 from tests.kit.shipping import (
@@ -31,8 +31,10 @@ from tests.kit.shipping import (
 from tests.kit.spools import identity
 
 WHO = identity(workload_uid="w")
-SPLIT = Outcome(verdict=Verdict.SPLIT, reason="bad-request", detail="400")
-AMBIGUOUS = Outcome(verdict=Verdict.SPLIT, reason="server-error", detail="500", ambiguous=True)
+SPLIT = Outcome(disposition=Disposition.SPLIT, reason="bad-request", detail="400")
+AMBIGUOUS = Outcome(
+    disposition=Disposition.SPLIT, reason="server-error", detail="500", ambiguous=True
+)
 
 
 class Setup:
@@ -65,9 +67,9 @@ class Setup:
         """Step numbers of what was answered well, one for each time."""
         return [
             step.step
-            for parcel in self.sink.sent
-            if self.sink.judge(parcel, 1) is DELIVERED
-            for step in parcel.request.steps
+            for batch in self.sink.sent
+            if self.sink.judge(batch, 1) is DELIVERED
+            for step in batch.request.steps
         ]
 
 
@@ -79,8 +81,8 @@ def setup(tmp_path: Path) -> Iterator[Setup]:
 
 
 def refusing(*poisoned: int, outcome: Outcome = SPLIT) -> Any:
-    def judge(parcel: StepParcel, tries: int) -> Outcome:
-        bad = any(step.step in poisoned for step in parcel.request.steps)
+    def judge(batch: StepParcel, tries: int) -> Outcome:
+        bad = any(step.step in poisoned for step in batch.request.steps)
         return outcome if bad else DELIVERED
 
     return judge
@@ -222,7 +224,7 @@ def test_what_cannot_be_sent_is_said_once_while_the_receiver_is_away(
         damaged(directory, "UPDATE record SET checksum = 0 WHERE seq = 3")
         made.directory = directory
         made.route = made.new_route()
-        made.sink.judge = lambda parcel, tries: retry()
+        made.sink.judge = lambda batch, tries: retry()
         with caplog.at_level(logging.ERROR, logger="shipper.delivery.pipeline"):
             for _ in range(5):
                 made.turn()
@@ -231,10 +233,10 @@ def test_what_cannot_be_sent_is_said_once_while_the_receiver_is_away(
 
 
 def test_halves_of_what_took_too_long_go_out_after_a_wait(setup: Setup) -> None:
-    late = Outcome(verdict=Verdict.SPLIT, reason="timeout", detail="late", ambiguous=True)
-    setup.sink.judge = lambda parcel, tries: late if len(parcel.seqs) > 50 else DELIVERED
+    late = Outcome(disposition=Disposition.SPLIT, reason="timeout", detail="late", ambiguous=True)
+    setup.sink.judge = lambda batch, tries: late if len(batch.seqs) > 50 else DELIVERED
     assert setup.turn().failure is late
     assert len(setup.sink.sent) == 1
     assert setup.turn() == Progress(at_end=True)
-    assert [len(parcel.seqs) for parcel in setup.sink.sent] == [100, 50, 50]
+    assert [len(batch.seqs) for batch in setup.sink.sent] == [100, 50, 50]
     assert setup.delivered() == list(range(100))

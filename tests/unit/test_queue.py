@@ -12,7 +12,7 @@ from shipper.delivery.pipeline import Route, Together
 from shipper.delivery.queue import SLEEP_SECONDS, TROUBLE_SECONDS, TURN_SECONDS, Lane
 from shipper.delivery.sink_state import Health
 from shipper.ledger.ledger import Ledger
-from shipper.sinks.outcome import Outcome, Verdict
+from shipper.sinks.outcome import Disposition, Outcome
 from shipper.sinks.processor.metrics import StepParcel
 from spooler.errors import SpoolDamaged
 from spooler.spool.reader import Chunk
@@ -114,7 +114,7 @@ def test_news_that_come_during_a_turn_are_not_slept_over(setup: Setup) -> None:
     route = setup.add(1, [step(1)])
     news = [step(2)]
 
-    def judge(parcel: StepParcel, tries: int) -> Outcome:
+    def judge(batch: StepParcel, tries: int) -> Outcome:
         if news:
             append(setup.writers[1], [news.pop()])
             setup.lane.wake(route.identity.spool)
@@ -193,24 +193,24 @@ def test_spools_take_turns_when_time_is_up(setup: Setup) -> None:
     setup.add(1, [step(number, run="a") for number in range(3)], owned=False)
     setup.add(2, [step(number, run="b") for number in range(3)], owned=False)
 
-    def slow(parcel: Any, tries: int) -> Any:
+    def slow(batch: Any, tries: int) -> Any:
         setup.clock.pass_by(TURN_SECONDS)
         return DELIVERED
 
     setup.judge(slow)
     setup.turns()
-    assert [parcel.run for parcel in setup.sink.sent] == ["a", "b", "a", "b", "a", "b"]
+    assert [batch.run for batch in setup.sink.sent] == ["a", "b", "a", "b", "a", "b"]
 
 
 @pytest.mark.promise("G3")
 def test_a_failure_leaves_everything_where_it_is_and_waits(setup: Setup) -> None:
     route = setup.add(1, [step(1)])
-    setup.judge(lambda parcel, tries: retry())
+    setup.judge(lambda batch, tries: retry())
     setup.lane.turn()
     assert route.position.seq == 0
     assert setup.lane.due() == setup.lane.health.ready_at
     assert not setup.lane.caught_up()
-    setup.judge(lambda parcel, tries: DELIVERED)
+    setup.judge(lambda batch, tries: DELIVERED)
     setup.clock.pass_by(60)
     setup.turns()
     assert route.position.seq == 1
@@ -220,7 +220,7 @@ def test_a_failure_leaves_everything_where_it_is_and_waits(setup: Setup) -> None
 @pytest.mark.promise("G15")
 def test_trouble_of_the_workload_holds_up_no_other_workload(setup: Setup) -> None:
     setup.add(1, [step(1)])
-    setup.judge(lambda parcel, tries: retry("unknown-workload"))
+    setup.judge(lambda batch, tries: retry("unknown-workload"))
     setup.lane.turn()
     assert setup.lane.health.trouble is not None
     assert setup.health.trouble is None
@@ -233,11 +233,11 @@ def test_trouble_of_the_sink_holds_up_all_its_workloads_until_it_is_over(setup: 
     setup.add(1, [step(1)])
     other = setup.another_lane("other")
     other.add(setup.lane.routes()[0])
-    setup.judge(lambda parcel, tries: retry("refused", scope="sink", alarm=True))
+    setup.judge(lambda batch, tries: retry("refused", scope="sink", alarm=True))
     setup.lane.turn()
     assert setup.health.trouble is not None
     assert other.due() == setup.lane.due() == setup.health.ready_at
-    setup.judge(lambda parcel, tries: DELIVERED)
+    setup.judge(lambda batch, tries: DELIVERED)
     setup.clock.pass_by(60)
     setup.turns()
     assert setup.health.trouble is None
@@ -248,7 +248,7 @@ def test_progress_before_a_failure_begins_a_new_row_of_failures(setup: Setup) ->
     setup.config = config(setup.folder, batch_max_steps=1)
     setup.sink = ScriptedSink(setup.config)
     setup.add(1, [step(number) for number in range(40)])
-    setup.judge(lambda parcel, tries: DELIVERED if tries > 1 else retry())
+    setup.judge(lambda batch, tries: DELIVERED if tries > 1 else retry())
     for _ in range(30):
         setup.lane.turn()
         assert setup.lane.health.ready_at - setup.clock.now <= 1.0
@@ -275,7 +275,7 @@ def test_a_spool_that_cannot_be_read_is_left_alone_and_the_others_go_on(
     monkeypatch.setattr(bad.reader, "read", broken)
     with caplog.at_level(logging.ERROR, logger="shipper.delivery.queue"):
         setup.turns()
-        assert [parcel.run for parcel in setup.sink.sent] == ["good"]
+        assert [batch.run for batch in setup.sink.sent] == ["good"]
         assert not setup.lane.caught_up()
         setup.clock.pass_by(TROUBLE_SECONDS)
         setup.turns()
@@ -284,7 +284,7 @@ def test_a_spool_that_cannot_be_read_is_left_alone_and_the_others_go_on(
     monkeypatch.setattr(bad.reader, "read", read)
     setup.clock.pass_by(TROUBLE_SECONDS)
     setup.turns()
-    assert [parcel.run for parcel in setup.sink.sent] == ["good", "bad"]
+    assert [batch.run for batch in setup.sink.sent] == ["good", "bad"]
 
 
 def test_a_spool_at_rest_comes_back(setup: Setup) -> None:
@@ -304,7 +304,9 @@ def test_a_removed_spool_is_forgotten(setup: Setup) -> None:
 def test_a_refused_parcel_does_not_count_as_trouble_of_anyone(setup: Setup) -> None:
     setup.add(1, [step(1), step(2)])
     dead = retry("no-identity")
-    setup.judge(lambda parcel, tries: type(dead)(verdict=Verdict.DEAD, reason="no-identity"))
+    setup.judge(
+        lambda batch, tries: type(dead)(disposition=Disposition.PERMANENT, reason="no-identity")
+    )
     setup.turns()
     assert setup.lane.health.trouble is None
     assert setup.health.trouble is None

@@ -9,7 +9,7 @@ import pytest
 
 from shipper.delivery.backoff import CAP_SECONDS, FIRST_SECONDS
 from shipper.delivery.sink_state import Health
-from shipper.sinks.outcome import Outcome, Verdict
+from shipper.sinks.outcome import Disposition, Outcome
 from tests.kit.shipping import Clock, retry
 
 
@@ -48,7 +48,7 @@ def test_a_failure_puts_off_the_next_try_by_the_wait_it_returns(
 
 
 def test_failures_of_one_moment_count_once(health: Health, clock: Clock) -> None:
-    first = health.failed(Outcome(verdict=Verdict.RETRY, reason="busy", retry_after=30.0))
+    first = health.failed(Outcome(disposition=Disposition.RETRY, reason="busy", retry_after=30.0))
     ready = health.ready_at
     clock.pass_by(10)
     assert health.failed(retry("another")) == pytest.approx(first - 10)

@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from shipper.errors import Unreachable
-from shipper.sinks.outcome import Outcome, Verdict
+from shipper.sinks.outcome import Disposition, Outcome
 
 # Tries after which a report that is refused, or that may have arrived each time, is given up.
 TRIES_REFUSED = 3
@@ -43,9 +43,9 @@ class Reply:
     detail: str = ""
 
 
-DELIVERED = Outcome(verdict=Verdict.DELIVERED, reason="delivered")
-IN_DOUBT = Outcome(
-    verdict=Verdict.DROPPED,
+DELIVERED = Outcome(disposition=Disposition.DELIVERED, reason="delivered")
+AMBIGUOUS = Outcome(
+    disposition=Disposition.DROPPED,
     reason="ambiguous",
     detail=f"sent {TRIES_AMBIGUOUS} times without an answer; the master may have it as often",
 )
@@ -54,25 +54,25 @@ IN_DOUBT = Outcome(
 def expired(age: float) -> Outcome:
     """A report that is older than a master keeps reports."""
     return Outcome(
-        verdict=Verdict.DROPPED,
+        disposition=Disposition.DROPPED,
         reason="expired",
         detail=f"{age:.0f} s old: the master would drop it at once",
     )
 
 
-def no_master(*, wait: bool) -> Outcome:
+def no_endpoint(*, wait: bool) -> Outcome:
     """A report of a job that has no master."""
     return Outcome(
-        verdict=Verdict.RETRY if wait else Verdict.DROPPED,
+        disposition=Disposition.RETRY if wait else Disposition.DROPPED,
         reason="no-master",
         detail="the job recorded no DLROVER_MASTER_ADDR and no --dlrover-address is given",
-        alarm=True,
+        needs_operator=True,
     )
 
 
-def unfit(detail: str) -> Outcome:
+def invalid(detail: str) -> Outcome:
     """A report that no master may be sent."""
-    return Outcome(verdict=Verdict.DEAD, reason="unsendable", detail=detail)
+    return Outcome(disposition=Disposition.PERMANENT, reason="unsendable", detail=detail)
 
 
 def judge_report(reply: Reply, *, refusals: int) -> Outcome:
@@ -80,50 +80,56 @@ def judge_report(reply: Reply, *, refusals: int) -> Outcome:
     if reply.status == "OK" and reply.success:
         return DELIVERED
     if reply.status == "OK" and reply.success is False:
-        return said_no("refused", "success is false: a wrong job uid, or not understood", refusals)
+        return rejected("refused", "success is false: a wrong job uid, or not understood", refusals)
     if reply.status in ("UNKNOWN", "500"):
         detail = f"{_told(reply)}; it may have been stored all the same"
-        return Outcome(verdict=Verdict.DEAD, reason="master-error", detail=detail)
+        return Outcome(disposition=Disposition.PERMANENT, reason="master-error", detail=detail)
     if reply.status == "413" or (
         reply.status == "RESOURCE_EXHAUSTED" and _TOO_LARGE in reply.detail
     ):
         detail = f"{_told(reply)}; lower --dlrover-message-bytes"
-        return Outcome(verdict=Verdict.DEAD, reason="too-large", detail=detail)
+        return Outcome(disposition=Disposition.PERMANENT, reason="too-large", detail=detail)
     return judge_status(reply, refusals=refusals, ambiguous=reply.status not in _NOT_STORED)
 
 
 def judge_status(reply: Reply, *, refusals: int = 0, ambiguous: bool = False) -> Outcome:
     """What an answer means that is neither yes nor no."""
     if reply.status in ("UNAUTHENTICATED", "406"):
-        return said_no("wrong-job", f"{_told(reply)}; the master is another job's", refusals)
+        return rejected("wrong-job", f"{_told(reply)}; the master is another job's", refusals)
     if reply.status in ("UNIMPLEMENTED", "404", "405", "OK"):
-        return _pause("other-service", f"{_told(reply)}; no master is there", alarm=True)
+        return _pause("other-service", f"{_told(reply)}; no master is there", needs_operator=True)
     if reply.status in ("RESOURCE_EXHAUSTED", "429", "503"):
         return _pause("busy", _told(reply))
-    return _pause("unexpected", _told(reply), alarm=True, ambiguous=ambiguous)
+    return _pause("unexpected", _told(reply), needs_operator=True, ambiguous=ambiguous)
 
 
 def judge_failure(failure: Unreachable) -> Outcome:
     """What no answer means."""
-    alarm = failure.reason in ("bad-address", "unsupported")
-    return _pause(failure.reason, failure.detail, alarm=alarm, ambiguous=failure.sent)
+    needs_operator = failure.reason in ("bad-address", "unsupported")
+    return _pause(
+        failure.reason, failure.detail, needs_operator=needs_operator, ambiguous=failure.sent
+    )
 
 
-def said_no(reason: str, detail: str, refusals: int) -> Outcome:
+def rejected(reason: str, detail: str, refusals: int) -> Outcome:
     """A clear no: a pause, and after some of them a dead letter."""
     if refusals + 1 >= TRIES_REFUSED:
-        return Outcome(verdict=Verdict.DEAD, reason=reason, detail=detail, alarm=True)
-    return Outcome(verdict=Verdict.RETRY, reason=reason, detail=detail, alarm=True)
+        return Outcome(
+            disposition=Disposition.PERMANENT, reason=reason, detail=detail, needs_operator=True
+        )
+    return Outcome(disposition=Disposition.RETRY, reason=reason, detail=detail, needs_operator=True)
 
 
-def _pause(reason: str, detail: str, *, alarm: bool = False, ambiguous: bool = False) -> Outcome:
+def _pause(
+    reason: str, detail: str, *, needs_operator: bool = False, ambiguous: bool = False
+) -> Outcome:
     return Outcome(
-        verdict=Verdict.RETRY,
+        disposition=Disposition.RETRY,
         reason=reason,
         detail=detail,
-        alarm=alarm,
+        needs_operator=needs_operator,
         ambiguous=ambiguous,
-        retry_after=None if alarm else RETRY_SECONDS,
+        retry_after=None if needs_operator else RETRY_SECONDS,
     )
 
 

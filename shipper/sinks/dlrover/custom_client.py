@@ -19,10 +19,10 @@ from typing import Any
 
 from shipper.errors import ConfigError
 from shipper.log import fields
-from shipper.sinks.dlrover.classify import DELIVERED, RETRY_SECONDS, said_no
+from shipper.sinks.dlrover.classify import DELIVERED, RETRY_SECONDS, rejected
 from shipper.sinks.dlrover.report import Report
-from shipper.sinks.dlrover.session import Sent, Speaker
-from shipper.sinks.outcome import Greeting, Outcome, Verdict
+from shipper.sinks.dlrover.session import JobNode, Sent
+from shipper.sinks.outcome import Disposition, Handshake, Outcome
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class WorkerTrainingMetric:
         return json.dumps(vars(self))
 
 
-class ClientConversation:
+class CustomClientSession:
     """As `Conversation`, with a client of the operator's; it knows nothing of a master's lives."""
 
     def __init__(self, address: str, client: Any, now: Callable[[], float]) -> None:
@@ -58,11 +58,11 @@ class ClientConversation:
         self._lock = threading.Lock()
         self._refusals = 0
 
-    def look(self, key: str, speaker: Speaker) -> Greeting:
+    def look(self, key: str, speaker: JobNode) -> Handshake:
         """Nothing to look at."""
-        return Greeting()
+        return Handshake()
 
-    def report(self, report: Report, contents: Sequence[str], speaker: Speaker) -> Sent:
+    def report(self, report: Report, contents: Sequence[str], speaker: JobNode) -> Sent:
         """Hand the whole report over; how it travels is the client's business."""
         with self._lock:
             self.used = self._now()
@@ -71,8 +71,10 @@ class ClientConversation:
             except Exception as error:  # noqa: BLE001 - border with code that is not ours
                 return Sent(outcome=_judge(error), messages=0)
             if answer is False:
-                outcome = said_no("refused", "the client returned False", self._refusals)
-                self._refusals = self._refusals + 1 if outcome.verdict is Verdict.RETRY else 0
+                outcome = rejected("refused", "the client returned False", self._refusals)
+                self._refusals = (
+                    self._refusals + 1 if outcome.disposition is Disposition.RETRY else 0
+                )
                 return Sent(outcome=outcome, messages=0)
             self._refusals = 0
             return Sent(outcome=DELIVERED, messages=len(contents))
@@ -126,7 +128,7 @@ def _make(place: str, maker: Callable[..., Any], address: str) -> Any:
 
 def _judge(error: Exception) -> Outcome:
     return Outcome(
-        verdict=Verdict.RETRY,
+        disposition=Disposition.RETRY,
         reason="client-failed",
         detail=f"{type(error).__name__}: {error}",
         ambiguous=not isinstance(error, ConnectionRefusedError),

@@ -14,7 +14,7 @@ import grpc
 from shipper.errors import Unreachable
 from shipper.sinks.dlrover import encode
 from shipper.sinks.dlrover.classify import Reply
-from shipper.sinks.dlrover.session import Patience
+from shipper.sinks.dlrover.session import Timeouts
 
 _OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 200),
@@ -27,14 +27,14 @@ _OPTIONS = (
 _UNSENT = ("failed to connect", "connections to all backends failing", "resolution", "resolver")
 
 
-class Channel:
+class GrpcTransport:
     """One gRPC channel to one master.
 
     Raises:
         Unreachable: from every call, when no answer came.
     """
 
-    def __init__(self, target: str, patience: Patience) -> None:
+    def __init__(self, target: str, patience: Timeouts) -> None:
         self._target = target
         self._seconds = patience.answer_seconds
         options: list[tuple[str, Any]] = [

@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import spooler
 from shipper.http_client import Answer
-from shipper.http_client.client import Poster
-from shipper.http_client.credentials import Access
+from shipper.http_client.client import HttpClient
+from shipper.http_client.credentials import Credentials
 from shipper.sinks.dlrover import encode
 from shipper.sinks.dlrover.classify import Reply
-from shipper.sinks.dlrover.session import Patience
+from shipper.sinks.dlrover.session import Timeouts
 
 
-class Post:
+class HttpTransport:
     """One base URL.
 
     Raises:
         Unreachable: from every call, when no answer came.
     """
 
-    def __init__(self, target: str, patience: Patience) -> None:
+    def __init__(self, target: str, patience: Timeouts) -> None:
         self._url = f"http://{target}"
-        self._poster = Poster(
+        self._poster = HttpClient(
             user_agent=f"lens-ship/{spooler.__version__}",
             connect_seconds=patience.connect_seconds,
             read_seconds=patience.answer_seconds,
-            access=Access(proxy=patience.proxy),
+            access=Credentials(proxy=patience.proxy),
         )
 
     def report(self, message: encode.Message, job_uid: str) -> Reply:

@@ -36,7 +36,7 @@ _WORDS = {str: "text", int: "a whole number", bool: "a boolean"}
 _LEAST_ROOM = 64
 
 
-class Unfit(Exception):
+class InvalidReport(Exception):
     """Raised for a record that no master may be sent; its text says why."""
 
 
@@ -75,13 +75,13 @@ def read(body: Mapping[str, Any]) -> Report:
     """
     missing = [name for name in FIELDS if name not in body]
     if missing:
-        raise Unfit(f"{', '.join(missing)} missing")
+        raise InvalidReport(f"{', '.join(missing)} missing")
     for name, wanted in _TYPES.items():
         value = body[name]
         if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
-            raise Unfit(f"{name} is {value!r:.60}, not {_WORDS[wanted]}")
+            raise InvalidReport(f"{name} is {value!r:.60}, not {_WORDS[wanted]}")
     if not body["data_type"]:
-        raise Unfit("data_type is empty")
+        raise InvalidReport("data_type is empty")
     made = _number(body.get("time"))
     metric = {name: body[name] for name in FIELDS}
     metric["timestamp"] = _seconds(body["timestamp"], made or 0.0)
@@ -102,7 +102,9 @@ def contents(report: Report, limit: int) -> tuple[str, ...]:
         return (whole,)
     room = limit - encode.size(encode.metric_json({**report.metric, "data_content": ""}), node_type)
     if report.data_type not in _SPLITTABLE or room < _LEAST_ROOM:
-        raise Unfit(f"{bytes_} bytes on the wire, more than the {limit} that a master takes")
+        raise InvalidReport(
+            f"{bytes_} bytes on the wire, more than the {limit} that a master takes"
+        )
     return tuple(
         encode.metric_json({**report.metric, "data_content": piece})
         for piece in _pieces(report.metric["data_content"], room)
@@ -120,10 +122,10 @@ def _seconds(value: Any, made: float) -> int:
     """Whole seconds; 0 stands for the time of the record, as it does for the master."""
     number = _number(value)
     if number is None:
-        raise Unfit(f"timestamp is {value!r:.60}, not whole seconds")
+        raise InvalidReport(f"timestamp is {value!r:.60}, not whole seconds")
     seconds = int(number) or int(made)
     if not _FIRST <= seconds < _LAST:
-        raise Unfit(f"timestamp is {value!r:.60}, not Unix time in seconds")
+        raise InvalidReport(f"timestamp is {value!r:.60}, not Unix time in seconds")
     return seconds
 
 

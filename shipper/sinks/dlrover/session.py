@@ -32,7 +32,7 @@ from shipper.sinks.dlrover.classify import (
     judge_status,
 )
 from shipper.sinks.dlrover.report import Report
-from shipper.sinks.outcome import Greeting, Outcome, Verdict
+from shipper.sinks.outcome import Disposition, Handshake, Outcome
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ class Transport(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Patience:
+class Timeouts:
     """How a transport goes about its calls."""
 
     connect_seconds: float
@@ -64,7 +64,7 @@ class Patience:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Speaker:
+class JobNode:
     """On whose behalf a message is sent."""
 
     node_id: int
@@ -80,7 +80,7 @@ class Sent:
     messages: int
 
 
-class Conversation:
+class Session:
     """The state of one master; safe for several threads, which then take turns."""
 
     def __init__(
@@ -97,11 +97,11 @@ class Conversation:
         self._looked = float("-inf")
         self._refusals = 0  # reports and looks in a row that were answered "no"
 
-    def look(self, key: str, speaker: Speaker) -> Greeting:
+    def look(self, key: str, speaker: JobNode) -> Handshake:
         """Who is there: the token of the master's present life, or why nobody can be met."""
         with self._lock:
             if self._life and self._now() - self._looked < LOOK_SECONDS:
-                return Greeting(life=self._life)
+                return Handshake(life=self._life)
             try:
                 outcome = self._look(key, speaker)
             except Unreachable as failure:
@@ -109,10 +109,10 @@ class Conversation:
                 outcome = replace(judge_failure(failure), ambiguous=False)
             if outcome is not None:
                 self._note(outcome)
-                return Greeting(outcome=outcome)
-            return Greeting(life=self._life)
+                return Handshake(outcome=outcome)
+            return Handshake(life=self._life)
 
-    def report(self, report: Report, contents: Sequence[str], speaker: Speaker) -> Sent:
+    def report(self, report: Report, contents: Sequence[str], speaker: JobNode) -> Sent:
         """Send a report's messages in their order; says how many of them have arrived."""
         with self._lock:
             for number, content in enumerate(contents):
@@ -121,11 +121,11 @@ class Conversation:
                 except Unreachable as failure:
                     outcome = judge_failure(failure)
                 self._note(outcome)
-                if outcome.verdict is not Verdict.DELIVERED:
+                if outcome.disposition is not Disposition.DELIVERED:
                     return Sent(outcome=outcome, messages=number)
             return Sent(outcome=DELIVERED, messages=len(contents))
 
-    def generation(self, speaker: Speaker) -> str | Outcome:
+    def generation(self, speaker: JobNode) -> str | Outcome:
         """Which generation of messages the master speaks; only asks, and leaves nothing there."""
         with self._lock:
             try:
@@ -141,7 +141,7 @@ class Conversation:
 
     # --- under the lock ---------------------------------------------------------------------------
 
-    def _look(self, key: str, speaker: Speaker) -> Outcome | None:
+    def _look(self, key: str, speaker: JobNode) -> Outcome | None:
         """Find out generation and life; the outcome when that fails."""
         kept = self._ask(key, speaker)
         if isinstance(kept, Outcome):
@@ -156,7 +156,7 @@ class Conversation:
         self._life, self._looked = life, self._now()
         return None
 
-    def _ask(self, key: str, speaker: Speaker) -> bytes | Outcome:
+    def _ask(self, key: str, speaker: JobNode) -> bytes | Outcome:
         """What the master keeps under `key`, in the first generation that it understands."""
         generations = (self._generation,) if self._generation else encode.GENERATIONS
         for generation in generations:
@@ -180,7 +180,7 @@ class Conversation:
                 return kept
         return judge_status(Reply(status="OK", detail="asked, and not understood"))
 
-    def _report(self, report: Report, content: str, speaker: Speaker) -> Outcome:
+    def _report(self, report: Report, content: str, speaker: JobNode) -> Outcome:
         if not self._generation:
             asked = self._ask(_NOTHING, speaker)
             if isinstance(asked, Outcome):
@@ -197,7 +197,7 @@ class Conversation:
 
     def _note(self, outcome: Outcome) -> None:
         """Remember a no; hang up after trouble, so that the next look is a fresh one."""
-        if outcome.verdict is not Verdict.RETRY:
+        if outcome.disposition is not Disposition.RETRY:
             self._refusals = 0
             return
         self._refusals += outcome.reason in ("refused", "wrong-job")
@@ -211,5 +211,5 @@ class Conversation:
             transport.close()
 
 
-def _message(data: bytes, speaker: Speaker) -> encode.Message:
+def _message(data: bytes, speaker: JobNode) -> encode.Message:
     return encode.Message(node_id=speaker.node_id, node_type=speaker.node_type, data=data)

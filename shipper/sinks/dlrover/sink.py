@@ -19,21 +19,21 @@ from typing import Protocol
 from shipper.config.schema import Config
 from shipper.errors import Unreachable
 from shipper.finding import Finding, fail, ok, warn
-from shipper.sinks import Plan, Stretch, workload_key
+from shipper.sinks import Plan, PlanInput, workload_key
 from shipper.sinks.dlrover import report as reports
 from shipper.sinks.dlrover.classify import (
-    IN_DOUBT,
+    AMBIGUOUS,
     TRIES_AMBIGUOUS,
     expired,
+    invalid,
     judge_failure,
-    no_master,
-    unfit,
+    no_endpoint,
 )
-from shipper.sinks.dlrover.report import Report, Unfit
-from shipper.sinks.dlrover.session import Conversation, Patience, Sent, Speaker, Transport
+from shipper.sinks.dlrover.report import InvalidReport, Report
+from shipper.sinks.dlrover.session import JobNode, Sent, Session, Timeouts, Transport
 from shipper.sinks.dlrover.target import master_of, target
-from shipper.sinks.outcome import Greeting, Outcome, Verdict
-from shipper.steps import Passed, Refused, Step
+from shipper.sinks.outcome import Disposition, Handshake, Outcome
+from shipper.steps import Rejected, Skipped, Step
 from spooler.errors import BodyUnreadable
 from spooler.records.report import NAME as KIND
 from spooler.spool import codec
@@ -81,30 +81,30 @@ class ReportParcel:
         return
 
 
-class Talk(Protocol):
+class MasterSession(Protocol):
     """The conversation with one master, ours or that of an operator's client."""
 
     used: float
 
-    def look(self, key: str, speaker: Speaker) -> Greeting:
+    def look(self, key: str, speaker: JobNode) -> Handshake:
         """Who is there."""
 
-    def report(self, report: Report, contents: Sequence[str], speaker: Speaker) -> Sent:
+    def report(self, report: Report, contents: Sequence[str], speaker: JobNode) -> Sent:
         """Send one report."""
 
     def close(self) -> None:
         """Hang up."""
 
 
-class MasterSink:
+class DLRoverSink:
     """See the module."""
 
     name = "master"
     kinds = frozenset({KIND})
     by_workload = False
-    forgets = True
-    remembered_seconds = REMEMBERED_SECONDS
-    look_seconds = LOOK_AFTER_SECONDS
+    volatile = True
+    receiver_retention = REMEMBERED_SECONDS
+    probe_interval = LOOK_AFTER_SECONDS
 
     def __init__(self, config: Config, address: object) -> None:
         self._config = config
@@ -113,36 +113,36 @@ class MasterSink:
             from shipper.sinks.dlrover import custom_client
 
             self._make_client = custom_client.load(config.dlrover_client)
-        self._talks: dict[tuple[str, str], Talk] = {}
+        self._talks: dict[tuple[str, str], MasterSession] = {}
         self._tried: dict[tuple[str, int], _Tried] = {}
         # Spool -> the master that its program has named first; a process has one.
         self._named: dict[str, str] = {}
         self._lock = threading.Lock()
 
-    def lane_key(self, identity: Identity) -> str:
+    def ordering_key(self, identity: Identity) -> str:
         """The master: all that is sent to it is one sequence."""
         return master_of(self._config, identity)[0] or workload_key(identity)
 
-    def plan(self, stretch: Stretch) -> Plan:
-        """Every sound report is a parcel."""
-        parcels: list[ReportParcel] = []
-        refused: list[Refused] = []
-        passed: list[Passed] = []
+    def plan(self, stretch: PlanInput) -> Plan:
+        """Every sound report is a batch."""
+        batches: list[ReportParcel] = []
+        refused: list[Rejected] = []
+        passed: list[Skipped] = []
         for stored in stretch.records:
             if stored.kind != KIND:
-                passed.append(Passed(seq=stored.seq))
+                passed.append(Skipped(seq=stored.seq))
                 continue
             if stored.seq <= stretch.ahead.get(ReportParcel.run, 0):
                 continue
             try:
                 report = reports.read(codec.unpack(stored.body))
-            except (BodyUnreadable, Unfit) as error:
-                refused.append(Refused(stored=stored, reason="unsendable", detail=str(error)))
+            except (BodyUnreadable, InvalidReport) as error:
+                refused.append(Rejected(stored=stored, reason="unsendable", detail=str(error)))
                 continue
-            parcels.append(ReportParcel(seq=stored.seq, report=report, seqs=(stored.seq,)))
-        return Plan(parcels=tuple(parcels), refused=tuple(refused), passed=tuple(passed))
+            batches.append(ReportParcel(seq=stored.seq, report=report, seqs=(stored.seq,)))
+        return Plan(batches=tuple(batches), refused=tuple(refused), passed=tuple(passed))
 
-    def tell_cut_off(self, steps: Sequence[Step], identity: Identity) -> tuple[ReportParcel, ...]:
+    def exit_notice(self, steps: Sequence[Step], identity: Identity) -> tuple[ReportParcel, ...]:
         """A line of log: the one way to tell a master that a process has died."""
         if not self._has_receiver(identity):
             return ()
@@ -163,37 +163,37 @@ class MasterSink:
         report = Report(metric=metric, time=now)
         return (ReportParcel(seq=last.last, report=report, seqs=last.seqs),)
 
-    def greet(self, parcel: ReportParcel | None, identity: Identity, key: str) -> Greeting:
-        """The master's life, or what becomes of the parcel without its being sent."""
-        outcome = self._needless(parcel, identity) if parcel is not None else None
+    def handshake(self, batch: ReportParcel | None, identity: Identity, key: str) -> Handshake:
+        """The master's life, or what becomes of the batch without its being sent."""
+        outcome = self._needless(batch, identity) if batch is not None else None
         if outcome is not None:
-            return Greeting(outcome=outcome)
+            return Handshake(outcome=outcome)
         try:
-            return self._talk(identity).look(key, _speaker(parcel, identity))
+            return self._talk(identity).look(key, _speaker(batch, identity))
         except Unreachable as failure:
-            return Greeting(outcome=judge_failure(failure))
+            return Handshake(outcome=judge_failure(failure))
 
-    def is_harmful(self, parcel: ReportParcel) -> bool:
-        """Metrics of the XPU timer: the master would see a hang that is none."""
-        return parcel.report.once
+    def is_idempotent(self, batch: ReportParcel) -> bool:
+        """Not metrics of the XPU timer: the master would report a hang that did not happen."""
+        return not batch.report.once
 
-    def taken(self, parcel: ReportParcel) -> float:
+    def event_time(self, batch: ReportParcel) -> float:
         """The report's own timestamp."""
-        return parcel.report.timestamp
+        return batch.report.timestamp
 
-    def send(self, parcel: ReportParcel, identity: Identity, tries: int) -> Outcome:
+    def send(self, batch: ReportParcel, identity: Identity, tries: int) -> Outcome:
         """Send one report, all of its messages."""
-        outcome = self._needless(parcel, identity)
+        outcome = self._needless(batch, identity)
         if outcome is not None:
             return outcome
         try:
-            contents = reports.contents(parcel.report, self._config.dlrover_message_bytes)
+            contents = reports.contents(batch.report, self._config.dlrover_message_bytes)
             talk = self._talk(identity)
-        except Unfit as error:
-            return unfit(str(error))
+        except InvalidReport as error:
+            return invalid(str(error))
         except Unreachable as failure:
             return judge_failure(failure)
-        return self._send(talk, parcel, contents, identity)
+        return self._send(talk, batch, contents, identity)
 
     def probe(self, identities: Sequence[Identity]) -> Iterator[Finding]:
         """Whether the masters of these jobs are there, and which generation they speak."""
@@ -214,7 +214,7 @@ class MasterSink:
             dial = _dialler(target(address), service, self._config)
         except Unreachable as failure:
             return fail("master", f"{address}: {failure.detail}", "correct the address or its kind")
-        talk = Conversation(address, dial, time.monotonic)
+        talk = Session(address, dial, time.monotonic)
         try:
             spoken = talk.generation(_speaker(None, who))
         finally:
@@ -237,44 +237,46 @@ class MasterSink:
     # --- one report -------------------------------------------------------------------------------
 
     def _send(
-        self, talk: Talk, parcel: ReportParcel, contents: Sequence[str], identity: Identity
+        self, talk: MasterSession, batch: ReportParcel, contents: Sequence[str], identity: Identity
     ) -> Outcome:
         """Send what is left of it: messages that are stored already are not sent again."""
-        key = (identity.spool, parcel.seq)
+        key = (identity.spool, batch.seq)
         tried = self._tried.get(key, _NEVER)
-        sent = talk.report(parcel.report, contents[tried.messages :], _speaker(parcel, identity))
+        sent = talk.report(batch.report, contents[tried.messages :], _speaker(batch, identity))
         outcome = sent.outcome
         tried = _Tried(
             messages=tried.messages + sent.messages,
             ambiguous=tried.ambiguous + outcome.ambiguous,
         )
-        if outcome.verdict is Verdict.RETRY and tried.ambiguous >= TRIES_AMBIGUOUS:
-            outcome = IN_DOUBT
-        if outcome.verdict is Verdict.RETRY:
+        if outcome.disposition is Disposition.RETRY and tried.ambiguous >= TRIES_AMBIGUOUS:
+            outcome = AMBIGUOUS
+        if outcome.disposition is Disposition.RETRY:
             self._tried[key] = tried
         else:
             self._tried.pop(key, None)
         return outcome
 
-    def _needless(self, parcel: ReportParcel, identity: Identity) -> Outcome | None:
-        """What becomes of a parcel that need not be sent; None when it is to be sent."""
-        self._known(parcel, identity)
+    def _needless(self, batch: ReportParcel, identity: Identity) -> Outcome | None:
+        """What becomes of a batch that need not be sent; None when it is to be sent."""
+        self._known(batch, identity)
         now = time.time()
-        age = now - parcel.report.timestamp
+        age = now - batch.report.timestamp
         if not self._has_receiver(identity):
-            return no_master(wait=now - parcel.report.time < self._config.dlrover_wait_for_endpoint)
+            return no_endpoint(
+                wait=now - batch.report.time < self._config.dlrover_wait_for_endpoint
+            )
         if self._config.dlrover_max_age and age >= self._config.dlrover_max_age:
             return expired(age)
         if age < -REMEMBERED_SECONDS:
-            return unfit(f"timestamp {parcel.report.timestamp} is {-age:.0f} s in the future")
+            return invalid(f"timestamp {batch.report.timestamp} is {-age:.0f} s in the future")
         return None
 
     # --- whom to talk to --------------------------------------------------------------------------
 
-    def _known(self, parcel: ReportParcel, identity: Identity) -> None:
+    def _known(self, batch: ReportParcel, identity: Identity) -> None:
         """Remember whom the program of this spool has named."""
-        if parcel.report.master:
-            self._named.setdefault(identity.spool, parcel.report.master)
+        if batch.report.master:
+            self._named.setdefault(identity.spool, batch.report.master)
 
     def _where(self, identity: Identity) -> tuple[str, str]:
         named = self._named.get(identity.spool)
@@ -283,7 +285,7 @@ class MasterSink:
     def _has_receiver(self, identity: Identity) -> bool:
         return self._make_client is not None or bool(self._where(identity)[0])
 
-    def _talk(self, identity: Identity) -> Talk:
+    def _talk(self, identity: Identity) -> MasterSession:
         """The conversation with the master of `identity`.
 
         Raises:
@@ -300,18 +302,18 @@ class MasterSink:
             other.close()
         return talk
 
-    def _begin(self, address: str, service: str) -> Talk:
+    def _begin(self, address: str, service: str) -> MasterSession:
         if self._make_client is not None:
-            from shipper.sinks.dlrover.custom_client import ClientConversation
+            from shipper.sinks.dlrover.custom_client import CustomClientSession
 
             try:
                 client = self._make_client(address)
             except Exception as error:  # border with code that is not ours
                 detail = f"{self._config.dlrover_client}: {type(error).__name__}: {error}"
                 raise Unreachable("client-failed", detail, sent=False) from error
-            return ClientConversation(address, client, time.monotonic)
+            return CustomClientSession(address, client, time.monotonic)
         dial = _dialler(target(address), service, self._config)
-        return Conversation(address, dial, time.monotonic)
+        return Session(address, dial, time.monotonic)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -325,10 +327,10 @@ class _Tried:
 _NEVER = _Tried()
 
 
-def _speaker(parcel: ReportParcel | None, identity: Identity) -> Speaker:
-    metric = parcel.report.metric if parcel is not None else {}
+def _speaker(batch: ReportParcel | None, identity: Identity) -> JobNode:
+    metric = batch.report.metric if batch is not None else {}
     uid = identity.job_uid
-    return Speaker(
+    return JobNode(
         node_id=metric.get("node_id", identity.node_id or 0),
         node_type=metric.get("node_type", identity.node_type),
         job_uid=uid if uid.isascii() and uid.isprintable() else "",
@@ -341,25 +343,25 @@ def _dialler(target: str, service: str, config: Config) -> Callable[[], Transpor
     Raises:
         Unreachable: masters of this kind cannot be talked to.
     """
-    patience = Patience(
+    patience = Timeouts(
         connect_seconds=config.connect_timeout,
         answer_seconds=config.read_timeout,
         proxy=config.dlrover_proxy,
     )
     if service == "http":
-        from shipper.sinks.dlrover.http_transport import Post
+        from shipper.sinks.dlrover.http_transport import HttpTransport
 
-        return lambda: Post(target, patience)
+        return lambda: HttpTransport(target, patience)
     if service != "grpc":
         raise Unreachable(
             "unsupported", f"a master of kind {service!r}: give --dlrover-client", sent=False
         )
     try:
-        from shipper.sinks.dlrover.grpc_transport import Channel
+        from shipper.sinks.dlrover.grpc_transport import GrpcTransport
     except ImportError as error:
         raise Unreachable(
             "unsupported",
-            f"gRPC needs grpcio ({error}): pip install 'lens-ship[master]'",
+            f"gRPC needs grpcio ({error}): pip install 'lens-ship[service]'",
             sent=False,
         ) from error
-    return lambda: Channel(target, patience)
+    return lambda: GrpcTransport(target, patience)

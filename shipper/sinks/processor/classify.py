@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from shipper.http_client import Answer
-from shipper.sinks.outcome import UNKNOWN_WORKLOAD, Outcome, Verdict, retry, retry_after
+from shipper.sinks.outcome import UNKNOWN_WORKLOAD, Disposition, Outcome, retry, retry_after
 
 SUCCESS_CODE = 2000
 BAD_REQUEST = "invalid request format"
@@ -34,10 +34,10 @@ def classify(answer: Answer, *, items: int | None, tries: int) -> Outcome:
     if status == 500:
         return _judge_server_error(answer, tries)
     if status == 413:
-        return Outcome(verdict=Verdict.SPLIT, reason="too-large", detail=_said(answer))
+        return Outcome(disposition=Disposition.SPLIT, reason="too-large", detail=_said(answer))
     if status in (408, 425, 429, 502, 503, 504):
         return Outcome(
-            verdict=Verdict.RETRY,
+            disposition=Disposition.RETRY,
             reason="busy",
             detail=_said(answer),
             scope="sink",
@@ -47,18 +47,23 @@ def classify(answer: Answer, *, items: int | None, tries: int) -> Outcome:
         # What follows the path may be a secret of a sign-in page.
         location = answer.headers.get("location", "nowhere").partition("?")[0]
         return retry(
-            "redirected", f"{status} to {location}: check the URL", alarm=True, scope="sink"
+            "redirected",
+            f"{status} to {location}: check the URL",
+            needs_operator=True,
+            scope="sink",
         )
     if status in (401, 403):
         return retry(
             "not-allowed",
             f"{_said(answer)}: check token_file or cookie_file",
-            alarm=True,
+            needs_operator=True,
             scope="sink",
         )
     if status in (404, 405):
-        return retry("wrong-address", f"{_said(answer)}: check the URL", alarm=True, scope="sink")
-    return retry("unexpected", _said(answer), alarm=True, scope="sink")
+        return retry(
+            "wrong-address", f"{_said(answer)}: check the URL", needs_operator=True, scope="sink"
+        )
+    return retry("unexpected", _said(answer), needs_operator=True, scope="sink")
 
 
 def pods_in(answer: Answer) -> dict[str, Any] | None:
@@ -74,14 +79,17 @@ def _judge_success(answer: Answer, items: int | None) -> Outcome:
     envelope = _envelope(answer.body)
     if envelope is None:
         return retry(
-            "other-service", f"200 without an envelope: {_said(answer)}", alarm=True, scope="sink"
+            "other-service",
+            f"200 without an envelope: {_said(answer)}",
+            needs_operator=True,
+            scope="sink",
         )
     code = envelope["meta"].get("code")
     if code != SUCCESS_CODE:
         return retry(
             "other-service",
             f"200 with meta.code {code}: not the telemetry-processor, or not this route of it",
-            alarm=True,
+            needs_operator=True,
             scope="sink",
         )
     data = envelope.get("data")
@@ -89,18 +97,20 @@ def _judge_success(answer: Answer, items: int | None) -> Outcome:
     count = facts.get("count")
     if items is not None and isinstance(count, int) and count != items:
         return retry(
-            "miscounted", f"{items} items sent, {count} counted by the receiver", alarm=True
+            "miscounted",
+            f"{items} items sent, {count} counted by the receiver",
+            needs_operator=True,
         )
     succeeded, workloads = facts.get("success_count"), facts.get("workloads_count")
     if succeeded == 0:
-        return retry("not-stored", f"stored for none of {workloads} workloads", alarm=True)
+        return retry("not-stored", f"stored for none of {workloads} workloads", needs_operator=True)
     if isinstance(succeeded, int) and isinstance(workloads, int) and succeeded < workloads:
         return Outcome(
-            verdict=Verdict.DELIVERED,
+            disposition=Disposition.DELIVERED,
             reason="partly",
             detail=f"stored for {succeeded} of the pod's {workloads} workloads",
         )
-    return Outcome(verdict=Verdict.DELIVERED, reason="delivered")
+    return Outcome(disposition=Disposition.DELIVERED, reason="delivered")
 
 
 def _judge_bad_request(answer: Answer, tries: int) -> Outcome:
@@ -110,25 +120,28 @@ def _judge_bad_request(answer: Answer, tries: int) -> Outcome:
         if tries < 2:
             # A proxy that cuts bodies short looks the same; the same content once more tells.
             return retry("bad-request", _said(answer))
-        return Outcome(verdict=Verdict.SPLIT, reason="bad-request", detail=_said(answer))
+        return Outcome(disposition=Disposition.SPLIT, reason="bad-request", detail=_said(answer))
     if message == NO_IDENTITY:
         return Outcome(
-            verdict=Verdict.DEAD,
+            disposition=Disposition.PERMANENT,
             reason="no-identity",
             detail="neither WORKLOAD_UID nor POD_NAME was set in the training process",
-            alarm=True,
+            needs_operator=True,
         )
     if message == NO_WORKLOAD:
         # The processor looks its pods up anew every 20 seconds or so.
         return replace(retry(UNKNOWN_WORKLOAD, _said(answer)), retry_after=UNKNOWN_WORKLOAD_SECONDS)
-    return retry("other-service", _said(answer), alarm=True, scope="sink")
+    return retry("other-service", _said(answer), needs_operator=True, scope="sink")
 
 
 def _judge_server_error(answer: Answer, tries: int) -> Outcome:
     enough = TRIES_ON_500 if answer.body else TRIES_ON_PANIC
     if tries >= enough:
         return Outcome(
-            verdict=Verdict.SPLIT, reason="server-error", detail=_said(answer), ambiguous=True
+            disposition=Disposition.SPLIT,
+            reason="server-error",
+            detail=_said(answer),
+            ambiguous=True,
         )
     return retry("server-error", _said(answer))
 

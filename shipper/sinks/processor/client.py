@@ -19,8 +19,8 @@ import spooler
 from shipper.config.schema import Config
 from shipper.errors import Unreachable
 from shipper.http_client import Answer
-from shipper.http_client.client import Poster
-from shipper.http_client.credentials import Access
+from shipper.http_client.client import HttpClient
+from shipper.http_client.credentials import Credentials
 from shipper.log import fields
 from shipper.sinks import workload_key
 from shipper.sinks.outcome import TIMEOUT, Outcome, classify_failure
@@ -57,14 +57,14 @@ class AdaptiveTimeout:
         self.seconds = min(2 * self.seconds, self.base * TIMEOUT_GROWTH)
 
 
-class Address:
+class ProcessorClient:
     """Posts to the processor under the prefix that answers.
 
     `base_url` is the operator's choice; where it is empty, the URL that the training process
     recorded is used for its own records.
     """
 
-    def __init__(self, base_url: str, poster: Poster) -> None:
+    def __init__(self, base_url: str, poster: HttpClient) -> None:
         self._base_url = base_url
         self._poster = poster
         self._working: dict[str, str] = {}
@@ -73,7 +73,7 @@ class Address:
         self._lock = threading.Lock()
 
     @property
-    def poster(self) -> Poster:
+    def poster(self) -> HttpClient:
         """Whatever sends for it."""
         return self._poster
 
@@ -168,15 +168,15 @@ class Address:
         return answer
 
 
-def build_address(config: Config) -> Address:
+def build_client(config: Config) -> ProcessorClient:
     """The processor's, as the settings say."""
-    poster = Poster(
+    poster = HttpClient(
         user_agent=f"lens-ship/{spooler.__version__}",
         connect_seconds=config.connect_timeout,
         read_seconds=config.read_timeout,
-        access=Access.of(config),
+        access=Credentials.of(config),
     )
-    return Address(config.processor_url, poster)
+    return ProcessorClient(config.processor_url, poster)
 
 
 def other_prefix(base: str) -> str | None:

@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 
 from shipper.config.schema import Config
 from shipper.finding import Finding
-from shipper.sinks import Plan, Stretch, workload_key
-from shipper.sinks.outcome import Outcome, Verdict
+from shipper.sinks import Plan, PlanInput, workload_key
+from shipper.sinks.outcome import Disposition, Outcome
 from shipper.sinks.processor import encode
-from shipper.sinks.processor.client import Address
-from shipper.steps import Passed, Refused, Step
+from shipper.sinks.processor.client import ProcessorClient
+from shipper.steps import Rejected, Skipped, Step
 from spooler.errors import BodyUnreadable
 from spooler.records.detection import NAME as KIND
 from spooler.spool import codec
@@ -59,33 +59,33 @@ class DetectionParcel:
         return
 
 
-class ProcessorDetectionSink:
+class DetectionSink:
     """See the module."""
 
     name = "processor-detection"
     kinds = frozenset({KIND})
     by_workload = True
-    forgets = False
-    lane_key = staticmethod(workload_key)
+    volatile = False
+    ordering_key = staticmethod(workload_key)
 
-    def __init__(self, config: Config, address: Address) -> None:
+    def __init__(self, config: Config, address: ProcessorClient) -> None:
         self._address = address
 
-    def plan(self, stretch: Stretch) -> Plan:
-        """Every detection is a parcel."""
-        parcels: list[DetectionParcel] = []
-        refused: list[Refused] = []
-        passed: list[Passed] = []
+    def plan(self, stretch: PlanInput) -> Plan:
+        """Every detection is a batch."""
+        batches: list[DetectionParcel] = []
+        refused: list[Rejected] = []
+        passed: list[Skipped] = []
         for stored in stretch.records:
             if stored.kind != KIND:
-                passed.append(Passed(seq=stored.seq))
+                passed.append(Skipped(seq=stored.seq))
                 continue
             try:
-                parcels.append(_parcel(stored, stretch.identity))
+                batches.append(_parcel(stored, stretch.identity))
             except (BodyUnreadable, KeyError) as error:
-                refused.append(Refused(stored=stored, reason="unreadable", detail=str(error)))
+                refused.append(Rejected(stored=stored, reason="unreadable", detail=str(error)))
         return Plan(
-            parcels=tuple(p for p in parcels if stretch.ahead.get(p.run, 0) < p.seq),
+            batches=tuple(p for p in batches if stretch.ahead.get(p.run, 0) < p.seq),
             refused=tuple(refused),
             passed=tuple(passed),
         )
@@ -94,26 +94,26 @@ class ProcessorDetectionSink:
         """The same receiver as that of the metrics, which is asked there."""
         return []
 
-    def tell_cut_off(self, steps: Sequence[Step], identity: Identity) -> tuple[()]:
+    def exit_notice(self, steps: Sequence[Step], identity: Identity) -> tuple[()]:
         """Nothing: the metrics tell it."""
         return ()
 
     def close(self) -> None:
         """The connections belong to the address, which lives as long as the service."""
 
-    def send(self, parcel: DetectionParcel, identity: Identity, tries: int) -> Outcome:
+    def send(self, batch: DetectionParcel, identity: Identity, tries: int) -> Outcome:
         """Post one detection."""
         outcome = self._address.send(
             identity,
             "/wandb/detection",
-            parcel.body,
-            encode.records_header(identity, self.name, parcel.first, parcel.last),
+            batch.body,
+            encode.records_header(identity, self.name, batch.first, batch.last),
             items=None,
             tries=tries,
         )
         given_up = outcome.scope == "workload" and tries >= TRIES
-        if outcome.verdict in (Verdict.RETRY, Verdict.SPLIT) and given_up:
-            return replace(outcome, verdict=Verdict.DEAD)
+        if outcome.disposition in (Disposition.RETRY, Disposition.SPLIT) and given_up:
+            return replace(outcome, disposition=Disposition.PERMANENT)
         return outcome
 
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 from shipper.config.schema import Config
 from shipper.finding import Finding
-from shipper.sinks import Plan, Stretch, workload_key
+from shipper.sinks import Plan, PlanInput, workload_key
 from shipper.sinks.outcome import Outcome
 from shipper.sinks.processor import encode
-from shipper.sinks.processor.client import Address
+from shipper.sinks.processor.client import ProcessorClient
 from shipper.sinks.processor.probe import probe
-from shipper.steps import Passed, Refused, Step, collect_steps
+from shipper.steps import Rejected, Skipped, Step, collect_steps
 from spooler.spool.identity import Identity
 from spooler.spool.reader import Stored
 
@@ -58,30 +58,30 @@ class StepParcel:
         }
 
     def halves(self) -> tuple[StepParcel, StepParcel] | None:
-        """Two parcels of half the steps each, or None for a single step."""
+        """Two batches of half the steps each, or None for a single step."""
         if len(self.request.steps) < 2:
             return None
         one, other = self.request.halves()
         return StepParcel(request=one), StepParcel(request=other)
 
 
-class ProcessorSink:
+class MetricsSink:
     """See the module."""
 
     name = "processor"
     kinds = None
     by_workload = True
-    forgets = False
-    lane_key = staticmethod(workload_key)
+    volatile = False
+    ordering_key = staticmethod(workload_key)
 
-    def __init__(self, config: Config, address: Address) -> None:
+    def __init__(self, config: Config, address: ProcessorClient) -> None:
         self._config = config
         self._address = address
         self._options = encode.Options(
             drop_non_numeric=config.drop_non_numeric, rank_prefix=config.rank_prefix
         )
 
-    def plan(self, stretch: Stretch) -> Plan:
+    def plan(self, stretch: PlanInput) -> Plan:
         """Complete steps become requests; open ones wait unless it has been long enough."""
         steps = collect_steps(stretch.records, stretch.ahead, stretch.deleted)
         ripe = [s for s in steps.open if stretch.ended or s.first in stretch.waited]
@@ -103,17 +103,17 @@ class ProcessorSink:
             max_bytes=self._config.batch_max_bytes,
         )
         return Plan(
-            parcels=tuple(StepParcel(request=request) for request in requests),
+            batches=tuple(StepParcel(request=request) for request in requests),
             held=tuple(held),
             refused=tuple(refused),
-            passed=(*steps.passed, *(Passed(seq=gap) for gap in told), *_empty(encoded)),
+            passed=(*steps.passed, *(Skipped(seq=gap) for gap in told), *_empty(encoded)),
         )
 
     def probe(self, identities: Sequence[Identity]) -> Iterator[Finding]:
         """Whether the processor is there and knows these jobs; for detections, too."""
         return probe(self._address.poster, self._config.processor_url, identities)
 
-    def tell_cut_off(self, steps: Sequence[Step], identity: Identity) -> tuple[StepParcel, ...]:
+    def exit_notice(self, steps: Sequence[Step], identity: Identity) -> tuple[StepParcel, ...]:
         """A metric at the last step of each run."""
         encoded = [
             encode.encode_step(step, identity, self._options)
@@ -126,32 +126,32 @@ class ProcessorSink:
     def close(self) -> None:
         """The connections belong to the address, which lives as long as the service."""
 
-    def send(self, parcel: StepParcel, identity: Identity, tries: int) -> Outcome:
+    def send(self, batch: StepParcel, identity: Identity, tries: int) -> Outcome:
         """Post one request."""
-        request = parcel.request
+        request = batch.request
         return self._address.send(
             identity,
             request.path,
             encode.body(request, identity),
-            encode.records_header(identity, self.name, parcel.first, parcel.last, parcel.mark),
+            encode.records_header(identity, self.name, batch.first, batch.last, batch.mark),
             items=request.items,
             tries=tries,
         )
 
 
-def _empty(encoded: list[encode.EncodedStep]) -> list[Passed]:
+def _empty(encoded: list[encode.EncodedStep]) -> list[Skipped]:
     """Steps that hold nothing to send: only values that are left out."""
     return [
-        Passed(seq=seq, run=step.run, left_out=step.left_out if seq == step.seqs[0] else 0)
+        Skipped(seq=seq, run=step.run, left_out=step.left_out if seq == step.seqs[0] else 0)
         for step in encoded
         if not step.items
         for seq in step.seqs
     ]
 
 
-def _refuse(step: Step, records: Sequence[Stored], problem: str) -> list[Refused]:
+def _refuse(step: Step, records: Sequence[Stored], problem: str) -> list[Rejected]:
     return [
-        Refused(stored=stored, reason="unsendable", detail=problem)
+        Rejected(stored=stored, reason="unsendable", detail=problem)
         for stored in records
         if stored.seq in step.seqs
     ]

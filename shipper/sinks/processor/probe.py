@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 from shipper.errors import Unreachable
 from shipper.finding import Finding, fail, ok, warn
 from shipper.http_client import Answer, tls
-from shipper.http_client.client import Poster
-from shipper.http_client.credentials import Access
+from shipper.http_client.client import HttpClient
+from shipper.http_client.credentials import Credentials
 from shipper.http_client.redact import masked
 from shipper.sinks.processor.classify import is_processors, pods_in
 from shipper.sinks.processor.client import PODS_PATH, other_prefix
@@ -37,7 +37,7 @@ _NEXT = {
 }
 
 
-def probe(poster: Poster, operators: str, identities: Sequence[Identity]) -> Iterator[Finding]:
+def probe(poster: HttpClient, operators: str, identities: Sequence[Identity]) -> Iterator[Finding]:
     """Findings for the operator's address, or for each that a job has recorded."""
     recorded = sorted({who.api_base_url.rstrip("/") for who in identities if who.api_base_url})
     bases = [operators] if operators else recorded
@@ -53,7 +53,7 @@ def probe(poster: Poster, operators: str, identities: Sequence[Identity]) -> Ite
     yield from _nameless(identities)
 
 
-def _probe(poster: Poster, base: str, identities: Sequence[Identity]) -> Iterator[Finding]:
+def _probe(poster: HttpClient, base: str, identities: Sequence[Identity]) -> Iterator[Finding]:
     try:
         answering, answer, seconds = _ask(poster, base)
     except Unreachable as failure:
@@ -68,7 +68,7 @@ def _probe(poster: Poster, base: str, identities: Sequence[Identity]) -> Iterato
         yield from _pods(set(pods), identities)
 
 
-def _ask(poster: Poster, base: str) -> tuple[str, Answer, float]:
+def _ask(poster: HttpClient, base: str) -> tuple[str, Answer, float]:
     """The base that answers as a processor, else the one given; its answer; how long it took."""
     begun = time.monotonic()
     answer = poster.get(base + PODS_PATH)
@@ -80,7 +80,9 @@ def _ask(poster: Poster, base: str) -> tuple[str, Answer, float]:
     return base, answer, time.monotonic() - begun
 
 
-def _judge(answering: str, answer: Answer, seconds: float, base: str, access: Access) -> Finding:
+def _judge(
+    answering: str, answer: Answer, seconds: float, base: str, access: Credentials
+) -> Finding:
     name = f"{masked(answering)}"
     if pods_in(answer) is not None and answering != base:
         return warn(
@@ -105,7 +107,7 @@ def _judge(answering: str, answer: Answer, seconds: float, base: str, access: Ac
     )
 
 
-def _sent(access: Access, base: str) -> str:
+def _sent(access: Credentials, base: str) -> str:
     files = [str(file) for file in (access.token_file, access.cookie_file) if file]
     if files and access.is_for(base):
         return f"it does not accept what stands in {' and '.join(files)}"
@@ -114,7 +116,7 @@ def _sent(access: Access, base: str) -> str:
     return "it wants a token or a cookie: token_file and cookie_file are not set"
 
 
-def _security(base: str, access: Access) -> Iterator[Finding]:
+def _security(base: str, access: Credentials) -> Iterator[Finding]:
     parts = urlsplit(base)
     secrets = [name for name in ("token_file", "cookie_file") if getattr(access, name)]
     if access.is_for(base) and secrets:
@@ -126,7 +128,7 @@ def _security(base: str, access: Access) -> Iterator[Finding]:
         yield from _certificate(parts.hostname or "", parts.port or 443, access, base)
 
 
-def _certificate(host: str, port: int, access: Access, base: str) -> Iterator[Finding]:
+def _certificate(host: str, port: int, access: Credentials, base: str) -> Iterator[Finding]:
     try:
         keys = access.read()
         pair = keys.pair if access.is_for(base) else ("", None)

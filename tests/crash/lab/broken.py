@@ -96,11 +96,11 @@ MUTANTS: dict[str, Mutant] = {
         patches=(
             Patch(
                 file=_PIPELINE,
-                old="        outcome = self._send(parcel, tries)\n",
+                old="        outcome = self._send(batch, tries)\n",
                 new="        self._parcels.popleft()\n"
-                "        self._settle(parcel, delivered=len(parcel.seqs), requests=1)\n"
-                "        self._parcels.appendleft(parcel)\n"
-                "        outcome = self._send(parcel, tries)\n",
+                "        self._settle(batch, delivered=len(batch.seqs), requests=1)\n"
+                "        self._parcels.appendleft(batch)\n"
+                "        outcome = self._send(batch, tries)\n",
             ),
         ),
     ),
@@ -130,9 +130,9 @@ MUTANTS: dict[str, Mutant] = {
         patches=(
             Patch(
                 file=_PIPELINE,
-                old="        if outcome.verdict is Verdict.DELIVERED:\n",
-                new="        if outcome.verdict is Verdict.DELIVERED:\n"
-                "            self.sink.send(parcel, self.identity, tries)\n",
+                old="        if outcome.disposition is Disposition.DELIVERED:\n",
+                new="        if outcome.disposition is Disposition.DELIVERED:\n"
+                "            self.sink.send(batch, self.identity, tries)\n",
             ),
         ),
     ),
@@ -252,7 +252,7 @@ MUTANTS: dict[str, Mutant] = {
                 file="shipper/sinks/processor/classify.py",
                 old="    envelope = _envelope(answer.body)\n    if envelope is None:\n",
                 new="    envelope = _envelope(answer.body)\n    if envelope is None:\n"
-                '        return Outcome(verdict=Verdict.DELIVERED, reason="delivered")\n',
+                '        return Outcome(disposition=Disposition.DELIVERED, reason="delivered")\n',
             ),
         ),
     ),

@@ -39,7 +39,7 @@ LOG_MUTANTS: dict[str, Mutant] = {
             ),
         ),
     ),
-    "rotation-forgets-the-rest": Mutant(
+    "rotation-volatile-the-rest": Mutant(
         meaning="once a log is rotated, what was not read of it yet is left",
         patches=(
             Patch(

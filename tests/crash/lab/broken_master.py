@@ -37,7 +37,7 @@ MASTER_MUTANTS: dict[str, Mutant] = {
         patches=(
             Patch(
                 file=_AGAIN,
-                old="        if harmful and self._flies(parcel, greeting.life):\n",
+                old="        if once and self._flies(batch, greeting.life):\n",
                 new="        if False:\n",
             ),
         ),
@@ -62,9 +62,9 @@ MASTER_MUTANTS: dict[str, Mutant] = {
         patches=(
             Patch(
                 file="shipper/sinks/dlrover/sink.py",
-                old="        return Plan(parcels=tuple(parcels), refused",
-                new="        parcels.sort(key=lambda parcel: parcel.seq ^ 1)\n"
-                "        return Plan(parcels=tuple(parcels), refused",
+                old="        return Plan(batches=tuple(batches), refused",
+                new="        batches.sort(key=lambda batch: batch.seq ^ 1)\n"
+                "        return Plan(batches=tuple(batches), refused",
             ),
         ),
     ),

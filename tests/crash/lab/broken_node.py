@@ -79,8 +79,8 @@ NODE_MUTANTS: dict[str, Mutant] = {
         patches=(
             Patch(
                 file="shipper/delivery/pipeline.py",
-                old="        self._settle(parcel, delivered=0, requests=1)\n",
-                new="        self._settle(parcel, delivered=len(parcel.seqs), requests=1)\n",
+                old="        self._settle(batch, delivered=0, requests=1)\n",
+                new="        self._settle(batch, delivered=len(batch.seqs), requests=1)\n",
             ),
         ),
     ),
@@ -169,8 +169,9 @@ NODE_MUTANTS: dict[str, Mutant] = {
         patches=(
             Patch(
                 file="shipper/delivery/queue.py",
-                old='        if outcome.verdict is Verdict.RETRY and outcome.scope == "sink":\n',
-                new="        if outcome.verdict is Verdict.RETRY:\n",
+                old="        if outcome.disposition is Disposition.RETRY"
+                ' and outcome.scope == "sink":\n',
+                new="        if outcome.disposition is Disposition.RETRY:\n",
             ),
         ),
     ),

@@ -67,7 +67,7 @@ STATE_MUTANTS: dict[str, Mutant] = {
         ),
     ),
     "replay-begins-anew": Mutant(
-        meaning="a replay that was killed forgets how far it was",
+        meaning="a replay that was killed volatile how far it was",
         patches=(
             Patch(
                 file=_LEDGER,

@@ -195,7 +195,7 @@ ATTACK = Attack(
         "position-apart-from-the-lines",
         "position-before-the-lines",
         "partial-line-twice",
-        "rotation-forgets-the-rest",
+        "rotation-volatile-the-rest",
         "truncation-not-noticed",
         "characters-are-cut",
     ),

@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from shipper.config.schema import Config
-from shipper.http_client.client import Poster
+from shipper.http_client.client import HttpClient
 from shipper.ledger.ledger import Ledger
 from shipper.replay.check import DIFFERS, HOLDS, check_receipts
 from shipper.replay.command import WISHING, replay_command
-from shipper.replay.source import Source
+from shipper.replay.source import RecordRange
 from shipper.service import ship_once
 from shipper.sinks import REGISTRY
 from spooler.spool import codec
@@ -39,8 +39,8 @@ from tests.kit.delivery import settings
 from tests.kit.processor import queries
 
 STATIONS = (
-    (Source, "read"),
-    (Poster, "post"),
+    (RecordRange, "read"),
+    (HttpClient, "post"),
     (Ledger, "begin_replay"),
     (Ledger, "acknowledge"),
     (Ledger, "end_replays"),

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from shipper.http_client.client import Poster
+from shipper.http_client.client import HttpClient
 from shipper.ledger.ledger import Ledger
 from shipper.service import ship_once
 from spooler.records import detection, finish, run, step
@@ -37,7 +37,7 @@ from tests.kit.processor.store import Store
 
 STATIONS = (
     (Reader, "read"),
-    (Poster, "post"),
+    (HttpClient, "post"),
     (Ledger, "acknowledge"),
     (Ledger, "bury"),
 )
