@@ -7,7 +7,6 @@ import hashlib
 import re
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 from importlib import resources
 from typing import Any
 
@@ -18,7 +17,7 @@ from shipper.admin.history import History
 from shipper.admin.metrics import CONTENT_TYPE, Exposition
 from shipper.delivery.counters import Meters
 from shipper.health.liveness import Liveness
-from shipper.http_server import Request, Response
+from shipper.http_server import HttpRequest, HttpResponse
 from shipper.status.model import Status
 from shipper.status.summary import summarize
 
@@ -43,7 +42,7 @@ class Routes:
         self._curves = Curves()
         self._reading = threading.Lock()  # one request at a time reads spools for curves
         page = _page()
-        self._routes: dict[str, Callable[[], Response]] = {
+        self._routes: dict[str, Callable[[], HttpResponse]] = {
             "/": lambda: page,
             "/-/healthy": lambda: _probe(liveness.healthy(), "healthy"),
             "/-/ready": lambda: _probe(liveness.ready(), "ready"),
@@ -52,30 +51,22 @@ class Routes:
             "/api/curves": self._read_curves,
         }
 
-    def answer(self, request: Request) -> Response:
+    def answer(self, request: HttpRequest) -> HttpResponse:
         route = self._routes.get(request.path)
-        return route() if route else Response(status=404, body=b"404 not found\n")
+        return route() if route else HttpResponse(status=404, body=b"404 not found\n")
 
-    def _metrics(self) -> Response:
-        return Response(status=200, body=self._exposition.text(), content_type=CONTENT_TYPE)
+    def _metrics(self) -> HttpResponse:
+        return HttpResponse(status=200, body=self._exposition.text(), content_type=CONTENT_TYPE)
 
-    def _read_status(self) -> Response:
+    def _read_status(self) -> HttpResponse:
         """As `lens-ship status --json`, with the worst spools only, and the last hour."""
         status = self._status()
         if status is None:
             return _json({"status": None})
-        shown = replace(status, spools=tuple(status.worst_first[:SPOOLS]))
-        totals = {
-            "pending": status.pending,
-            "pending_bytes": status.pending_bytes,
-            "oldest_age_seconds": status.age(status.oldest),
-            "spools_total": len(status.spools),
-            "spools_writing": sum(spool.state == "writing" for spool in status.spools),
-        }
         summary, history = summarize(status).to_map(), self._history.to_map()
-        return _json({"status": summary, **shown.to_map(), **totals, "history": history})
+        return _json({"status": summary, **status.to_map(SPOOLS), "history": history})
 
-    def _read_curves(self) -> Response:
+    def _read_curves(self) -> HttpResponse:
         status = self._status()
         if status is None:
             return _json({"curves": []})
@@ -83,15 +74,15 @@ class Routes:
             return _json({"curves": self._curves.of(status)})
 
 
-def _probe(problem: str, well: str) -> Response:
-    return Response(status=503 if problem else 200, body=f"{problem or well}\n".encode())
+def _probe(problem: str, well: str) -> HttpResponse:
+    return HttpResponse(status=503 if problem else 200, body=f"{problem or well}\n".encode())
 
 
-def _json(value: Any) -> Response:
-    return Response(status=200, body=orjson.dumps(value), content_type=_JSON)
+def _json(value: Any) -> HttpResponse:
+    return HttpResponse(status=200, body=orjson.dumps(value), content_type=_JSON)
 
 
-def _page() -> Response:
+def _page() -> HttpResponse:
     """The page, with a policy under which only the page's own script and style run."""
     text = resources.files("shipper.admin").joinpath("page.html").read_text(encoding="utf-8")
     policy = "; ".join(
@@ -106,7 +97,7 @@ def _page() -> Response:
             "frame-ancestors 'none'",
         )
     )
-    return Response(
+    return HttpResponse(
         status=200,
         body=text.encode(),
         content_type="text/html; charset=utf-8",

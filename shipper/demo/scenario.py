@@ -30,7 +30,7 @@ _POLL_SECONDS = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
-class Schedule:
+class EventTimes:
     """Seconds between the events."""
 
     until_training_dies: float
@@ -41,7 +41,7 @@ class Schedule:
     second_training: float
 
     @classmethod
-    def drawn(cls, seed: int, seconds: float) -> Schedule:
+    def drawn(cls, seed: int, seconds: float) -> EventTimes:
         """Draw the times for so many seconds of training."""
         draw = random.Random(seed).uniform
         until_training_dies = seconds * draw(0.2, 0.32)
@@ -96,12 +96,12 @@ class Scenario:
     """One demo from the start of the receiver to the audit."""
 
     def __init__(
-        self, group: ProcessGroup, terminal: Terminal, schedule: Schedule, script: Path
+        self, group: ProcessGroup, terminal: Terminal, times: EventTimes, script: Path
     ) -> None:
         self._group = group
         self._files = group.files
         self._terminal = terminal
-        self._schedule = schedule
+        self._times = times
         self._script = script
         self._port = free_port()
         self._admin_port = free_port()
@@ -114,18 +114,18 @@ class Scenario:
         Raises:
             DemoFailed: a process did not do its part.
         """
-        schedule = self._schedule
+        times = self._times
         self._start_receiver("started, counts")
         self._start_service("started, status page")
-        first = self._train("training 1", schedule.second_training * 10)
+        first = self._train("training 1", times.second_training * 10)
         self._show("training 1", f"started, pid {first.process.pid}")
-        self._wait(schedule.until_training_dies)
+        self._wait(times.until_training_dies)
         self._kill("training 1")
         self._show("training 1", f"killed (SIGKILL) after step {first.last_step:,}", "red")
-        second = self._train("training 2", schedule.second_training)
+        second = self._train("training 2", times.second_training)
         restart = second.calls[0].step
         self._show("training 2", f"started, resumes from the checkpoint of step {restart:,}")
-        self._wait(schedule.until_receiver_dies)
+        self._wait(times.until_receiver_dies)
         self._break_receiver_and_service()
         self._finish(second)
         drained = self._drain()
@@ -133,16 +133,16 @@ class Scenario:
         return ScenarioResult(first=first, second=second, restart=restart, drained=drained)
 
     def _break_receiver_and_service(self) -> None:
-        schedule = self._schedule
+        times = self._times
         self._kill("receiver")
         killed_at = self._terminal.seconds
         self._show("receiver", "killed (SIGKILL), the training continues", "red")
-        self._wait(schedule.until_service_dies)
+        self._wait(times.until_service_dies)
         self._kill("service")
         self._show("service", "killed (SIGKILL), the training continues", "red")
-        self._wait(schedule.until_service_returns)
+        self._wait(times.until_service_returns)
         self._start_service("restarted,")
-        self._wait(schedule.until_receiver_returns)
+        self._wait(times.until_receiver_returns)
         self._start_receiver(f"restarted after {self._terminal.seconds - killed_at:.1f} s,")
 
     def _start_receiver(self, event: str) -> None:
@@ -219,7 +219,7 @@ class Scenario:
 
     def _until(self, fact: Callable[[], bool], otherwise: str) -> None:
         """Wait for a fact while every required process runs."""
-        deadline = time.monotonic() + _READY_SECONDS + self._schedule.second_training
+        deadline = time.monotonic() + _READY_SECONDS + self._times.second_training
         while not fact():
             for name, process in self._required.items():
                 if process.exit_code is not None:

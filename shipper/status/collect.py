@@ -26,10 +26,10 @@ from shipper.ledger.totals import Sums
 from shipper.sinks import REGISTRY
 from shipper.status.model import DiskStatus, SinkStatus, SpoolSinkStatus, SpoolStatus, Status
 from spooler.errors import SpoolError
-from spooler.spool.glance import Glance, View
 from spooler.spool.identity import Identity
 from spooler.spool.layout import is_marked_full
 from spooler.spool.reader import Reader
+from spooler.spool.summary import SpoolSummary, SummaryReader
 
 _NO_TOTALS = Sums(settled=Counter(), lost=Counter(), dead=Counter(), dropped=Counter())
 _NO_ROWS = SpoolRows()
@@ -127,7 +127,7 @@ class _Spool:
         self._directory = directory
         self._sinks = sinks
         self._reporting = config.api_reporting
-        self._glance = Glance(directory)
+        self._summary_reader = SummaryReader(directory)
         self._reader = Reader(directory)
         self._identity: Identity | None = None
         # Most sinks are at the same seq, and the next collection may find them there too.
@@ -148,9 +148,9 @@ class _Spool:
 
     def _read(self, rows: SpoolRows) -> SpoolStatus:
         owned = self._reader.is_owned()  # first: what is then found is all of an ended spool
-        view = self._glance.look()
+        summary = self._summary_reader.read()
         identity, problem = self._identify()
-        problem = view.problem or problem
+        problem = summary.problem or problem
         reporting = self._reporting and (identity is None or identity.api_reporting)
         state = "writing" if owned else "ended"
         if not reporting:
@@ -160,14 +160,16 @@ class _Spool:
         of_sinks = [(name, rows.sinks.get(name, _NO_SINK_ROWS)) for name in self._sinks]
         # Replays have positions too, under the name of their sink and a tilde.
         removed = {n: r for n, r in rows.sinks.items() if n not in self._sinks and "~" not in n}
-        unsent = {n: r.pending(view.first, view.last) for n, r in removed.items() if reporting}
+        unsent = {
+            n: r.pending(summary.first, summary.last) for n, r in removed.items() if reporting
+        }
         return SpoolStatus(
             spool=self._directory.name,
             directory=str(self._directory),
             state=state,
-            written=max([view.last, *(one.seq for _, one in of_sinks)]),
-            bytes=view.bytes,
-            newest=view.newest,
+            written=max([summary.last, *(one.seq for _, one in of_sinks)]),
+            bytes=summary.bytes,
+            newest=summary.newest,
             workload=rows.workload or (identity.workload_uid if identity else ""),
             host=identity.host if identity else "",
             pid=identity.pid if identity else 0,
@@ -175,7 +177,8 @@ class _Spool:
             problem=problem,
             producer_dropped=dict(totals.dropped_of(rows.gaps)),
             sinks=tuple(
-                self._of_sink(name, one, rows, view, reporting=reporting) for name, one in of_sinks
+                self._of_sink(name, one, rows, summary, reporting=reporting)
+                for name, one in of_sinks
             ),
             unconfigured={name: count for name, count in unsent.items() if count},
         )
@@ -190,20 +193,20 @@ class _Spool:
         return self._identity, ""
 
     def _of_sink(
-        self, name: str, mine: SinkRows, rows: SpoolRows, view: View, *, reporting: bool
+        self, name: str, mine: SinkRows, rows: SpoolRows, summary: SpoolSummary, *, reporting: bool
     ) -> SpoolSinkStatus:
         losses = reckon(mine.damage, rows.deleted)
-        pending = mine.pending(view.first, view.last) if reporting else 0
-        acknowledged = view.newest
-        if mine.seq < view.last:
-            acknowledged = self._time(self._glance.time_of, mine.seq)
+        pending = mine.pending(summary.first, summary.last) if reporting else 0
+        acknowledged = summary.newest
+        if mine.seq < summary.last:
+            acknowledged = self._time(self._summary_reader.time_of, mine.seq)
         return SpoolSinkStatus(
             sink=name,
             delivered=mine.delivered,
             skipped=mine.skipped,
             pending=pending,
-            pending_bytes=self._glance.bytes_beyond(mine.seq) if pending else 0,
-            oldest=self._time(self._glance.time_beyond, mine.seq) if pending else None,
+            pending_bytes=self._summary_reader.bytes_beyond(mine.seq) if pending else 0,
+            oldest=self._time(self._summary_reader.time_beyond, mine.seq) if pending else None,
             newest_acknowledged=acknowledged,
             dead_letters=mine.dead_letters,
             corrupt=losses.corrupt,
