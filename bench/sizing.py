@@ -20,7 +20,7 @@ from aims import aim
 from spooler.spool import codec
 from spooler.spool.filesystem import bytes_in
 from spooler.spool.identity import Identity
-from spooler.spool.writer import Limits, Writer
+from spooler.spool.writer import Writer, WriterLimits
 from tests.kit.processor import Receiver
 
 STEPS = 20_000  # of the spools that are weighed
@@ -38,7 +38,7 @@ def write(root: Path, number: int, metrics: int, steps: int) -> tuple[Path, floa
         below=("node_0", f"rank_{number}"),
         spool=name,
         identity=codec.pack(who.to_map()),
-        limits=Limits(),
+        limits=WriterLimits(),
     )
     packed = 0
     for step in range(steps):

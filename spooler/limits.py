@@ -5,12 +5,12 @@ from __future__ import annotations
 import grp
 
 from spooler import async_exceptions, config, stderr
-from spooler.spool.layout import Limits
+from spooler.spool.layout import WriterLimits
 
 
-def limits(settings: config.Settings, group: int | None) -> Limits:
+def limits(settings: config.Settings, group: int | None) -> WriterLimits:
     """What a writer may take: `group` is that of a shared root."""
-    return Limits(
+    return WriterLimits(
         # Disk comes back in whole segments: one must be a small part of what there may be.
         segment_bytes=min(settings.segment_bytes, settings.max_bytes // 8),
         max_bytes=settings.max_bytes,

@@ -17,7 +17,7 @@ from spooler.spool.descriptor import Descriptor
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
+class WriterLimits:
     """When a segment ends, and who may read it."""
 
     segment_bytes: int = 8 * 1024 * 1024  # of record bodies
@@ -39,7 +39,7 @@ class Limits:
         return 0o600 if self.group is None else 0o660
 
 
-def make_directories(root: Path, below: tuple[str, ...], limits: Limits) -> None:
+def make_directories(root: Path, below: tuple[str, ...], limits: WriterLimits) -> None:
     """Create what is missing of the path, each folder with our mode; others' stay as they are."""
     missing = [root] if not root.exists() else []
     if missing:
@@ -71,7 +71,7 @@ def group_of(root: Path) -> int | None:
 
 
 def user_folder(root: Path) -> tuple[str, ...]:
-    """The folder of this user's own in such a root, where nobody may touch another's (sticky)."""
+    """The folder of this user's own in such a root, where no user may touch another's (sticky)."""
     status = _status(root)
     if group_of(root) is None or status is None or not status.st_mode & stat.S_ISVTX:
         return ()
@@ -85,7 +85,7 @@ def is_marked_full(root: Path) -> bool:
     except OSError:
         return False
     if status.st_mode & stat.S_ISVTX and marker.st_uid not in (status.st_uid, 0):
-        return False  # anybody may put a file there; only the root's owner is believed
+        return False  # any user may create the file, only the root's owner counts
     return abs(time.time() - marker.st_mtime) < fmt.ROOT_FULL_SECONDS
 
 
@@ -104,7 +104,7 @@ def _check_own(folder: Path) -> None:
         raise PermissionError(errno.EPERM, "belongs to another user", str(folder))
 
 
-def _hand_over(folder: Path, limits: Limits) -> None:
+def _hand_over(folder: Path, limits: WriterLimits) -> None:
     """Give a new folder its group and mode, as far as its parent has not done so already."""
     status, group = os.stat(folder), limits.group
     if group is not None and status.st_gid != group:

@@ -33,7 +33,7 @@ from spooler.spool import codec, db, filesystem
 from spooler.spool import format as fmt
 from spooler.spool.active import ActiveSegment, SealedSegment
 from spooler.spool.layout import (
-    Limits,
+    WriterLimits,
     check_present,
     is_marked_full,
     make_directories,
@@ -62,7 +62,7 @@ class Writer:
         below: tuple[str, ...],
         spool: str,
         identity: bytes,
-        limits: Limits,
+        limits: WriterLimits,
     ) -> None:
         self.directory = root.joinpath(*below, spool)
         self._root = root

@@ -20,7 +20,7 @@ from spooler.spool import codec, owner
 from spooler.spool import format as fmt
 from spooler.spool.identity import Identity
 from spooler.spool.reader import Damage, Reader, Stored
-from spooler.spool.writer import Limits, Writer
+from spooler.spool.writer import Writer, WriterLimits
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 BELOW = ("node_0", "rank_0")
@@ -35,7 +35,7 @@ def spool_id(salt: int = 0) -> str:
 
 def identity(spool: str = "", **fields: Any) -> Identity:
     """Who writes a test's spool."""
-    known = {"created": 1700000000.0, "host": "node-a", **asdict(owner.this_life())}
+    known = {"created": 1700000000.0, "host": "node-a", **asdict(owner.this_process())}
     return Identity(spool=spool or spool_id(), **{**known, **fields})
 
 
@@ -46,14 +46,14 @@ def writer(
     who: Identity | None = None,
     **limits: Any,
 ) -> Writer:
-    """A writer below `root`; `limits` are fields of `Limits`."""
+    """A writer below `root`; `limits` are fields of `WriterLimits`."""
     who = who or identity(spool)
     return Writer(
         root=root,
         below=BELOW,
         spool=who.spool,
         identity=codec.pack(who.to_map()),
-        limits=Limits(**limits),
+        limits=WriterLimits(**limits),
     )
 
 

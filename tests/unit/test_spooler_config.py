@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from spooler import config
-from spooler.spool.writer import Limits
+from spooler.spool.writer import WriterLimits
 
 DEFAULTS = config.from_environ({})
 
@@ -25,7 +25,7 @@ def test_nothing_set_means_off_and_the_defaults_of_the_table() -> None:
 
 
 def test_the_writer_has_the_same_defaults() -> None:
-    limits = Limits()
+    limits = WriterLimits()
     assert limits.segment_bytes == DEFAULTS.segment_bytes
     assert limits.segment_records == DEFAULTS.segment_records
     assert limits.segment_seconds == DEFAULTS.segment_seconds
