@@ -14,7 +14,7 @@ import pytest
 
 from shipper.humanize import json_safe, number, sanitize
 from shipper.inspection.record_line import TailRecord, format_record
-from shipper.inspection.tail import SpoolsFollower, RecordFilter
+from shipper.inspection.tail import RecordFilter, SpoolsFollower
 from spooler.spool import codec
 from tests.kit import spools
 from tests.kit.command import lens_ship
