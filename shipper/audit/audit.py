@@ -1,14 +1,14 @@
-"""Takes the account of every spool: counters from the ledger, counts from the files.
+"""Accounts for every record of every spool: counters from the ledger, counts from the files.
 
-It reads only, and may run beside the service: when the ledger moves while the files are counted,
-that spool is counted again.
+It only reads, and may run beside the service. When the ledger changes while the files of a spool
+are counted, that spool is counted again.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,87 +23,110 @@ from shipper.retention.quarantine import Quarantine, Report
 from spooler.spool.reader import Reader
 
 _TRIES = 5
-_NOWHERE: dict[str, Any] = {"seq": 0, "ahead": {}, "early": [], "delivered": 0, "passed": 0}
+_NO_POSITION: dict[str, Any] = {"seq": 0, "early": [], "delivered": 0, "passed": 0}
+
+
+@dataclass(kw_only=True)
+class _Spool:
+    """A spool with the gaps that its writer or the service has recorded, by seq."""
+
+    id: str
+    directory: str
+    reader: Reader | None  # None once the files are deleted
+    gaps: dict[int, Gap] = field(default_factory=dict)
+
+    def read_gaps(self) -> None:
+        for stored in self.reader.gaps() if self.reader else ():
+            gap = gap_of(self.id, stored)
+            if gap is not None:
+                self.gaps[gap.seq] = gap
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Books:
-    """The ledger's rows that concern one spool and sink."""
+class _Rows:
+    """The ledger's rows about one spool and sink."""
 
     position: dict[str, Any]
     dead: list[int]  # seqs
     damage: list[tuple[int, int, str]]  # first and last seq, reason
-    given_up: dict[str, int]  # by reason
-    again: int
+    dropped: dict[str, int]  # by reason
+    resent: int
 
 
-def take_accounts(
-    ledger: Ledger, root: Path, sinks: Collection[str], closed: Closed | None = None
+def run_audit(
+    ledger: Ledger,
+    root: Path,
+    sinks: Collection[str],
+    closed: Closed | None = None,
+    *,
+    removed: Collection[str] = (),
 ) -> list[Account]:
-    """The account of every spool that the ledger knows or that lies below `root`, for each sink.
+    """The account of every spool in the ledger or below `root`, for each of `sinks`.
 
-    `closed` is told of folders that cannot be looked into.
+    Of sinks that were `removed` from the configuration only what the ledger knows is reported.
+    `closed` is called with directories that cannot be read.
     """
-    gaps = _gaps(ledger)
-    spools = {row["id"]: row for row in ledger.spools()}
-    readers = {row["id"]: _reader(row) for row in spools.values()}
-    accounts = []
-    read: set[str] = set()
-    for row in ledger.positions():
-        if row["sink"] not in sinks:
-            continue  # the position of a replay: its records are somebody else's already
-        spool = spools.get(row["spool"])
-        if spool is not None:
-            reader = readers[row["spool"]]
-            if row["spool"] not in read:
-                read.add(row["spool"])
-                _read_gaps(gaps, reader)
-            told = gaps.setdefault(row["spool"], {})
-            accounts.append(_take(ledger, row["spool"], row["sink"], spool, reader, told))
-    known = {(account.spool, account.sink) for account in accounts}
-    accounts.extend(_unattributed(root, sinks, known))
+    recorded = _gaps(ledger)
+    spools = {
+        row["id"]: _Spool(
+            id=row["id"],
+            directory=row["directory"],
+            reader=None if row["deleted"] else Reader(Path(row["directory"])),
+            gaps=recorded.get(row["id"], {}),
+        )
+        for row in ledger.spools()
+    }
+    pairs = [
+        (spools[row["spool"]], row["sink"])
+        for row in ledger.positions()
+        if row["spool"] in spools and row["sink"] in {*sinks, *removed}
+    ]
+    known = {(spool.id, sink) for spool, sink in pairs}
     for directory in find_spools(root, closed):
         if is_bare(directory):
             continue
         reader = Reader(directory)
-        untouched = [sink for sink in sinks if (directory.name, sink) not in known]
-        if untouched and reader.spool not in read:
-            _read_gaps(gaps, reader)
-        for sink in untouched:
-            nothing = {"id": reader.spool, "directory": str(directory)}
-            told = gaps.setdefault(reader.spool, {})
-            accounts.append(_take(ledger, reader.spool, sink, nothing, reader, told))
+        found = spools.get(reader.spool)
+        if found is None or found.reader is None:
+            found = _Spool(id=reader.spool, directory=str(directory), reader=reader)
+        pairs += [(found, sink) for sink in sinks if (found.id, sink) not in known]
+    for spool in {id(spool): spool for spool, _ in pairs}.values():
+        spool.read_gaps()
+    accounts = [_account(ledger, spool, sink) for spool, sink in pairs]
+    accounts += _unattributed(root, sinks, known)
     return sorted(accounts, key=lambda account: (account.spool, account.sink))
 
 
+def removed_sinks(ledger: Ledger, sinks: Collection[str]) -> set[str]:
+    """Sinks that have acknowledged records and are not among `sinks` any more."""
+    # A position with a "~" in its name belongs to a replay or a resend.
+    recorded = {row["sink"] for row in ledger.positions() if "~" not in row["sink"]}
+    return recorded - set(sinks)
+
+
 def _unattributed(
-    root: Path, sinks: Collection[str], known: Collection[tuple[str, str]]
+    root: Path, sinks: Iterable[str], known: Collection[tuple[str, str]]
 ) -> list[Account]:
-    """Spools in quarantine of which nothing could be sent, for want of a name."""
-    held: dict[str, list[Report]] = {}
+    """Quarantined spools whose identity could not be read, so that nothing could be sent."""
+    reports: dict[str, list[Report]] = {}
     for report in Quarantine(root).reports(dropped=True):
         if not report.delivered:
-            held.setdefault(report.spool, []).append(report)
-    return [
-        Account(
-            spool=spool,
-            sink=sink,
-            directory=str(Path(reports[0].path).parent),
-            written=sum(ranges.size(report.holds) for report in reports),
-            corrupt=sum(ranges.size(report.holds) for report in reports),
-        )
-        for spool, reports in held.items()
-        for sink in sinks
-        if (spool, sink) not in known
-    ]
+            reports.setdefault(report.spool, []).append(report)
+    accounts = []
+    for spool, group in reports.items():
+        records = sum(ranges.size(report.holds) for report in group)
+        directory = str(Path(group[0].path).parent)
+        accounts += [
+            Account(spool=spool, sink=sink, directory=directory, written=records, corrupt=records)
+            for sink in sinks
+            if (spool, sink) not in known
+        ]
+    return accounts
 
 
-_Gaps = dict[int, Gap]  # by seq
-
-
-def _gaps(ledger: Ledger) -> dict[str, _Gaps]:
-    """The gaps that the service has met."""
-    gaps: dict[str, _Gaps] = {}
+def _gaps(ledger: Ledger) -> dict[str, dict[int, Gap]]:
+    """The gaps that the service has read, by spool and seq."""
+    gaps: dict[str, dict[int, Gap]] = {}
     for row in ledger.gaps():
         gap = Gap(
             spool=row["spool"],
@@ -117,121 +140,91 @@ def _gaps(ledger: Ledger) -> dict[str, _Gaps]:
     return gaps
 
 
-def _read_gaps(gaps: dict[str, _Gaps], reader: Reader | None) -> None:
-    """Add those that lie further on in the spool, once."""
-    for stored in reader.gaps() if reader else ():
-        gap = gap_of(reader.spool, stored) if reader else None
-        if gap is not None:
-            gaps.setdefault(gap.spool, {})[gap.seq] = gap
-
-
-def _reader(spool: dict[str, Any]) -> Reader | None:
-    return None if spool["deleted"] else Reader(Path(spool["directory"]))
-
-
-def _take(
-    ledger: Ledger,
-    spool_id: str,
-    sink: str,
-    spool: dict[str, Any],
-    reader: Reader | None,
-    gaps: _Gaps,
-) -> Account:
-    """One account; taken again when ledger or files have moved meanwhile."""
+def _account(ledger: Ledger, spool: _Spool, sink: str) -> Account:
     for _ in range(_TRIES):
-        books = _books(ledger, spool_id, sink)
-        account = _reckon(books, spool, reader, gaps)
-        if account.balances and _books(ledger, spool_id, sink) == books:
+        rows = _rows(ledger, spool.id, sink)
+        account = _count(rows, spool, sink)
+        if account.balances and _rows(ledger, spool.id, sink) == rows:
             break
-        # A writer that keeps its limit tells of a deletion just before it: after we last read.
-        _read_gaps({spool_id: gaps}, reader)
-        gaps.update(_gaps(ledger).get(spool_id, {}))
+        # A writer records a deletion just before it deletes: after the gaps were read.
+        spool.read_gaps()
+        spool.gaps.update(_gaps(ledger).get(spool.id, {}))
     return account
 
 
-def _books(ledger: Ledger, spool: str, sink: str) -> _Books:
-    def mine(row: dict[str, Any]) -> bool:
-        return bool(row["sink"] == sink)
+def _rows(ledger: Ledger, spool: str, sink: str) -> _Rows:
+    def of_sink(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [row for row in rows if row["sink"] == sink]
 
     positions = ledger.positions(spool)
-    return _Books(
-        position=next(
-            (row for row in positions if mine(row)),
-            {**_NOWHERE, "spool": spool, "sink": sink},
-        ),
-        given_up={row["reason"]: row["count"] for row in ledger.dropped(spool) if mine(row)},
-        again=sum(row["delivered"] for row in positions if is_again(row["sink"], sink)),
-        dead=[row["seq"] for row in ledger.dead_letters(spool) if mine(row)],
-        damage=[(r["first"], r["last"], r["reason"]) for r in ledger.damages(spool) if mine(r)],
+    return _Rows(
+        position=next(iter(of_sink(positions)), _NO_POSITION),
+        dead=[row["seq"] for row in of_sink(ledger.dead_letters(spool))],
+        damage=[
+            (row["first"], row["last"], row["reason"]) for row in of_sink(ledger.damages(spool))
+        ],
+        dropped={row["reason"]: row["count"] for row in of_sink(ledger.dropped(spool))},
+        resent=sum(row["delivered"] for row in positions if is_again(row["sink"], sink)),
     )
 
 
-def _reckon(books: _Books, spool: dict[str, Any], reader: Reader | None, gaps: _Gaps) -> Account:
-    position = books.position
-    seq = position["seq"]
+def _count(rows: _Rows, spool: _Spool, sink: str) -> Account:
+    reader, seq = spool.reader, rows.position["seq"]
     last = max(seq, reader.last_seq()) if reader else seq
-    settled = _settled_beyond(books)
-    unmet = _deleted_beyond(seq, settled, reader, gaps)
-    beyond = [*settled, *(piece for pieces in unmet.values() for piece in pieces)]
-    deleted = [(gap.first, gap.last, gap.reason) for gap in gaps.values() if gap.first]
-    lost = losses.reckon(books.damage, deleted)
-    evicted = Counter(lost.evicted)
-    for reason, pieces in unmet.items():
-        evicted[reason] += ranges.size(pieces)
-    present = reader.count_after(seq) if reader else 0
-    explained = ranges.size(beyond) - _present(reader, beyond)
-    unwritten = Counter[str]()
-    for gap in gaps.values():
-        unwritten[gap.reason] += 0 if gap.first else gap.count
+    final = _final_beyond(rows)
+    deleted = _deleted_beyond(seq, final, spool)
+    beyond = [*final, *(piece for pieces in deleted.values() for piece in pieces)]
+    lost = losses.reckon(
+        rows.damage, [(gap.first, gap.last, gap.reason) for gap in spool.gaps.values() if gap.first]
+    )
+    policy = Counter(lost.evicted)
+    policy.update({reason: ranges.size(pieces) for reason, pieces in deleted.items()})
+    policy.update(rows.dropped)
+    producer: Counter[str] = Counter()
+    for gap in spool.gaps.values():
+        producer[gap.reason] += 0 if gap.first else gap.count
+    present, explained = 0, ranges.size(beyond)
+    if reader:
+        present = reader.count_after(seq)
+        merged = ranges.merged(beyond)
+        explained -= sum(reader.count_between(first, last) for first, last in merged)
     return Account(
-        spool=position["spool"],
-        sink=position["sink"],
-        directory=spool["directory"],
+        spool=spool.id,
+        sink=sink,
+        directory=spool.directory,
         written=last,
-        delivered=position["delivered"],
-        passed=position["passed"],
+        delivered=rows.position["delivered"],
+        skipped=rows.position["passed"],
         pending=last - seq - ranges.size(beyond),
-        dead=len(books.dead),
+        dead_letters=len(rows.dead),
         corrupt=lost.corrupt,
-        missing=max(0, last - seq - present - explained),
-        evicted=dict(+evicted),
-        dropped=dict(+unwritten),
-        given_up=books.given_up,
-        again=books.again,
+        unaccounted=max(0, last - seq - present - explained),
+        dropped_by_policy=dict(+policy),
+        dropped_by_producer=dict(+producer),
+        resent=rows.resent,
     )
 
 
-def _deleted_beyond(
-    seq: int, settled: list[Range], reader: Reader | None, gaps: _Gaps
-) -> dict[str, list[Range]]:
-    """What the writer says it has deleted, is gone, and has not been met by this sink yet."""
-    unmet: dict[str, list[Range]] = {}
-    if reader is None:
-        return unmet
-    # Told before it is done, and always from the beginning: what is there begins after it.
-    begin = reader.first_seq()
-    for gap in gaps.values():
-        told = [(max(first, seq + 1), min(last, begin - 1)) for first, last in _range(gap)]
-        seen = [piece for pieces in unmet.values() for piece in pieces]
-        unmet.setdefault(gap.reason, []).extend(ranges.without(told, [*settled, *seen]))
-    return unmet
+def _final_beyond(rows: _Rows) -> list[Range]:
+    """Records after the position that are final already: acknowledged, dead letters or damaged."""
+    seq = rows.position["seq"]
+    found = [*rows.position["early"], *((first, last) for first, last, _ in rows.damage)]
+    final = [(max(first, seq + 1), last) for first, last in found]
+    final += ranges.of_numbers(number for number in rows.dead if number > seq)
+    return ranges.merged(final)
 
 
-def _range(gap: Gap) -> list[Range]:
-    return [(gap.first, gap.last)] if gap.first else []
-
-
-def _present(reader: Reader | None, wanted: list[Range]) -> int:
-    """How many of these are in the files."""
-    if reader is None:
-        return 0
-    return sum(reader.count_between(first, last) for first, last in ranges.merged(wanted))
-
-
-def _settled_beyond(books: _Books) -> list[Range]:
-    """Records after the position that are settled already: ahead, dead, or damaged."""
-    seq = books.position["seq"]
-    early = [*books.position["early"], *((first, last) for first, last, _ in books.damage)]
-    settled = [(max(first, seq + 1), last) for first, last in early]
-    settled += ranges.of_numbers(number for number in books.dead if number > seq)
-    return ranges.merged(settled)
+def _deleted_beyond(seq: int, final: list[Range], spool: _Spool) -> dict[str, list[Range]]:
+    """What the writer has deleted after the position and the sink has not read of, by reason."""
+    deleted: dict[str, list[Range]] = {}
+    if spool.reader is None:
+        return deleted
+    # Deletions are recorded first, and begin at the oldest record: what is there comes after them.
+    begin = spool.reader.first_seq()
+    for gap in spool.gaps.values():
+        if gap.first:
+            counted = [piece for pieces in deleted.values() for piece in pieces]
+            span = [(max(gap.first, seq + 1), min(gap.last, begin - 1))]
+            fresh = ranges.without(span, [*final, *counted])
+            deleted.setdefault(gap.reason, []).extend(fresh)
+    return deleted

@@ -1,7 +1,4 @@
-"""Where records go: every sink is asked for its own findings.
-
-A sink that has a method `probe(identities)` says whether its receiver is there and knows the jobs.
-"""
+"""The receivers: a sink with a method `probe(identities)` reports whether its receiver works."""
 
 from __future__ import annotations
 
@@ -13,15 +10,15 @@ from shipper.sinks import build_sinks
 from shipper.sinks.processor.client import build_client
 
 
-def look(ground: CheckContext) -> Iterator[Finding]:
-    """See the module."""
-    config = ground.config
+def findings(context: CheckContext) -> Iterator[Finding]:
+    """What each sink's probe reports."""
+    config = context.config
     if not config.api_reporting:
         yield warn("sinks", "api_reporting is false: nothing is sent", "set api_reporting = true")
         return
     for name, sink in build_sinks(config, build_client(config)).items():
         probe = getattr(sink, "probe", None)
         if probe is None:
-            yield ok(name, "has nothing to be asked for in advance")
+            yield ok(name, "has no check of its own")
         else:
-            yield from probe(ground.identities)
+            yield from probe(context.identities)

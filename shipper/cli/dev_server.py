@@ -7,8 +7,6 @@ from pathlib import Path
 
 import click
 
-from shipper.cli.options import start_logging
-
 
 @click.command("dev-server")
 @click.option("--listen", default="127.0.0.1:8989", show_default=True, help="HOST:PORT.")
@@ -24,8 +22,9 @@ def dev_server(listen: str, data: Path, prefix: str) -> None:
     """Run a small local telemetry-processor to try lens-ship with. Not for production."""
     from shipper.config.parse import host_and_port
     from shipper.dev_server.server import DevServer
+    from shipper.log import start
 
-    start_logging("info")
+    start("info")
     try:
         host, port = host_and_port(listen)
         server = DevServer(data, host, port, prefix)

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from shipper.cli.options import load_config, need_open, one_of, settings
+from shipper.cli.options import load_config, need_readable, one_of, settings
 
 
 @click.command()
@@ -77,5 +77,5 @@ def replay(
     flags = {name: value for name, value in given.items() if name not in WISHING}
     config = load_config(flags, config_file, needs_spool=not paths, sends=not plan_only)
     if not paths:
-        need_open(config.spool)
+        need_readable(config.spool)
     sys.exit(replay_command(paths, given, config, plan_only=plan_only, rate=rate))

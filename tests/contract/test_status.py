@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from shipper.audit.audit import take_accounts
+from shipper.audit.audit import run_audit
 from shipper.ledger import service_status, totals
 from shipper.ledger.ledger import Ledger, Position, Settled
 from shipper.service import ship_once
@@ -65,7 +65,7 @@ def agree(tmp_path: Path) -> Status:
     """Compare the status with the audit, which reads every record."""
     status = collect(tmp_path)
     with closing(Ledger(tmp_path / "state", exclusive=False)) as ledger:
-        accounts = take_accounts(ledger, tmp_path / "spool", REGISTRY)
+        accounts = run_audit(ledger, tmp_path / "spool", REGISTRY)
     ways = {(s.spool, way.sink): (s, way) for s in status.spools for way in s.sinks}
     for account in accounts:
         seen, way = ways[account.spool, account.sink]
@@ -80,11 +80,11 @@ def agree(tmp_path: Path) -> Status:
         ) == (
             account.written,
             account.delivered,
-            account.passed,
+            account.skipped,
             account.pending,
             account.corrupt,
-            sum(account.evicted.values()) + sum(account.given_up.values()),
-            dict(account.dropped),
+            sum(account.dropped_by_policy.values()),
+            dict(account.dropped_by_producer),
         ), account
     return status
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from shipper.audit.audit import take_accounts
+from shipper.audit.audit import run_audit
 from shipper.discovery import layout
 from shipper.ledger.ledger import Ledger
 from shipper.service import ship_once
@@ -85,7 +85,7 @@ def test_a_closed_folder_on_the_way_to_spools_is_told_by_everybody(
         assert summary.headline.startswith(f"{closed} {why}")
         found: dict[str, str] = {}
         ledger = Ledger(settings.state, exclusive=False)
-        take_accounts(ledger, settings.spool, REGISTRY, layout.noting(found))
+        run_audit(ledger, settings.spool, REGISTRY, layout.noting(found))
         ledger.close()
         assert found == {str(closed): why}
         monkeypatch.undo()

@@ -19,7 +19,7 @@ from unittest import mock
 
 from shipper import service as service_module
 from shipper.audit.account import Account
-from shipper.audit.audit import take_accounts
+from shipper.audit.audit import run_audit
 from shipper.config.schema import Config
 from shipper.errors import Unreachable
 from shipper.http_client import Answer
@@ -244,7 +244,7 @@ class Node:
         with self._patched():
             ledger = Ledger(self.config.state, exclusive=False, create=True)
             try:
-                return take_accounts(ledger, self.config.spool, REGISTRY)
+                return run_audit(ledger, self.config.spool, REGISTRY)
             finally:
                 ledger.close()
 

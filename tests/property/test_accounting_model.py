@@ -314,10 +314,10 @@ class Accounting(RuleBasedStateMachine):
             assert account.written <= one.last, account
             assert account.pending >= 0, account
             if not one.harmed:
-                assert account.missing == 0, account
+                assert account.unaccounted == 0, account
                 assert account.corrupt == 0, account
             if not one.harmed and not one.excused:
-                assert account.evicted == {}, account
+                assert account.dropped_by_policy == {}, account
 
     def check_at_rest(self) -> None:
         dead = self.dead()
