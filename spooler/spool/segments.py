@@ -13,7 +13,6 @@ import heapq
 import os
 import re
 from collections.abc import Iterable
-from itertools import islice
 from pathlib import Path
 
 from spooler.errors import NotASpool, SpoolDamaged, SpoolError
@@ -169,7 +168,7 @@ class Segments:
         done = []
         listed = self.segments()
         for place, number in enumerate(listed, start=1):
-            begun = self._first_in(islice(listed, place, None))
+            begun = self._first_in(listed[later] for later in range(place, len(listed)))
             if begun is None or begun > position + 1:
                 break
             try:

@@ -39,8 +39,8 @@ COPIES = {
 }
 FORKED = """
 import os, sys, wandb
-from spooler.hooks.wandb import hook
-hook(wandb)
+from spooler.hooks.wandb import wrap
+wrap(wandb)
 run = wandb.init(mode="offline", dir=sys.argv[1], settings=wandb.Settings(console="off"))
 run.log({"loss": 0.5}, step=0)
 if os.fork() == 0:
@@ -256,11 +256,11 @@ def test_a_folder_is_not_deleted_when_it_has_grown_since_it_was_found(
     directory, writer = spool(tmp_path / "spool", [step(0)], close=False)
     service = Service(config(tmp_path, processor_url=receiver.url), once=True)
     kept = Kept(spool=directory.name, number=None, bytes=1, age=0.0, save=True)
-    with mock.patch.object(Reader, "verdict", return_value=KILLED):
+    with mock.patch.object(Reader, "liveness", return_value=KILLED):
         service.run()
         append(writer, [step(1)])
         service._tidying._delete(kept)
-    with mock.patch.object(Reader, "verdict", return_value=ALIVE):
+    with mock.patch.object(Reader, "liveness", return_value=ALIVE):
         service._tidying._delete(kept)
     assert [stored.seq for stored in spools.read_whole(directory).records] == [1, 2]
     writer.close()
