@@ -48,7 +48,7 @@ def write_backlog(root: Path, *, steps: int, metrics: int, spools: int) -> int:
     from spooler.spool import codec
     from spooler.spool import format as fmt
     from spooler.spool.identity import Identity
-    from spooler.spool.writer import Writer, WriterLimits
+    from spooler.spool.writer import Limits, Writer
 
     draw = random.Random(7)
     names = [f"train/metric_{number}" for number in range(metrics)]
@@ -66,7 +66,7 @@ def write_backlog(root: Path, *, steps: int, metrics: int, spools: int) -> int:
             below=("node_0", f"rank_{number}"),
             spool=spool,
             identity=codec.pack(who.to_map()),
-            limits=WriterLimits(max_bytes=1 << 40),
+            limits=Limits(max_bytes=1 << 40),
         )
         writer.append(run.NAME, codec.pack(run.make(run="r", time=time.time(), facts={})))
         for index in range(steps // spools):

@@ -62,10 +62,10 @@ def draw(name: str, title: str, panels: Sequence[dict[str, Any]]) -> None:
 def time_appends(work: Path, records: int) -> tuple[list[int], list[int], int]:
     """Nanoseconds of every append and of every bare write; records in a segment."""
     from spooler.spool import codec
-    from spooler.spool.writer import Writer, WriterLimits
+    from spooler.spool.writer import Limits, Writer
 
     spool = "20260101T000000-1-00000000"
-    limits = WriterLimits(max_bytes=1 << 40)
+    limits = Limits(max_bytes=1 << 40)
     writer = Writer(
         root=work / "spool",
         below=("node_0", "rank_0"),

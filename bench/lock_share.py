@@ -67,7 +67,7 @@ def measure(seconds: float, rounds: int) -> dict[str, Stalls]:
     """Both arms, in turns."""
     from spooler.background import BackgroundThread
     from spooler.spool import codec
-    from spooler.spool.writer import Writer, WriterLimits
+    from spooler.spool.writer import Limits, Writer
 
     data = {f"train/metric_{number}": number + 0.5 for number in range(8)}
     body = {"run": "r", "step": 1, "time": time.time(), "closed": True, "data": data}
@@ -84,7 +84,7 @@ def measure(seconds: float, rounds: int) -> dict[str, Stalls]:
                 below=("node_0", "rank_0"),
                 spool=spool,
                 identity=codec.pack({"spool": spool}),
-                limits=WriterLimits(segment_records=1000, sync_seconds=1.0),
+                limits=Limits(segment_records=1000, sync_seconds=1.0),
             )
             keeper = BackgroundThread(writer.tend)
             writer.wake = keeper.wake

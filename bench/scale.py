@@ -52,7 +52,7 @@ def writer_of(root: Path, number: int, salt: str, workload: str = "") -> object:
     from spooler.spool import codec
     from spooler.spool import format as fmt
     from spooler.spool.identity import Identity
-    from spooler.spool.writer import Writer, WriterLimits
+    from spooler.spool.writer import Limits, Writer
 
     spool = fmt.spool_id("20260101T000000", os.getpid(), f"{number:04x}{salt}")
     who = Identity(
@@ -67,7 +67,7 @@ def writer_of(root: Path, number: int, salt: str, workload: str = "") -> object:
         below=(f"node_{number % 8}", f"rank_{number}"),
         spool=spool,
         identity=codec.pack(who.to_map()),
-        limits=WriterLimits(max_bytes=1 << 40),
+        limits=Limits(max_bytes=1 << 40),
     )
 
 
@@ -96,9 +96,10 @@ def write_ended(root: Path, first: int, last: int, records: int) -> None:
 
 def backlog(root: Path, spools: int, records: int) -> None:
     """All of them, on both cores."""
-    from spooler.spool.layout import WriterLimits, make_directories
+    from spooler.config import Limits
+    from spooler.spool.layout import make_directories
 
-    make_directories(root, (), WriterLimits())
+    make_directories(root, (), Limits())
     bounds = [*range(0, spools, max(1, spools // 8)), spools]
     with ProcessPoolExecutor(2) as pool:
         for done in [

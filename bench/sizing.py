@@ -1,9 +1,9 @@
 """What a spool and the service take: bytes a step, and memory with a backlog.
 
 Writes spools as training processes do, for steps of several sizes, and ships them with a real
-`lens-ship run` to the embedded receiver. Beside what a sealed record takes stands what msgpack
-alone makes of it, to which the spool adds its number, kind, checksum and pages. Nothing here is
-asserted.
+`lens-ship run` to the telemetry-processor of the tests. Beside what a sealed record takes stands
+what msgpack alone makes of it, to which the spool adds its number, kind, checksum and pages.
+Nothing here is asserted.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from aims import aim
 from spooler.spool import codec
 from spooler.spool.filesystem import bytes_in
 from spooler.spool.identity import Identity
-from spooler.spool.writer import Writer, WriterLimits
+from spooler.spool.writer import Limits, Writer
 from tests.kit.processor import Receiver
 
 STEPS = 20_000  # of the spools that are weighed
@@ -38,7 +38,7 @@ def write(root: Path, number: int, metrics: int, steps: int) -> tuple[Path, floa
         below=("node_0", f"rank_{number}"),
         spool=name,
         identity=codec.pack(who.to_map()),
-        limits=WriterLimits(),
+        limits=Limits(),
     )
     packed = 0
     for step in range(steps):

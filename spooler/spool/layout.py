@@ -1,4 +1,4 @@
-"""Where a spool lies: limits, folders, modes, a root's marks."""
+"""Where a spool lies: directories, modes, the marks of a root."""
 
 from __future__ import annotations
 
@@ -6,40 +6,17 @@ import errno
 import os
 import stat
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 from spooler.async_exceptions import is_async
+from spooler.config import Limits
 from spooler.errors import SpoolUnavailable
 from spooler.spool import db
 from spooler.spool import format as fmt
 from spooler.spool.descriptor import Descriptor
 
 
-@dataclass(frozen=True, kw_only=True)
-class WriterLimits:
-    """When a segment ends, and who may read it."""
-
-    segment_bytes: int = 8 * 1024 * 1024  # of record bodies
-    segment_records: int = 16384
-    segment_seconds: float = 3600.0
-    max_bytes: int = 4 * 1024**3  # on disk, of the whole spool
-    drop_oldest: bool = False  # above that: rather the oldest records than the newest
-    sync_seconds: float = 0.0  # how far the disk may be behind a commit; 0: as it likes
-    group: int | None = None  # group id that may read and delete; None: the owner alone
-
-    @property
-    def directory_mode(self) -> int:
-        """Set-group-id keeps the group on every file created inside."""
-        return 0o700 if self.group is None else 0o2770
-
-    @property
-    def file_mode(self) -> int:
-        """Of every file, its -wal included."""
-        return 0o600 if self.group is None else 0o660
-
-
-def make_directories(root: Path, below: tuple[str, ...], limits: WriterLimits) -> None:
+def make_directories(root: Path, below: tuple[str, ...], limits: Limits) -> None:
     """Create what is missing of the path, each folder with our mode; others' stay as they are."""
     missing = [root] if not root.exists() else []
     if missing:
@@ -71,7 +48,7 @@ def group_of(root: Path) -> int | None:
 
 
 def user_folder(root: Path) -> tuple[str, ...]:
-    """The folder of this user's own in such a root, where no user may touch another's (sticky)."""
+    """The folder of this user's own in such a root, where nobody may touch another's (sticky)."""
     status = _status(root)
     if group_of(root) is None or status is None or not status.st_mode & stat.S_ISVTX:
         return ()
@@ -85,7 +62,7 @@ def is_marked_full(root: Path) -> bool:
     except OSError:
         return False
     if status.st_mode & stat.S_ISVTX and marker.st_uid not in (status.st_uid, 0):
-        return False  # any user may create the file, only the root's owner counts
+        return False  # anybody may put a file there; only the root's owner is believed
     return abs(time.time() - marker.st_mtime) < fmt.ROOT_FULL_SECONDS
 
 
@@ -104,7 +81,7 @@ def _check_own(folder: Path) -> None:
         raise PermissionError(errno.EPERM, "belongs to another user", str(folder))
 
 
-def _hand_over(folder: Path, limits: WriterLimits) -> None:
+def _hand_over(folder: Path, limits: Limits) -> None:
     """Give a new folder its group and mode, as far as its parent has not done so already."""
     status, group = os.stat(folder), limits.group
     if group is not None and status.st_gid != group:

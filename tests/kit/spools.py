@@ -20,7 +20,7 @@ from spooler.spool import codec, owner
 from spooler.spool import format as fmt
 from spooler.spool.identity import Identity
 from spooler.spool.reader import Damage, Reader, Stored
-from spooler.spool.writer import Writer, WriterLimits
+from spooler.spool.writer import Limits, Writer
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 BELOW = ("node_0", "rank_0")
@@ -46,14 +46,14 @@ def writer(
     who: Identity | None = None,
     **limits: Any,
 ) -> Writer:
-    """A writer below `root`; `limits` are fields of `WriterLimits`."""
+    """A writer below `root`; `limits` are fields of `Limits`."""
     who = who or identity(spool)
     return Writer(
         root=root,
         below=BELOW,
         spool=who.spool,
         identity=codec.pack(who.to_map()),
-        limits=WriterLimits(**limits),
+        limits=Limits(**limits),
     )
 
 

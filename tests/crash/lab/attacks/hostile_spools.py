@@ -27,7 +27,7 @@ from spooler.records import step
 from spooler.spool import codec
 from spooler.spool import format as fmt
 from spooler.spool.identity import Identity
-from spooler.spool.writer import Writer, WriterLimits
+from spooler.spool.writer import Limits, Writer
 from tests.crash.lab.attacks import Attack, Trials
 from tests.crash.lab.conservation import Arrivals
 from tests.crash.lab.lives import FarReceiver, Life, Tell
@@ -117,7 +117,7 @@ def log_steps(root: Root, tell: Tell) -> None:
         below=("node_0", "rank_0"),
         spool=root.victim.name,
         identity=codec.pack(who.to_map()),
-        limits=WriterLimits(segment_records=100),
+        limits=Limits(segment_records=100),
     )
     for number in range(STEPS):
         data = {MARK: float(number)}

@@ -19,7 +19,7 @@ from spooler.records import exit as exit_record
 from spooler.records import step
 from spooler.spool import codec
 from spooler.spool.identity import Identity
-from spooler.spool.writer import Writer, WriterLimits
+from spooler.spool.writer import Limits, Writer
 from tests.crash.lab.attacks import Attack, Trials
 from tests.crash.lab.conservation import Arrivals
 from tests.crash.lab.lives import FarReceiver
@@ -59,7 +59,7 @@ def write_spool(root: Path, workload: str, salt: int) -> None:
         below=("node_0", f"rank_{salt}"),
         spool=spool,
         identity=codec.pack(who.to_map()),
-        limits=WriterLimits(),
+        limits=Limits(),
     )
     for number in range(STEPS):
         body = step.make(run="r", step=number, time=1.0, closed=True, data={"x": number})

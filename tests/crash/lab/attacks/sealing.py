@@ -20,7 +20,7 @@ from spooler.records import step
 from spooler.spool import codec
 from spooler.spool.identity import Identity
 from spooler.spool.reader import Reader
-from spooler.spool.writer import Writer, WriterLimits
+from spooler.spool.writer import Limits, Writer
 from tests.crash.lab.attacks import Attack, Trials
 from tests.crash.lab.conservation import ALL
 from tests.crash.lab.lives import Tell
@@ -217,7 +217,7 @@ def _writer(root: Path) -> Writer:
         below=("node_0", "rank_0"),
         spool=who.spool,
         identity=codec.pack(who.to_map()),
-        limits=WriterLimits(segment_records=SEGMENT_RECORDS, sync_seconds=1.0),
+        limits=Limits(segment_records=SEGMENT_RECORDS, sync_seconds=1.0),
     )
 
 

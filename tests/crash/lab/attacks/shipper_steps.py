@@ -27,7 +27,7 @@ from spooler.records import exit as exit_record
 from spooler.spool import codec
 from spooler.spool.identity import Identity
 from spooler.spool.reader import Reader
-from spooler.spool.writer import Writer, WriterLimits
+from spooler.spool.writer import Limits, Writer
 from tests.crash.lab.attacks import Attack, Trials
 from tests.crash.lab.lives import FarReceiver, Life, Tell
 from tests.crash.lab.verdict import Findings, Verdict
@@ -125,7 +125,7 @@ def write_spool(root: Path, number: int) -> None:
         below=("node_0", "rank_0"),
         spool=spool,
         identity=codec.pack(identity.to_map()),
-        limits=WriterLimits(segment_records=10),
+        limits=Limits(segment_records=10),
     )
     for kind, body in RECORDS:
         writer.append(kind, codec.pack(body))
