@@ -27,7 +27,7 @@ _NO_POSITION: dict[str, Any] = {"seq": 0, "early": [], "delivered": 0, "passed":
 
 
 @dataclass(kw_only=True)
-class _Spool:
+class _AuditedSpool:
     """A spool with the gaps that its writer or the service has recorded, by seq."""
 
     id: str
@@ -43,7 +43,7 @@ class _Spool:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Rows:
+class _LedgerRows:
     """The ledger's rows about one spool and sink."""
 
     position: dict[str, Any]
@@ -68,7 +68,7 @@ def run_audit(
     """
     recorded = _gaps(ledger)
     spools = {
-        row["id"]: _Spool(
+        row["id"]: _AuditedSpool(
             id=row["id"],
             directory=row["directory"],
             reader=None if row["deleted"] else Reader(Path(row["directory"])),
@@ -88,7 +88,7 @@ def run_audit(
         reader = Reader(directory)
         found = spools.get(reader.spool)
         if found is None or found.reader is None:
-            found = _Spool(id=reader.spool, directory=str(directory), reader=reader)
+            found = _AuditedSpool(id=reader.spool, directory=str(directory), reader=reader)
         pairs += [(found, sink) for sink in sinks if (found.id, sink) not in known]
     for spool in {id(spool): spool for spool, _ in pairs}.values():
         spool.read_gaps()
@@ -140,7 +140,7 @@ def _gaps(ledger: Ledger) -> dict[str, dict[int, Gap]]:
     return gaps
 
 
-def _account(ledger: Ledger, spool: _Spool, sink: str) -> Account:
+def _account(ledger: Ledger, spool: _AuditedSpool, sink: str) -> Account:
     for _ in range(_TRIES):
         rows = _rows(ledger, spool.id, sink)
         account = _count(rows, spool, sink)
@@ -152,12 +152,12 @@ def _account(ledger: Ledger, spool: _Spool, sink: str) -> Account:
     return account
 
 
-def _rows(ledger: Ledger, spool: str, sink: str) -> _Rows:
+def _rows(ledger: Ledger, spool: str, sink: str) -> _LedgerRows:
     def of_sink(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return [row for row in rows if row["sink"] == sink]
 
     positions = ledger.positions(spool)
-    return _Rows(
+    return _LedgerRows(
         position=next(iter(of_sink(positions)), _NO_POSITION),
         dead=[row["seq"] for row in of_sink(ledger.dead_letters(spool))],
         damage=[
@@ -168,7 +168,7 @@ def _rows(ledger: Ledger, spool: str, sink: str) -> _Rows:
     )
 
 
-def _count(rows: _Rows, spool: _Spool, sink: str) -> Account:
+def _count(rows: _LedgerRows, spool: _AuditedSpool, sink: str) -> Account:
     reader, seq = spool.reader, rows.position["seq"]
     last = max(seq, reader.last_seq()) if reader else seq
     final = _final_beyond(rows)
@@ -205,7 +205,7 @@ def _count(rows: _Rows, spool: _Spool, sink: str) -> Account:
     )
 
 
-def _final_beyond(rows: _Rows) -> list[Range]:
+def _final_beyond(rows: _LedgerRows) -> list[Range]:
     """Records after the position that are final already: acknowledged, dead letters or damaged."""
     seq = rows.position["seq"]
     found = [*rows.position["early"], *((first, last) for first, last, _ in rows.damage)]
@@ -214,7 +214,7 @@ def _final_beyond(rows: _Rows) -> list[Range]:
     return ranges.merged(final)
 
 
-def _deleted_beyond(seq: int, final: list[Range], spool: _Spool) -> dict[str, list[Range]]:
+def _deleted_beyond(seq: int, final: list[Range], spool: _AuditedSpool) -> dict[str, list[Range]]:
     """What the writer has deleted after the position and the sink has not read of, by reason."""
     deleted: dict[str, list[Range]] = {}
     if spool.reader is None:
