@@ -16,7 +16,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from email.message import Message
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
+from socketserver import ThreadingTCPServer
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -34,7 +35,7 @@ _SECURITY_HEADERS = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class HttpRequest:
     """One request; `path` keeps its percent escapes."""
 
@@ -105,18 +106,17 @@ class _Connection(BaseHTTPRequestHandler):
                 self._answer(body)
 
     def _answer(self, body: bytes = b"") -> None:
-        if not self.server.is_own_name(self.headers.get("Host", "")):
-            self._send(
-                HttpResponse(status=403, body=b"403 unknown host name, use the IP address\n")
-            )
+        try:
+            is_own = self.server.is_own_name(self.headers.get("Host", ""))
+            path = urlsplit(self.path).path
+        except ValueError:  # brackets that are not an IPv6 address
+            self.send_error(400)
             return
-        request = HttpRequest(
-            method=self.command,
-            path=urlsplit(self.path).path,
-            headers=self.headers,
-            body=body,
-        )
-        self._send(self.server.answer(request))
+        if is_own:
+            request = HttpRequest(self.command, path, self.headers, body)
+            self._send(self.server.answer(request))
+        else:
+            self._send(HttpResponse(status=403, body=b"403 unknown host name, use the address\n"))
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         code = 405 if code == 501 else code
@@ -144,7 +144,7 @@ class _Connection(BaseHTTPRequestHandler):
             self.wfile.write(response.body)
 
 
-class HttpServer(ThreadingHTTPServer):
+class HttpServer(ThreadingTCPServer):
     """Listens as soon as it is made, until `close`.
 
     Raises:
@@ -204,7 +204,9 @@ class HttpServer(ThreadingHTTPServer):
         """Accept a connection; close the oldest one when there are too many."""
         with self._lock:
             if len(self._opened) >= self.limits.connections:
-                _disconnect(min(self._opened, key=self._opened.__getitem__))
+                oldest = min(self._opened, key=self._opened.__getitem__)
+                del self._opened[oldest]
+                _disconnect(oldest)
             self._opened[request] = time.monotonic()
         super().process_request(request, client_address)
 

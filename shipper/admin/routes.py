@@ -7,7 +7,6 @@ import hashlib
 import re
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 from importlib import resources
 from typing import Any
 
@@ -64,16 +63,8 @@ class Routes:
         status = self._status()
         if status is None:
             return _json({"status": None})
-        shown = replace(status, spools=tuple(status.worst_first[:SPOOLS]))
-        totals = {
-            "pending": status.pending,
-            "pending_bytes": status.pending_bytes,
-            "oldest_age_seconds": status.age(status.oldest),
-            "spools_total": len(status.spools),
-            "spools_writing": sum(spool.state == "writing" for spool in status.spools),
-        }
         summary, history = summarize(status).to_map(), self._history.to_map()
-        return _json({"status": summary, **shown.to_map(), **totals, "history": history})
+        return _json({"status": summary, **status.to_map(SPOOLS), "history": history})
 
     def _read_curves(self) -> HttpResponse:
         status = self._status()

@@ -44,7 +44,7 @@ class HeartbeatWriter:
         # Monotonic time, delivered records by sink.
         self._readings: deque[tuple[float, Mapping[str, int]]] = deque()
         self._stamp: tuple[int, int] | None = None  # the ledger's at the last reading
-        self._written: dict[Key, Trouble] = {}
+        self._written: dict[Key, Trouble] | None = None
 
     @property
     def seconds(self) -> float:
@@ -66,8 +66,9 @@ class HeartbeatWriter:
 
     def _write_outages(self, healths: Iterable[tuple[Key, Health]]) -> None:
         now = time.time()
-        if not self._readings:
+        if self._written is None:  # what the service before has left
             service_status.end_troubles(self._ledger, now)
+            self._written = {}
         changed = []
         for (sink, workload), health in healths:
             spell = health.spell

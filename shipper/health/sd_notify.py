@@ -1,7 +1,7 @@
-"""Messages to the service manager by systemd's notify protocol: ready, alive, status, stopping.
+"""Messages to systemd by its notify protocol: ready, alive, status, stopping.
 
-Without `NOTIFY_SOCKET` nothing is sent. A message that cannot be sent is logged. No library: those
-on the package index are unmaintained or need C headers, and this is one `sendto`.
+Without `NOTIFY_SOCKET` nothing is sent. No library: those on the package index are unmaintained or
+need C headers, and this is one `sendto`.
 """
 
 from __future__ import annotations
@@ -26,23 +26,19 @@ class SystemdNotifier:
     def __init__(
         self, environ: Mapping[str, str], *, now: Callable[[], float] = time.monotonic
     ) -> None:
-        socket_name = environ.get("NOTIFY_SOCKET", "")
-        if socket_name and socket_name[0] not in "/@":
-            log.warning("NOTIFY_SOCKET is not a Unix socket", extra=fields(path=socket_name))
-            socket_name = ""
+        name = environ.get("NOTIFY_SOCKET", "")
+        self.is_used = name.startswith(("/", "@"))  # others, as vsock:, are not Unix sockets
         # systemd writes the leading zero byte of an abstract address as @.
-        self._address = socket_name.replace("@", "\0", 1) if socket_name[:1] == "@" else socket_name
+        self._address = f"\0{name[1:]}" if name.startswith("@") else name
         self._now = now
         self._pinged = float("-inf")
         self._ready = False
         self._failed: set[str] = set()
-        # Half of what the manager allows, as its manual asks; infinite without a watchdog.
-        self.ping_seconds = _watchdog_seconds(environ) / 2 if self._address else float("inf")
-
-    @property
-    def is_used(self) -> bool:
-        """Whether there is a service manager to notify."""
-        return bool(self._address)
+        # Half of what the watchdog allows, as systemd's manual asks; infinite without a watchdog.
+        allowed = environ.get("WATCHDOG_USEC", "")
+        meant = environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+        watched = self.is_used and meant and allowed.isdecimal() and int(allowed) > 0
+        self.ping_seconds = int(allowed) / 2e6 if watched else float("inf")
 
     def ready(self, status: str) -> None:
         """Report that the service works; only the first call sends it."""
@@ -64,7 +60,7 @@ class SystemdNotifier:
         self._send("STOPPING=1")
 
     def _send(self, message: str) -> None:
-        if not self._address:
+        if not self.is_used:
             return
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
@@ -73,17 +69,5 @@ class SystemdNotifier:
         except OSError as error:
             if str(error) not in self._failed:
                 self._failed.add(str(error))
-                log.warning(
-                    "cannot notify the service manager: %s",
-                    error,
-                    extra=fields(path="NOTIFY_SOCKET", detail=error),
-                )
-
-
-def _watchdog_seconds(environ: Mapping[str, str]) -> float:
-    """What `WATCHDOG_USEC` allows, if it is meant for this process; else infinity."""
-    microseconds = environ.get("WATCHDOG_USEC", "")
-    meant = environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
-    if not meant or not microseconds.isdecimal() or not int(microseconds):
-        return float("inf")
-    return int(microseconds) / 1e6
+                about = fields(path="NOTIFY_SOCKET", detail=error)
+                log.warning("cannot notify the service manager: %s", error, extra=about)

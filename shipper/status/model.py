@@ -10,7 +10,7 @@ sink has reached yet counts as pending: only `lens-ship audit` reads every recor
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from shipper.ledger.service_status import Sign, Trouble
@@ -171,6 +171,11 @@ class Status:
         return {n: sum(one.unconfigured.get(n, 0) for one in self.spools) for n in sorted(names)}
 
     @property
+    def writing(self) -> int:
+        """Spools that a training process writes now."""
+        return sum(spool.state == "writing" for spool in self.spools)
+
+    @property
     def worst_first(self) -> list[SpoolStatus]:
         return sorted(self.spools, key=lambda spool: spool.rank_of_trouble)
 
@@ -185,22 +190,24 @@ class Status:
         """Seconds since `time`; never below 0, as clocks of jobs may run ahead."""
         return None if time is None else max(0.0, self.time - time)
 
-    def to_map(self) -> dict[str, Any]:
-        """For JSON."""
-        found = asdict(self)
-        found |= {
+    def to_map(self, most_spools: int | None = None) -> dict[str, Any]:
+        """For JSON, with every spool or only the worst ones."""
+        spools = self.spools if most_spools is None else tuple(self.worst_first[:most_spools])
+        found = asdict(replace(self, spools=spools)) | {
             "pending": self.pending,
             "pending_bytes": self.pending_bytes,
             "oldest_age_seconds": self.age(self.oldest),
             "dead_letters": self.dead_letters,
             "unconfigured": self.unconfigured,
+            "spools_total": len(self.spools),
+            "spools_writing": self.writing,
             "stuck": self.stuck,
         }
         for made, sink in zip(found["sinks"], self.sinks, strict=True):
             made |= {"oldest_age_seconds": self.age(sink.oldest), "state": sink.state}
             for outage in made["outages"]:
                 outage["action_required"] = outage.pop("alarm")
-        for made, spool in zip(found["spools"], self.spools, strict=True):
+        for made, spool in zip(found["spools"], spools, strict=True):
             made |= {
                 "pending": spool.pending,
                 "oldest_age_seconds": self.age(spool.oldest),

@@ -83,12 +83,11 @@ def _service(status: Status) -> Table:
 
 def _totals(status: Status) -> Text:
     disk = status.disk
-    writing = sum(spool.state == "writing" for spool in status.spools)
     text = Text()
     text.append(f"{status.pending:,}", style="bold").append(" records pending, about ")
     text.append(size(status.pending_bytes), style="bold").append(", oldest ")
     text.append(duration(status.age(status.oldest)), style="bold")
-    text.append(f"\n{counted(len(status.spools), 'spool')}, {writing:,} being written, ")
+    text.append(f"\n{counted(len(status.spools), 'spool')}, {status.writing:,} being written, ")
     text.append(size(disk.used) + (f" of {size(disk.limit)}" if disk.limit else ""))
     return text.append(f" on disk, {size(disk.free)} free" if disk.size else " on disk")
 

@@ -17,7 +17,6 @@ from typing import Any
 
 import pytest
 
-from shipper.http_server import HttpResponse, HttpServer, ServerLimits
 from tests.kit import shipping, spools
 from tests.kit.browser import browse, needs_chromium
 from tests.kit.command import start_lens_ship
@@ -362,61 +361,6 @@ def test_liveness_does_not_depend_on_the_receiver(tmp_path: Path) -> None:
             assert get(url + "/-/healthy")[:2] == (200, "healthy\n")
         finally:
             end(process)
-
-
-def echo(seconds: float = 10.0) -> HttpServer:
-    """A server that answers with the path, for three connections at once."""
-    return HttpServer(
-        "127.0.0.1",
-        0,
-        lambda request: HttpResponse(status=200, body=request.path.encode()),
-        ServerLimits(connections=3, seconds=seconds),
-    )
-
-
-@pytest.fixture
-def bounded() -> Iterator[HttpServer]:
-    with closing(echo()) as one:
-        yield one
-
-
-def connect(one: HttpServer) -> socket.socket:
-    made = socket.create_connection(one.server_address[:2], timeout=spools.PATIENCE_SECONDS)
-    made.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n")  # and never the end of it
-    return made
-
-
-def test_connections_that_are_held_open_keep_nobody_out(bounded: HttpServer) -> None:
-    held = [connect(bounded) for _ in range(8)]
-    assert get(bounded.url + "/here")[:2] == (200, "/here")
-    assert held[0].recv(1) == b"", "the oldest gave way"
-    for one in held:
-        one.close()
-
-
-def test_a_connection_that_lasts_too_long_is_ended() -> None:
-    with closing(echo(seconds=0.0)) as server, closing(connect(server)) as slow:
-        assert slow.recv(1) == b""
-
-
-@pytest.mark.parametrize(
-    ("asked", "status"),
-    [
-        (b"GET /" + b"x" * 100_000 + b" HTTP/1.1\r\n\r\n", b"414"),
-        (b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 1000 + b"\r\n", b"431"),
-        (b"GET / HTTP/1.1\r\nA: " + b"x" * 100_000 + b"\r\n\r\n", b"431"),
-        (b"nonsense\r\n\r\n", b"400"),
-        (b"\x00\xff\r\n\r\n", b"400"),
-    ],
-    ids=["long line", "many headers", "long header", "no request", "bytes"],
-)
-def test_what_is_no_fair_request_is_refused(
-    bounded: HttpServer, asked: bytes, status: bytes
-) -> None:
-    with closing(socket.create_connection(bounded.server_address[:2], timeout=10)) as one:
-        one.sendall(asked)
-        one.settimeout(spools.PATIENCE_SECONDS)
-        assert one.recv(100).split()[1] == status
 
 
 def test_the_page_is_in_the_wheel() -> None:
