@@ -26,7 +26,7 @@ BANNED = re.compile(
     r"|\bc[oa]mes? round\b|\bat hand\b|\bin the way\b|\bout of the way\b|\bwithheld\b|\bpatience\b"
     r"|\b(goes|went) home\b|\bamid\b|\b(is|are|was|were) (told|said)\b|\bputs? up with\b"
     r"|\b(gives?|given) up\b|\bto and fro\b|\bneeds a hand\b|\bnot for it\b"
-    r"|\b(is|are) no (\w+ )?(folder|director\w+|file|socket|spool|segment|number|address|URL|list)",
+    r"|(?<!there )\b(is|are) no (\w+ )?(folder|director\w+|file|socket|spool|segment|number|address|URL|list)",
     re.IGNORECASE,
 )
 # Sources and pages that still have to be rewritten.
@@ -34,7 +34,7 @@ OLD = {
     *("shipper/delivery/events.py", "shipper/importers/exporter_jsonl.py", "shipper/service.py"),
     *("shipper/install/systemd.py", "shipper/retention/quarantine.py"),
     *("shipper/sinks/processor/probe.py", "docs/configuration.md", "docs/inspection.md"),
-    *("docs/monitoring.md", "docs/troubleshooting.md"),
+    *( "docs/monitoring.md"),
 }
 OLD_EVENTS = {
     *("shipper/admin/refresher.py", "shipper/delivery/events.py", "shipper/delivery/queue.py"),
@@ -54,6 +54,7 @@ OLD_NAMES = {
     *("Place", "Position", "Process", "Report", "Selection", "Spool", "State"),
 }
 
+FINDINGS = {"ok", "warn", "fail"}
 LOGGING = {"debug", "info", "warning", "error", "exception", "critical", "log"}
 
 
@@ -84,9 +85,8 @@ def spoken(path: Path) -> Iterator[str]:
             yield from literals(node)
         elif isinstance(node, ast.Raise) and node.exc is not None:
             yield from literals(node.exc)
-        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-            if node.func.id in ("ok", "warn", "fail"):
-                yield from literals(node)
+        elif isinstance(node, ast.Call) and getattr(node.func, "id", "") in FINDINGS:
+            yield from literals(node)
 
 
 def helps(command: click.Command) -> Iterator[str]:
