@@ -26,7 +26,8 @@ BANNED = re.compile(
     r"|\bc[oa]mes? round\b|\bat hand\b|\bin the way\b|\bout of the way\b|\bwithheld\b|\bpatience\b"
     r"|\b(goes|went) home\b|\bamid\b|\b(is|are|was|were) (told|said)\b|\bputs? up with\b"
     r"|\b(gives?|given) up\b|\bto and fro\b|\bneeds a hand\b|\bnot for it\b"
-    r"|(?<!there )\b(is|are) no (\w+ )?(folder|director\w+|file|socket|spool|segment|number|address|URL|list)",
+    r"|(?<!there )\b(is|are) no (\w+ )?(folder|director\w+|file|socket|spool|segment)\b"
+    r"|(?<!there )\b(is|are) no (\w+ )?(number|address|URL|list|setting|command)\b",
     re.IGNORECASE,
 )
 # Sources and pages that still have to be rewritten.
