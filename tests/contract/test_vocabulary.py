@@ -35,7 +35,7 @@ OLD = {
     *("shipper/delivery/events.py", "shipper/importers/exporter_jsonl.py", "shipper/service.py"),
     *("shipper/install/systemd.py", "shipper/retention/quarantine.py"),
     *("shipper/sinks/processor/probe.py", "docs/configuration.md", "docs/inspection.md"),
-    *("docs/monitoring.md"),
+    *("docs/monitoring.md", "docs/troubleshooting.md"),
 }
 OLD_EVENTS = {
     *("shipper/admin/refresher.py", "shipper/delivery/events.py", "shipper/delivery/queue.py"),

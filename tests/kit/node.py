@@ -158,7 +158,7 @@ class Node:
         times = SimpleNamespace(monotonic=self.clock, time=lambda: self.wall[0])
         with (
             mock.patch.object(service_module, "time", times),
-            mock.patch.object(service_module, "build_address", self._address),
+            mock.patch.object(service_module, "build_client", self._address),
             mock.patch.object(Segments, "verdict", self._verdict()),
         ):
             yield
