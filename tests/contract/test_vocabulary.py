@@ -13,7 +13,7 @@ import pytest
 
 from shipper.cli import EXITS, EXITS_OF, cli
 from shipper.config.load import SETTINGS
-from spooler.config import VARIABLES
+from spooler.config import CollectorSettings, Settings, variables_of
 from tests.kit.command import commands_of
 
 ROOT = Path(__file__).parents[2]
@@ -116,7 +116,7 @@ def test_helps_and_settings_are_in_plain_words() -> None:
         check_words(text, "help")
     for setting in SETTINGS:
         check_words(f"{setting.help}\n{setting.why}", setting.name)
-    for variable in VARIABLES:
+    for variable in (*variables_of(Settings), *variables_of(CollectorSettings)):
         check_words(f"{variable.meaning}\n{variable.why}", "docs/configuration.md")
     for text in (*EXITS.values(), *EXITS_OF.values()):
         check_words(text, "exit codes")
