@@ -51,7 +51,18 @@ OLD_EVENTS = {
 # A class of DLRover that programs import by this name, and what its messages are pickled as.
 TWICE = {"WorkerTrainingMetric"}
 OLD_NAMES = {
-    *("Collector", "Delivered", "Follower", "History", "Life", "Limits", "Mark", "Part", "Piece"),
+    *(
+        "Collector",
+        "Liveness",
+        "Delivered",
+        "Follower",
+        "History",
+        "Life",
+        "Limits",
+        "Mark",
+        "Part",
+        "Piece",
+    ),
     *("Place", "Position", "Process", "Report", "Selection", "Spool", "State"),
 }
 
