@@ -82,7 +82,7 @@ def followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Follow
     one = Followed(tmp_path / "logs" / "train.log")
     yield one
     one.collector.close()
-    mine.goodbye()
+    mine.shutdown()
 
 
 def make_room(path: Path) -> None:
