@@ -18,9 +18,9 @@ from spooler.records.step import flatten
 from spooler.spool import codec
 from spooler.spool.reader import Stored
 
-# The metric that tells of records the training process could not commit: `<this>/<reason>`.
+# The metric that counts records that the training process could not write: `<this>/<reason>`.
 DROPPED_NAME = "lens-ship/dropped"
-# The metric that marks the last step of a run whose process ended without a goodbye.
+# The metric that marks the last step of a run whose process exited uncleanly.
 CUT_OFF_NAME = "lens-ship/cut_off"
 _REASON_CHARACTERS = 64  # of a gap, as far as they are told
 _RUN_CHARACTERS = 1024  # of a run's id: wandb takes 128
@@ -67,16 +67,16 @@ class Skipped(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CollectedSteps:
-    """What a stretch of records holds: complete steps by first seq, open ones, and refused.
+    """What records hold: complete steps by first seq, open ones, and rejected records.
 
-    `passed` are the records that are no part of a step; `gaps` the seqs of gaps that no step has
-    followed yet, which would tell of them.
+    `skipped` are the records that are not part of a step, `gaps` the seqs of gaps that no step has
+    followed yet: the next step reports them.
     """
 
     complete: tuple[Step, ...]
     open: tuple[Step, ...]
-    refused: tuple[Rejected, ...]
-    passed: tuple[Skipped, ...] = ()
+    rejected: tuple[Rejected, ...]
+    skipped: tuple[Skipped, ...] = ()
     gaps: tuple[int, ...] = ()
 
 
@@ -108,15 +108,13 @@ class _Building:
 
 
 def collect_steps(
-    records: Iterable[Stored],
-    ahead: Mapping[str, int],
-    deleted: Mapping[int, int] = NOTHING_DELETED,
+    records: Iterable[Stored], deleted: Mapping[int, int] = NOTHING_DELETED
 ) -> CollectedSteps:
-    """Merge records into steps, leaving out what `ahead` (run -> seq) says is settled.
+    """Merge records into steps.
 
-    `deleted` tells of gaps whose records had a seq how many of them are lost to this sink.
+    `deleted` says of a gap of records that had a seq how many of them the sink has not got.
     """
-    collector = _Collector(ahead, deleted)
+    collector = _Collector(deleted)
     for stored in records:
         collector.take(stored)
     return collector.result()
@@ -151,19 +149,17 @@ def cut_off(tail: Sequence[Stored]) -> tuple[Step, ...]:
 
 
 class _Collector:
-    """Goes through a stretch once, one record at a time."""
+    """Goes through records once, one at a time."""
 
-    def __init__(self, ahead: Mapping[str, int], deleted: Mapping[int, int]) -> None:
-        self._ahead = ahead
+    def __init__(self, deleted: Mapping[int, int]) -> None:
         self._deleted = deleted
         self._building: dict[str, _Building] = {}
-        self._gaps: list[tuple[int, dict[str, Any]]] = []  # seq, what the next step tells of it
+        self._gaps: list[tuple[int, dict[str, Any]]] = []  # seq, what the next step reports of it
         self._complete: list[Step] = []
-        self._refused: list[Rejected] = []
-        self._passed: list[Skipped] = []
+        self._rejected: list[Rejected] = []
+        self._skipped: list[Skipped] = []
 
     def take(self, stored: Stored) -> None:
-        """Go on by one record."""
         if stored.kind == "step":
             self._take_step(stored)
         elif stored.kind == "finish":
@@ -174,26 +170,23 @@ class _Collector:
             if stored.kind == "exit":
                 self._complete.extend(step.build() for step in self._building.values())
                 self._building.clear()
-            self._passed.append(Skipped(seq=stored.seq))
+            self._skipped.append(Skipped(seq=stored.seq))
 
     def result(self) -> CollectedSteps:
-        """What there was."""
         return CollectedSteps(
             complete=tuple(sorted(self._complete, key=lambda step: step.first)),
             open=tuple(step.build() for step in self._building.values()),
-            refused=tuple(self._refused),
-            passed=tuple(self._passed),
+            rejected=tuple(self._rejected),
+            skipped=tuple(self._skipped),
             gaps=tuple(seq for seq, _ in self._gaps),
         )
 
     def _take_step(self, stored: Stored) -> None:
-        body = _decode(stored, self._refused)
+        body = _decode(stored, self._rejected)
         if body is None:
             return
         gaps, self._gaps = self._gaps, []
         run = body["run"]
-        if self._ahead.get(run, 0) >= stored.seq:
-            return
         started = self._building.get(run)
         if started is None and body["closed"] and not gaps:  # what almost every record is
             self._complete.append(
@@ -211,10 +204,10 @@ class _Collector:
             self._complete.append(self._building.pop(run).build())
 
     def _take_finish(self, stored: Stored) -> None:
-        body = _decode(stored, self._refused)
-        if body is None or self._ahead.get(body["run"], 0) >= stored.seq:
+        body = _decode(stored, self._rejected)
+        if body is None:
             return
-        self._passed.append(Skipped(seq=stored.seq, run=body["run"]))
+        self._skipped.append(Skipped(seq=stored.seq, run=body["run"]))
         started = self._building.pop(body["run"], None)
         if started is not None:
             self._complete.append(started.build())
@@ -227,21 +220,21 @@ class _Collector:
             body = {}
         reason, count = body.get("reason"), body.get("count")
         if not isinstance(reason, str) or not isinstance(count, int) or not 0 <= count < 2**53:
-            self._passed.append(Skipped(seq=stored.seq))
+            self._skipped.append(Skipped(seq=stored.seq))
             return
         count = self._deleted.get(stored.seq, count)
         if count == 0:
-            self._passed.append(Skipped(seq=stored.seq))  # all of them were delivered in time
+            self._skipped.append(Skipped(seq=stored.seq))  # all of them were delivered in time
             return
         self._gaps.append((stored.seq, {f"{DROPPED_NAME}/{reason[:_REASON_CHARACTERS]}": count}))
 
 
-def _decode(stored: Stored, refused: list[Rejected]) -> dict[str, Any] | None:
+def _decode(stored: Stored, rejected: list[Rejected]) -> dict[str, Any] | None:
     """The body of a step with its data flat, or that of a finish."""
     try:
         body = codec.unpack(stored.body)
     except BodyUnreadable as error:
-        refused.append(Rejected(stored=stored, reason="unreadable", detail=str(error)))
+        rejected.append(Rejected(stored=stored, reason="unreadable", detail=str(error)))
         return None
     problem = _problem(body) if stored.kind == "step" else _no_run(body)
     if stored.kind == "step" and not problem:
@@ -250,7 +243,7 @@ def _decode(stored: Stored, refused: list[Rejected]) -> dict[str, Any] | None:
         except RecursionError:
             problem = "data is nested too deeply"
     if problem:
-        refused.append(Rejected(stored=stored, reason="malformed", detail=problem))
+        rejected.append(Rejected(stored=stored, reason="malformed", detail=problem))
         return None
     return body
 

@@ -9,8 +9,7 @@ from collections.abc import Iterator
 
 from shipper.check import CheckContext
 from shipper.finding import Finding, ok, warn
-from shipper.sinks import build_sinks
-from shipper.sinks.processor.client import build_client
+from shipper.sinks import Probe, build_sinks
 
 
 def look(ground: CheckContext) -> Iterator[Finding]:
@@ -19,9 +18,8 @@ def look(ground: CheckContext) -> Iterator[Finding]:
     if not config.api_reporting:
         yield warn("sinks", "api_reporting is false: nothing is sent", "set api_reporting = true")
         return
-    for name, sink in build_sinks(config, build_client(config)).items():
-        probe = getattr(sink, "probe", None)
-        if probe is None:
-            yield ok(name, "has nothing to be asked for in advance")
+    for name, sink in build_sinks(config).items():
+        if isinstance(sink, Probe):
+            yield from sink.probe(ground.identities)
         else:
-            yield from probe(ground.identities)
+            yield ok(name, "cannot be checked in advance")

@@ -92,12 +92,11 @@ def dead_letter_retry(
     from shipper.humanize import sanitize
     from shipper.sinks import build_sinks
     from shipper.sinks.outcome import Disposition
-    from shipper.sinks.processor.client import build_client
 
     config = load_config(flags, config_file, needs_spool=False, sends=True)
     with ledger_of(str(config.state), None) as ledger:
         rows = _chosen(ledger, numbers, sink, reason, spool_id)
-        done = retry(ledger, rows, build_sinks(config, build_client(config)))
+        done = retry(ledger, rows, build_sinks(config))
     failed = [one for one in done if one.outcome.disposition is not Disposition.DELIVERED]
     for one in failed:
         said = f"{one.number}: {one.outcome.reason}: {one.outcome.detail}"

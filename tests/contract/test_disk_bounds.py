@@ -18,7 +18,7 @@ from shipper.ledger.ledger import Gap, Ledger
 from shipper.ledger.ranges import merged, without
 from shipper.retention import cleaner as tidying_module
 from shipper.service import Service, ship_once
-from shipper.sinks import REGISTRY
+from shipper.sinks import DEFAULT
 from spooler.spool import format as fmt
 from spooler.spool.filesystem import bytes_in
 from tests.kit import spools
@@ -68,7 +68,7 @@ class Root:
     def accounts(self) -> list[Account]:
         ledger = open_ledger(self.config())
         try:
-            return take_accounts(ledger, self.root, REGISTRY)
+            return take_accounts(ledger, self.root, DEFAULT)
         finally:
             ledger.close()
 

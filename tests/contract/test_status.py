@@ -17,7 +17,7 @@ from shipper.audit.audit import take_accounts
 from shipper.ledger import service_status, totals
 from shipper.ledger.ledger import Ledger
 from shipper.service import ship_once
-from shipper.sinks import REGISTRY
+from shipper.sinks import DEFAULT
 from shipper.sinks.processor.classify import BAD_REQUEST
 from shipper.status.collect import status_collector
 from shipper.status.model import Status
@@ -64,7 +64,7 @@ def agree(tmp_path: Path) -> Status:
     """Compare a look at everything with the audit, which reads every record."""
     overview = standing(tmp_path)
     with closing(Ledger(tmp_path / "state", exclusive=False)) as ledger:
-        accounts = take_accounts(ledger, tmp_path / "spool", REGISTRY)
+        accounts = take_accounts(ledger, tmp_path / "spool", DEFAULT)
     ways = {(s.spool, way.sink): (s, way) for s in overview.spools for way in s.ways}
     for account in accounts:
         seen, way = ways[account.spool, account.sink]
@@ -130,7 +130,7 @@ def test_it_agrees_with_the_audit_about_damage(tmp_path: Path, receiver: FaultyR
 def test_before_any_service_everything_is_pending(tmp_path: Path) -> None:
     directory, _ = spool(tmp_path / "spool", [step(n) for n in range(5)])
     overview = standing(tmp_path)
-    assert [way.pending for way in overview.spools[0].ways] == [5] * len(REGISTRY)
+    assert [way.pending for way in overview.spools[0].ways] == [5] * len(DEFAULT)
     assert overview.spools[0].directory == str(directory)
     assert not (tmp_path / "state").exists(), "a look makes nothing"
 
