@@ -1,4 +1,4 @@
-# The shipper alone: a Python, the pinned packages, one user. Nothing of it needs to be root.
+# The service alone: Python, the pinned packages, one user without privileges.
 #   docker build -t lens-ship:0.1.0 .
 ARG PYTHON=3.12
 
@@ -8,6 +8,8 @@ COPY pyproject.toml README.md constraints.txt ./
 COPY packaging packaging
 COPY systemd systemd
 COPY examples examples
+COPY docs docs
+COPY deploy deploy
 COPY spooler spooler
 COPY shipper shipper
 ENV PIP_CONSTRAINT=/source/constraints.txt \
@@ -16,7 +18,7 @@ ENV PIP_CONSTRAINT=/source/constraints.txt \
 # What builds and installs stays behind; pip is there only for a command of sqlite-utils.
 RUN python -m pip wheel --no-deps --wheel-dir /wheels . \
  && python -m venv --without-pip /opt/lens-ship \
- && python -m pip --python /opt/lens-ship/bin/python install /wheels/*.whl \
+ && python -m pip --python /opt/lens-ship/bin/python install "$(echo /wheels/*.whl)[service]" \
  && python -m pip --python /opt/lens-ship/bin/python uninstall --yes pip
 
 FROM python:${PYTHON}-slim-bookworm

@@ -14,16 +14,13 @@ DEBIAN = strace systemd btrfs-progs xfsprogs bindfs golang-go golang-github-mast
 DLROVER = 0.6.1
 DLROVER_OLDER = 0.5.0 0.4.0
 
-.PHONY: help demo demo-master test check docs unit wandb-oldest test-wandb test-master crash crash-long bench bench-exporter bench-growth bench-peers bench-results bench-sizing clean model scale
+.PHONY: help demo test check docs unit wandb-oldest test-wandb test-master crash crash-long bench bench-exporter bench-growth bench-peers bench-results bench-sizing clean model scale
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | column -t -s '|'
 
-demo: $(VENV)/.demo ## train, kill, cut the network, and count: under a minute
+demo: $(VENV)/.demo ## train, kill every process once, count what arrives: under a minute
 	@$(BIN)/lens-ship demo
-
-demo-master: $(VENV)/.demo $(VENV)/.dlrover-$(DLROVER) ## the same with a training master that dies, too
-	@$(BIN)/lens-ship demo --dlrover $(VENV)/dlrover-$(DLROVER)/bin/python
 
 test: check unit wandb-oldest ## everything that must hold, in under ten minutes
 
@@ -34,7 +31,7 @@ check: $(VENV)/.test ## style, types, import rules
 	$(BIN)/lint-imports
 
 docs: $(VENV)/.test ## write the tables of docs/ from the code
-	$(BIN)/python -m tests.kit.settings_page
+	$(BIN)/python -m tests.kit.pages
 
 unit: $(VENV)/.test $(VENV)/.debian $(VENV)/.dlrover-$(DLROVER) ## the tests, with the newest wandb
 	$(BIN)/python -m pytest -n 3 --dist worksteal -q
@@ -130,7 +127,7 @@ $(VENV)/.demo: pyproject.toml packaging/lens_ship.pth | $(BIN)/python
 	@touch $@
 
 $(VENV)/.test: pyproject.toml packaging/lens_ship.pth constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[demo,test,check]'
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[test,check]'
 	@touch $@
 
 # Each master stands in an environment of its own; nothing of lens-ship is in there.

@@ -1,6 +1,6 @@
-"""Dead letters for operators: list, look at, try again, give up.
+"""Dead letters: list, show, retry, drop.
 
-A retry sends the record by itself, the ordinary way through its sink; what is refused again stays.
+A retry sends the record alone through its sink. One that is rejected again stays.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from shipper.config.schema import Config
 from shipper.ledger.ledger import Ledger
 from shipper.sinks import PlanInput, Sink
 from shipper.sinks.outcome import Disposition, Outcome
@@ -21,7 +20,7 @@ from spooler.spool.reader import Stored
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """Which dead letters are meant: by number, or all that match; empty matches everything."""
+    """Dead letters by number, or all that match; an empty field matches everything."""
 
     numbers: tuple[int, ...] = ()
     sink: str = ""
@@ -29,7 +28,6 @@ class Selection:
     spool: str = ""
 
     def matches(self, row: Mapping[str, Any]) -> bool:
-        """Whether a row of the ledger is meant."""
         return (
             row["state"] == "kept"
             and (not self.numbers or row["id"] in self.numbers)
@@ -41,19 +39,19 @@ class Selection:
 
 @dataclass(frozen=True, kw_only=True)
 class Retried:
-    """What became of one dead letter that was tried again."""
+    """The outcome of one retry."""
 
     number: int
     outcome: Outcome
 
 
 def select(ledger: Ledger, selection: Selection) -> list[dict[str, Any]]:
-    """The dead letters that are meant, oldest first."""
+    """The selected dead letters, oldest first."""
     return [row for row in ledger.dead_letters() if selection.matches(row)]
 
 
 def show(ledger: Ledger, row: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything that is known of one, its body decoded where that is possible."""
+    """One dead letter with its decoded body, or the body in hex if it cannot be decoded."""
     body = ledger.dead_letter_body(row["id"]) or b""
     try:
         decoded: Any = codec.unpack(body)
@@ -65,7 +63,7 @@ def show(ledger: Ledger, row: Mapping[str, Any]) -> dict[str, Any]:
 def retry(
     ledger: Ledger, rows: Iterable[Mapping[str, Any]], sinks: Mapping[str, Sink]
 ) -> list[Retried]:
-    """Send each by itself; those delivered are closed, the others stay as they are."""
+    """Send each alone; those delivered are closed, the others stay as they are."""
     identities = {row["id"]: Identity.from_map(row["identity"]) for row in ledger.spools()}
     done = []
     for row in rows:
@@ -74,7 +72,7 @@ def retry(
             outcome = Outcome(
                 disposition=Disposition.RETRY,
                 reason="unknown",
-                detail="its sink or spool is not known here",
+                detail="its sink is not configured, or its spool is not in the ledger",
             )
         else:
             stored = Stored(
@@ -88,19 +86,10 @@ def retry(
 
 
 def drop(ledger: Ledger, rows: Iterable[Mapping[str, Any]]) -> int:
-    """Give them up for good; they stay counted. Returns how many."""
+    """Discard them permanently; they stay in the counters. Returns how many."""
     numbers = [row["id"] for row in rows]
     ledger.close_dead_letters(numbers, "dropped")
     return len(numbers)
-
-
-def open_ledger(config: Config) -> Ledger:
-    """The ledger, beside a service that may be running.
-
-    Raises:
-        StateUnusable: there is none, or it cannot be opened.
-    """
-    return Ledger(config.state, exclusive=False)
 
 
 def _send(sink: Sink, identity: Identity, stored: Stored) -> Outcome:

@@ -53,3 +53,7 @@ class StoreFailed(ShipperError):
     """The dev server cannot open, read or write its database."""
 
     exit_code = 2
+
+
+class DemoFailed(ShipperError):
+    """The demo cannot go on: a process ended by itself or did not become ready."""

@@ -13,19 +13,19 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from email.message import Message
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
+from socketserver import ThreadingTCPServer
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import urlsplit
 
 from shipper.log import fields
 
 log = logging.getLogger(__name__)
 
 _READ_SECONDS = 5.0
-_LINE_BYTES = 8192
 _SECURITY_HEADERS = (
     ("X-Content-Type-Options", "nosniff"),
     ("Referrer-Policy", "no-referrer"),
@@ -34,19 +34,18 @@ _SECURITY_HEADERS = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Request:
+@dataclass(frozen=True)
+class HttpRequest:
     """One request; `path` keeps its percent escapes."""
 
     method: str
     path: str
-    query: Mapping[str, list[str]]
     headers: Message
     body: bytes = b""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Response:
+class HttpResponse:
     """The answer to one request."""
 
     status: int
@@ -66,7 +65,6 @@ class ServerLimits:
 
 class _Connection(BaseHTTPRequestHandler):
     server: HttpServer
-    raw_requestline: bytes  # set by the base class
     protocol_version = "HTTP/1.1"
     timeout = _READ_SECONDS
     wbufsize = -1  # a response leaves in one write
@@ -76,12 +74,6 @@ class _Connection(BaseHTTPRequestHandler):
     def handle(self) -> None:
         with contextlib.suppress(OSError):  # the client has closed the connection
             self.handle_one_request()
-
-    def parse_request(self) -> bool:
-        if len(self.raw_requestline) > _LINE_BYTES:
-            self.send_error(414)
-            return False
-        return super().parse_request()
 
     def do_GET(self) -> None:
         self._answer()
@@ -106,30 +98,29 @@ class _Connection(BaseHTTPRequestHandler):
                 self._answer(body)
 
     def _answer(self, body: bytes = b"") -> None:
-        if not self.server.is_own_name(self.headers.get("Host", "")):
-            self._send(Response(status=403, body=b"403 unknown host name, use the IP address\n"))
+        try:
+            is_own = self.server.is_own_name(self.headers.get("Host", ""))
+            path = urlsplit(self.path).path
+        except ValueError:  # brackets that are not an IPv6 address
+            self.send_error(400)
             return
-        target = urlsplit(self.path)
-        request = Request(
-            method=self.command,
-            path=target.path,
-            query=parse_qs(target.query, keep_blank_values=True),
-            headers=self.headers,
-            body=body,
-        )
-        self._send(self.server.answer(request))
+        if is_own:
+            request = HttpRequest(self.command, path, self.headers, body)
+            self._send(self.server.answer(request))
+        else:
+            self._send(HttpResponse(status=403, body=b"403 unknown host name, use the address\n"))
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         code = 405 if code == 501 else code
         methods = "GET, HEAD, POST" if self.server.limits.body_bytes else "GET, HEAD"
         allow = (("Allow", methods),) if code == 405 else ()
         text = self.responses.get(code, ("error", ""))[0]
-        self._send(Response(status=code, body=f"{code} {text}\n".encode(), headers=allow))
+        self._send(HttpResponse(status=code, body=f"{code} {text}\n".encode(), headers=allow))
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - inherited name
         """Requests are not logged."""
 
-    def _send(self, response: Response) -> None:
+    def _send(self, response: HttpResponse) -> None:
         self.close_connection = True
         # A request that could not be parsed has neither a method nor a version.
         self.command = getattr(self, "command", None) or "GET"
@@ -145,7 +136,7 @@ class _Connection(BaseHTTPRequestHandler):
             self.wfile.write(response.body)
 
 
-class HttpServer(ThreadingHTTPServer):
+class HttpServer(ThreadingTCPServer):
     """Listens as soon as it is made, until `close`.
 
     Raises:
@@ -161,7 +152,7 @@ class HttpServer(ThreadingHTTPServer):
         self,
         host: str,
         port: int,
-        answer: Callable[[Request], Response],
+        answer: Callable[[HttpRequest], HttpResponse],
         limits: ServerLimits | None = None,
     ) -> None:
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -205,7 +196,9 @@ class HttpServer(ThreadingHTTPServer):
         """Accept a connection; close the oldest one when there are too many."""
         with self._lock:
             if len(self._opened) >= self.limits.connections:
-                _disconnect(min(self._opened, key=self._opened.__getitem__))
+                oldest = min(self._opened, key=self._opened.__getitem__)
+                del self._opened[oldest]
+                _disconnect(oldest)
             self._opened[request] = time.monotonic()
         super().process_request(request, client_address)
 

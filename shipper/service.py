@@ -15,13 +15,13 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from shipper.admin import Probes
-from shipper.admin.refresher import build_refresher
+from shipper.admin.refresher import StatusRefresher
 from shipper.config.schema import Config
 from shipper.delivery import pending
 from shipper.delivery.contents import Contents
 from shipper.delivery.counters import Meters, measured
 from shipper.delivery.credential_watch import CHECK_SECONDS, CredentialWatch
+from shipper.delivery.new_sinks import start_new_sinks
 from shipper.delivery.pipeline import Route, Together
 from shipper.delivery.queue import Lane
 from shipper.delivery.resend import RememberingRoute
@@ -39,7 +39,7 @@ from shipper.ledger.ledger import Ledger
 from shipper.log import fields, flush_repeats
 from shipper.retention.cleaner import Spool, Tidying
 from shipper.retention.maintenance import Housekeeping
-from shipper.sinks import ResolvesIdentity, Sink, Volatile, build_sinks, workload_key
+from shipper.sinks import ResolvesIdentity, Sink, Volatile, build_sinks, enabled_sinks, workload_key
 from spooler.spool.identity import Identity
 from spooler.spool.reader import Reader
 
@@ -78,8 +78,10 @@ class Service:
             after=self._woken.set if once else lambda: None,
         )
         meters = Meters()
+        enabled = enabled_sinks(config)
+        start_new_sinks(self._ledger, {name: one.type for name, one in enabled.items()})
         self._sinks: dict[str, Sink] = {
-            name: measured(sink, meters) for name, sink in build_sinks(config).items()
+            name: measured(sink, meters) for name, sink in build_sinks(enabled).items()
         }
         self._tidying = Tidying(
             config=config,
@@ -108,12 +110,13 @@ class Service:
         self._contents = Contents()
         self._together = Together(ledger=self._ledger, config=config, contents=self._contents)
         self._heartbeat = HeartbeatWriter(self._ledger, self._now)
-        self._liveness = live = Liveness(meters)
-        life = Probes(
-            healthy=live.healthy, ready=live.ready, moved=lambda: live.moved, news=self._news
-        )
+        self._liveness = Liveness(meters)
         self._meters = meters
-        self._lookout = None if once else build_refresher(config, self._ledger, meters, life)
+        self._refresher: StatusRefresher | None = None
+        if not once and config.http_listen != "off":
+            self._refresher = StatusRefresher(
+                config, self._ledger, meters, self._liveness, self._changes
+            )
 
     # --- for whoever runs it ----------------------------------------------------------------------
 
@@ -128,8 +131,8 @@ class Service:
         self._pulse.start()
         self._house.start()
         self._liveness.begin(lambda: [self._house.thread, *self._workers.all()])
-        if self._lookout is not None:
-            self._lookout.start()
+        if self._refresher is not None:
+            self._refresher.start()
         try:
             while not self._stopping:
                 self._house.check()
@@ -332,15 +335,15 @@ class Service:
     def _end(self) -> None:
         self._pulse.end()
         self._schedule.end()
-        if self._lookout is not None:
-            self._lookout.end()
+        if self._refresher is not None:
+            self._refresher.end()
         deadline = self._now() + STOP_SECONDS
         idle = self._workers.went_home(within=STOP_SECONDS)
         last = partial(self._keep_house_last, tidy=idle)
         looked = self._house.end(last, within=max(LAST_SECONDS, deadline - self._now()))
-        if self._lookout is not None:
+        if self._refresher is not None:
             within = max(LAST_SECONDS, deadline - self._now())
-            looked = self._lookout.ended(within=within) and looked
+            looked = self._refresher.join(within=within) and looked
         self._tidying.end()
         self._heartbeat.beat(self._healths(), stopped=True)
         if not idle:
@@ -364,7 +367,7 @@ class Service:
             extra=fields(state=self._config.state),
         )
 
-    def _news(self) -> object | None:
+    def _changes(self) -> object | None:
         """Something else once a spool or the ledger has changed; None where that is not felt."""
         if self._newcomers.unreadable:
             return None
@@ -391,9 +394,9 @@ class Service:
         """Say that we are here and where the port is, and what the log has held back."""
         if self._heartbeat.seconds > 0:
             return
-        if self._lookout is not None:
-            self._heartbeat.address = self._lookout.address
-            self._heartbeat.problem = self._lookout.problem
+        if self._refresher is not None:
+            self._heartbeat.address = self._refresher.address
+            self._heartbeat.problem = self._refresher.problem
         self._heartbeat.beat(self._healths())
         flush_repeats()
 
@@ -401,7 +404,7 @@ class Service:
         if self._now() - self._tidied >= self._tidying.seconds:
             self._tidied = self._now()
             self._tidy()
-            if self._manager.is_heard:
+            if self._manager.is_used:
                 self._manager.status(
                     pending.summary(self._lanes, self._health, spools=len(self._spools))
                 )

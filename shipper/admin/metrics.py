@@ -1,18 +1,17 @@
 """What Prometheus scrapes; the only importer of prometheus_client.
 
-Rules:
-
-- Numbers come from the last look at everything (`shipper.status`), which is at most one sample
-  old, so that a scrape costs no disk; only requests and deletions are counted while they happen.
-- Labels are the sinks, the reasons of outcomes and the kinds of loss: nothing that grows with jobs.
-- A record that is discarded is in exactly one counter: refused by a sink for good
-  (`…sink_dead_letter_records_total`), lost to it (`…sink_lost_records_total`), or never written by
-  the training process (`…training_dropped_records_total`).
+- Numbers come from the last status, which is at most one sample old, so a scrape reads no disk.
+  Requests and deletions are counted in memory as they happen.
+- Labels are sinks, reasons and states. No label grows with jobs.
+- A record that does not arrive is in exactly one counter: rejected permanently by a receiver
+  (`…sink_dead_letter_records_total`), dropped on the way to a sink (`…sink_dropped_records_total`),
+  or never written by the training process (`…producer_dropped_records_total`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 import prometheus_client
 from prometheus_client.core import (
@@ -29,82 +28,60 @@ from shipper.delivery.counters import BUCKETS, Meters
 from shipper.status.model import SinkStatus, Status
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-# What training processes give as reasons; what a later version adds is summed up as "other".
-_DROPPED = frozenset(
-    {
-        "cap",
-        "root-cap",
-        "disk-full",
-        "quota",
-        "read-only",
-        "io-error",
-        "cannot-open",
-        "gone",
-        "descriptor",
-        "error",
-    }
-)
-_LOST = frozenset({"corrupt", "cap", "root-cap", "ambiguous", "expired"})
-_LABELS = 40
-_STATES = ("writing", "ended", "withheld", "unreadable")
+# Reasons that are always there, so that the first drop is an increase; others count as "other".
+_PRODUCER_REASONS = ("cannot-open", "cap", "descriptor", "disk-full", "error", "gone", "io-error",
+    "quota", "read-only", "root-cap")  # fmt: skip
+_SINK_REASONS = ("ambiguous", "cap", "corrupt", "expired", "root-cap")
+_MOST_LABELS = 40
+_SPOOL_STATES = ("writing", "ended", "disabled", "unreadable")
+
+Samples = Iterable[tuple[tuple[str, ...], float]]  # label values, value
 
 
-class MetricsState:
-    """Where the numbers come from; `overview` is None before the first look."""
+class Exposition(Collector):
+    """The text that is scraped; `last_run` is the Unix time of `Liveness.last_run`."""
 
-    def __init__(self, meters: Meters) -> None:
-        self.meters = meters
-        self.overview: Status | None = None
-        self.moved = 0.0  # Unix time, see `Liveness.moved`
-
-
-class Exposition:
-    """The text that is scraped."""
-
-    def __init__(self, source: MetricsState) -> None:
+    def __init__(
+        self,
+        meters: Meters,
+        status: Callable[[], Status | None],
+        last_run: Callable[[], float],
+    ) -> None:
+        self._meters = meters
+        self._status = status
+        self._last_run = last_run
         self._registry = prometheus_client.CollectorRegistry()
-        self._registry.register(_Ours(source))
+        self._registry.register(self)
         prometheus_client.ProcessCollector(registry=self._registry)
 
     def text(self) -> bytes:
-        """All metrics, as of the last look."""
         return prometheus_client.generate_latest(self._registry)
 
-
-class _Ours(Collector):
-    def __init__(self, source: MetricsState) -> None:
-        self._source = source
-
     def describe(self) -> Iterable[Metric]:
-        """Nothing in advance, so that registering looks at nothing."""
+        """Nothing, so that registering does not collect."""
         return ()
 
     def collect(self) -> Iterator[Metric]:
-        """Every metric of ours."""
-        info = InfoMetricFamily("lens_ship_build", "The version of lens-ship.")
+        info = InfoMetricFamily("lens_ship_build", "Version of lens-ship.")
         info.add_metric([], {"version": spooler.__version__})
         yield info
         yield _gauge(
-            "loop_timestamp_seconds",
-            "Unix time at which the main loop and housekeeping had both come round.",
-            self._source.moved,
+            "main_loop_last_run_timestamp_seconds",
+            "Unix time when the main loop or housekeeping last ran, the older of both.",
+            [((), self._last_run())],
         )
-        yield from _of_meters(self._source.meters)
-        overview = self._source.overview
-        if overview is not None:
-            yield from _of_spools(overview)
-            yield from _of_sinks(overview)
+        yield from _of_meters(self._meters)
+        status = self._status()
+        if status is not None:
+            yield from _of_root(status)
+            yield from _of_sinks(status)
 
 
 def _of_meters(meters: Meters) -> Iterator[Metric]:
-    requests = _counter("sink_requests", "Requests by how they ended.", ("sink", "outcome"))
-    for (sink, reason), count in sorted(meters.requests.items()):
-        requests.add_metric([sink, reason], count)
-    yield requests
+    requests = sorted(meters.requests.items())
+    yield _counter("sink_requests", "Requests by outcome.", requests, "sink", "outcome")
     durations = HistogramMetricFamily(
-        "lens_ship_sink_request_duration_seconds",
-        "How long requests took, whatever the answer.",
-        labels=["sink"],
+        "lens_ship_sink_request_duration_seconds", "Duration of requests.", labels=["sink"]
     )
     for sink, mine in sorted(meters.durations.items()):
         total, buckets = 0, []
@@ -113,146 +90,150 @@ def _of_meters(meters: Meters) -> Iterator[Metric]:
             buckets.append((bound, total))
         durations.add_metric([sink], buckets=buckets, sum_value=mine.seconds)
     yield durations
-    deleted = _counter("segments_deleted", "Segment files deleted, by why.", ("reason",))
-    for reason in ("delivered", "root-cap"):
-        deleted.add_metric([reason], meters.deleted[reason])
-    yield deleted
+    deleted = [((reason,), meters.deleted[reason]) for reason in ("delivered", "root-cap")]
+    yield _counter("segments_deleted", "Segment files deleted, by reason.", deleted, "reason")
 
 
-def _of_spools(overview: Status) -> Iterator[Metric]:
-    spools = _gauges("spools", "Spools below the root, by state.", ("state",))
-    for state in _STATES:
-        count = sum(spool.state == state for spool in overview.spools)
-        spools.add_metric([state], count + (len(overview.closed) if state == "unreadable" else 0))
-    yield spools
-    disk = overview.disk
-    yield _gauge("root_bytes", "Bytes on disk of all spools.", disk.used)
-    if disk.limit:
-        yield _gauge("root_limit_bytes", "The setting root_bytes.", disk.limit)
-    yield _gauge("root_filesystem_size_bytes", "Size of the file system of the root.", disk.size)
-    yield _gauge("root_filesystem_free_bytes", "What is free on it for the service.", disk.free)
-    yield _gauge(
-        "root_full", "1 while new records of training are refused, to keep a limit.", disk.full
+def _of_root(status: Status) -> Iterator[Metric]:
+    states = dict.fromkeys(_SPOOL_STATES, 0)
+    states["unreadable"] += len(status.unreadable_directories)
+    for spool in status.spools:
+        states[spool.state] += 1
+    counted = [((state,), count) for state, count in states.items()]
+    yield _gauge("spools", "Spools under the root, by state.", counted, "state")
+    disk = status.disk
+    for name, text, value in (
+        ("root_bytes", "Bytes on disk of all spools.", disk.used),
+        ("root_limit_bytes", "The setting root_bytes.", disk.limit or None),
+        ("root_filesystem_size_bytes", "Size of the file system of the root.", disk.size),
+        ("root_filesystem_free_bytes", "Bytes of it that are free for the service.", disk.free),
+        ("root_full", "1 while writers drop new records because the root is full.", disk.full),
+    ):
+        if value is not None:
+            yield _gauge(name, text, [((), value)])
+    yield _counter(
+        "producer_dropped_records",
+        "Records that training processes dropped and reported, by reason.",
+        [((reason,), n) for reason, n in _bounded(status.producer_dropped, _PRODUCER_REASONS)],
+        "reason",
     )
-    dropped = _counter(
-        "training_dropped_records",
-        "Records that training processes could not write and have told of, by reason.",
-        ("reason",),
-    )
-    for reason, count in _bounded(overview.dropped, _DROPPED):
-        dropped.add_metric([reason], count)
-    yield dropped
 
 
-def _of_sinks(overview: Status) -> Iterator[Metric]:
+def _of_sinks(status: Status) -> Iterator[Metric]:
     for name, text, number in _SINK_GAUGES:
-        family = _gauges(name, text, ("sink",))
-        for sink in overview.sinks:
-            value = number(overview, sink)
-            if value is not None:
-                family.add_metric([sink.sink], value)
-        yield family
-    for name, text, attribute in _SINK_COUNTERS:
-        counter = _counter(name, text, ("sink",))
-        for sink in overview.sinks:
-            counter.add_metric([sink.sink], getattr(sink, attribute))
-        yield counter
-    yield from _losses(overview.sinks)
+        values = [(one, number(status, one)) for one in status.sinks]
+        samples = [((one.sink,), value) for one, value in values if value is not None]
+        yield _gauge(f"sink_{name}", text, samples, "sink")
+    for name, text, count in _SINK_COUNTERS:
+        samples = [((one.sink,), count(one)) for one in status.sinks]
+        yield _counter(f"sink_{name}", text, samples, "sink")
+    for name, text, by_reason in _SINK_REASON_COUNTERS:
+        counts = [((one.sink, reason), n) for one in status.sinks for reason, n in by_reason(one)]
+        yield _counter(f"sink_{name}", text, counts, "sink", "reason")
 
 
-def _losses(sinks: Iterable[SinkStatus]) -> Iterator[Metric]:
-    dead = _counter(
-        "sink_dead_letter_records",
-        "Records that a sink has refused for good, by reason.",
-        ("sink", "reason"),
-    )
-    kept = _gauges("sink_dead_letters", "Dead letters that are kept now.", ("sink",))
-    lost = _counter(
-        "sink_lost_records",
-        "Records that a sink will never get: corrupt, or deleted to keep a limit.",
-        ("sink", "reason"),
-    )
-    left_out = _counter(
-        "sink_left_out_points",
-        "Values that were not sent as they are: told as not finite, or of no form for the sink.",
-        ("sink", "reason"),
-    )
-    for sink in sinks:
-        for reason, count in list(sink.refused.items())[:_LABELS]:
-            dead.add_metric([sink.sink, reason], count)
-        kept.add_metric([sink.sink], sum(sink.dead.values()))
-        for reason, count in _bounded(sink.lost, _LOST):
-            lost.add_metric([sink.sink, reason], count)
-        left_out.add_metric([sink.sink, "nonfinite"], sink.nonfinite)
-        left_out.add_metric([sink.sink, "no-number"], sink.left_out)
-    yield from (dead, kept, lost, left_out)
-
-
-_SINK_GAUGES = (
+_SINK_GAUGES: tuple[tuple[str, str, Callable[[Status, SinkStatus], float | None]], ...] = (
     (
-        "sink_backlog_records",
-        "Records on disk that are not settled for the sink.",
-        lambda overview, sink: sink.pending,
+        "backlog_records",
+        "Records on disk that the sink has not acknowledged.",
+        lambda status, sink: sink.pending,
     ),
     (
-        "sink_backlog_bytes",
-        "About how many bytes of disk those take.",
-        lambda overview, sink: sink.pending_bytes,
+        "backlog_bytes",
+        "Estimated bytes on disk of the backlog.",
+        lambda status, sink: sink.pending_bytes,
     ),
     (
-        "sink_backlog_seconds",
-        "Age of the oldest of them; 0 without any.",
-        lambda overview, sink: overview.age(sink.oldest) or 0.0,
+        "backlog_seconds",
+        "Age of the oldest record in the backlog, 0 without a backlog.",
+        lambda status, sink: status.age(sink.oldest) or 0.0,
     ),
     (
-        "sink_highest_seen_timestamp_seconds",
-        "Time of the newest record in any spool.",
-        lambda overview, sink: sink.seen,
+        "highest_seen_timestamp_seconds",
+        "Unix time of the newest record in any spool.",
+        lambda status, sink: sink.newest,
     ),
     (
-        "sink_highest_delivered_timestamp_seconds",
-        "Time of the newest record that is settled for the sink.",
-        lambda overview, sink: sink.settled,
+        "highest_delivered_timestamp_seconds",
+        "Unix time of the newest record that is not pending for the sink.",
+        lambda status, sink: sink.newest_acknowledged,
     ),
     (
-        "sink_paused",
-        "1 while nothing at all goes to the sink, for a fault of its own or of the way there.",
-        lambda overview, sink: int(sink.paused is not None),
+        "paused",
+        "1 while an outage pauses the whole sink.",
+        lambda status, sink: sink.paused is not None,
     ),
     (
-        "sink_alarm",
-        "1 while a sink or a workload is refused in a way that no waiting ends.",
-        lambda overview, sink: int(any(trouble.alarm for trouble in sink.present)),
+        "action_required",
+        "1 while an outage of the sink or of a workload needs an operator.",
+        lambda status, sink: any(outage.alarm for outage in sink.ongoing),
     ),
     (
-        "sink_paused_workloads",
-        "Workloads that wait although the sink as a whole does not.",
-        lambda overview, sink: sum(bool(trouble.workload) for trouble in sink.present),
+        "paused_workloads",
+        "Workloads that an outage of their own pauses.",
+        lambda status, sink: sum(bool(outage.workload) for outage in sink.ongoing),
+    ),
+    (
+        "dead_letters",
+        "Dead letters that are kept now.",
+        lambda status, sink: sum(sink.dead_letters.values()),
     ),
 )
-_SINK_COUNTERS = (
-    ("sink_delivered_records", "Records that the sink says it has.", "delivered"),
-    ("sink_passed_records", "Records that the sink has no use for.", "passed"),
-    ("sink_delivered_points", "Values in the records delivered.", "points"),
-    ("sink_given_up_records", "Dead letters dropped by an operator or a limit.", "given_up"),
+_SINK_COUNTERS: tuple[tuple[str, str, Callable[[SinkStatus], int]], ...] = (
+    (
+        "delivered_records",
+        "Records that the receiver has acknowledged.",
+        lambda sink: sink.delivered,
+    ),
+    ("delivered_values", "Values in the delivered records.", lambda sink: sink.values),
+    (
+        "skipped_records",
+        "Records of kinds that the sink does not take.",
+        lambda sink: sink.skipped,
+    ),
+    (
+        "dead_letters_discarded",
+        "Dead letters that an operator or a limit has discarded.",
+        lambda sink: sink.dead_letters_discarded,
+    ),
+)
+_SINK_REASON_COUNTERS: tuple[
+    tuple[str, str, Callable[[SinkStatus], Iterable[tuple[str, int]]]], ...
+] = (
+    (
+        "dead_letter_records",
+        "Records that the receiver has rejected permanently, by reason.",
+        lambda sink: list(sink.rejected.items())[:_MOST_LABELS],
+    ),
+    (
+        "dropped_records",
+        "Records that the sink will never get, by reason.",
+        lambda sink: _bounded(sink.dropped, _SINK_REASONS),
+    ),
+    (
+        "skipped_values",
+        "Values that are not sent as they are, by reason.",
+        lambda sink: [("nonfinite", sink.nonfinite_values), ("not-numeric", sink.skipped_values)],
+    ),
 )
 
 
-def _bounded(counts: Mapping[str, int], known: frozenset[str]) -> Iterator[tuple[str, int]]:
-    """Every known reason, 0 included, so that a first loss is an increase; others summed up."""
-    for reason in sorted(known):
-        yield reason, counts.get(reason, 0)
+def _bounded(counts: Mapping[str, int], known: tuple[str, ...]) -> list[tuple[str, int]]:
+    """Every known reason, 0 included, and the sum of all others."""
     other = sum(count for reason, count in counts.items() if reason not in known)
-    yield "other", other
+    return [*((reason, counts.get(reason, 0)) for reason in known), ("other", other)]
 
 
-def _gauge(name: str, text: str, value: float) -> Metric:
-    return GaugeMetricFamily(f"lens_ship_{name}", text, value=float(value))
+def _gauge(name: str, text: str, samples: Samples, *labels: str) -> Metric:
+    return _filled(GaugeMetricFamily(f"lens_ship_{name}", text, labels=labels), samples)
 
 
-def _gauges(name: str, text: str, labels: tuple[str, ...]) -> GaugeMetricFamily:
-    return GaugeMetricFamily(f"lens_ship_{name}", text, labels=labels)
+def _counter(name: str, text: str, samples: Samples, *labels: str) -> Metric:
+    return _filled(CounterMetricFamily(f"lens_ship_{name}", text, labels=labels), samples)
 
 
-def _counter(name: str, text: str, labels: tuple[str, ...]) -> CounterMetricFamily:
-    return CounterMetricFamily(f"lens_ship_{name}", text, labels=labels)
+def _filled(family: Any, samples: Samples) -> Metric:
+    for values, value in samples:
+        family.add_metric(values, float(value))
+    filled: Metric = family
+    return filled

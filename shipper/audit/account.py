@@ -1,89 +1,73 @@
 """The account of one spool and sink: every record is in exactly one place. Pure.
 
-    written = delivered + not for this sink + pending + dead letters + corrupt + evicted + given up
+    written = delivered + skipped + pending + dead letters + corrupt + dropped by policy
 
-and beside it what the training process could not write at all, by reason. Evicted is what was
-written and then deleted undelivered, to keep a limit of disk; given up is what a rule of the sink
-settled without delivering it (too old for the receiver, for instance). The two sides come from
-different places: what is settled from the ledger's counters, what is written and pending from the
-files.
+`unaccounted` are records that are in none of these. What the training process could not write at
+all is counted beside it, as dropped by producer. The two sides come from different places: what is
+acknowledged from the ledger's counters, what is written and pending from the files.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
+
+_COUNTS = (
+    *("written", "delivered", "skipped", "pending", "dead_letters", "corrupt", "unaccounted"),
+    "resent",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Account:
-    """Counts of records; see the module. `missing` are written, not settled, and not in a file."""
+    """Counts of records."""
 
     spool: str
     sink: str
     directory: str
     written: int
     delivered: int = 0
-    passed: int = 0
+    skipped: int = 0  # of a kind that the sink does not take
     pending: int = 0
-    dead: int = 0
+    dead_letters: int = 0
     corrupt: int = 0
-    missing: int = 0
-    evicted: Mapping[str, int] = field(default_factory=dict)  # by reason
-    dropped: Mapping[str, int] = field(default_factory=dict)  # never written, by reason
-    given_up: Mapping[str, int] = field(default_factory=dict)  # by a rule of the sink, by reason
-    again: int = 0  # sent once more to a receiver that had forgotten it; delivered before
+    unaccounted: int = 0  # written, not acknowledged, and in no file
+    dropped_by_policy: Mapping[str, int] = field(default_factory=dict)  # by reason
+    dropped_by_producer: Mapping[str, int] = field(default_factory=dict)  # by reason
+    resent: int = 0  # to a receiver that had restarted; also counted as delivered
 
     @property
     def difference(self) -> int:
         """Records that the right side of the account has too few; 0 when it balances."""
-        settled = self.delivered + self.passed + self.dead + self.corrupt
-        settled += sum(self.evicted.values()) + sum(self.given_up.values())
-        return self.written - settled - self.pending
+        final = self.delivered + self.skipped + self.dead_letters + self.corrupt
+        return self.written - final - sum(self.dropped_by_policy.values()) - self.pending
 
     @property
     def balances(self) -> bool:
         """Whether every record written is accounted for."""
-        return self.difference == 0 and self.missing == 0
+        return self.difference == 0 and self.unaccounted == 0
 
     def to_map(self) -> dict[str, Any]:
-        """For machines."""
-        names = ("spool", "sink", "directory", "written", "delivered", "passed", "pending")
-        return {
-            **{name: getattr(self, name) for name in names},
-            "dead": self.dead,
-            "corrupt": self.corrupt,
-            "missing": self.missing,
-            "evicted": dict(self.evicted),
-            "given_up": dict(self.given_up),
-            "again": self.again,
-            "dropped": dict(self.dropped),
-            "balances": self.balances,
-        }
+        """For JSON."""
+        return {**asdict(self), "balances": self.balances}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Totals:
-    """The sum of accounts, each sink by itself: a record counts once for each sink."""
-
-    written: int
-    delivered: int
-    passed: int
-    pending: int
-    dead: int
-    corrupt: int
-    missing: int
-    evicted: int
-    given_up: int
-    again: int
-    unbalanced: int  # accounts that do not balance
-
-
-def total(accounts: list[Account]) -> Totals:
-    """Add up accounts of one sink."""
-    names = ("written", "delivered", "passed", "pending", "dead", "corrupt", "missing", "again")
-    sums = {name: sum(getattr(account, name) for account in accounts) for name in names}
-    sums["evicted"] = sum(sum(account.evicted.values()) for account in accounts)
-    sums["given_up"] = sum(sum(account.given_up.values()) for account in accounts)
-    return Totals(**sums, unbalanced=sum(not account.balances for account in accounts))
+def total(sink: str, accounts: Iterable[Account]) -> Account:
+    """The sum of accounts of one sink. Records of different sinks cannot be added up."""
+    counts: Counter[str] = Counter()
+    policy: Counter[str] = Counter()
+    producer: Counter[str] = Counter()
+    for account in accounts:
+        counts.update({name: getattr(account, name) for name in _COUNTS})
+        policy.update(account.dropped_by_policy)
+        producer.update(account.dropped_by_producer)
+    return Account(
+        spool="total",
+        sink=sink,
+        directory="",
+        dropped_by_policy=dict(policy),
+        dropped_by_producer=dict(producer),
+        **{name: counts[name] for name in _COUNTS},
+    )

@@ -1,8 +1,7 @@
-"""What `lens-ship check` looks at: one file each, and one line in `REGISTRY`.
+"""What `lens-ship check` checks: one file each, and one line in `REGISTRY`.
 
-A check is a function from `CheckContext` to findings. It changes nothing, neither on disk nor at a
-receiver, can run beside a service at work, and ends within seconds; every finding that is not fine
-says what to do next.
+A check is a function from `CheckContext` to findings. It changes nothing, on disk or at a receiver,
+may run beside the service, and ends within seconds. A finding that is not ok says what to do next.
 """
 
 from __future__ import annotations
@@ -21,11 +20,11 @@ from spooler.spool.identity import Identity
 from spooler.spool.reader import Reader
 
 REGISTRY: dict[str, str] = {
-    "state": "shipper.check.state:look",
-    "spools": "shipper.check.spools:look",
-    "disk": "shipper.check.disk:look",
-    "system": "shipper.check.system:look",
-    "sinks": "shipper.check.sinks:look",
+    "state": "shipper.check.state:findings",
+    "spools": "shipper.check.spools:findings",
+    "disk": "shipper.check.disk:findings",
+    "system": "shipper.check.system:findings",
+    "sinks": "shipper.check.sinks:findings",
 }
 
 Check = Callable[["CheckContext"], Iterable[Finding]]
@@ -33,18 +32,18 @@ Check = Callable[["CheckContext"], Iterable[Finding]]
 
 @dataclass(frozen=True)
 class CheckContext:
-    """What there is to look at."""
+    """What the checks share."""
 
     config: Config
 
     @cached_property
     def spools(self) -> list[Path]:
-        """The folders of all spools below the root that this user can see."""
+        """The directories of all spools below the root that this user can see."""
         return list(find_spools(self.config.spool))
 
     @cached_property
     def identities(self) -> list[Identity]:
-        """Who wrote them, as far as they can be read."""
+        """Of the spools that can be read."""
         found = []
         for directory in self.spools:
             try:
@@ -55,7 +54,7 @@ class CheckContext:
 
 
 def check_settings(config: Config) -> Iterator[Finding]:
-    """What can be said of the settings that `shipper.config.load.load` has taken."""
+    """Findings about settings that `shipper.config.load` has accepted."""
     given = len(config.given)
     yield ok("settings", f"{given} given, the others at their defaults; see `config show`")
     for warning in config.warnings:
@@ -64,17 +63,17 @@ def check_settings(config: Config) -> Iterator[Finding]:
 
 
 def run_checks(config: Config) -> Iterator[Finding]:
-    """All findings, in the registry's order; a check that breaks is a finding too."""
+    """All findings, in the registry's order. A check that raises is a finding too."""
     yield from check_settings(config)
-    ground = CheckContext(config)
+    context = CheckContext(config)
     for name, place in REGISTRY.items():
         module, _, attribute = place.partition(":")
-        look: Check = getattr(import_module(module), attribute)
+        check: Check = getattr(import_module(module), attribute)
         try:
-            yield from look(ground)
-        except Exception as error:  # noqa: BLE001 - the other checks are worth having
+            yield from check(context)
+        except Exception as error:  # noqa: BLE001 - the other checks still run
             yield fail(
                 name,
-                f"this check broke: {type(error).__name__}: {error}",
+                f"this check failed: {type(error).__name__}: {error}",
                 "report it, with the output of `lens-ship check --json`",
             )

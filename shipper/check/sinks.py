@@ -1,7 +1,4 @@
-"""Where records go: every sink is asked for its own findings.
-
-A sink that has a method `probe(identities)` says whether its receiver is there and knows the jobs.
-"""
+"""The receivers: a sink with a method `probe(identities)` reports whether its receiver works."""
 
 from __future__ import annotations
 
@@ -9,17 +6,17 @@ from collections.abc import Iterator
 
 from shipper.check import CheckContext
 from shipper.finding import Finding, ok, warn
-from shipper.sinks import Probe, build_sinks
+from shipper.sinks import Probe, build_sinks, enabled_sinks
 
 
-def look(ground: CheckContext) -> Iterator[Finding]:
-    """See the module."""
-    config = ground.config
+def findings(context: CheckContext) -> Iterator[Finding]:
+    """What each sink's probe reports."""
+    config = context.config
     if not config.api_reporting:
         yield warn("sinks", "api_reporting is false: nothing is sent", "set api_reporting = true")
         return
-    for name, sink in build_sinks(config).items():
+    for name, sink in build_sinks(enabled_sinks(config)).items():
         if isinstance(sink, Probe):
-            yield from sink.probe(ground.identities)
+            yield from sink.probe(context.identities)
         else:
-            yield ok(name, "cannot be checked in advance")
+            yield ok(name, "has no check of its own")

@@ -1,4 +1,4 @@
-"""The state directory: can it be used, is it in use, is it safe there."""
+"""The state directory: its file system, permissions, version, and whether a service uses it."""
 
 from __future__ import annotations
 
@@ -17,61 +17,56 @@ _MAGIC = b"SQLite format 3\0"
 _USER_VERSION = slice(60, 64)  # of the header, big-endian
 
 
-def look(ground: CheckContext) -> Iterator[Finding]:
-    """See the module."""
-    state = ground.config.state
+def findings(context: CheckContext) -> Iterator[Finding]:
+    """Nothing is opened or locked: the service may be running."""
+    state = context.config.state
     kind = file_system_of(state)
     if not kind.is_local:
         yield fail(
             "state",
-            f"{state} is on {kind.type} ({kind.mount}), where SQLite's log does not work",
-            "give --state a directory on a disk of this host",
+            f"{state} is on {kind.type} ({kind.mount}), where SQLite's write-ahead log fails",
+            "give --state a directory on a local disk of this host",
         )
     if not os.path.exists(state):
-        yield _to_be_made(state)
-        return
-    if not state.is_dir():
-        yield fail("state", f"{state} is no directory", "give --state a directory")
-        return
-    if not os.access(state, os.R_OK | os.W_OK | os.X_OK):
-        yield fail("state", f"{state} cannot be written by uid {os.geteuid()}", _owner_step(state))
-        return
-    yield from _mode(state)
-    yield from _use(state)
+        yield _not_created(state)
+    elif not state.is_dir():
+        yield fail("state", f"{state} is not a directory", "give --state a directory")
+    elif not os.access(state, os.R_OK | os.W_OK | os.X_OK):
+        yield _not_writable(state)
+    else:
+        yield from _usable(state)
 
 
-def _to_be_made(state: Path) -> Finding:
+def _not_created(state: Path) -> Finding:
     above = next(folder for folder in state.absolute().parents if os.path.exists(folder))
     if os.access(above, os.W_OK | os.X_OK):
-        return ok("state", f"{state} is made at the first start")
+        return ok("state", f"{state} is created at the first start")
     return fail(
         "state",
-        f"{state} is not there, and uid {os.geteuid()} cannot make it in {above}",
-        f"mkdir -p -m 700 {state} && chown {os.geteuid()} {state}, or give --state another",
+        f"{state} does not exist, and uid {os.geteuid()} cannot create it in {above}",
+        f"mkdir -p -m 700 {state} && chown {os.geteuid()} {state}, or give another --state",
     )
 
 
-def _owner_step(state: Path) -> str:
-    found = state.stat()
-    if found.st_uid == os.geteuid():
-        return f"chmod u+rwx {state}"
-    return (
-        f"it belongs to uid {found.st_uid}: run as that user, or chown -R {os.geteuid()} {state},"
-        " or give --state another"
-    )
+def _not_writable(state: Path) -> Finding:
+    uid, owner = os.geteuid(), state.stat().st_uid
+    step = f"chmod u+rwx {state}"
+    if owner != uid:
+        step = (
+            f"it belongs to uid {owner}: run as that user, or chown -R {uid} {state}, or give"
+            " another --state"
+        )
+    return fail("state", f"{state} is not writable by uid {uid}", step)
 
 
-def _mode(state: Path) -> Iterator[Finding]:
+def _usable(state: Path) -> Iterator[Finding]:
     mode = stat.S_IMODE(state.stat().st_mode)
     if mode & 0o077:
         yield warn(
             "state",
-            f"{state} has mode {mode:04o}: others can see dead letters, which hold users' data",
+            f"{state} has mode {mode:04o}: other users can read dead letters, which hold user data",
             f"chmod 700 {state}",
         )
-
-
-def _use(state: Path) -> Iterator[Finding]:
     database = state / DATABASE_NAME
     version = _version(database)
     if version > STATE_VERSION:
@@ -80,15 +75,14 @@ def _use(state: Path) -> Iterator[Finding]:
             f"{database} has state version {version}, this lens-ship knows {STATE_VERSION}",
             "run the version that migrated it, or go back to a copy (docs/upgrading.md)",
         )
-    holder = _holder(state / LOCK_NAME)
-    if holder:
+    if holder := _lock_holder(state / LOCK_NAME):
         yield ok("state", f"{state} is in use by a service (process {holder})")
     else:
-        yield ok("state", f"{state} is writable, and no service is using it")
+        yield ok("state", f"{state} is writable, and no service uses it")
 
 
 def _version(database: Path) -> int:
-    """The version of the file, 0 when there is none that can be read."""
+    """The `user_version` in the file's header, 0 when there is none."""
     try:
         with database.open("rb") as opened:
             header = opened.read(100)
@@ -97,15 +91,15 @@ def _version(database: Path) -> int:
     return int.from_bytes(header[_USER_VERSION], "big") if header.startswith(_MAGIC) else 0
 
 
-def _holder(lock: Path) -> str:
-    """The process that has the lock, "" for none. Taking it to see would stop a service's start."""
+def _lock_holder(lock: Path) -> str:
+    """The process that holds the lock, "". Trying to take it could stop a service's start."""
     try:
         inode = lock.stat().st_ino
         table = Path("/proc/locks").read_text(encoding="ascii")
     except OSError:
         return ""
     for line in table.splitlines():
-        fields = line.split()
-        if len(fields) > 5 and fields[1] == "FLOCK" and fields[5].endswith(f":{inode}"):
-            return fields[4]
+        columns = line.split()
+        if len(columns) > 5 and columns[1] == "FLOCK" and columns[5].endswith(f":{inode}"):
+            return columns[4]
     return ""

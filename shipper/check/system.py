@@ -1,11 +1,10 @@
-"""What the machine brings: SQLite and its known faults, and the kernel's notices of new files."""
+"""The machine: the SQLite library and its known faults, and the kernel's inotify limits."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from shipper.check import CheckContext
@@ -14,66 +13,60 @@ from spooler.spool import db
 from spooler.spool import format as fmt
 
 # Of the service's own database: spools are read without SQLite.
-_SQLITE_LEAST = (3, 22, 0)
-# One process resetting the log while another writes: fixed in the version after the last.
+_OLDEST_SQLITE = (3, 22, 0)
+# One process resets the log while another writes; fixed in the version after the last.
 _WAL_RESET = ((3, 7, 0), (3, 51, 2))
 _KERNEL = Path("/proc/sys/fs/inotify")
 
 
-def look(ground: CheckContext) -> Iterator[Finding]:
-    """See the module."""
+def findings(context: CheckContext) -> Iterator[Finding]:
+    """Of the versions and limits of this host."""
     yield _sqlite()
-    yield from _notices(ground.config.spool)
+    yield from _inotify(context.config.spool)
 
 
 def _sqlite() -> Finding:
     version = db.VERSION
     name = "SQLite " + ".".join(map(str, version))
-    if version < _SQLITE_LEAST:
+    if version < _OLDEST_SQLITE:
         return fail(
             "sqlite", f"{name} is too old for the state database", "use Python with SQLite 3.35"
         )
     if _WAL_RESET[0] <= version <= _WAL_RESET[1]:
         return ok(
             "sqlite",
-            f"{name} has the WAL-reset bug (3.7.0 to 3.51.2), which takes two processes that write"
+            f"{name} has the WAL-reset bug (3.7.0 to 3.51.2), which needs two processes that write"
             " or checkpoint one file: each segment has one writer, and is read without SQLite",
         )
     return ok("sqlite", f"{name}, without known bugs that matter here")
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Used:
-    """What the processes of this user take of the kernel's notices."""
-
-    instances: int
-    watches: int
-
-
-def _notices(root: Path) -> Iterator[Finding]:
+def _inotify(root: Path) -> Iterator[Finding]:
     try:
-        instances = int((_KERNEL / "max_user_instances").read_text())
-        watches = int((_KERNEL / "max_user_watches").read_text())
+        max_instances = int((_KERNEL / "max_user_instances").read_text())
+        max_watches = int((_KERNEL / "max_user_watches").read_text())
     except (OSError, ValueError):
-        return  # not a kernel that has them; the root is walked
-    used, needed = _used(), _folders(root)
-    for name, most, taken, more in (
-        ("max_user_instances", instances, used.instances, 1),
-        ("max_user_watches", watches, used.watches, needed),
-    ):
-        if taken + more > most:
-            yield warn(
-                "inotify",
-                f"fs.inotify.{name} is {most}; {taken} are taken and {more} needed: new spools are"
-                " found by walking the root every rescan_interval instead",
-                f"sysctl -w fs.inotify.{name}={2 * (taken + more)}, and a line in /etc/sysctl.d",
-            )
-    if used.instances + 1 <= instances and used.watches + needed <= watches:
-        yield ok("inotify", f"{needed} watches needed, {watches - used.watches} free")
+        return  # a kernel without inotify; the root is scanned instead
+    instances, watches = _in_use()
+    needed = _needed_watches(root)
+    limits = (
+        ("max_user_instances", max_instances, instances, 1),
+        ("max_user_watches", max_watches, watches, needed),
+    )
+    exceeded = [limit for limit in limits if limit[2] + limit[3] > limit[1]]
+    for name, most, used, more in exceeded:
+        yield warn(
+            "inotify",
+            f"fs.inotify.{name} is {most}, {used} are in use and {more} needed: new spools are"
+            " found by a scan every rescan_interval instead",
+            f"sysctl -w fs.inotify.{name}={2 * (used + more)}, and a line in /etc/sysctl.d",
+        )
+    if not exceeded:
+        yield ok("inotify", f"{needed} watches needed, {max_watches - watches} free")
 
 
-def _folders(root: Path) -> int:
-    """One watch for each folder, and as many again for spools to come."""
+def _needed_watches(root: Path) -> int:
+    """One for each directory, and as many again for new spools."""
     count = 1
     for folder, names, _ in os.walk(root):
         count += len(names)
@@ -83,22 +76,18 @@ def _folders(root: Path) -> int:
     return 2 * count
 
 
-def _used() -> _Used:
-    """Counted in /proc, as far as this user may look."""
+def _in_use() -> tuple[int, int]:
+    """The inotify instances and watches of this user's processes, as far as /proc shows them."""
     instances = watches = 0
-    for number in _descriptors():
-        with contextlib.suppress(OSError):  # closed meanwhile
-            if os.readlink(number) == "anon_inode:inotify":
-                information = number.parent.with_name("fdinfo") / number.name
-                watches += information.read_text().count("inotify wd:")
-                instances += 1
-    return _Used(instances=instances, watches=watches)
-
-
-def _descriptors() -> Iterator[Path]:
-    """Every open file of this user's processes."""
     for process in os.listdir("/proc"):
-        folder = Path("/proc", process, "fd")
-        with contextlib.suppress(OSError):  # it has ended, or is not ours to look into
-            if process.isdecimal() and folder.stat().st_uid == os.geteuid():
-                yield from [folder / name for name in os.listdir(folder)]
+        folder = Path("/proc", process)
+        with contextlib.suppress(OSError):  # ended, or of another user
+            if not process.isdecimal() or folder.stat().st_uid != os.geteuid():
+                continue
+            for number in os.listdir(folder / "fd"):
+                with contextlib.suppress(OSError):  # closed meanwhile
+                    if os.readlink(folder / "fd" / number) == "anon_inode:inotify":
+                        information = (folder / "fdinfo" / number).read_text()
+                        watches += information.count("inotify wd:")
+                        instances += 1
+    return instances, watches

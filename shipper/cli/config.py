@@ -7,20 +7,20 @@ from typing import Any
 
 import click
 
-from shipper.cli.options import Group, load_config, settings
+from shipper.cli.options import Group, json_flag, load_config, settings
 
 
 @click.group(cls=Group)
 def config() -> None:
-    """The settings: what they are now and where they came from."""
+    """Show the settings of the service."""
 
 
 @config.command("show")
-@click.option("--json", "as_json", is_flag=True, help="For machines: one JSON object.")
-@click.option("--toml", "as_toml", is_flag=True, help="A commented file that --config takes.")
+@json_flag
+@click.option("--toml", "as_toml", is_flag=True, help="Print a commented file for --config.")
 @settings()
 def config_show(as_json: bool, as_toml: bool, config_file: Path | None, **flags: Any) -> None:
-    """Print every setting as `lens-ship run` would have it here, and where it came from."""
+    """Print every setting that `lens-ship run` would use here, and where it comes from."""
     from shipper.cli.render import print_json, print_settings
     from shipper.config.render import effective, values_of
 
@@ -28,16 +28,16 @@ def config_show(as_json: bool, as_toml: bool, config_file: Path | None, **flags:
     if as_toml:
         click.echo(effective(loaded), nl=False)
         return
-    rows = values_of(loaded)
+    values, given = values_of(loaded), loaded.given
     if as_json:
         print_json(
             {
-                name: {"value": value, "from": loaded.given.get(name, "default")}
-                for name, value in rows.items()
+                name: {"value": value, "from": given.get(name, "default")}
+                for name, value in values.items()
             }
         )
-        return
-    print_settings(rows, loaded.given)
+    else:
+        print_settings(values, given)
 
 
 @config.command("default")

@@ -9,46 +9,53 @@ from typing import Any
 
 import click
 
-from shipper.cli.options import Group, ledger_of, load_config, one_of, settings
-
-_SEE = "see `lens-ship dead-letter list`"
+from shipper.cli.options import (
+    Group,
+    json_flag,
+    load_config,
+    open_ledger,
+    settings,
+    yes_flag,
+)
 
 
 @click.group("dead-letter", cls=Group)
 def dead_letter() -> None:
-    """Records that a receiver has refused for good."""
+    """Records that a receiver has rejected permanently."""
 
 
 def _selection(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.argument("numbers", nargs=-1, type=int),
-        click.option(
-            "--sink",
-            default="",
-            callback=one_of("shipper.sinks"),
-            help="Only those of this sink.",
-        ),
-        click.option("--reason", default="", help="Only those refused for this reason."),
+        click.option("--sink", default="", help="Only those of this sink."),
+        click.option("--reason", default="", help="Only those rejected for this reason."),
         click.option("--of", "spool_id", default="", help="Only those of this spool."),
     ):
         command = option(command)
     return command
 
 
-def _chosen(ledger: Any, numbers: tuple[int, ...], sink: str, reason: str, spool_id: str) -> Any:
+def _selected(ledger: Any, numbers: tuple[int, ...], sink: str, reason: str, spool_id: str) -> Any:
     from shipper.dead_letters import Selection, select
+    from shipper.sinks import DEFAULT
 
+    known = {row["sink"] for row in ledger.dead_letters()} | {*(ledger.sinks() or DEFAULT)}
+    if sink and sink not in known:
+        names = ", ".join(map(repr, sorted(known)))
+        raise click.BadParameter(f"{sink!r} is not one of {names}", param_hint="--sink")
     kept = {row["id"] for row in select(ledger, Selection(numbers=numbers))}
-    unknown = [str(number) for number in numbers if number not in kept]
+    unknown = ", ".join(str(number) for number in numbers if number not in kept)
     if unknown:
-        told = ", ".join(unknown)
-        many = f"letter {told} is" if len(unknown) == 1 else f"letters {told} are"
-        raise click.ClickException(f"no dead {many} kept; {_SEE}")
+        raise click.ClickException(f"no dead letter {unknown}; see `lens-ship dead-letter list`")
     return select(ledger, Selection(numbers=numbers, sink=sink, reason=reason, spool=spool_id))
 
 
+def _config(state: str | None, config_file: Path | None) -> Any:
+    return load_config({"state": state}, config_file, needs_spool=False)
+
+
 @dead_letter.command("list")
-@click.option("--json", "as_json", is_flag=True, help="For machines: a JSON list.")
+@json_flag
 @_selection
 @settings("state")
 def dead_letter_list(
@@ -57,23 +64,21 @@ def dead_letter_list(
     """List dead letters, oldest first."""
     from shipper.cli.render import print_dead_letters
 
-    with ledger_of(state, config_file) as ledger:
-        print_dead_letters(_chosen(ledger, **selection), as_json=as_json)
+    with open_ledger(_config(state, config_file)) as ledger:
+        print_dead_letters(_selected(ledger, **selection), as_json=as_json)
 
 
 @dead_letter.command("show")
 @click.argument("number", type=int)
 @settings("state")
 def dead_letter_show(number: int, config_file: Path | None, state: str | None) -> None:
-    """Print one dead letter with the receiver's answer and the record itself, as JSON."""
+    """Print one dead letter with the receiver's answer and the record, as JSON."""
     from shipper.cli.render import print_json
-    from shipper.dead_letters import Selection, select, show
+    from shipper.dead_letters import show
 
-    with ledger_of(state, config_file) as ledger:
-        rows = select(ledger, Selection(numbers=(number,)))
-        if not rows:
-            raise click.ClickException(f"no dead letter {number} is kept; {_SEE}")
-        print_json(show(ledger, rows[0]))
+    with open_ledger(_config(state, config_file)) as ledger:
+        (row,) = _selected(ledger, (number,), "", "", "")
+        print_json(show(ledger, row))
 
 
 @dead_letter.command("retry")
@@ -87,36 +92,43 @@ def dead_letter_retry(
     config_file: Path | None,
     **flags: Any,
 ) -> None:
-    """Send dead letters again; exit 1 when one is refused again. Without numbers: all of them."""
+    """Send dead letters again. Without numbers: all of them.
+
+    Exits 1 if one is rejected again.
+    """
     from shipper.dead_letters import retry
     from shipper.humanize import sanitize
-    from shipper.sinks import build_sinks
+    from shipper.sinks import build_sinks, enabled_sinks
     from shipper.sinks.outcome import Disposition
 
     config = load_config(flags, config_file, needs_spool=False, sends=True)
-    with ledger_of(str(config.state), None) as ledger:
-        rows = _chosen(ledger, numbers, sink, reason, spool_id)
-        done = retry(ledger, rows, build_sinks(config))
+    with open_ledger(config) as ledger:
+        rows = _selected(ledger, numbers, sink, reason, spool_id)
+        done = retry(ledger, rows, build_sinks(enabled_sinks(config)))
     failed = [one for one in done if one.outcome.disposition is not Disposition.DELIVERED]
     for one in failed:
-        said = f"{one.number}: {one.outcome.reason}: {one.outcome.detail}"
-        click.echo(sanitize(said, 2000), err=True)
-    click.echo(f"{len(done) - len(failed)} delivered, {len(failed)} kept as they were")
+        text = f"{one.number}: {one.outcome.reason}: {one.outcome.detail}"
+        click.echo(sanitize(text, 2000), err=True)
+    click.echo(f"{len(done) - len(failed)} delivered, {len(failed)} kept")
     sys.exit(1 if failed else 0)
 
 
 @dead_letter.command("drop")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@yes_flag
 @_selection
 @settings("state")
 def dead_letter_drop(
     yes: bool, config_file: Path | None, state: str | None, **selection: Any
 ) -> None:
-    """Give dead letters up for good; they stay counted. Without numbers: all of them."""
-    from shipper.dead_letters import drop
+    """Discard dead letters permanently. Without numbers: all of them.
 
-    with ledger_of(state, config_file) as ledger:
-        rows = _chosen(ledger, **selection)
+    They remain in the counters.
+    """
+    from shipper.dead_letters import drop
+    from shipper.humanize import counted
+
+    with open_ledger(_config(state, config_file)) as ledger:
+        rows = _selected(ledger, **selection)
         if rows and not yes:
-            click.confirm(f"Give up {len(rows)} of them for good?", abort=True)
-        click.echo(f"{drop(ledger, rows)} given up")
+            click.confirm(f"Discard {counted(len(rows), 'dead letter')} permanently?", abort=True)
+        click.echo(f"{drop(ledger, rows)} discarded")

@@ -7,8 +7,6 @@ from pathlib import Path
 
 import click
 
-from shipper.cli.options import start_logging
-
 
 @click.command("dev-server")
 @click.option("--listen", default="127.0.0.1:8989", show_default=True, help="HOST:PORT.")
@@ -24,15 +22,16 @@ def dev_server(listen: str, data: Path, prefix: str) -> None:
     """Run a small local telemetry-processor to try lens-ship with. Not for production."""
     from shipper.config.parse import host_and_port
     from shipper.dev_server.server import DevServer
+    from shipper.log import start
 
-    start_logging("info")
+    start("info")
     try:
         host, port = host_and_port(listen)
         server = DevServer(data, host, port, prefix)
     except (OSError, ValueError) as error:
         raise click.BadParameter(f"{listen}: {error}", param_hint="--listen") from error
     click.echo(f"Listening on {server.url}. Received data is stored in {data}.", err=True)
-    click.echo(f"Counts: {server.url.removesuffix(prefix)}/   Stop: Ctrl-C", err=True)
+    click.echo(f"Counts: {server.start_page}  Stop: Ctrl-C", err=True)
     try:
         threading.Event().wait()
     except KeyboardInterrupt:

@@ -13,12 +13,12 @@ from shipper.cli.options import Group
 
 @click.group(cls=Group)
 def hook() -> None:
-    """The zero-code hook of this Python environment."""
+    """The zero-code wandb hook of this Python environment."""
 
 
 @hook.command("status")
 def hook_status() -> None:
-    """Say whether Python processes of this environment are hooked, and why not."""
+    """Show whether the hook is active in this environment, and why not."""
     from shipper.install.pth import report
 
     lines, active = report(os.environ)
@@ -29,7 +29,7 @@ def hook_status() -> None:
 
 @hook.command("install")
 def hook_install() -> None:
-    """Put the .pth file in place where it is missing or damaged."""
+    """Write the .pth file that loads the hook, or repair it."""
     from shipper.install.pth import install
 
     click.echo(install())
@@ -37,19 +37,19 @@ def hook_install() -> None:
 
 @hook.command("uninstall")
 def hook_uninstall() -> None:
-    """Take the .pth file away; the package stays."""
+    """Delete the .pth file. The package stays installed."""
     from shipper.install.pth import uninstall
 
     click.echo(uninstall())
 
 
 @hook.command("export")
-@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
-def hook_export(folder: Path) -> None:
-    """Write FOLDER, which hooks any Python that has it in PYTHONPATH; replaces its own older one.
+@click.argument("directory", type=click.Path(file_okay=False, path_type=Path))
+def hook_export(directory: Path) -> None:
+    """Write DIRECTORY, which loads the hook in any Python that has it in PYTHONPATH.
 
-    For training images that cannot be changed: nothing has to be installed in them.
+    For training images that cannot be changed. Replaces an older export.
     """
     from shipper.install.pth import export
 
-    click.echo(export(folder.absolute()))
+    click.echo(export(directory.absolute()))

@@ -1,4 +1,4 @@
-"""What several commands have in common: options for settings, the ledger, the log."""
+"""What commands share: options for settings, the ledger, the end of the output pipe."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ import click
 
 _SENTENCE = 500
 
+json_flag = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+yes_flag = click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
+
 
 class Group(click.Group):
     """Lists its commands with the whole first sentence of each."""
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """As click does it, and nothing is cut."""
+        """Without the cut that click makes."""
         every = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
         with formatter.section("Commands"):
             formatter.write_dl(
@@ -29,9 +32,9 @@ class Group(click.Group):
 
 
 def one_of(registry: str) -> Callable[..., Any]:
-    """For an option whose words are the keys of a module's `REGISTRY`; others are refused.
+    """Accept only the keys of a module's `REGISTRY`, which is imported when the option is used.
 
-    A word that nothing has would find nothing, which looks as if there were nothing.
+    Any other word would match nothing, which would look as if there were nothing.
     """
 
     def check(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
@@ -71,17 +74,15 @@ SENDING = (
 
 
 def settings(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Options for these settings, from the one table of them."""
+    """Options for these settings, or for all of them, and `--config`."""
     from shipper.config.load import SETTINGS
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         for setting in reversed(SETTINGS):
             if names and setting.name not in names:
                 continue
-            default = f"  [default: {_told(setting)}]" if _told(setting) else ""
-            command = click.option(
-                setting.flag, setting.name, metavar="VALUE", help=setting.help + default
-            )(command)
+            text = setting.help + _default(setting)
+            command = click.option(setting.flag, setting.name, metavar="VALUE", help=text)(command)
         return click.option(
             "--config",
             "config_file",
@@ -93,21 +94,19 @@ def settings(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     return decorate
 
 
-def _told(setting: Any) -> str:
-    """A default as one would write it; "" where there is none, or where the help tells it."""
+def _default(setting: Any) -> str:
     if setting.default in (None, "") or "Default:" in setting.help:
         return ""
-    return (
-        str(setting.default).lower() if isinstance(setting.default, bool) else str(setting.default)
-    )
+    text = str(setting.default)
+    return f"  [default: {text.lower() if isinstance(setting.default, bool) else text}]"
 
 
 def load_config(
     flags: dict[str, Any], config_file: Path | None, *, warn: bool = True, **needs: bool
 ) -> Any:
-    """The settings for a command; `needs` as `shipper.config.load.load` takes them.
+    """The settings for a command; `needs` are arguments of `shipper.config.load.load`.
 
-    With `warn`, what looks wrong is said on stderr.
+    With `warn`, warnings are printed to stderr.
     """
     from shipper.config.load import load
 
@@ -117,11 +116,11 @@ def load_config(
     return config
 
 
-def need_open(*places: Path) -> None:
-    """Refuse places that are there and cannot be looked into: silence would look like emptiness.
+def need_readable(*places: Path) -> None:
+    """Refuse directories that exist and cannot be read: they would look empty.
 
     Raises:
-        ConfigError: naming every such place.
+        ConfigError: naming all of them.
     """
     from shipper.discovery.layout import why_closed
     from shipper.errors import ConfigError
@@ -132,11 +131,11 @@ def need_open(*places: Path) -> None:
 
 
 @contextmanager
-def ledger_of(state: str | None, config_file: Path | None) -> Iterator[Any]:
-    """The ledger of the given state directory, beside a service that may be running."""
-    from shipper.dead_letters import open_ledger
+def open_ledger(config: Any) -> Iterator[Any]:
+    """The ledger in the state directory; a service may be running."""
+    from shipper.ledger.ledger import Ledger
 
-    ledger = open_ledger(load_config({"state": state}, config_file, needs_spool=False))
+    ledger = Ledger(config.state, exclusive=False)
     try:
         yield ledger
     finally:
@@ -144,7 +143,7 @@ def ledger_of(state: str | None, config_file: Path | None) -> Iterator[Any]:
 
 
 def quiet_on_closed_pipe(command: Callable[..., Any]) -> Callable[..., Any]:
-    """End quietly when the reader of the output has gone (`| head`), as 128 + SIGPIPE says."""
+    """Exit with 128 + SIGPIPE and no message when the output pipe is closed (`| head`)."""
 
     @functools.wraps(command)
     def quiet(*args: Any, **kwargs: Any) -> Any:
@@ -154,15 +153,8 @@ def quiet_on_closed_pipe(command: Callable[..., Any]) -> Callable[..., Any]:
             finally:
                 sys.stdout.flush()
         except BrokenPipeError:
-            # What is still buffered has nowhere to go, and the interpreter flushes at its end.
+            # The interpreter flushes what is still buffered at its exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(128 + signal.SIGPIPE)
 
     return quiet
-
-
-def start_logging(level: str, style: str = "text", repeat_seconds: float = 0.0) -> None:
-    """Log to stderr from `level` on; the other settings are those of the same names."""
-    from shipper.log import start
-
-    start(level, style, repeat_seconds)

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from shipper.cli.options import load_config, need_open, settings
+from shipper.cli.options import load_config, need_readable, settings
 
 
 @click.command()
@@ -40,5 +40,5 @@ def plot(
     from shipper.plot.plot import plot as draw
 
     root = load_config({"spool": spool}, config_file).spool
-    need_open(root)
+    need_readable(root)
     sys.exit(draw(PlotOptions(places=(root,), run=run, by_time=x_axis == "time", **options)))

@@ -1,44 +1,45 @@
 """What commands print: tables for people, JSON for machines.
 
-Names and answers come from elsewhere: they are shown as they are, never as rich's markup, and
-nothing in them reaches the terminal as a command.
+Names and answers come from other programs: they are printed as text, never as rich's markup, and
+control characters in them are escaped.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from shipper.audit.account import Account, Totals, total
-from shipper.finding import Finding
-from shipper.humanize import counted, sanitize
+from shipper.audit.account import Account, total
+from shipper.finding import FAIL, OK, WARN, Finding
+from shipper.humanize import by_reason, clock, counted, sanitize
 from shipper.ledger import ranges
-from shipper.retention.quarantine import Report
-from shipper.tables import Column, console, fitted
+from shipper.tables import Column, cells, console, fitted, numbers
+
+if TYPE_CHECKING:
+    from shipper.replay.verify import Checked
+    from shipper.retention.quarantine import Report
 
 _ANSWER = 2000  # characters of an answer that are shown
-
+_STYLES = {OK: "green", WARN: "yellow", FAIL: "bold red"}
 
 _ACCOUNT_COLUMNS = (
     Column("spool", gives=True, tail=8),
-    *(Column(name, right=True) for name in ("written", "delivered", "not for it", "pending")),
-    *(Column(name, right=True, spare="0") for name in ("dead", "corrupt")),
-    # Told in words below the table, too.
-    *(Column(name, right=True, spare="0", rank=1) for name in ("evicted", "given up")),
-    Column("missing", right=True, spare="0"),
+    *numbers("written", "delivered", "skipped", "pending"),
+    *(Column(name, right=True, spare="0") for name in ("dead letters", "corrupt")),
+    Column("dropped", right=True, spare="0", rank=1),  # also printed below the table
+    Column("unaccounted", right=True, spare="0"),
 )
 _LETTER_COLUMNS = (
     Column("id", right=True),
     Column("when"),
     Column("sink", gives=True),
-    Column("reason", rank=3),  # told below the table, too
+    Column("reason", rank=3),  # also printed below the table
     Column("spool", gives=True, tail=8),
     Column("record", right=True),
     Column("kind", rank=2),
@@ -47,7 +48,7 @@ _LETTER_COLUMNS = (
 _QUARANTINE_COLUMNS = (
     Column("name"),
     Column("when", rank=1),
-    *(Column(name, right=True) for name in ("bytes", "holds", "missing")),
+    *numbers("bytes", "holds", "missing"),
 )
 
 
@@ -58,35 +59,39 @@ def print_json(value: Any, *, on_one_line: bool = False) -> None:
 
 
 def print_accounts(
-    accounts: list[Account],
+    accounts: Sequence[Account],
     *,
-    receipts: Sequence[Mapping[str, Any]] = (),
+    receipts: Sequence[Checked] = (),
     closed: Mapping[str, str] | None = None,
     as_json: bool,
 ) -> None:
-    """The account of every spool, sink by sink, with totals; and what became of receipts."""
-    sinks = sorted({account.sink for account in accounts})
-    by_sink = {sink: [a for a in accounts if a.sink == sink] for sink in sinks}
+    """The account of every spool by sink, then what is wrong. `closed`: directory -> problem."""
+    closed = closed or {}
+    by_sink: dict[str, list[Account]] = {}
+    for account in sorted(accounts, key=lambda account: account.sink):
+        by_sink.setdefault(account.sink, []).append(account)
     if as_json:
-        totals = {sink: total(group) for sink, group in by_sink.items()}
+        totals = {sink: _total_map(sink, group) for sink, group in by_sink.items()}
         listed = [account.to_map() for account in accounts]
-        told = {"accounts": listed, "totals": totals, "receipts": receipts, "closed": closed or {}}
-        print_json(told)
+        checked = [asdict(receipt) for receipt in receipts]
+        print_json({"accounts": listed, "totals": totals, "receipts": checked, "closed": closed})
         return
     out = console()
     for sink, group in by_sink.items():
+        rows = [_account_row(account) for account in group]
+        rows.append(_account_row(total(sink, group), style="bold"))
         out.print(Text(sink, style="italic"))
-        out.print(_account_table(group, out.width))
-    _print_lost(out, accounts)
+        out.print(fitted(_ACCOUNT_COLUMNS, rows, out.width))
+    _print_losses(out, accounts)
     wrong = [account for account in accounts if not account.balances]
     for account in wrong:
         out.print(
-            f"{sanitize(account.directory)}, {account.sink}: does not balance: {account.difference}"
-            f" unaccounted for, {account.missing} missing from the files",
+            f"{sanitize(account.directory)}, {account.sink}: does not balance:"
+            f" {account.unaccounted} unaccounted, difference {account.difference}",
             style="bold red",
         )
-    for folder, why in (closed or {}).items():
-        text = f"{sanitize(folder)} {why}: what lies there is not accounted for"
+    for folder, why in closed.items():
+        text = f"{sanitize(folder)} {why}: its records are not accounted for"
         out.print(text, style="bold red")
     if not accounts:
         out.print("no spools: nothing to account for")
@@ -95,95 +100,94 @@ def print_accounts(
     _print_receipts(out, receipts)
 
 
-def _print_receipts(out: Console, receipts: Sequence[Mapping[str, Any]]) -> None:
-    """Of those that hold only how many there are."""
+def _total_map(sink: str, accounts: Sequence[Account]) -> dict[str, Any]:
+    sums = total(sink, accounts).to_map()
+    for name in ("spool", "sink", "directory", "balances"):
+        del sums[name]
+    return {**sums, "unbalanced": sum(not account.balances for account in accounts)}
+
+
+def _account_row(account: Account, style: str = "") -> tuple[Text, ...]:
+    return cells(
+        account.spool,
+        account.written,
+        account.delivered,
+        account.skipped,
+        account.pending,
+        account.dead_letters,
+        account.corrupt,
+        sum(account.dropped_by_policy.values()),
+        account.unaccounted,
+        style=style,
+    )
+
+
+def _print_losses(out: Console, accounts: Sequence[Account]) -> None:
+    producers = {one.spool: one.dropped_by_producer for one in accounts if one.dropped_by_producer}
+    for spool, reasons in sorted(producers.items()):
+        out.print(f"{sanitize(spool)}: dropped by producer: {by_reason(reasons)}")
+    for account in accounts:
+        where = f"{sanitize(account.spool)}, {account.sink}"
+        if account.dropped_by_policy:
+            out.print(f"{where}: dropped by policy: {by_reason(account.dropped_by_policy)}")
+        if account.resent:
+            out.print(f"{where}: {account.resent:,} resent after a restart of the receiver")
+
+
+def _print_receipts(out: Console, receipts: Sequence[Checked]) -> None:
+    """A count of those that hold, and a line for each of the others."""
     if not receipts:
         return
-    holding = sum(receipt["state"] == "holds" for receipt in receipts)
-    out.print(f"{holding} of {len(receipts)} replay receipts agree with what lies on disk")
+    holding = sum(not receipt.why for receipt in receipts)
+    out.print(f"{holding} of {len(receipts)} replay receipts match the records on disk")
     for receipt in receipts:
-        if receipt["state"] != "holds":
-            cannot = "differs" if receipt["state"] == "differs" else "cannot be checked any more"
+        if receipt.why:
+            differs = receipt.state == "differs"
+            problem = "differs" if differs else "cannot be checked any more"
             out.print(
-                f"{sanitize(receipt['spool'])}, {receipt['sink']}: {receipt['records']:,} records"
-                f" replayed from {sanitize(receipt['directory'])}: {cannot}:"
-                f" {sanitize(receipt['why'])}",
-                style="bold red" if receipt["state"] == "differs" else "",
+                f"{sanitize(receipt.spool)}, {receipt.sink}: {receipt.records:,} records"
+                f" replayed from {sanitize(receipt.directory)}: {problem}: {sanitize(receipt.why)}",
+                style="bold red" if differs else "",
             )
 
 
-def _print_lost(out: Console, accounts: list[Account]) -> None:
-    """What will never arrive, and why."""
-    dropped = {account.spool: account.dropped for account in accounts if account.dropped}
-    for spool, reasons in sorted(dropped.items()):
-        out.print(f"{sanitize(spool)}: dropped by the training process: {_told(reasons)}")
-    for account in accounts:
-        if account.evicted:
-            told = _told(account.evicted)
-            out.print(f"{sanitize(account.spool)}: deleted before {account.sink} had it: {told}")
-        if account.given_up:
-            told = _told(account.given_up)
-            out.print(f"{sanitize(account.spool)}: not sent to {account.sink}: {told}")
-        if account.again:
-            out.print(
-                f"{sanitize(account.spool)}: sent again to {account.sink}, which had restarted and"
-                f" forgotten: {account.again}"
-            )
-
-
-def _told(reasons: Mapping[str, int]) -> str:
-    return ", ".join(f"{count} {sanitize(reason)}" for reason, count in sorted(reasons.items()))
-
-
-def print_dead_letters(rows: Iterable[Mapping[str, Any]], *, as_json: bool) -> None:
-    """One line for each dead letter."""
-    rows = list(rows)
+def print_dead_letters(rows: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
+    """One line for each dead letter, then the answers of the receivers."""
     if as_json:
         print_json(rows)
         return
     out = console()
     if rows:
-        out.print(fitted(_LETTER_COLUMNS, [_letter(row) for row in rows], out.width))
+        table = [
+            cells(
+                str(row["id"]),
+                clock(row["time"]),
+                row["sink"],
+                row["reason"],
+                row["spool"],
+                str(row["seq"]),
+                row["kind"],
+                row["bytes"],
+            )
+            for row in rows
+        ]
+        out.print(fitted(_LETTER_COLUMNS, table, out.width))
         answers: dict[tuple[str, str], list[int]] = {}
         for row in rows:
             answers.setdefault((row["reason"], row["detail"]), []).append(row["id"])
-        for (reason, detail), numbers in answers.items():
-            text = f"{_numbers(numbers)}: {sanitize(reason)}: {sanitize(detail, _ANSWER)}"
+        for (reason, detail), ids in answers.items():
+            pieces = ranges.of_numbers(ids)
+            named = ", ".join(str(a) if a == b else f"{a} to {b}" for a, b in pieces)
+            text = f"{named}: {sanitize(reason)}: {sanitize(detail, _ANSWER)}"
             out.print(Text(text), soft_wrap=True)
     out.print(counted(len(rows), "dead letter"))
 
 
-def _letter(row: Mapping[str, Any]) -> tuple[Text, ...]:
-    return (
-        Text(str(row["id"])),
-        Text(_clock(row["time"])),
-        Text(sanitize(row["sink"])),
-        Text(sanitize(row["reason"])),
-        Text(sanitize(row["spool"])),
-        Text(str(row["seq"])),
-        Text(sanitize(row["kind"])),
-        Text(f"{row['bytes']:,}"),
-    )
-
-
-def _numbers(numbers: Iterable[int]) -> str:
-    """As `dead-letter show` takes them, one by one: 1 to 3, 5."""
-    pieces = ranges.of_numbers(numbers)
-    return ", ".join(str(a) if a == b else f"{a} to {b}" for a, b in pieces)
-
-
-def _clock(seconds: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
-
-
-_STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
-
-
-def print_findings(findings: list[Finding], *, as_json: bool) -> None:
-    """One entry for each finding: how it stands, what about, and what to do next."""
+def print_findings(findings: Sequence[Finding], *, as_json: bool) -> None:
+    """One entry for each finding, and how many there are of each level."""
     count = {level: sum(one.level == level for one in findings) for level in _STYLES}
     if as_json:
-        print_json({"findings": [one.to_map() for one in findings], **count})
+        print_json({"findings": [asdict(one) for one in findings], **count})
         return
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(no_wrap=True)
@@ -200,7 +204,7 @@ def print_findings(findings: list[Finding], *, as_json: bool) -> None:
 
 
 def print_settings(values: Mapping[str, Any], given: Mapping[str, str]) -> None:
-    """One line for each setting: its value, and where that came from."""
+    """One line for each setting: its value, and where it comes from."""
     table = Table(box=None, pad_edge=False)
     table.add_column("setting", no_wrap=True)
     table.add_column("value", overflow="fold")
@@ -214,50 +218,25 @@ def print_settings(values: Mapping[str, Any], given: Mapping[str, str]) -> None:
     console().print(table)
 
 
-def print_quarantine(reports: Iterable[tuple[Report, int]], *, as_json: bool) -> None:
-    """One line for each segment that was set aside, with its bytes."""
-    reports = list(reports)
+def print_quarantine(reports: Sequence[tuple[Report, int]], *, as_json: bool) -> None:
+    """One line for each damaged segment with its size in bytes, then what is wrong with it."""
     if as_json:
         print_json([{**asdict(report), "bytes": size} for report, size in reports])
         return
     out = console()
     if reports:
-        rows = [_set_aside(report, size) for report, size in reports]
+        rows = [
+            cells(
+                report.name,
+                clock(report.time),
+                "deleted" if report.dropped else size,
+                ranges.size(report.holds),
+                f"{ranges.size(report.missing):,}{'+' if report.last else ''}",
+            )
+            for report, size in reports
+        ]
         out.print(fitted(_QUARANTINE_COLUMNS, rows, out.width))
         for report, _ in reports:
             text = f"{sanitize(report.name)}: {sanitize(report.reason, _ANSWER)}"
             out.print(Text(text), soft_wrap=True)
-    verb = "is" if len(reports) == 1 else "are"
-    out.print(f"{counted(len(reports), 'damaged segment')} {verb} set aside")
-
-
-def _set_aside(report: Report, size: int) -> tuple[Text, ...]:
-    return (
-        Text(sanitize(report.name)),
-        Text(_clock(report.time)),
-        Text("deleted" if report.dropped else f"{size:,}"),
-        Text(f"{ranges.size(report.holds):,}"),
-        Text(f"{ranges.size(report.missing):,}" + ("+" if report.last else "")),
-    )
-
-
-def _account_table(accounts: list[Account], width: int) -> Table:
-    rows = [_row(sanitize(account.spool), account) for account in accounts]
-    return fitted(_ACCOUNT_COLUMNS, [*rows, _row("total", total(accounts))], width)
-
-
-def _row(name: str, counts: Account | Totals) -> tuple[Text, ...]:
-    evicted, given_up = counts.evicted, counts.given_up
-    numbers = (
-        counts.written,
-        counts.delivered,
-        counts.passed,
-        counts.pending,
-        counts.dead,
-        counts.corrupt,
-        evicted if isinstance(evicted, int) else sum(evicted.values()),
-        given_up if isinstance(given_up, int) else sum(given_up.values()),
-        counts.missing,
-    )
-    style = "bold" if isinstance(counts, Totals) else ""
-    return tuple(Text(text, style=style) for text in (name, *(f"{one:,}" for one in numbers)))
+    out.print(f"{counted(len(reports), 'damaged segment')} in quarantine")

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from shipper.cli.options import SENDING, load_config, need_open, settings
+from shipper.cli.options import SENDING, load_config, need_readable, settings
 
 if TYPE_CHECKING:
     from shipper.config.schema import Config
     from shipper.ledger.ledger import Ledger
     from shipper.replay.plan import Part, ReplayRequest
-    from shipper.sinks import Sink
+    from shipper.sinks import Sink, SinkConfig
 
 SELECTING = ("run", "workload", "first_step", "last_step", "since", "until")
 
@@ -70,7 +70,7 @@ def replay(
     flags = {setting.name: given[setting.name] for setting in SETTINGS if setting.name in given}
     config = load_config(flags, config_file, needs_spool=not paths, sends=not dry_run)
     if not paths:
-        need_open(config.spool)
+        need_readable(config.spool)
     sys.exit(run_replay(paths, given, config, dry_run=dry_run, rate=rate))
 
 
@@ -90,12 +90,14 @@ def run_replay(
     from shipper.ledger.ledger import Ledger
     from shipper.replay.plan import make_plan
     from shipper.replay.show import print_plan, print_receipts
-    from shipper.sinks import build_sinks
+    from shipper.sinks import build_sinks, enabled_sinks
 
+    enabled = enabled_sinks(config)
     with closing(Ledger(config.state, exclusive=False, create=True)) as ledger:
-        parts, problems = make_plan(_request(paths, given, config), ledger)
+        parts, problems = make_plan(_request(paths, given, config, enabled), ledger)
         sending = [part for part in parts if part.to_send or part.unfinished]
-        sinks = build_sinks(config, {part.sink for part in sending})
+        names = {part.sink for part in sending}
+        sinks = build_sinks({name: enabled[name] for name in names})
         places = {(part.spool, part.sink): _destination(part, sinks) for part in sending}
         lost = sorted({spool for (spool, _), place in places.items() if place == ""})
         print_plan(parts, problems, {place for place in places.values() if place}, lost)
@@ -113,15 +115,19 @@ def run_replay(
         return 1 if problems else 0
 
 
-def _request(paths: tuple[Path, ...], given: Mapping[str, Any], config: Config) -> ReplayRequest:
+def _request(
+    paths: tuple[Path, ...],
+    given: Mapping[str, Any],
+    config: Config,
+    sinks: Mapping[str, SinkConfig],
+) -> ReplayRequest:
     from shipper.replay.plan import ReplayRequest
     from shipper.replay.selection import Selection, carries
-    from shipper.sinks import enabled_sinks
 
-    sinks = enabled_sinks(config)
     only, kind = given["only_sink"], given["kind"]
     if only and only not in sinks:
-        raise click.BadParameter(f"{only!r} is not a sink: there are {', '.join(sinks)}")
+        names = ", ".join(map(repr, sinks))
+        raise click.BadParameter(f"{only!r} is not one of {names}", param_hint="--sink")
     chosen = {
         name: sink.carried
         for name, sink in sinks.items()

@@ -11,34 +11,35 @@ from typing import Any
 
 import click
 
-from shipper.cli.options import load_config, settings, start_logging
+from shipper.cli.options import load_config, settings
 
 log = logging.getLogger(__name__)
 
 
 @click.command()
-@click.option("--once", is_flag=True, help="Ship what is there and end.")
+@click.option("--once", is_flag=True, help="Deliver what is in the spools now, then exit.")
 @click.option(
     "--timeout",
     type=click.FloatRange(min=0.1),
     default=60.0,
     show_default=True,
     envvar="LENS_SHIP_TIMEOUT",
-    help="With --once: seconds after which to give up.",
+    help="With --once: seconds after which to stop.",
 )
 @settings()
 def run(once: bool, timeout: float, config_file: Path | None, **flags: Any) -> None:
-    """Ship the spools below a root until told to stop (SIGTERM, Ctrl-C).
+    """Deliver the spools below a root until SIGTERM or Ctrl-C.
 
-    With --once: exit 0 when nothing is left to send, 1 when something is.
+    With --once: exits 0 if everything was delivered, 1 if records are still pending.
     """
-    from shipper.log import fields
+    from shipper.log import fields, start
     from shipper.service import Service, ship_once
 
     config = load_config(flags, config_file, warn=False, sends=True)
-    start_logging(config.log_level, config.log_format, config.log_repeat_seconds)
+    start(config.log_level, config.log_format, config.log_repeat_seconds)
     for warning in config.warnings:
-        log.warning("%s", warning, extra=fields(reason=warning.partition(":")[0]))
+        name, _, problem = warning.partition(": ")
+        log.warning("setting ignored", extra=fields(reason=name, detail=problem))
     if once:
         pending = ship_once(config, timeout=timeout)
         for line in pending:
@@ -48,6 +49,6 @@ def run(once: bool, timeout: float, config_file: Path | None, **flags: Any) -> N
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: service.stop())
     service.run()
-    # A worker may still hang in a request; its thread is not worth waiting for.
+    # A worker's thread may still be in a request; do not wait for it.
     logging.shutdown()
     os._exit(0)

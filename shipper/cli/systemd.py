@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ def _which(command: Callable[..., Any]) -> Callable[..., Any]:
             type=click.Path(file_okay=False, path_type=Path),
             default=Path("/"),
             show_default=True,
-            help="Put this folder before every path, as for an image.",
+            help="Prefix of every path, as for an image.",
         ),
         click.option(
             "--spool",
@@ -35,18 +36,18 @@ def _which(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.group(cls=Group)
 def systemd() -> None:
-    """The systemd service that runs the lens-ship of this Python environment."""
+    """The systemd service for the lens-ship of this Python environment."""
 
 
 @systemd.command("install")
-@click.option("--force", is_flag=True, help="Replace files that somebody has changed, too.")
-@click.option("--dry-run", is_flag=True, help="Say what would be written; write nothing.")
+@click.option("--force", is_flag=True, help="Replace files that were changed by hand, too.")
+@click.option("--dry-run", is_flag=True, help="Print what would be written, and write nothing.")
 @_which
 def systemd_install(force: bool, dry_run: bool, user: bool, root: Path, spool: str) -> None:
-    """Write the unit, the user, the spool root's rules and an environment file; start nothing.
+    """Write the unit, the user, the rules of the spool root and an environment file.
 
-    Again after an upgrade or a move. A file that was changed by hand is not replaced without
-    --force, the environment file never.
+    Starts nothing. Run it again after an upgrade or a move. A file that was changed by hand is not
+    replaced without --force. The environment file is never replaced.
     """
     from shipper.install.systemd import install, next_steps, plan
 
@@ -58,17 +59,20 @@ def systemd_install(force: bool, dry_run: bool, user: bool, root: Path, spool: s
         return
     for line in install(planned, force=force):
         click.echo(line)
-    _warn_of_home(user)
+    _warn_about_home(user)
     click.echo("\nNext:")
     for step in next_steps(user=user, root=root, spool=spool):
         click.echo(f"  {step}")
 
 
 @systemd.command("uninstall")
-@click.option("--force", is_flag=True, help="Remove files that somebody has changed, too.")
+@click.option("--force", is_flag=True, help="Delete files that were changed by hand, too.")
 @_which
 def systemd_uninstall(force: bool, user: bool, root: Path, spool: str) -> None:
-    """Remove what `install` wrote; spools, state and a changed environment file stay."""
+    """Delete what `install` wrote.
+
+    Spools, state and a changed environment file stay.
+    """
     from shipper.install.systemd import plan, uninstall
 
     lines = uninstall(plan(user=user, root=root, spool=_spool(spool, user)), force=force)
@@ -97,15 +101,13 @@ def _spool(given: str, user: bool) -> str:
     return str(Path.home() / ".local/share/lens-ship/spool") if user else DEFAULT_SPOOL
 
 
-def _warn_of_home(user: bool) -> None:
-    """A service that may not look into homes cannot start what lies there."""
-    import sys
-
+def _warn_about_home(user: bool) -> None:
+    """ProtectHome=yes hides home directories from a system service."""
     place = os.path.realpath(sys.executable)
     if not user and place.startswith(("/home/", "/root/", "/run/user/")):
         click.echo(
-            f"\nwarning: {place} lies in a home directory, which the service cannot see"
-            " (ProtectHome=yes); install lens-ship with a Python outside of it, such as"
+            f"\nwarning: {place} is in a home directory, which the service cannot read"
+            " (ProtectHome=yes). Install lens-ship with a Python outside of it, such as"
             " /usr/bin/python3 -m venv /opt/lens-ship",
             err=True,
         )

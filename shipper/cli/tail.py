@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from shipper.cli.options import load_config, need_open, one_of, settings
+from shipper.cli.options import load_config, need_readable, one_of, settings
 
 
 @click.command()
@@ -53,6 +53,6 @@ def tail(
     from shipper.inspection.tail import tail as print_tail
 
     roots = places or (load_config({"spool": spool}, config_file).spool,)
-    need_open(*roots)
+    need_readable(*roots)
     wanted = RecordFilter(**conditions)
     sys.exit(print_tail(roots, wanted, count=count, follow=follow, as_json=as_json))

@@ -27,7 +27,7 @@ else:
 __all__ = ["SETTINGS", "Config", "default_state", "load", "read_options"]
 
 # Variables of this prefix that are options of single commands, not settings.
-OPTION_VARIABLES = ("LENS_SHIP_CONFIG", "LENS_SHIP_TIMEOUT", "LENS_SHIP_DEMO_DLROVER")
+OPTION_VARIABLES = ("LENS_SHIP_CONFIG", "LENS_SHIP_TIMEOUT")
 # Kubernetes sets these in every pod when there is a Service called lens-ship.
 _OF_KUBERNETES = re.compile(r"LENS_SHIP_(SERVICE_(HOST|PORT(_.+)?)|PORT(_\d+_(TCP|UDP).*)?)")
 

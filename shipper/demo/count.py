@@ -1,19 +1,19 @@
-"""Compares what was logged with what arrived; pure.
+"""Compares what was logged with what arrived. Pure.
 
-Three witnesses, none of which believes another:
+Three independent witnesses:
 
-- *written*: what the training process reported, one line per `wandb.log` that returned. The line
-  leaves the process after the call, so a kill between the two leaves it out: a step may be recorded
-  without being written here, never the other way round.
+- *written*: what the training process printed, one line for each `wandb.log` that returned. The
+  line is printed after the call, so a kill between the two leaves it out. A step may be recorded
+  without being written, never the other way round.
 - *recorded*: the records in the spool.
 - *delivered*: what the dev server has stored, compared by name and value.
 
-The receiver keeps what every run sent. A step that was trained again after the checkpoint is
+The dev server keeps what every run sent. A step that was trained again after the checkpoint is
 there once for each run, and every process is compared with what its own run sent.
 
-Delivery is at least once: records of one request that came again are *duplicated*, which is no
-fault. They are counted by the record numbers in the `Lens-Ship-Records` header, as a repetition may
-be cut into other requests than the first time.
+Delivery is at least once: records that arrived again are *duplicated*, which is not a fault. They
+are counted by the record numbers in the header `Lens-Ship-Records`, because a repetition may be cut
+into other requests than the first time.
 """
 
 from __future__ import annotations
@@ -25,17 +25,15 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 SINK = "processor"
-OK = 200
-
+OWN_PREFIX = "lens-ship/"  # of metrics that lens-ship itself adds
+_OK = 200
 _RECORDS = re.compile(r"(?P<spool>[^/]+)/(?P<sink>[^/]+)/(?P<first>\d+)-(?P<last>\d+)")
 _Row = Mapping[str, Any]
-# Metrics of the shipper's own, beside what the job logged.
-OWN_PREFIX = "lens-ship/"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Call:
-    """One `wandb.log`: the data as it was given; `seq` is its record's number, 0 if not known."""
+class LogCall:
+    """One `wandb.log`: the data as given; `seq` is the number of its record, 0 if unknown."""
 
     step: int
     data: Mapping[str, Any]
@@ -43,26 +41,26 @@ class Call:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
-    """One training process: what it reported, and what its spool holds."""
+class TrainingProcess:
+    """What one training process printed, and what its spool holds."""
 
     name: str
     spool: str
     run: str
-    written: tuple[Call, ...]
-    recorded: tuple[Call, ...]
+    written: tuple[LogCall, ...]
+    recorded: tuple[LogCall, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Received:
-    """What the dev server has of a workload: its writes and all requests, as its store has them."""
+class ReceivedData:
+    """The writes of the workload and all requests, in the order of arrival."""
 
     writes: Sequence[_Row]
     requests: Sequence[_Row]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Account:
+class StepCounts:
     """Numbers of steps."""
 
     written: int = 0
@@ -70,46 +68,46 @@ class Account:
     delivered: int = 0  # every name and value equal
     duplicated: int = 0  # received more than once
     lost: int = 0  # not at the receiver
-    changed: int = 0  # there, but with another name or value
+    changed: int = 0  # at the receiver with another name or value
     disordered: int = 0  # stored for the first time after a later step
 
     @property
     def is_clean(self) -> bool:
-        """Whether everything arrived as it was, in its order."""
         return not (self.lost or self.changed or self.disordered)
 
 
-def account(source: Source, received: Received) -> Account:
-    """Count one training process."""
-    written, recorded = merged(source.written), merged(source.recorded)
-    sent = _sent_by(source.run, received.writes)
-    # Where both know a value, the one that returned to the caller is what has to arrive.
+def count_steps(process: TrainingProcess, received: ReceivedData) -> StepCounts:
+    written, recorded = merge_calls(process.written), merge_calls(process.recorded)
+    sent = _sent_by(process.run, received.writes)
+    # Where both know a value, the one that returned to the caller has to arrive.
     wanted = {
         step: {**recorded.get(step, {}), **written.get(step, {})}
         for step in written.keys() | recorded.keys()
     }
     lost = sum(step not in sent for step in wanted)
     delivered = sum(sent.get(step) == values for step, values in wanted.items())
-    return Account(
+    arrived = _arrivals(process, received.requests)
+    times = Counter(call.seq for call in arrived)
+    stored = dict.fromkeys(w["step"] for w in received.writes if w["run_id"] == process.run)
+    return StepCounts(
         written=len(written),
         recorded=len(recorded),
         delivered=delivered,
-        duplicated=_duplicated(source, received.requests),
+        duplicated=len({call.step for call in process.recorded if times[call.seq] > 1}),
         lost=lost,
         changed=len(wanted) - lost - delivered,
-        disordered=_disordered(source, received),
+        # Record numbers tell the order of requests, writes that within a request.
+        disordered=max(_late(dict.fromkeys(call.seq for call in arrived)), _late(stored)),
     )
 
 
-def total(accounts: Iterable[Account]) -> Account:
-    """Add up."""
-    every = list(accounts)
-    return Account(
-        **{field.name: sum(getattr(one, field.name) for one in every) for field in fields(Account)}
-    )
+def total(counts: Iterable[StepCounts]) -> StepCounts:
+    every = list(counts)
+    names = [field.name for field in fields(StepCounts)]
+    return StepCounts(**{name: sum(getattr(one, name) for one in every) for name in names})
 
 
-def merged(calls: Iterable[Call]) -> dict[int, dict[str, Any]]:
+def merge_calls(calls: Iterable[LogCall]) -> dict[int, dict[str, Any]]:
     """The values of every step: parts of one step together, nested names joined by a point."""
     steps: dict[int, dict[str, Any]] = {}
     for call in calls:
@@ -117,15 +115,13 @@ def merged(calls: Iterable[Call]) -> dict[int, dict[str, Any]]:
     return steps
 
 
-def shared(first: Source, second: Source) -> int:
-    """How many steps both processes trained."""
-    return len(merged(first.written).keys() & merged(second.written).keys())
+def steps_in_both(first: TrainingProcess, second: TrainingProcess) -> int:
+    return len(merge_calls(first.written).keys() & merge_calls(second.written).keys())
 
 
-def curve(writes: Sequence[_Row], name: str) -> list[tuple[int, float]]:
-    """The points (step, value) of one metric by step; the last arrival counts."""
-    points = {write["step"]: write["data"][name] for write in writes if name in write["data"]}
-    return sorted(points.items())
+def metric_of(writes: Iterable[_Row], name: str) -> dict[int, float]:
+    """One metric by step. The last arrival counts."""
+    return {write["step"]: write["data"][name] for write in writes if name in write["data"]}
 
 
 def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -148,36 +144,24 @@ def _sent_by(run: str, writes: Iterable[_Row]) -> dict[int, dict[str, Any]]:
     return steps
 
 
-def _arrivals(source: Source, requests: Iterable[_Row]) -> list[Call]:
-    """Records of this source in the order in which accepted requests brought them."""
-    by_seq = {call.seq: call for call in source.recorded}
-    arrived: list[Call] = []
+def _arrivals(process: TrainingProcess, requests: Iterable[_Row]) -> list[LogCall]:
+    """Records of this process in the order in which accepted requests brought them."""
+    by_seq = {call.seq: call for call in process.recorded}
+    arrived: list[LogCall] = []
     for request in requests:
         found = _RECORDS.fullmatch(request["lens_ship_records"] or "")
-        if found is None or request["status"] != OK:
+        if found is None or request["status"] != _OK:
             continue
-        if (found["spool"], found["sink"]) == (source.spool, SINK):
+        if (found["spool"], found["sink"]) == (process.spool, SINK):
             numbers = range(int(found["first"]), int(found["last"]) + 1)
             arrived.extend(by_seq[seq] for seq in numbers if seq in by_seq)
     return arrived
 
 
-def _duplicated(source: Source, requests: Iterable[_Row]) -> int:
-    times = Counter(call.seq for call in _arrivals(source, requests))
-    return len({call.step for call in source.recorded if times[call.seq] > 1})
-
-
-def _disordered(source: Source, received: Received) -> int:
-    """Between requests their record numbers tell; within one, the order of its first writes."""
-    arrived = dict.fromkeys(call.seq for call in _arrivals(source, received.requests))
-    stored = dict.fromkeys(w["step"] for w in received.writes if w["run_id"] == source.run)
-    return max(late(arrived), late(stored))
-
-
-def late(numbers: Iterable[int]) -> int:
+def _late(numbers: Iterable[int]) -> int:
     """How many numbers come after a greater one."""
-    behind, highest = 0, -1
+    late, highest = 0, -1
     for number in numbers:
-        behind += number < highest
+        late += number < highest
         highest = max(highest, number)
-    return behind
+    return late

@@ -1,10 +1,8 @@
-"""The processes of the demo: where they work, what surrounds them, how they start and die.
+"""The processes of the demo: their files, their environment, how they start and end.
 
-Rules:
-
-- Every process has a session of its own, so that Ctrl-C reaches the demo alone, and whoever leaves
-  the `Stage` (at the end, by a failure, by Ctrl-C) leaves none of them alive.
-- They see nothing of the settings in the caller's environment, which may be those of a real job.
+- Every process has a session of its own, so Ctrl-C reaches the demo alone. When the `ProcessGroup`
+  is left (at the end, by a failure, by Ctrl-C), it kills what still runs.
+- They get none of the settings in the environment of the caller, which may be those of a real job.
 """
 
 from __future__ import annotations
@@ -15,17 +13,12 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import IO
 
 WORKLOAD = "demo-workload"
-POD = "demo-pod"
-STACK_SIGNAL = signal.SIGUSR2
 
-_FOREIGN = ("PRIMUS_LENS_", "LENS_SHIP_", "WANDB_", "SLURM_", "OMPI_", "PMI_", "DLROVER_")
-_FOREIGN_NAMES = frozenset(
+_JOB_PREFIXES = ("PRIMUS_LENS_", "LENS_SHIP_", "WANDB_", "SLURM_", "OMPI_", "PMI_", "DLROVER_")
+_JOB_NAMES = frozenset(
     {
         *("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "WORLD_SIZE", "POD_UID", "JOB_UID"),
         *("STATE_DIRECTORY", "TRAINING_LOG_FILE", "XPU_TIMER_PORT"),
@@ -36,216 +29,129 @@ _STOP_SECONDS = 15.0
 _TAIL_LINES = 12
 
 
-class DemoFailed(Exception):
-    """Raised when the story cannot go on: a process ended by itself or did not become ready."""
+class DemoFiles:
+    """The directories of one demo, below `root`.
 
-
-@dataclass(frozen=True, kw_only=True)
-class Place:
-    """The folder of one demo; `scratch` is for temporary files of the training, sockets included.
-
-    A socket's path must be short, so `scratch` is not below a `root` that the user may have chosen.
+    `scratch` is for temporary files of the training, sockets included. The path of a socket must be
+    short, so `scratch` is not below `root`, which the user may have chosen.
     """
 
-    root: Path
-    scratch: Path
-
-    @property
-    def spool(self) -> Path:
-        """The spool root."""
-        return self.root / "spool"
-
-    @property
-    def state(self) -> Path:
-        """The shipper's state."""
-        return self.root / "state"
-
-    @property
-    def received(self) -> Path:
-        """The receiver's database."""
-        return self.root / "received.sqlite"
-
-    @property
-    def training(self) -> Path:
-        """Where the training works: its checkpoint and wandb's own files."""
-        return self.root / "training"
-
-    @property
-    def training_log(self) -> Path:
-        """The log that the training itself writes."""
-        return self.training / "training.log"
-
-    def stored(self, life: int) -> Path:
-        """What the training master kept in one of its lives."""
-        return self.root / f"master-{life}.jsonl"
-
-    @property
-    def logs(self) -> Path:
-        """What every process printed."""
-        return self.root / "logs"
-
-    def prepare(self) -> None:
-        """Make the folders."""
-        for folder in (self.spool, self.training, self.logs):
-            folder.mkdir(parents=True, exist_ok=True)
+    def __init__(self, root: Path, scratch: Path) -> None:
+        self.root = root
+        self.scratch = scratch
+        self.spool = root / "spool"
+        self.state = root / "state"  # of the service
+        self.received = root / "received.sqlite"
+        self.training = root / "training"  # checkpoint, files of wandb
+        self.logs = root / "logs"  # output of every process
 
 
-class Child:
-    """One process; `name` is also that of its log."""
+class DemoProcess:
+    """One process. Its log has its name."""
 
-    def __init__(self, name: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    def __init__(self, name: str, popen: subprocess.Popen[bytes], log: Path) -> None:
         self.name = name
-        self.log = log
-        self._process = process
+        self.pid = popen.pid
+        self._log = log
+        self._popen = popen
 
     @property
-    def pid(self) -> int:
-        """Its process id."""
-        return self._process.pid
-
-    @property
-    def ended(self) -> int | None:
-        """Its exit code (minus the signal that killed it), None while it lives."""
-        return self._process.poll()
-
-    def catches(self, number: signal.Signals) -> bool:
-        """Whether it has a handler for a signal by now."""
-        status = Path(f"/proc/{self.pid}/status").read_text()
-        caught = next(line for line in status.splitlines() if line.startswith("SigCgt:"))
-        return bool(int(caught.split()[1], 16) >> (number - 1) & 1)
-
-    def signal(self, number: signal.Signals) -> None:
-        """Send a signal."""
-        self._process.send_signal(number)
+    def exit_code(self) -> int | None:
+        """Minus the number of the signal that killed it. None while it runs."""
+        return self._popen.poll()
 
     def kill(self) -> int:
-        """SIGKILL; return the exit code once it is gone."""
-        self._process.send_signal(signal.SIGKILL)
-        return self._process.wait()
+        self._popen.kill()
+        return self._popen.wait()
 
     def stop(self) -> int:
-        """SIGTERM, and SIGKILL when that does not help; return the exit code."""
-        self._process.terminate()
-        try:
-            return self._process.wait(_STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            return self.kill()
+        self._popen.terminate()
+        return self.wait(_STOP_SECONDS)
 
     def wait(self, seconds: float) -> int:
-        """Wait for its end; kill it when that takes longer than `seconds`."""
+        """Wait for the end, and kill the process if that takes longer."""
         try:
-            return self._process.wait(seconds)
+            return self._popen.wait(seconds)
         except subprocess.TimeoutExpired:
             return self.kill()
 
-    def clear(self) -> None:
-        """Kill whatever is left of its process group."""
-        if self.ended is None:
-            os.killpg(self.pid, signal.SIGKILL)
-            self._process.wait()
-
     def tail(self) -> list[str]:
-        """The last lines it printed."""
-        return self.log.read_text(errors="replace").splitlines()[-_TAIL_LINES:]
+        """The last lines of its log."""
+        return self._log.read_text(errors="replace").splitlines()[-_TAIL_LINES:]
 
 
-class Stage:
-    """Starts the processes of one demo, and clears them away when it is left."""
+class ProcessGroup:
+    """Starts the processes of one demo, and kills what still runs at its end."""
 
-    def __init__(self, place: Place) -> None:
-        self.place = place
-        self.children: list[Child] = []
+    def __init__(self, files: DemoFiles) -> None:
+        self.files = files
+        self.started: list[DemoProcess] = []
 
-    def __enter__(self) -> Stage:
+    def __enter__(self) -> ProcessGroup:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        for child in self.children:
-            child.clear()
+    def __exit__(self, *_: object) -> None:
+        for process in self.started:
+            if process.exit_code is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.kill()
 
-    def lens_ship(self, name: str, *arguments: str, out: str = "") -> Child:
-        """Start a `lens-ship` command of this very installation."""
-        return self.start(name, [*_LENS_SHIP, *arguments], environment(), out=out)
+    def lens_ship(self, name: str, *arguments: str) -> DemoProcess:
+        """Start a `lens-ship` command of this installation."""
+        return self.start(name, [*_LENS_SHIP, *arguments], clean_environment())
 
     def start(
-        self,
-        name: str,
-        arguments: Sequence[str],
-        environ: Mapping[str, str],
-        *,
-        out: str = "",
-        python: str = sys.executable,
-    ) -> Child:
-        """Start Python with these arguments; `out` is a separate file for its stdout."""
-        log = self.place.logs / f"{name.replace(' ', '-')}.log"
-        with log.open("ab") as errors, (self.place.logs / (out or log.name)).open("ab") as output:
-            child = Child(name, self._open([python, *arguments], environ, output, errors), log)
-        self.children.append(child)
-        return child
-
-    def _open(
-        self,
-        command: Sequence[str],
-        environ: Mapping[str, str],
-        output: IO[bytes],
-        errors: IO[bytes],
-    ) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=errors,
-            env=dict(environ),
-            cwd=self.place.training,
-            start_new_session=True,
-        )
+        self, name: str, arguments: Sequence[str], environ: Mapping[str, str], *, out: str = ""
+    ) -> DemoProcess:
+        """Start Python with these arguments. `out` is a separate file for its stdout."""
+        log = self.files.logs / f"{name.replace(' ', '-')}.log"
+        with log.open("ab") as errors, (self.files.logs / (out or log.name)).open("ab") as output:
+            popen = subprocess.Popen(
+                [sys.executable, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=errors,
+                env=dict(environ),
+                cwd=self.files.training,
+                start_new_session=True,
+            )
+        self.started.append(DemoProcess(name, popen, log))
+        return self.started[-1]
 
 
-def environment() -> dict[str, str]:
-    """This process's own without the settings of other jobs, and past any proxy."""
+def clean_environment() -> dict[str, str]:
+    """The environment of this process without settings of other jobs and without proxies."""
     kept = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith(_FOREIGN) and name not in _FOREIGN_NAMES
+        if not name.startswith(_JOB_PREFIXES) and name not in _JOB_NAMES
     }
     return {**kept, "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1", "PYTHONUNBUFFERED": "1"}
 
 
-def training_environment(place: Place) -> dict[str, str]:
-    """What a cluster sets for a job: where to record, and who it is. One thread is plenty."""
+def training_environment(files: DemoFiles) -> dict[str, str]:
+    """What a cluster sets for a job: where to record, and the identity. One thread is enough."""
     return {
-        **environment(),
-        "PRIMUS_LENS_WANDB_OUTPUT_PATH": str(place.spool),
+        **clean_environment(),
+        "PRIMUS_LENS_WANDB_OUTPUT_PATH": str(files.spool),
         "WORKLOAD_UID": WORKLOAD,
-        "POD_NAME": POD,
+        "POD_NAME": "demo-pod",
         "WANDB_MODE": "offline",
-        "WANDB_DIR": str(place.training),
-        "TMPDIR": str(place.scratch),
+        "WANDB_DIR": str(files.training),
+        "TMPDIR": str(files.scratch),
         "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
-        "TRAINING_LOG_FILE": str(place.training_log),
-        "PRIMUS_LENS_COLLECTORS": "log,stack",
-        "PRIMUS_LENS_LOG_SECONDS": "1",
-        "PRIMUS_LENS_STACK_SECONDS": "0",
-        "PRIMUS_LENS_STACK_SIGNAL": STACK_SIGNAL.name,
     }
 
 
 def free_port() -> int:
-    """A port of this machine that nobody uses now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
 
 
-def answers(port: int) -> bool:
-    """Whether somebody accepts connections there."""
+def accepts_connections(port: int) -> bool:
     try:
         socket.create_connection(("127.0.0.1", port), timeout=1.0).close()
     except OSError:

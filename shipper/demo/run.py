@@ -1,4 +1,4 @@
-"""One demo from its conditions to its exit code."""
+"""One demo from its preconditions to its exit code."""
 
 from __future__ import annotations
 
@@ -18,47 +18,50 @@ from typing import NoReturn
 
 import click
 
-from shipper.demo.master import INSTALL, NOT_INSTALLED, Found, Master, find
-from shipper.demo.processes import DemoFailed, Place, Stage, training_environment
-from shipper.demo.result import report
-from shipper.demo.screen import Screen
-from shipper.demo.story import Plan, Story
+from shipper.demo.processes import DemoFiles, ProcessGroup, training_environment
+from shipper.demo.report import report
+from shipper.demo.scenario import Scenario
+from shipper.demo.terminal import Terminal
+from shipper.errors import DemoFailed
 
-_CANNOT = 2
+_CANNOT_RUN = 2
 _REMOVE_SECONDS = 3.0
-_NEEDED = ("numpy", "wandb")
-_PROBE = "import sys; sys.exit('spooler.activate' not in sys.modules)"
+_PACKAGES = ("numpy", "wandb")
+_HOOK_PROBE = "import sys; sys.exit('spooler.activate' not in sys.modules)"
 
 
-def run(*, seconds: float, keep: Path | None, seed: int | None, dlrover: str) -> int:
-    """See `shipper.demo.run_demo`."""
-    found = find(dlrover)
-    obstacle = _obstacle(keep) or _no_master(dlrover, found)
+def run_demo(*, seconds: float, keep: Path | None, seed: int | None = None) -> int:
+    """Run the demo. Returns the exit code: 0 nothing is lost, 1 failed, 2 cannot run.
+
+    Args:
+        seconds: how long to train, both processes together.
+        keep: directory that keeps every file of the demo.
+        seed: repeats the times of another demo.
+    """
+    obstacle = _obstacle(keep)
     if obstacle:
         click.echo(f"lens-ship: {obstacle}", err=True)
-        return _CANNOT
+        return _CANNOT_RUN
     chosen = random.SystemRandom().randrange(10_000) if seed is None else seed
-    plan = Plan.drawn(chosen, seconds)
-    with _place(keep) as place, _terminated(), Screen() as screen, Stage(place) as stage:
-        screen.head(chosen, _without(found))
-        master = Master(stage, found.python) if found.python else None
-        story = Story(stage=stage, screen=screen, plan=plan, script=script(), master=master)
+    with _files(keep) as place, _clean_exit(), Terminal() as terminal, ProcessGroup(place) as group:
+        terminal.head(chosen)
         try:
-            told = story.play()
-            code = report(told, place, screen)
-        except DemoFailed as failure:
-            screen.failure(str(failure), _tails(stage))
-            code = 1
+            result = Scenario(group, terminal, script(), chosen, seconds).play()
+            code = report(result, place, terminal)
         except Exception as error:
-            screen.failure(f"{type(error).__name__}: {error}", _tails(stage))
-            raise
+            is_expected = isinstance(error, DemoFailed)
+            text = str(error) if is_expected else f"{type(error).__name__}: {error}"
+            terminal.failure(text, {one.name: one.tail() for one in group.started})
+            if not is_expected:
+                raise
+            code = 1
         if keep is not None:
-            screen.note(f"Spool, state, database and logs are in {place.root}.")
+            terminal.note(f"Spool, state, database and logs: {place.root}")
         return code
 
 
 def script() -> Path:
-    """The training script: inside the installed package, or beside it in a checkout."""
+    """The training script: in the installed package, or in a checkout."""
     packaged = Path(str(files("shipper") / "examples" / "train.py"))
     if packaged.is_file():
         return packaged
@@ -66,71 +69,44 @@ def script() -> Path:
 
 
 def _obstacle(keep: Path | None) -> str:
-    """What keeps the demo from running and how to repair it, or nothing."""
-    absent = " ".join(name for name in _NEEDED if importlib.util.find_spec(name) is None)
+    """Why the demo cannot run and what to do, or ""."""
+    absent = " ".join(name for name in _PACKAGES if importlib.util.find_spec(name) is None)
     if absent:
-        return f"the demo trains with numpy and wandb, which have to be there: pip install {absent}"
+        return f"the demo needs numpy and wandb for its training. Run: pip install {absent}"
     if keep is not None and keep.exists() and any(keep.iterdir()):
-        return f"{keep} is not empty: give --keep a new folder, as old files would be counted"
-    probe = [sys.executable, "-c", _PROBE]
+        return f"{keep} is not empty and its files would be counted. Give --keep a new directory."
     temporary = Path(tempfile.gettempdir())
-    environ = training_environment(Place(root=temporary, scratch=temporary))
+    environ = training_environment(DemoFiles(temporary, temporary))
+    probe = [sys.executable, "-c", _HOOK_PROBE]
     if subprocess.run(probe, env=environ, check=False).returncode != 0:
         return (
-            "the .pth file that activates the hook is not in effect in this environment:"
-            " `lens-ship hook install` repairs it, `lens-ship hook status` says more"
+            "the hook is not installed in this environment. Run `lens-ship hook install`."
+            " `lens-ship hook status` shows details."
         )
     return ""
 
 
-def _no_master(dlrover: str, found: Found) -> str:
-    """What keeps the master that was asked for from taking part, or nothing."""
-    if not dlrover or found.python:
-        return ""
-    return (
-        f"--dlrover {dlrover} cannot run a training master: {found.why_not}."
-        f" `{dlrover} -m pip install {INSTALL}` may help"
-    )
-
-
-def _without(found: Found) -> str:
-    """Why no training master takes part and how to have one, or nothing."""
-    if found.python:
-        return ""
-    if found.why_not == NOT_INSTALLED:
-        return "Without a training master, as DLRover is not installed; see --help, --dlrover."
-    return f"Without a training master: {found.why_not}; see --help, --dlrover."
-
-
-def _tails(stage: Stage) -> list[tuple[Path, list[str]]]:
-    """What the latest process of each name said last."""
-    return [(one.log, one.tail()) for one in {one.name: one for one in stage.children}.values()]
-
-
 @contextmanager
-def _place(keep: Path | None) -> Iterator[Place]:
-    """A folder that is kept, or one that is not."""
+def _files(keep: Path | None) -> Iterator[DemoFiles]:
+    """The directory of the demo, removed at the end unless it is to be kept."""
     scratch = Path(tempfile.mkdtemp(prefix="lens-ship-demo-"))
-    place = Place(root=scratch / "demo" if keep is None else keep.resolve(), scratch=scratch)
+    place = DemoFiles(scratch / "demo" if keep is None else keep.resolve(), scratch)
     try:
-        place.prepare()
+        for directory in (place.spool, place.training, place.logs):
+            directory.mkdir(parents=True, exist_ok=True)
         yield place
     finally:
-        _remove(scratch)
-
-
-def _remove(root: Path) -> None:
-    """Remove the folder; wandb's own helper may write to it until it sees its training dead."""
-    until = time.monotonic() + _REMOVE_SECONDS
-    shutil.rmtree(root, ignore_errors=True)
-    while root.exists() and time.monotonic() < until:
-        time.sleep(0.1)
-        shutil.rmtree(root, ignore_errors=True)
+        # A helper process of wandb may write until it sees that its training is dead.
+        until = time.monotonic() + _REMOVE_SECONDS
+        shutil.rmtree(scratch, ignore_errors=True)
+        while scratch.exists() and time.monotonic() < until:
+            time.sleep(0.1)
+            shutil.rmtree(scratch, ignore_errors=True)
 
 
 @contextmanager
-def _terminated() -> Iterator[None]:
-    """SIGTERM and SIGHUP leave as Ctrl-C does: through every clean-up."""
+def _clean_exit() -> Iterator[None]:
+    """SIGTERM and SIGHUP exit as Ctrl-C does, through every clean-up."""
 
     def leave(number: int, _: object) -> NoReturn:
         sys.exit(128 + number)

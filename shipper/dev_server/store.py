@@ -9,8 +9,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
-from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,29 +25,20 @@ CREATE TABLE IF NOT EXISTS write (
     id INTEGER PRIMARY KEY, request_id INTEGER, workload_uid TEXT, run_id TEXT, step INTEGER,
     timestamp REAL, data TEXT);
 CREATE INDEX IF NOT EXISTS write_step ON write (workload_uid, step);
-CREATE TABLE IF NOT EXISTS detection (
-    id INTEGER PRIMARY KEY, request_id INTEGER, workload_uid TEXT, document TEXT);
 """
 
-
-@dataclass(frozen=True, kw_only=True)
-class StepWrite:
-    """What a request brings for one step: `data` is a JSON object, `timestamp` in Unix seconds."""
-
-    step: int
-    timestamp: float
-    data: str
+# Step (None for a detection), Unix seconds, JSON object.
+Write = tuple[int | None, float, str]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Upload:
-    """What a request brings; `items` counts metrics, log entries and detections."""
+    """What a request brings to a workload; `items` counts metrics, log entries or detections."""
 
     workload_uid: str
-    run_id: str = ""
-    items: int = 0
-    writes: tuple[StepWrite, ...] = ()
-    detection: str = ""  # a JSON object
+    run_id: str
+    items: int
+    writes: Sequence[Write]
 
 
 class TelemetryStore:
@@ -72,75 +62,61 @@ class TelemetryStore:
         with self._lock:
             self._connection.close()
 
-    def add(self, request: Mapping[str, Any], uploads: Collection[Upload]) -> None:
-        """Store a request, whose keys are columns of its table, and what it brings; all or none."""
-        first = next(iter(uploads), None)
+    def add(self, request: Mapping[str, Any], uploads: Sequence[Upload]) -> None:
+        """Store a request, whose keys are columns of its table, and what it brings. All or none."""
         row = {
             **request,
-            "workload_uid": first.workload_uid if first else "",
-            "run_id": next((one.run_id for one in uploads if one.run_id), ""),
+            "workload_uid": uploads[0].workload_uid if uploads else "",
+            "run_id": uploads[-1].run_id if uploads else "",
             "items": sum(upload.items for upload in uploads),
         }
-        with self._lock, self._explained(), self._transaction() as connection:
-            number = connection.execute(
-                f"INSERT INTO request ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})",
-                tuple(row.values()),
-            ).lastrowid
-            for one in uploads:
-                connection.executemany(
+        insert = f"INSERT INTO request ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})"
+        with self._lock, self._explained():
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                number = self._connection.execute(insert, tuple(row.values())).lastrowid
+                self._connection.executemany(
                     "INSERT INTO write VALUES (NULL, ?, ?, ?, ?, ?, ?)",
                     (
-                        (number, one.workload_uid, one.run_id, w.step, w.timestamp, w.data)
-                        for w in one.writes
+                        (number, one.workload_uid, one.run_id, *write)
+                        for one in uploads
+                        for write in one.writes
                     ),
                 )
-                if one.detection:
-                    connection.execute(
-                        "INSERT INTO detection VALUES (NULL, ?, ?, ?)",
-                        (number, one.workload_uid, one.detection),
-                    )
+                self._connection.execute("COMMIT")
+            except BaseException:
+                self._connection.execute("ROLLBACK")
+                raise
 
     def workloads(self) -> list[dict[str, Any]]:
         """Every workload that has steps, with their number and range."""
         return self._select(
             "SELECT workload_uid, count(DISTINCT step) AS steps, min(step) AS first_step,"
             " max(step) AS last_step, count(DISTINCT run_id) AS runs FROM write"
-            " GROUP BY workload_uid ORDER BY workload_uid"
+            " WHERE step IS NOT NULL GROUP BY workload_uid ORDER BY workload_uid"
         )
 
     def writes(self, workload: str) -> list[dict[str, Any]]:
-        """Every write of a workload, in the order of arrival."""
-        found = self._select("SELECT * FROM write WHERE workload_uid = ? ORDER BY id", workload)
+        """Every write to a step of the workload, in the order of arrival."""
+        where = "workload_uid = ? AND step IS NOT NULL"
+        found = self._select(f"SELECT * FROM write WHERE {where} ORDER BY id", workload)
         return [{**row, "data": json.loads(row["data"])} for row in found]
 
     def rows(self, workload: str) -> list[dict[str, Any]]:
         """The steps of a workload: of one name in one step the last arrival counts."""
         steps: dict[int, dict[str, Any]] = {}
         for write in self.writes(workload):
-            row = steps.setdefault(write["step"], {"step": write["step"], "data": {}, "writes": 0})
+            row = steps.setdefault(write["step"], {"step": write["step"], "data": {}})
             row["data"].update(write["data"])
-            row.update(
-                run_id=write["run_id"], timestamp=write["timestamp"], writes=row["writes"] + 1
-            )
+            row.update(run_id=write["run_id"], timestamp=write["timestamp"])
         return [steps[step] for step in sorted(steps)]
 
-    def metric_names(self, workload: str) -> list[dict[str, Any]]:
-        """The metrics of a workload, each with the number of its points."""
-        counts = Counter(name for row in self.rows(workload) for name in row["data"])
-        return [{"name": name, "count": count} for name, count in sorted(counts.items())]
-
-    def points(self, workload: str, names: Collection[str]) -> list[dict[str, Any]]:
-        """The points of these metrics by step; of every metric when `names` is empty."""
-        return [
-            {"name": name, "step": row["step"], "value": value, "run_id": row["run_id"]}
-            for row in self.rows(workload)
-            for name, value in row["data"].items()
-            if not names or name in names
-        ]
-
     def detections(self) -> list[dict[str, Any]]:
-        found = self._select("SELECT * FROM detection ORDER BY id")
-        return [{**row, "document": json.loads(row["document"])} for row in found]
+        found = self._select("SELECT * FROM write WHERE step IS NULL ORDER BY id")
+        return [
+            {"workload_uid": row["workload_uid"], "document": json.loads(row["data"])}
+            for row in found
+        ]
 
     def requests(self) -> list[dict[str, Any]]:
         """Every POST, accepted or rejected, in the order of arrival."""
@@ -149,16 +125,6 @@ class TelemetryStore:
     def _select(self, sql: str, *parameters: Any) -> list[dict[str, Any]]:
         with self._lock, self._explained():
             return [dict(row) for row in self._connection.execute(sql, parameters)]
-
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        self._connection.execute("BEGIN IMMEDIATE")
-        try:
-            yield self._connection
-        except BaseException:
-            self._connection.execute("ROLLBACK")
-            raise
-        self._connection.execute("COMMIT")
 
     @contextmanager
     def _explained(self) -> Iterator[None]:

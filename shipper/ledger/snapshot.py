@@ -1,123 +1,131 @@
-"""The ledger's rows that concern spools which still have files: where each sink is in them."""
+"""The ledger's rows about spools, read in a few queries: how far each sink is in each spool."""
 
 from __future__ import annotations
 
 import json
-from collections import Counter
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from shipper.ledger import ranges, totals
-from shipper.ledger.ledger import Ledger
+from shipper.ledger import ranges
+from shipper.ledger.database import State
+from shipper.ledger.entries import Gap
 from shipper.ledger.ranges import Range
-from spooler.spool.glance import View
-
-Pair = tuple[str, str]  # spool, sink
-
-_COLUMNS = ("spool", "sink", "seq", "early", "delivered", "passed", "updated")
 
 
-@dataclass(frozen=True, kw_only=True)
-class LedgerSnapshot:
-    """The ledger's rows of spools that still have files."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SinkRows:
+    """One sink in one spool: every record up to `seq` is acknowledged or otherwise final."""
 
-    positions: dict[Pair, dict[str, Any]]
-    dead: Counter[Pair]  # kept
-    damage: dict[Pair, list[tuple[int, int, str]]]
-    beyond: dict[Pair, list[Range]]  # dead letters beyond the position
-    given_up: Counter[Pair]  # by rules of the sink
-    gaps: dict[str, list[totals.Told]]
-    workloads: dict[str, str]
+    seq: int = 0
+    delivered: int = 0
+    skipped: int = 0
+    dead_letters: int = 0  # kept
+    rejected: int = 0  # dead letters there ever were
+    dropped: Mapping[str, int] = field(default_factory=dict)  # by a rule of the sink, by reason
+    damage: tuple[tuple[int, int, str], ...] = ()  # first and last seq, reason
+    acked_beyond: tuple[Range, ...] = ()  # beyond `seq`
+    rejected_beyond: tuple[Range, ...] = ()
 
-    def seq(self, pair: Pair) -> int:
-        """Up to where everything is settled."""
-        return int(self.positions.get(pair, {}).get("seq") or 0)
+    def final_beyond(self) -> list[Range]:
+        """Records beyond `seq` that are final already: acknowledged, rejected or damaged."""
+        damaged = ((first, last) for first, last, _ in self.damage)
+        found = (*self.acked_beyond, *self.rejected_beyond, *damaged)
+        return ranges.merged((max(first, self.seq + 1), last) for first, last in found)
 
-    def count(self, pair: Pair, what: str) -> int:
-        """A counter of a position."""
-        return int(self.positions.get(pair, {}).get(what) or 0)
-
-    def mark(self, pair: Pair) -> tuple[Any, ...]:
-        """Something else as soon as what is known of a spool and sink is something else."""
-        return (
-            self.positions.get(pair, {}).get("updated"),
-            self.dead[pair],
-            len(self.damage.get(pair, ())),
-            len(self.beyond.get(pair, ())),
-            len(self.gaps.get(pair[0], ())),
-            self.given_up[pair],
-        )
-
-    def deleted(self, spool: str) -> list[tuple[int, int, str]]:
-        """What the writer of a spool says it has deleted: first and last seq, reason."""
-        return [(first, last, why) for _, why, _, first, last in self.gaps.get(spool, ()) if first]
+    def pending(self, first: int, last: int) -> int:
+        """How many records of the files, which hold `first` to `last`, are not final yet."""
+        begin = max(self.seq + 1, first)
+        if not last or begin > last:
+            return 0
+        return ranges.size(ranges.without([(begin, last)], self.final_beyond()))
 
 
-NOTHING = LedgerSnapshot(
-    positions={},
-    dead=Counter(),
-    damage={},
-    beyond={},
-    given_up=Counter(),
-    gaps={},
-    workloads={},
-)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SpoolRows:
+    """One spool; `gaps` is what its writer has reported as dropped or deleted."""
+
+    workload: str = ""
+    gaps: tuple[Gap, ...] = ()
+    sinks: Mapping[str, SinkRows] = field(default_factory=dict)  # and positions of replays, with ~
 
 
-def read_snapshot(ledger: Ledger) -> LedgerSnapshot:
-    """What the ledger says now."""
-    here = "spool IN (SELECT id FROM spool WHERE deleted IS NULL)"
-    with ledger.using() as database:
-        positions = database.execute(
-            f"SELECT {', '.join(_COLUMNS)} FROM position WHERE {here}"
-        ).fetchall()
-        dead = database.execute(
-            "SELECT spool, sink, count(*) FROM dead_letter WHERE state = 'kept'"
-            " GROUP BY spool, sink"
-        ).fetchall()
-        damage = database.execute(
-            f"SELECT spool, sink, first, last, reason FROM damage WHERE {here}"
-        ).fetchall()
-        beyond = database.execute(
-            # In this order: a look into the index for each pair, not one at every letter.
-            "SELECT d.spool, d.sink, d.seq FROM (SELECT DISTINCT spool, sink FROM dead_letter) k"
-            " LEFT JOIN position p ON p.spool = k.spool AND p.sink = k.sink"
+LedgerSnapshot = Mapping[str, SpoolRows]  # by spool
+
+
+def read_snapshot(state: State, spool: str = "") -> LedgerSnapshot:
+    """The rows of every spool that has files, or of one spool whether it has files or not."""
+    values = {"spool": spool} if spool else {}
+    of_spool = " WHERE spool = :spool" if spool else ""
+    known = of_spool or " WHERE spool IN (SELECT id FROM spool WHERE deleted IS NULL)"
+    found: dict[str, dict[str, dict[str, Any]]] = defaultdict(lambda: defaultdict(dict))
+    gaps: dict[str, list[Gap]] = defaultdict(list)
+    with state.using() as database:
+        for name, sink, seq, early, delivered, skipped in database.execute(
+            f"SELECT spool, sink, seq, early, delivered, passed FROM position{known}", values
+        ):
+            found[name][sink] |= {"seq": seq, "delivered": delivered, "skipped": skipped}
+            found[name][sink]["acked_beyond"] = tuple(map(tuple, json.loads(early or "[]")))
+        for name, sink, kept, count in database.execute(
+            "SELECT spool, sink, sum(state = 'kept'), count(*) FROM dead_letter"
+            f"{of_spool} GROUP BY spool, sink",
+            values,
+        ):
+            found[name][sink] |= {"dead_letters": kept, "rejected": count}
+        for name, sink, seq in database.execute(
+            # In this order: one index look-up for each pair, not one for each dead letter.
+            f"SELECT d.spool, d.sink, d.seq FROM (SELECT DISTINCT spool, sink FROM dead_letter"
+            f"{of_spool}) k LEFT JOIN position p ON p.spool = k.spool AND p.sink = k.sink"
             " CROSS JOIN dead_letter d"
-            " ON d.spool = k.spool AND d.sink = k.sink AND d.seq > coalesce(p.seq, 0)"
-        ).fetchall()
-        gaps = database.execute(
-            f"SELECT spool, reason, count, first, last FROM gap WHERE {here}"
-        ).fetchall()
-        given_up = database.execute(
-            f"SELECT spool, sink, sum(count) FROM dropped WHERE {here} GROUP BY spool, sink"
-        ).fetchall()
-        workloads = database.execute("SELECT id, workload FROM spool WHERE workload != ''")
-        return LedgerSnapshot(
-            positions={row[:2]: dict(zip(_COLUMNS, row, strict=True)) for row in positions},
-            dead=Counter({(spool, sink): count for spool, sink, count in dead}),
-            damage=_grouped(((spool, sink), (a, b, why)) for spool, sink, a, b, why in damage),
-            beyond=_grouped(((spool, sink), (seq, seq)) for spool, sink, seq in beyond),
-            given_up=Counter({(spool, sink): count for spool, sink, count in given_up}),
-            gaps=_grouped((row[0], row) for row in gaps),
-            workloads=dict(workloads.fetchall()),
+            " ON d.spool = k.spool AND d.sink = k.sink AND d.seq > coalesce(p.seq, 0)",
+            values,
+        ):
+            found[name][sink].setdefault("rejected_beyond", []).append((seq, seq))
+        for name, sink, *piece in database.execute(
+            f"SELECT spool, sink, first, last, reason FROM damage{known}", values
+        ):
+            found[name][sink].setdefault("damage", []).append(tuple(piece))
+        for name, sink, reason, count in database.execute(
+            f"SELECT spool, sink, reason, count FROM dropped{known}", values
+        ):
+            found[name][sink].setdefault("dropped", {})[reason] = count
+        for name, seq, reason, count, first, last in database.execute(
+            f"SELECT spool, seq, reason, count, first, last FROM gap{known}", values
+        ):
+            gap = Gap(
+                spool=name, seq=seq, reason=reason, count=count, first=first or 0, last=last or 0
+            )
+            gaps[name].append(gap)
+        workloads = dict(
+            database.execute(
+                f"SELECT id, workload FROM spool{of_spool.replace('spool =', 'id =')}", values
+            ).fetchall()
         )
+    return {
+        name: SpoolRows(
+            workload=workloads.get(name, ""),
+            gaps=tuple(gaps[name]),
+            sinks={sink: _sink_rows(rows) for sink, rows in found[name].items()},
+        )
+        for name in {*workloads, *gaps, *found}
+    }
 
 
-def _grouped(pairs: Any) -> dict[Any, list[Any]]:
-    groups: dict[Any, list[Any]] = {}
-    for key, value in pairs:
-        groups.setdefault(key, []).append(value)
-    return groups
+def _sink_rows(rows: dict[str, Any]) -> SinkRows:
+    for name in ("damage", "rejected_beyond"):
+        rows[name] = tuple(rows.get(name, ()))
+    return SinkRows(**rows)
 
 
-def pending(books: LedgerSnapshot, pair: Pair, view: View) -> int:
-    """Records beyond the position that are in the files and not settled yet."""
-    # What its writer has deleted meanwhile is not waiting.
-    begin = max(books.seq(pair) + 1, view.first)
-    if not view.last or begin > view.last:
-        return 0
-    early = json.loads(books.positions.get(pair, {}).get("early") or "[]")
-    settled = [(first, last) for first, last in early]
-    settled += [(first, last) for first, last, _ in books.damage.get(pair, ())]
-    settled += books.beyond.get(pair, [])
-    return ranges.size(ranges.without([(begin, view.last)], settled))
+def producer_dropped(gaps: Iterable[Gap]) -> Counter[str]:
+    """Records that never got a seq, by reason."""
+    counts: Counter[str] = Counter()
+    for gap in gaps:
+        counts[gap.reason] += 0 if gap.first else gap.count
+    return +counts
+
+
+def deleted_by_writer(gaps: Iterable[Gap]) -> list[tuple[int, int, str]]:
+    """What the writer has deleted to keep its limit: first and last seq, reason."""
+    return [(gap.first, gap.last, gap.reason) for gap in gaps if gap.first]

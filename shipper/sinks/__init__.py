@@ -135,7 +135,7 @@ class Sink(Protocol):
 
 @runtime_checkable
 class Volatile(Protocol):
-    """The receiver forgets what it acknowledged when it restarts, and cannot detect a repetition.
+    """The receiver volatile what it acknowledged when it restarts, and cannot detect a repetition.
 
     Attributes:
         receiver_retention: seconds for which it remembers a batch, from its `event_time` on.
@@ -155,7 +155,7 @@ class Volatile(Protocol):
         """Whether the receiver may get this batch twice without harm."""
 
     def event_time(self, batch: Batch) -> float:
-        """When the data of a batch was taken, Unix seconds."""
+        """When the data of a batch was event_time, Unix seconds."""
 
 
 class VolatileSink(Sink, Volatile, Protocol):
@@ -232,7 +232,7 @@ class SinkConfig:
 
     @property
     def volatile(self) -> bool:
-        """Whether its receiver forgets, see `Volatile`."""
+        """Whether its receiver volatile, see `Volatile`."""
         return hasattr(self.make, "handshake")
 
     @property
@@ -294,19 +294,10 @@ def enabled_sinks(config: Config) -> dict[str, SinkConfig]:
     return found
 
 
-def build_sinks(config: Config, only: Iterable[str] | None = None) -> dict[str, Sink]:
-    """An instance of every configured sink, or of those in `only`, by name.
-
-    Raises:
-        ConfigError: with every problem of every sink.
-    """
+def build_sinks(enabled: Mapping[str, SinkConfig]) -> dict[str, Sink]:
+    """An instance of each of these sinks, by name."""
     shared: dict[Any, Any] = {}
-    wanted = None if only is None else set(only)
-    return {
-        name: one.make(name, one.options, shared)
-        for name, one in enabled_sinks(config).items()
-        if wanted is None or name in wanted
-    }
+    return {name: one.make(name, one.options, shared) for name, one in enabled.items()}
 
 
 def load_class(kind: str) -> Any:

@@ -1,7 +1,7 @@
-"""Looks where everything stands: the ledger's rows, and a glance at every spool; reads only.
+"""Collects the status from the ledger and the spools, read-only, in the service or beside it.
 
-It may run in the service and beside it, as often as one likes. Between two looks it keeps a few
-numbers of each spool, so that what has not changed costs one listing of a directory.
+Between two collections a few numbers of each spool are kept, so that a spool that has not changed
+costs one listing of its directory.
 """
 
 from __future__ import annotations
@@ -9,9 +9,8 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,271 +21,246 @@ from shipper.ledger.database import is_there
 from shipper.ledger.ledger import Ledger
 from shipper.ledger.losses import reckon
 from shipper.ledger.service_status import Trouble
-from shipper.ledger.snapshot import NOTHING, LedgerSnapshot, Pair, read_snapshot
-from shipper.ledger.snapshot import pending as count_pending
+from shipper.ledger.snapshot import (
+    LedgerSnapshot,
+    SinkRows,
+    SpoolRows,
+    deleted_by_writer,
+    producer_dropped,
+    read_snapshot,
+)
 from shipper.ledger.totals import Sums
-from shipper.sinks import REGISTRY
+from shipper.sinks import sink_names
 from shipper.status.model import DiskStatus, SinkStatus, SpoolSinkStatus, SpoolStatus, Status
 from spooler.errors import SpoolError
-from spooler.spool.glance import Glance, View
 from spooler.spool.identity import Identity
 from spooler.spool.layout import is_marked_full
 from spooler.spool.reader import Reader
+from spooler.spool.summary import SpoolSummary, SummaryReader
 
-_NO_SUMS = Sums(settled=Counter(), lost=Counter(), dead=Counter(), dropped=Counter())
-
-
-@dataclass(frozen=True, kw_only=True)
-class StatusInputs:
-    """What to look at. `ledger` is that of the service itself; None beside it."""
-
-    root: Path
-    state: Path
-    sinks: Collection[str]
-    ledger: Ledger | None = None
-    limit: int = 0  # bytes that the root may take; 0: any
-    shipping: bool = True  # whether anything is to be shipped at all
-
-
-@contextmanager
-def status_collector(config: Config) -> Iterator[StatusCollector]:
-    """A survey of what these settings name, beside a service that may be running."""
-    survey = StatusCollector(status_inputs(config))
-    try:
-        yield survey
-    finally:
-        survey.close()
-
-
-def status_inputs(config: Config, ledger: Ledger | None = None) -> StatusInputs:
-    """What these settings name, with the service's own ledger where it is the one who looks."""
-    return StatusInputs(
-        root=config.spool,
-        state=config.state,
-        sinks=tuple(REGISTRY),
-        ledger=ledger,
-        limit=config.root_bytes,
-        shipping=config.api_reporting,
-    )
+_NO_TOTALS = Sums(settled=Counter(), lost=Counter(), dead=Counter(), dropped=Counter())
+_NO_ROWS = SpoolRows()
+_NO_SINK_ROWS = SinkRows()
 
 
 class StatusCollector:
-    """Looks again and again; one thread at a time."""
+    """Collects as often as asked, on one thread at a time; `ledger` is the service's own."""
 
-    def __init__(self, means: StatusInputs) -> None:
-        self._means = means
-        self._own: Ledger | None = None
-        self._glances: dict[str, Glance] = {}
-        self._readers: dict[str, Reader] = {}
-        self._identities: dict[str, Identity] = {}
-        self._ended: dict[
-            str, tuple[Any, SpoolStatus]
-        ] = {}  # with the mark of what it was made from
-        # (spool, of what) -> seq -> time: most sinks stand at the same, and the next look may too.
-        self._times: dict[tuple[str, str], dict[int, float | None]] = {}
+    def __init__(self, config: Config, ledger: Ledger | None = None) -> None:
+        self._config = config
+        self._given = ledger
+        self._opened: Ledger | None = None
+        found = None if ledger else self._ledger()
+        self._sinks = sink_names(config, found.sinks() if found else None)
+        self._spools: dict[str, _SpoolCollector] = {}
 
-    def take(self, *, only: str = "") -> Status:
-        """Where everything stands now, or of the spools whose id begins with `only`."""
-        means, ledger = self._means, self._ledger()
-        books = read_snapshot(ledger) if ledger else NOTHING
-        running = service_status.is_running(means.state)
-        sign = service_status.last_sign(ledger) if ledger else None
-        counted = totals.sums(ledger) if ledger else _NO_SUMS
-        closed: dict[str, str] = {}
-        spools = tuple(self._spools(books, only, closed))
-        troubles = service_status.troubles(ledger) if ledger else []
-        seen = max((s.newest for s in spools if s.newest is not None), default=None)
+    def __enter__(self) -> StatusCollector:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._opened is not None:
+            self._opened.close()
+
+    def collect(self, *, only: str = "") -> Status:
+        """The status now, of every spool or of those whose id begins with `only`."""
+        config, ledger = self._config, self._ledger()
+        snapshot = read_snapshot(ledger) if ledger else {}
+        counted = totals.sums(ledger) if ledger else _NO_TOTALS
+        outages = service_status.troubles(ledger) if ledger else []
+        unreadable: dict[str, str] = {}
+        spools = self._collect_spools(snapshot, only, unreadable)
+        service = self._service()
+        newest = max((one.newest for one in spools if one.newest is not None), default=None)
         return Status(
-            time=time.time(),
-            root=str(means.root),
-            state=str(means.state),
-            running=running,
-            sign=sign,
-            disk=_disk(means.root, means.limit, sum(spool.bytes for spool in spools)),
-            spools=spools,
+            root=str(config.spool),
+            state=str(config.state),
+            disk=_disk(config.spool, config.root_bytes, sum(spool.bytes for spool in spools)),
+            spools=tuple(spools),
             sinks=tuple(
-                _sink(
-                    sink,
-                    [way for spool in spools for way in spool.ways if way.sink == sink],
-                    counted,
-                    troubles=troubles,
-                    seen=seen,
-                    rates=sign.rates if sign and running else None,
+                replace(
+                    _sink(name, spools, counted, outages),
+                    newest=newest,
+                    rate=_rate(service, name),
                 )
-                for sink in means.sinks
+                for name in self._sinks
             ),
-            dropped=dict(counted.dropped),
-            closed=closed,
+            producer_dropped=dict(counted.dropped),
+            unreadable_directories=unreadable,
+            **service,
         )
 
-    def renew(self, overview: Status) -> Status:
-        """The same, with what changes though nothing happens: the time, the disk, the rates."""
-        means, ledger = self._means, self._ledger()
-        running = service_status.is_running(means.state)
-        sign = service_status.last_sign(ledger) if ledger else None
-        rates = sign.rates if sign and running else None
+    def refresh(self, status: Status) -> Status:
+        """The same status with what changes without an event: time, disk, heartbeat, rates."""
+        config, service = self._config, self._service()
         return replace(
-            overview,
-            time=time.time(),
-            running=running,
-            sign=sign,
-            disk=_disk(means.root, means.limit, overview.disk.used),
-            sinks=tuple(replace(one, rate=_rate(rates, one.sink)) for one in overview.sinks),
+            status,
+            disk=_disk(config.spool, config.root_bytes, status.disk.used),
+            sinks=tuple(replace(one, rate=_rate(service, one.sink)) for one in status.sinks),
+            **service,
         )
 
-    def close(self) -> None:
-        """Let go of what was opened for looking."""
-        if self._own is not None:
-            self._own.close()
+    def _service(self) -> dict[str, Any]:
+        ledger = self._ledger()
+        return {
+            "time": time.time(),
+            "running": service_status.is_running(self._config.state),
+            "heartbeat": service_status.last_sign(ledger) if ledger else None,
+        }
 
     def _ledger(self) -> Ledger | None:
         """The ledger; None as long as no service has ever run with this state directory."""
-        if self._means.ledger is not None or self._own is not None:
-            return self._means.ledger or self._own
-        if is_there(self._means.state):
-            self._own = Ledger(self._means.state, exclusive=False)
-        return self._own
+        if self._given is None and self._opened is None and is_there(self._config.state):
+            self._opened = Ledger(self._config.state, exclusive=False)
+        return self._given or self._opened
 
-    # --- spools -----------------------------------------------------------------------------------
-
-    def _spools(
-        self, books: LedgerSnapshot, only: str, closed: dict[str, str]
-    ) -> Iterator[SpoolStatus]:
-        found = find_spools(self._means.root, noting(closed))
+    def _collect_spools(
+        self, snapshot: LedgerSnapshot, only: str, unreadable: dict[str, str]
+    ) -> list[SpoolStatus]:
+        found = find_spools(self._config.spool, noting(unreadable))
         directories = {path.name: path for path in found}
-        for memory in (self._glances, self._readers, self._identities, self._ended):
-            for name in memory.keys() - directories.keys():
-                del memory[name]
-        self._times = {key: at for key, at in self._times.items() if key[0] in directories}
+        self._spools = {n: one for n, one in self._spools.items() if n in directories}
+        collected = []
         for name, directory in sorted(directories.items()):
             if name.startswith(only):
-                yield self._spool(directory, books)
+                if name not in self._spools:
+                    self._spools[name] = _SpoolCollector(directory, self._sinks, self._config)
+                collected.append(self._spools[name].collect(snapshot.get(name, _NO_ROWS)))
+        return collected
 
-    def _spool(self, directory: Path, books: LedgerSnapshot) -> SpoolStatus:
-        """One spool; what has ended changes only by deletions and in the ledger."""
-        pairs = [(directory.name, sink) for sink in self._means.sinks]
+
+class _SpoolCollector:
+    """One spool, with what is kept of it between two collections."""
+
+    def __init__(self, directory: Path, sinks: tuple[str, ...], config: Config) -> None:
+        self._directory = directory
+        self._sinks = sinks
+        self._reporting = config.api_reporting
+        self._summary_reader = SummaryReader(directory)
+        self._reader = Reader(directory)
+        self._identity: Identity | None = None
+        # Most sinks are at the same seq, and the next collection may find them there too.
+        self._times: dict[tuple[Callable[[int], float | None], int], float | None] = {}
+        self._ended: tuple[object, SpoolStatus] | None = None
+
+    def collect(self, rows: SpoolRows) -> SpoolStatus:
+        """The status now; that of a spool that has ended is kept while nothing has changed."""
         try:
-            mark = (directory.stat().st_mtime_ns, *map(books.mark, pairs))
+            mark = (self._directory.stat().st_mtime_ns, rows)
         except OSError:
-            mark = ()
-        known = self._ended.get(directory.name)
-        if known is not None and known[0] == mark:
-            return known[1]
-        if directory.name not in self._glances:
-            self._glances[directory.name] = Glance(directory)
-            self._readers[directory.name] = Reader(directory)
-        spool = self._look(self._glances[directory.name], directory, books)
-        if spool.state == "ended" and mark:
-            self._ended[directory.name] = (mark, spool)
-        return spool
+            return self._read(rows)
+        if self._ended is None or self._ended[0] != mark:
+            status = self._read(rows)
+            self._ended = (mark, status) if status.state == "ended" else None
+            return status
+        return self._ended[1]
 
-    def _look(self, glance: Glance, directory: Path, books: LedgerSnapshot) -> SpoolStatus:
-        name = directory.name
-        reader = self._readers[name]
-        owned = reader.is_owned()  # before the look: what it then finds may be all
-        view = glance.look()
-        identity, reason = self._identity(reader)
-        problem = view.problem or reason
-        withheld = not (self._means.shipping and (identity is None or identity.api_reporting))
-        pairs = [(name, sink) for sink in self._means.sinks]
+    def _read(self, rows: SpoolRows) -> SpoolStatus:
+        owned = self._reader.is_owned()  # first: what is then found is all of an ended spool
+        summary = self._summary_reader.read()
+        identity, problem = self._identify()
+        problem = summary.problem or problem
+        reporting = self._reporting and (identity is None or identity.api_reporting)
+        state = "writing" if owned else "ended"
+        if not reporting:
+            state = "disabled"
+        if problem:
+            state = "unreadable"
+        of_sinks = [(name, rows.sinks.get(name, _NO_SINK_ROWS)) for name in self._sinks]
+        # Replays have positions too, under the name of their sink and a tilde.
+        removed = {n: r for n, r in rows.sinks.items() if n not in self._sinks and "~" not in n}
+        unsent = {
+            n: r.pending(summary.first, summary.last) for n, r in removed.items() if reporting
+        }
         return SpoolStatus(
-            spool=name,
-            directory=str(directory),
-            state=_state(owned=owned, withheld=withheld, problem=problem),
-            written=max([view.last, *(books.seq(pair) for pair in pairs)]),
-            bytes=view.bytes,
-            newest=view.newest,
-            workload=books.workloads.get(name) or (identity.workload_uid if identity else ""),
+            spool=self._directory.name,
+            directory=str(self._directory),
+            state=state,
+            written=max([summary.last, *(one.seq for _, one in of_sinks)]),
+            bytes=summary.bytes,
+            newest=summary.newest,
+            workload=rows.workload or (identity.workload_uid if identity else ""),
             host=identity.host if identity else "",
             pid=identity.pid if identity else 0,
             rank=identity.rank if identity else None,
             problem=problem,
-            dropped=dict(totals.dropped_of(books.gaps.get(name, ()))),
-            ways=tuple(self._way(glance, view, pair, books, withheld=withheld) for pair in pairs),
+            producer_dropped=dict(producer_dropped(rows.gaps)),
+            sinks=tuple(
+                self._of_sink(name, one, rows, summary, reporting=reporting)
+                for name, one in of_sinks
+            ),
+            unconfigured={name: count for name, count in unsent.items() if count},
         )
 
-    def _identity(self, reader: Reader) -> tuple[Identity | None, str]:
-        """Who writes it, or why that cannot be said; an empty one has nothing to say yet."""
-        if reader.spool not in self._identities:
-            try:
-                if not reader.segments():
-                    return None, ""
-                self._identities[reader.spool] = reader.identity()
-            except (SpoolError, OSError) as error:
-                return None, str(error)
-        return self._identities[reader.spool], ""
+    def _identify(self) -> tuple[Identity | None, str]:
+        """Who writes it, or why that cannot be read; a spool without segments has no identity."""
+        try:
+            if self._identity is None and self._reader.segments():
+                self._identity = self._reader.identity()
+        except (SpoolError, OSError) as error:
+            return None, str(error)
+        return self._identity, ""
 
-    def _way(
-        self, glance: Glance, view: View, pair: Pair, books: LedgerSnapshot, *, withheld: bool
+    def _of_sink(
+        self, name: str, mine: SinkRows, rows: SpoolRows, summary: SpoolSummary, *, reporting: bool
     ) -> SpoolSinkStatus:
-        seq = books.seq(pair)
-        lost = reckon(books.damage.get(pair, []), books.deleted(pair[0]))
-        pending = 0 if withheld else count_pending(books, pair, view)
-        settled = view.newest
-        if seq < view.last:
-            settled = self._time(pair, "settled", seq, glance.time_of)
+        losses = reckon(mine.damage, deleted_by_writer(rows.gaps))
+        pending = mine.pending(summary.first, summary.last) if reporting else 0
+        acknowledged = summary.newest
+        if mine.seq < summary.last:
+            acknowledged = self._time(self._summary_reader.time_of, mine.seq)
         return SpoolSinkStatus(
-            sink=pair[1],
-            delivered=books.count(pair, "delivered"),
-            passed=books.count(pair, "passed"),
+            sink=name,
+            delivered=mine.delivered,
+            skipped=mine.skipped,
             pending=pending,
-            pending_bytes=glance.bytes_beyond(seq) if pending else 0,
-            oldest=self._time(pair, "oldest", seq, glance.time_beyond) if pending else None,
-            settled=settled,
-            dead=books.dead[pair],
-            corrupt=lost.corrupt,
-            evicted=sum(lost.evicted.values()) + books.given_up[pair],
+            pending_bytes=self._summary_reader.bytes_beyond(mine.seq) if pending else 0,
+            oldest=self._time(self._summary_reader.time_beyond, mine.seq) if pending else None,
+            newest_acknowledged=acknowledged,
+            dead_letters=mine.dead_letters,
+            corrupt=losses.corrupt,
+            dropped=losses.evicted.total() + sum(mine.dropped.values()),
         )
 
-    def _time(self, pair: Pair, what: str, seq: int, look: Callable[[int], float | None]) -> Any:
-        known = self._times.setdefault((pair[0], what), {})
-        if known.get(seq) is None:
-            if len(known) > len(self._means.sinks):
-                known.clear()
-            known[seq] = look(seq)
-        return known[seq]
+    def _time(self, read: Callable[[int], float | None], seq: int) -> float | None:
+        if self._times.get((read, seq)) is None:
+            if len(self._times) > 2 * len(self._sinks):
+                self._times.clear()
+            self._times[read, seq] = read(seq)
+        return self._times[read, seq]
 
 
 def _sink(
-    sink: str,
-    ways: list[SpoolSinkStatus],
-    counted: Sums,
-    *,
-    troubles: list[Trouble],
-    seen: float | None,
-    rates: Mapping[str, float] | None,
+    name: str, spools: list[SpoolStatus], counted: Sums, outages: list[Trouble]
 ) -> SinkStatus:
-    """The sum of all its ways, with what is known of the sink itself."""
+    mine = [one for spool in spools for one in spool.sinks if one.sink == name]
+    total = {what: counted.settled[name, what] for what in totals.SETTLED}
+    acknowledged = [o.newest_acknowledged for o in mine if o.newest_acknowledged is not None]
     return SinkStatus(
-        sink=sink,
-        **{what: counted.settled[sink, what] for what in totals.SETTLED},
-        pending=sum(way.pending for way in ways),
-        pending_bytes=sum(way.pending_bytes for way in ways),
-        oldest=min((way.oldest for way in ways if way.oldest is not None), default=None),
-        seen=seen,
-        settled=max((way.settled for way in ways if way.settled is not None), default=None),
-        rate=_rate(rates, sink),
-        dead=_dead(counted, sink, "kept"),
-        refused=_dead(counted, sink, "kept", "delivered", "dropped"),
-        given_up=sum(_dead(counted, sink, "dropped").values()),
-        lost={why: n for (name, why), n in sorted(counted.lost.items()) if name == sink},
-        troubles=tuple(sorted((t for t in troubles if t.sink == sink), key=_urgency)),
+        sink=name,
+        delivered=total["delivered"],
+        skipped=total["passed"],
+        requests=total["requests"],
+        values=total["points"],
+        nonfinite_values=total["nonfinite"],
+        skipped_values=total["left_out"],
+        pending=sum(one.pending for one in mine),
+        pending_bytes=sum(one.pending_bytes for one in mine),
+        oldest=min((one.oldest for one in mine if one.oldest is not None), default=None),
+        newest_acknowledged=max(acknowledged, default=None),
+        dead_letters=_dead_letters(counted, name, "kept"),
+        rejected=_dead_letters(counted, name, "kept", "delivered", "dropped"),
+        dead_letters_discarded=sum(_dead_letters(counted, name, "dropped").values()),
+        dropped={why: n for (sink, why), n in sorted(counted.lost.items()) if sink == name},
+        outages=tuple(sorted((one for one in outages if one.sink == name), key=_urgency)),
     )
 
 
-def _rate(rates: Mapping[str, float] | None, sink: str) -> float | None:
-    return None if rates is None else rates.get(sink, 0.0)
+def _rate(service: Mapping[str, Any], sink: str) -> float | None:
+    heartbeat = service["heartbeat"]
+    return heartbeat.rates.get(sink, 0.0) if service["running"] and heartbeat else None
 
 
-def _state(*, owned: bool, withheld: bool, problem: str) -> str:
-    if problem:
-        return "unreadable"
-    if withheld:
-        return "withheld"
-    return "writing" if owned else "ended"
-
-
-def _dead(counted: Sums, sink: str, *states: str) -> dict[str, int]:
+def _dead_letters(counted: Sums, sink: str, *states: str) -> dict[str, int]:
     found = Counter[str]()
     for (name, reason, state), count in counted.dead.items():
         if name == sink and state in states:
@@ -294,13 +268,13 @@ def _dead(counted: Sums, sink: str, *states: str) -> dict[str, int]:
     return dict(sorted(found.items()))
 
 
-def _urgency(trouble: Trouble) -> tuple[Any, ...]:
-    """Present before past, alarms first, the sink itself before workloads, then by age."""
+def _urgency(outage: Trouble) -> tuple[Any, ...]:
+    """Ongoing before past, then those that need an operator, the sink before workloads, by age."""
     return (
-        trouble.until is not None,
-        not trouble.alarm,
-        trouble.workload != "",
-        trouble.since if trouble.until is None else -trouble.until,
+        outage.until is not None,
+        not outage.alarm,
+        outage.workload != "",
+        outage.since if outage.until is None else -outage.until,
     )
 
 

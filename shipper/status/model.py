@@ -1,119 +1,131 @@
-"""Where everything stands: what `lens-ship status`, the page and the metrics tell, in one form.
+"""What is delivered, what is pending and why, at one moment.
 
-`survey` looks, `verdict` puts it into a sentence, `screen` shows it in a terminal. Counts are of
-records, times Unix seconds. `pending_bytes` is an estimate: whole segments as they lie on disk, and
-of a segment that is delivered in part its share of records. Everything else is exact, as far as the
-service has got: what a look cannot see without reading every record (a damaged record that no sink
-has come to) `lens-ship audit` tells.
+`lens-ship status`, the page and the metrics all read this model. `collect` makes it, `summary` puts
+it into a sentence, `terminal` prints it. Counts are of records, times are Unix seconds.
+`pending_bytes` is an estimate: whole segments as they lie on disk, and of a segment that is
+acknowledged in part the share of its records. Everything else is counted. A damaged record that no
+sink has reached yet counts as pending: only `lens-ship audit` reads every record.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from shipper.ledger.service_status import Sign, Trouble
 
-# Without a sign of life for so long, the service does not move: it gives one every few seconds.
+# The service writes a heartbeat every few seconds. Without one for so long, it is stuck.
 STUCK_SECONDS = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class SpoolSinkStatus:
-    """One spool on its way to one sink; `oldest` is the time of its first pending record."""
+    """One spool and one sink."""
 
     sink: str
     delivered: int = 0
-    passed: int = 0  # the sink has no use for them
+    skipped: int = 0  # of kinds that the sink does not take
     pending: int = 0
     pending_bytes: int = 0
-    oldest: float | None = None
-    settled: float | None = None  # time of the last record that is settled
-    dead: int = 0  # dead letters that are kept
+    oldest: float | None = None  # time of the first pending record
+    newest_acknowledged: float | None = None  # time of the last record that is not pending
+    dead_letters: int = 0  # kept
     corrupt: int = 0
-    evicted: int = 0  # deleted undelivered, to keep a limit, or given up by a rule of the sink
+    dropped: int = 0  # deleted undelivered to keep a limit, or by a rule of the sink
 
 
 @dataclass(frozen=True, kw_only=True)
 class SpoolStatus:
-    """One spool; `state` is writing, ended, withheld (not to be shipped) or unreadable."""
+    """One spool; `state` is writing, ended, disabled (reporting is off) or unreadable."""
 
     spool: str
     directory: str
     state: str
     written: int = 0
     bytes: int = 0
-    newest: float | None = None  # time of its last record
+    newest: float | None = None  # time of the last record
     workload: str = ""
     host: str = ""
     pid: int = 0
     rank: int | None = None
     problem: str = ""
-    dropped: Mapping[str, int] = field(default_factory=dict)  # never written, by reason
-    ways: tuple[SpoolSinkStatus, ...] = ()
+    producer_dropped: Mapping[str, int] = field(default_factory=dict)  # never written, by reason
+    sinks: tuple[SpoolSinkStatus, ...] = ()
+    unconfigured: Mapping[str, int] = field(default_factory=dict)  # removed sink -> unsent records
 
     @property
     def pending(self) -> int:
-        """Records that the sink that is furthest behind has not got."""
-        return max((way.pending for way in self.ways), default=0)
+        """Pending records of the sink with the largest backlog."""
+        return max((one.pending for one in self.sinks), default=0)
 
     @property
     def oldest(self) -> float | None:
-        """Time of the first record that some sink has not got."""
-        return min((way.oldest for way in self.ways if way.oldest is not None), default=None)
+        return _least(one.oldest for one in self.sinks)
 
     @property
-    def dead(self) -> int:
-        """Dead letters of all sinks."""
-        return sum(way.dead for way in self.ways)
+    def dead_letters(self) -> int:
+        return sum(one.dead_letters for one in self.sinks)
 
     @property
-    def lost(self) -> int:
-        """Records that some sink will never get, or that were never written."""
-        lost = max((way.corrupt + way.evicted for way in self.ways), default=0)
-        return lost + sum(self.dropped.values())
+    def dropped(self) -> int:
+        """Records that some sink will never get: corrupt, dropped, or never written."""
+        never = max((one.corrupt + one.dropped for one in self.sinks), default=0)
+        return never + sum(self.producer_dropped.values())
+
+    @property
+    def rank_of_trouble(self) -> tuple[object, ...]:
+        """Sort key: unreadable spools first, then the largest backlog, then losses."""
+        oldest = float("inf") if self.oldest is None else self.oldest
+        losses = (-self.dead_letters, -self.dropped)
+        return (not self.problem, -self.pending, oldest, *losses, self.spool)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SinkStatus:
-    """One sink over all spools, deleted and forgotten ones included in what only grows."""
+    """One sink over all spools; what only grows includes spools that are deleted."""
 
     sink: str
     delivered: int = 0
-    passed: int = 0
+    skipped: int = 0
     requests: int = 0
-    points: int = 0  # values delivered
-    nonfinite: int = 0  # values told as `<name>/nonfinite`
-    left_out: int = 0  # values that it has no form for
+    values: int = 0  # delivered
+    nonfinite_values: int = 0  # sent as `<name>/nonfinite`
+    skipped_values: int = 0  # of types that the sink has no form for
     pending: int = 0
     pending_bytes: int = 0
     oldest: float | None = None
-    seen: float | None = None  # time of the last record in any spool
-    settled: float | None = None  # time of the last record that is settled for this sink
-    rate: float | None = None  # records per second over the last minute; None: nobody ships
-    dead: Mapping[str, int] = field(default_factory=dict)  # kept dead letters, by reason
-    refused: Mapping[str, int] = field(default_factory=dict)  # all there ever were, by reason
-    given_up: int = 0  # dead letters dropped by an operator or a limit
-    lost: Mapping[str, int] = field(default_factory=dict)  # corrupt, or deleted, by reason
-    troubles: tuple[Trouble, ...] = ()  # present ones first, then what is over
+    newest: float | None = None  # time of the last record in any spool
+    newest_acknowledged: float | None = None
+    rate: float | None = None  # records per second over the last minute; None: no service runs
+    dead_letters: Mapping[str, int] = field(default_factory=dict)  # kept, by reason
+    rejected: Mapping[str, int] = field(default_factory=dict)  # every dead letter ever, by reason
+    dead_letters_discarded: int = 0  # by an operator or a limit
+    dropped: Mapping[str, int] = field(default_factory=dict)  # by reason, `corrupt` among them
+    outages: tuple[Trouble, ...] = ()  # ongoing ones first, then what is over
 
     @property
-    def present(self) -> tuple[Trouble, ...]:
-        """What is wrong now."""
-        return tuple(trouble for trouble in self.troubles if trouble.until is None)
+    def ongoing(self) -> tuple[Trouble, ...]:
+        return tuple(outage for outage in self.outages if outage.until is None)
 
     @property
     def paused(self) -> Trouble | None:
-        """What keeps the whole sink waiting, if anything does."""
-        return next((trouble for trouble in self.present if not trouble.workload), None)
+        """The outage that pauses the whole sink, if there is one."""
+        return next((outage for outage in self.ongoing if not outage.workload), None)
+
+    @property
+    def state(self) -> str:
+        """`ok`, `partly paused` (workloads wait), `paused`, or `action required`."""
+        if self.paused is not None:
+            return "action required" if self.paused.alarm else "paused"
+        return "partly paused" if self.ongoing else "ok"
 
 
 @dataclass(frozen=True, kw_only=True)
 class DiskStatus:
-    """The spool root on its disk: `used` by spools, `limit` 0 for none; `full`: writers pause."""
+    """The spool root on its file system, in bytes; `limit` 0: none; `full`: writers drop."""
 
-    used: int = 0
+    used: int = 0  # by spools
     limit: int = 0
     free: int = 0
     size: int = 0
@@ -122,66 +134,88 @@ class DiskStatus:
 
 @dataclass(frozen=True, kw_only=True)
 class Status:
-    """Everything at one time. `running` and `sign` tell of the service of the state directory."""
+    """Everything at one moment; `running` and `heartbeat` are of the service of `state`."""
 
     time: float
     root: str
-    state: str
+    state: str  # the state directory
     running: bool
-    sign: Sign | None
+    heartbeat: Sign | None
     disk: DiskStatus
     spools: tuple[SpoolStatus, ...]
     sinks: tuple[SinkStatus, ...]
-    dropped: Mapping[str, int] = field(default_factory=dict)  # by training processes, by reason
-    closed: Mapping[str, str] = field(default_factory=dict)  # folder that may hold spools -> why
+    producer_dropped: Mapping[str, int] = field(default_factory=dict)  # by reason
+    unreadable_directories: Mapping[str, str] = field(default_factory=dict)  # path -> why
 
     @property
     def pending(self) -> int:
-        """Records behind: those of the sink that is furthest behind, spool by spool."""
+        """Records in the backlog: a record that several sinks wait for counts once."""
         return sum(spool.pending for spool in self.spools)
 
     @property
     def pending_bytes(self) -> int:
-        """About how many bytes of disk those take."""
-        return sum(
-            max((way.pending_bytes for way in spool.ways), default=0) for spool in self.spools
-        )
+        return sum(max((s.pending_bytes for s in one.sinks), default=0) for one in self.spools)
 
     @property
     def oldest(self) -> float | None:
-        """Time of the oldest pending record."""
-        return min((s.oldest for s in self.spools if s.oldest is not None), default=None)
+        return _least(spool.oldest for spool in self.spools)
 
     @property
-    def dead(self) -> int:
-        """Dead letters that are kept."""
-        return sum(sum(sink.dead.values()) for sink in self.sinks)
+    def dead_letters(self) -> int:
+        return sum(sum(sink.dead_letters.values()) for sink in self.sinks)
 
     @property
-    def unreadable(self) -> tuple[SpoolStatus, ...]:
-        """Spools of which something cannot be read."""
-        return tuple(spool for spool in self.spools if spool.problem)
+    def unconfigured(self) -> dict[str, int]:
+        """Unsent records of sinks that the configuration no longer has."""
+        names = {name for spool in self.spools for name in spool.unconfigured}
+        return {n: sum(one.unconfigured.get(n, 0) for one in self.spools) for n in sorted(names)}
+
+    @property
+    def writing(self) -> int:
+        """Spools that a training process writes now."""
+        return sum(spool.state == "writing" for spool in self.spools)
+
+    @property
+    def worst_first(self) -> list[SpoolStatus]:
+        return sorted(self.spools, key=lambda spool: spool.rank_of_trouble)
 
     @property
     def stuck(self) -> bool:
-        """Whether the service holds its lock and gives no sign of life."""
-        if not self.running or self.sign is None:
+        """Whether the service holds its lock and writes no heartbeat."""
+        if not self.running or self.heartbeat is None:
             return False
-        return self.time - self.sign.beat > STUCK_SECONDS
+        return self.time - self.heartbeat.beat > STUCK_SECONDS
 
     def age(self, time: float | None) -> float | None:
-        """Seconds since then; never below 0, as clocks of jobs may run ahead."""
+        """Seconds since `time`; never below 0, as clocks of jobs may run ahead."""
         return None if time is None else max(0.0, self.time - time)
 
-    def to_map(self) -> dict[str, Any]:
-        """For machines."""
-        whole = asdict(self)
-        whole["pending"], whole["pending_bytes"] = self.pending, self.pending_bytes
-        whole["oldest_age_seconds"] = self.age(self.oldest)
-        whole["dead"], whole["stuck"] = self.dead, self.stuck
-        for made, one in zip(whole["sinks"], self.sinks, strict=True):
-            made["oldest_age_seconds"] = self.age(one.oldest)
-        for made, spool in zip(whole["spools"], self.spools, strict=True):
-            made["pending"], made["dead"] = spool.pending, spool.dead
-            made["oldest_age_seconds"] = self.age(spool.oldest)
-        return whole
+    def to_map(self, most_spools: int | None = None) -> dict[str, Any]:
+        """For JSON, with every spool or only the worst ones."""
+        spools = self.spools if most_spools is None else tuple(self.worst_first[:most_spools])
+        found = asdict(replace(self, spools=spools)) | {
+            "pending": self.pending,
+            "pending_bytes": self.pending_bytes,
+            "oldest_age_seconds": self.age(self.oldest),
+            "dead_letters": self.dead_letters,
+            "unconfigured": self.unconfigured,
+            "spools_total": len(self.spools),
+            "spools_writing": self.writing,
+            "stuck": self.stuck,
+        }
+        for made, sink in zip(found["sinks"], self.sinks, strict=True):
+            made |= {"oldest_age_seconds": self.age(sink.oldest), "state": sink.state}
+            for outage in made["outages"]:
+                outage["action_required"] = outage.pop("alarm")
+        for made, spool in zip(found["spools"], spools, strict=True):
+            made |= {
+                "pending": spool.pending,
+                "oldest_age_seconds": self.age(spool.oldest),
+                "dead_letters": spool.dead_letters,
+                "dropped": spool.dropped,
+            }
+        return found
+
+
+def _least(times: Iterable[float | None]) -> float | None:
+    return min((time for time in times if time is not None), default=None)

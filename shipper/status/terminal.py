@@ -1,177 +1,161 @@
-"""The overview in a terminal: the sentence, the totals, the sinks, then the worst spools.
+"""The status in a terminal: the summary, the totals, the sinks, then the worst spools.
 
-Rules: nothing wraps in 80 columns; what does not fit is cut at its end, names before numbers; the
-meaning is never in a colour alone.
+Nothing wraps in 80 columns. What does not fit is cut at its end, names before numbers. No meaning
+is in a colour alone.
 """
 
 from __future__ import annotations
-
-from collections.abc import Mapping
 
 from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from shipper.humanize import size
+from shipper.humanize import by_reason, counted, duration, short, size, time_of_day
 from shipper.status.model import SinkStatus, SpoolStatus, Status
-from shipper.status.summary import Summary, badness, clock, counted, duration, short
+from shipper.status.summary import HealthState, Summary
 from shipper.tables import Column, fitted
 
 WORST = 10
 _MARKS = {
-    "ok": ("●", "bold green"),
-    "waiting": ("◐", "bold yellow"),
-    "attention": ("▲", "bold red"),
+    HealthState.HEALTHY: ("●", "bold green"),
+    HealthState.DEGRADED: ("◐", "bold yellow"),
+    HealthState.ACTION_REQUIRED: ("▲", "bold red"),
 }
+_STATES = {"ok": "green", "paused": "yellow", "partly paused": "yellow"}
 _SINK_COLUMNS = (
     Column("sink", gives=True),
-    Column("behind", right=True),
+    Column("backlog", right=True),
     Column("bytes", right=True, rank=2),
     Column("oldest", right=True),
     Column("delivered", right=True, rank=3),
     Column("rate", right=True, rank=1),
     Column("dead", right=True, rank=5),
-    Column("lost", right=True, rank=5),
+    Column("dropped", right=True, rank=5),
     Column("state"),
 )
 _SPOOL_COLUMNS = (
     Column("spool", gives=True),
     Column("workload", gives=True, rank=1, empty=""),
     Column("rank", right=True, rank=2, empty=""),
-    Column("behind", right=True),
+    Column("backlog", right=True),
     Column("oldest", right=True),
     Column("dead", right=True, rank=3, empty="0"),
-    Column("lost", right=True, rank=3, empty="0"),
+    Column("dropped", right=True, rank=3, empty="0"),
     Column("state"),
 )
 
 
 def render(
-    overview: Status, verdict: Summary, *, width: int, everything: bool = False
+    status: Status, summary: Summary, *, width: int, everything: bool = False
 ) -> RenderableType:
-    """The whole screen of so many columns; with `everything`, all spools instead of the worst."""
-    parts: list[RenderableType] = [_headline(verdict), _service(overview), Text()]
-    if overview.spools or overview.sign:
-        parts += [_totals(overview), Text(), _sinks(overview, width)]
-        parts += [Padding(line, (0, 0, 0, 2), expand=False) for line in _last_troubles(overview)]
-    parts += _losses(overview)
-    parts += _spools(overview, width, everything=everything)
-    return Group(*parts)
-
-
-def _headline(verdict: Summary) -> Table:
-    mark, style = _MARKS[verdict.level]
+    """The whole screen of `width` columns; with `everything`, all spools instead of the worst."""
     grid = Table.grid(padding=(0, 1, 0, 0))
-    for line in (verdict.headline, *verdict.also):
+    mark, style = _MARKS[summary.level]
+    for line in (summary.headline, *summary.also):
         grid.add_row(Text(mark, style=style), Text(line))
-    return grid
+    parts: list[RenderableType] = [grid, _service(status), Text()]
+    if status.spools or status.heartbeat:
+        parts += [_totals(status), Text(), _sinks(status, width), *_last_errors(status)]
+    losses = [Text(line) for line in _losses(status)]
+    parts += [Text(), *losses] if losses else []
+    return Group(*parts, *_spools(status, width, everything=everything))
 
 
-def _service(overview: Status) -> Table:
-    sign, now = overview.sign, overview.time
-    if sign is None:
-        told = "running, no sign of life yet" if overview.running else "never run"
-    elif overview.running:
-        told = f"lens-ship {sign.version}, pid {sign.pid}, since {clock(sign.started, now)}"
-        told += f", {sign.address}" if sign.address else ""
-        told += f", no page: {sign.problem}" if sign.problem else ""
-    elif sign.stopped:
-        told = f"stopped at {clock(sign.stopped, now)}"
+def _service(status: Status) -> Table:
+    heartbeat, now = status.heartbeat, status.time
+    if heartbeat is None:
+        text = "running, no heartbeat yet" if status.running else "never run"
+    elif status.running:
+        text = f"lens-ship {heartbeat.version}, pid {heartbeat.pid}"
+        text += f", since {time_of_day(heartbeat.started, now)}"
+        text += f", {heartbeat.address}" if heartbeat.address else ""
+        text += f", no HTTP port: {heartbeat.problem}" if heartbeat.problem else ""
+    elif heartbeat.stopped:
+        text = f"stopped at {time_of_day(heartbeat.stopped, now)}"
     else:
-        told = f"not running; last seen at {clock(sign.beat, now)}, ended without a goodbye"
+        text = f"not running, unclean exit, last heartbeat at {time_of_day(heartbeat.beat, now)}"
     grid = Table.grid(padding=(0, 1, 0, 0))
-    grid.add_row("", Text("service", style="dim"), Text(told, style="dim"))
-    grid.add_row("", Text("spools", style="dim"), Text(overview.root, style="dim"))
+    grid.add_row("", Text("service", style="dim"), Text(text, style="dim"))
+    grid.add_row("", Text("spools", style="dim"), Text(status.root, style="dim"))
     return grid
 
 
-def _totals(overview: Status) -> Text:
-    disk = overview.disk
-    live = sum(spool.state == "writing" for spool in overview.spools)
+def _totals(status: Status) -> Text:
+    disk = status.disk
     text = Text()
-    text.append(f"{overview.pending:,}", style="bold").append(" records behind, about ")
-    text.append(size(overview.pending_bytes), style="bold").append(", oldest ")
-    text.append(duration(overview.age(overview.oldest)), style="bold")
-    text.append(f"\n{counted(len(overview.spools), 'spool')}, {live:,} being written, ")
+    text.append(f"{status.pending:,}", style="bold").append(" records pending, about ")
+    text.append(size(status.pending_bytes), style="bold").append(", oldest ")
+    text.append(duration(status.age(status.oldest)), style="bold")
+    text.append(f"\n{counted(len(status.spools), 'spool')}, {status.writing:,} being written, ")
     text.append(size(disk.used) + (f" of {size(disk.limit)}" if disk.limit else ""))
-    text.append(f" on disk, {size(disk.free)} free" if disk.size else " on disk")
-    return text
+    return text.append(f" on disk, {size(disk.free)} free" if disk.size else " on disk")
 
 
-def _sinks(overview: Status, width: int) -> Table:
+def _sinks(status: Status, width: int) -> Table:
     rows = []
-    for sink in overview.sinks:
-        state, style = _state(sink, overview)
+    for sink in status.sinks:
+        state = sink.state if status.running else "no service"
+        style = _STATES.get(state, "bold red") if status.running else "dim"
         rows.append(
             (
                 Text(sink.sink),
                 Text(short(sink.pending)),
                 Text(size(sink.pending_bytes) if sink.pending else "0"),
-                Text(duration(overview.age(sink.oldest))),
+                Text(duration(status.age(sink.oldest))),
                 Text(short(sink.delivered)),
                 Text("-" if sink.rate is None else f"{sink.rate:,.{int(sink.rate < 100)}f}/s"),
-                Text(short(sum(sink.dead.values()))),
-                Text(short(sum(sink.lost.values()))),
+                Text(short(sum(sink.dead_letters.values()))),
+                Text(short(sum(sink.dropped.values()))),
                 Text(state, style=style),
             )
         )
     return fitted(_SINK_COLUMNS, rows, width)
 
 
-def _state(sink: SinkStatus, overview: Status) -> tuple[str, str]:
-    if not overview.running:
-        return "no service", "dim"
-    if sink.paused is not None:
-        return ("alarm", "bold red") if sink.paused.alarm else ("paused", "yellow")
-    return ("partly", "yellow") if sink.present else ("ok", "green")
+def _last_errors(status: Status) -> list[RenderableType]:
+    """The most urgent outage of each sink, ongoing or past."""
+    return [
+        Padding(_last_error(sink, status), (0, 0, 0, 2), expand=False)
+        for sink in status.sinks
+        if sink.outages
+    ]
 
 
-def _last_troubles(overview: Status) -> list[Text]:
-    """The first trouble of each sink, present or past."""
+def _last_error(sink: SinkStatus, status: Status) -> Text:
+    outage = sink.outages[0]
+    ongoing = outage.until is None and status.running
+    since = f"since {time_of_day(outage.since, status.time)}"
+    when = since if outage.until is None else f"until {time_of_day(outage.until, status.time)}"
+    workload = f", workload {outage.workload}" if outage.workload else ""
+    return Text(
+        f"{sink.sink}: {'error' if ongoing else 'last error'} {outage.reason} {when}{workload}:"
+        f" {' '.join(outage.detail.split())}",
+        style="" if ongoing else "dim",
+        no_wrap=True,
+        overflow="ellipsis",
+    )
+
+
+def _losses(status: Status) -> list[str]:
+    """What will not arrive without an operator, or at all."""
     lines = []
-    for sink in overview.sinks:
-        for trouble in sink.troubles[:1]:
-            lasts = trouble.until is None and overview.running
-            when = f"since {clock(trouble.since, overview.time)}"
-            if trouble.until is not None:
-                when = f"until {clock(trouble.until, overview.time)}"
-            whose = f", workload {trouble.workload}" if trouble.workload else ""
-            lines.append(
-                Text(
-                    f"{sink.sink}: {'error' if lasts else 'last error'} {trouble.reason}"
-                    f" {when}{whose}: {' '.join(trouble.detail.split())}",
-                    style="" if lasts else "dim",
-                    no_wrap=True,
-                    overflow="ellipsis",
-                )
-            )
+    for sink in status.sinks:
+        if sink.dead_letters:
+            lines.append(f"{sink.sink}: dead letters: {by_reason(sink.dead_letters)}")
+        if sink.dropped:
+            lines.append(f"{sink.sink}: dropped: {by_reason(sink.dropped)}")
+        if sink.skipped_values:
+            lines.append(f"{sink.sink}: {sink.skipped_values:,} values skipped, not numeric")
+    if status.producer_dropped:
+        lines.append(f"dropped by producer: {by_reason(status.producer_dropped)}")
     return lines
 
 
-def _losses(overview: Status) -> list[RenderableType]:
-    """What will not arrive by itself, by reason."""
-    lines = []
-    for sink in overview.sinks:
-        if sink.dead:
-            lines.append(f"{sink.sink}: dead letters: {told(sink.dead)}")
-        if sink.lost:
-            lines.append(f"{sink.sink}: lost: {told(sink.lost)}")
-        if sink.left_out:
-            lines.append(f"{sink.sink}: values left out, being no numbers: {sink.left_out:,}")
-    if overview.dropped:
-        lines.append(f"never written by training: {told(overview.dropped)}")
-    return [Text(), *(Text(line) for line in lines)] if lines else []
-
-
-def told(reasons: Mapping[str, int]) -> str:
-    """Counts by reason in one line."""
-    return ", ".join(f"{count:,} {reason}" for reason, count in sorted(reasons.items()))
-
-
-def _spools(overview: Status, width: int, *, everything: bool) -> list[RenderableType]:
-    ranked = sorted(overview.spools, key=badness)
-    shown = ranked if everything else [s for s in ranked if _is_bad(s)][:WORST]
+def _spools(status: Status, width: int, *, everything: bool) -> list[RenderableType]:
+    shown = status.worst_first
+    if not everything:
+        shown = [one for one in shown if _is_bad(one)][:WORST]
     if not shown:
         return []
     rows = [
@@ -180,22 +164,22 @@ def _spools(overview: Status, width: int, *, everything: bool) -> list[Renderabl
             Text(spool.workload),
             Text("" if spool.rank is None else str(spool.rank)),
             Text(short(spool.pending)),
-            Text(duration(overview.age(spool.oldest))),
-            Text(short(spool.dead)),
-            Text(short(spool.lost)),
+            Text(duration(status.age(spool.oldest))),
+            Text(short(spool.dead_letters)),
+            Text(short(spool.dropped)),
             Text(spool.state, style="bold red" if spool.problem else ""),
         )
         for spool in shown
     ]
     parts: list[RenderableType] = [Text(), fitted(_SPOOL_COLUMNS, rows, width)]
     for spool in shown:
-        problem = spool.problem.replace(f"{overview.root}/", "")
+        problem = spool.problem.replace(f"{status.root}/", "")
         parts += [Padding(Text(problem, style="red"), (0, 0, 0, 2))] if problem else []
-    left = len(overview.spools) - len(shown)
-    if left:
-        parts.append(Text(f"and {left:,} more (--all shows them)", style="dim"))
+    more = len(status.spools) - len(shown)
+    if more:
+        parts.append(Text(f"and {more:,} more (--all shows them)", style="dim"))
     return parts
 
 
 def _is_bad(spool: SpoolStatus) -> bool:
-    return bool(spool.problem or spool.pending or spool.dead or spool.lost)
+    return bool(spool.problem or spool.pending or spool.dead_letters or spool.dropped)

@@ -107,38 +107,35 @@ class Reader(Segments):
         while waiting and whole and len(records) < limit:
             number, room = waiting[0], limit - len(records)
             place = bisect_left(listed, number)
-            earlier = set(listed[max(0, place - 1) : place]) - asked_again
+            before = listed[max(0, place - 1) : place]  # the segment before it, if there is one
+            problem: SpoolError | None = None
             try:
                 part = self._part(number, position, room)
             except FileNotFoundError:
                 waiting.popleft()
                 continue
             except SpoolError as error:
-                if records or damage:
-                    whole = False
-                    break
-                if earlier:
-                    asked_again |= earlier
-                    waiting.extendleft(earlier)
-                    continue
-                position = self._rescue(number, (position, room), error, records, damage)
-                waiting.popleft()
-                continue
+                problem, part = error, _Part()
             jumps = part.rows and part.rows[0][0] > position + 1 and not part.inside
-            if jumps and earlier:
+            if problem and (records or damage):
+                whole = False
+                break
+            if (problem or jumps) and not asked_again.issuperset(before):
                 # Between listing and reading, the one before may have got its last records.
-                asked_again |= earlier
-                waiting.extendleft(earlier)
+                asked_again.update(before)
+                waiting.extendleft(before)
                 continue
-            if jumps and self._is_being_saved(listed[:place][-1:]):
+            if jumps and self._is_being_saved(before):
                 if records or damage:
                     whole = False
                     break
-                path = self._path(listed[place - 1])
+                path = self._path(before[0])
                 raise SpoolDamaged(str(path), position, "its log was removed, it is being sealed")
             waiting.popleft()
             whole = part.whole
-            if part.records:
+            if problem:
+                position = self._rescue(number, (position, room), problem, records, damage)
+            elif part.records:
                 records += part.records
                 position = part.records[-1].seq
             else:
@@ -270,7 +267,7 @@ class Reader(Segments):
         position, limit = asked
         if not (is_lasting(error) and self._is_final(number)):
             raise error
-        following = self._first_beyond(number)
+        following = self.first_after(number)
         if following is not None and following <= position + 1:
             return position
         path = self._path(number)

@@ -12,6 +12,8 @@ import contextlib
 import heapq
 import os
 import re
+from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 
 from spooler.errors import NotASpool, SpoolDamaged, SpoolError
@@ -87,7 +89,7 @@ class Segments:
 
     def first_seq(self) -> int:
         """Seq of the first record there is, 0 without any; unreadable segments are skipped."""
-        return self._first_beyond(0) or 0
+        return self._first_in(self.segments()) or 0
 
     def has_news(self) -> bool:
         """Whether the files changed since the last call; costs a few stat calls.
@@ -166,8 +168,9 @@ class Segments:
         A segment that cannot be read is never among them: it is set aside for people to look at.
         """
         done = []
-        for number in self.segments():
-            begun = self._first_beyond(number)
+        listed = self.segments()
+        for place, number in enumerate(listed, start=1):
+            begun = self._first_in(islice(listed, place, None))
             if begun is None or begun > position + 1:
                 break
             try:
@@ -230,8 +233,8 @@ class Segments:
             return []
 
     def first_after(self, number: int) -> int | None:
-        """The first seq in the segments after this one; None where there is none."""
-        return self._first_beyond(number)
+        """The first seq in the readable segments after this one, None where there is none."""
+        return self._first_in(later for later in self.segments() if later > number)
 
     def path_of(self, number: int) -> Path:
         """The file of a segment."""
@@ -283,16 +286,13 @@ class Segments:
     def _is_final(self, number: int) -> bool:
         """Whether a segment gets no more records."""
         turned_over = is_sealed(self._path(number)) and self._highest > number
-        return turned_over or self._first_beyond(number) is not None or not self.is_owned()
+        return turned_over or self.first_after(number) is not None or not self.is_owned()
 
-    def _first_beyond(self, number: int) -> int | None:
-        """First seq in the readable segments after `number`, None without any record there."""
-        for later in self.segments():
-            if later > number:
-                try:
-                    bounds = self._bounds(later)
-                except (FileNotFoundError, NotASpool, SpoolDamaged):
-                    continue
+    def _first_in(self, numbers: Iterable[int]) -> int | None:
+        """First seq in the readable ones of these segments, None without any record there."""
+        for number in numbers:
+            with contextlib.suppress(FileNotFoundError, NotASpool, SpoolDamaged):
+                bounds = self._bounds(number)
                 if bounds is not None:
                     return bounds[0]
         return None

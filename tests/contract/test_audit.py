@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from shipper.audit.account import Account
-from shipper.audit.audit import take_accounts
+from shipper.audit.audit import run_audit
 from shipper.ledger.ledger import Ledger
 from shipper.service import ship_once
 from shipper.sinks import DEFAULT
@@ -37,7 +37,7 @@ def receiver(tmp_path: Path) -> Iterator[FaultyReceiver]:
 
 def accounts(tmp_path: Path) -> dict[str, Account]:
     with closing(Ledger(tmp_path / "state", exclusive=False)) as ledger:
-        taken = take_accounts(ledger, tmp_path / "spool", DEFAULT)
+        taken = run_audit(ledger, tmp_path / "spool", DEFAULT)
     return {account.sink: account for account in taken}
 
 
@@ -68,11 +68,16 @@ def test_everything_delivered_refused_or_of_no_use_adds_up(
     spool(tmp_path / "spool", MIXED)
     ship(tmp_path, receiver)
     steps = accounts(tmp_path)["processor"]
-    assert (steps.written, steps.delivered, steps.dead, steps.pending) == (len(MIXED), 12, 1, 0)
-    assert steps.dropped == {"disk-full": 7}
+    assert (steps.written, steps.delivered, steps.dead_letters, steps.pending) == (
+        len(MIXED),
+        12,
+        1,
+        0,
+    )
+    assert steps.dropped_by_producer == {"disk-full": 7}
     assert steps.balances
     evidence = accounts(tmp_path)["processor-detection"]
-    assert (evidence.delivered, evidence.passed) == (1, len(MIXED) - 1)
+    assert (evidence.delivered, evidence.skipped) == (1, len(MIXED) - 1)
     assert evidence.balances
 
 
@@ -116,7 +121,7 @@ def test_what_a_receiver_said_is_shown_as_it_is(tmp_path: Path, receiver: Faulty
 
     assert words in "".join(listed.out.split())
     assert "1 dead letter\n" in listed.out
-    assert "dropped by the training process: 2 [/odd]" in audited.out
+    assert "dropped by producer: 2 [/odd]" in audited.out
     assert (listed.code, audited.code, listed.err, audited.err) == (0, 0, "", "")
 
 
@@ -128,7 +133,7 @@ def test_a_dead_letter_that_is_not_there_is_named(tmp_path: Path, receiver: Faul
     for command in (("show", "17"), ("retry", "17"), ("drop", "--yes", "17")):
         done = lens_ship("dead-letter", *command, *state)
         assert (done.code, done.out) == (2, "")
-        assert "no dead letter 17 is kept" in done.err
+        assert "no dead letter 17" in done.err
 
 
 def test_a_damaged_record_is_counted_as_corrupt(tmp_path: Path, receiver: FaultyReceiver) -> None:
@@ -158,7 +163,7 @@ def test_records_that_vanish_undelivered_are_missed(
         segment.execute("DELETE FROM record WHERE seq IN (8, 9)")
         segment.commit()
     account = accounts(tmp_path)["processor"]
-    assert (account.missing, account.balances) == (2, False)
+    assert (account.unaccounted, account.balances) == (2, False)
 
 
 def test_an_acknowledgement_too_many_is_noticed(tmp_path: Path, receiver: FaultyReceiver) -> None:
@@ -195,5 +200,9 @@ def test_what_a_writer_deletes_while_the_account_is_taken_is_not_missed(
     monkeypatch.setattr(Reader, "count_after", told_and_gone)
     for account in accounts(tmp_path).values():
         assert account.balances, account
-        assert (account.written, account.pending, account.evicted) == (41, 31, {"cap": 10})
+        assert (account.written, account.pending, account.dropped_by_policy) == (
+            41,
+            31,
+            {"cap": 10},
+        )
     writer.close()

@@ -111,8 +111,8 @@ def told(ran: Ran) -> Any:
 
 def test_every_file_of_the_checks_is_registered() -> None:
     folder = Path(shipper.check.__file__).parent
-    files = {f"shipper.check.{path.stem}:look" for path in folder.glob("*.py")}
-    assert set(REGISTRY.values()) == files - {"shipper.check.__init__:look"}
+    files = {f"shipper.check.{path.stem}:findings" for path in folder.glob("*.py")}
+    assert set(REGISTRY.values()) == files - {"shipper.check.__init__:findings"}
 
 
 def test_where_all_is_well_all_is_ok_and_the_code_is_0(
@@ -353,7 +353,7 @@ def test_a_state_in_use_is_told_with_its_process(tmp_path: Path) -> None:
     )
     service.terminate()
     service.communicate(timeout=spools.PATIENCE_SECONDS)
-    assert "no service is using it" in the_only(findings(tmp_path), "state").text
+    assert "no service uses it" in the_only(findings(tmp_path), "state").text
 
 
 def test_a_state_that_others_can_see_or_that_is_newer_is_told(tmp_path: Path) -> None:
@@ -428,7 +428,7 @@ def test_a_thousand_spools_with_one_fault_are_no_thousand_lines(tmp_path: Path) 
 
 
 OTHER_USER = """
-import json, os, sys
+import dataclasses, json, os, sys
 from shipper.check import run_checks
 from shipper.config.load import load
 config = load({"spool": sys.argv[1], "state": sys.argv[2]}, {})
@@ -436,7 +436,7 @@ list(run_checks(config))  # loads all there is: others cannot go where that stan
 os.setgroups([])
 os.setgid(61003)
 os.setuid(61003)
-print(json.dumps([one.to_map() for one in look_at_everything(config)]))
+print(json.dumps([dataclasses.asdict(one) for one in run_checks(config)]))
 """
 
 
@@ -481,7 +481,7 @@ def test_limits_beyond_the_disk_are_told(tmp_path: Path) -> None:
 def test_a_disk_that_is_nearly_full_is_a_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(disk_check, "_LITTLE", 2**62)
+    monkeypatch.setattr(disk_check, "_MIN_FREE_BYTES", 2**62)
     assert about(findings(tmp_path), "disk")[0].level == "fail"
 
 
@@ -509,7 +509,7 @@ def test_the_faults_of_sqlite_are_known_by_version(
     text: str,
 ) -> None:
     monkeypatch.setattr("spooler.spool.db.VERSION", version)
-    found = the_only(list(system_check.look(CheckContext(config_of(tmp_path)))), "sqlite")
+    found = the_only(list(system_check.findings(CheckContext(config_of(tmp_path)))), "sqlite")
     assert found.level == level
     assert text in found.text
 
@@ -527,7 +527,7 @@ def test_a_kernel_that_gives_too_few_notices_is_told_with_the_number_it_takes(
     (kernel / "max_user_instances").write_text("0\n")
     (kernel / "max_user_watches").write_text("1\n")
     monkeypatch.setattr(system_check, "_KERNEL", kernel)
-    one, other = about(list(system_check.look(CheckContext(config_of(tmp_path)))), "inotify")
+    one, other = about(list(system_check.findings(CheckContext(config_of(tmp_path)))), "inotify")
     assert "sysctl -w fs.inotify.max_user_instances=" in one.next
     assert "sysctl -w fs.inotify.max_user_watches=" in other.next
 
@@ -538,7 +538,7 @@ def test_a_check_that_breaks_does_not_keep_the_others(
     def broken(_: CheckContext) -> Iterator[Finding]:
         raise ValueError("of ours")
 
-    monkeypatch.setattr("shipper.check.spools.look", broken)
+    monkeypatch.setattr("shipper.check.spools.findings", broken)
     every = findings(tmp_path)
-    assert the_only(every, "spools").text == "this check broke: ValueError: of ours"
+    assert the_only(every, "spools").text == "this check failed: ValueError: of ours"
     assert about(every, "sqlite")

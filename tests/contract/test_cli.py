@@ -269,7 +269,7 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Any:
         raise Loaded
 
     monkeypatch.setattr("shipper.service.ship_once", stop)
-    monkeypatch.setattr("shipper.cli.run.start_logging", lambda *_, **__: None)
+    monkeypatch.setattr("shipper.log.start", lambda *_, **__: None)
 
     def run(*arguments: str, environ: Mapping[str, str] | None = None) -> Config:
         result = invoke("run", "--once", *arguments, environ=environ)

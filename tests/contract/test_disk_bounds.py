@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from shipper.audit.account import Account
-from shipper.audit.audit import take_accounts
-from shipper.dead_letters import open_ledger
+from shipper.audit.audit import run_audit
 from shipper.delivery.pipeline import Route, Together
 from shipper.ledger.ledger import Gap, Ledger
 from shipper.ledger.ranges import merged, without
@@ -66,9 +65,9 @@ class Root:
         )
 
     def accounts(self) -> list[Account]:
-        ledger = open_ledger(self.config())
+        ledger = Ledger(self.config().state, exclusive=False)
         try:
-            return take_accounts(ledger, self.root, DEFAULT)
+            return run_audit(ledger, self.root, DEFAULT)
         finally:
             ledger.close()
 
@@ -135,7 +134,7 @@ def test_with_drop_newest_nothing_undelivered_goes_and_writers_are_told(
         wait_until(lambda: not marker.exists(), done)
         assert root.used <= before // 2
     assert root.arrived("w") == list(range(STEPS))
-    assert all(account.balances and not account.evicted for account in root.accounts())
+    assert all(account.balances and not account.dropped_by_policy for account in root.accounts())
     assert not marker.exists()
 
 
@@ -170,8 +169,8 @@ def test_with_drop_oldest_the_oldest_go_and_the_rest_arrives_in_order(
     accounts = {account.sink: account for account in root.accounts()}
     assert all(account.balances for account in accounts.values())
     main = accounts["processor"]
-    assert main.evicted == {"root-cap": order[0]}
-    assert (main.corrupt, main.missing) == (0, 0)
+    assert main.dropped_by_policy == {"root-cap": order[0]}
+    assert (main.corrupt, main.unaccounted) == (0, 0)
     assert main.delivered == STEPS - order[0]
 
 
@@ -187,7 +186,7 @@ def test_what_is_delivered_goes_first_whatever_retention_says(root: Root, policy
     ship_once(config, timeout=0.5)
     assert not delivered.is_dir()
     assert spools.read(kept).seqs == list(range(1, STEPS + 2))
-    assert not any(account.evicted for account in root.accounts())
+    assert not any(account.dropped_by_policy for account in root.accounts())
 
 
 @pytest.mark.promise("G11")
@@ -216,8 +215,8 @@ def test_what_was_refused_stays_counted_when_the_word_of_it_is_dropped(root: Roo
     service._ledger.close()
     for account in root.accounts():
         assert account.balances
-        assert account.evicted
-        assert account.dropped == {"disk-full": 7}
+        assert account.dropped_by_policy
+        assert account.dropped_by_producer == {"disk-full": 7}
 
 
 @pytest.mark.promise("G11")
@@ -234,7 +233,7 @@ def test_a_spool_near_its_own_limit_is_freed_of_what_is_delivered(
         assert bytes_in(directory) == before
     else:
         assert bytes_in(directory) < limit
-    assert all(account.balances and not account.evicted for account in root.accounts())
+    assert all(account.balances and not account.dropped_by_policy for account in root.accounts())
     writer.close()
 
 
@@ -310,7 +309,7 @@ def test_a_death_before_the_file_is_gone_delivers_nothing_twice_and_counts_nothi
     order = root.arrived("w")
     (account,) = (one for one in root.accounts() if one.sink == "processor")
     assert account.balances
-    assert account.evicted == {"root-cap": STEPS - len(order)}
+    assert account.dropped_by_policy == {"root-cap": STEPS - len(order)}
     assert order == list(range(STEPS - len(order), STEPS))
 
 
@@ -337,9 +336,9 @@ def test_what_the_writer_deleted_is_evicted_and_not_corrupt(root: Root, met: boo
     found = spools.read(directory)
     for account in root.accounts():
         assert account.balances, account
-        assert (account.corrupt, account.missing) == (0, 0)
-        assert account.evicted == {"cap": found.damage[0].last}
-        assert account.dropped == {}
+        assert (account.corrupt, account.unaccounted) == (0, 0)
+        assert account.dropped_by_policy == {"cap": found.damage[0].last}
+        assert account.dropped_by_producer == {}
         assert account.pending == (0 if met else len(found.records))
 
 

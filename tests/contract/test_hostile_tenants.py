@@ -193,7 +193,7 @@ def test_a_look_that_never_comes_back_holds_up_neither_delivery_nor_the_end(node
         node.wait_for("first", 1)
         append(first, [step(1)])
         node.wait_for("first", 2)
-        wait_until(lambda: "housekeeping has not come round" in node.health(), "it is noticed")
+        wait_until(lambda: "housekeeping has not run" in node.health(), "it is noticed")
         words = node.stop(service)
     assert "a look into the spool root is still under way" in words
     first.close()

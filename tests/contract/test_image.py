@@ -47,7 +47,8 @@ def test_what_the_wheel_is_made_of_is_copied(steps: list[tuple[str, str]]) -> No
     tomllib = pytest.importorskip("tomllib")
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
     wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]
-    needed = [*wheel["packages"], *wheel["force-include"], project["project"]["readme"]]
+    needed = [*wheel["packages"], *wheel["force-include"], *wheel["shared-data"]]
+    needed.append(project["project"]["readme"])
     names = copied(steps)
     assert all(any(one == name or one.startswith(f"{name}/") for name in names) for one in needed)
 

@@ -138,4 +138,4 @@ def test_a_misspelt_variable_is_a_line_of_the_log(tmp_path: Path) -> None:
     service.terminate()
     service.communicate(timeout=PATIENCE_SECONDS)
     assert first["level"] == "warning"
-    assert "did you mean LENS_SHIP_BATCH_MAX_STEPS?" in first["msg"]
+    assert "did you mean LENS_SHIP_BATCH_MAX_STEPS?" in first["detail"]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from shipper.audit.account import Account
-from shipper.audit.audit import take_accounts
+from shipper.audit.audit import run_audit
 from shipper.ledger.ledger import Ledger
 from shipper.service import ship_once
 from spooler.records import run
@@ -61,7 +61,7 @@ def account(root: Path) -> Account:
     """The master's side of the account of the only spool there is."""
     ledger = Ledger(root / "state", exclusive=False)
     try:
-        (one,) = take_accounts(ledger, root / "spool", ["master"])
+        (one,) = run_audit(ledger, root / "spool", ["master"])
     finally:
         ledger.close()
     assert one.balances, one
@@ -78,7 +78,7 @@ def test_every_kind_arrives_whole_and_in_order_with_exactly_its_fields(
     assert master.rows == [{n: v for n, v in body.items() if n != "time"} for _, body in records]
     assert set(master.rows[0]) == set(FIELDS)
     told = account(tmp_path)
-    assert (told.delivered, told.passed, told.pending) == (30, 2, 0)
+    assert (told.delivered, told.skipped, told.pending) == (30, 2, 0)
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,7 @@ def test_what_is_too_old_for_a_master_is_given_up_and_counted(
     assert ship_once(config(tmp_path), timeout=60) == []
     assert numbers(master.rows) == [9]
     told = account(tmp_path)
-    assert (told.delivered, told.given_up) == (1, {"expired": 3})
+    assert (told.delivered, told.dropped_by_policy) == (1, {"expired": 3})
 
 
 def test_told_otherwise_it_is_sent_whatever_its_age(tmp_path: Path, master: Since) -> None:
@@ -262,7 +262,7 @@ def test_a_proxy_in_the_environment_is_passed_by(
 def test_reports_without_a_master_hold_nothing_up_and_are_counted(tmp_path: Path) -> None:
     spool(tmp_path / "spool", [report(n) for n in range(3)])
     assert ship_once(config(tmp_path), timeout=60) == []
-    assert account(tmp_path).given_up == {"no-master": 3}
+    assert account(tmp_path).dropped_by_policy == {"no-master": 3}
 
 
 def test_reports_without_a_master_wait_for_one_when_told_so(tmp_path: Path, master: Since) -> None:

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import pytest
 
 from shipper.audit.account import Account
-from shipper.audit.audit import take_accounts
+from shipper.audit.audit import run_audit
 from shipper.errors import ConfigError
 from shipper.ledger.ledger import Ledger
 from shipper.service import ship_once
@@ -76,7 +76,7 @@ def ship(root: Path, name: str = "one", timeout: float = 60, **more: Any) -> lis
 
 def account(root: Path) -> Account:
     with closing(Ledger(root / "state", exclusive=False)) as ledger:
-        (one,) = take_accounts(ledger, root / "spool", ["master"])
+        (one,) = run_audit(ledger, root / "spool", ["master"])
     assert one.balances
     return one
 
@@ -132,7 +132,7 @@ def test_what_it_raises_is_tried_again_where_that_does_no_harm(
     spool(tmp_path / "spool", [report(1, data_type), report(2)])
     assert ship(tmp_path) == []
     assert numbers(rows(module.one)) == [1] * times + [2]
-    assert account(tmp_path).given_up == ({"ambiguous": 1} if times == 1 else {})
+    assert account(tmp_path).dropped_by_policy == ({"ambiguous": 1} if times == 1 else {})
 
 
 def test_false_is_a_no_that_is_believed_after_some_times() -> None:

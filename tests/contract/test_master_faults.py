@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from shipper.audit.account import Account
-from shipper.audit.audit import take_accounts
+from shipper.audit.audit import run_audit
 from shipper.config.schema import Config
 from shipper.ledger.ledger import Ledger
 from shipper.service import Service, ship_once
@@ -62,7 +62,7 @@ def job(root: Path, address: str, service: str, records: list[Record], **more: A
 
 def account(root: Path) -> Account:
     with closing(Ledger(root / "state", exclusive=False)) as ledger:
-        (one,) = take_accounts(ledger, root / "spool", ["master"])
+        (one,) = run_audit(ledger, root / "spool", ["master"])
     assert one.balances, one
     return one
 
@@ -206,7 +206,7 @@ def test_without_grpcio_it_says_what_to_install(
     monkeypatch.delitem(sys.modules, "shipper.sinks.dlrover.grpc_transport", raising=False)
     outcome = Sending(config(tmp_path), whose("127.0.0.1:9", "grpc"), report(1)).send()
     assert (outcome.disposition, outcome.needs_operator) == (Disposition.RETRY, True)
-    assert "pip install 'lens-ship[master]'" in outcome.detail
+    assert "pip install 'lens-ship[service]'" in outcome.detail
 
 
 # --- no answer ------------------------------------------------------------------------------------
@@ -231,7 +231,7 @@ def test_a_sample_whose_answer_is_lost_is_not_sent_twice_a_log_is(
         assert times[10 + number] == 1
         if data_type == XPU:
             assert times[number] == 1
-            assert (told.delivered, told.given_up) == (1, {"ambiguous": 1})
+            assert (told.delivered, told.dropped_by_policy) == (1, {"ambiguous": 1})
         else:
             assert times[number] == 2
             assert told.delivered == 2
@@ -302,7 +302,7 @@ def test_a_restarted_master_is_told_again_what_it_forgot_before_anything_newer(
     assert ship_once(config(tmp_path), timeout=60) == []
     assert numbers(master.stored()) == [0, 2, 3, 4, 5, 6]
     told = account(tmp_path)
-    assert (told.delivered, told.again, told.given_up) == (6, 5, {"expired": 1})
+    assert (told.delivered, told.resent, told.dropped_by_policy) == (6, 5, {"expired": 1})
     assert directory.exists()
 
 
@@ -320,7 +320,7 @@ def test_what_a_later_restart_forgets_is_told_again_too(tmp_path: Path, service:
             append(writer, [report(number, XPU)])
         assert ship_once(config(tmp_path), timeout=60) == []
         assert numbers(master.stored()) == [0, 1, 2, 3]
-        assert account(tmp_path).again == 1 + 2 + 3
+        assert account(tmp_path).resent == 1 + 2 + 3
         writer.close()
 
 
@@ -336,7 +336,7 @@ def test_a_restart_is_noticed_while_there_is_nothing_to_send(
         master.start()
         wait_for(lambda: len(master.stored()) == 3, "the restart is not noticed")
     assert numbers(master.stored()) == [0, 1, 2]
-    assert account(tmp_path).again == 3
+    assert account(tmp_path).resent == 3
 
 
 @pytest.mark.promise("G19")

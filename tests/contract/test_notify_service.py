@@ -86,18 +86,18 @@ def test_the_service_is_ready_pings_and_says_that_it_stops(
 
 
 STUCK = {
-    # The main loop stops at its second sign of life.
+    # The main loop stops at its second heartbeat.
     "main loop": """
 beats = []
-beat = service.Heartbeat.beat
+beat = service.HeartbeatWriter.beat
 def stuck(self, healths, **more):
     beats.append(1)
     if len(beats) > 1:
         threading.Event().wait()
     beat(self, healths, **more)
-service.Heartbeat.beat = stuck
+service.HeartbeatWriter.beat = stuck
 """,
-    # A walk of the root never comes back.
+    # A scan of the root never returns.
     "housekeeping": """
 from shipper.health import liveness
 liveness.LOOP_SECONDS = 1.0

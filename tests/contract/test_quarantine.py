@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from shipper.audit.account import Account
-from shipper.audit.audit import take_accounts
+from shipper.audit.audit import run_audit
 from shipper.ledger.ledger import Ledger
 from shipper.retention.quarantine import Quarantine, Report
 from shipper.service import Service, ship_once
@@ -42,7 +42,7 @@ def ship(tmp_path: Path, receiver: FaultyReceiver, timeout: float = 60) -> list[
 
 def accounts(tmp_path: Path) -> list[Account]:
     with closing(Ledger(tmp_path / "state", exclusive=False)) as ledger:
-        return take_accounts(ledger, tmp_path / "spool", DEFAULT)
+        return run_audit(ledger, tmp_path / "spool", DEFAULT)
 
 
 def make(tmp_path: Path, *, salt: int = 0, workload: str = "w", bye: bool = True) -> Path:

@@ -66,7 +66,7 @@ def test_what_was_sent_is_what_lies_there(replayed: Path, tmp_path: Path) -> Non
     assert (receipt.state, receipt.records, receipt.sink) == ("holds", 20, "processor")
     done = run(tmp_path, "audit")
     assert done.code == 0
-    assert "1 of 1 replay receipts agree with what lies on disk" in done.out
+    assert "1 of 1 replay receipts match the records on disk" in done.out
 
 
 def test_a_record_that_was_changed_since_is_noticed(replayed: Path, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from shipper.replay.selection import Selection
 from shipper.replay.send import ReplayContext, carry_out, receipt_of
 from shipper.replay.source import records_in
 from shipper.service import ship_once
-from shipper.sinks import DEFAULT, build_sinks, carried_kinds
+from shipper.sinks import DEFAULT, build_sinks, carried_kinds, enabled_sinks
 from spooler.errors import SpoolDamaged
 from spooler.spool.reader import Stored
 from tests.kit.command import lens_ship
@@ -77,7 +77,7 @@ def replay(
         means = ReplayContext(
             ledger=ledger,
             config=given,
-            sinks=build_sinks(given),
+            sinks=build_sinks(enabled_sinks(given)),
             now=time.monotonic,
             stop=stop,
             rate=1e6 if stop_after < 10**9 else None,

@@ -1,4 +1,4 @@
-"""`lens-ship status` tells the truth: it agrees with the audit, with the service, and exits so."""
+"""`lens-ship status` agrees with the audit and with the service, and so does its exit code."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from typing import Any
 
 import pytest
 
-from shipper.audit.audit import take_accounts
+from shipper.audit.audit import run_audit
 from shipper.ledger import service_status, totals
-from shipper.ledger.ledger import Ledger
+from shipper.ledger.ledger import Ledger, Position, Settled
 from shipper.service import ship_once
 from shipper.sinks import DEFAULT
 from shipper.sinks.processor.classify import BAD_REQUEST
-from shipper.status.collect import status_collector
+from shipper.status.collect import StatusCollector
 from shipper.status.model import Status
+from shipper.status.summary import summarize
 from spooler.spool import format as fmt
 from tests.kit import spools
 from tests.kit.command import lens_ship, start_lens_ship
@@ -55,37 +56,37 @@ def ship(tmp_path: Path, receiver: FaultyReceiver, timeout: float = 60, **more: 
     ship_once(given, timeout=timeout)
 
 
-def standing(tmp_path: Path) -> Status:
-    with status_collector(config(tmp_path)) as survey:
-        return survey.take()
+def collect(tmp_path: Path) -> Status:
+    with StatusCollector(config(tmp_path)) as collector:
+        return collector.collect()
 
 
 def agree(tmp_path: Path) -> Status:
-    """Compare a look at everything with the audit, which reads every record."""
-    overview = standing(tmp_path)
+    """Compare the status with the audit, which reads every record."""
+    status = collect(tmp_path)
     with closing(Ledger(tmp_path / "state", exclusive=False)) as ledger:
-        accounts = take_accounts(ledger, tmp_path / "spool", DEFAULT)
-    ways = {(s.spool, way.sink): (s, way) for s in overview.spools for way in s.ways}
+        accounts = run_audit(ledger, tmp_path / "spool", DEFAULT)
+    ways = {(s.spool, way.sink): (s, way) for s in status.spools for way in s.sinks}
     for account in accounts:
         seen, way = ways[account.spool, account.sink]
         assert (
             seen.written,
             way.delivered,
-            way.passed,
+            way.skipped,
             way.pending,
             way.corrupt,
-            way.evicted,
-            dict(seen.dropped),
+            way.dropped,
+            dict(seen.producer_dropped),
         ) == (
             account.written,
             account.delivered,
-            account.passed,
+            account.skipped,
             account.pending,
             account.corrupt,
-            sum(account.evicted.values()) + sum(account.given_up.values()),
-            dict(account.dropped),
+            sum(account.dropped_by_policy.values()),
+            dict(account.dropped_by_producer),
         ), account
-    return overview
+    return status
 
 
 def test_it_agrees_with_the_audit_when_all_is_settled(
@@ -93,13 +94,13 @@ def test_it_agrees_with_the_audit_when_all_is_settled(
 ) -> None:
     spool(tmp_path / "spool", MIXED)
     ship(tmp_path, receiver)
-    overview = agree(tmp_path)
-    sink = overview.sinks[0]
-    assert sink.dead == {"unsendable": 1}
+    status = agree(tmp_path)
+    sink = status.sinks[0]
+    assert sink.dead_letters == {"unsendable": 1}
     # Ten steps and the last, which also tells of the gap.
-    assert (sink.points, sink.nonfinite, sink.left_out) == (12, 1, 1)
-    assert overview.dropped == {"disk-full": 7}
-    assert sink.seen == sink.settled == overview.spools[0].newest
+    assert (sink.values, sink.nonfinite_values, sink.skipped_values) == (12, 1, 1)
+    assert status.producer_dropped == {"disk-full": 7}
+    assert sink.newest == sink.newest_acknowledged == status.spools[0].newest
 
 
 @pytest.mark.parametrize("answered", range(6))
@@ -112,10 +113,10 @@ def test_it_agrees_with_the_audit_wherever_delivery_stops(
         who = spools.identity(spools.spool_id(salt), workload_uid=f"w{salt}")
         spool(tmp_path / "spool", MIXED, who=who, segment_records=3)
     ship(tmp_path, receiver, timeout=1.0)
-    overview = agree(tmp_path)
-    assert overview.pending > 0
-    assert overview.oldest is not None
-    assert overview.sinks[0].pending_bytes > 0
+    status = agree(tmp_path)
+    assert status.pending > 0
+    assert status.oldest is not None
+    assert status.sinks[0].pending_bytes > 0
 
 
 def test_it_agrees_with_the_audit_about_damage(tmp_path: Path, receiver: FaultyReceiver) -> None:
@@ -123,33 +124,46 @@ def test_it_agrees_with_the_audit_about_damage(tmp_path: Path, receiver: FaultyR
     middle = directory / fmt.segment_name(3)
     middle.write_bytes(b"\0" * middle.stat().st_size)
     ship(tmp_path, receiver, timeout=5.0)
-    overview = agree(tmp_path)
-    assert overview.sinks[0].lost["corrupt"] > 0
+    status = agree(tmp_path)
+    assert status.sinks[0].dropped["corrupt"] > 0
 
 
 def test_before_any_service_everything_is_pending(tmp_path: Path) -> None:
     directory, _ = spool(tmp_path / "spool", [step(n) for n in range(5)])
-    overview = standing(tmp_path)
-    assert [way.pending for way in overview.spools[0].ways] == [5] * len(DEFAULT)
-    assert overview.spools[0].directory == str(directory)
-    assert not (tmp_path / "state").exists(), "a look makes nothing"
+    status = collect(tmp_path)
+    assert [way.pending for way in status.spools[0].sinks] == [5] * len(DEFAULT)
+    assert status.spools[0].directory == str(directory)
+    assert not (tmp_path / "state").exists(), "status creates nothing"
 
 
-def test_a_look_changes_no_file_of_a_spool(tmp_path: Path, receiver: FaultyReceiver) -> None:
+def test_status_changes_no_file_of_a_spool(tmp_path: Path, receiver: FaultyReceiver) -> None:
     receiver.otherwise = Answer(status=503)
     spool(tmp_path / "spool", [step(n) for n in range(30)], segment_records=5)
     ship(tmp_path, receiver, timeout=0.5)
     before = {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in (tmp_path / "spool").rglob("*")}
-    standing(tmp_path)
+    collect(tmp_path)
     after = {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in (tmp_path / "spool").rglob("*")}
     assert after == before
 
 
-def test_what_a_job_keeps_to_itself_is_not_behind(tmp_path: Path) -> None:
+def test_a_spool_with_reporting_disabled_has_no_backlog(tmp_path: Path) -> None:
     who = spools.identity(workload_uid="w", api_reporting=False)
     spool(tmp_path / "spool", [step(1)], who=who)
-    (seen,) = standing(tmp_path).spools
-    assert (seen.state, seen.pending, seen.written) == ("withheld", 0, 1)
+    (seen,) = collect(tmp_path).spools
+    assert (seen.state, seen.pending, seen.written) == ("disabled", 0, 1)
+
+
+def test_a_sink_that_is_no_longer_configured_is_not_part_of_the_backlog(tmp_path: Path) -> None:
+    directory, _ = spool(tmp_path / "spool", [step(n) for n in range(5)])
+    with closing(Ledger(tmp_path / "state")) as ledger:
+        ledger.remember_spool(directory.name, directory, {})
+        ledger.acknowledge(directory.name, "archive", Position(seq=2), Settled(delivered=2))
+        ledger.acknowledge(directory.name, "processor~1", Position(seq=1), Settled(delivered=1))
+        for name in DEFAULT:
+            ledger.acknowledge(directory.name, name, Position(seq=5), Settled(delivered=5))
+    found = collect(tmp_path)
+    assert (found.pending, found.unconfigured) == (0, {"archive": 3})
+    assert summarize(found).also == ("Sink archive is not configured: 3 records unsent",)
 
 
 def test_no_sum_shrinks_when_a_spool_is_forgotten(tmp_path: Path, receiver: FaultyReceiver) -> None:
@@ -181,33 +195,39 @@ def status(tmp_path: Path, *words: str) -> tuple[int, dict[str, Any]]:
 
 def test_with_nothing_there_it_says_so_and_exits_0(tmp_path: Path) -> None:
     code, told = status(tmp_path)
-    assert (code, told["status"]["level"], told["running"]) == (0, "ok", False)
+    assert (code, told["status"]["level"], told["running"]) == (0, "healthy", False)
     assert "no service has run yet" in told["status"]["headline"]
 
 
-def test_records_that_nobody_ships_need_a_hand(tmp_path: Path) -> None:
+def test_records_without_a_service_require_action(tmp_path: Path) -> None:
     spool(tmp_path / "spool", [step(1)])
     code, told = status(tmp_path)
     assert (code, told["pending"]) == (1, 1)
-    assert "start it with lens-ship run" in told["status"]["headline"]
+    assert "Start it with lens-ship run" in told["status"]["headline"]
 
 
-def test_dead_letters_need_a_hand_until_somebody_deals_with_them(
+def test_dead_letters_require_action_until_retried_or_discarded(
     tmp_path: Path, receiver: FaultyReceiver
 ) -> None:
     spool(tmp_path / "spool", [step(2**40), step(1)])
     ship(tmp_path, receiver)
     code, told = status(tmp_path)
-    assert (code, told["dead"], told["sinks"][0]["dead"]) == (1, 1, {"unsendable": 1})
-    assert status(tmp_path, "--dead-letters", "1")[0] == 0
+    assert (code, told["dead_letters"], told["sinks"][0]["dead_letters"]) == (
+        1,
+        1,
+        {"unsendable": 1},
+    )
+    assert status(tmp_path, "--max-dead-letters", "1")[0] == 0
     done = lens_ship("dead-letter", "drop", "1", "--yes", "--state", str(tmp_path / "state"))
     assert done.code == 0, done.err
     code, told = status(tmp_path)
-    assert (code, told["dead"], told["sinks"][0]["given_up"]) == (0, 0, 1)
-    assert told["sinks"][0]["refused"] == {"unsendable": 1}
+    assert (code, told["dead_letters"], told["sinks"][0]["dead_letters_discarded"]) == (0, 0, 1)
+    assert told["sinks"][0]["rejected"] == {"unsendable": 1}
 
 
-def test_a_spool_that_cannot_be_read_needs_a_hand(tmp_path: Path, receiver: FaultyReceiver) -> None:
+def test_a_spool_that_cannot_be_read_requires_action(
+    tmp_path: Path, receiver: FaultyReceiver
+) -> None:
     directory, _ = spool(tmp_path / "spool", [step(1)])
     ship(tmp_path, receiver)
     assert status(tmp_path)[0] == 0
@@ -225,7 +245,7 @@ def test_one_spool_can_be_asked_for_alone(tmp_path: Path) -> None:
     flags = ("--spool", str(tmp_path / "spool"), "--state", str(tmp_path / "state"))
     nobody = lens_ship("status", "--spool-id", "none", *flags)
     assert (nobody.code, nobody.out) == (2, "")
-    assert "has an id that begins with none" in nobody.err
+    assert "has an id with this prefix: none" in nobody.err
 
 
 @pytest.fixture
@@ -271,40 +291,44 @@ def watched(tmp_path: Path, until: Any) -> dict[str, Any]:
         process.communicate()
 
 
-def test_it_says_what_troubles_a_running_service_and_since_when(
+def test_it_shows_the_outage_of_a_running_service_and_its_begin(
     tmp_path: Path, running: subprocess.Popen[str]
 ) -> None:
     told = watched(
-        tmp_path, lambda told: any(sink["troubles"] for sink in told["sinks"]) and told["sign"]
+        tmp_path, lambda told: any(sink["outages"] for sink in told["sinks"]) and told["heartbeat"]
     )
     assert told["running"]
-    assert told["sign"]["pid"] == running.pid
-    trouble = told["sinks"][0]["troubles"][0]
-    assert (trouble["reason"], trouble["alarm"], trouble["until"]) == ("not-allowed", True, None)
+    assert told["heartbeat"]["pid"] == running.pid
+    trouble = told["sinks"][0]["outages"][0]
+    assert (trouble["reason"], trouble["action_required"], trouble["until"]) == (
+        "not-allowed",
+        True,
+        None,
+    )
     assert "invalid token" in trouble["detail"]
-    assert told["status"]["headline"].startswith("9 records behind, processor refuses the token")
+    assert told["status"]["headline"].startswith("9 records pending. Processor refuses the token")
     code, told = status(tmp_path)
     assert code == 1
     running.kill()
     running.wait()
     code, told = status(tmp_path)
     assert (code, told["running"]) == (1, False)
-    assert "ended without a goodbye" in told["status"]["headline"]
+    assert "exited uncleanly at" in told["status"]["headline"]
 
 
-def test_a_service_that_was_stopped_has_said_so(
+def test_a_service_that_was_stopped_is_shown_as_stopped(
     tmp_path: Path, receiver: FaultyReceiver, running: subprocess.Popen[str]
 ) -> None:
-    watched(tmp_path, lambda told: told["sign"])
+    watched(tmp_path, lambda told: told["heartbeat"])
     running.terminate()
     assert running.wait(spools.PATIENCE_SECONDS) == 0
     code, told = status(tmp_path)
     assert (code, told["running"]) == (1, False)
-    assert told["sign"]["stopped"] > 0
-    assert "it was stopped at" in told["status"]["headline"]
+    assert told["heartbeat"]["stopped"] > 0
+    assert "It was stopped at" in told["status"]["headline"]
 
 
-def test_what_is_over_is_told_as_over_by_the_next_service(
+def test_an_outage_that_is_over_is_ended_by_the_next_service(
     tmp_path: Path, receiver: FaultyReceiver
 ) -> None:
     receiver.otherwise = Answer(status=401)
@@ -320,7 +344,7 @@ def test_what_is_over_is_told_as_over_by_the_next_service(
     assert trouble.reason == "not-allowed"
 
 
-def test_the_trouble_of_a_workload_is_over_when_nothing_of_it_is_left(
+def test_the_outage_of_a_workload_is_over_when_nothing_of_it_is_pending(
     tmp_path: Path, receiver: FaultyReceiver
 ) -> None:
     """Once, it was told as present until the next start, though all was refused and kept."""
@@ -335,14 +359,14 @@ def test_the_trouble_of_a_workload_is_over_when_nothing_of_it_is_left(
     assert [(one.workload != "", one.until is not None) for one in told] == [(True, True)]
 
 
-def test_a_service_starts_while_somebody_looks(tmp_path: Path) -> None:
+def test_status_does_not_keep_a_service_from_starting(tmp_path: Path) -> None:
     with closing(Ledger(tmp_path / "state")):
         assert service_status.is_running(tmp_path / "state")
     assert not service_status.is_running(tmp_path / "state")
     assert not service_status.is_running(tmp_path / "nowhere")
 
 
-def test_a_look_loads_no_network_library(tmp_path: Path) -> None:
+def test_status_loads_no_network_library(tmp_path: Path) -> None:
     heavy = {"requests", "urllib3", "grpc", "tenacity", "watchdog", "prometheus_client", "plotext"}
     code = (
         "import sys, json; from shipper.cli import cli\n"
@@ -354,12 +378,12 @@ def test_a_look_loads_no_network_library(tmp_path: Path) -> None:
     assert loaded & heavy == set()
 
 
-def test_a_spool_without_a_folder_any_more_is_no_spool(
+def test_a_spool_whose_directory_is_gone_is_not_listed(
     tmp_path: Path, receiver: FaultyReceiver
 ) -> None:
     directory, _ = spool(tmp_path / "spool", [step(1)])
     ship(tmp_path, receiver)
     shutil.rmtree(directory)
-    overview = standing(tmp_path)
-    assert overview.spools == ()
-    assert overview.sinks[0].delivered == 1
+    status = collect(tmp_path)
+    assert status.spools == ()
+    assert status.sinks[0].delivered == 1

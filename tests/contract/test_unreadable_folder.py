@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from shipper.audit.audit import take_accounts
+from shipper.audit.audit import run_audit
 from shipper.discovery import layout
 from shipper.ledger.ledger import Ledger
 from shipper.service import ship_once
 from shipper.sinks import DEFAULT
-from shipper.status.collect import status_collector
+from shipper.status.collect import StatusCollector
 from shipper.status.summary import summarize
 from spooler.spool import segments
 from tests.kit.command import lens_ship
@@ -79,13 +79,13 @@ def test_a_closed_folder_on_the_way_to_spools_is_told_by_everybody(
         _refusing(monkeypatch, closed)
         assert ship_once(settings, timeout=30) == [f"{closed}: {why}"]
         assert sorted(arrived(receiver.store, "open").steps) == list(range(10))
-        with status_collector(settings) as survey:
-            verdict = summarize(survey.take())
-        assert verdict.needs_a_hand
-        assert verdict.headline.startswith(f"{closed} {why}")
+        with StatusCollector(settings) as collector:
+            summary = summarize(collector.collect())
+        assert summary.action_required
+        assert summary.headline.startswith(f"{closed} {why}")
         found: dict[str, str] = {}
         ledger = Ledger(settings.state, exclusive=False)
-        take_accounts(ledger, settings.spool, DEFAULT, layout.noting(found))
+        run_audit(ledger, settings.spool, DEFAULT, layout.noting(found))
         ledger.close()
         assert found == {str(closed): why}
         monkeypatch.undo()

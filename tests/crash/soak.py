@@ -199,8 +199,8 @@ class Soak:
         self._begin(rank)
 
     def _receive(self) -> subprocess.Popen[bytes] | None:
-        port = self.address.rpartition(":")[2]
-        return _start("-m", "tests.kit.processor", port, str(self.store))
+        host, _, port = self.address.partition(":")
+        return _start("-m", "tests.kit.processor", host, port, str(self.store))
 
     def _serve(self) -> subprocess.Popen[bytes]:
         return _start(*_LENS_SHIP, "run", *self._settings())

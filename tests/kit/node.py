@@ -19,7 +19,7 @@ from unittest import mock
 
 from shipper import service as service_module
 from shipper.audit.account import Account
-from shipper.audit.audit import take_accounts
+from shipper.audit.audit import run_audit
 from shipper.config.schema import Config
 from shipper.errors import Unreachable
 from shipper.http_client import Answer
@@ -29,7 +29,6 @@ from shipper.retention.deletable import Delivered
 from shipper.service import Service
 from shipper.sinks import DEFAULT
 from shipper.sinks.options import HttpOptions
-from shipper.sinks.processor import client as client_module
 from shipper.sinks.processor.client import ProcessorClient
 from spooler.spool import owner
 from spooler.spool.segments import Segments
@@ -160,8 +159,7 @@ class Node:
         times = SimpleNamespace(monotonic=self.clock, time=lambda: self.wall[0])
         with (
             mock.patch.object(service_module, "time", times),
-            mock.patch.object(client_module, "time", times),
-            mock.patch.object(ProcessorClient, "of", self._client),
+            mock.patch.object(service_module, "build_client", self._address),
             mock.patch.object(Segments, "verdict", self._verdict()),
         ):
             yield
@@ -247,7 +245,7 @@ class Node:
         with self._patched():
             ledger = Ledger(self.config.state, exclusive=False, create=True)
             try:
-                return take_accounts(ledger, self.config.spool, DEFAULT)
+                return run_audit(ledger, self.config.spool, DEFAULT)
             finally:
                 ledger.close()
 

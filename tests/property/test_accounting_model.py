@@ -316,10 +316,10 @@ class Accounting(RuleBasedStateMachine):
             assert account.written <= one.last, account
             assert account.pending >= 0, account
             if not one.harmed:
-                assert account.missing == 0, account
+                assert account.unaccounted == 0, account
                 assert account.corrupt == 0, account
             if not one.harmed and not one.excused:
-                assert account.evicted == {}, account
+                assert account.dropped_by_policy == {}, account
 
     def check_at_rest(self) -> None:
         dead = self.dead()
@@ -388,9 +388,9 @@ class Accounting(RuleBasedStateMachine):
             return {(row["spool"], row["seq"]) for row in ledger.dead_letters()}
 
     def sinks(self) -> Any:
-        from shipper.sinks import build_sinks
+        from shipper.sinks import build_sinks, enabled_sinks
 
-        return build_sinks(self.node.config)
+        return build_sinks(enabled_sinks(self.node.config))
 
 
 def _damage(path: Path, how: str, where: float) -> None:

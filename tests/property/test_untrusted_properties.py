@@ -23,9 +23,9 @@ from shipper.sinks.processor.classify import classify, pods_in
 from shipper.steps import collect_steps, cut_off
 from spooler.errors import BodyUnreadable, SpoolError
 from spooler.spool import codec, safe_open
-from spooler.spool.glance import Glance
 from spooler.spool.identity import Identity
 from spooler.spool.reader import Reader, Stored
+from spooler.spool.summary import SummaryReader
 from tests.kit import hostile, spools
 
 _EDITS = st.lists(
@@ -87,7 +87,7 @@ def read_all(spool: Path) -> None:
         reader.count_after(0)
         reader.segments_below(2**62)
         reader.is_drained(2)
-    Glance(spool).look()
+    SummaryReader(spool).read()
     for number in reader.segments():
         for whole in (False, True):
             inspect_segment(reader.path_of(number), number, alive=False, whole=whole)

@@ -1,4 +1,4 @@
-"""What the page is made of: an hour of samples, and curves that keep their peaks."""
+"""What the page shows: an hour of samples, and curves that keep their peaks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NOTHING = Status(
     root="/spool",
     state="/state",
     running=True,
-    sign=None,
+    heartbeat=None,
     disk=DiskStatus(),
     spools=(),
     sinks=(SinkStatus(sink="processor"),),
@@ -31,10 +31,10 @@ def test_the_history_is_an_hour_and_no_more() -> None:
     for number in range(SAMPLES + 50):
         sink = SinkStatus(sink="processor", delivered=number * 30)
         history.add(replace(NOTHING, time=number * 10.0, sinks=(sink,)))
-    told = history.to_map()
-    assert {len(column) for column in told.values()} == {SAMPLES}
-    assert told["time"][-1] - told["time"][0] == (SAMPLES - 1) * 10.0
-    assert set(told["rate"]) == {3.0}
+    columns = history.to_map()
+    assert {len(column) for column in columns.values()} == {SAMPLES}
+    assert columns["time"][-1] - columns["time"][0] == (SAMPLES - 1) * 10.0
+    assert set(columns["rate"]) == {3.0}
 
 
 def test_a_count_that_goes_back_is_no_negative_rate() -> None:
@@ -91,7 +91,7 @@ def test_a_run_without_a_loss_has_no_curve(tmp_path: Path) -> None:
 
 
 def test_a_spool_that_cannot_be_read_has_no_curve(tmp_path: Path) -> None:
-    overview = live(tmp_path, [step(n) for n in range(3)])
+    status = live(tmp_path, [step(n) for n in range(3)])
     for path in tmp_path.rglob("*.sqlite"):
         path.write_bytes(b"x" * 5000)
-    assert Curves().of(overview) == []
+    assert Curves().of(status) == []

@@ -8,17 +8,16 @@ from typing import Any
 import pytest
 
 from shipper.demo.count import (
-    Account,
-    Call,
-    Received,
-    Source,
-    account,
-    curve,
-    merged,
-    shared,
+    LogCall,
+    ReceivedData,
+    StepCounts,
+    TrainingProcess,
+    count_steps,
+    merge_calls,
+    metric_of,
+    steps_in_both,
     total,
 )
-from shipper.demo.curve import Drawing, draw, thinned
 
 Logged = Sequence[tuple[int, Mapping[str, Any]]]
 
@@ -27,13 +26,14 @@ FIRST: Logged = [(0, {"loss": 1.5}), (1, {"loss": 1.25}), (2, {"loss": 1.0, "v":
 SECOND: Logged = [(2, {"loss": 1.0625}), (3, {"loss": 0.75})]
 
 
-def source(run: str, logged: Logged, *, cut: int = 0, first_seq: int = 3) -> Source:
+def source(run: str, logged: Logged, *, cut: int = 0, first_seq: int = 3) -> TrainingProcess:
     """A process that reported all calls but the last `cut`, and recorded all."""
-    calls = [Call(step=step, data=data) for step, data in logged]
+    calls = [LogCall(step=step, data=data) for step, data in logged]
     recorded = [
-        Call(step=call.step, data=call.data, seq=seq) for seq, call in enumerate(calls, first_seq)
+        LogCall(step=call.step, data=call.data, seq=seq)
+        for seq, call in enumerate(calls, first_seq)
     ]
-    return Source(
+    return TrainingProcess(
         name=f"training {run}",
         spool=f"spool-{run}",
         run=run,
@@ -49,10 +49,12 @@ class Telemetry:
         self.writes: list[dict[str, Any]] = []
         self.requests: list[dict[str, Any]] = []
 
-    def take(self, whom: Source, *, only: slice = slice(None), status: int = 200) -> Telemetry:
+    def take(
+        self, whom: TrainingProcess, *, only: slice = slice(None), status: int = 200
+    ) -> Telemetry:
         """Receive these records of a source in one request."""
         calls = whom.recorded[only]
-        for step, values in merged(calls).items():
+        for step, values in merge_calls(calls).items():
             self.write(whom.run, step, values)
         header = f"{whom.spool}/processor/{calls[0].seq}-{calls[-1].seq}"
         self.requests.append({"lens_ship_records": header, "status": status})
@@ -62,22 +64,22 @@ class Telemetry:
         """What a request brings for one step."""
         self.writes.append({"run_id": run, "step": step, "data": values})
 
-    def all(self) -> Received:
+    def all(self) -> ReceivedData:
         """What the demo reads at the end."""
-        return Received(writes=self.writes, requests=self.requests)
+        return ReceivedData(writes=self.writes, requests=self.requests)
 
 
 def test_everything_arrived():
     first, second = source("a", FIRST), source("b", SECOND)
     received = Telemetry().take(first).take(second).all()
 
-    one, other = account(first, received), account(second, received)
+    one, other = count_steps(first, received), count_steps(second, received)
 
-    assert one == Account(written=3, recorded=3, delivered=3)
-    assert other == Account(written=2, recorded=2, delivered=2)
-    assert total([one, other]) == Account(written=5, recorded=5, delivered=5)
+    assert one == StepCounts(written=3, recorded=3, delivered=3)
+    assert other == StepCounts(written=2, recorded=2, delivered=2)
+    assert total([one, other]) == StepCounts(written=5, recorded=5, delivered=5)
     assert total([one, other]).is_clean
-    assert shared(first, second) == 1
+    assert steps_in_both(first, second) == 1
 
 
 def test_a_step_that_was_trained_again_is_compared_with_its_own_run():
@@ -85,16 +87,16 @@ def test_a_step_that_was_trained_again_is_compared_with_its_own_run():
     first, second = source("a", FIRST), source("b", SECOND)
     only_second = Telemetry().take(first, only=slice(2)).take(second).all()
 
-    assert account(first, only_second).lost == 1
-    assert account(second, only_second).is_clean
+    assert count_steps(first, only_second).lost == 1
+    assert count_steps(second, only_second).is_clean
 
 
 def test_a_lost_step():
     first = source("a", FIRST)
     received = Telemetry().take(first).all()
-    gap = Received(writes=[w for w in received.writes if w["step"] != 1], requests=[])
+    gap = ReceivedData(writes=[w for w in received.writes if w["step"] != 1], requests=[])
 
-    counted = account(first, gap)
+    counted = count_steps(first, gap)
 
     assert (counted.delivered, counted.lost, counted.changed) == (2, 1, 0)
     assert not counted.is_clean
@@ -115,7 +117,7 @@ def test_a_changed_step(step: int, values: Mapping[str, Any]):
     telemetry.writes = [write for write in telemetry.writes if write["step"] != step]
     telemetry.write("a", step, values)
 
-    counted = account(first, telemetry.all())
+    counted = count_steps(first, telemetry.all())
 
     assert (counted.delivered, counted.lost, counted.changed) == (2, 0, 1)
     assert not counted.is_clean
@@ -125,22 +127,22 @@ def test_a_value_that_was_changed_on_its_way_into_the_spool():
     """Spool and receiver agree, but not with what returned to the caller."""
     told = source("a", FIRST)
     recorded = source("a", [(0, {"loss": 1.5}), (1, {"loss": 9.0}), FIRST[2]]).recorded
-    both = Source(
+    both = TrainingProcess(
         name="x", spool=told.spool, run="a", written=told.written, recorded=tuple(recorded)
     )
 
-    counted = account(both, Telemetry().take(both).all())
+    counted = count_steps(both, Telemetry().take(both).all())
 
     assert (counted.delivered, counted.changed) == (2, 1)
 
 
 def test_a_step_that_returned_and_was_never_recorded_is_lost():
     whole = source("a", FIRST)
-    part = Source(
+    part = TrainingProcess(
         name="x", spool=whole.spool, run="a", written=whole.written, recorded=whole.recorded[:2]
     )
 
-    counted = account(part, Telemetry().take(part).all())
+    counted = count_steps(part, Telemetry().take(part).all())
 
     assert (counted.written, counted.recorded, counted.lost) == (3, 2, 1)
 
@@ -148,26 +150,26 @@ def test_a_step_that_returned_and_was_never_recorded_is_lost():
 def test_a_record_whose_call_did_not_return_may_arrive():
     first = source("a", FIRST, cut=1)
 
-    counted = account(first, Telemetry().take(first).all())
+    counted = count_steps(first, Telemetry().take(first).all())
 
-    assert counted == Account(written=2, recorded=3, delivered=3)
+    assert counted == StepCounts(written=2, recorded=3, delivered=3)
     assert counted.is_clean
 
 
 def test_a_process_that_recorded_nothing_has_lost_all_it_wrote():
     told = source("a", FIRST)
-    nothing = Source(name="x", spool="", run="", written=told.written, recorded=())
+    nothing = TrainingProcess(name="x", spool="", run="", written=told.written, recorded=())
 
-    assert account(nothing, Telemetry().take(source("b", SECOND)).all()).lost == 3
+    assert count_steps(nothing, Telemetry().take(source("b", SECOND)).all()).lost == 3
 
 
 def test_a_repetition_is_no_fault():
     first = source("a", FIRST)
     again = Telemetry().take(first, only=slice(2)).take(first).all()
 
-    counted = account(first, again)
+    counted = count_steps(first, again)
 
-    assert counted == Account(written=3, recorded=3, delivered=3, duplicated=2)
+    assert counted == StepCounts(written=3, recorded=3, delivered=3, duplicated=2)
     assert counted.is_clean
 
 
@@ -176,7 +178,7 @@ def test_a_refused_request_is_no_repetition():
     telemetry = Telemetry().take(first)
     telemetry.requests.insert(0, {**telemetry.requests[0], "status": 500})
 
-    assert account(first, telemetry.all()).duplicated == 0
+    assert count_steps(first, telemetry.all()).duplicated == 0
 
 
 def test_other_requests_are_passed_over():
@@ -188,23 +190,23 @@ def test_other_requests_are_passed_over():
         {"lens_ship_records": "spool-b/processor/1-9", "status": 200},
     ]
 
-    assert account(first, telemetry.all()).duplicated == 0
+    assert count_steps(first, telemetry.all()).duplicated == 0
 
 
 def test_requests_out_of_order():
     first = source("a", FIRST)
     received = Telemetry().take(first, only=slice(1, 3)).take(first, only=slice(1)).all()
 
-    assert account(first, received).disordered == 1
+    assert count_steps(first, received).disordered == 1
 
 
 def test_steps_out_of_order_within_a_request():
     first = source("a", FIRST)
     telemetry = Telemetry()
     for step, data in reversed(FIRST):
-        telemetry.write("a", step, merged([Call(step=step, data=data)])[step])
+        telemetry.write("a", step, merge_calls([LogCall(step=step, data=data)])[step])
 
-    counted = account(first, telemetry.all())
+    counted = count_steps(first, telemetry.all())
 
     assert (counted.delivered, counted.disordered) == (3, 2)
     assert not counted.is_clean
@@ -212,37 +214,15 @@ def test_steps_out_of_order_within_a_request():
 
 def test_parts_of_a_step_are_merged_and_nested_names_joined():
     calls = [
-        Call(step=4, data={"a": {"b": {"c": 1}}, "x": 1}),
-        Call(step=4, data={"x": 2}),
-        Call(step=5, data={"y": 3}),
+        LogCall(step=4, data={"a": {"b": {"c": 1}}, "x": 1}),
+        LogCall(step=4, data={"x": 2}),
+        LogCall(step=5, data={"y": 3}),
     ]
 
-    assert merged(calls) == {4: {"a.b.c": 1, "x": 2}, 5: {"y": 3}}
+    assert merge_calls(calls) == {4: {"a.b.c": 1, "x": 2}, 5: {"y": 3}}
 
 
 def test_the_curve_is_what_the_receiver_has_last():
-    first, second = source("a", FIRST), source("b", SECOND)
-    writes = Telemetry().take(first).take(second).all().writes
+    writes = Telemetry().take(source("a", FIRST)).take(source("b", SECOND)).all().writes
 
-    assert curve(writes, "loss") == [(0, 1.5), (1, 1.25), (2, 1.0625), (3, 0.75)]
-
-
-def test_a_long_curve_is_thinned_to_means():
-    points = [(step, float(step % 2)) for step in range(1000)]
-
-    few = thinned(points, 100)
-
-    assert len(few) == 100
-    assert {value for _, value in few} == {0.5}
-    assert thinned(points[:3], 100) == points[:3]
-
-
-def test_the_drawing_keeps_to_its_width():
-    points = [(step, 1.0 / (step + 1)) for step in range(500)]
-    drawing = Drawing(title="loss", points=points, mark=(200, "step 200"), width=78, height=12)
-
-    lines = draw(drawing).splitlines()
-
-    assert len(lines) == 12
-    assert max(map(len, lines)) <= 78
-    assert "step 200" in lines[-1]
+    assert metric_of(writes, "loss") == {0: 1.5, 1: 1.25, 2: 1.0625, 3: 0.75}

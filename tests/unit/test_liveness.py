@@ -1,4 +1,4 @@
-"""The liveness probe tells of the service's own threads, and never of its receivers."""
+"""The liveness probe reports the service's own threads, and never its receivers."""
 
 from __future__ import annotations
 
@@ -26,35 +26,35 @@ def live(meters: Meters, clock: Clock) -> Liveness:
     return Liveness(meters, clock)
 
 
-def test_it_is_ready_once_the_root_was_walked(live: Liveness) -> None:
+def test_it_is_ready_once_the_root_was_scanned(live: Liveness) -> None:
     live.loop_ran(MAIN)
-    assert "not been walked" in live.ready()
+    assert "not been scanned" in live.ready()
     live.loop_ran(HOUSEKEEPING)
     assert live.ready() == ""
 
 
 @pytest.mark.parametrize("hangs", [MAIN, HOUSEKEEPING])
-def test_a_loop_that_hangs_is_told(live: Liveness, clock: Clock, hangs: str) -> None:
+def test_a_loop_that_hangs_is_reported(live: Liveness, clock: Clock, hangs: str) -> None:
     clock.pass_by(LOOP_SECONDS)
     assert live.healthy() == ""
     clock.pass_by(1)
     live.loop_ran(HOUSEKEEPING if hangs == MAIN else MAIN)
-    began = live.moved
-    assert live.healthy() == f"{hangs} has not come round for 121 s"
+    began = live.last_run
+    assert live.healthy() == f"{hangs} has not run for 121 s"
     live.loop_ran(hangs)
     assert live.healthy() == ""
-    assert live.moved > began
+    assert live.last_run > began
 
 
-def test_a_worker_that_has_ended_is_told(live: Liveness) -> None:
+def test_a_worker_that_has_ended_is_reported(live: Liveness) -> None:
     worker = threading.Thread(target=lambda: None, name="worker-3")
     worker.start()
     worker.join()
     live.begin(lambda: [worker])
-    assert live.healthy() == "ended: worker-3"
+    assert live.healthy() == "threads have ended: worker-3"
 
 
-def test_a_turn_that_does_not_end_is_told(live: Liveness, clock: Clock) -> None:
+def test_a_turn_that_does_not_end_is_reported(live: Liveness, clock: Clock) -> None:
     live.turn_started()
     clock.pass_by(TURN_SECONDS + 1)
     live.loop_ran(MAIN)
@@ -64,7 +64,7 @@ def test_a_turn_that_does_not_end_is_told(live: Liveness, clock: Clock) -> None:
     assert live.healthy() == ""
 
 
-def test_a_turn_that_waits_for_its_receiver_is_alive_for_ever(
+def test_a_turn_that_waits_for_its_receiver_stays_alive(
     live: Liveness, meters: Meters, clock: Clock
 ) -> None:
     live.turn_started()

@@ -22,12 +22,14 @@ def test_dead_letters(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_accounts(capsys: pytest.CaptureFixture[str]) -> None:
-    account = Account(spool="p", sink="s", directory=NASTY, written=1, dropped={NASTY: 1})
+    account = Account(
+        spool="p", sink="s", directory=NASTY, written=1, dropped_by_producer={NASTY: 1}
+    )
 
     print_accounts([account], as_json=False)
 
     out = " ".join(capsys.readouterr().out.split())
-    assert f"dropped by the training process: 1 {SHOWN}" in out
+    assert f"dropped by producer: 1 {SHOWN}" in out
     assert f"{SHOWN}, s: does not balance" in out
 
 
@@ -51,7 +53,7 @@ def test_quarantine(capsys: pytest.CaptureFixture[str]) -> None:
 
     out = " ".join(capsys.readouterr().out.split())
     assert SHOWN in out
-    assert "1 damaged segment is set aside" in out
+    assert "1 damaged segment in quarantine" in out
 
 
 def test_plans(capsys: pytest.CaptureFixture[str]) -> None:

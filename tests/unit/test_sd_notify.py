@@ -1,4 +1,4 @@
-"""The line to the service manager: real datagrams, on a path and on an abstract address."""
+"""Messages to the service manager: real datagrams, on a path and on an abstract address."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from tests.kit.shipping import Clock
 
 
 class Manager:
-    """The manager's end of the line."""
+    """The manager's socket."""
 
     def __init__(self, address: str) -> None:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.socket.bind(address)
         self.socket.setblocking(False)
 
-    def heard(self) -> list[str]:
+    def received(self) -> list[str]:
         """Everything sent so far."""
         messages = []
         while True:
@@ -43,18 +43,18 @@ def manager(path: Path) -> Iterator[Manager]:
     one.socket.close()
 
 
-def test_ready_is_told_once_with_what_the_service_does(path: Path, manager: Manager) -> None:
+def test_ready_is_sent_once_with_a_status(path: Path, manager: Manager) -> None:
     notify = SystemdNotifier({"NOTIFY_SOCKET": str(path)})
     notify.ready("shipping /spool")
     notify.ready("shipping /spool")
-    assert manager.heard() == ["READY=1\nSTATUS=shipping /spool"]
+    assert manager.received() == ["READY=1\nSTATUS=shipping /spool"]
 
 
-def test_a_status_is_one_line_and_stopping_is_told(path: Path, manager: Manager) -> None:
+def test_a_status_is_one_line_and_stopping_is_sent(path: Path, manager: Manager) -> None:
     notify = SystemdNotifier({"NOTIFY_SOCKET": str(path)})
     notify.status("3 spools;\nMAINPID=1")
     notify.stopping()
-    assert manager.heard() == ["STATUS=3 spools; MAINPID=1", "STOPPING=1"]
+    assert manager.received() == ["STATUS=3 spools; MAINPID=1", "STOPPING=1"]
 
 
 def test_an_abstract_address_is_reached() -> None:
@@ -62,7 +62,7 @@ def test_an_abstract_address_is_reached() -> None:
     manager = Manager(f"\0{name}")
     try:
         SystemdNotifier({"NOTIFY_SOCKET": f"@{name}"}).stopping()
-        assert manager.heard() == ["STOPPING=1"]
+        assert manager.received() == ["STOPPING=1"]
     finally:
         manager.socket.close()
 
@@ -75,10 +75,10 @@ def test_pings_come_at_half_of_what_the_watchdog_allows(path: Path, manager: Man
     notify.alive()
     clock.pass_by(44.9)
     notify.alive()
-    assert manager.heard() == ["WATCHDOG=1"]
+    assert manager.received() == ["WATCHDOG=1"]
     clock.pass_by(0.1)
     notify.alive()
-    assert manager.heard() == ["WATCHDOG=1"]
+    assert manager.received() == ["WATCHDOG=1"]
 
 
 @pytest.mark.parametrize(
@@ -97,22 +97,24 @@ def test_a_process_that_is_not_watched_does_not_ping(
     notify = SystemdNotifier({"NOTIFY_SOCKET": str(path), **environ})
     assert notify.ping_seconds == float("inf")
     notify.status("here")
-    assert manager.heard() == ["STATUS=here"]
+    assert manager.received() == ["STATUS=here"]
 
 
 @pytest.mark.parametrize("address", ["", "vsock:2:1234"])
 def test_without_a_manager_nothing_is_sent(address: str) -> None:
     notify = SystemdNotifier({"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "90000000"})
-    assert not notify.is_heard
+    assert not notify.is_used
     assert notify.ping_seconds == float("inf")
     notify.ready("")
     notify.alive()
     notify.stopping()
 
 
-def test_a_manager_that_is_gone_is_said_once(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_manager_that_is_gone_is_logged_once(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     notify = SystemdNotifier({"NOTIFY_SOCKET": str(path)})
     notify.status("a")
     notify.status("b")
     assert len(caplog.records) == 1
-    assert "cannot be told STATUS=a" in caplog.text
+    assert "cannot notify the service manager" in caplog.text

@@ -1,4 +1,4 @@
-"""One sentence for every state, and whether somebody has to do something; and how it is shown."""
+"""One sentence for every state, whether an operator has to act, and the screen."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from shipper.humanize import size
+from shipper.humanize import duration, short, size
 from shipper.ledger.service_status import Sign, Trouble
 from shipper.status.model import DiskStatus, SinkStatus, SpoolSinkStatus, SpoolStatus, Status
-from shipper.status.summary import PAUSED_SECONDS, duration, short, summarize
+from shipper.status.summary import PAUSED_SECONDS, summarize
 from shipper.status.terminal import render
 
 NOW = time.mktime((2026, 3, 4, 12, 0, 0, 0, 0, -1))
@@ -21,21 +21,21 @@ ALIVE = Sign(pid=7, version="1", started=NOW - 60, beat=NOW - 1)
 
 
 def spool(pending: int = 0, *, number: int = 0, **fields: Any) -> SpoolStatus:
-    way = SpoolSinkStatus(sink="processor", pending=pending, oldest=NOW - 180 if pending else None)
+    one = SpoolSinkStatus(sink="processor", pending=pending, oldest=NOW - 180 if pending else None)
     name = f"20260304T030405-{number}-00000000"
-    known = {"directory": f"/spool/{name}", "state": "writing", "ways": (way,)}
+    known = {"directory": f"/spool/{name}", "state": "writing", "sinks": (one,)}
     return SpoolStatus(spool=name, **{**known, **fields})
 
 
 def overview(*spools: SpoolStatus, **fields: Any) -> Status:
     pending = sum(one.pending for one in spools)
-    sink = SinkStatus(sink="processor", pending=pending, troubles=fields.pop("troubles", ()))
+    sink = SinkStatus(sink="processor", pending=pending, outages=fields.pop("outages", ()))
     known: dict[str, Any] = {
         "time": NOW,
         "root": "/spool",
         "state": "/state",
         "running": True,
-        "sign": ALIVE,
+        "heartbeat": ALIVE,
         "disk": DiskStatus(size=1),
         "sinks": (replace(sink, **fields.pop("sink", {})),),
     }
@@ -49,135 +49,139 @@ def trouble(reason: str, *, alarm: bool = False, ago: float = 60.0, **fields: An
 
 CASES = {
     "nothing yet": (
-        overview(running=False, sign=None),
-        "ok",
-        "Nothing recorded below /spool, and no service has run yet",
+        overview(running=False, heartbeat=None),
+        "healthy",
+        "No records under /spool, and no service has run yet",
     ),
     "a root that is not there": (
-        overview(running=False, sign=None, disk=DiskStatus()),
-        "ok",
-        "Nothing recorded below /spool, which is not there yet, and no service has run yet",
+        overview(running=False, heartbeat=None, disk=DiskStatus()),
+        "healthy",
+        "No records under /spool, which does not exist yet, and no service has run yet",
     ),
     "a root that nobody has made": (
         overview(disk=DiskStatus()),
-        "ok",
-        "Waiting for the first spool below /spool, which is not there yet",
+        "healthy",
+        "Healthy: waiting for the first spool under /spool, which does not exist yet",
     ),
     "a closed root": (
-        overview(closed={"/spool": "cannot be looked into: Permission denied"}),
-        "attention",
+        overview(unreadable_directories={"/spool": "cannot be looked into: Permission denied"}),
+        "action_required",
         (
-            "/spool cannot be looked into: Permission denied; what is recorded there is not"
-            " shipped: see lens-ship check"
+            "/spool cannot be looked into: Permission denied. Its records are not delivered, see"
+            " lens-ship check."
         ),
     ),
     "closed folders": (
-        overview(spool(), closed={"/spool/a": "is no folder", "/spool/b": "", "/spool/c": ""}),
-        "attention",
-        (
-            "/spool/a is no folder (and 2 folders more); what is recorded there is not shipped:"
-            " see lens-ship check"
+        overview(
+            spool(),
+            unreadable_directories={"/spool/a": "is no folder", "/spool/b": "", "/spool/c": ""},
         ),
+        "action_required",
+        ("/spool/a is no folder (and 2 more). Its records are not delivered, see lens-ship check."),
     ),
-    "waiting for the first job": (overview(), "ok", "Waiting for the first spool below /spool"),
-    "all delivered": (overview(spool()), "ok", "All delivered"),
+    "waiting for the first job": (
+        overview(),
+        "healthy",
+        "Healthy: waiting for the first spool under /spool",
+    ),
+    "all delivered": (overview(spool()), "healthy", "Healthy: all records are delivered"),
     "on their way": (
         overview(spool(412)),
-        "ok",
-        "412 records on the way, the oldest 3 min old",
+        "healthy",
+        "Healthy: 412 records pending, the oldest 3 min old",
     ),
     "just written": (
         overview(
-            spool(ways=(SpoolSinkStatus(sink="processor", pending=1, oldest=NOW - 2),)),
+            spool(sinks=(SpoolSinkStatus(sink="processor", pending=1, oldest=NOW - 2),)),
             sink={"pending": 1},
         ),
-        "ok",
-        "All is well: 1 record on the way, the oldest 2 s old",
+        "healthy",
+        "Healthy: 1 record pending, the oldest 2 s old",
     ),
     "stopped with nothing left": (
-        overview(spool(), running=False, sign=replace(ALIVE, stopped=NOW)),
-        "ok",
-        "Nothing waits, and no service runs",
+        overview(spool(), running=False, heartbeat=replace(ALIVE, stopped=NOW)),
+        "healthy",
+        "No records are pending, and the service is not running",
     ),
     "never started": (
-        overview(spool(1), running=False, sign=None),
-        "attention",
-        "1 record waits and no service runs: start it with lens-ship run",
+        overview(spool(1), running=False, heartbeat=None),
+        "action_required",
+        "1 record pending and the service is not running. Start it with lens-ship run.",
     ),
     "stopped": (
-        overview(spool(2), running=False, sign=replace(ALIVE, stopped=NOW - 3600)),
-        "attention",
-        "2 records wait and no service runs: it was stopped at 11:00",
+        overview(spool(2), running=False, heartbeat=replace(ALIVE, stopped=NOW - 3600)),
+        "action_required",
+        "2 records pending and the service is not running. It was stopped at 11:00.",
     ),
     "died": (
-        overview(spool(2), running=False, sign=replace(ALIVE, beat=NOW - 7200)),
-        "attention",
-        "2 records wait and no service runs: it ended without a goodbye at 10:00",
+        overview(spool(2), running=False, heartbeat=replace(ALIVE, beat=NOW - 7200)),
+        "action_required",
+        "2 records pending and the service is not running. It exited uncleanly at 10:00.",
     ),
     "stuck": (
-        overview(spool(2), sign=replace(ALIVE, beat=NOW - 600)),
-        "attention",
-        "The service (pid 7) does not move since 11:50: restart it; nothing is lost",
+        overview(spool(2), heartbeat=replace(ALIVE, beat=NOW - 600)),
+        "action_required",
+        "The service (pid 7) has been stuck since 11:50. Restart it, no records are lost.",
     ),
     "refused token": (
-        overview(spool(412), troubles=(trouble("not-allowed", alarm=True),)),
-        "attention",
-        "412 records behind, processor refuses the token since 11:59: check the token",
+        overview(spool(412), outages=(trouble("not-allowed", alarm=True),)),
+        "action_required",
+        "412 records pending. Processor refuses the token since 11:59. Check the token.",
     ),
     "receiver away": (
-        overview(spool(412), troubles=(trouble("refused"),)),
-        "waiting",
+        overview(spool(412), outages=(trouble("refused"),)),
+        "degraded",
         (
-            "412 records behind, processor refuses connections since 11:59:"
-            " check that the receiver runs"
+            "412 records pending. Processor refuses connections since 11:59."
+            " Check that the receiver runs."
         ),
     ),
     "receiver away for long": (
-        overview(spool(412), troubles=(trouble("refused", ago=PAUSED_SECONDS),)),
-        "attention",
+        overview(spool(412), outages=(trouble("refused", ago=PAUSED_SECONDS),)),
+        "action_required",
         (
-            "412 records behind, processor refuses connections since 11:45:"
-            " check that the receiver runs"
+            "412 records pending. Processor refuses connections since 11:45."
+            " Check that the receiver runs."
         ),
     ),
     "unknown workloads": (
         overview(
             spool(3),
-            troubles=tuple(trouble("unknown-workload", workload=name) for name in "ab"),
+            outages=tuple(trouble("unknown-workload", workload=name) for name in "ab"),
         ),
-        "waiting",
+        "degraded",
         (
-            "3 records behind, processor does not know the workload (workload a and 1 more)"
-            " since 11:59: check WORKLOAD_UID and POD_NAME"
+            "3 records pending. Processor does not know the workload (workload a and 1 more)"
+            " since 11:59. Check WORKLOAD_UID and POD_NAME."
         ),
     ),
     "a new kind of trouble": (
-        overview(spool(), troubles=(trouble("eclipse"),)),
-        "waiting",
-        "Processor says eclipse since 11:59: see its log",
+        overview(spool(), outages=(trouble("eclipse"),)),
+        "degraded",
+        "Processor says eclipse since 11:59. See its log.",
     ),
     "trouble that is over": (
-        overview(spool(), troubles=(trouble("refused", until=NOW - 1),)),
-        "ok",
-        "All delivered",
+        overview(spool(), outages=(trouble("refused", until=NOW - 1),)),
+        "healthy",
+        "Healthy: all records are delivered",
     ),
     "root full": (
         overview(spool(), disk=DiskStatus(full=True)),
-        "attention",
+        "action_required",
         (
-            "The spool root is full: new records of training are refused and counted; give it room,"
-            " or raise root_bytes"
+            "The spool root is full: new records are dropped and counted. Free disk space or raise"
+            " root_bytes."
         ),
     ),
     "unreadable": (
         overview(spool(problem="/spool/x/1.sqlite: malformed"), spool(number=1)),
-        "attention",
+        "action_required",
         "1 spool cannot be read: x/1.sqlite: malformed",
     ),
     "dead letters": (
-        overview(spool(), sink={"dead": {"bad-request": 3}}),
-        "attention",
-        "3 records refused for good and kept: see lens-ship dead-letter list",
+        overview(spool(), sink={"dead_letters": {"bad-request": 3}}),
+        "action_required",
+        "3 dead letters: see lens-ship dead-letter list",
     ),
 }
 
@@ -185,26 +189,26 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_every_state_has_its_sentence(name: str) -> None:
     state, level, headline = CASES[name]
-    verdict = summarize(state)
-    assert (verdict.level, verdict.headline) == (level, headline)
-    assert verdict.needs_a_hand == (level == "attention")
+    summary = summarize(state)
+    assert (summary.level, summary.headline) == (level, headline)
+    assert summary.action_required == (level == "action_required")
 
 
-def test_what_else_is_wrong_is_said_beside_it() -> None:
+def test_other_problems_are_listed_below() -> None:
     state = overview(
         spool(5, problem="broken"),
-        sink={"dead": {"bad-request": 3}},
-        troubles=(trouble("not-allowed", alarm=True),),
+        sink={"dead_letters": {"bad-request": 3}},
+        outages=(trouble("not-allowed", alarm=True),),
     )
-    verdict = summarize(state)
-    assert "token" in verdict.headline
-    assert [line.split()[1] for line in verdict.also] == ["spool", "records"]
+    summary = summarize(state)
+    assert "token" in summary.headline
+    assert [line.split()[1] for line in summary.also] == ["spool", "dead"]
 
 
-def test_dead_letters_that_are_put_up_with_need_no_hand() -> None:
-    state = overview(spool(), sink={"dead": {"bad-request": 3}})
-    assert summarize(state, dead_letters=3).level == "ok"
-    assert summarize(state, dead_letters=2).level == "attention"
+def test_up_to_max_dead_letters_no_action_is_required() -> None:
+    state = overview(spool(), sink={"dead_letters": {"bad-request": 3}})
+    assert summarize(state, max_dead_letters=3).level == "healthy"
+    assert summarize(state, max_dead_letters=2).level == "action_required"
 
 
 def test_ages_of_records_from_clocks_that_run_ahead_are_not_negative() -> None:
@@ -252,12 +256,12 @@ def busy() -> Status:
             "pending_bytes": 10**11,
             "oldest": NOW - 9999,
             "rate": 12345.6,
-            "dead": {"bad-request": 12},
-            "lost": {"corrupt": 4},
-            "left_out": 3,
+            "dead_letters": {"bad-request": 12},
+            "dropped": {"corrupt": 4},
+            "skipped_values": 3,
         },
-        troubles=(trouble("not-allowed", alarm=True, detail="no " * 60),),
-        dropped={"disk-full": 17},
+        outages=(trouble("not-allowed", alarm=True, detail="no " * 60),),
+        producer_dropped={"disk-full": 17},
     )
 
 
@@ -278,7 +282,7 @@ def test_no_line_is_wider_than_the_terminal_and_no_number_is_cut(name: str, widt
     if name == "busy":
         row = next(line for line in lines if line.startswith("processor "))
         assert {"91.0", "M"} <= set(row.split()), row
-        assert row.endswith("alarm")
+        assert row.endswith("action required")
 
 
 def test_the_worst_spools_come_first_and_the_others_are_counted() -> None:
@@ -292,9 +296,9 @@ def test_the_worst_spools_come_first_and_the_others_are_counted() -> None:
     assert len(every) == 15
 
 
-def test_losses_are_told_by_reason() -> None:
+def test_losses_are_shown_by_reason() -> None:
     text = "\n".join(shown(busy(), 100))
     assert "dead letters: 12 bad-request" in text
-    assert "lost: 4 corrupt" in text
-    assert "never written by training: 17 disk-full" in text
-    assert "values left out, being no numbers: 3" in text
+    assert "processor: dropped: 4 corrupt" in text
+    assert "dropped by producer: 17 disk-full" in text
+    assert "processor: 3 values skipped, not numeric" in text

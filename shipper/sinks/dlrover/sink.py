@@ -340,7 +340,7 @@ def _dialler(target: str, protocol: str, options: DLRoverOptions) -> Callable[[]
     except ImportError as error:
         raise Unreachable(
             "unsupported",
-            f"gRPC needs grpcio ({error}): pip install 'lens-ship[master]'",
+            f"gRPC needs grpcio ({error}): pip install 'lens-ship[service]'",
             sent=False,
         ) from error
     return lambda: GrpcTransport(target, timeouts)

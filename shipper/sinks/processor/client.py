@@ -168,7 +168,7 @@ class ProcessorClient:
         return answer
 
 
-class ProcessorSink:
+class ProcessorBase:
     """What the sinks of a telemetry-processor have in common. Equal options share one client."""
 
     def __init__(self, name: str, options: HttpOptions, shared: dict[Any, Any]) -> None:

@@ -13,7 +13,7 @@ from shipper.sinks import Batch, Plan, PlanInput
 from shipper.sinks.options import HttpOptions
 from shipper.sinks.outcome import Disposition, Outcome
 from shipper.sinks.processor import encode
-from shipper.sinks.processor.client import ProcessorSink
+from shipper.sinks.processor.client import ProcessorBase
 from shipper.steps import Rejected
 from spooler.errors import BodyUnreadable
 from spooler.records.detection import NAME as KIND
@@ -23,7 +23,7 @@ from spooler.spool.identity import Identity
 TRIES = 8
 
 
-class DetectionSink(ProcessorSink):
+class DetectionSink(ProcessorBase):
     """See the module."""
 
     Options = HttpOptions

@@ -12,7 +12,7 @@ from shipper.sinks import Batch, Plan, PlanInput
 from shipper.sinks.options import HttpOptions, like
 from shipper.sinks.outcome import Outcome
 from shipper.sinks.processor import encode
-from shipper.sinks.processor.client import ProcessorSink
+from shipper.sinks.processor.client import ProcessorBase
 from shipper.sinks.processor.probe import probe
 from shipper.steps import Rejected, Skipped, Step, collect_steps
 from spooler.spool.identity import Identity
@@ -36,7 +36,7 @@ class MetricsOptions(HttpOptions):
         return min(max(asked, 1), 1000)
 
 
-class MetricsSink(ProcessorSink):
+class MetricsSink(ProcessorBase):
     """See the module."""
 
     Options = MetricsOptions

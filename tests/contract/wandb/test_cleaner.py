@@ -80,7 +80,7 @@ def test_what_was_logged_before_and_after_a_cleaner_is_delivered_or_counted(tmp_
     accounts = json.loads(audited.out)["accounts"]
     assert all(account["balances"] for account in accounts), accounts
     counted = sum(
-        account["corrupt"] + sum(account["dropped"].values())
+        account["corrupt"] + sum(account["dropped_by_producer"].values())
         for account in accounts
         if account["sink"] == "processor"
     )

@@ -63,8 +63,8 @@ SPOOL_MUTANTS: dict[str, Mutant] = {
         patches=(
             Patch(
                 file="spooler/spool/reader.py",
-                old="            if jumps and earlier:\n",
-                new="            if False:\n",
+                old="            if (problem or jumps) and not",
+                new="            if problem and not",
             ),
         ),
     ),

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from shipper.audit.account import Account
-from shipper.audit.audit import take_accounts
+from shipper.audit.audit import run_audit
 from shipper.config.schema import Config
-from shipper.dead_letters import open_ledger
 from shipper.discovery.layout import find_spools
+from shipper.ledger.ledger import Ledger
 from shipper.ledger.ranges import common, size
 from shipper.sinks import DEFAULT
 from shipper.steps import CUT_OFF_NAME
@@ -54,16 +54,16 @@ def recorded(root: Path, found: Findings) -> dict[str, Recorded]:
 
 def accounts_of(config: Config) -> list[Account]:
     """What `lens-ship audit` says now, for every sink."""
-    ledger = open_ledger(config)
+    ledger = Ledger(config.state, exclusive=False)
     try:
-        return take_accounts(ledger, config.spool, DEFAULT)
+        return run_audit(ledger, config.spool, DEFAULT)
     finally:
         ledger.close()
 
 
 def workloads_of(config: Config) -> dict[str, str]:
     """Spool -> its workload, of all that the service has met."""
-    ledger = open_ledger(config)
+    ledger = Ledger(config.state, exclusive=False)
     try:
         return {row["id"]: row["identity"]["workload_uid"] for row in ledger.spools()}
     finally:

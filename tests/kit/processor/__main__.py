@@ -1,8 +1,8 @@
-"""A telemetry-processor as a process of its own: `python -m tests.kit.processor PORT DATABASE`."""
+"""A telemetry-processor as its own process: `python -m tests.kit.processor HOST PORT DATABASE`."""
 
 import sys
 from pathlib import Path
 
 from tests.kit.processor.server import serve
 
-serve("127.0.0.1", int(sys.argv[1]), Path(sys.argv[2]))
+serve(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]))

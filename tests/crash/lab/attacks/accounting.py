@@ -148,7 +148,7 @@ def audit_for_ever(config: Config, work: Path, tell: Tell) -> None:
 
 
 def _goes_back(before: Account, account: Account) -> bool:
-    names = ("written", "delivered", "passed", "dead")
+    names = ("written", "delivered", "skipped", "dead_letters")
     return any(getattr(account, name) < getattr(before, name) for name in names)
 
 
@@ -184,7 +184,9 @@ def _check_end(
             poisoned = sum(number % POISONED == POISONED - 1 for number in returned)
             found.check(account.written <= len(returned) + 1, "G17", f"too many written: {where}")
             found.check(account.delivered == got, "G17", f"too few delivered: {where}")
-            found.check(0 <= account.dead - poisoned <= 1, "G17", f"{poisoned} refused: {where}")
+            found.check(
+                0 <= account.dead_letters - poisoned <= 1, "G17", f"{poisoned} refused: {where}"
+            )
     spoken = {names[account.spool] for account in accounts_of(config)}
     unsaid = [name for name, numbers in told.items() if numbers and name not in spoken]
     found.check(not unsaid, "G17", f"no account of {unsaid}")

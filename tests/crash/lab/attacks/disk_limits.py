@@ -222,7 +222,7 @@ def log(steps: int, tell: Tell, pause: float, until: float = float("inf")) -> No
 def _check_order(node: Node, before: Path, found: Findings) -> None:
     """What is delivered goes before anything else does, or is refused for the root's sake."""
     is_full = (node.config.spool / fmt.ROOT_FULL_NAME).exists()
-    gone = [a for a in accounts_of(node.config) if "root-cap" in a.evicted]
+    gone = [a for a in accounts_of(node.config) if "root-cap" in a.dropped_by_policy]
     kept = len(list(before.glob("*.sqlite"))) if before.is_dir() else 0
     found.check(
         kept <= 1 or not (is_full or gone),
@@ -289,14 +289,14 @@ def _check_account(node: Node, policy: str, found: Findings) -> None:
         where = f"{workload}: {len(told)} told, {len(lost)} lost: {account}"
         if policy == "drop-newest":
             found.check(not lost, "G11", f"undelivered records were removed: {where}")
-        evicted, others = sum(account.evicted.values()), account.written - len(told)
+        evicted, others = sum(account.dropped_by_policy.values()), account.written - len(told)
         # What was under way when the service or the receiver went may have arrived all the same.
         others += node.config.batch_max_steps * (node.deaths + node.absences)
         found.check(len(lost) <= evicted <= len(lost) + others, "G11", f"not counted: {where}")
         if refused:
-            dropped = sum(account.dropped.values())
+            dropped = sum(account.dropped_by_producer.values())
             # The word of them may go with a segment that the writer deletes: see the page.
-            least = 0 if "cap" in account.evicted else refused[0]
+            least = 0 if "cap" in account.dropped_by_policy else refused[0]
             found.check(least <= dropped <= refused[0], "G11", f"{refused[0]} refused: {where}")
 
 

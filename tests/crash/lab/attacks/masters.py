@@ -20,7 +20,7 @@ from typing import Any
 
 import shipper.delivery.backoff
 import shipper.sinks.dlrover.classify
-from shipper.audit.audit import take_accounts
+from shipper.audit.audit import run_audit
 from shipper.config.schema import Config
 from shipper.ledger.ledger import Ledger
 from shipper.service import Service, ship_once
@@ -205,13 +205,13 @@ def wait_for_progress(rng: random.Random, master: Master) -> bool:
 def check_accounts(found: Findings, work: Path) -> int:
     """All is delivered, given up for a reason, or a dead letter; how many samples are in doubt."""
     with closing(Ledger(work / "state", exclusive=False)) as ledger:
-        accounts = take_accounts(ledger, work / "spool", ["master"])
+        accounts = run_audit(ledger, work / "spool", ["master"])
         dead = Counter(letter["reason"] for letter in ledger.dead_letters())
         # When they were first sent, or sent again.
         doubts = sum(row["count"] for row in ledger.dropped() if row["reason"] == "ambiguous")
     reasons = Counter[str]()
     for account in accounts:
-        reasons.update(account.given_up)
+        reasons.update(account.dropped_by_policy)
         found.check(account.balances and not account.pending, "G18", f"{account}")
     old = sum(map(is_old, range(REPORTS)))
     poison = sum(map(is_poison, range(REPORTS)))

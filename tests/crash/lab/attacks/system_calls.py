@@ -17,15 +17,13 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
-import shipper.cli.replay  # as well
-
 import shipper.cli.replay  # a fault is to strike what it does, not how it is loaded
 import shipper.delivery.backoff
 from shipper import cli
 from shipper.discovery.layout import find_spools
 from shipper.errors import ShipperError
 from shipper.service import ship_once
-from shipper.sinks import DEFAULT as SINKS
+from shipper.sinks import REGISTRY as SINKS
 from spooler import recorder as module
 from spooler.background import BackgroundThread
 from spooler.errors import SpoolError

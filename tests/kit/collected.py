@@ -4,7 +4,7 @@ Lines of the log are counted, not reports, as the way is free to cut and to join
 is there twice was written twice, so copies are counted too. Delivery is at least once: a further
 copy at the master is *duplicated*. Order is promised for what one process has recorded; a master
 that restarted is told again process by process. What the service itself tells a master (that a
-process ended without a goodbye) is no line of the log and is passed over.
+process exited uncleanly) is not a line of the log and is passed over.
 """
 
 from __future__ import annotations
@@ -14,11 +14,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from shipper.demo.count import Account, late
-
 LOG, STACKS = "TRAINING_LOG", "STACK_TRACE"
 _Report = Mapping[str, Any]
 _OWN = "lens-ship: process "
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportCounts:
+    """Numbers of lines, or of stacks."""
+
+    written: int = 0
+    recorded: int = 0
+    delivered: int = 0
+    duplicated: int = 0
+    lost: int = 0
+    changed: int = 0
+    disordered: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,21 +42,21 @@ class Collected:
     stored: Sequence[_Report]
 
 
-def log_lines(found: Collected) -> Account:
+def log_lines(found: Collected) -> ReportCounts:
     """Count lines of the log; each must be recorded once."""
-    return _account(found.lines, [_lines(one) for one in found.recorded], _lines(found.stored))
+    return _count(found.lines, [_lines(one) for one in found.recorded], _lines(found.stored))
 
 
-def stacks(found: Collected) -> Account:
+def stacks(found: Collected) -> ReportCounts:
     """Count looks at the stacks; what they hold is known from their records alone."""
     recorded = [_of(one, STACKS) for one in found.recorded]
     every = [text for texts in recorded for text in texts]
-    counted = _account(every, recorded, _of(found.stored, STACKS))
+    counted = _count(every, recorded, _of(found.stored, STACKS))
     return replace(counted, written=found.stacks_asked)
 
 
-def goodbyes(stored: Sequence[_Report]) -> int:
-    """Of how many processes the master was told that they ended without a goodbye."""
+def unclean_exits(stored: Sequence[_Report]) -> int:
+    """Of how many processes the master was told that they exited uncleanly."""
     return len({text for text in _of(stored, LOG) if text.startswith(_OWN)})
 
 
@@ -58,12 +69,12 @@ def _lines(reports: Iterable[_Report]) -> list[str]:
     return [line for text in texts for line in text.splitlines()]
 
 
-def _account(
+def _count(
     written: Sequence[str], recorded: Sequence[Sequence[str]], stored: Sequence[str]
-) -> Account:
+) -> ReportCounts:
     wanted, there = Counter(written), Counter(stored)
     known = {text for text in there if text in wanted}
-    return Account(
+    return ReportCounts(
         written=len(written),
         recorded=sum(map(len, recorded)),
         delivered=(wanted & there).total(),
@@ -79,4 +90,8 @@ def _disordered(recorded: Sequence[str], stored: Sequence[str]) -> int:
     places: dict[str, deque[int]] = defaultdict(deque)
     for place, text in enumerate(recorded):
         places[text].append(place)
-    return late([places[text].popleft() for text in stored if places[text]])
+    behind, highest = 0, -1
+    for place in [places[text].popleft() for text in stored if places[text]]:
+        behind += place < highest
+        highest = max(highest, place)
+    return behind

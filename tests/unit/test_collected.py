@@ -7,8 +7,15 @@ from typing import Any
 
 import pytest
 
-from shipper.demo.collected import LOG, STACKS, Collected, goodbyes, log_lines, stacks
-from shipper.demo.count import Account
+from tests.kit.collected import (
+    LOG,
+    STACKS,
+    Collected,
+    ReportCounts,
+    log_lines,
+    stacks,
+    unclean_exits,
+)
 
 LINES = ("step 1", "step 2", "saved", "step 3", "saved")
 GOODBYE = "lens-ship: process 7 on vm ended without a goodbye; last step 3 of run r\n"
@@ -18,7 +25,7 @@ def report(*lines: str, data_type: str = LOG) -> dict[str, Any]:
     return {"data_type": data_type, "data_content": "".join(f"{line}\n" for line in lines)}
 
 
-def count(stored: Sequence[Any], recorded: Sequence[Any] = (report(*LINES),)) -> Account:
+def count(stored: Sequence[Any], recorded: Sequence[Any] = (report(*LINES),)) -> ReportCounts:
     return log_lines(Collected(lines=LINES, stacks_asked=0, recorded=[recorded], stored=stored))
 
 
@@ -32,7 +39,7 @@ def count(stored: Sequence[Any], recorded: Sequence[Any] = (report(*LINES),)) ->
     ],
 )
 def test_whole_however_it_is_cut(stored: list[Any]) -> None:
-    assert count(stored) == Account(written=5, recorded=5, delivered=5)
+    assert count(stored) == ReportCounts(written=5, recorded=5, delivered=5)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +54,7 @@ def test_whole_however_it_is_cut(stored: list[Any]) -> None:
     ],
 )
 def test_every_fault_is_seen(stored: list[Any], faults: dict[str, int]) -> None:
-    assert count(stored) == Account(written=5, recorded=5, **faults)
+    assert count(stored) == ReportCounts(written=5, recorded=5, **faults)
 
 
 def test_order_is_that_of_each_process() -> None:
@@ -56,7 +63,7 @@ def test_order_is_that_of_each_process() -> None:
         lines=LINES, stacks_asked=0, recorded=[first, second], stored=[*second, *first]
     )
 
-    assert log_lines(found) == Account(written=5, recorded=5, delivered=5)
+    assert log_lines(found) == ReportCounts(written=5, recorded=5, delivered=5)
 
 
 def test_a_line_that_was_recorded_twice_or_not_at_all_shows() -> None:
@@ -69,10 +76,10 @@ def test_stacks_that_were_asked_for_and_not_taken_show() -> None:
 
     found = stacks(Collected(lines=LINES, stacks_asked=2, recorded=[taken], stored=taken[:1]))
 
-    assert found == Account(written=2, recorded=1, delivered=1)
+    assert found == ReportCounts(written=2, recorded=1, delivered=1)
 
 
-def test_goodbyes_are_counted_once() -> None:
+def test_unclean_exits_are_counted_once() -> None:
     told = {"data_type": LOG, "data_content": GOODBYE}
 
-    assert goodbyes([told, told, report("step 1")]) == 1
+    assert unclean_exits([told, told, report("step 1")]) == 1

@@ -1,0 +1,29 @@
+"""Entry point of `lens-ship`. Without the libraries of the service it says what to install."""
+
+from __future__ import annotations
+
+import sys
+from importlib.util import find_spec
+
+# Imported by the commands, and not by the training side. gRPC is loaded only for a gRPC master.
+_LIBRARIES = (
+    *("click", "orjson", "plotext", "prometheus_client", "requests", "rich"),
+    *("sqlite_utils", "tenacity", "watchdog"),
+    *(("tomli",) if sys.version_info < (3, 11) else ()),
+)
+
+
+def main() -> None:
+    """Run the command line."""
+    if not all(find_spec(name) for name in _LIBRARIES):
+        sys.exit(
+            "lens-ship: only the training side is installed here;"
+            " for the service run: pip install 'lens-ship[service]'"
+        )
+    from shipper import cli
+
+    cli.main()
+
+
+if __name__ == "__main__":
+    main()

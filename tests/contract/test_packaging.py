@@ -1,0 +1,170 @@
+"""The wheel in environments of its own: the training side alone, and the service."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import urllib.request
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import shipper.__main__ as entry
+from tests.kit import spools
+from tests.kit.spools import REPOSITORY
+
+OURS = ("lens_ship", "spooler", "shipper", "msgpack")
+TRAIN = """
+import wandb
+run = wandb.init(project="p", mode="offline")
+for n in range(3):
+    wandb.log({"loss": n + 0.5})
+wandb.finish()
+"""
+
+
+def run(*command: str | Path, folder: Path, **environ: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command,
+        cwd=folder,
+        env=spools.environment(**{"PYTHONPATH": "", **environ}),
+        capture_output=True,
+        text=True,
+        timeout=10 * spools.PATIENCE_SECONDS,
+        check=False,
+    )
+
+
+def output_of(*command: str | Path, folder: Path, **environ: str) -> str:
+    done = run(*command, folder=folder, **environ)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The wheel and the source distribution."""
+    folder = tmp_path_factory.mktemp("dist")
+    output_of(sys.executable, "-m", "build", "--outdir", folder, REPOSITORY, folder=folder)
+    return {path.suffix: path for path in folder.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def install(packages: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> object:
+    def installed(extra: str) -> Path:
+        """The folder of programs of a new environment."""
+        folder = tmp_path_factory.mktemp("env")
+        output_of(sys.executable, "-m", "venv", folder / "env", folder=folder)
+        programs = folder / "env" / "bin"
+        pip = (programs / "python", "-m", "pip", "install", "-q")
+        constraints = ("-c", REPOSITORY / "constraints.txt")
+        output_of(*pip, *constraints, f"{packages['.whl']}{extra}", folder=folder)
+        return programs
+
+    return installed
+
+
+@pytest.fixture(scope="module")
+def bare(install: object) -> Path:
+    return install("")  # type: ignore[operator,no-any-return]
+
+
+@pytest.fixture
+def spool_root(bare: Path, tmp_path: Path) -> Path:
+    """What a training script with real wandb records in the environment without the service."""
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    for path in Path(sysconfig.get_paths()["purelib"]).iterdir():
+        mine = path.name.removeprefix("_editable_impl_").startswith(OURS)
+        if not mine and path.suffix != ".pth":
+            (theirs / path.name).symlink_to(path)
+    root = tmp_path / "spool"
+    output_of(
+        *(bare / "python", "-c", TRAIN),
+        folder=tmp_path,
+        PYTHONPATH=str(theirs),
+        PRIMUS_LENS_WANDB_OUTPUT_PATH=str(root),
+        WORKLOAD_UID="w",
+    )
+    return root
+
+
+def test_the_training_side_is_msgpack_and_a_command_that_says_what_to_install(
+    bare: Path, spool_root: Path, tmp_path: Path
+) -> None:
+    listed = output_of(bare / "python", "-m", "pip", "list", "--format=freeze", folder=tmp_path)
+    names = {line.partition("==")[0].partition(" @")[0] for line in listed.splitlines()}
+    assert names - {"pip", "setuptools"} == {"lens-ship", "msgpack"}
+    found = [spools.read_whole(directory) for directory in spools.spools_below(spool_root)]
+    losses = [body["data"]["loss"] for one in found for body in one.bodies("step")]
+    assert losses == [0.5, 1.5, 2.5]
+    output_of(bare / "python", "-m", "spooler.activate", folder=tmp_path)
+    for words in ([], ["run", "--once"], ["--help"], ["hook", "export", "x"]):
+        done = run(bare / "lens-ship", *words, folder=tmp_path)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert len(done.stderr.splitlines()) == 1
+        assert "pip install 'lens-ship[service]'" in done.stderr
+
+
+def test_the_service_ships_what_the_training_side_recorded(
+    install: object, spool_root: Path, tmp_path: Path
+) -> None:
+    service: Path = install("[service]")  # type: ignore[operator]
+    receiver = subprocess.Popen(
+        [service / "lens-ship", "dev-server", "--listen", "127.0.0.1:0"],
+        cwd=tmp_path,
+        env=spools.environment(PYTHONPATH=""),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert receiver.stderr is not None
+        url = re.search(r"http://\S+/v1", receiver.stderr.readline())
+        assert url is not None
+        where = ("--spool", spool_root, "--state", tmp_path / "state")
+        command = (service / "lens-ship", "run", "--once", *where, "--processor-url", url[0])
+        output_of(*command, folder=tmp_path)
+        with urllib.request.urlopen(f"{url[0]}/workloads") as answer:
+            assert b'"w"' in answer.read()
+        output_of(service / "lens-ship", "audit", *where, folder=tmp_path)
+    finally:
+        receiver.terminate()
+        receiver.communicate(timeout=spools.PATIENCE_SECONDS)
+    grpc = "import shipper.sinks.dlrover.grpc_transport"
+    output_of(service / "python", "-c", grpc, folder=tmp_path)
+    output_of(service / "lens-ship", "hook", "export", tmp_path / "hook", folder=tmp_path)
+    output_of(service / "lens-ship", "systemd", "install", "--root", tmp_path, folder=tmp_path)
+
+
+def test_the_packages_hold_what_messages_and_pages_name(packages: dict[str, Path]) -> None:
+    with zipfile.ZipFile(packages[".whl"]) as wheel:
+        names = {name.partition(".data/data/share/doc/lens-ship/")[2] for name in wheel.namelist()}
+        assert {"lens_ship.pth", "spooler/py.typed", "shipper/py.typed"} <= {*wheel.namelist()}
+    code = "".join(
+        path.read_text(encoding="utf-8")
+        for package in ("spooler", "shipper")
+        for path in (REPOSITORY / package).rglob("*.py")
+    )
+    pages = set(re.findall(r"docs/[\w/-]+\.md", code))
+    assert pages
+    assert pages - names == set()
+    with tarfile.open(packages[".gz"]) as source:
+        held = {name.partition("/")[2] for name in source.getnames()}
+    tracked = output_of("git", "ls-files", folder=REPOSITORY).splitlines()
+    assert {one for one in tracked if not one.startswith((".ci/", ".gitignore"))} - held == set()
+
+
+def test_the_entry_point_looks_for_every_library_of_the_service() -> None:
+    """The gRPC library is looked for when a gRPC master is met."""
+    tomllib = pytest.importorskip("tomllib")
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    needed = {
+        re.split(r"[>;]", one)[0].replace("-", "_")
+        for one in project["optional-dependencies"]["service"]
+        if "python_version" not in one or sys.version_info < (3, 11)
+    }
+    assert needed - {"grpcio"} == set(entry._LIBRARIES)
