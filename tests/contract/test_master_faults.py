@@ -375,4 +375,4 @@ def test_dead_letters_are_not_sent_again_with_what_was_forgotten(
     writer.close()
     assert ship_once(config(tmp_path), timeout=60) == []
     assert numbers(master.stored()) == [0, 2, 3]
-    assert account(tmp_path).dead == 1
+    assert account(tmp_path).dead_letters == 1

@@ -276,7 +276,7 @@ def test_what_has_nowhere_to_go_is_refused_before_anything_is_sent(tmp_path: Pat
     places = ("--spool", str(tmp_path / "spool"), "--state", str(tmp_path / "state"))
     planned = lens_ship("replay", "--dry-run", *places, str(tmp_path / "elsewhere"))
     assert planned.code == 0
-    assert "1 source recorded none: give --processor-url" in planned.out
+    assert "1 source without an address" in planned.out
     refused = lens_ship("replay", *places, str(tmp_path / "elsewhere"))
     assert refused.code == 2
-    assert "nobody has recorded where it is to be sent: give --processor-url" in refused.err
+    assert "have an address: set processor_url" in refused.err

@@ -29,6 +29,7 @@ from shipper.retention.deletable import Delivered
 from shipper.service import Service
 from shipper.sinks import DEFAULT
 from shipper.sinks.options import HttpOptions
+from shipper.sinks.processor import client as client_module
 from shipper.sinks.processor.client import ProcessorClient
 from spooler.spool import owner
 from spooler.spool.segments import Segments
@@ -159,7 +160,8 @@ class Node:
         times = SimpleNamespace(monotonic=self.clock, time=lambda: self.wall[0])
         with (
             mock.patch.object(service_module, "time", times),
-            mock.patch.object(service_module, "build_client", self._address),
+            mock.patch.object(client_module, "time", times),
+            mock.patch.object(ProcessorClient, "of", self._client),
             mock.patch.object(Segments, "verdict", self._verdict()),
         ):
             yield

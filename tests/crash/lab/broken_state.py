@@ -81,10 +81,10 @@ STATE_MUTANTS: dict[str, Mutant] = {
         patches=(
             Patch(
                 file="shipper/replay/plan.py",
-                old="    entry = sink\n    if wish.again:\n",
+                old="    entry = sink\n    if request.resend_delivered:\n",
                 new="    entry = sink\n"
                 '    if not found.live:\n        entry = f"{sink}~file~{time.time_ns()}"\n'
-                "    if wish.again:\n",
+                "    if request.resend_delivered:\n",
             ),
             Patch(
                 file="shipper/replay/plan.py",
