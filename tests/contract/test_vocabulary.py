@@ -42,10 +42,8 @@ OLD_EVENTS = {
     *("shipper/delivery/sink_state.py", "shipper/discovery/layout.py", "shipper/service.py"),
     *("shipper/discovery/root_watcher.py", "shipper/discovery/scanner.py"),
     *("shipper/health/heartbeat.py", "shipper/health/sd_notify.py", "shipper/ledger/database.py"),
-    *("shipper/replay/send.py", "shipper/retention/cleaner.py", "shipper/retention/quarantine.py"),
-    *("shipper/retention/quota.py", "shipper/sinks/dlrover/custom_client.py"),
-    *("shipper/sinks/dlrover/session.py", "shipper/sinks/processor/client.py"),
-    "shipper/sinks/processor/workloads.py",
+    *("shipper/retention/cleaner.py", "shipper/retention/quarantine.py"),
+    "shipper/retention/quota.py",
 }
 
 # A class of DLRover that programs import by this name, and what its messages are pickled as.
