@@ -96,7 +96,8 @@ def write_ended(root: Path, first: int, last: int, records: int) -> None:
 
 def backlog(root: Path, spools: int, records: int) -> None:
     """All of them, on both cores."""
-    from spooler.spool.layout import Limits, make_directories
+    from spooler.config import Limits
+    from spooler.spool.layout import make_directories
 
     make_directories(root, (), Limits())
     bounds = [*range(0, spools, max(1, spools // 8)), spools]

@@ -17,6 +17,7 @@ Rules:
 from __future__ import annotations
 
 import atexit
+import grp
 import os
 import sys
 import threading
@@ -25,9 +26,10 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
-from spooler import async_exceptions, config, limits, stderr
+from spooler import async_exceptions, config, stderr
 from spooler._version import __version__
 from spooler.background import TICK_SECONDS, BackgroundThread, Task
 from spooler.errors import SpoolUnavailable
@@ -217,7 +219,7 @@ class Recorder:
             below=(*user_folder(settings.root), *identity.directory_of(os.environ)),
             spool=spool,
             identity=codec.pack(who.to_map()),
-            limits=limits.limits(settings, group_of(settings.root)),
+            limits=replace(settings, group=_group_id(settings.group_name, settings.root)),
         )
         writer.wake = keeper.wake
         self._tend_at = time.monotonic() + TICK_SECONDS
@@ -486,3 +488,16 @@ def _pack(body: dict[str, Any]) -> bytes:
     if len(packed) > fmt.BODY_LIMIT:
         raise ValueError(f"{len(packed)} bytes, more than a record may have")
     return packed
+
+
+def _group_id(name: str, root: Path) -> int | None:
+    """The group named in the settings, else that of a shared root."""
+    if name.isdigit():
+        return int(name)
+    try:
+        return grp.getgrnam(name).gr_gid if name else group_of(root)
+    except KeyError as error:
+        if async_exceptions.is_async(error):
+            raise
+        stderr.report_once("group", f"{config.GROUP}: no group {name!r} on this host; not used")
+        return group_of(root)

@@ -27,13 +27,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from spooler.async_exceptions import is_async, suppress
+from spooler.config import Limits
 from spooler.errors import SpoolError, SpoolUnavailable
 from spooler.records import gap
 from spooler.spool import codec, db, filesystem
 from spooler.spool import format as fmt
 from spooler.spool.active import ActiveSegment, SealedSegment
 from spooler.spool.layout import (
-    Limits,
     check_present,
     is_marked_full,
     make_directories,

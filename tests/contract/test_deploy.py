@@ -10,6 +10,7 @@ import urllib.request
 from collections.abc import Callable
 from typing import Any
 
+import click
 import jsonschema
 import kubernetes_validate
 import pytest
@@ -157,7 +158,9 @@ def parse(words: list[str]) -> None:
     command = cli
     while hasattr(command, "list_commands"):
         command, words = commands_of(command)[words[0]], words[1:]  # type: ignore[assignment,arg-type]
-    command.make_context("lens-ship", list(words))
+    # Below its group, as a shell calls it: click keeps the help option of the first context.
+    above = click.Context(cli, **cli.context_settings)
+    command.make_context("lens-ship", list(words), parent=above)
 
 
 def test_the_folders_are_prepared_for_the_user_that_runs(found: list[Object]) -> None:

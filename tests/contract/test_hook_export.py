@@ -129,5 +129,5 @@ def test_an_older_folder_is_replaced_and_another_is_left_alone(tmp_path: Path) -
     (mine / "thesis.tex").touch()
     ran = lens_ship("hook", "export", str(mine))
     assert ran.code == 1
-    assert "none of ours" in ran.err
+    assert "not an exported hook" in ran.err
     assert (mine / "thesis.tex").exists()

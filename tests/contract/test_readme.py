@@ -16,7 +16,7 @@ import shipper
 from shipper.cli import EXITS, EXITS_OF, REGISTRY, cli
 from shipper.config.load import SETTINGS
 from shipper.errors import ShipperError
-from spooler.config import VARIABLES
+from spooler.config import CollectorSettings, Settings, variables_of
 from tests.kit.command import commands_of
 from tests.kit.pages import PARTS, generated
 
@@ -93,8 +93,8 @@ def test_every_reason_of_the_code_is_explained_in_the_guide() -> None:
 
 
 def test_every_default_has_its_reason() -> None:
-    for row in (*SETTINGS, *VARIABLES):
-        assert row.why.endswith("."), row.name
+    for row in (*SETTINGS, *variables_of(Settings), *variables_of(CollectorSettings)):
+        assert row.why.endswith("."), row
 
 
 def commands(group: click.Group, before: str = "lens-ship") -> list[str]:

@@ -258,7 +258,7 @@ def test_the_capabilities_of_the_init_container_are_enough_each_time(tmp_path: P
         *(sys.executable, "-c", "from shipper.cli import main; main()"),
         *("init-root", str(root), "--state", str(state), "--owner", f"{SERVICE}:{GROUP}"),
     ]
-    for said in ("mode 3777", "right already"):
+    for said in ("mode 3777", "nothing to change"):
         done = subprocess.run(
             command,
             env=spools.environment(),
@@ -278,7 +278,7 @@ def test_the_capabilities_of_the_init_container_are_enough_each_time(tmp_path: P
 def test_preparing_twice_changes_nothing_and_a_link_is_refused(machine: Path, root: Path) -> None:
     before = root.stat()
     ran = lens_ship("init-root", str(root), "--owner", f"{SERVICE}:{GROUP}")
-    assert (ran.code, ran.out) == (0, f"{root}: right already\n")
+    assert (ran.code, ran.out) == (0, f"{root}: nothing to change\n")
     assert root.stat().st_mode == before.st_mode
     link = machine / "link"
     link.symlink_to(machine / "etc")
