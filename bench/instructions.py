@@ -31,7 +31,7 @@ _METRICS = '{f"train/metric_{n}": n + 0.5 for n in range(8)}'
 _APPEND = f"""
 from pathlib import Path
 from spooler.spool import codec
-from spooler.spool.writer import Limits, Writer
+from spooler.spool.writer import Writer, Limits
 spool = "20260101T000000-1-00000000"
 writer = Writer(root=Path(WORK), below=("node_0", "rank_0"), spool=spool,
                 identity=codec.pack({{"spool": spool}}), limits=Limits())
@@ -77,7 +77,7 @@ from spooler.records import step
 from spooler.spool import codec
 from spooler.spool.identity import Identity
 from spooler.spool.reader import Reader
-from spooler.spool.writer import Limits, Writer
+from spooler.spool.writer import Writer, Limits
 spool = "20260101T000000-1-00000000"
 who = Identity(spool=spool, created=1.7e9, pid=1, host="h", workload_uid="w")
 writer = Writer(root=Path(WORK), below=("node_0", "rank_0"), spool=spool,

@@ -210,7 +210,7 @@ class Recorder:
             host=os.uname().nodename,
             version=__version__,
         )
-        who = replace(who, **asdict(owner.this_life()))
+        who = replace(who, **asdict(owner.this_process()))
         # Before the writer: an interruption here must not leave one that is not looked after.
         keeper = self._start_keeper()
         keeper.keep_pace(settings.sync_seconds)

@@ -119,10 +119,8 @@ def test_the_help_of_run_names_every_setting_with_its_default() -> None:
     words = " ".join(invoke("run", "--help").output.split()).replace("- ", "-")
     for setting in SETTINGS:
         assert setting.flag in words
-        if setting.default not in (None, ""):
-            switch = isinstance(setting.default, bool)
-            told = str(setting.default).lower() if switch else setting.default
-            assert f"[default: {told}]" in words, setting.name
+        if setting.default_text:
+            assert f"[default: {setting.default_text}]" in words, setting.name
 
 
 def test_the_version_is_told() -> None:

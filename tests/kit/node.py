@@ -159,11 +159,11 @@ class Node:
         with (
             mock.patch.object(service_module, "time", times),
             mock.patch.object(service_module, "build_client", self._address),
-            mock.patch.object(Segments, "verdict", self._verdict()),
+            mock.patch.object(Segments, "liveness", self._verdict()),
         ):
             yield
 
-    def _verdict(self) -> Callable[[Segments], owner.Verdict]:
+    def _verdict(self) -> Callable[[Segments], owner.Liveness]:
         return lambda reader: ALIVE if reader.directory in self.living else KILLED
 
     def _address(self, config: Config) -> ProcessorClient:

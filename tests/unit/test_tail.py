@@ -14,7 +14,7 @@ import pytest
 
 from shipper.humanize import json_safe, number, sanitize
 from shipper.inspection.record_line import TailRecord, format_record
-from shipper.inspection.tail import Follower, RecordFilter
+from shipper.inspection.tail import RecordFilter, SpoolsFollower
 from spooler.spool import codec
 from tests.kit import spools
 from tests.kit.command import lens_ship
@@ -49,7 +49,7 @@ def lines(*arguments: str) -> list[str]:
 
 
 def steps_of(root: Path, count: int, **wanted: Any) -> list[int]:
-    follower = Follower(places=[root], wanted=RecordFilter(**wanted))
+    follower = SpoolsFollower(places=[root], wanted=RecordFilter(**wanted))
     return [seen.body["step"] for seen in follower.last(count) if seen.stored.kind == "step"]
 
 
@@ -87,7 +87,7 @@ def test_every_condition_must_hold(tmp_path: Path, wanted: dict[str, Any], told:
 
 def test_what_lies_far_back_is_found_too(tmp_path: Path) -> None:
     spool(tmp_path, [detection("old"), *(step(n) for n in range(3000))], segment_records=1000)
-    follower = Follower(places=[tmp_path], wanted=RecordFilter(kinds=("detection",)))
+    follower = SpoolsFollower(places=[tmp_path], wanted=RecordFilter(kinds=("detection",)))
     assert [seen.stored.seq for seen in follower.last(10)] == [1]
     assert steps_of(tmp_path, 2000)[0] == 1000
     assert steps_of(tmp_path, 10**6) == list(range(3000))
@@ -96,7 +96,7 @@ def test_what_lies_far_back_is_found_too(tmp_path: Path) -> None:
 
 def test_new_records_rotations_and_new_spools_are_followed(tmp_path: Path) -> None:
     _, writer = spool(tmp_path, [step(0)], close=False, segment_records=3)
-    follower = Follower(places=[tmp_path], wanted=RecordFilter(kinds=("step",)))
+    follower = SpoolsFollower(places=[tmp_path], wanted=RecordFilter(kinds=("step",)))
 
     def new() -> list[int]:
         follower.rescan()
@@ -118,7 +118,7 @@ def test_new_records_rotations_and_new_spools_are_followed(tmp_path: Path) -> No
 @pytest.mark.parametrize(("last", "told"), [(step(1), 1), (goodbye(), 0)])
 def test_an_unclean_exit_is_reported(tmp_path: Path, last: Record, told: int) -> None:
     killed(tmp_path, [step(0), last])
-    follower = Follower(places=[tmp_path], wanted=RecordFilter(kinds=("run",)))
+    follower = SpoolsFollower(places=[tmp_path], wanted=RecordFilter(kinds=("run",)))
     follower.last(1)
     for one in follower._spools.values():
         one.alive = True  # as it was at the last scan
@@ -129,7 +129,7 @@ def test_an_unclean_exit_is_reported(tmp_path: Path, last: Record, told: int) ->
 
 def test_damage_is_told_once_and_the_rest_comes(tmp_path: Path) -> None:
     directory, writer = spool(tmp_path, [step(0)], close=False)
-    follower = Follower(places=[tmp_path], wanted=RecordFilter())
+    follower = SpoolsFollower(places=[tmp_path], wanted=RecordFilter())
     follower.last(1)
     append(writer, [step(1), step(2), goodbye()])
     log = directory / "00000001.sqlite-wal"

@@ -261,8 +261,8 @@ MUTANTS: dict[str, Mutant] = {
         patches=(
             Patch(
                 file="spooler/spool/safe_open.py",
-                old="    _check_kind(text, status)\n    if _resting",
-                new="    if _resting",
+                old="    _check_kind(text, status)\n    if _penalized",
+                new="    if _penalized",
             ),
             Patch(
                 file="spooler/spool/safe_open.py",
