@@ -44,6 +44,19 @@ def test_the_file_that_is_written_gives_the_same_settings(tmp_path: Path) -> Non
     assert set(again.given) == set(GIVEN), "what was a default stays one"
 
 
+def test_the_options_of_sinks_are_shown_and_written(tmp_path: Path) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text('[sinks."spare.one"]\ntype = "processor"\nurl = "http://host/v1"\n')
+    shown = json.loads(lens_ship("config", "show", "--json", "--config", str(file)).out)
+    assert shown["sinks.spare.one.url"] == {
+        "value": "http://host/v1",
+        "from": f"{file}: [sinks.spare.one]",
+    }
+    first = load({"spool": "/s"}, {}, file)
+    file.write_text(effective(first), encoding="utf-8")
+    assert load({}, {}, file).sinks == first.sinks
+
+
 def test_the_file_of_defaults_sets_nothing_and_says_everything(tmp_path: Path) -> None:
     text = defaults()
     file = tmp_path / "settings.toml"
