@@ -17,7 +17,7 @@ from shipper.replay.selection import Selection, kind_for
 from shipper.replay.source import RecordRange, decode, records_in
 from spooler.errors import SpoolError
 from spooler.spool import format as fmt
-from spooler.spool.identity import Identity, nobody
+from spooler.spool.identity import Identity, from_spool_id
 from spooler.spool.reader import Reader
 
 
@@ -142,7 +142,9 @@ def _identity(reader: Reader, wish: ReplayRequest, *, live: bool) -> Identity:
     except SpoolError:
         if not wish.workload_uid and not wish.pod_name:
             raise
-    return replace(nobody(reader.spool), workload_uid=wish.workload_uid, pod_name=wish.pod_name)
+    return replace(
+        from_spool_id(reader.spool), workload_uid=wish.workload_uid, pod_name=wish.pod_name
+    )
 
 
 def _part(

@@ -1,7 +1,7 @@
-"""Who wrote a spool: read once from the environment, stored once per segment. Pure.
+"""The process that wrote a spool: read once from the environment, stored in every segment. Pure.
 
-The map in the `identity` table has exactly the field names of `Identity`; fields that a later
-version adds are passed over by an older reader, missing ones take the default.
+The map in the `identity` table has the field names of `Identity`. A reader ignores fields of a
+later version and uses the default for a missing one.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def _without_password(url: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Identity:
-    """One spool's origin. Strings are `""` and ranks None where the environment does not say."""
+    """The origin of a spool. What the environment does not set is `""`, or None for a number."""
 
     spool: str  # spool id
     created: float  # Unix seconds
@@ -41,7 +41,7 @@ class Identity:
     host: str
     version: str = ""  # of lens-ship in the training process
 
-    # Which process it is, across reboots and pid namespaces; see `spooler.spool.owner.Life`.
+    # The process, across reboots and pid namespaces. See `spooler.spool.owner`.
     start_ticks: int = 0
     pid_namespace: int = 0
     boot_id: str = ""
@@ -60,7 +60,7 @@ class Identity:
     # before the spool is full.
     max_bytes: int | None = variable(MAX_BYTES, None, integer)
 
-    # What the job asks of delivery; the service's own settings come first.
+    # The job's own settings of delivery. The settings of the service come first.
     api_base_url: str = variable("PRIMUS_LENS_API_BASE_URL", "", _without_password)
     api_reporting: bool = variable("PRIMUS_LENS_WANDB_API_REPORTING", True, is_not_false)
     save_local: bool = variable("PRIMUS_LENS_WANDB_SAVE_LOCAL", True, is_not_false)
@@ -69,7 +69,7 @@ class Identity:
         "PRIMUS_LENS_WANDB_FLUSH_INTERVAL", None, positive
     )
 
-    # The training master, as DLRover names it.
+    # The DLRover master of the job.
     node_id: int | None = variable("NODE_ID", None, integer)
     node_type: str = variable("NODE_TYPE", "worker", str)
     job_uid: str = variable("JOB_UID", "", str)
@@ -109,15 +109,15 @@ def from_environ(
     return Identity(spool=spool, created=created, pid=pid, host=host, version=version, **values)
 
 
-def nobody(spool: str) -> Identity:
-    """Who wrote a spool that does not say so any more: what its id tells."""
+def from_spool_id(spool: str) -> Identity:
+    """The identity of a spool whose own is lost: start and pid are part of the id."""
     start, pid, _ = spool.split("-")
     created = datetime.strptime(start, "%Y%m%dT%H%M%S").replace(tzinfo=timezone.utc)
     return Identity(spool=spool, created=created.timestamp(), pid=int(pid), host="")
 
 
 def with_master(environ: Mapping[str, str], address: str) -> Mapping[str, str]:
-    """The environment as if it named this training master; as it is, where there is none."""
+    """The environment with this DLRover master, if one is given."""
     return {**environ, MASTER_ADDR: address} if address else environ
 
 

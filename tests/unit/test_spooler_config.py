@@ -18,7 +18,7 @@ VARIABLES = (
 )
 
 
-def test_nothing_set_means_off_and_the_defaults() -> None:
+def test_an_empty_environment_gives_the_defaults() -> None:
     assert config.Settings() == DEFAULTS
     assert DEFAULTS.root is None
     assert DEFAULTS.sync_seconds == 1.0
@@ -61,7 +61,7 @@ def test_every_variable_is_read() -> None:
     )
 
 
-def test_every_variable_says_what_it_means() -> None:
+def test_every_variable_has_a_meaning() -> None:
     names = [variable.names for variable in VARIABLES]
     assert len(set(names)) == len(names)
     assert all(variable.meaning.endswith(".") for variable in VARIABLES)
@@ -93,12 +93,12 @@ def test_an_empty_path_is_no_path() -> None:
 
 
 @pytest.mark.parametrize(("value", "seconds"), [("0", 0.0), ("0.5", 0.5), ("-1", 1.0), ("x", 1.0)])
-def test_syncing_is_switched_off_by_zero_alone(value: str, seconds: float) -> None:
+def test_only_zero_switches_syncing_off(value: str, seconds: float) -> None:
     settings = config.from_environ({"PRIMUS_LENS_SPOOL_SYNC_SECONDS": value})
     assert settings.sync_seconds == seconds
 
 
-def test_the_variables_of_the_collectors_are_read_and_nonsense_is_the_default() -> None:
+def test_the_variables_of_the_collectors_are_read() -> None:
     default = config.collectors_from_environ({})
     assert (default.wanted, default.log_seconds, default.log_from_end) == (frozenset(), 5, False)
     assert (default.metric_seconds, default.stack_seconds, default.hang_seconds) == (60, 600, 300)
