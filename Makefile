@@ -122,11 +122,11 @@ clean: ## remove the virtual environments and all caches
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.demo: pyproject.toml packaging/lens_ship.pth | $(BIN)/python
+$(VENV)/.demo: pyproject.toml spooler/lens_ship.pth | $(BIN)/python
 	@$(BIN)/python -m pip install -q -e '.[demo]'
 	@touch $@
 
-$(VENV)/.test: pyproject.toml packaging/lens_ship.pth constraints.txt | $(BIN)/python
+$(VENV)/.test: pyproject.toml spooler/lens_ship.pth constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[test,check]'
 	@touch $@
 
@@ -158,7 +158,7 @@ $(VENV)/.debian: Makefile | $(BIN)/python
 	@touch $@
 
 # Each wandb stands in an environment of its own, with the wheel and no other part of the service.
-$(VENV)/.wandb-%: pyproject.toml packaging/lens_ship.pth $(shell find spooler -name '*.py') | $(VENV)/.test
+$(VENV)/.wandb-%: pyproject.toml spooler/lens_ship.pth $(shell find spooler -name '*.py') | $(VENV)/.test
 	test -d $(VENV)/wandb-$* || $(BIN)/python -m venv $(VENV)/wandb-$*
 	test -f $(VENV)/wandb-$*/.wandb || $(VENV)/wandb-$*/bin/python -m pip install -q 'wandb==$*' 'numpy<2' 'setuptools<81' msgpack pillow
 	touch $(VENV)/wandb-$*/.wandb

@@ -12,9 +12,10 @@ from pathlib import Path
 from shipper.cli import EXITS, EXITS_OF
 from shipper.config.schema import SETTINGS, Setting
 from spooler.config import CollectorSettings, Settings, Variable, variables_of
+from tests.kit.cli_page import commands
 
 DOCS = Path(__file__).parents[2] / "docs"
-PAGES = ("configuration.md", "troubleshooting.md")
+PAGES = ("configuration.md", "troubleshooting.md", "cli.md")
 _PART = re.compile(
     r"(?<=<!-- )([\w ]+)(: written by make docs -->\n).*?(?=<!-- end -->)", re.DOTALL
 )
@@ -58,7 +59,7 @@ def exit_codes() -> str:
 
 PARTS: dict[str, Callable[[], str]] = {
     one.__name__.replace("_", " "): one
-    for one in (settings_of_the_service, variables_of_the_training_side, exit_codes)
+    for one in (settings_of_the_service, variables_of_the_training_side, exit_codes, commands)
 }
 
 

@@ -18,7 +18,7 @@ from shipper.sinks.processor import encode
 from shipper.sinks.processor.client import ProcessorClient
 from shipper.steps import Rejected, Skipped, Step
 from spooler.errors import BodyUnreadable
-from spooler.records.detection import NAME as KIND
+from spooler.records import detection
 from spooler.spool import codec
 from spooler.spool.identity import Identity
 from spooler.spool.reader import Stored
@@ -63,7 +63,7 @@ class DetectionSink:
     """See the module."""
 
     name = "processor-detection"
-    kinds = frozenset({KIND})
+    kinds = frozenset({detection.NAME})
     by_workload = True
     volatile = False
     ordering_key = staticmethod(workload_key)
@@ -77,13 +77,13 @@ class DetectionSink:
         refused: list[Rejected] = []
         passed: list[Skipped] = []
         for stored in stretch.records:
-            if stored.kind != KIND:
+            if stored.kind != detection.NAME:
                 passed.append(Skipped(seq=stored.seq))
                 continue
             try:
                 batches.append(_parcel(stored, stretch.identity))
-            except (BodyUnreadable, KeyError) as error:
-                refused.append(Rejected(stored=stored, reason="unreadable", detail=str(error)))
+            except BodyUnreadable as error:
+                refused.append(Rejected(stored=stored, reason=error.reason, detail=str(error)))
         return Plan(
             batches=tuple(p for p in batches if stretch.ahead.get(p.run, 0) < p.seq),
             refused=tuple(refused),
@@ -118,7 +118,7 @@ class DetectionSink:
 
 
 def _parcel(stored: Stored, identity: Identity) -> DetectionParcel:
-    record = codec.unpack(stored.body)
+    record = detection.decode(codec.unpack(stored.body))
     return DetectionParcel(
-        run=str(record["run"]), seq=stored.seq, body=encode.detection_body(record, identity)
+        run=record.run, seq=stored.seq, body=encode.detection_body(record, identity)
     )
