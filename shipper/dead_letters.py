@@ -19,7 +19,7 @@ from spooler.spool.reader import Stored
 
 
 @dataclass(frozen=True, kw_only=True)
-class Selection:
+class DeadLetterFilter:
     """Dead letters by number, or all that match; an empty field matches everything."""
 
     numbers: tuple[int, ...] = ()
@@ -45,7 +45,7 @@ class Retried:
     outcome: Outcome
 
 
-def select(ledger: Ledger, selection: Selection) -> list[dict[str, Any]]:
+def select(ledger: Ledger, selection: DeadLetterFilter) -> list[dict[str, Any]]:
     """The selected dead letters, oldest first."""
     return [row for row in ledger.dead_letters() if selection.matches(row)]
 

@@ -17,6 +17,7 @@ Rules:
 from __future__ import annotations
 
 import atexit
+import grp
 import os
 import sys
 import threading
@@ -25,9 +26,10 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
-from spooler import async_exceptions, config, limits, stderr
+from spooler import async_exceptions, config, stderr
 from spooler._version import __version__
 from spooler.background import TICK_SECONDS, BackgroundThread, Task
 from spooler.errors import SpoolUnavailable
@@ -76,7 +78,7 @@ class Recorder:
         self._lock = threading.RLock()
         self._writer: Writer | None = None
         # Called before the exit record is written; they must not raise.
-        self.farewells: list[Callable[[], None]] = []
+        self.on_close: list[Callable[[], None]] = []
         self._losses: dict[str, _Loss] = {}
         self._lost: bytes | None = None  # the last record that was counted as dropped
         self._retry_at = 0.0
@@ -95,7 +97,7 @@ class Recorder:
         packed = None
         try:
             packed = _pack(body)
-            return self._commit(kind, packed, kept=False)
+            return self._commit(kind, packed, False)
         except BaseException as error:
             if not self._is_ours(error, kind, packed):
                 raise
@@ -104,13 +106,13 @@ class Recorder:
     def append(self, kind: str, packed: bytes, *, kept: bool = False) -> bool:
         """As `record`, but packed; a refusal is no loss of what is `kept` and offered again."""
         try:
-            return self._commit(kind, packed, kept=kept)
+            return self._commit(kind, packed, kept)
         except BaseException as error:
             if not self._is_ours(error, kind, packed, kept=kept):
                 raise
             return False
 
-    def _commit(self, kind: str, packed: bytes, *, kept: bool) -> bool:
+    def _commit(self, kind: str, packed: bytes, kept: bool) -> bool:
         if self._forking:
             time.sleep(_YIELD_SECONDS)  # the lock is not fair: threads at full speed keep it
         with self._lock:
@@ -118,7 +120,7 @@ class Recorder:
                 if not kept:
                     self._lose(self._trouble, packed)
                 return False
-            return self._append(kind, packed, kept=kept)
+            return self._append(kind, packed, kept)
 
     def _is_ours(
         self, error: BaseException, kind: str, packed: bytes | None, *, kept: bool = False
@@ -170,7 +172,7 @@ class Recorder:
 
     # --- opening, failing, coming back ----------------------------------------------------------
 
-    def _append(self, kind: str, packed: bytes, *, kept: bool) -> bool:
+    def _append(self, kind: str, packed: bytes, kept: bool) -> bool:
         try:
             writer = self._writer or self._open()
             if writer is None:
@@ -208,7 +210,7 @@ class Recorder:
             host=os.uname().nodename,
             version=__version__,
         )
-        who = replace(who, **asdict(owner.this_life()))
+        who = replace(who, **asdict(owner.this_process()))
         # Before the writer: an interruption here must not leave one that is not looked after.
         keeper = self._start_keeper()
         keeper.keep_pace(settings.sync_seconds)
@@ -217,7 +219,7 @@ class Recorder:
             below=(*user_folder(settings.root), *identity.directory_of(os.environ)),
             spool=spool,
             identity=codec.pack(who.to_map()),
-            limits=limits.limits(settings, group_of(settings.root)),
+            limits=replace(settings, group=_group_id(settings.group_name, settings.root)),
         )
         writer.wake = keeper.wake
         self._tend_at = time.monotonic() + TICK_SECONDS
@@ -361,14 +363,14 @@ class Recorder:
         if writer is None:
             return False
         self._mind(writer, writer.check)
-        for farewell in self.farewells:
+        for farewell in self.on_close:
             farewell()
         # A few bytes beyond a limit, or one more try, are worth knowing what was lost.
         writer = self._writer
         if writer is not None:
             writer.insist()
         self._retry_at = 0.0
-        self.record(exit_record.NAME, exit_record.make(time=time.time(), steps=dict(self.steps)))
+        self.record(exit_record.NAME, exit_record.encode(time=time.time(), steps=dict(self.steps)))
         with self._lock:
             writer, self._writer = self._writer, None
         if writer is not None:
@@ -412,7 +414,7 @@ class Recorder:
         child = Recorder()
         child.generation = self.generation + 1
         child._silent = silent
-        child.farewells = list(self.farewells)
+        child.on_close = list(self.on_close)
         child.master_addr = self.master_addr
         return child
 
@@ -469,7 +471,7 @@ def recorder() -> Recorder:
 
 
 def _gap(reason: str, loss: _Loss) -> dict[str, Any]:
-    return gap_record.make(
+    return gap_record.encode(
         time=time.time(), reason=reason, count=loss.count, first=loss.first, last=loss.last
     )
 
@@ -486,3 +488,16 @@ def _pack(body: dict[str, Any]) -> bytes:
     if len(packed) > fmt.BODY_LIMIT:
         raise ValueError(f"{len(packed)} bytes, more than a record may have")
     return packed
+
+
+def _group_id(name: str, root: Path) -> int | None:
+    """The group named in the settings, else that of a shared root."""
+    if name.isdigit():
+        return int(name)
+    try:
+        return grp.getgrnam(name).gr_gid if name else group_of(root)
+    except KeyError as error:
+        if async_exceptions.is_async(error):
+            raise
+        stderr.report_once("group", f"{config.GROUP}: no group {name!r} on this host; not used")
+        return group_of(root)

@@ -36,18 +36,20 @@ def _selection(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _selected(ledger: Any, numbers: tuple[int, ...], sink: str, reason: str, spool_id: str) -> Any:
-    from shipper.dead_letters import Selection, select
+    from shipper.dead_letters import DeadLetterFilter, select
     from shipper.sinks import DEFAULT
 
     known = {row["sink"] for row in ledger.dead_letters()} | {*(ledger.sinks() or DEFAULT)}
     if sink and sink not in known:
         names = ", ".join(map(repr, sorted(known)))
         raise click.BadParameter(f"{sink!r} is not one of {names}", param_hint="--sink")
-    kept = {row["id"] for row in select(ledger, Selection(numbers=numbers))}
+    kept = {row["id"] for row in select(ledger, DeadLetterFilter(numbers=numbers))}
     unknown = ", ".join(str(number) for number in numbers if number not in kept)
     if unknown:
         raise click.ClickException(f"no dead letter {unknown}; see `lens-ship dead-letter list`")
-    return select(ledger, Selection(numbers=numbers, sink=sink, reason=reason, spool=spool_id))
+    return select(
+        ledger, DeadLetterFilter(numbers=numbers, sink=sink, reason=reason, spool=spool_id)
+    )
 
 
 def _config(state: str | None, config_file: Path | None) -> Any:

@@ -81,7 +81,8 @@ def settings(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         for setting in reversed(SETTINGS):
             if names and setting.name not in names:
                 continue
-            text = setting.help + _default(setting)
+            default = "" if "Default:" in setting.help else setting.default_text
+            text = setting.help + (f"  [default: {default}]" if default else "")
             command = click.option(setting.flag, setting.name, metavar="VALUE", help=text)(command)
         return click.option(
             "--config",
@@ -92,13 +93,6 @@ def settings(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         )(command)
 
     return decorate
-
-
-def _default(setting: Any) -> str:
-    if setting.default in (None, "") or "Default:" in setting.help:
-        return ""
-    text = str(setting.default)
-    return f"  [default: {text.lower() if isinstance(setting.default, bool) else text}]"
 
 
 def load_config(

@@ -51,9 +51,12 @@ def load(
     sinks = table.pop("sinks", {})
     if not isinstance(sinks, dict) or not all(isinstance(one, dict) for one in sinks.values()):
         problems.append(f"{file}: sinks: is not a set of tables [sinks.NAME]")
+        sinks = {}
     problems += _unknown_keys(table, [setting.key for setting in SETTINGS], f"{file}")
     values, given, bad = _values(SETTINGS, table, f"{file}", flags, environ)
     problems += bad
+    for name, options in sinks.items():
+        given.update({f"sinks.{name}.{key}": f"{file}: [sinks.{name}]" for key in options})
     if values["state"] is None:
         values["state"] = default_state(environ)
     if values["spool"] is None:

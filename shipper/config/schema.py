@@ -79,6 +79,8 @@ class Setting:
         """The default as a user writes it; "" where there is none."""
         if self.default in (None, ""):
             return ""
+        if isinstance(self.default, float):
+            return f"{self.default:g}"
         return str(self.default).lower() if isinstance(self.default, bool) else str(self.default)
 
 

@@ -422,14 +422,16 @@ class Route:
 def gap_of(spool: str, stored: Stored) -> Gap | None:
     """What a gap record tells; None when it cannot be understood."""
     try:
-        body = codec.unpack(stored.body)
-        reason, count = str(body["reason"])[:_REASON_CHARACTERS], int(body["count"])
-    except (BodyUnreadable, KeyError, TypeError, ValueError, OverflowError):
+        record = gap_record.decode(codec.unpack(stored.body))
+    except BodyUnreadable:
         return None
-    if not 0 <= count < 2**53:
+    if not 0 <= record.count < 2**53:
         return None
-    first, last = gap_record.deleted(body) or (0, 0)
-    return Gap(spool=spool, seq=stored.seq, reason=reason, count=count, first=first, last=last)
+    first, last = record.deleted or (0, 0)
+    reason = record.reason[:_REASON_CHARACTERS]
+    return Gap(
+        spool=spool, seq=stored.seq, reason=reason, count=record.count, first=first, last=last
+    )
 
 
 class ClosedRoute(Route):

@@ -17,7 +17,7 @@ from shipper.replay.selection import Kinds, Selection, carries
 from shipper.replay.source import RecordRange, decode, records_in
 from spooler.errors import SpoolError
 from spooler.spool import format as fmt
-from spooler.spool.identity import Identity, nobody
+from spooler.spool.identity import Identity, from_spool_id
 from spooler.spool.reader import Reader
 
 
@@ -144,7 +144,9 @@ def _identity(reader: Reader, request: ReplayRequest, *, live: bool) -> Identity
         if not request.workload_uid and not request.pod_name:
             raise
     return replace(
-        nobody(reader.spool), workload_uid=request.workload_uid, pod_name=request.pod_name
+        from_spool_id(reader.spool),
+        workload_uid=request.workload_uid,
+        pod_name=request.pod_name,
     )
 
 

@@ -256,7 +256,7 @@ class Tidying:
         finally:
             for key in keys:
                 self._schedule.give_back(key)
-        ended = spool.reader.verdict().certain and spool.reader.last_seq() <= last
+        ended = spool.reader.liveness().certain and spool.reader.last_seq() <= last
         self._delete(replace(segment, number=None) if ended else segment, why="root-cap")
         return lost
 

@@ -190,8 +190,8 @@ def test_what_a_writer_deletes_while_the_account_is_taken_is_not_missed(
     def told_and_gone(reader: Reader, seq: int) -> int:
         oldest = directory / fmt.segment_name(1)
         if oldest.exists():
-            body = gap_record.make_deleted(
-                time=1.0, reason="cap", seqs=(1, 10), first=1.0, last=2.0
+            body = gap_record.encode(
+                time=1.0, reason="cap", count=10, first=1.0, last=2.0, first_seq=1, last_seq=10
             )
             writer.append("gap", codec.pack(body))
             unlink_segment(oldest)

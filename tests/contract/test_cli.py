@@ -119,10 +119,8 @@ def test_the_help_of_run_names_every_setting_with_its_default() -> None:
     words = " ".join(invoke("run", "--help").output.split()).replace("- ", "-")
     for setting in SETTINGS:
         assert setting.flag in words
-        if setting.default not in (None, ""):
-            switch = isinstance(setting.default, bool)
-            told = str(setting.default).lower() if switch else setting.default
-            assert f"[default: {told}]" in words, setting.name
+        if setting.default_text:
+            assert f"[default: {setting.default_text}]" in words, setting.name
 
 
 def test_the_version_is_told() -> None:
@@ -350,10 +348,10 @@ def test_settings_that_cannot_be_used_are_one_exception_for_callers() -> None:
 def test_a_root_that_nothing_can_be_recorded_in_is_told_by_hook_status(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for root, told in (
-        (tmp_path / "file", f"{tmp_path}/file is no folder"),
-        (tmp_path / "file" / "below", f"{tmp_path}/file/below: {tmp_path}/file is no folder"),
+        (tmp_path / "file", f"{tmp_path}/file is not a directory"),
+        (tmp_path / "file" / "below", f"{tmp_path}/file/below: {tmp_path}/file is not a directory"),
         (tmp_path, f"{tmp_path}: writable"),
-        (tmp_path / "new", f"{tmp_path}/new: made by the first job"),
+        (tmp_path / "new", f"{tmp_path}/new: the first job creates it"),
     ):
         said = lens_ship("hook", "status", PRIMUS_LENS_WANDB_OUTPUT_PATH=str(root)).out
         (line,) = [line for line in said.splitlines() if line.startswith("spool root ")]

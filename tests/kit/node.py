@@ -162,11 +162,11 @@ class Node:
             mock.patch.object(service_module, "time", times),
             mock.patch.object(client_module, "time", times),
             mock.patch.object(ProcessorClient, "of", self._client),
-            mock.patch.object(Segments, "verdict", self._verdict()),
+            mock.patch.object(Segments, "liveness", self._verdict()),
         ):
             yield
 
-    def _verdict(self) -> Callable[[Segments], owner.Verdict]:
+    def _verdict(self) -> Callable[[Segments], owner.Liveness]:
         return lambda reader: ALIVE if reader.directory in self.living else KILLED
 
     def _client(self, options: HttpOptions) -> ProcessorClient:

@@ -11,10 +11,11 @@ from pathlib import Path
 
 from shipper.cli import EXITS, EXITS_OF
 from shipper.config.schema import SETTINGS, Setting
-from spooler.config import VARIABLES
+from spooler.config import CollectorSettings, Settings, Variable, variables_of
+from tests.kit.cli_page import commands
 
 DOCS = Path(__file__).parents[2] / "docs"
-PAGES = ("configuration.md", "troubleshooting.md")
+PAGES = ("configuration.md", "troubleshooting.md", "cli.md")
 _PART = re.compile(
     r"(?<=<!-- )([\w ]+)(: written by make docs -->\n).*?(?=<!-- end -->)", re.DOTALL
 )
@@ -39,7 +40,11 @@ def settings_tables(settings: Sequence[Setting]) -> str:
 
 def variables_of_the_training_side() -> str:
     """A table of the variables."""
-    rows = [_row(one.name, one.default, one.meaning, one.why) for one in VARIABLES]
+    every = sorted(
+        (*variables_of(Settings), *variables_of(CollectorSettings)),
+        key=lambda one: not one.names[0].startswith("PRIMUS_LENS_WANDB_"),  # the hook first
+    )
+    rows = [_row(one.names[0], _default(one), one.meaning, one.why) for one in every]
     return "\n".join([f"| variable {_HEAD}", *rows])
 
 
@@ -54,13 +59,21 @@ def exit_codes() -> str:
 
 PARTS: dict[str, Callable[[], str]] = {
     one.__name__.replace("_", " "): one
-    for one in (settings_of_the_service, variables_of_the_training_side, exit_codes)
+    for one in (settings_of_the_service, variables_of_the_training_side, exit_codes, commands)
 }
 
 
 def generated(text: str) -> str:
     """The page with its generated parts as the code has them."""
     return _PART.sub(lambda part: f"{part[1]}{part[2]}\n{PARTS[part[1]]()}\n\n", text)
+
+
+def _default(variable: Variable) -> str:
+    if variable.shown or isinstance(variable.default, bool):
+        return variable.shown or str(variable.default).lower()
+    if isinstance(variable.default, float):
+        return f"{variable.default:g}"
+    return str(variable.default or "")
 
 
 def _row(name: str, default: str, meaning: str, why: str) -> str:

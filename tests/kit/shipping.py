@@ -25,8 +25,8 @@ from spooler.spool.writer import Writer
 from tests.kit import spools
 
 T0 = 1700000000.0
-ALIVE = owner.Verdict(alive=True)
-KILLED = owner.Verdict(alive=False, certain=True, unclean=True)
+ALIVE = owner.Liveness(alive=True)
+KILLED = owner.Liveness(alive=False, certain=True, unclean=True)
 DELIVERED = Outcome(disposition=Disposition.DELIVERED, reason="delivered")
 OK_BODY = b'{"meta":{"code":2000,"message":"OK"},"data":{},"tracing":null}'
 NOT_FOUND = Answer(status=404, headers={}, body=b"404 page not found")
@@ -122,7 +122,7 @@ class OwnedReader(Reader):
         super().__init__(directory)
         self.owned = owned
 
-    def verdict(self) -> owner.Verdict:
+    def liveness(self) -> owner.Liveness:
         return ALIVE if self.owned else KILLED
 
 

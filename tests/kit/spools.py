@@ -35,7 +35,7 @@ def spool_id(salt: int = 0) -> str:
 
 def identity(spool: str = "", **fields: Any) -> Identity:
     """Who writes a test's spool."""
-    known = {"created": 1700000000.0, "host": "node-a", **asdict(owner.this_life())}
+    known = {"created": 1700000000.0, "host": "node-a", **asdict(owner.this_process())}
     return Identity(spool=spool or spool_id(), **{**known, **fields})
 
 

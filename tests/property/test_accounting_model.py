@@ -271,14 +271,16 @@ class Accounting(RuleBasedStateMachine):
         self.live = False
         # The command may be killed, too: what it has not been told about stays a dead letter.
         with self.node.ledger() as ledger, contextlib.suppress(Killed):
-            rows = dead_letters.select(ledger, dead_letters.Selection())
+            rows = dead_letters.select(ledger, dead_letters.DeadLetterFilter())
             dead_letters.retry(ledger, rows, self.sinks())
         self.live = True
 
     @rule()
     def drop_dead_letters(self) -> None:
         with self.node.ledger() as ledger:
-            dead_letters.drop(ledger, dead_letters.select(ledger, dead_letters.Selection())[:1])
+            dead_letters.drop(
+                ledger, dead_letters.select(ledger, dead_letters.DeadLetterFilter())[:1]
+            )
 
     @rule(again=st.booleans())
     def replay(self, again: bool) -> None:

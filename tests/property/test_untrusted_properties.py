@@ -61,7 +61,7 @@ def edited(raw: bytes, edits: list[tuple[int, bytes]]) -> bytes:
 def read_all(spool: Path) -> None:
     """Every question that the service and the commands ask of a spool."""
     safe_open._failures.clear()
-    safe_open._resting.clear()
+    safe_open._penalized.clear()
     reader = Reader(spool)
     with contextlib.suppress(SpoolError, OSError):
         reader.identity()

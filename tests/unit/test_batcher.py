@@ -209,7 +209,7 @@ def test_a_value_nested_beyond_reason_costs_that_record(levels: int) -> None:
 def test_a_finish_without_its_run_is_refused_and_closes_nothing() -> None:
     steps = collected(step(1, closed=False), ("finish", {"time": T0}))
     assert told(steps) == ([], [("r", 1)])
-    assert [r.detail for r in steps.rejected] == ["run is no text"]
+    assert [r.detail for r in steps.rejected] == ["run is missing"]
 
 
 def test_one_refused_part_leaves_the_other_parts_of_the_step() -> None:

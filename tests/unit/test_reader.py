@@ -430,11 +430,11 @@ def test_a_writer_is_looked_for_in_the_spool_even_after_what_is_there_was_replac
     reader = Reader(ours.directory)
     child = os.fork()
     if child == 0:
-        states = [reader.evidence().lock for _ in range(2)]
+        states = [reader.liveness_evidence().lock for _ in range(2)]
         replaced = ours.directory / "owner" if place == "file" else ours.directory
         replaced.rename(tmp_path / "away")
         replaced.symlink_to(theirs.directory / "owner" if place == "file" else theirs.directory)
-        states += [reader.evidence().lock for _ in range(2)]
+        states += [reader.liveness_evidence().lock for _ in range(2)]
         os._exit(0 if states == [Lock.HELD, Lock.HELD, Lock.ABSENT, Lock.ABSENT] else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
@@ -442,7 +442,7 @@ def test_a_writer_is_looked_for_in_the_spool_even_after_what_is_there_was_replac
 def test_a_pipe_in_the_place_of_the_writers_file_holds_nobody_up(tmp_path: Path) -> None:
     directory, _ = spools.fill(tmp_path, 1)
     os.mkfifo(directory / "owner")
-    assert Reader(directory).evidence().lock is Lock.ABSENT
+    assert Reader(directory).liveness_evidence().lock is Lock.ABSENT
     assert not Reader(directory).is_owned()
 
 

@@ -16,7 +16,7 @@ from shipper.sinks.processor import encode
 from shipper.sinks.processor.client import ProcessorBase
 from shipper.steps import Rejected
 from spooler.errors import BodyUnreadable
-from spooler.records.detection import NAME as KIND
+from spooler.records import detection
 from spooler.spool import codec
 from spooler.spool.identity import Identity
 
@@ -27,7 +27,7 @@ class DetectionSink(ProcessorBase):
     """See the module."""
 
     Options = HttpOptions
-    kinds = frozenset({KIND})
+    kinds = frozenset({detection.NAME})
 
     def plan(self, chunk: PlanInput) -> Plan:
         """Every detection is a batch."""
@@ -35,12 +35,12 @@ class DetectionSink(ProcessorBase):
         rejected: list[Rejected] = []
         for stored in chunk.records:
             try:
-                record = codec.unpack(stored.body)
-                run, body = str(record["run"]), encode.detection_body(record, chunk.identity)
-            except (BodyUnreadable, KeyError) as error:
-                rejected.append(Rejected(stored=stored, reason="unreadable", detail=str(error)))
+                record = detection.decode(codec.unpack(stored.body))
+            except BodyUnreadable as error:
+                rejected.append(Rejected(stored=stored, reason=error.reason, detail=str(error)))
                 continue
-            batches.append(Batch(run=run, seqs=(stored.seq,), payload=body))
+            body = encode.detection_body(record, chunk.identity)
+            batches.append(Batch(run=record.run, seqs=(stored.seq,), payload=body))
         return Plan(batches=tuple(batches), rejected=tuple(rejected))
 
     def send(self, batch: Batch, identity: Identity, attempt: int) -> Outcome:

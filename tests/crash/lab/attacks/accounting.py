@@ -224,7 +224,7 @@ def _log(tell: Tell) -> None:
         data: dict[str, Any] = {"loss": number / 3}
         if number % POISONED == POISONED - 1:
             data[POISON] = 1
-        body = step_record.make(run="r", step=number, time=time.time(), closed=True, data=data)
+        body = step_record.encode(run="r", step=number, time=time.time(), closed=True, data=data)
         if recorder().record("step", body):
             tell(number)
         number += 1
