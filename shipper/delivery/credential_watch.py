@@ -45,9 +45,7 @@ class CredentialWatch:
             before, self._seen[name] = self._seen[name], sink.credentials()
             if self._seen[name] != before:
                 log.info(
-                    "%s: credentials reloaded",
-                    name,
-                    extra=fields(sink=name, reason="credentials-changed"),
+                    "credentials reloaded", extra=fields(sink=name, reason="credentials-changed")
                 )
                 self._until[name] = now + self._grace
             elif not (

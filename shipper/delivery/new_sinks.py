@@ -22,16 +22,12 @@ def start_new_sinks(ledger: Ledger, sinks: Mapping[str, str]) -> None:
     """
     known = ledger.sinks() or DEFAULT
     for name in sinks.keys() - known.keys():
-        log.info("%s: new sink, starts at the oldest record kept", name, extra=fields(sink=name))
+        log.info("new sink starts at the oldest record kept", extra=fields(sink=name))
         for row in ledger.spools():
             if not row["deleted"]:
                 _begin(ledger, row["id"], name, Reader(Path(row["directory"])))
     for name in known.keys() - sinks.keys():
-        log.warning(
-            "%s: sink not configured any more, its records are not kept for it",
-            name,
-            extra=fields(sink=name),
-        )
+        log.warning("sink removed, records are not kept for it any more", extra=fields(sink=name))
     ledger.note_sinks(sinks)
 
 
