@@ -22,11 +22,11 @@ from spooler import async_exceptions, config, stderr
 from spooler.collectors.log import LogCollector
 from spooler.collectors.metric import MetricCollector
 from spooler.collectors.stack import StackCollector
+from spooler.collectors.stack_dump import StackDumper
 from spooler.diagnosis import failures as failure
 from spooler.diagnosis import rules
 from spooler.diagnosis.action import DiagnosisAction
 from spooler.diagnosis.hang import HangWatch
-from spooler.diagnosis.stuck import Stuck
 from spooler.dlrover.master_client import SpoolMasterClient
 from spooler.recorder import recorder
 from spooler.records import decision, step
@@ -75,7 +75,7 @@ class DiagnosisAgent:
         self._log = LogCollector(training_log_file)
         self._stack = StackCollector(_children if (local_world_size or 1) > 1 else ())
         self._hang = HangWatch(settings.hang_seconds if "stack" in collectors else 0.0)
-        self._stuck = Stuck(settings, self._stack)
+        self._dumper = StackDumper(settings, self._stack)
         self._is_set = False  # by arguments
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
@@ -145,7 +145,7 @@ class DiagnosisAgent:
                     raise
                 logger.warning("Nothing is collected: %s", error)
                 return
-            self._stuck.begin()
+            self._dumper.begin()
             self._thread = thread
             atexit.register(self._at_exit)
 
@@ -219,7 +219,7 @@ class DiagnosisAgent:
 
     def _run(self) -> None:
         stopping = self._stopping
-        self._guarded("stack", self._stuck.look_behind)
+        self._guarded("stack", self._dumper.report_left_behind)
         while not stopping.is_set():
             self._round(time.monotonic(), stopping)
             now = time.monotonic()
@@ -232,7 +232,7 @@ class DiagnosisAgent:
                 turn.due = now + turn.seconds
                 self._guarded(_name(turn.collector), _collect, turn.collector)
         self._guarded("stack", self._look_for_hang, now)
-        self._guarded("stack", self._stuck.look)
+        self._guarded("stack", self._dumper.poll)
 
     def _look_for_hang(self, now: float) -> None:
         mine = recorder()
@@ -266,7 +266,7 @@ class DiagnosisAgent:
         self._stopping.set()
         if thread is not threading.current_thread():
             thread.join(_LAST_SECONDS)
-        self._stuck.end()
+        self._dumper.end()
         if self._log in self._collectors and not thread.is_alive():
             self._guarded("log", _take_last, self._log, deadline)
 
@@ -278,7 +278,7 @@ class DiagnosisAgent:
         if isinstance(self._log.client, SpoolMasterClient):
             self._end(thread)
         else:
-            self._stuck.end()
+            self._dumper.end()
 
     def _after_fork(self) -> None:
         """In a child there is no thread, and nobody holds a lock."""
@@ -332,9 +332,9 @@ def _name(collector: Any) -> str:
 
 def _children() -> tuple[int, ...]:
     """Whom to ask py-spy about, nobody without it."""
-    from spooler.collectors import other_process
+    from spooler.collectors import pyspy
 
-    return other_process.children() if other_process.program() else ()
+    return pyspy.child_processes() if pyspy.program() else ()
 
 
 def _renew() -> None:
