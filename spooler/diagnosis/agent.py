@@ -143,7 +143,7 @@ class DiagnosisAgent:
             except RuntimeError as error:
                 if async_exceptions.is_async(error):
                     raise
-                logger.warning("Nothing is collected: %s", error)
+                logger.warning("Collectors are off, the thread cannot start: %s", error)
                 return
             self._dumper.begin()
             self._thread = thread
@@ -210,7 +210,7 @@ class DiagnosisAgent:
     def _replaced(self, *arguments: Any) -> DiagnosisAgent:
         """An agent with these arguments; this one, if it has begun already."""
         if self.is_running:
-            logger.warning("The diagnosis agent has been started: its arguments stay as they are")
+            logger.warning("The diagnosis agent runs already. New arguments are ignored.")
             return self
         other = type(self)(*arguments)
         if self._client is not None:
@@ -238,7 +238,7 @@ class DiagnosisAgent:
         mine = recorder()
         idle = self._hang.look(mine.recorded.get(step.NAME, 0) + sum(mine.dropped.values()), now)
         if idle is not None:
-            logger.warning("No step for %.0f s: taking the stacks of all threads", idle)
+            logger.warning("No step for %.0f s. Reporting the stacks of all threads.", idle)
             self._stack.store_data(self._stack.collect_data(), why=f"no step for {idle:.0f} s")
 
     def _guarded(self, name: str, work: Any, *arguments: Any) -> None:
@@ -251,8 +251,8 @@ class DiagnosisAgent:
             self.failures[name] = self.failures.get(name, 0) + 1
             if first:
                 logger.warning(
-                    "The %s collector failed: %s: %s. It is tried again; further failures are"
-                    " counted only",
+                    "The %s collector failed: %s: %s. It is retried. Further failures are counted"
+                    " only.",
                     name,
                     type(error).__name__,
                     error,
@@ -293,11 +293,11 @@ def start_from_environ() -> None:
     if settings.unknown:
         stderr.report_once(
             "collectors",
-            f"{config.COLLECTORS} names {', '.join(sorted(settings.unknown))}: there are"
-            f" {', '.join(sorted(_ALL))}",
+            f"{config.COLLECTORS} has unknown collectors: {', '.join(sorted(settings.unknown))}."
+            f" Known are {', '.join(sorted(_ALL))}.",
         )
     if "log" in settings.wanted and not os.environ.get(config.LOG_FILE):
-        stderr.debug(f"No log is followed: {config.LOG_FILE} is not set")
+        stderr.debug(f"The log collector is off: {config.LOG_FILE} is not set")
     if not settings.wanted:
         return
     with DiagnosisAgent._instance_lock:

@@ -119,7 +119,7 @@ def test_data_of_another_type_is_a_warning(
     reports = Reports()
     one.set_client(reports)
     assert one.store_data(odd) is False
-    assert "not reported" in caplog.text
+    assert "It is not reported" in caplog.text
     assert reports.taken == []
 
 
@@ -583,7 +583,10 @@ print(json.dumps("spooler.diagnosis.agent" in sys.modules))
         PRIMUS_LENS_COLLECTORS="log, stakc",
     )
     assert spools.answer(done) is True
-    assert "PRIMUS_LENS_COLLECTORS names stakc: there are log, metric, stack" in done.stderr
+    assert (
+        "PRIMUS_LENS_COLLECTORS has unknown collectors: stakc. Known are log, metric, stack."
+        in done.stderr
+    )
     assert [report["data_content"] for report in reports_of(root)] == ["loss 0.5\n"]
 
 
@@ -631,7 +634,10 @@ assert late.report_diagnosis_agent_metrics(metric)
     (directory,) = spools.spools_below(tmp_path)
     assert Reader(directory).identity().master_addr == "10.0.0.7:50001"
     assert [one["master"] for one in reports_of(tmp_path)] == ["10.0.0.7:50001", "10.0.0.8:50001"]
-    assert "begun before a client named the master 10.0.0.8:50001" in done.stderr
+    assert (
+        "names the master 10.0.0.8:50001, but the spool of this process was opened before"
+        in done.stderr
+    )
     assert done.stderr.count("WARNING") == 1
 
 
@@ -642,7 +648,7 @@ def test_without_a_spool_the_client_says_that_nothing_is_kept() -> None:
         "assert spooler.SpoolMasterClient().report_diagnosis_agent_metrics(metric) is False"
     )
     assert done.returncode == 0, done.stderr
-    assert "PRIMUS_LENS_WANDB_OUTPUT_PATH is not set: reports are not kept" in done.stderr
+    assert "Reports are discarded: PRIMUS_LENS_WANDB_OUTPUT_PATH is not set" in done.stderr
 
 
 @pytest.mark.promise("G20")
