@@ -74,13 +74,14 @@ def write_backlog(root: Path, *, steps: int, metrics: int, spools: int) -> int:
             writer.append(
                 step.NAME,
                 codec.pack(
-                    step.make(run="r", step=index, time=1.7e9 + index, closed=True, data=data)
+                    step.encode(run="r", step=index, time=1.7e9 + index, closed=True, data=data)
                 ),
             )
             if index % 1000 == 0:
                 writer.tend()
         writer.append(
-            finish.NAME, codec.pack(finish.make(run="r", time=time.time(), step=index, exit_code=0))
+            finish.NAME,
+            codec.pack(finish.encode(run="r", time=time.time(), step=index, exit_code=0)),
         )
         writer.close()
     return sum(file.stat().st_size for file in root.rglob("*") if file.is_file())

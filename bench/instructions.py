@@ -83,7 +83,7 @@ who = Identity(spool=spool, created=1.7e9, pid=1, host="h", workload_uid="w")
 writer = Writer(root=Path(WORK), below=("node_0", "rank_0"), spool=spool,
                 identity=codec.pack(who.to_map()), limits=Limits())
 for index in range(100):
-    body = step.make(run="r", step=index, time=1.7e9 + index, closed=True, data={_METRICS})
+    body = step.encode(run="r", step=index, time=1.7e9 + index, closed=True, data={_METRICS})
     writer.append(step.NAME, codec.pack(body))
 writer.close()
 config = SimpleNamespace(drop_non_numeric=False, rank_prefix=True, batch_max_bytes=1 << 19,

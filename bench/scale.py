@@ -79,7 +79,7 @@ def write(root: Path, number: int, records: int, *, salt: str = "aaaa", end: boo
     writer = writer_of(root, number, salt)
     data = {f"train/metric_{index}": 0.5 + index for index in range(4)}
     for index in range(records):
-        body = step.make(run="r", step=index, time=1.7e9 + index, closed=True, data=data)
+        body = step.encode(run="r", step=index, time=1.7e9 + index, closed=True, data=data)
         writer.append(step.NAME, codec.pack(body))  # type: ignore[attr-defined]
         if index % 4000 == 3999:
             writer.tend()  # type: ignore[attr-defined]

@@ -370,7 +370,7 @@ class Recorder:
         if writer is not None:
             writer.insist()
         self._retry_at = 0.0
-        self.record(exit_record.NAME, exit_record.make(time=time.time(), steps=dict(self.steps)))
+        self.record(exit_record.NAME, exit_record.encode(time=time.time(), steps=dict(self.steps)))
         with self._lock:
             writer, self._writer = self._writer, None
         if writer is not None:
@@ -471,7 +471,7 @@ def recorder() -> Recorder:
 
 
 def _gap(reason: str, loss: _Loss) -> dict[str, Any]:
-    return gap_record.make(
+    return gap_record.encode(
         time=time.time(), reason=reason, count=loss.count, first=loss.first, last=loss.last
     )
 

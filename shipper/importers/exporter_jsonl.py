@@ -160,7 +160,7 @@ class ExporterFile(ScannedFile[State]):
         time = _time(values.get("timestamp"), state.time)
         number = state.counter if given is None else given
         counter = number + 1 if given is None else max(given, state.counter)
-        body = step.make(run=self.run, step=number, time=time, closed=given is None, data=data)
+        body = step.encode(run=self.run, step=number, time=time, closed=given is None, data=data)
         return replace(state, counter=counter, time=time), body
 
 

@@ -162,7 +162,7 @@ def _history(body: bytes, state: State) -> tuple[Item | None, State]:
     time = found.time
     if time is None:
         time = state.time if found.runtime is None else state.start + found.runtime
-    made = step.make(run=state.run, step=number, time=time, closed=True, data=found.data)
+    made = step.encode(run=state.run, step=number, time=time, closed=True, data=found.data)
     state = replace(state, step=number, following=number + 1, time=time)
     return Content(kind=step.NAME, body=pack(made)), state
 
@@ -176,7 +176,7 @@ def _end(_body: bytes, state: State) -> tuple[Item | None, State]:
     """Give the exit that has come, if one has."""
     if state.exit_code is None:
         return None, state
-    made = finish.make(run=state.run, time=state.time, step=state.step, exit_code=state.exit_code)
+    made = finish.encode(run=state.run, time=state.time, step=state.step, exit_code=state.exit_code)
     return Content(kind=finish.NAME, body=pack(made)), replace(state, exit_code=None)
 
 

@@ -251,7 +251,7 @@ def _observe_finish(subject: Any) -> None:
     code = getattr(subject, "_exit_code", None)
     recorder().record(
         finish.NAME,
-        finish.make(
+        finish.encode(
             run=state.run,
             time=time.time(),
             step=state.last_step,

@@ -15,7 +15,7 @@ from tests.kit import spools
 
 pytestmark = pytest.mark.promise("G9")
 
-PTH = spools.REPOSITORY / "packaging" / "lens_ship.pth"
+PTH = spools.REPOSITORY / "spooler" / "lens_ship.pth"
 HEAVY = frozenset(
     """
     requests urllib3 http socket ssl tenacity asyncio multiprocessing concurrent subprocess

@@ -27,7 +27,7 @@ def test_a_kind_is_named_like_its_line_and_made_like_its_example(kind: str) -> N
 
 
 def test_what_make_is_given_stands_in_the_body() -> None:
-    assert step.make(run="r", step=3, time=1.5, closed=False, data={"a": 1}) == {
+    assert step.encode(run="r", step=3, time=1.5, closed=False, data={"a": 1}) == {
         "run": "r",
         "step": 3,
         "time": 1.5,
@@ -39,20 +39,20 @@ def test_what_make_is_given_stands_in_the_body() -> None:
         "time": 1.5,
         "project": "p",
     }
-    assert finish.make(run="r", time=1.5, step=None, exit_code=1) == {
+    assert finish.encode(run="r", time=1.5, step=None, exit_code=1) == {
         "run": "r",
         "time": 1.5,
         "step": None,
         "exit_code": 1,
     }
-    assert gap.make(time=3.0, reason="disk-full", count=2, first=1.0, last=2.0) == {
+    assert gap.encode(time=3.0, reason="disk-full", count=2, first=1.0, last=2.0) == {
         "time": 3.0,
         "reason": "disk-full",
         "count": 2,
         "first": 1.0,
         "last": 2.0,
     }
-    assert exit_record.make(time=1.0, steps={"r": 4}) == {"time": 1.0, "steps": {"r": 4}}
+    assert exit_record.encode(time=1.0, steps={"r": 4}) == {"time": 1.0, "steps": {"r": 4}}
     assert detection.make(run="r", time=1.0, look=2, evidence={"a": {}}, hints={}) == {
         "run": "r",
         "time": 1.0,

@@ -294,7 +294,7 @@ def _log(tell: Tell, pause: float, pad: str) -> None:
         data: dict[str, Any] = {"loss": number / 3, "text": pad}
         if number % POISONED == POISONED - 1:
             data[POISON] = 1
-        body = step_record.make(run="r", step=number, time=time.time(), closed=True, data=data)
+        body = step_record.encode(run="r", step=number, time=time.time(), closed=True, data=data)
         tell(number if recorder().record("step", body) else REFUSED)
         number += 1
         time.sleep(pause)

@@ -205,7 +205,7 @@ def log(steps: int, tell: Tell, pause: float, until: float = float("inf")) -> No
         if time.monotonic() > until:
             break
         data = {"loss": number / 3, "text": PAD}
-        body = step_record.make(run="r", step=number, time=time.time(), closed=True, data=data)
+        body = step_record.encode(run="r", step=number, time=time.time(), closed=True, data=data)
         while not recorder().record("step", body):
             refused += 1
             time.sleep(0.002)

@@ -121,7 +121,7 @@ def log_steps(root: Root, tell: Tell) -> None:
     )
     for number in range(STEPS):
         data = {MARK: float(number)}
-        body = step.make(run="r", step=number, time=1.0, closed=True, data=data)
+        body = step.encode(run="r", step=number, time=1.0, closed=True, data=data)
         writer.append("step", codec.pack(body))
         writer.tend()
         tell(number)

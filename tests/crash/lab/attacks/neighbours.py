@@ -142,7 +142,7 @@ def _log(until: float, tell: Tell) -> None:
     number = 0
     while time.monotonic() < until:
         data = {"at": time.time()}
-        body = step_record.make(run="live", step=number, time=time.time(), closed=True, data=data)
+        body = step_record.encode(run="live", step=number, time=time.time(), closed=True, data=data)
         if recorder().record("step", body):
             tell(number)
         number += 1

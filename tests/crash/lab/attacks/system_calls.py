@@ -85,7 +85,7 @@ COMBINATIONS = [
 
 
 def _body(number: int) -> dict[str, object]:
-    return step_record.make(
+    return step_record.encode(
         run="r", step=number, time=time.time(), closed=True, data={"loss": number / 3}
     )
 
