@@ -78,7 +78,7 @@ class Recorder:
         self._lock = threading.RLock()
         self._writer: Writer | None = None
         # Called before the exit record is written; they must not raise.
-        self.farewells: list[Callable[[], None]] = []
+        self.on_close: list[Callable[[], None]] = []
         self._losses: dict[str, _Loss] = {}
         self._lost: bytes | None = None  # the last record that was counted as dropped
         self._retry_at = 0.0
@@ -97,7 +97,7 @@ class Recorder:
         packed = None
         try:
             packed = _pack(body)
-            return self._commit(kind, packed, kept=False)
+            return self._commit(kind, packed, False)
         except BaseException as error:
             if not self._is_ours(error, kind, packed):
                 raise
@@ -106,13 +106,13 @@ class Recorder:
     def append(self, kind: str, packed: bytes, *, kept: bool = False) -> bool:
         """As `record`, but packed; a refusal is no loss of what is `kept` and offered again."""
         try:
-            return self._commit(kind, packed, kept=kept)
+            return self._commit(kind, packed, kept)
         except BaseException as error:
             if not self._is_ours(error, kind, packed, kept=kept):
                 raise
             return False
 
-    def _commit(self, kind: str, packed: bytes, *, kept: bool) -> bool:
+    def _commit(self, kind: str, packed: bytes, kept: bool) -> bool:
         if self._forking:
             time.sleep(_YIELD_SECONDS)  # the lock is not fair: threads at full speed keep it
         with self._lock:
@@ -120,7 +120,7 @@ class Recorder:
                 if not kept:
                     self._lose(self._trouble, packed)
                 return False
-            return self._append(kind, packed, kept=kept)
+            return self._append(kind, packed, kept)
 
     def _is_ours(
         self, error: BaseException, kind: str, packed: bytes | None, *, kept: bool = False
@@ -172,7 +172,7 @@ class Recorder:
 
     # --- opening, failing, coming back ----------------------------------------------------------
 
-    def _append(self, kind: str, packed: bytes, *, kept: bool) -> bool:
+    def _append(self, kind: str, packed: bytes, kept: bool) -> bool:
         try:
             writer = self._writer or self._open()
             if writer is None:
@@ -363,7 +363,7 @@ class Recorder:
         if writer is None:
             return False
         self._mind(writer, writer.check)
-        for farewell in self.farewells:
+        for farewell in self.on_close:
             farewell()
         # A few bytes beyond a limit, or one more try, are worth knowing what was lost.
         writer = self._writer
@@ -414,7 +414,7 @@ class Recorder:
         child = Recorder()
         child.generation = self.generation + 1
         child._silent = silent
-        child.farewells = list(self.farewells)
+        child.on_close = list(self.on_close)
         child.master_addr = self.master_addr
         return child
 

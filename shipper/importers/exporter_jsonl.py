@@ -160,7 +160,14 @@ class ExporterFile(ScannedFile[State]):
         time = _time(values.get("timestamp"), state.time)
         number = state.counter if given is None else given
         counter = number + 1 if given is None else max(given, state.counter)
-        body = step.encode(run=self.run, step=number, time=time, closed=given is None, data=data)
+        body = step.encode(
+            run=self.run,
+            step=number,
+            time=time,
+            closed=given is None,
+            data=data,
+            step_given=given is not None,
+        )
         return replace(state, counter=counter, time=time), body
 
 
@@ -234,7 +241,7 @@ def _given_step(value: Any) -> int | None:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if not isinstance(value, int) or isinstance(value, bool) or not _INT_MIN <= value < _INT_MAX:
-        raise _Unreadable("step is no whole number of 64 bits")
+        raise _Unreadable("step is not a 64-bit integer")
     return value
 
 

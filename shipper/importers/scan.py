@@ -33,13 +33,6 @@ LARGE_BODY = 1024 * 1024  # above this, long texts and lists are cut as in the t
 _MARKS = 512
 _STRIDE = 256  # records between two marks, at first
 
-_NOTHING_KNOWN: dict[str, Any] = {
-    **dict.fromkeys(("project", "name", "entity", "group", "job_type", "mode", "wandb"), ""),
-    "tags": [],
-    "resumed": False,
-    "step": 0,
-}
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Content:
@@ -181,10 +174,8 @@ class ScannedFile(abc.ABC, Generic[State]):
 
 def announcement(*, run: str, time: float, **known: Any) -> Content:
     """The "run" record of a source, with the facts that are `known` of it."""
-    facts = {**_NOTHING_KNOWN, **known}
-    return Content(
-        kind=run_record.NAME, body=pack(run_record.make(run=run, time=time, facts=facts))
-    )
+    body = run_record.encode(run=run, time=time, **known)
+    return Content(kind=run_record.NAME, body=pack(body))
 
 
 def pack(body: dict[str, Any]) -> bytes:

@@ -150,7 +150,8 @@ def _run(body: bytes, state: State) -> tuple[Item | None, State]:
         following=max(state.following, known.starting_step),
     )
     facts = {**known.texts, "tags": list(known.tags), "resumed": known.resumed}
-    facts |= {"step": known.starting_step, "wandb": known.wandb, "mode": state.mode}
+    facts |= {"step": known.starting_step, "mode": state.mode}
+    facts["tracker_version"] = known.wandb
     facts.pop("run", None)
     facts.pop("host", None)
     return announcement(run=state.run, time=state.start, **facts), state

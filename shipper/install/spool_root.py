@@ -65,7 +65,7 @@ def _give(directory: Path, uid: int, gid: int, mode: int) -> list[str]:
             raise RootError(f"{directory} is a link; give the directory that it points to")
         if (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (uid, gid, mode):
             return [f"{directory}: nothing to change"]
-        # By descriptor: nobody can exchange what the name points to between the two steps.
+        # By descriptor: the name may point elsewhere between the two steps.
         descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             os.fchown(descriptor, uid, gid)

@@ -173,15 +173,17 @@ class DiagnosisAgent:
         described = failure.describe(failures)
         restarts = restart_count if isinstance(restart_count, int) else 0
         action = rules.decide(described, self._log.tail(), restarts, self._settings.max_restarts)
-        verdict = {**action.__dict__, "action": action.action_type.name}
-        del verdict["action_type"]
         logger.info("Diagnosis: %s: %s", action.action_type.name, action.reason)
         if os.environ.get(config.OUTPUT_PATH):
             recorder().record(
                 decision.NAME,
-                decision.make(
+                decision.encode(
                     time=time.time(),
-                    verdict=verdict,
+                    action=action.action_type.name,
+                    rule=action.rule,
+                    reason=action.reason,
+                    evidence=action.evidence,
+                    seen_in=action.seen_in,
                     restart_count=restarts,
                     failures=described[:_FAILURES_LIMIT],
                 ),

@@ -62,7 +62,12 @@ class SpoolMasterClient:
         try:
             metric = taken(data, now=now, own=self._own)
             source = getattr(data, "source", None)
-            body = report.make(time=now, metric=metric, source=source, master=self.master_addr)
+            body = report.encode(
+                time=now,
+                **metric,
+                source=None if source is None else dict(source),
+                master=self.master_addr,
+            )
             packed = codec.pack(body)
             if len(packed) > fmt.BODY_LIMIT:
                 raise ReportRefused("report-content", f"{len(packed)} bytes are too many")

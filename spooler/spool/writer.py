@@ -487,12 +487,15 @@ class Writer:
     def _tell_deleted(self, segment: SealedSegment) -> None:
         # From the very first on: the gaps that told of earlier ones may go with this segment.
         self._first_deleted = self._first_deleted or segment
-        body = gap.make_deleted(
+        first_seq, last_seq = self._first_deleted.first, segment.last
+        body = gap.encode(
             time=time.time(),
             reason="cap",
-            seqs=(self._first_deleted.first, segment.last),
+            count=last_seq - first_seq + 1,
             first=self._first_deleted.began,
             last=segment.ended,
+            first_seq=first_seq,
+            last_seq=last_seq,
         )
         with self._gate:
             self._insert(gap.NAME, codec.pack(body))

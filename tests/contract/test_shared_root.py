@@ -1,7 +1,7 @@
 """One spool root for users who do not trust each other: real uids, and the root as it is installed.
 
-The service (a user of its own) ships and frees what everybody records; nobody else reads, deletes,
-renames or stops what belongs to another.
+The service, a user of its own, delivers and deletes the spools of all users. No other user can
+read, delete, rename or stop the recording of a spool.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ taken = [
 print(json.dumps({"taken": taken.count(True)}))
 """
 )
-# What a stranger tries; what works is told.
+# What another user tries. Prints what works.
 ATTACK = (
     BECOME
     + """

@@ -152,7 +152,9 @@ def test_a_segment_alone_is_attributed_under_any_name(sealed: Path, tmp_path: Pa
 
 
 def test_gaps_are_reported_and_explain_what_is_missing(tmp_path: Path) -> None:
-    expected = gap.make_deleted(time=1.7e9, reason="cap", seqs=(1, 10), first=1.6e9, last=1.7e9)
+    expected = gap.encode(
+        time=1.7e9, reason="cap", count=10, first=1.6e9, last=1.7e9, first_seq=1, last_seq=10
+    )
     lost = gap.encode(time=1.7e9, reason="disk-full", count=7, first=1.6e9, last=1.7e9)
     directory, _ = spool(
         tmp_path, [*records(18), ("gap", expected), ("gap", lost)], segment_records=10

@@ -14,7 +14,7 @@ from tests.kit import spools
 
 def test_goodbye_says_how_far_each_run_came_and_seals(root: Path, mine: Recorder) -> None:
     called = []
-    mine.farewells.append(lambda: called.append(mine.record("finish", {"run": "r"})))
+    mine.on_close.append(lambda: called.append(mine.record("finish", {"run": "r"})))
     mine.record("step", spools.step(7))
     mine.steps["r"] = 7
     mine.goodbye()

@@ -18,7 +18,7 @@ from tests.crash.lab.broken_training import TRAINING_MUTANTS
 from tests.crash.lab.laboratory import REPOSITORY
 from tests.crash.lab.patches import Mutant, Patch
 
-_COPIED = ("spooler", "shipper", "tests", "examples", "packaging", "bench")
+_COPIED = ("spooler", "shipper", "tests", "examples", "bench")
 
 
 def patched(mutant: Mutant) -> dict[str, str]:

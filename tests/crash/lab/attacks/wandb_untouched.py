@@ -44,7 +44,7 @@ _HEADER_BYTES = 7
 _VOLATILE = {"_timestamp", "_runtime"}
 _CLIENT = re.compile(r"(?<=wandb-client-artifact://)\w+")  # drawn anew each time
 # The guards themselves, and what does nothing but call wandb's own.
-_GUARDS = {"_wrap_init", "_wrap_log", "_wrap_finish", "_guarded", "_told", "_interrupted"}
+_GUARDS = {"_wrap_init", "wrap_log", "_wrap_finish", "guarded", "count", "_interrupted"}
 _BORDER = "spooler.async_exceptions"  # tells what the guards keep from what they pass on
 
 
@@ -231,7 +231,7 @@ def _outcome(call: Callable[[], Any]) -> list[Any]:
             chain.append(f"{type(link).__name__}: {_shown(link)}")
             link = link.__cause__ or link.__context__
         for frame in traceback.extract_tb(error.__traceback__):
-            if not frame.filename.endswith("spooler/hooks/wandb.py"):
+            if not frame.filename.endswith(("hooks/wandb.py", "hooks/run_tracker.py")):
                 places.append(f"{Path(frame.filename).name}:{frame.lineno} {frame.name}")
         # How deep an endless value is followed depends on how deep the caller stands.
         return ["raised", chain, list(dict.fromkeys(places))]
