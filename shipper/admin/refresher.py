@@ -99,8 +99,7 @@ class StatusRefresher:
             except (ShipperError, SpoolError, OSError) as error:
                 # A locked ledger or a missing disk must not end this thread.
                 log.error(
-                    "cannot collect the status for page and metrics: %s",
-                    error,
+                    "status not collected, page and metrics show the last one",
                     extra=fields(reason="status", detail=error),
                 )
             self._ended.wait(SAMPLE_SECONDS)
@@ -113,13 +112,10 @@ class StatusRefresher:
             problem = f"{host}:{port}: {error.strerror or error}"
             if problem != self.problem:
                 log.error(
-                    "cannot open the HTTP port: %s; records are delivered without page, metrics and"
-                    " probes, next try in %.0f s; --http-listen sets another port",
-                    problem,
-                    SAMPLE_SECONDS,
-                    extra=fields(reason="http-port", detail=error),
+                    "HTTP port not opened, delivery continues, --http-listen sets another port",
+                    extra=fields(reason="http-port", detail=problem, retry_seconds=SAMPLE_SECONDS),
                 )
             self.problem = problem
             return
         self.address, self.problem = self._server.url, ""
-        log.info("page, metrics and probes: %s", self.address, extra=fields(address=self.address))
+        log.info("HTTP port opened", extra=fields(address=self.address))
