@@ -136,7 +136,7 @@ def _live(arm: str, seed: int, work: Path) -> None:
     if arm != "plain":
         from spooler.recorder import recorder
 
-        recorder().goodbye()
+        recorder().shutdown()
     wandb.teardown()
     (work / "seen.json").write_text(json.dumps(seen), encoding="utf-8")
 
