@@ -241,7 +241,7 @@ def _given_step(value: Any) -> int | None:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if not isinstance(value, int) or isinstance(value, bool) or not _INT_MIN <= value < _INT_MAX:
-        raise _Unreadable("step is no whole number of 64 bits")
+        raise _Unreadable("step is not a 64-bit integer")
     return value
 
 

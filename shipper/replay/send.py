@@ -25,6 +25,8 @@ from spooler.spool.reader import Stored
 
 log = logging.getLogger(__name__)
 
+_HINT = "run the same command again to resume"
+
 TURN_SECONDS = 0.5
 
 
@@ -59,10 +61,10 @@ def carry_out(
             receipts.append(receipt_of(part))
         except (SpoolError, OSError) as error:
             log.error(
-                "%s: %s; what is left of it is not sent: the same command goes on with it",
-                part.source.directory,
-                error,
-                extra=fields(spool=part.spool, path=part.source.directory, detail=error),
+                "source failed, its remaining records were not sent",
+                extra=fields(
+                    spool=part.spool, path=part.source.directory, detail=error, hint=_HINT
+                ),
             )
     return receipts
 

@@ -87,11 +87,8 @@ class CustomClientSession:
                 end()
             except Exception as error:  # noqa: BLE001 - border with code that is not ours
                 log.warning(
-                    "closing the client for %s: %s: %s",
-                    self.address,
-                    type(error).__name__,
-                    error,
-                    extra=fields(receiver=self.address, detail=str(error)),
+                    "custom client failed to close",
+                    extra=fields(receiver=self.address, detail=f"{type(error).__name__}: {error}"),
                 )
 
 

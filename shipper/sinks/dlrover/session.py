@@ -171,9 +171,7 @@ class Session:
             if isinstance(kept, bytes):
                 if generation != self._generation:
                     log.info(
-                        "%s: a master that speaks %s",
-                        self.address,
-                        generation,
+                        "connected to a DLRover master",
                         extra=fields(receiver=self.address, generation=generation),
                     )
                 self._generation = generation

@@ -160,9 +160,7 @@ class ProcessorClient:
             self._working[given] = other
         if not known:
             log.warning(
-                "%s answers 404, %s answers: using the latter",
-                base,
-                other,
+                "URL answers 404, using the other prefix",
                 extra=fields(url=base, instead=other),
             )
         return answer

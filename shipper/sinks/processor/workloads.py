@@ -70,10 +70,7 @@ class Workloads:
         if uids:
             self._memory.remember_workload(identity.spool, _SEPARATOR.join(uids))
             log.info(
-                "%s: pod %s is of %s",
-                identity.spool,
-                identity.pod_name,
-                ", ".join(uids),
+                "workload of a pod found",
                 extra=fields(spool=identity.spool, pod=identity.pod_name, workload=" ".join(uids)),
             )
         return uids
