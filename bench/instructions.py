@@ -67,12 +67,11 @@ def settle():
     gc.freeze()
 """
 
-# Everything between the spool and the wire for a stretch of 100 steps: read, plan, body.
+# Everything between the spool and the wire for 100 steps: read, plan, body.
 _SHIP = f"""
 from pathlib import Path
-from types import SimpleNamespace
-from shipper.sinks import Stretch
-from shipper.sinks.processor.metrics import ProcessorSink
+from shipper.sinks import PlanInput
+from shipper.sinks.processor.metrics import MetricsOptions, MetricsSink
 from shipper.sinks.processor import encode
 from spooler.records import step
 from spooler.spool import codec
@@ -87,17 +86,14 @@ for index in range(100):
     body = step.encode(run="r", step=index, time=1.7e9 + index, closed=True, data={_METRICS})
     writer.append(step.NAME, codec.pack(body))
 writer.close()
-config = SimpleNamespace(drop_non_numeric=False, rank_prefix=True, batch_max_bytes=1 << 19,
-                         steps_per_request=lambda identity: 100)
-sink = ProcessorSink(config, None)
+sink = MetricsSink("processor", MetricsOptions(), {{}})
 reader = Reader(writer.directory)
 settle()
 for _ in range(COUNT):
     records = reader.read(0, 500).records
-    plan = sink.plan(Stretch(identity=who, records=records, ahead={{}}, ended=True,
-                             waited=frozenset()))
+    plan = sink.plan(PlanInput(identity=who, records=records, ended=True))
     (batch,) = plan.batches
-    encode.body(batch.request, who)
+    encode.body(batch.payload, who)
 os._exit(0)
 """
 

@@ -93,13 +93,11 @@ def drop(ledger: Ledger, rows: Iterable[Mapping[str, Any]]) -> int:
 
 
 def _send(sink: Sink, identity: Identity, stored: Stored) -> Outcome:
-    plan = sink.plan(
-        PlanInput(identity=identity, records=(stored,), ahead={}, ended=True, waited=frozenset())
-    )
-    if plan.refused:
-        refused = plan.refused[0]
+    plan = sink.plan(PlanInput(identity=identity, records=(stored,), ended=True))
+    if plan.rejected:
+        rejected = plan.rejected[0]
         return Outcome(
-            disposition=Disposition.PERMANENT, reason=refused.reason, detail=refused.detail
+            disposition=Disposition.PERMANENT, reason=rejected.reason, detail=rejected.detail
         )
     outcome = Outcome(disposition=Disposition.DELIVERED, reason="nothing to send")
     for batch in plan.batches:

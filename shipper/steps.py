@@ -19,9 +19,9 @@ from spooler.records.step import StepRecord
 from spooler.spool import codec
 from spooler.spool.reader import Stored
 
-# The metric that tells of records the training process could not commit: `<this>/<reason>`.
+# The metric that counts records that the training process could not write: `<this>/<reason>`.
 DROPPED_NAME = "lens-ship/dropped"
-# The metric that marks the last step of a run whose process ended without a goodbye.
+# The metric that marks the last step of a run whose process exited uncleanly.
 CUT_OFF_NAME = "lens-ship/cut_off"
 _REASON_CHARACTERS = 64  # of a gap, as far as they are told
 NOTHING_DELETED: Mapping[int, int] = MappingProxyType({})
@@ -67,16 +67,16 @@ class Skipped(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CollectedSteps:
-    """What a stretch of records holds: complete steps by first seq, open ones, and refused.
+    """What records hold: complete steps by first seq, open ones, and rejected records.
 
-    `passed` are the records that are no part of a step; `gaps` the seqs of gaps that no step has
-    followed yet, which would tell of them.
+    `skipped` are the records that are not part of a step, `gaps` the seqs of gaps that no step has
+    followed yet: the next step reports them.
     """
 
     complete: tuple[Step, ...]
     open: tuple[Step, ...]
-    refused: tuple[Rejected, ...]
-    passed: tuple[Skipped, ...] = ()
+    rejected: tuple[Rejected, ...]
+    skipped: tuple[Skipped, ...] = ()
     gaps: tuple[int, ...] = ()
 
 
@@ -110,15 +110,13 @@ class _Building:
 
 
 def collect_steps(
-    records: Iterable[Stored],
-    ahead: Mapping[str, int],
-    deleted: Mapping[int, int] = NOTHING_DELETED,
+    records: Iterable[Stored], deleted: Mapping[int, int] = NOTHING_DELETED
 ) -> CollectedSteps:
-    """Merge records into steps, leaving out what `ahead` (run -> seq) says is settled.
+    """Merge records into steps.
 
-    `deleted` tells of gaps whose records had a seq how many of them are lost to this sink.
+    `deleted` says of a gap of records that had a seq how many of them the sink has not got.
     """
-    collector = _Collector(ahead, deleted)
+    collector = _Collector(deleted)
     for stored in records:
         collector.take(stored)
     return collector.result()
@@ -157,19 +155,17 @@ def cut_off(tail: Sequence[Stored]) -> tuple[Step, ...]:
 
 
 class _Collector:
-    """Goes through a stretch once, one record at a time."""
+    """Goes through records once, one at a time."""
 
-    def __init__(self, ahead: Mapping[str, int], deleted: Mapping[int, int]) -> None:
-        self._ahead = ahead
+    def __init__(self, deleted: Mapping[int, int]) -> None:
         self._deleted = deleted
         self._building: dict[str, _Building] = {}
-        self._gaps: list[tuple[int, dict[str, Any]]] = []  # seq, what the next step tells of it
+        self._gaps: list[tuple[int, dict[str, Any]]] = []  # seq, what the next step reports of it
         self._complete: list[Step] = []
-        self._refused: list[Rejected] = []
-        self._passed: list[Skipped] = []
+        self._rejected: list[Rejected] = []
+        self._skipped: list[Skipped] = []
 
     def take(self, stored: Stored) -> None:
-        """Go on by one record."""
         if stored.kind == "step":
             self._take_step(stored)
         elif stored.kind == "finish":
@@ -180,15 +176,14 @@ class _Collector:
             if stored.kind == "exit":
                 self._complete.extend(one.build() for one in self._building.values())
                 self._building.clear()
-            self._passed.append(Skipped(seq=stored.seq))
+            self._skipped.append(Skipped(seq=stored.seq))
 
     def result(self) -> CollectedSteps:
-        """What there was."""
         return CollectedSteps(
             complete=tuple(sorted(self._complete, key=lambda one: one.first)),
             open=tuple(one.build() for one in self._building.values()),
-            refused=tuple(self._refused),
-            passed=tuple(self._passed),
+            rejected=tuple(self._rejected),
+            skipped=tuple(self._skipped),
             gaps=tuple(seq for seq, _ in self._gaps),
         )
 
@@ -201,8 +196,6 @@ class _Collector:
             return
         gaps, self._gaps = self._gaps, []
         run = record.run
-        if self._ahead.get(run, 0) >= stored.seq:
-            return
         started = self._building.get(run)
         if started is None and record.closed and not gaps:  # what almost every record is
             # As a plain tuple: the constructor takes three times as long.
@@ -225,15 +218,13 @@ class _Collector:
         except BodyUnreadable as error:
             self._reject(stored, error)
             return
-        if self._ahead.get(run, 0) >= stored.seq:
-            return
-        self._passed.append(Skipped(seq=stored.seq, run=run))
+        self._skipped.append(Skipped(seq=stored.seq, run=run))
         started = self._building.pop(run, None)
         if started is not None:
             self._complete.append(started.build())
 
     def _reject(self, stored: Stored, error: BodyUnreadable) -> None:
-        self._refused.append(Rejected(stored=stored, reason=error.reason, detail=str(error)))
+        self._rejected.append(Rejected(stored=stored, reason=error.reason, detail=str(error)))
 
     def _take_gap(self, stored: Stored) -> None:
         """Records that are missing here: the step that follows tells how many, and why."""
@@ -245,7 +236,7 @@ class _Collector:
         if record is not None and 0 <= record.count < 2**53:
             count = self._deleted.get(stored.seq, record.count)
         if record is None or not count:  # or all of them were delivered in time
-            self._passed.append(Skipped(seq=stored.seq))
+            self._skipped.append(Skipped(seq=stored.seq))
             return
         name = f"{DROPPED_NAME}/{record.reason[:_REASON_CHARACTERS]}"
         self._gaps.append((stored.seq, {name: count}))

@@ -22,7 +22,7 @@ from shipper.ledger import ranges
 from shipper.tables import Column, cells, console, fitted, numbers
 
 if TYPE_CHECKING:
-    from shipper.replay.check import Checked
+    from shipper.replay.verify import Checked
     from shipper.retention.quarantine import Report
 
 _ANSWER = 2000  # characters of an answer that are shown

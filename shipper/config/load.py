@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from shipper.config.schema import SETTINGS, Config, Setting, settings_of
 from shipper.errors import ConfigError
-from shipper.http_client import tls
+from shipper.http_client.credentials import file_problems
 from shipper.http_client.redact import masked
 
 if sys.version_info >= (3, 11):
@@ -66,7 +66,8 @@ def load(
                 "no spool root: give --spool DIR, LENS_SHIP_SPOOL or PRIMUS_LENS_WANDB_OUTPUT_PATH"
             )
     problems += _contradictions(values, given)
-    problems += _unusable_files(values, given) if sends else []
+    if sends:
+        problems += file_problems({name: values[name] for name in _FILES}, given)
     if problems:
         raise ConfigError(problems)
     return Config(**values, sinks=sinks, given=given, warnings=tuple(_unknown_variables(environ)))
@@ -206,33 +207,6 @@ def _contradictions(values: Mapping[str, Any], given: Mapping[str, str]) -> Iter
 
 
 _FILES = ("token_file", "cookie_file", "ca_file", "client_cert_file", "client_key_file")
-
-
-def _unusable_files(values: Mapping[str, Any], given: Mapping[str, str]) -> Iterator[str]:
-    for name in _FILES:
-        if values[name] is None:
-            continue
-        try:
-            with open(values[name], "rb") as opened:
-                empty = not opened.read(1)
-        except OSError as error:
-            path = str(values[name])
-            # The value may be the secret itself instead of the name of its file.
-            shown = path if os.sep in path else "the given value"
-            yield (
-                f"{given[name]}: {shown} cannot be read ({error.strerror}). It has to be the name"
-                f" of a file that uid {os.geteuid()}, gid {os.getegid()} may read"
-            )
-            continue
-        if empty:
-            yield f"{given[name]}: {values[name]} is empty"
-    certificate, key = values["client_cert_file"], values["client_key_file"]
-    if certificate and os.access(certificate, os.R_OK) and (not key or os.access(key, os.R_OK)):
-        problem = tls.pair_problem(certificate, key)
-        yield from [f"{given['client_cert_file']}: {problem}"] if problem else []
-    if values["ca_file"] and os.access(values["ca_file"], os.R_OK):
-        problem = tls.authorities_problem(values["ca_file"])
-        yield from [f"{given['ca_file']}: {problem}"] if problem else []
 
 
 # --- likely mistakes ------------------------------------------------------------------------------

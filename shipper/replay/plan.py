@@ -13,7 +13,7 @@ from shipper.discovery.layout import find_spools, identity_of
 from shipper.errors import Misplaced
 from shipper.importers import open_imports
 from shipper.ledger.ledger import Ledger
-from shipper.replay.selection import Selection, kind_for
+from shipper.replay.selection import Kinds, Selection, carries
 from shipper.replay.source import RecordRange, decode, records_in
 from spooler.errors import SpoolError
 from spooler.spool import format as fmt
@@ -23,15 +23,15 @@ from spooler.spool.reader import Reader
 
 @dataclass(frozen=True, kw_only=True)
 class ReplayRequest:
-    """What was asked for on the command line."""
+    """What is asked for on the command line."""
 
     root: Path | None  # where the service ships; None: paths to spools cannot be judged
     pod_directories: bool = False
     paths: tuple[Path, ...] = ()
     selection: Selection = field(default_factory=Selection)
-    sinks: tuple[str, ...]
-    again: bool = False
-    overwrite: bool = False
+    sinks: Mapping[str, Kinds]  # what each sink carries
+    resend_delivered: bool = False
+    overwrite_newer: bool = False
     workload_uid: str = ""
     pod_name: str = ""
 
@@ -42,20 +42,21 @@ class Part:
 
     source: RecordRange
     sink: str
+    kinds: Kinds  # that the sink carries
     entry: str
     records: int
     bytes: int
-    delivered: int  # already, and therefore not sent without `again`
+    delivered: int  # already, and therefore not sent without `resend`
     overwriting: int  # steps left out because a later process has written them since
     steps: tuple[int, int] | None  # lowest and highest
     runs: tuple[str, ...]
-    again: bool
+    resend: bool
     unfinished: bool  # it was begun before, and has no receipt
 
     @property
     def to_send(self) -> int:
         """Records that would go out."""
-        return self.records if self.again else self.records - self.delivered
+        return self.records if self.resend else self.records - self.delivered
 
     @property
     def spool(self) -> str:
@@ -70,27 +71,27 @@ class _Found:
     live: bool  # the service ships it
 
 
-def make_plan(wish: ReplayRequest, ledger: Ledger) -> tuple[list[Part], list[str]]:
+def make_plan(request: ReplayRequest, ledger: Ledger) -> tuple[list[Part], list[str]]:
     """All parts in the order in which they are sent, and what could not be read, in words."""
-    found, problems = _find(wish, ledger)
+    found, problems = _find(request, ledger)
     newer = _NewerSteps(found)
     parts: list[Part] = []
     for one in sorted(found, key=lambda one: (one.identity.created, one.identity.spool)):
-        if wish.selection.workload not in ("", one.identity.workload_uid):
+        if request.selection.workload not in ("", one.identity.workload_uid):
             continue
         try:
-            later = newer.than(one) if not wish.overwrite else frozenset()
-            parts += [_part(wish, ledger, one, sink, later) for sink in wish.sinks]
+            later = newer.than(one) if not request.overwrite_newer else frozenset()
+            parts += [_part(request, ledger, one, sink, later) for sink in request.sinks]
         except (SpoolError, OSError) as error:
             problems.append(_about(one.reader.directory, error))
     return parts, problems
 
 
-def _find(wish: ReplayRequest, ledger: Ledger) -> tuple[list[_Found], list[str]]:
+def _find(request: ReplayRequest, ledger: Ledger) -> tuple[list[_Found], list[str]]:
     problems: list[str] = []
     found: dict[str, _Found] = {}
-    directories = list(find_spools(wish.root)) if wish.root and not wish.paths else []
-    for path in wish.paths:
+    directories = list(find_spools(request.root)) if request.root and not request.paths else []
+    for path in request.paths:
         if fmt.is_spool_id(path.name):
             directories.append(path)
             continue
@@ -98,23 +99,23 @@ def _find(wish: ReplayRequest, ledger: Ledger) -> tuple[list[_Found], list[str]]
         directories.extend(spools)
         try:
             for source in open_imports(
-                path, workload_uid=wish.workload_uid, pod_name=wish.pod_name
+                path, workload_uid=request.workload_uid, pod_name=request.pod_name
             ):
                 found[source.spool] = _Found(reader=source, identity=source.identity(), live=False)
         except (SpoolError, OSError) as error:
             problems.append(_about(path, error))
     for directory in directories:
         reader = Reader(directory)
-        if wish.root is None:
+        if request.root is None:
             problems.append(
                 f"{directory}: a spool: give --spool ROOT, the root that the service ships, so that"
                 " what of it is delivered already is known"
             )
             continue
         try:
-            inside = directory.resolve().is_relative_to(wish.root.resolve())
+            inside = directory.resolve().is_relative_to(request.root.resolve())
             live = inside and directory.parent.name != fmt.QUARANTINE_NAME
-            identity = _identity(reader, wish, live=live)
+            identity = _identity(reader, request, live=live)
         except (SpoolError, Misplaced, OSError) as error:
             problems.append(_about(directory, error))
             continue
@@ -132,23 +133,25 @@ def _about(path: Path, error: Exception) -> str:
     return text if text.startswith(str(path)) else f"{path}: {text}"
 
 
-def _identity(reader: Reader, wish: ReplayRequest, *, live: bool) -> Identity:
-    """The spool's own, below the root as the service takes it; else what the wish says."""
+def _identity(reader: Reader, request: ReplayRequest, *, live: bool) -> Identity:
+    """The spool's own, below the root as the service takes it; else what the request says."""
     try:
-        if not (live and wish.pod_directories and wish.root):
+        if not (live and request.pod_directories and request.root):
             return reader.identity()
         below = Reader(reader.directory.resolve())
-        return identity_of(below, wish.root.resolve(), by_directory=True)
+        return identity_of(below, request.root.resolve(), by_directory=True)
     except SpoolError:
-        if not wish.workload_uid and not wish.pod_name:
+        if not request.workload_uid and not request.pod_name:
             raise
     return replace(
-        from_spool_id(reader.spool), workload_uid=wish.workload_uid, pod_name=wish.pod_name
+        from_spool_id(reader.spool),
+        workload_uid=request.workload_uid,
+        pod_name=request.pod_name,
     )
 
 
 def _part(
-    wish: ReplayRequest, ledger: Ledger, found: _Found, sink: str, newer: frozenset[int]
+    request: ReplayRequest, ledger: Ledger, found: _Found, sink: str, newer: frozenset[int]
 ) -> Part:
     position = ledger.position(found.identity.spool, sink)
     last = found.reader.last_seq()
@@ -157,35 +160,35 @@ def _part(
         reader=found.reader,
         identity=found.identity,
         through=through,
-        selection=wish.selection,
+        selection=request.selection,
         newer=newer,
     )
-    counted = _count(source, sink, position.seq)
+    counted = _count(source, request.sinks[sink], position.seq)
     entry = sink
-    if wish.again:
-        again = wish.selection.digest(sink, "overwrite" if wish.overwrite else "")
+    if request.resend_delivered:
+        again = request.selection.digest(sink, "overwrite" if request.overwrite_newer else "")
         entry = f"{sink}~{again}~{ledger.open_replay(found.identity.spool, sink, again)}"
     return Part(
         source=source,
         sink=sink,
+        kinds=request.sinks[sink],
         entry=entry,
-        again=wish.again,
+        resend=request.resend_delivered,
         unfinished=ledger.is_unfinished(found.identity.spool, entry),
         **counted,
     )
 
 
-def _count(source: RecordRange, sink: str, delivered_to: int) -> dict[str, Any]:
+def _count(source: RecordRange, kinds: Kinds, delivered_to: int) -> dict[str, Any]:
     """One walk over the source."""
-    kind = kind_for(sink)
     counts: Counter[str] = Counter()
     steps: list[int] = []
     runs: dict[str, None] = {}
     for stored in records_in(replace(source, newer=())):
-        if stored.kind != kind:
+        if not carries(kinds, stored.kind):
             continue
         body = decode(stored)
-        if body.get("step") in source.newer:
+        if stored.kind == "step" and body.get("step") in source.newer:
             counts["overwriting"] += 1
             continue
         counts["records"] += 1

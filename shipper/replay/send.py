@@ -14,12 +14,11 @@ from shipper.delivery.resend import ClosedCarefulRoute
 from shipper.delivery.sink_state import Health
 from shipper.ledger.ledger import Ledger, Receipt
 from shipper.log import fields
-from shipper.replay.check import pieces_of
 from shipper.replay.plan import Part
-from shipper.replay.selection import kind_for
+from shipper.replay.selection import carries
 from shipper.replay.source import records_in
-from shipper.sinks import Sink
-from shipper.sinks.processor.workloads import Workloads
+from shipper.replay.verify import pieces_of
+from shipper.sinks import ResolvesIdentity, Sink, Volatile
 from spooler.errors import SpoolError
 from spooler.spool.reader import Stored
 
@@ -37,14 +36,13 @@ class ReplayContext:
     ledger: Ledger
     config: Config
     sinks: Mapping[str, Sink]
-    workloads: Workloads
     now: Callable[[], float]
     stop: threading.Event
     rate: float | None  # records a second at most; None: as fast as the receiver takes them
 
 
 def carry_out(
-    parts: Sequence[Part], means: ReplayContext, delivered: Callable[[Part, int], None]
+    parts: Sequence[Part], context: ReplayContext, delivered: Callable[[Part, int], None]
 ) -> list[Receipt]:
     """Send every part; `delivered` is told of progress in records. Ends early when stopped.
 
@@ -54,9 +52,9 @@ def carry_out(
     """
     receipts = []
     for part in parts:
-        means.ledger.begin_replay(part.spool, part.entry)
+        context.ledger.begin_replay(part.spool, part.entry)
         try:
-            if not _send(part, means, delivered):
+            if not _send(part, context, delivered):
                 break
             receipts.append(receipt_of(part))
         except (SpoolError, OSError) as error:
@@ -71,14 +69,13 @@ def carry_out(
 
 def receipt_of(part: Part) -> Receipt:
     """Count and digest what the part holds, whole (`Receipt`) and in pieces (`pieces_of`)."""
-    kind = kind_for(part.sink)
     digest, count = hashlib.sha256(), 0
     first = last = 0
 
     def counted() -> Iterator[Stored]:
         nonlocal count, first, last
         for stored in records_in(part.source):
-            if stored.kind == kind:
+            if carries(part.kinds, stored.kind):
                 digest.update(stored.seq.to_bytes(8, "big") + stored.kind.encode() + stored.body)
                 count += 1
                 first, last = first or stored.seq, stored.seq
@@ -97,30 +94,33 @@ def receipt_of(part: Part) -> Receipt:
     )
 
 
-def _send(part: Part, means: ReplayContext, delivered: Callable[[Part, int], None]) -> bool:
+def _send(part: Part, context: ReplayContext, delivered: Callable[[Part, int], None]) -> bool:
     """Whether the part was sent to its end."""
-    sink = means.sinks[part.sink]
-    make: type[Route] = ClosedCarefulRoute if sink.volatile else ClosedRoute
+    sink = context.sinks[part.sink]
+    make: type[Route] = ClosedCarefulRoute if isinstance(sink, Volatile) else ClosedRoute
+    identity = part.source.identity
+    if isinstance(sink, ResolvesIdentity):
+        identity = sink.resolve(identity, context.ledger, alive=False)
     route = make(
         reader=part.source,
-        identity=means.workloads.complete(part.source.identity, alive=False),
+        identity=identity,
         sink=sink,
-        together=Together(ledger=means.ledger, config=means.config),
+        together=Together(ledger=context.ledger, config=context.config),
         entry=part.entry,
     )
-    health = Health(f"replay to {part.sink}", means.now, sink=part.sink)
-    while not means.stop.is_set():
-        begun = means.now()
-        pace = begun if means.rate else begun + TURN_SECONDS
-        progress = route.turn(now=means.now, until=pace, owned=False, flush_all=True)
+    health = Health(f"replay to {part.sink}", context.now, sink=part.sink)
+    while not context.stop.is_set():
+        begun = context.now()
+        pace = begun if context.rate else begun + TURN_SECONDS
+        progress = route.turn(now=context.now, until=pace, owned=False, flush_all=True)
         sent = route.take_delivered()
         if sent:
             health.succeeded()
             delivered(part, sent)
         if progress.failure is not None:
-            means.stop.wait(health.failed(progress.failure))
+            context.stop.wait(health.failed(progress.failure))
         elif progress.at_end:
             return True
-        elif means.rate and sent:
-            means.stop.wait(max(0.0, sent / means.rate - (means.now() - begun)))
+        elif context.rate and sent:
+            context.stop.wait(max(0.0, sent / context.rate - (context.now() - begun)))
     return False

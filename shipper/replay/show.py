@@ -27,7 +27,10 @@ _COLUMNS = (
 
 
 def print_plan(
-    parts: Iterable[Part], problems: Iterable[str], url: str, lost: Collection[str] = ()
+    parts: Iterable[Part],
+    problems: Iterable[str],
+    destinations: Collection[str],
+    lost: Collection[str] = (),
 ) -> None:
     """What a replay would send, and what it would not, and why; `lost` has no address."""
     out = console()
@@ -51,10 +54,10 @@ def print_plan(
     for problem in problems:
         out.print(f"cannot be read: {sanitize(problem, 1000)}", style="red")
     if rows:
-        recorded = "what each job recorded"
+        places = ", ".join(sanitize(place, 200) for place in sorted(destinations))
         if lost:
-            recorded += f"; {counted(len(lost), 'source')} recorded none: give --processor-url"
-        out.print(f"destination: {url or recorded}")
+            places += f"{'; ' if places else ''}{counted(len(lost), 'source')} without an address"
+        out.print(f"destination: {places}")
 
 
 def _print_left(out: Console, parts: Iterable[Part]) -> None:
@@ -64,10 +67,10 @@ def _print_left(out: Console, parts: Iterable[Part]) -> None:
         if part.overwriting:
             out.print(
                 f"{sanitize(part.spool)}: {part.overwriting:,} steps are left out, as a later"
-                " process of the same workload has written them since; --overwrite sends them"
+                " process of the same workload has written them since; --overwrite-newer sends them"
             )
-    if any(part.delivered and not part.again for part in parts):
-        out.print("what is delivered already is sent again only with --again")
+    if any(part.delivered and not part.resend for part in parts):
+        out.print("what is delivered already is sent again only with --resend-delivered")
 
 
 def print_receipts(receipts: Iterable[Receipt]) -> None:

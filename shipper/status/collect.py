@@ -30,7 +30,7 @@ from shipper.ledger.snapshot import (
     read_snapshot,
 )
 from shipper.ledger.totals import Sums
-from shipper.sinks import REGISTRY
+from shipper.sinks import sink_names
 from shipper.status.model import DiskStatus, SinkStatus, SpoolSinkStatus, SpoolStatus, Status
 from spooler.errors import SpoolError
 from spooler.spool.identity import Identity
@@ -48,9 +48,10 @@ class StatusCollector:
 
     def __init__(self, config: Config, ledger: Ledger | None = None) -> None:
         self._config = config
-        self._sinks = tuple(REGISTRY)
         self._given = ledger
         self._opened: Ledger | None = None
+        found = None if ledger else self._ledger()
+        self._sinks = sink_names(config, found.sinks() if found else None)
         self._spools: dict[str, _SpoolCollector] = {}
 
     def __enter__(self) -> StatusCollector:

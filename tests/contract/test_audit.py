@@ -13,7 +13,7 @@ from shipper.audit.account import Account
 from shipper.audit.audit import run_audit
 from shipper.ledger.ledger import Ledger
 from shipper.service import ship_once
-from shipper.sinks import REGISTRY
+from shipper.sinks import DEFAULT
 from shipper.sinks.processor.classify import BAD_REQUEST
 from spooler.records import gap as gap_record
 from spooler.spool import codec
@@ -37,7 +37,7 @@ def receiver(tmp_path: Path) -> Iterator[FaultyReceiver]:
 
 def accounts(tmp_path: Path) -> dict[str, Account]:
     with closing(Ledger(tmp_path / "state", exclusive=False)) as ledger:
-        taken = run_audit(ledger, tmp_path / "spool", REGISTRY)
+        taken = run_audit(ledger, tmp_path / "spool", DEFAULT)
     return {account.sink: account for account in taken}
 
 

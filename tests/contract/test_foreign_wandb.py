@@ -19,7 +19,9 @@ from shipper.delivery.pipeline import ClosedRoute, Together
 from shipper.importers import Origin, open_imports
 from shipper.importers.wandb_run import WandbFile
 from shipper.ledger.ledger import Ledger
+from shipper.sinks.options import from_settings
 from shipper.sinks.outcome import Disposition, Outcome
+from shipper.sinks.processor.client import ProcessorClient
 from shipper.sinks.processor.metrics import MetricsSink
 from shipper.steps import collect_steps
 from spooler.errors import NewerFormat, NotASpool
@@ -353,7 +355,7 @@ def test_a_map_nested_without_end_is_cut(tmp_path: Path) -> None:
     deep = put(1, b"".join(put(2, "a") for _ in range(3000)) + put(16, "1"))
     found = read_all(made(tmp_path, put(2, deep + item("x", 1))))
     assert steps(found)[0][1]["x"] == 1
-    assert collect_steps(found.records, {}).refused == ()
+    assert collect_steps(found.records).rejected == ()
 
 
 # --- files that are none --------------------------------------------------------------------------
@@ -413,10 +415,11 @@ def test_the_records_go_through_a_route_like_live_ones(tmp_path: Path) -> None:
     (one,) = open_imports(folder, workload_uid="w-1", pod_name="p-1")
     sent, config = _Taken(), settings(folder, tmp_path / "state", "http://127.0.0.1:1")
     ledger, who = Ledger(tmp_path / "state"), one.identity()
+    options = from_settings(MetricsSink.Options, config)
     route = ClosedRoute(
         reader=one,  # type: ignore[arg-type]
         identity=who,
-        sink=MetricsSink(config, sent),  # type: ignore[arg-type]
+        sink=MetricsSink("processor", options, {(ProcessorClient, options.http()): sent}),
         together=Together(ledger=ledger, config=config),
     )
     progress = route.turn(now=lambda: 0.0, until=1.0, owned=one.is_owned(), flush_all=False)
@@ -438,7 +441,7 @@ def test_damage_on_the_way_out_is_noted_and_passed(tmp_path: Path) -> None:
         raw[offset] ^= 1
     one.path.write_bytes(raw)
     found = read_all(one)
-    collected = collect_steps(found.records, {})
-    assert collected.open == collected.refused == ()
+    collected = collect_steps(found.records)
+    assert collected.open == collected.rejected == ()
     assert 95 <= len(collected.complete) == len(steps(found)) < 100
     assert 1 <= len(found.damage) <= 5

@@ -82,7 +82,7 @@ def test_a_replay_takes_the_folder_for_it_too(tmp_path: Path, receiver: FaultyRe
     assert ship_once(given, timeout=60) == []
     ran = lens_ship(
         "replay",
-        "--again",
+        "--resend-delivered",
         *("--spool", str(root), "--state", str(given.state), "--processor-url", receiver.url),
         LENS_SHIP_POD_DIRECTORIES="true",
     )

@@ -20,9 +20,7 @@ from shipper.replay.selection import Selection
 from shipper.replay.send import ReplayContext, carry_out, receipt_of
 from shipper.replay.source import records_in
 from shipper.service import ship_once
-from shipper.sinks import REGISTRY, build_sinks
-from shipper.sinks.processor.client import build_client
-from shipper.sinks.processor.workloads import Workloads
+from shipper.sinks import DEFAULT, build_sinks, carried_kinds, enabled_sinks
 from spooler.errors import SpoolDamaged
 from spooler.spool.reader import Stored
 from tests.kit.command import lens_ship
@@ -55,7 +53,9 @@ def deliver(tmp_path: Path, receiver: FaultyReceiver) -> None:
 
 
 def plan(tmp_path: Path, ledger: Ledger, **wish: Any) -> list[Part]:
-    given = {"root": tmp_path / "spool", "sinks": tuple(REGISTRY), **wish}
+    kinds = carried_kinds(config(tmp_path))
+    given = {"root": tmp_path / "spool", **wish}
+    given["sinks"] = {name: kinds[name] for name in given.get("sinks", DEFAULT)}
     parts, problems = make_plan(ReplayRequest(**given), ledger)
     assert problems == []
     return [part for part in parts if part.to_send or part.unfinished]
@@ -66,7 +66,7 @@ def replay(
 ) -> list[Receipt]:
     """Plan and send; stopped once so many records have gone out."""
     given = settings(tmp_path, receiver)
-    address, stop, sent = build_client(given), threading.Event(), [0]
+    stop, sent = threading.Event(), [0]
 
     def delivered(part: Part, records: int) -> None:
         sent[0] += records
@@ -77,8 +77,7 @@ def replay(
         means = ReplayContext(
             ledger=ledger,
             config=given,
-            sinks=build_sinks(given, address),
-            workloads=Workloads(address, ledger, time.monotonic),
+            sinks=build_sinks(enabled_sinks(given)),
             now=time.monotonic,
             stop=stop,
             rate=1e6 if stop_after < 10**9 else None,
@@ -128,7 +127,7 @@ def test_what_is_delivered_is_not_sent_again_unless_asked(
     before = len(queries.requests(receiver.store))
     assert replay(tmp_path, receiver) == []
     assert len(queries.requests(receiver.store)) == before
-    receipts = replay(tmp_path, receiver, again=True)
+    receipts = replay(tmp_path, receiver, resend_delivered=True)
     assert sorted(receipt.records for receipt in receipts) == [1, STEPS]
     assert len(queries.requests(receiver.store)) == 2 * before
 
@@ -139,20 +138,23 @@ def test_twice_the_same_replay_leaves_the_same_values_and_the_live_position(
     deliver(tmp_path, receiver)
     before = state(receiver)
     with closing(Ledger(tmp_path / "state", exclusive=False)) as ledger:
-        live = [row for row in ledger.positions() if row["sink"] in REGISTRY]
-    one, other = replay(tmp_path, receiver, again=True), replay(tmp_path, receiver, again=True)
+        live = [row for row in ledger.positions() if row["sink"] in DEFAULT]
+    one, other = (
+        replay(tmp_path, receiver, resend_delivered=True),
+        replay(tmp_path, receiver, resend_delivered=True),
+    )
     assert state(receiver) == before
     assert [receipt.digest for receipt in one] == [receipt.digest for receipt in other]
     with closing(Ledger(tmp_path / "state", exclusive=False)) as ledger:
-        assert [row for row in ledger.positions() if row["sink"] in REGISTRY] == live
+        assert [row for row in ledger.positions() if row["sink"] in DEFAULT] == live
 
 
 def test_it_goes_on_where_it_was_interrupted(tmp_path: Path, receiver: FaultyReceiver) -> None:
     deliver(tmp_path, receiver)
     before = len(queries.requests(receiver.store))
     sinks = ("processor",)
-    assert replay(tmp_path, receiver, again=True, sinks=sinks, stop_after=8) == []
-    (receipt,) = replay(tmp_path, receiver, again=True, sinks=sinks)
+    assert replay(tmp_path, receiver, resend_delivered=True, sinks=sinks, stop_after=8) == []
+    (receipt,) = replay(tmp_path, receiver, resend_delivered=True, sinks=sinks)
     assert receipt.records == STEPS
     assert len(queries.requests(receiver.store)) == before + STEPS // 4, "nothing was sent twice"
 
@@ -162,10 +164,12 @@ def test_what_is_done_of_a_replay_is_not_done_again_when_it_goes_on(
 ) -> None:
     deliver(tmp_path, receiver)
     before = len(queries.requests(receiver.store))
-    assert [r.records for r in replay(tmp_path, receiver, again=True, stop_after=STEPS)] == [STEPS]
+    assert [
+        r.records for r in replay(tmp_path, receiver, resend_delivered=True, stop_after=STEPS)
+    ] == [STEPS]
     with closing(Ledger(tmp_path / "state", exclusive=False)) as ledger:
         assert {row["ended"] for row in ledger.replays()} == {None}, "there is a second part"
-    assert [r.records for r in replay(tmp_path, receiver, again=True)] == [STEPS, 1]
+    assert [r.records for r in replay(tmp_path, receiver, resend_delivered=True)] == [STEPS, 1]
     assert len(queries.requests(receiver.store)) == 2 * before
 
 
@@ -186,7 +190,7 @@ def test_only_what_is_selected_goes_out(
     tmp_path: Path, receiver: FaultyReceiver, selection: Selection, expected: int
 ) -> None:
     deliver(tmp_path, receiver)
-    receipts = replay(tmp_path, receiver, again=True, selection=selection)
+    receipts = replay(tmp_path, receiver, resend_delivered=True, selection=selection)
     assert sum(receipt.records for receipt in receipts) == expected
 
 
@@ -200,12 +204,12 @@ def test_steps_that_a_later_process_has_written_are_left_alone(
     spool(tmp_path / "spool", [*(step(n, v=2.0) for n in range(4, 9)), goodbye()], who=second)
     assert ship_once(settings(tmp_path, receiver), timeout=60) == []
     newest = state(receiver)
-    replay(tmp_path, receiver, again=True)
+    replay(tmp_path, receiver, resend_delivered=True)
     assert state(receiver) == newest
     parts: list[Part] = []
     with closing(Ledger(tmp_path / "state", exclusive=False)) as ledger:
-        parts = plan(tmp_path, ledger, again=True, overwrite=True)
-        kept = plan(tmp_path, ledger, again=True)
+        parts = plan(tmp_path, ledger, resend_delivered=True, overwrite_newer=True)
+        kept = plan(tmp_path, ledger, resend_delivered=True)
     assert [part.records for part in parts] == [6, 5]
     assert [(part.records, part.overwriting) for part in kept] == [(4, 2), (5, 0)]
 
@@ -242,7 +246,7 @@ def test_the_command_needs_a_root_for_spools_alone(tmp_path: Path) -> None:
     file.parent.mkdir()
     file.write_text('{"timestamp": 1.7e9, "step": 1, "data": {"loss": 1.0}}\n')
     directory, _ = spool(tmp_path / "root", [step(1)])
-    plan = ("replay", "--plan", "--as-workload", "w", "--state", str(tmp_path / "state"))
+    plan = ("replay", "--dry-run", "--as-workload", "w", "--state", str(tmp_path / "state"))
 
     foreign = lens_ship(*plan, str(file.parent), LENS_SHIP_SPOL="x")
     alone = lens_ship(*plan, str(directory))
@@ -259,10 +263,10 @@ def test_a_receipt_can_be_checked_against_the_source(
     tmp_path: Path, receiver: FaultyReceiver
 ) -> None:
     deliver(tmp_path, receiver)
-    receipts = replay(tmp_path, receiver, again=True, sinks=("processor",))
+    receipts = replay(tmp_path, receiver, resend_delivered=True, sinks=("processor",))
     with closing(Ledger(tmp_path / "state", exclusive=False)) as ledger:
         kept = [row["digest"] for row in ledger.replays()]
-        (part,) = plan(tmp_path, ledger, again=True, sinks=("processor",))
+        (part,) = plan(tmp_path, ledger, resend_delivered=True, sinks=("processor",))
     assert kept == [receipt.digest for receipt in receipts] == [receipt_of(part).digest]
 
 
@@ -270,9 +274,9 @@ def test_what_has_nowhere_to_go_is_refused_before_anything_is_sent(tmp_path: Pat
     """Once, the command waited for ever for an address that could not come."""
     spool(tmp_path / "elsewhere", [step(1), goodbye()])
     places = ("--spool", str(tmp_path / "spool"), "--state", str(tmp_path / "state"))
-    planned = lens_ship("replay", "--plan", *places, str(tmp_path / "elsewhere"))
+    planned = lens_ship("replay", "--dry-run", *places, str(tmp_path / "elsewhere"))
     assert planned.code == 0
-    assert "1 source recorded none: give --processor-url" in planned.out
+    assert "1 source without an address" in planned.out
     refused = lens_ship("replay", *places, str(tmp_path / "elsewhere"))
     assert refused.code == 2
-    assert "nobody has recorded where it is to be sent: give --processor-url" in refused.err
+    assert "have an address: set processor_url" in refused.err

@@ -28,7 +28,7 @@ from shipper import dead_letters
 from shipper.config.load import load
 from shipper.replay.plan import ReplayRequest, make_plan
 from shipper.replay.send import ReplayContext, carry_out
-from shipper.sinks import REGISTRY
+from shipper.sinks import carried_kinds
 from shipper.sinks.processor.workloads import Workloads
 from spooler.errors import SpoolUnavailable
 from spooler.spool import codec
@@ -288,7 +288,9 @@ class Accounting(RuleBasedStateMachine):
         self.node.wire.faults.clear()
         with self.node.ledger() as ledger:
             root = self.node.config.spool
-            wish = ReplayRequest(root=root, sinks=tuple(REGISTRY), again=again)
+            wish = ReplayRequest(
+                root=root, sinks=carried_kinds(self.node.config), resend_delivered=again
+            )
             parts, _ = make_plan(wish, ledger)
             means = ReplayContext(
                 ledger=ledger,
@@ -388,9 +390,9 @@ class Accounting(RuleBasedStateMachine):
             return {(row["spool"], row["seq"]) for row in ledger.dead_letters()}
 
     def sinks(self) -> Any:
-        from shipper.sinks import build_sinks
+        from shipper.sinks import build_sinks, enabled_sinks
 
-        return build_sinks(self.node.config, self.node._address(self.node.config))
+        return build_sinks(enabled_sinks(self.node.config))
 
 
 def _damage(path: Path, how: str, where: float) -> None:

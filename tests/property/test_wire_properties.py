@@ -60,7 +60,7 @@ def from_record(run: str, number: int, time: float, data: dict[str, Any]) -> lis
     """The step as it comes out of a spool."""
     body = {"run": run, "step": number, "time": time, "closed": True, "data": data}
     record = Stored(seq=1, kind="step", body=codec.pack(body))
-    return list(collect_steps([record], {}).complete)
+    return list(collect_steps([record]).complete)
 
 
 @settings(deadline=None)

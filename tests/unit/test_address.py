@@ -153,7 +153,7 @@ def test_without_any_url_nothing_is_sent_and_everything_kept() -> None:
     poster = served_under()
     outcome = send(ProcessorClient("", poster), identity())
     assert (outcome.disposition, outcome.reason) == (Disposition.RETRY, "no-url")
-    assert "--processor-url" in outcome.detail
+    assert "processor_url" in outcome.detail
     assert poster.urls == []
 
 

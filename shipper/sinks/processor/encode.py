@@ -87,6 +87,7 @@ class Request:
     path: str
     run: str
     steps: tuple[EncodedStep, ...]
+    mark: str = ""  # sets the header of a notice apart from that of the records it is about
 
     @property
     def first(self) -> int:
@@ -102,11 +103,6 @@ class Request:
     def items(self) -> int:
         """Number of list elements, which the receiver counts back."""
         return sum(step.items for step in self.steps)
-
-    @property
-    def records(self) -> int:
-        """Number of spool records in it."""
-        return sum(len(step.seqs) for step in self.steps)
 
     def halves(self) -> tuple[Request, Request]:
         """Split by steps, in order; there must be two at least."""

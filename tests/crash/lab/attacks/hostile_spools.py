@@ -51,7 +51,7 @@ _COMMANDS = (
     ("inspect", "--verify", "ROOT"),
     ("tail", "ROOT"),
     ("plot",),
-    ("replay", "--plan", "ROOT"),
+    ("replay", "--dry-run", "ROOT"),
 )
 
 

@@ -19,7 +19,6 @@ from pathlib import Path
 
 import shipper.cli.replay  # a fault is to strike what it does, not how it is loaded
 import shipper.delivery.backoff
-import shipper.replay.command  # as well
 from shipper import cli
 from shipper.discovery.layout import find_spools
 from shipper.errors import ShipperError
