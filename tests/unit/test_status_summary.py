@@ -126,7 +126,10 @@ CASES = {
     "refused token": (
         overview(spool(412), outages=(trouble("not-allowed", alarm=True),)),
         "action_required",
-        "412 records pending. Processor rejects the token since 11:59. Check token_file or cookie_file.",
+        (
+            "412 records pending. Processor rejects the token since 11:59."
+            " Check token_file or cookie_file."
+        ),
     ),
     "receiver away": (
         overview(spool(412), outages=(trouble("refused"),)),
