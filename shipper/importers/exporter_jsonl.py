@@ -37,8 +37,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from shipper.importers import Origin, files_below, path_digest, source_id
-from shipper.importers.scan import Content, Item, Lost, ScannedFile, announcement, pack
+from shipper.importers import SourceInfo, files_below, path_digest, source_id
+from shipper.importers.scan import ImportedRecord, Item, ScannedFile, Unreadable, pack, run_item
 from spooler.records import step
 from spooler.spool import format as fmt
 from spooler.spool import safe_open
@@ -56,7 +56,7 @@ _INT_MIN, _INT_MAX = -(2**63), 2**63 - 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class State:
+class JsonlState:
     """Where the next line begins, and what it depends on."""
 
     offset: int = 0
@@ -79,11 +79,11 @@ class _Unreadable(ValueError):
     """A line is not one of this format; the text says why."""
 
 
-class ExporterFile(ScannedFile[State]):
+class ExporterFile(ScannedFile[JsonlState]):
     """One rank's file; see the module."""
 
-    def __init__(self, path: Path, origin: Origin) -> None:
-        super().__init__(path, origin, State())
+    def __init__(self, path: Path, origin: SourceInfo) -> None:
+        super().__init__(path, origin, JsonlState())
         self.run = origin.run or f"import-{path_digest(_root(path))}"
 
     @classmethod
@@ -118,7 +118,7 @@ class ExporterFile(ScannedFile[State]):
             spool=self.spool, created=self.first_state().time, host="", place=_place(self.path)
         )
 
-    def scan(self, file: BinaryIO, state: State) -> Iterator[tuple[Item, State]]:
+    def scan(self, file: BinaryIO, state: JsonlState) -> Iterator[tuple[Item, JsonlState]]:
         """See `ScannedFile`."""
         while True:
             line = _read_line(file, state.offset)
@@ -136,7 +136,7 @@ class ExporterFile(ScannedFile[State]):
             yield from items
             state = items[-1][1]
 
-    def _line(self, line: _Line, state: State) -> Iterator[tuple[Item, State]]:
+    def _line(self, line: _Line, state: JsonlState) -> Iterator[tuple[Item, JsonlState]]:
         """What a line that can be read holds."""
         values, rest = _parse(line.raw)
         after, body = self._step(values, state)
@@ -144,13 +144,13 @@ class ExporterFile(ScannedFile[State]):
         after = replace(after, offset=line.end - rest, number=number)
         if not state.announced:
             state = replace(state, announced=True, time=after.time)
-            yield announcement(run=self.run, time=after.time), state
+            yield run_item(run=self.run, time=after.time), state
         try:
-            yield Content(kind=step.NAME, body=pack(body)), replace(after, announced=True)
+            yield ImportedRecord(kind=step.NAME, body=pack(body)), replace(after, announced=True)
         except ValueError as error:
             raise _Unreadable(f"{error}") from error
 
-    def _step(self, values: dict[str, Any], state: State) -> tuple[State, dict[str, Any]]:
+    def _step(self, values: dict[str, Any], state: JsonlState) -> tuple[JsonlState, dict[str, Any]]:
         """The body of a line, and the state after it but for the place."""
         data = values.get("data")
         if not isinstance(data, dict):
@@ -171,14 +171,14 @@ class ExporterFile(ScannedFile[State]):
         return replace(state, counter=counter, time=time), body
 
 
-def _broken(line: _Line, state: State, reason: str) -> tuple[Item, State]:
+def _broken(line: _Line, state: JsonlState, reason: str) -> tuple[Item, JsonlState]:
     """The damage of a line, up to a whole line that may follow a half one without a line end."""
     end, number = line.end, state.number + 1
     again = (line.raw or b"").rfind(_LINE_START, 1)
     if again > 0 and _is_readable((line.raw or b"")[again:]):
         end, number = state.offset + again, state.number
     place = f"line {state.number}, bytes {state.offset} to {end - 1}"
-    return Lost(reason=f"{place}: {reason}"), replace(state, offset=end, number=number)
+    return Unreadable(reason=f"{place}: {reason}"), replace(state, offset=end, number=number)
 
 
 def _read_line(file: BinaryIO, offset: int) -> _Line | None:

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from spooler.filetail.checkpoint import folder_of
+from spooler.filetail.checkpoint import state_folder
 
 _PREFIX = "stacks-"
 _LIMIT = 1024 * 1024
@@ -30,7 +30,7 @@ class DumpFile:
     """The file of this process, locked for as long as it lives."""
 
     def __init__(self, root: Path) -> None:
-        self.path = folder_of(root) / f"{_PREFIX}{os.getpid()}-{os.urandom(4).hex()}.txt"
+        self.path = state_folder(root) / f"{_PREFIX}{os.getpid()}-{os.urandom(4).hex()}.txt"
         draft = self.path.with_name(f".{self.path.name}")
         # Appended to, so that writing goes on at the beginning once it was emptied.
         opened = os.open(draft, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o600)
@@ -91,7 +91,7 @@ def left_behind(root: Path) -> Iterator[tuple[str, str]]:
 
     A file is removed when the next one is asked for.
     """
-    for path in sorted(folder_of(root).glob(f"{_PREFIX}*.txt")):
+    for path in sorted(state_folder(root).glob(f"{_PREFIX}*.txt")):
         with contextlib.suppress(OSError), path.open("rb") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

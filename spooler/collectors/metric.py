@@ -15,7 +15,7 @@ from typing import Any
 from spooler import async_exceptions, config
 from spooler.collectors import Collector, logger
 from spooler.dlrover.metric import DiagnosisDataType
-from spooler.filetail.checkpoint import Bookmark
+from spooler.filetail.checkpoint import Checkpoint
 
 _HOST = "127.0.0.1"
 _CONNECT_SECONDS = 1.0
@@ -33,7 +33,7 @@ class MetricCollector(Collector):
 
     def __init__(self) -> None:
         super().__init__()
-        self._turn: Bookmark | None = None
+        self._turn: Checkpoint | None = None
 
     @property
     def port(self) -> int | None:
@@ -83,7 +83,7 @@ class MetricCollector(Collector):
         if self._turn is not None and self._turn.pid == os.getpid():
             return True
         try:
-            self._turn = Bookmark.take(root, Path(f"/xpu-timer-{os.uname().nodename}-{port}"))
+            self._turn = Checkpoint.take(root, Path(f"/xpu-timer-{os.uname().nodename}-{port}"))
         except OSError as error:
             if async_exceptions.is_async(error):
                 raise
