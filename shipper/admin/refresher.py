@@ -18,7 +18,7 @@ from shipper.config.parse import host_and_port
 from shipper.config.schema import Config
 from shipper.delivery.counters import Meters
 from shipper.errors import ShipperError
-from shipper.health.liveness import Liveness
+from shipper.health.liveness import LivenessMonitor
 from shipper.http_server import HttpServer
 from shipper.ledger.ledger import Ledger
 from shipper.log import fields
@@ -44,7 +44,7 @@ class StatusRefresher:
         config: Config,
         ledger: Ledger,
         meters: Meters,
-        liveness: Liveness,
+        liveness: LivenessMonitor,
         changes: Callable[[], object | None],
         now: Callable[[], float] = time.monotonic,
     ) -> None:

@@ -16,7 +16,7 @@ from shipper.admin.curves import Curves
 from shipper.admin.history import History
 from shipper.admin.metrics import CONTENT_TYPE, Exposition
 from shipper.delivery.counters import Meters
-from shipper.health.liveness import Liveness
+from shipper.health.liveness import LivenessMonitor
 from shipper.http_server import HttpRequest, HttpResponse
 from shipper.status.model import Status
 from shipper.status.summary import summarize
@@ -34,7 +34,7 @@ class Routes:
         status: Callable[[], Status | None],
         history: History,
         meters: Meters,
-        liveness: Liveness,
+        liveness: LivenessMonitor,
     ) -> None:
         self._status = status
         self._history = history

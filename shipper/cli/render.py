@@ -25,7 +25,7 @@ from shipper.tables import Column, cells, console, fitted, numbers
 
 if TYPE_CHECKING:
     from shipper.ledger.ledger import Receipt
-    from shipper.replay.plan import Part
+    from shipper.replay.plan import ReplayPart
     from shipper.replay.verify import Checked
     from shipper.retention.quarantine import Report
 
@@ -256,7 +256,7 @@ def print_quarantine(reports: Sequence[tuple[Report, int]], *, as_json: bool) ->
 
 
 def print_plan(
-    parts: Sequence[Part],
+    parts: Sequence[ReplayPart],
     problems: Iterable[str],
     destinations: Collection[str],
     lost: Collection[str] = (),

@@ -18,7 +18,7 @@ from shipper.cli.options import SENDING, load_config, need_readable, settings
 if TYPE_CHECKING:
     from shipper.config.schema import Config
     from shipper.ledger.ledger import Ledger
-    from shipper.replay.plan import Part, ReplayRequest
+    from shipper.replay.plan import ReplayPart, ReplayRequest
     from shipper.sinks import Sink, SinkConfig
 
 SELECTING = ("run", "workload", "first_step", "last_step", "since", "until")
@@ -150,7 +150,7 @@ def _request(
     )
 
 
-def _destination(part: Part, sinks: dict[str, Sink]) -> str | None:
+def _destination(part: ReplayPart, sinks: dict[str, Sink]) -> str | None:
     """Where a part would go; "" when there is no address, None when the sink cannot tell."""
     from shipper.sinks import HasDestination
 
@@ -159,7 +159,7 @@ def _destination(part: Part, sinks: dict[str, Sink]) -> str | None:
 
 
 def _send(
-    parts: Sequence[Part],
+    parts: Sequence[ReplayPart],
     sinks: dict[str, Sink],
     ledger: Ledger,
     config: Config,

@@ -37,7 +37,7 @@ class ReplayRequest:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class ReplayPart:
     """One source for one sink. Counts are of records; `entry` is its name in the ledger."""
 
     source: RecordRange
@@ -71,11 +71,11 @@ class _Found:
     live: bool  # the service ships it
 
 
-def make_plan(request: ReplayRequest, ledger: Ledger) -> tuple[list[Part], list[str]]:
+def make_plan(request: ReplayRequest, ledger: Ledger) -> tuple[list[ReplayPart], list[str]]:
     """All parts in the order in which they are sent, and what could not be read, in words."""
     found, problems = _find(request, ledger)
     newer = _NewerSteps(found)
-    parts: list[Part] = []
+    parts: list[ReplayPart] = []
     for one in sorted(found, key=lambda one: (one.identity.created, one.identity.spool)):
         if request.selection.workload not in ("", one.identity.workload_uid):
             continue
@@ -152,7 +152,7 @@ def _identity(reader: Reader, request: ReplayRequest, *, live: bool) -> Identity
 
 def _part(
     request: ReplayRequest, ledger: Ledger, found: _Found, sink: str, newer: frozenset[int]
-) -> Part:
+) -> ReplayPart:
     position = ledger.position(found.identity.spool, sink)
     last = found.reader.last_seq()
     through = position.seq if found.live else last
@@ -168,7 +168,7 @@ def _part(
     if request.resend_delivered:
         again = request.selection.digest(sink, "overwrite" if request.overwrite_newer else "")
         entry = f"{sink}~{again}~{ledger.open_replay(found.identity.spool, sink, again)}"
-    return Part(
+    return ReplayPart(
         source=source,
         sink=sink,
         kinds=request.sinks[sink],

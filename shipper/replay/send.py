@@ -14,7 +14,7 @@ from shipper.delivery.resend import ClosedCarefulRoute
 from shipper.delivery.sink_state import Health
 from shipper.ledger.ledger import Ledger, Receipt
 from shipper.log import fields
-from shipper.replay.plan import Part
+from shipper.replay.plan import ReplayPart
 from shipper.replay.selection import carries
 from shipper.replay.source import records_in
 from shipper.replay.verify import pieces_of
@@ -42,7 +42,9 @@ class ReplayContext:
 
 
 def carry_out(
-    parts: Sequence[Part], context: ReplayContext, delivered: Callable[[Part, int], None]
+    parts: Sequence[ReplayPart],
+    context: ReplayContext,
+    delivered: Callable[[ReplayPart, int], None],
 ) -> list[Receipt]:
     """Send every part; `delivered` is told of progress in records. Ends early when stopped.
 
@@ -67,7 +69,7 @@ def carry_out(
     return receipts
 
 
-def receipt_of(part: Part) -> Receipt:
+def receipt_of(part: ReplayPart) -> Receipt:
     """Count and digest what the part holds, whole (`Receipt`) and in pieces (`pieces_of`)."""
     digest, count = hashlib.sha256(), 0
     first = last = 0
@@ -94,7 +96,9 @@ def receipt_of(part: Part) -> Receipt:
     )
 
 
-def _send(part: Part, context: ReplayContext, delivered: Callable[[Part, int], None]) -> bool:
+def _send(
+    part: ReplayPart, context: ReplayContext, delivered: Callable[[ReplayPart, int], None]
+) -> bool:
     """Whether the part was sent to its end."""
     sink = context.sinks[part.sink]
     make: type[Route] = ClosedCarefulRoute if isinstance(sink, Volatile) else ClosedRoute

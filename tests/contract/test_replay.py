@@ -15,7 +15,7 @@ import pytest
 from shipper.config.schema import Config
 from shipper.delivery.pipeline import Records
 from shipper.ledger.ledger import Ledger, Receipt
-from shipper.replay.plan import Part, ReplayRequest, make_plan
+from shipper.replay.plan import ReplayPart, ReplayRequest, make_plan
 from shipper.replay.selection import Selection
 from shipper.replay.send import ReplayContext, carry_out, receipt_of
 from shipper.replay.source import records_in
@@ -52,7 +52,7 @@ def deliver(tmp_path: Path, receiver: FaultyReceiver) -> None:
     assert ship_once(settings(tmp_path, receiver), timeout=60) == []
 
 
-def plan(tmp_path: Path, ledger: Ledger, **wish: Any) -> list[Part]:
+def plan(tmp_path: Path, ledger: Ledger, **wish: Any) -> list[ReplayPart]:
     kinds = carried_kinds(config(tmp_path))
     given = {"root": tmp_path / "spool", **wish}
     given["sinks"] = {name: kinds[name] for name in given.get("sinks", DEFAULT)}
@@ -68,7 +68,7 @@ def replay(
     given = settings(tmp_path, receiver)
     stop, sent = threading.Event(), [0]
 
-    def delivered(part: Part, records: int) -> None:
+    def delivered(part: ReplayPart, records: int) -> None:
         sent[0] += records
         if sent[0] >= stop_after:
             stop.set()
@@ -206,7 +206,7 @@ def test_steps_that_a_later_process_has_written_are_left_alone(
     newest = state(receiver)
     replay(tmp_path, receiver, resend_delivered=True)
     assert state(receiver) == newest
-    parts: list[Part] = []
+    parts: list[ReplayPart] = []
     with closing(Ledger(tmp_path / "state", exclusive=False)) as ledger:
         parts = plan(tmp_path, ledger, resend_delivered=True, overwrite_newer=True)
         kept = plan(tmp_path, ledger, resend_delivered=True)
