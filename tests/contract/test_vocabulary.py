@@ -47,7 +47,7 @@ OLD_EVENTS = {
 # A class of DLRover that programs import by this name, and what its messages are pickled as.
 TWICE = {"WorkerTrainingMetric"}
 OLD_NAMES = {
-    *("Collector", "Delivered", "History", "Life", "Limits", "Liveness", "Mark", "Part", "Piece"),
+    *("Collector", "Delivered", "Life", "Limits", "Mark", "Part", "Piece"),
     *("Place", "Position", "Process", "Report", "Selection", "Spool", "State"),
 }
 
