@@ -11,8 +11,10 @@ from rich.text import Text
 
 from shipper.humanize import counted, sanitize
 from shipper.ledger.ledger import Receipt
-from shipper.replay.plan import Part
+from shipper.replay.plan import ReplayPart
 from shipper.tables import Column, console, fitted
+
+NO_WORKLOAD = "it names neither workload nor pod: give --as-workload or --as-pod"
 
 _COLUMNS = (
     Column("source", gives=True, tail=8),
@@ -27,12 +29,16 @@ _COLUMNS = (
 
 
 def print_plan(
-    parts: Iterable[Part],
+    parts: Iterable[ReplayPart],
     problems: Iterable[str],
     destinations: Collection[str],
     lost: Collection[str] = (),
+    unknown: Collection[str] = (),
 ) -> None:
-    """What a replay would send, and what it would not, and why; `lost` has no address."""
+    """What a replay would send, and what it would not, and why.
+
+    `lost` are sources without an address, `unknown` those without workload and pod.
+    """
     out = console()
     parts = list(parts)
     rows = [
@@ -53,6 +59,8 @@ def print_plan(
     _print_left(out, parts)
     for problem in problems:
         out.print(f"cannot be read: {sanitize(problem, 1000)}", style="red")
+    for spool in unknown:
+        out.print(f"{sanitize(spool)}: {NO_WORKLOAD}", style="red")
     if rows:
         places = ", ".join(sanitize(place, 200) for place in sorted(destinations))
         if lost:
@@ -60,7 +68,7 @@ def print_plan(
         out.print(f"destination: {places}")
 
 
-def _print_left(out: Console, parts: Iterable[Part]) -> None:
+def _print_left(out: Console, parts: Iterable[ReplayPart]) -> None:
     """What is not sent unless it is asked for."""
     parts = list(parts)
     for part in parts:
@@ -82,6 +90,14 @@ def print_receipts(receipts: Iterable[Receipt]) -> None:
             f" {receipt.entry.partition('~')[0]}: {receipt.first} to {receipt.last},"
             f" sha256 {receipt.digest[:16]}"
         )
+
+
+def print_rejected(count: int) -> None:
+    console().print(
+        f"{counted(count, 'record')} rejected and kept as dead letters, see `lens-ship dead-letter"
+        " list`. The same command sends them again",
+        style="red",
+    )
 
 
 @contextmanager
