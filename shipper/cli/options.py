@@ -31,44 +31,12 @@ class Group(click.Group):
             )
 
 
-def one_of(registry: str) -> Callable[..., Any]:
-    """Accept only the keys of a module's `REGISTRY`, which is imported when the option is used.
-
-    Any other word would match nothing, which would look as if there were nothing.
-    """
-
-    def check(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
-        from importlib import import_module
-
-        words = click.Choice(list(import_module(registry).REGISTRY))
-        if isinstance(value, tuple):
-            return tuple(words.convert(one, param, ctx) for one in value)
-        return words.convert(value, param, ctx) if value else value
-
-    return check
-
-
 # Settings that concern what is sent: the shorthands for the options of sinks.
 SENDING = (
-    "processor_url",
-    "token_file",
-    "cookie_file",
-    "ca_file",
-    "client_cert_file",
-    "client_key_file",
-    "proxy",
-    "connect_timeout",
-    "read_timeout",
-    "batch_max_steps",
-    "batch_max_bytes",
-    "drop_non_numeric",
-    "rank_prefix",
-    "dlrover_address",
-    "dlrover_protocol",
-    "dlrover_client",
-    "dlrover_message_bytes",
-    "dlrover_max_age",
-    "dlrover_wait_for_endpoint",
+    *("processor_url", "token_file", "cookie_file", "ca_file", "client_cert_file"),
+    *("client_key_file", "proxy", "connect_timeout", "read_timeout", "batch_max_steps"),
+    *("batch_max_bytes", "drop_non_numeric", "rank_prefix", "dlrover_address", "dlrover_protocol"),
+    *("dlrover_client", "dlrover_message_bytes", "dlrover_max_age", "dlrover_wait_for_endpoint"),
     "dlrover_proxy",
 )
 

@@ -75,7 +75,7 @@ class _Line:
     ended: bool  # by a line end, not by that of the file
 
 
-class _Unreadable(ValueError):
+class _BadLine(ValueError):
     """A line is not one of this format; the text says why."""
 
 
@@ -129,7 +129,7 @@ class ExporterFile(ScannedFile[JsonlState]):
                 continue
             try:
                 items = list(self._line(line, state))
-            except _Unreadable as error:
+            except _BadLine as error:
                 if not line.ended:
                     return  # not written to its end yet, or never to be
                 items = [_broken(line, state, f"{error}")]
@@ -148,13 +148,13 @@ class ExporterFile(ScannedFile[JsonlState]):
         try:
             yield ImportedRecord(kind=step.NAME, body=pack(body)), replace(after, announced=True)
         except ValueError as error:
-            raise _Unreadable(f"{error}") from error
+            raise _BadLine(f"{error}") from error
 
     def _step(self, values: dict[str, Any], state: JsonlState) -> tuple[JsonlState, dict[str, Any]]:
         """The body of a line, and the state after it but for the place."""
         data = values.get("data")
         if not isinstance(data, dict):
-            raise _Unreadable("data is no map")
+            raise _BadLine("data is no map")
         data.pop(MARKER, None)
         given = _given_step(values.get("step"))
         time = _time(values.get("timestamp"), state.time)
@@ -201,21 +201,21 @@ def _read_line(file: BinaryIO, offset: int) -> _Line | None:
 def _parse(raw: bytes | None) -> tuple[dict[str, Any], int]:
     """The object that a line begins with, and how many bytes of the line follow it."""
     if raw is None:
-        raise _Unreadable(f"longer than {fmt.BODY_LIMIT} bytes")
+        raise _BadLine(f"longer than {fmt.BODY_LIMIT} bytes")
     text, strange = _decode(raw)
     try:
         values, end = _DECODER.raw_decode(text, len(text) - len(text.lstrip(_SPACE)))
     except RecursionError as error:
-        raise _Unreadable("nested too deeply") from error
+        raise _BadLine("nested too deeply") from error
     except ValueError as error:
         reason = f"not JSON: {error}" if strange < 0 else f"not UTF-8 at its byte {strange}"
-        raise _Unreadable(reason[:200]) from error
+        raise _BadLine(reason[:200]) from error
     if not isinstance(values, dict):
-        raise _Unreadable("no JSON object")
+        raise _BadLine("no JSON object")
     following = text[end:]
     rest = len(following.encode("utf-8", "surrogateescape")) if following.strip(_SPACE) else 0
     if 0 <= strange < len(raw) - rest:
-        raise _Unreadable(f"not UTF-8 at its byte {strange}")
+        raise _BadLine(f"not UTF-8 at its byte {strange}")
     return values, rest
 
 
@@ -230,7 +230,7 @@ def _decode(raw: bytes) -> tuple[str, int]:
 def _is_readable(raw: bytes) -> bool:
     try:
         return isinstance(_parse(raw)[0].get("data"), dict)
-    except _Unreadable:
+    except _BadLine:
         return False
 
 
@@ -241,7 +241,7 @@ def _given_step(value: Any) -> int | None:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if not isinstance(value, int) or isinstance(value, bool) or not _INT_MIN <= value < _INT_MAX:
-        raise _Unreadable("step is not a 64-bit integer")
+        raise _BadLine("step is not a 64-bit integer")
     return value
 
 

@@ -149,8 +149,8 @@ class LogCollector(Collector):
                 raise
             stderr.report_once(
                 "checkpoint",
-                f"lens-ship cannot keep the position in {self.path} below {root} ({error}):"
-                " after a restart, the log may be recorded again.",
+                f"lens-ship cannot save its position in {self.path} below {root} ({error})."
+                " After a restart, lines of the log may be recorded again.",
             )
             self._follower = _fresh(self.path)
             return True
@@ -203,16 +203,16 @@ class LogCollector(Collector):
                 raise
             stderr.report_once(
                 "checkpoint",
-                f"lens-ship cannot save the position in {self.path} ({error}): after a restart,"
-                " some of the log may be recorded again.",
+                f"lens-ship cannot save its position in {self.path} ({error})."
+                " After a restart, lines of the log may be recorded again.",
             )
 
     def _tell_lost(self, follower: Follower) -> None:
         if follower.lost != self._lost:
             self._lost = follower.lost
             logger.warning(
-                "%s was deleted, replaced or compressed before it was read to its end, or since"
-                " it was last followed: the rest of it, if any, is not recorded",
+                "%s was deleted, replaced or compressed before its end was read."
+                " Lines that were not read are not recorded.",
                 self.path,
             )
 

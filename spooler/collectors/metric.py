@@ -123,16 +123,16 @@ def _fetch(port: int) -> str:
         connection.request("GET", "/metrics", headers={"Accept": "text/plain"})
         answer = connection.getresponse()
         if answer.status != http.client.OK:
-            raise ValueError(f"it answered {answer.status} {answer.reason}")
+            raise ValueError(f"HTTP status {answer.status} {answer.reason}")
         page = b""
         while chunk := answer.read1(_CHUNK):
             page += chunk
             if len(page) > _SAMPLE_BYTES:
-                raise ValueError(f"more than {_SAMPLE_BYTES} bytes are no sample")
+                raise ValueError(f"the sample is larger than {_SAMPLE_BYTES} bytes")
             if time.monotonic() > deadline:
-                raise ValueError(f"it took longer than {_ANSWER_SECONDS:.0f} s")
+                raise ValueError(f"no complete answer within {_ANSWER_SECONDS:.0f} s")
         if answer.length:
-            raise ValueError(f"the last {answer.length} bytes of it are missing")
+            raise ValueError(f"the last {answer.length} bytes are missing")
         return page.decode("utf-8", "replace")
     finally:
         connection.close()

@@ -30,8 +30,10 @@ BANNED = re.compile(
 )
 # Sources and pages that still have to be rewritten.
 OLD = {
-    *("shipper/delivery/events.py", "shipper/discovery/layout.py", "shipper/service.py"),
-    *("shipper/retention/quarantine.py"),
+    "shipper/delivery/events.py",
+    "shipper/discovery/layout.py",
+    "shipper/retention/quarantine.py",
+    "shipper/service.py",
 }
 OLD_EVENTS = {
     *("shipper/delivery/events.py", "shipper/delivery/queue.py", "shipper/service.py"),
@@ -45,7 +47,7 @@ OLD_EVENTS = {
 # A class of DLRover that programs import by this name, and what its messages are pickled as.
 TWICE = {"WorkerTrainingMetric"}
 OLD_NAMES = {
-    *("Collector", "Delivered", "History", "Life", "Limits", "Liveness", "Mark", "Part", "Piece"),
+    *("Collector", "Delivered", "Life", "Limits", "Mark", "Part", "Piece"),
     *("Place", "Position", "Process", "Report", "Selection", "Spool", "State"),
 }
 
