@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from shipper.cli.options import SENDING, load_config, need_readable, settings
+from shipper.cli.options import load_config, need_readable, settings
+from shipper.config.schema import SINK_SETTINGS
 
 if TYPE_CHECKING:
     from shipper.config.schema import Config
@@ -49,7 +50,7 @@ SELECTING = ("run", "workload", "first_step", "last_step", "since", "until")
 @click.option("--rate", type=click.FloatRange(min=0.1), help="Maximum records a second.")
 @click.option("--as-workload", default="", help="The workload of files that do not name one.")
 @click.option("--as-pod", default="", help="The pod of files that do not name one.")
-@settings("spool", "pod_directories", "state", *SENDING)
+@settings("spool", "pod_directories", "state", *SINK_SETTINGS)
 def replay(
     paths: tuple[Path, ...],
     dry_run: bool,

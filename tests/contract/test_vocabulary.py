@@ -31,7 +31,7 @@ BANNED = re.compile(
 # Sources and pages that still have to be rewritten.
 OLD = {
     *("shipper/delivery/events.py", "shipper/discovery/layout.py", "shipper/service.py"),
-    *("shipper/retention/quarantine.py"),
+    "shipper/retention/quarantine.py",
 }
 OLD_EVENTS = {
     *("shipper/delivery/events.py", "shipper/delivery/queue.py", "shipper/service.py"),
