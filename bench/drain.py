@@ -78,7 +78,7 @@ def write_backlog(root: Path, *, steps: int, metrics: int, spools: int) -> int:
                 ),
             )
             if index % 1000 == 0:
-                writer.tend()
+                writer.maintain()
         writer.append(
             finish.NAME,
             codec.pack(finish.encode(run="r", time=time.time(), step=index, exit_code=0)),

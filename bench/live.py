@@ -92,7 +92,7 @@ def _append(writers: list[object], index: int) -> None:
         body = step.encode(run="r", step=index, time=time.time(), closed=True, data=data)
         writer.append(step.NAME, codec.pack(body))  # type: ignore[attr-defined]
         if index % 100 == 99:
-            writer.tend()  # type: ignore[attr-defined]
+            writer.maintain()  # type: ignore[attr-defined]
 
 
 def ended(moment: float) -> bool:

@@ -82,7 +82,7 @@ def write(root: Path, number: int, records: int, *, salt: str = "aaaa", end: boo
         body = step.encode(run="r", step=index, time=1.7e9 + index, closed=True, data=data)
         writer.append(step.NAME, codec.pack(body))  # type: ignore[attr-defined]
         if index % 4000 == 3999:
-            writer.tend()  # type: ignore[attr-defined]
+            writer.maintain()  # type: ignore[attr-defined]
     if end:
         writer.close()  # type: ignore[attr-defined]
     return writer

@@ -47,7 +47,7 @@ def write(root: Path, number: int, metrics: int, steps: int) -> tuple[Path, floa
         record = codec.pack(body)
         packed += len(record)
         writer.append("step", record)
-        writer.tend()
+        writer.maintain()
     writer.close()
     return writer.directory, packed / steps
 

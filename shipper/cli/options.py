@@ -31,23 +31,6 @@ class Group(click.Group):
             )
 
 
-def one_of(registry: str) -> Callable[..., Any]:
-    """Accept only the keys of a module's `REGISTRY`, which is imported when the option is used.
-
-    Any other word would match nothing, which would look as if there were nothing.
-    """
-
-    def check(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
-        from importlib import import_module
-
-        words = click.Choice(list(import_module(registry).REGISTRY))
-        if isinstance(value, tuple):
-            return tuple(words.convert(one, param, ctx) for one in value)
-        return words.convert(value, param, ctx) if value else value
-
-    return check
-
-
 def settings(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Options for these settings, or for all of them, and `--config`."""
     from shipper.config.load import SETTINGS

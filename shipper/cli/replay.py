@@ -60,11 +60,14 @@ def replay(
 ) -> None:
     """Send records that are on disk: kept segments, spools and files at PATHS.
 
-    Without PATHS, resend the delivered records of the spools below --spool (requires
-    --resend-delivered). PATHS may be spools from elsewhere, the older exporter's
-    wandb_metrics.jsonl files, wandb's offline run directories, or directories of any of these.
-    Without --sink or --kind, sinks whose receiver forgets are left out, as a resent report may do
-    harm.
+    Without PATHS, resend the delivered records of the spools below --spool. This requires
+    --resend-delivered.
+
+    PATHS may be spools, the older exporter's wandb_metrics.jsonl files, wandb's offline run
+    directories, or directories of any of these.
+
+    Without --sink or --kind, sinks whose receiver keeps data in memory only are left out, because
+    a resent report may do harm.
     """
     from shipper.config.schema import SETTINGS
 
@@ -87,10 +90,10 @@ def run_replay(
 
     `given` has the options of `replay` that are not settings, by name.
     """
+    from shipper.cli.render import print_plan, print_sent
     from shipper.errors import ConfigError
     from shipper.ledger.ledger import Ledger
     from shipper.replay.plan import make_plan
-    from shipper.replay.show import print_plan, print_receipts
     from shipper.sinks import build_sinks, enabled_sinks
 
     enabled = enabled_sinks(config)
@@ -108,7 +111,7 @@ def run_replay(
             why = "neither the settings nor its job have an address: set processor_url"
             raise ConfigError([f"{spool}: {why}" for spool in lost])
         receipts = _send(sending, sinks, ledger, config, rate)
-        print_receipts(receipts)
+        print_sent(receipts)
         if len(receipts) < len(sending):
             return 1
         sys.stdout.flush()  # the replay has ended once this was printed
@@ -163,8 +166,8 @@ def _send(
     config: Config,
     rate: float | None,
 ) -> Any:
+    from shipper.cli.render import progress_bar
     from shipper.replay.send import ReplayContext, carry_out
-    from shipper.replay.show import progress_bar
 
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -27,7 +27,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from shipper.importers.protobuf import double, fields, message, signed, text, zigzag
+from shipper.protobuf import double, fields, message, signed, text, zigzag
 
 HISTORY, RUN, EXIT, FINAL, HEADER, FOOTER = 2, 17, 18, 20, 21, 22
 KINDS = frozenset({HISTORY, RUN, EXIT, FINAL, HEADER, FOOTER})

@@ -33,7 +33,7 @@ class Reason(Enum):
     The sentence continues "<sink> ". A sink may use other words, which are shown as they are.
     """
 
-    NOT_ALLOWED = ("not-allowed", "refuses the token", "check token_file or cookie_file")
+    NOT_ALLOWED = ("not-allowed", "rejects the token", "check token_file or cookie_file")
     NO_CREDENTIAL = (
         "no-credential",
         "is not asked: a credential file cannot be used",

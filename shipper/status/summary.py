@@ -116,8 +116,8 @@ def _ongoing(status: Status) -> Iterator[tuple[SinkStatus, Trouble]]:
 
 def _outage_text(status: Status, sink: SinkStatus, outage: Trouble) -> str:
     reason = Reason.of(outage.reason)
-    text = reason.sentence if reason else f"fails ({outage.reason})"
-    advice = reason.advice if reason else "check the log of the service"
+    text = reason.sentence if reason else f"reports {outage.reason}"
+    advice = reason.advice if reason else "see its log"
     others = sum(one.reason == outage.reason for one in sink.ongoing) - 1
     workload = ""
     if outage.workload:

@@ -80,7 +80,7 @@ class SpoolMasterClient:
             recorder().bug(error, reason=reason)
             return False
         if not os.environ.get(config.OUTPUT_PATH):
-            logger.warning("%s is not set: reports are not kept", config.OUTPUT_PATH)
+            logger.warning("Reports are discarded: %s is not set", config.OUTPUT_PATH)
             return False
         return recorder().append(report.NAME, packed, kept=source is not None)
 
@@ -93,8 +93,8 @@ def _name_master(address: str) -> None:
         mine.master_addr = mine.master_addr or address
     elif known != address:
         logger.warning(
-            "The spool of this process was begun before a client named the master %s: its reports"
-            " go to %s. Make the client before the first record (wandb.init), or set %s",
+            "The client names the master %s, but the spool of this process was opened before."
+            " Its reports go to %s. Create the client before wandb.init, or set %s.",
             address,
             known or "no master",
             identity.MASTER_ADDR,

@@ -1,9 +1,9 @@
 """Finds how far a log file was recorded by the processes before this one.
 
-The newest position is the one in the newest record. The bookmark names a spool and a record beyond
-which to look: beyond it lie the records of seconds. A process that could not write to its spool any
-more may have begun another one: those are known by the same pid and a later start. Without a
-bookmark every spool below the root is read, the newest first, up to `_SCAN_BYTES`.
+The newest position is the one in the newest record. The checkpoint names a spool and a record: only
+the records of a few seconds lie beyond it. A process that could not write to its spool any more may
+have opened another one, with the same pid and a later start. Without a checkpoint every spool below
+the root is read, the newest first, up to `_SCAN_BYTES`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ from typing import Any
 
 from spooler.async_exceptions import is_async
 from spooler.errors import SpoolError
-from spooler.filetail.checkpoint import Saved
-from spooler.filetail.position import Position
+from spooler.filetail.checkpoint import CheckpointState, Position
 from spooler.records import report
 from spooler.spool import codec
 from spooler.spool import format as fmt
@@ -26,11 +25,11 @@ _CHUNK = 200
 _SCAN_BYTES = 256 * 1024 * 1024
 
 
-def latest(root: Path, log: Path, saved: Saved | None) -> list[Position]:
+def latest(root: Path, log: Path, saved: CheckpointState | None) -> list[Position]:
     """The last position in each file that was `log`, the newest first. Reads files only.
 
-    Those before the newest are for when its file is gone; files from before the bookmark are known
-    to it.
+    Those before the newest are for when its file is gone. The checkpoint knows the files that are
+    older than itself.
     """
     if saved is None:
         return _anywhere(root, log)
@@ -45,8 +44,8 @@ def latest(root: Path, log: Path, saved: Saved | None) -> list[Position]:
     return found[::-1]
 
 
-def _places(root: Path, saved: Saved) -> Iterator[tuple[Path, int]]:
-    """Spools that may hold what the bookmark does not tell of, and from which record on."""
+def _places(root: Path, saved: CheckpointState) -> Iterator[tuple[Path, int]]:
+    """Spools that may hold what the checkpoint does not tell of, and from which record on."""
     for directory in _spools(root):
         start, pid = directory.name.split("-")[:2]
         if directory.name == saved.spool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -206,3 +207,32 @@ def test_what_a_writer_deletes_while_the_account_is_taken_is_not_missed(
             {"cap": 10},
         )
     writer.close()
+
+
+def test_what_the_service_drops_while_the_account_is_taken_is_not_missed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One segment during every count, for longer than a few counts take."""
+    directory, writer = spool(
+        tmp_path / "spool", [step(n) for n in range(300)], close=False, segment_records=10
+    )
+    ledger = Ledger(tmp_path / "state")
+    ledger.remember_spool(directory.name, directory, Reader(directory).identity().to_map())
+    count, number = Reader.count_after, itertools.count(1)
+
+    def dropped_and_gone(reader: Reader, seq: int) -> int:
+        oldest = next(number)
+        if oldest < 30:
+            for sink in DEFAULT:
+                ledger.give_up(
+                    directory.name, sink, 10 * oldest, path=str(directory), why="root-cap"
+                )
+            unlink_segment(directory / fmt.segment_name(oldest))
+        return count(reader, seq)
+
+    monkeypatch.setattr(Reader, "count_after", dropped_and_gone)
+    for account in run_audit(ledger, tmp_path / "spool", DEFAULT):
+        assert account.balances, account
+        assert account.dropped_by_policy == {"root-cap": 290}
+    writer.close()
+    ledger.close()

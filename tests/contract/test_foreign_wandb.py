@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from shipper.delivery.pipeline import ClosedRoute, Together
-from shipper.importers import Origin, open_imports
+from shipper.importers import SourceInfo, open_imports
 from shipper.importers.wandb_run import WandbFile
 from shipper.ledger.ledger import Ledger
 from shipper.sinks.options import from_settings
@@ -237,8 +237,8 @@ def test_a_copy_cut_at_any_byte_has_the_first_records(version: str, tmp_path: Pa
     raw = (GOLDEN / f"run-{version}.wandb").read_bytes()
     path = tmp_path / "run-r.wandb"
     path.write_bytes(raw)
-    whole = read_all(WandbFile(path, Origin())).records
-    growing, got = WandbFile(path, Origin()), list[Any]()
+    whole = read_all(WandbFile(path, SourceInfo())).records
+    growing, got = WandbFile(path, SourceInfo()), list[Any]()
     path.write_bytes(b"")
     for end in range(len(raw) + 1):
         with path.open("ab") as file:
@@ -247,7 +247,7 @@ def test_a_copy_cut_at_any_byte_has_the_first_records(version: str, tmp_path: Pa
         assert chunk.damage == ()
         got += chunk.records
         if end % 41 == 0:
-            fresh = read_all(WandbFile(path, Origin()), limit=500)
+            fresh = read_all(WandbFile(path, SourceInfo()), limit=500)
             assert fresh.damage == ()
             assert list(fresh.records) == got
     assert tuple(got) == whole
@@ -261,7 +261,7 @@ def test_a_flipped_bit_costs_one_record_and_is_reported(tmp_path: Path) -> None:
         flipped = bytearray(raw)
         flipped[offset] ^= 1 << offset % 8
         one.path.write_bytes(flipped)
-        found = read_all(WandbFile(one.path, Origin()))
+        found = read_all(WandbFile(one.path, SourceInfo()))
         got = steps(found)
         assert all(step in whole for step in got)
         assert len(got) >= len(whole) - 1
@@ -276,7 +276,7 @@ def test_a_flipped_bit_costs_one_record_and_is_reported(tmp_path: Path) -> None:
 def made(tmp_path: Path, *records: bytes) -> WandbFile:
     path = tmp_path / "run-named.wandb"
     path.write_bytes(log(records))
-    return WandbFile(path, Origin())
+    return WandbFile(path, SourceInfo())
 
 
 def test_typed_values_alone_are_enough(tmp_path: Path) -> None:

@@ -101,10 +101,10 @@ def test_every_pod_sees_that_the_root_is_full(tmp_path: Path) -> None:
     assert marked == {tmp_path.name, HONEST, LIAR}
     writer = spools.writer(tmp_path / LIAR)
     try:
-        writer.tend()
+        writer.maintain()
         assert writer._refusal == "root-cap"
         room.mark(full=False)
-        writer.tend()
+        writer.maintain()
         assert writer._refusal == ""
     finally:
         writer.close()

@@ -209,7 +209,7 @@ def record_after_a_look(root: Path, uid: int) -> str:
     code = BECOME.replace("import json", "import json, time") + (
         "become(int(sys.argv[1]), int(sys.argv[1]), 0)\n"
         "recorder().record('step', {'run': 'r'})\n"
-        "recorder()._writer.tend()\n"
+        "recorder()._writer.maintain()\n"
         "print(json.dumps(recorder()._writer._refusal))\n"
     )
     reason: str = spools.answer(spools.python(code, uid, PRIMUS_LENS_WANDB_OUTPUT_PATH=str(root)))

@@ -8,20 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from shipper.cli.options import load_config
 from shipper.config.load import load
 from shipper.config.schema import SINK_SETTINGS, Config
 from shipper.errors import ConfigError
 from shipper.ledger.ledger import Ledger
 from shipper.service import ship_once
 from shipper.sinks import REGISTRY, enabled_sinks, load_class, table_problems
-from shipper.sinks.outcome import Reason
 from tests.kit.command import lens_ship
 from tests.kit.delivery import arrived
 from tests.kit.faulty_receiver import FaultyReceiver
 from tests.kit.shipping import config, detection, goodbye, spool, step
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -159,9 +155,3 @@ def test_the_shorthands_are_the_options_of_the_registered_sinks() -> None:
         if "shorthand" in one.metadata
     }
     assert found == set(SINK_SETTINGS)
-
-
-def test_every_reason_has_its_row_in_the_guide() -> None:
-    guide = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
-    assert [one.word for one in Reason if f"`{one.word}`" not in guide] == []
-    assert load_config is not None

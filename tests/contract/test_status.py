@@ -306,7 +306,7 @@ def test_it_shows_the_outage_of_a_running_service_and_its_begin(
         None,
     )
     assert "invalid token" in trouble["detail"]
-    assert told["status"]["headline"].startswith("9 records pending. Processor refuses the token")
+    assert told["status"]["headline"].startswith("9 records pending. Processor rejects the token")
     code, told = status(tmp_path)
     assert code == 1
     running.kill()

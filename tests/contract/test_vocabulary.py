@@ -30,8 +30,10 @@ BANNED = re.compile(
 )
 # Sources and pages that still have to be rewritten.
 OLD = {
-    *("shipper/delivery/events.py", "shipper/discovery/layout.py", "shipper/service.py"),
+    "shipper/delivery/events.py",
+    "shipper/discovery/layout.py",
     "shipper/retention/quarantine.py",
+    "shipper/service.py",
 }
 OLD_EVENTS = {
     *("shipper/delivery/events.py", "shipper/delivery/queue.py", "shipper/service.py"),

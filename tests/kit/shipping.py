@@ -112,7 +112,7 @@ def killed(root: Path, records: Iterable[Record], name: str = "", **who: Any) ->
 def append(writer: Writer, records: Iterable[Record]) -> None:
     for kind, body in records:
         writer.append(kind, codec.pack(body))
-        writer.tend()
+        writer.maintain()
 
 
 class OwnedReader(Reader):

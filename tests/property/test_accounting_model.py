@@ -141,16 +141,16 @@ class Accounting(RuleBasedStateMachine):
         self.spools.append(Written(workload=workload, directory=writer.directory, writer=writer))
 
     @precondition(lambda self: any(one.alive for one in self.spools))
-    @rule(which=st.integers(0, 9), count=st.integers(1, 6), tend=st.booleans())
-    def log(self, which: int, count: int, tend: bool) -> None:
+    @rule(which=st.integers(0, 9), count=st.integers(1, 6), maintain=st.booleans())
+    def log(self, which: int, count: int, maintain: bool) -> None:
         one = self.alive(which)
         for _ in range(count):
             one.step += 1
             body = shipping.step(one.step)[1]
             if self.append(one, "step", body):
                 one.steps[one.last] = (one.step, "loss")
-        if tend:
-            self.tend(one)
+        if maintain:
+            self.maintain(one)
 
     @precondition(lambda self: any(one.alive for one in self.spools))
     @rule(which=st.integers(0, 9))
@@ -184,7 +184,7 @@ class Accounting(RuleBasedStateMachine):
     @precondition(lambda self: any(one.alive for one in self.spools))
     @rule(which=st.integers(0, 9))
     def rotate(self, which: int) -> None:
-        self.tend(self.alive(which))
+        self.maintain(self.alive(which))
 
     @precondition(lambda self: any(one.alive for one in self.spools))
     @rule(which=st.integers(0, 9), goodbye=st.booleans())
@@ -192,7 +192,7 @@ class Accounting(RuleBasedStateMachine):
         """A process ends: with a goodbye and a sealed spool, or by SIGKILL."""
         one = self.alive(which)
         if goodbye:
-            one.writer.insist()
+            one.writer.ignore_limits()
             self.append(one, "exit", {"time": 1.0, "steps": {}})
             one.writer.close()
             one.closed = True
@@ -367,9 +367,9 @@ class Accounting(RuleBasedStateMachine):
         one.segment[one.last] = one.writer._segment.number
         return True
 
-    def tend(self, one: Written) -> None:
+    def maintain(self, one: Written) -> None:
         before = self.files()
-        one.writer.tend()
+        one.writer.maintain()
         for seq in range(one.last + 1, one.writer.last_seq + 1):
             one.segment[seq] = one.writer._segment.number  # a gap that the writer has told
         one.last = one.writer.last_seq

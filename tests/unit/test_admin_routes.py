@@ -85,6 +85,12 @@ def test_the_curve_is_of_what_is_most_likely_the_loss(
     assert (curve["metric"], curve["points"]) == (metric, [(0, 0.0), (1, 1.0), (2, 2.0)])
 
 
+def test_a_spool_that_is_not_reported_has_a_curve(tmp_path: Path) -> None:
+    status = live(tmp_path, [step(n) for n in range(3)])
+    disabled = replace(status, spools=(replace(status.spools[0], state="disabled"),))
+    assert len(Curves().of(disabled)) == 1
+
+
 def test_a_run_without_a_loss_has_no_curve(tmp_path: Path) -> None:
     records = [step(n, lr=0.1, note="loss", broken=float("nan")) for n in range(3)]
     assert Curves().of(live(tmp_path, records)) == []

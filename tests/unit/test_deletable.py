@@ -97,7 +97,7 @@ def test_of_a_spool_that_is_written_only_its_last_segment_may_grow_unseen(
     assert not looks(7)
     for number in (8, 9):
         writer.append("step", spools.body(number))
-        writer.tend()
+        writer.maintain()
     assert (looks(9), found()) == (True, [1, 2])
     writer.append("step", spools.body(10))
     assert not looks(10)

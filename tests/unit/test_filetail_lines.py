@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spooler.filetail.lines import PIECE_BYTES, taken, text
-from spooler.filetail.position import Position
+from spooler.filetail.checkpoint import Position
+from spooler.filetail.lines import PIECE_BYTES, complete_lines, text
 
 LONG = b"x" * PIECE_BYTES
 
@@ -36,7 +36,7 @@ LONG = b"x" * PIECE_BYTES
     ],
 )
 def test_where_a_piece_ends(data: bytes, ended: bool, impatient: bool, size: int) -> None:
-    assert taken(data, ended=ended, impatient=impatient) == size
+    assert complete_lines(data, ended=ended, impatient=impatient) == size
 
 
 @settings(deadline=None)
@@ -46,7 +46,7 @@ def test_text_cut_anywhere_is_the_same_text_in_pieces(whole: str, data: st.DataO
     expected = rest.decode()
     while rest:
         seen = rest[: data.draw(st.integers(1, len(rest)))]
-        size = taken(seen, ended=False, impatient=True)
+        size = complete_lines(seen, ended=False, impatient=True)
         if not size and len(seen) == len(rest):
             break
         found += text(rest[:size])

@@ -192,7 +192,7 @@ MUTANTS: dict[str, Mutant] = {
         patches=(
             Patch(
                 file=_RECORDER,
-                old="        self.recorder = parent.heir(silent=not self._held)\n",
+                old="        self.recorder = parent.for_child(silent=not self._held)\n",
                 new="        if self._held:\n            parent.release()\n",
             ),
         ),

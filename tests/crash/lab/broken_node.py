@@ -84,7 +84,7 @@ NODE_MUTANTS: dict[str, Mutant] = {
             ),
         ),
     ),
-    "given-up-and-not-counted": Mutant(
+    "dropped-and-not-counted": Mutant(
         meaning="what is deleted undelivered for the limit of the root is counted nowhere",
         patches=(
             Patch(

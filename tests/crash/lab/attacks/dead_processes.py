@@ -201,7 +201,7 @@ def _finish(tell: Tell) -> None:
 def _end_well(tell: Tell) -> None:
     for number in range(FEW):
         _record(number, tell)
-    recorder().goodbye()
+    recorder().shutdown()
 
 
 ATTACK = Attack(

@@ -132,7 +132,7 @@ def record(tell: Tell, stop: Path) -> None:
         tell(2 * number + (not taken))
         number += 1
         time.sleep(0.0005 if taken else 0.002)
-    mine.goodbye()
+    mine.shutdown()
     tell(-1 - int(slowest * 1000))
 
 

@@ -215,7 +215,7 @@ def log(steps: int, tell: Tell, pause: float, until: float = float("inf")) -> No
             tell(number)
         if pause:
             time.sleep(pause)
-    recorder().goodbye()
+    recorder().shutdown()
     tell(REFUSED - refused)
 
 

@@ -123,7 +123,7 @@ def log_steps(root: Root, tell: Tell) -> None:
         data = {MARK: float(number)}
         body = step.encode(run="r", step=number, time=1.0, closed=True, data=data)
         writer.append("step", codec.pack(body))
-        writer.tend()
+        writer.maintain()
         tell(number)
         time.sleep(0.02)
     signal.pause()

@@ -147,7 +147,7 @@ def _log(until: float, tell: Tell) -> None:
             tell(number)
         number += 1
         time.sleep(0.01)
-    recorder().goodbye()
+    recorder().shutdown()
 
 
 def _requests(store: Store, workload: str) -> list[dict[str, Any]]:

@@ -227,7 +227,7 @@ def _append(writer: Writer, count: int, tell: Tell) -> None:
         data = {"text": "x" * _SIZES[number % len(_SIZES)]}
         body = step.encode(run="r", step=number, time=1.0, closed=True, data=data)
         tell(writer.append("step", codec.pack(body)))
-        writer.tend()
+        writer.maintain()
 
 
 ATTACK = Attack(

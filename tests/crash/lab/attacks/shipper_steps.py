@@ -131,7 +131,7 @@ def write_spool(root: Path, number: int) -> None:
     )
     for kind, body in RECORDS:
         writer.append(kind, codec.pack(body))
-        writer.tend()
+        writer.maintain()
     writer.close()
 
 

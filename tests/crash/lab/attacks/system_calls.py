@@ -90,9 +90,9 @@ def _body(number: int) -> dict[str, object]:
 
 
 def _without_thread() -> Recorder:
-    """A recorder whose background work is done where `_tend` is called."""
+    """A recorder whose background work is done where `_maintain` is called."""
     mine, idle = Recorder(), BackgroundThread(lambda: None)
-    mine._start_keeper = lambda: idle  # type: ignore[method-assign]
+    mine._start_background = lambda: idle  # type: ignore[method-assign]
     return mine
 
 
@@ -103,9 +103,9 @@ def _record(notes: Notes, steps: int) -> int:
     for number in range(steps):
         taken = mine.record("step", _body(number))
         notes[number] = TAKEN if taken else REFUSED
-        mine._tend()
+        mine._maintain()
     notes[steps] = THROUGH
-    mine.goodbye()
+    mine.shutdown()
     return 0
 
 
@@ -251,7 +251,7 @@ def _die_recording(tell: Tell) -> None:
     mine = _without_thread()
     for number in range(STEPS):
         mine.record("step", _body(number))
-        mine._tend()
+        mine._maintain()
     tell(0)
     sys.stdout.flush()
     os.kill(os.getpid(), 9)

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import spooler
-from shipper.importers.wandb_datastore import Broken, Place, entries
+from shipper.importers.wandb_datastore import CorruptEntry, LogOffset, entries
 from tests.crash.lab.attacks import Attack, Trials
 from tests.crash.lab.conservation import recorded
 from tests.crash.lab.lives import Life
@@ -136,7 +136,7 @@ def _live(arm: str, seed: int, work: Path) -> None:
     if arm != "plain":
         from spooler.recorder import recorder
 
-        recorder().goodbye()
+        recorder().shutdown()
     wandb.teardown()
     (work / "seen.json").write_text(json.dumps(seen), encoding="utf-8")
 
@@ -309,8 +309,8 @@ def _kept(work: Path) -> dict[str, Any]:
     (file,) = work.rglob("*.wandb")
     history, others = list[Any](), dict[str, int]()
     with file.open("rb") as stream:
-        for entry in entries(stream, Place(offset=_HEADER_BYTES)):
-            if isinstance(entry, Broken):
+        for entry in entries(stream, LogOffset(offset=_HEADER_BYTES)):
+            if isinstance(entry, CorruptEntry):
                 raise TypeError(f"{file} is damaged: {entry.reason}")
             record = Record.FromString(entry.data)
             kind = str(record.WhichOneof("record_type"))
