@@ -33,7 +33,7 @@ from shipper.discovery.poller import Pulse, seconds_between
 from shipper.discovery.root_watcher import Watch
 from shipper.discovery.scanner import Newcomers
 from shipper.health.heartbeat import HeartbeatWriter
-from shipper.health.liveness import HOUSEKEEPING, MAIN, Liveness
+from shipper.health.liveness import HOUSEKEEPING, MAIN, ServiceLiveness
 from shipper.health.sd_notify import SystemdNotifier
 from shipper.ledger.ledger import Ledger
 from shipper.log import fields, flush_repeats
@@ -110,7 +110,7 @@ class Service:
         self._contents = Contents()
         self._together = Together(ledger=self._ledger, config=config, contents=self._contents)
         self._heartbeat = HeartbeatWriter(self._ledger, self._now)
-        self._liveness = Liveness(meters)
+        self._liveness = ServiceLiveness(meters)
         self._meters = meters
         self._refresher: StatusRefresher | None = None
         if not once and config.http_listen != "off":

@@ -39,7 +39,7 @@ Samples = Iterable[tuple[tuple[str, ...], float]]  # label values, value
 
 
 class Exposition(Collector):
-    """The text that is scraped; `last_run` is the Unix time of `Liveness.last_run`."""
+    """The text that is scraped; `last_run` is the Unix time of `ServiceLiveness.last_run`."""
 
     def __init__(
         self,

@@ -46,10 +46,7 @@ OLD_EVENTS = {
 
 # A class of DLRover that programs import by this name, and what its messages are pickled as.
 TWICE = {"WorkerTrainingMetric"}
-OLD_NAMES = {
-    *("Collector", "Delivered", "History", "Life", "Limits", "Liveness", "Mark", "Part", "Piece"),
-    *("Place", "Position", "Process", "Report", "Selection", "Spool", "State"),
-}
+OLD_NAMES = {"Delivered", "Mark", "Piece", "Report"}
 
 LOGGING = {"debug", "info", "warning", "error", "exception", "critical", "log"}
 
