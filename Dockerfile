@@ -5,7 +5,6 @@ ARG PYTHON=3.12
 FROM python:${PYTHON}-slim-bookworm AS build
 WORKDIR /source
 COPY pyproject.toml README.md constraints.txt ./
-COPY packaging packaging
 COPY systemd systemd
 COPY examples examples
 COPY docs docs

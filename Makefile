@@ -1,16 +1,16 @@
-# The index of what can be run. `make demo` and `make test` need nothing but Python 3.10 or later.
+# All commands of the project. `make demo` and `make test` need Python 3.10 or later.
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
-# The oldest wandb that is promised to work; `make test` runs the hook's contract against it and
-# against the newest one, `make test-wandb` against those between as well.
+# The oldest supported wandb. `make test` runs the contract of the hook with it and with the newest
+# one, `make test-wandb` also with those between.
 WANDB_OLDEST = 0.16.0
 WANDB_BETWEEN = 0.19.0 0.22.0
-# What some tests use of Debian; where it cannot be installed they skip, and say so.
+# Debian packages that some tests need. Without them these tests are skipped.
 DEBIAN = busybox-static strace systemd btrfs-progs xfsprogs bindfs golang-go golang-github-masterminds-sprig-dev golang-k8s-sigs-yaml-dev chromium prometheus faketime
 
-# The training master that the tests talk to, and older ones for `make test-master`.
+# The DLRover of the tests, and older versions for `make test-master`.
 DLROVER = 0.6.1
 DLROVER_OLDER = 0.5.0 0.4.0
 
@@ -46,7 +46,7 @@ test-wandb: $(VENV)/.test $(WANDB_BETWEEN:%=$(VENV)/.wandb-%) wandb-oldest ## th
 	    $(BIN)/python -m pytest -q tests/contract/wandb || exit 1; \
 	done
 
-test-master: $(VENV)/.test $(DLROVER_OLDER:%=$(VENV)/.dlrover-%) $(VENV)/.dlrover-$(DLROVER) ## reports to every generation of the training master
+test-master: $(VENV)/.test $(DLROVER_OLDER:%=$(VENV)/.dlrover-%) $(VENV)/.dlrover-$(DLROVER) ## reports to every version of the DLRover master
 	for version in $(DLROVER) $(DLROVER_OLDER); do \
 	  export LENS_SHIP_TEST_MASTER=$(abspath $(VENV))/dlrover-$$version/bin/python; \
 	  $(BIN)/python -m pytest -q -k "$$(test $$version = 0.4.0 && echo 'not http')" \
@@ -56,13 +56,13 @@ test-master: $(VENV)/.test $(DLROVER_OLDER:%=$(VENV)/.dlrover-%) $(VENV)/.dlrove
 	done
 
 .PHONY: image-steps
-image-steps: $(VENV)/.test ## what the Dockerfile does, without a container engine
+image-steps: $(VENV)/.test ## the steps of the Dockerfile, without a container engine
 	LENS_SHIP_TEST_IMAGE=1 $(BIN)/python -m pytest -q tests/contract/test_image.py
 
-crash: $(VENV)/.test $(VENV)/.debian $(VENV)/.crash-kernel ## attack every promise, and broken builds too; ten minutes at most
+crash: $(VENV)/.test $(VENV)/.debian $(VENV)/.crash-kernel ## attack every guarantee and every broken build: ten minutes at most
 	LENS_SHIP_CRASH_KERNEL=$(abspath $(VENV))/crash-kernel $(BIN)/python -m tests.crash.lab $(CRASH)
 
-crash-long: $(VENV)/.test $(VENV)/.debian $(VENV)/.crash-kernel ## the same at length; an hour and a half at most
+crash-long: $(VENV)/.test $(VENV)/.debian $(VENV)/.crash-kernel ## the same with more rounds: 90 minutes at most
 	LENS_SHIP_CRASH_KERNEL=$(abspath $(VENV))/crash-kernel \
 	  $(BIN)/python -m tests.crash.lab --long --minutes 90 --markdown docs/development/crash-matrix.md $(CRASH)
 
@@ -70,7 +70,7 @@ FUZZ_MINUTES = 60
 SOAK_MINUTES = 30
 
 .PHONY: fuzz
-fuzz: $(VENV)/.test ## files, records and answers of any content, for FUZZ_MINUTES
+fuzz: $(VENV)/.test ## files, records and responses of any content, for FUZZ_MINUTES
 	@end=$$(($$(date +%s) + 60 * $(FUZZ_MINUTES))); rounds=0; \
 	while [ $$(date +%s) -lt $$end ]; do \
 	  LENS_SHIP_FUZZ_EXAMPLES=1000 $(BIN)/python -m pytest -q -n 2 -o addopts= \
@@ -80,16 +80,16 @@ fuzz: $(VENV)/.test ## files, records and answers of any content, for FUZZ_MINUT
 	done; echo "$$rounds rounds of 1000 examples for each property, nothing found"
 
 .PHONY: soak
-soak: $(VENV)/.test ## eight ranks for SOAK_MINUTES while everything fails: nothing lost, everything flat
+soak: $(VENV)/.test ## eight ranks and every kind of failure, for SOAK_MINUTES
 	$(BIN)/python -m tests.crash.soak --minutes $(SOAK_MINUTES)
 
-model: $(VENV)/.test ## ten thousand lives of a node, whatever happens in them: the account balances
+model: $(VENV)/.test ## ten thousand simulated nodes: every account balances
 	LENS_SHIP_TEST_MODEL=10000 $(BIN)/python -m pytest -q tests/property/test_accounting_model.py
 
-scale: $(VENV)/.test ## memory, idle processor time and pick-up time with a thousand spools
+scale: $(VENV)/.test ## memory, idle CPU time and pick-up time with a thousand spools
 	$(BIN)/python bench/scale.py
 
-bench: $(VENV)/.test ## what the hook, the spool and the way out cost
+bench: $(VENV)/.test ## the cost of hook, spool and delivery
 	$(BIN)/python bench/append_cost.py
 	$(BIN)/python bench/hook_cost.py
 	$(BIN)/python bench/import_cost.py
@@ -100,7 +100,7 @@ bench: $(VENV)/.test ## what the hook, the spool and the way out cost
 	$(BIN)/python bench/instructions.py
 	$(BIN)/python bench/collectors_cost.py
 
-bench-growth: $(VENV)/.test ## what grows with a segment, a backlog, the spools; draws bench/growth-*.png
+bench-growth: $(VENV)/.test ## what grows with segment, backlog and spools: draws bench/growth-*.png
 	$(BIN)/python bench/growth.py
 
 bench-results: $(VENV)/.test $(VENV)/.peers $(VENV)/.dlrover-$(DLROVER) ## every bench, into bench/RESULTS.md
@@ -110,10 +110,10 @@ bench-results: $(VENV)/.test $(VENV)/.peers $(VENV)/.dlrover-$(DLROVER) ## every
 bench-sizing: $(VENV)/.test ## bytes a step takes on disk, memory of the service
 	$(BIN)/python bench/sizing.py
 
-bench-peers: $(VENV)/.peers ## one logging call beside what other tools take for it, and what a kill leaves
+bench-peers: $(VENV)/.peers ## one logging call compared with other tools, and what a kill leaves
 	PYTHONPATH=. $(VENV)/peers/bin/python -m bench.peers
 
-bench-exporter: $(VENV)/.peers $(VENV)/.test ## what arrives of a run through Primus' own exporter, and through lens-ship
+bench-exporter: $(VENV)/.peers $(VENV)/.test ## a run through the older exporter and through lens-ship: what arrives
 	$(VENV)/peers/bin/python bench/exporter.py --service $(abspath $(BIN))/python
 
 clean: ## remove the virtual environments and all caches
@@ -124,21 +124,21 @@ $(BIN)/python:
 	  echo "$$($(PYTHON) --version 2>&1) is too old: lens-ship needs 3.10 or later. Run make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.demo: pyproject.toml packaging/lens_ship.pth | $(BIN)/python
+$(VENV)/.demo: pyproject.toml spooler/lens_ship.pth | $(BIN)/python
 	@$(BIN)/python -m pip install -q -e '.[demo]'
 	@touch $@
 
-$(VENV)/.test: pyproject.toml packaging/lens_ship.pth constraints.txt | $(BIN)/python
+$(VENV)/.test: pyproject.toml spooler/lens_ship.pth constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[test,check]'
 	@touch $@
 
-# Each master stands in an environment of its own; nothing of lens-ship is in there.
+# Each DLRover has an environment of its own, without lens-ship.
 $(VENV)/.dlrover-%: | $(BIN)/python
 	test -d $(VENV)/dlrover-$* || $(BIN)/python -m venv $(VENV)/dlrover-$*
 	$(VENV)/dlrover-$*/bin/python -m pip install -q 'dlrover[k8s]==$*' grpcio kubernetes tornado protobuf
 	@touch $@
 
-# Never fails: without an emulator and this kernel the power cuts are left out, and said to be.
+# Never fails: without an emulator and this kernel, power cuts are skipped with a message.
 $(VENV)/.crash-kernel: | $(BIN)/python
 	@which qemu-system-x86_64 >/dev/null || apt-get install -y -q --no-install-recommends \
 	  qemu-system-x86 >/dev/null 2>&1 || echo "qemu-system-x86 cannot be installed: no power cuts"
@@ -148,7 +148,7 @@ $(VENV)/.crash-kernel: | $(BIN)/python
 	  || echo "a cloud kernel cannot be unpacked: no power cuts"
 	@touch $@
 
-# Never fails: without apt-get, root or a network, the tests that need these packages skip.
+# Never fails: without apt-get, root or a network, the tests that need the packages are skipped.
 $(VENV)/.debian: Makefile | $(BIN)/python
 	@for package in $(DEBIAN); do \
 	  dpkg -s $$package >/dev/null 2>&1 && continue; \
@@ -159,8 +159,8 @@ $(VENV)/.debian: Makefile | $(BIN)/python
 	done
 	@touch $@
 
-# Each wandb stands in an environment of its own, with the wheel and no other part of the service.
-$(VENV)/.wandb-%: pyproject.toml packaging/lens_ship.pth $(shell find spooler -name '*.py') | $(VENV)/.test
+# Each wandb has an environment of its own, with the wheel and without the service.
+$(VENV)/.wandb-%: pyproject.toml spooler/lens_ship.pth $(shell find spooler -name '*.py') | $(VENV)/.test
 	test -d $(VENV)/wandb-$* || $(BIN)/python -m venv $(VENV)/wandb-$*
 	test -f $(VENV)/wandb-$*/.wandb || $(VENV)/wandb-$*/bin/python -m pip install -q 'wandb==$*' 'numpy<2' 'setuptools<81' msgpack pillow
 	touch $(VENV)/wandb-$*/.wandb
@@ -168,7 +168,7 @@ $(VENV)/.wandb-%: pyproject.toml packaging/lens_ship.pth $(shell find spooler -n
 	$(VENV)/wandb-$*/bin/python -m pip install -q --no-deps --force-reinstall $(VENV)/dist/lens_ship-*.whl
 	@touch $@
 
-# The tools that are compared with, side by side; none of them is needed for anything else.
+# The tools of the comparison. Nothing else needs them.
 PEERS = wandb==0.31.0 primus-lens-wandb-exporter==0.2.0 persist-queue==1.1.0 neptune-scale==0.30.0 trackio==0.43.0
 
 $(VENV)/.peers: Makefile | $(BIN)/python

@@ -56,10 +56,10 @@ class Bed:
 
         self.root = work / "spool"
         writer: Any = scale.writer_of(self.root, 1, "eeee")
-        keeper = BackgroundThread(writer.tend)
+        keeper = BackgroundThread(writer.maintain)
         writer.wake = keeper.wake
         keeper.start()
-        self._writer, self._keeper = writer, keeper
+        self._writer, self._background = writer, keeper
         data = {f"train/metric_{number}": number + 0.5 for number in range(8)}
         body = {"run": "r", "step": 1, "time": time.time(), "closed": True, "data": data}
         packed = codec.pack(body)
@@ -80,7 +80,7 @@ class Bed:
 
     def end(self) -> None:
         """Let the background thread go home before the files go."""
-        self._keeper.finish(lambda: False, 10.0)
+        self._background.finish(lambda: False, 10.0)
 
     @property
     def segment(self) -> int:

@@ -68,19 +68,20 @@ def write_backlog(root: Path, *, steps: int, metrics: int, spools: int) -> int:
             identity=codec.pack(who.to_map()),
             limits=Limits(max_bytes=1 << 40),
         )
-        writer.append(run.NAME, codec.pack(run.make(run="r", time=time.time(), facts={})))
+        writer.append(run.NAME, codec.pack(run.encode(run="r", time=time.time(), facts={})))
         for index in range(steps // spools):
             data = {name: draw.random() for name in names}
             writer.append(
                 step.NAME,
                 codec.pack(
-                    step.make(run="r", step=index, time=1.7e9 + index, closed=True, data=data)
+                    step.encode(run="r", step=index, time=1.7e9 + index, closed=True, data=data)
                 ),
             )
             if index % 1000 == 0:
-                writer.tend()
+                writer.maintain()
         writer.append(
-            finish.NAME, codec.pack(finish.make(run="r", time=time.time(), step=index, exit_code=0))
+            finish.NAME,
+            codec.pack(finish.encode(run="r", time=time.time(), step=index, exit_code=0)),
         )
         writer.close()
     return sum(file.stat().st_size for file in root.rglob("*") if file.is_file())

@@ -4,9 +4,10 @@
 
 Draws `bench/growth-append.png`, `growth-drain.png` and `growth-spools.png`, and prints the figures.
 
-- Append: one writer, flat out, steps of 8 metrics, a million records, its `tend` on another thread
-  as in a training process; by how full the segment was, and by how long the spool already was. Bare
-  `os.write` of the same bytes takes turns with it in blocks: where both rise, it was the machine.
+- Append: one writer, flat out, steps of 8 metrics, a million records, its `maintain` on another
+  thread as in a training process; by how full the segment was, and by how long the spool already
+  was. Bare `os.write` of the same bytes takes turns with it in blocks: where both rise, it was the
+  machine.
 - Drain: processor time per step of a real `lens-ship run --once` with backlogs of 10^4 to 10^6
   steps (10^7 with `--long`), its start apart, and the most memory that it had.
 - Spools: a real `lens-ship run` with 1 to 1,000 living spools that are delivered: memory, and the
@@ -75,7 +76,7 @@ def time_appends(work: Path, records: int) -> tuple[list[int], list[int], int]:
     )
     woken, ended = threading.Event(), threading.Event()
     writer.wake = woken.set
-    keeper = threading.Thread(target=_tend, args=(writer, woken, ended))
+    keeper = threading.Thread(target=_maintain, args=(writer, woken, ended))
     keeper.start()
     data = {f"train/metric_{number}": number + 0.5 for number in range(8)}
     body = codec.pack({"run": "r", "step": 1, "time": 1.7e9, "closed": True, "data": data})
@@ -92,9 +93,9 @@ def time_appends(work: Path, records: int) -> tuple[list[int], list[int], int]:
     return appends, writes, limits.segment_records
 
 
-def _tend(writer: Any, woken: threading.Event, ended: threading.Event) -> None:
+def _maintain(writer: Any, woken: threading.Event, ended: threading.Event) -> None:
     while not ended.is_set():
-        writer.tend()
+        writer.maintain()
         woken.wait(1.0)
         woken.clear()
 

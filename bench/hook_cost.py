@@ -77,7 +77,7 @@ def play(
     doing: dict[str, Callable[[], Any]] = {
         BARE: lambda: bare_log(run, data),
         HOOKED: lambda: run.log(data),
-        OWN: lambda: hook._observe_log(run, 1, data),
+        OWN: lambda: hook.observe_log(run, 1, data),
     }
     for call in doing.values():
         call()  # opens, announces, warms up

@@ -25,7 +25,7 @@ from statistics import median
 from aims import aim
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-PTH = REPOSITORY / "packaging" / "lens_ship.pth"
+PTH = REPOSITORY / "spooler" / "lens_ship.pth"
 _TIMED = "import time; begun = time.perf_counter(); {}; print(time.perf_counter() - begun)"
 _HOOK = f"import wandb; {_TIMED.format('import spooler.hooks.wandb')}"
 

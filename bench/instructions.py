@@ -31,7 +31,7 @@ _METRICS = '{f"train/metric_{n}": n + 0.5 for n in range(8)}'
 _APPEND = f"""
 from pathlib import Path
 from spooler.spool import codec
-from spooler.spool.writer import Limits, Writer
+from spooler.spool.writer import Writer, Limits
 spool = "20260101T000000-1-00000000"
 writer = Writer(root=Path(WORK), below=("node_0", "rank_0"), spool=spool,
                 identity=codec.pack({{"spool": spool}}), limits=Limits())
@@ -45,16 +45,17 @@ os._exit(0)
 _OBSERVE = f"""
 os.environ["PRIMUS_LENS_WANDB_OUTPUT_PATH"] = WORK
 from spooler.hooks import wandb as hook
+from spooler.recorder import recorder
 class Run:
     _local_step = 0
 run = Run()
 run.__dict__["_local_step"] = 0
-run.__dict__[hook._STATE] = state = hook._RunState("r", ignored=False)
-state.generation = hook.recorder().generation
+run.__dict__[hook._STATE] = state = hook._WandbRun(run)
+state.generation = recorder().generation
 data = {_METRICS}
 settle()
 for index in range(COUNT):
-    hook._observe_log(run, index, data)
+    hook.observe_log(run, index, data)
 os._exit(0)
 """
 
@@ -66,37 +67,33 @@ def settle():
     gc.freeze()
 """
 
-# Everything between the spool and the wire for a stretch of 100 steps: read, plan, body.
+# Everything between the spool and the wire for 100 steps: read, plan, body.
 _SHIP = f"""
 from pathlib import Path
-from types import SimpleNamespace
-from shipper.sinks import Stretch
-from shipper.sinks.processor.metrics import ProcessorSink
+from shipper.sinks import PlanInput
+from shipper.sinks.processor.metrics import MetricsOptions, MetricsSink
 from shipper.sinks.processor import encode
 from spooler.records import step
 from spooler.spool import codec
 from spooler.spool.identity import Identity
 from spooler.spool.reader import Reader
-from spooler.spool.writer import Limits, Writer
+from spooler.spool.writer import Writer, Limits
 spool = "20260101T000000-1-00000000"
 who = Identity(spool=spool, created=1.7e9, pid=1, host="h", workload_uid="w")
 writer = Writer(root=Path(WORK), below=("node_0", "rank_0"), spool=spool,
                 identity=codec.pack(who.to_map()), limits=Limits())
 for index in range(100):
-    body = step.make(run="r", step=index, time=1.7e9 + index, closed=True, data={_METRICS})
+    body = step.encode(run="r", step=index, time=1.7e9 + index, closed=True, data={_METRICS})
     writer.append(step.NAME, codec.pack(body))
 writer.close()
-config = SimpleNamespace(drop_non_numeric=False, rank_prefix=True, batch_max_bytes=1 << 19,
-                         steps_per_request=lambda identity: 100)
-sink = ProcessorSink(config, None)
+sink = MetricsSink("processor", MetricsOptions(), {{}})
 reader = Reader(writer.directory)
 settle()
 for _ in range(COUNT):
     records = reader.read(0, 500).records
-    plan = sink.plan(Stretch(identity=who, records=records, ahead={{}}, ended=True,
-                             waited=frozenset()))
+    plan = sink.plan(PlanInput(identity=who, records=records, ended=True))
     (batch,) = plan.batches
-    encode.body(batch.request, who)
+    encode.body(batch.payload, who)
 os._exit(0)
 """
 

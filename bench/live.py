@@ -89,10 +89,10 @@ def _append(writers: list[object], index: int) -> None:
 
     data = {f"train/metric_{number}": 0.5 + number for number in range(8)}
     for writer in writers:
-        body = step.make(run="r", step=index, time=time.time(), closed=True, data=data)
+        body = step.encode(run="r", step=index, time=time.time(), closed=True, data=data)
         writer.append(step.NAME, codec.pack(body))  # type: ignore[attr-defined]
         if index % 100 == 99:
-            writer.tend()  # type: ignore[attr-defined]
+            writer.maintain()  # type: ignore[attr-defined]
 
 
 def ended(moment: float) -> bool:

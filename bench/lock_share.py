@@ -86,7 +86,7 @@ def measure(seconds: float, rounds: int) -> dict[str, Stalls]:
                 identity=codec.pack({"spool": spool}),
                 limits=Limits(segment_records=1000, sync_seconds=1.0),
             )
-            keeper = BackgroundThread(writer.tend)
+            keeper = BackgroundThread(writer.maintain)
             writer.wake = keeper.wake
             keeper.start()
             spin(lambda one=writer: one.append("step", packed), seconds, ours)  # type: ignore[misc]

@@ -79,10 +79,10 @@ def write(root: Path, number: int, records: int, *, salt: str = "aaaa", end: boo
     writer = writer_of(root, number, salt)
     data = {f"train/metric_{index}": 0.5 + index for index in range(4)}
     for index in range(records):
-        body = step.make(run="r", step=index, time=1.7e9 + index, closed=True, data=data)
+        body = step.encode(run="r", step=index, time=1.7e9 + index, closed=True, data=data)
         writer.append(step.NAME, codec.pack(body))  # type: ignore[attr-defined]
         if index % 4000 == 3999:
-            writer.tend()  # type: ignore[attr-defined]
+            writer.maintain()  # type: ignore[attr-defined]
     if end:
         writer.close()  # type: ignore[attr-defined]
     return writer
@@ -96,7 +96,8 @@ def write_ended(root: Path, first: int, last: int, records: int) -> None:
 
 def backlog(root: Path, spools: int, records: int) -> None:
     """All of them, on both cores."""
-    from spooler.spool.layout import Limits, make_directories
+    from spooler.config import Limits
+    from spooler.spool.layout import make_directories
 
     make_directories(root, (), Limits())
     bounds = [*range(0, spools, max(1, spools // 8)), spools]

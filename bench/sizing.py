@@ -1,9 +1,9 @@
 """What a spool and the service take: bytes a step, and memory with a backlog.
 
 Writes spools as training processes do, for steps of several sizes, and ships them with a real
-`lens-ship run` to the embedded receiver. Beside what a sealed record takes stands what msgpack
-alone makes of it, to which the spool adds its number, kind, checksum and pages. Nothing here is
-asserted.
+`lens-ship run` to the telemetry-processor of the tests. Beside what a sealed record takes stands
+what msgpack alone makes of it, to which the spool adds its number, kind, checksum and pages.
+Nothing here is asserted.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def write(root: Path, number: int, metrics: int, steps: int) -> tuple[Path, floa
         record = codec.pack(body)
         packed += len(record)
         writer.append("step", record)
-        writer.tend()
+        writer.maintain()
     writer.close()
     return writer.directory, packed / steps
 

@@ -19,7 +19,7 @@ from spooler.spool.reader import Stored
 
 
 @dataclass(frozen=True, kw_only=True)
-class Selection:
+class DeadLetterFilter:
     """Dead letters by number, or all that match; an empty field matches everything."""
 
     numbers: tuple[int, ...] = ()
@@ -45,7 +45,7 @@ class Retried:
     outcome: Outcome
 
 
-def select(ledger: Ledger, selection: Selection) -> list[dict[str, Any]]:
+def select(ledger: Ledger, selection: DeadLetterFilter) -> list[dict[str, Any]]:
     """The selected dead letters, oldest first."""
     return [row for row in ledger.dead_letters() if selection.matches(row)]
 
@@ -93,13 +93,11 @@ def drop(ledger: Ledger, rows: Iterable[Mapping[str, Any]]) -> int:
 
 
 def _send(sink: Sink, identity: Identity, stored: Stored) -> Outcome:
-    plan = sink.plan(
-        PlanInput(identity=identity, records=(stored,), ahead={}, ended=True, waited=frozenset())
-    )
-    if plan.refused:
-        refused = plan.refused[0]
+    plan = sink.plan(PlanInput(identity=identity, records=(stored,), ended=True))
+    if plan.rejected:
+        rejected = plan.rejected[0]
         return Outcome(
-            disposition=Disposition.PERMANENT, reason=refused.reason, detail=refused.detail
+            disposition=Disposition.PERMANENT, reason=rejected.reason, detail=rejected.detail
         )
     outcome = Outcome(disposition=Disposition.DELIVERED, reason="nothing to send")
     for batch in plan.batches:

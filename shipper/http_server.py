@@ -26,7 +26,6 @@ from shipper.log import fields
 log = logging.getLogger(__name__)
 
 _READ_SECONDS = 5.0
-_LINE_BYTES = 8192
 _SECURITY_HEADERS = (
     ("X-Content-Type-Options", "nosniff"),
     ("Referrer-Policy", "no-referrer"),
@@ -66,7 +65,6 @@ class ServerLimits:
 
 class _Connection(BaseHTTPRequestHandler):
     server: HttpServer
-    raw_requestline: bytes  # set by the base class
     protocol_version = "HTTP/1.1"
     timeout = _READ_SECONDS
     wbufsize = -1  # a response leaves in one write
@@ -76,12 +74,6 @@ class _Connection(BaseHTTPRequestHandler):
     def handle(self) -> None:
         with contextlib.suppress(OSError):  # the client has closed the connection
             self.handle_one_request()
-
-    def parse_request(self) -> bool:
-        if len(self.raw_requestline) > _LINE_BYTES:
-            self.send_error(414)
-            return False
-        return super().parse_request()
 
     def do_GET(self) -> None:
         self._answer()

@@ -67,7 +67,7 @@ def is_journal(stream: TextIO, environ: Mapping[str, str]) -> bool:
 
 
 @dataclass(kw_only=True)
-class _Window:
+class _RepeatWindow:
     """The time in which repeats of one record are held back."""
 
     until: float
@@ -90,7 +90,7 @@ class RateLimitHandler(_ToStream):
         super().__init__(stream)
         self._seconds = repeat_seconds
         self._clock = clock
-        self._windows: OrderedDict[tuple[Any, ...], _Window] = OrderedDict()  # by `until`
+        self._windows: OrderedDict[tuple[Any, ...], _RepeatWindow] = OrderedDict()  # by `until`
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write it now or hold it back."""
@@ -100,7 +100,7 @@ class RateLimitHandler(_ToStream):
             return
         window = self._windows.get(_key(record))
         if window is None:
-            self._windows[_key(record)] = _Window(until=self._clock() + self._seconds)
+            self._windows[_key(record)] = _RepeatWindow(until=self._clock() + self._seconds)
             super().emit(record)
         else:
             window.last, window.count = record, window.count + 1
@@ -120,7 +120,7 @@ class RateLimitHandler(_ToStream):
                     due.append((key, window.last))
             for key, record in sorted(due, key=lambda one: one[1].created):
                 super().emit(record)
-                self._windows[key] = _Window(until=now + self._seconds)
+                self._windows[key] = _RepeatWindow(until=now + self._seconds)
         finally:
             self.release()
 

@@ -11,7 +11,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +20,8 @@ from shipper.config.schema import Config
 from shipper.delivery import pending
 from shipper.delivery.contents import Contents
 from shipper.delivery.counters import Meters, measured
+from shipper.delivery.credential_watch import CHECK_SECONDS, CredentialWatch
+from shipper.delivery.new_sinks import start_new_sinks
 from shipper.delivery.pipeline import Route, Together
 from shipper.delivery.queue import Lane
 from shipper.delivery.resend import RememberingRoute
@@ -31,16 +33,13 @@ from shipper.discovery.poller import Pulse, seconds_between
 from shipper.discovery.root_watcher import Watch
 from shipper.discovery.scanner import Newcomers
 from shipper.health.heartbeat import HeartbeatWriter
-from shipper.health.liveness import HOUSEKEEPING, MAIN, Liveness
+from shipper.health.liveness import HOUSEKEEPING, MAIN, ServiceLiveness
 from shipper.health.sd_notify import SystemdNotifier
-from shipper.http_client.credentials import Credentials
 from shipper.ledger.ledger import Ledger
 from shipper.log import fields, flush_repeats
 from shipper.retention.cleaner import Spool, Tidying
 from shipper.retention.maintenance import Housekeeping
-from shipper.sinks import Sink, build_sinks, workload_key
-from shipper.sinks.processor.client import build_client
-from shipper.sinks.processor.workloads import Workloads
+from shipper.sinks import ResolvesIdentity, Sink, Volatile, build_sinks, enabled_sinks, workload_key
 from spooler.spool.identity import Identity
 from spooler.spool.reader import Reader
 
@@ -52,8 +51,6 @@ STOP_SECONDS = 8.0
 LAST_SECONDS = 0.5
 # How long the ledger remembers what was settled of spools whose files are gone.
 MEMORY_SECONDS = 30 * 86400.0
-# How often credentials are looked at while they are what is wrong.
-RENEWAL_SECONDS = 1.0
 
 
 class Service:
@@ -80,15 +77,12 @@ class Service:
             turn=self._turn,
             after=self._woken.set if once else lambda: None,
         )
-        self._access = Credentials.of(config)
-        self._keys = self._access.stamp()
-        self._renewed = self._renew_until = float("-inf")  # monotonic seconds
-        address = build_client(config)
         meters = Meters()
+        enabled = enabled_sinks(config)
+        start_new_sinks(self._ledger, {name: one.type for name, one in enabled.items()})
         self._sinks: dict[str, Sink] = {
-            name: measured(sink, meters) for name, sink in build_sinks(config, address).items()
+            name: measured(sink, meters) for name, sink in build_sinks(enabled).items()
         }
-        self._workloads = Workloads(address, self._ledger, self._now)
         self._tidying = Tidying(
             config=config,
             ledger=self._ledger,
@@ -106,6 +100,9 @@ class Service:
             now=self._now,
         )
         self._health = {name: Health(name, self._now) for name in self._sinks}
+        self._credentials = CredentialWatch(
+            self._sinks, self._health, self._now, config.read_timeout
+        )
         self._pulse = Pulse(self._wake, self._now)
         self._house = Housekeeping(self._keep_house, self._woken.set)
         self._watch: Watch | None = None
@@ -113,7 +110,7 @@ class Service:
         self._contents = Contents()
         self._together = Together(ledger=self._ledger, config=config, contents=self._contents)
         self._heartbeat = HeartbeatWriter(self._ledger, self._now)
-        self._liveness = Liveness(meters)
+        self._liveness = ServiceLiveness(meters)
         self._meters = meters
         self._refresher: StatusRefresher | None = None
         if not once and config.http_listen != "off":
@@ -254,9 +251,9 @@ class Service:
                 sink_health=self._health[sink.name],
                 flush_all=self._once,
                 now=self._now,
-                workloads=self._workloads if sink.by_workload else None,
+                resolve=self._resolver(sink),
             )
-        route = RememberingRoute if sink.volatile else Route
+        route = RememberingRoute if isinstance(sink, Volatile) else Route
         lane.add(
             route(
                 reader=reader,
@@ -268,6 +265,13 @@ class Service:
         self._lanes[key] = lane
         self._schedule.put(key)
         self._woken.set()  # its sink may have no workers yet
+
+    def _resolver(self, sink: Sink) -> Callable[[Identity, bool], Identity] | None:
+        """What completes identities for this sink."""
+        if not isinstance(sink, ResolvesIdentity):
+            return None
+        resolve = sink.resolve
+        return lambda identity, alive: resolve(identity, self._ledger, alive=alive)
 
     # --- turns ------------------------------------------------------------------------------------
 
@@ -309,38 +313,17 @@ class Service:
         """Let the main thread sleep until the next sign of life, or until it is woken."""
         if not self._stopping:
             longest = min(self._heartbeat.seconds, self._manager.ping_seconds)
-            if self._is_alarmed():
-                longest = min(longest, RENEWAL_SECONDS)
+            if any(health.needs_operator for health in self._health.values()):
+                longest = min(longest, CHECK_SECONDS)
             self._woken.wait(max(0.001, longest))
         self._woken.clear()
 
     def _retry_if_renewed(self) -> None:
-        """A token or certificate that has been replaced is tried at once.
-
-        For as long as a request with the old one may still be under way, its refusal is no reason
-        to wait either.
-        """
-        before, self._keys = self._keys, self._access.stamp()
-        if self._keys != before:
-            log.info(
-                "credentials have changed on disk; they are used from now on",
-                extra=fields(reason="credentials-changed"),
-            )
-            self._renew_until = self._now() + self._config.read_timeout
-        elif not (self._now() < self._renew_until and self._is_alarmed()) or (
-            self._now() - self._renewed < RENEWAL_SECONDS
-        ):
-            return
-        self._renewed = self._now()
-        for health in self._health.values():
-            health.renewed()
-        for key in list(self._lanes):
-            self._schedule.put(key)
-
-    def _is_alarmed(self) -> bool:
-        return any(
-            health.trouble and health.trouble.needs_operator for health in self._health.values()
-        )
+        """Retry the sinks whose credentials have changed on disk."""
+        renewed = self._credentials.renewed()
+        for key in list(self._lanes) if renewed else ():
+            if key[0] in renewed:
+                self._schedule.put(key)
 
     def _is_done(self) -> bool:
         return (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -14,14 +14,6 @@ from shipper.humanize import sanitize
 _GAP = 2  # columns of space between two
 _WIDTH = 120  # where there is no terminal
 _MIN_NAME = 12  # a name cut shorter than this says nothing
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Shape:
-    """How wide a column is, and how narrow it may become."""
-
-    width: int
-    least: int
 
 
 @dataclass(frozen=True)
@@ -63,30 +55,31 @@ def fitted(columns: Sequence[Column], rows: Sequence[Sequence[Text]], width: int
         return what is not None and all(row[place].plain == what for row in rows)
 
     wanted = [place for place, column in enumerate(columns) if not are_all(place, column.empty)]
-    shapes = {place: _shape(columns[place], [row[place] for row in rows]) for place in wanted}
+    full = {p: max(len(columns[p].name), *(row[p].cell_len for row in rows), 0) for p in wanted}
+    least = {p: min(full[p], _MIN_NAME) if columns[p].gives else full[p] for p in wanted}
     spare = [place for place in wanted if are_all(place, columns[place].spare)]
-    ranked = sorted(
-        (place for place in wanted if columns[place].rank and place not in spare),
-        key=lambda place: columns[place].rank,
-    )
+    ranked = [place for place in wanted if columns[place].rank and place not in spare]
+    ranked.sort(key=lambda place: columns[place].rank)
     for place in (*reversed(spare), *ranked):
-        if _least(shapes[place] for place in wanted) <= width:
+        if sum(least[p] + _GAP for p in wanted) - _GAP <= width:
             break
         wanted.remove(place)
-    widths = _share([shapes[place] for place in wanted], width)
+    left = max(0, width + _GAP - sum(least[p] + _GAP for p in wanted))
     table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="dim")
-    for place, room in zip(wanted, widths, strict=True):
+    widths = {}
+    for place in wanted:  # names share what numbers leave, the first of them first
+        more = min(left, full[place] - least[place])
+        left -= more
+        widths[place] = least[place] + more
         table.add_column(
             columns[place].name,
             justify="right" if columns[place].right else "left",
             no_wrap=True,
             overflow="ellipsis",
-            width=room,
+            width=widths[place],
         )
     for row in rows:
-        table.add_row(
-            *(_cut(row[p], room, columns[p].tail) for p, room in zip(wanted, widths, strict=True))
-        )
+        table.add_row(*(_cut(row[p], widths[p], columns[p].tail) for p in wanted))
     return table
 
 
@@ -109,24 +102,3 @@ def _cut(text: Text, room: int, tail: int) -> Text:
     if not tail or text.cell_len <= room or room < tail + 2:
         return text
     return Text(f"{text.plain[: room - tail - 1]}…{text.plain[-tail:]}", style=text.style)
-
-
-def _shape(column: Column, column_cells: Sequence[Text]) -> _Shape:
-    width = max([len(column.name), *(cell.cell_len for cell in column_cells)])
-    return _Shape(width=width, least=min(width, _MIN_NAME) if column.gives else width)
-
-
-def _least(shapes: Iterable[_Shape]) -> int:
-    """The width of a table whose names are all cut as far as possible."""
-    return sum(shape.least + _GAP for shape in shapes) - _GAP
-
-
-def _share(shapes: Sequence[_Shape], width: int) -> list[int]:
-    """The width of each: names share what numbers leave, the first of them first."""
-    left = width - _least(shapes)
-    widths = []
-    for shape in shapes:
-        more = min(max(0, left), shape.width - shape.least)
-        left -= more
-        widths.append(shape.least + more)
-    return widths

@@ -1,36 +1,37 @@
-"""What every interpreter start runs when the hook is wanted: wait for `import wandb`, then hook it.
+"""What every interpreter start runs when hooks are wanted: wait for a tracker's import, then hook.
 
 Rules: nothing is imported here but what the interpreter has loaded anyway, nothing is opened, and
-nothing escapes; a fault of ours must not break the start of an unrelated program.
+nothing escapes. A fault of ours must not break the start of an unrelated program.
 """
 
 from __future__ import annotations
 
 import sys
 
+from spooler.hooks import REGISTRY
+
 TYPE_CHECKING = False  # as in `spooler`
 if TYPE_CHECKING:
     from typing import Any
 
-_TARGET = "wandb"
 
+class _Finder:
+    """A meta path finder that lets the real finders find a tracker, and hooks what they find."""
 
-class _Waiting:
-    """A meta path finder that steps in once, for wandb, and lets the real finders find it."""
-
-    _busy = False
+    def __init__(self) -> None:
+        self._finding: set[str] = set()
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
-        """Return wandb's own spec with a loader that calls the hook after wandb has run."""
-        if name != _TARGET or self._busy:
+        """Return a tracker's own spec with a loader that hooks the module once it has run."""
+        if name not in REGISTRY or name in self._finding:
             return None
-        self._busy = True
+        self._finding.add(name)
         try:
             from importlib.util import find_spec
 
             spec = find_spec(name)
         finally:
-            self._busy = False
+            self._finding.discard(name)
         if spec is None or not hasattr(spec.loader, "exec_module"):
             return None
         spec.loader = _Loader(spec.loader)  # type: ignore[assignment]
@@ -38,7 +39,7 @@ class _Waiting:
 
 
 class _Loader:
-    """wandb's own loader in all but one thing: when the module has run, it is hooked."""
+    """The module's own loader in all but one thing: when the module has run, it is hooked."""
 
     def __init__(self, loader: Any) -> None:
         self._loader = loader
@@ -47,37 +48,40 @@ class _Loader:
         return getattr(self._loader, name)
 
     def create_module(self, spec: Any) -> Any:
-        """As the real loader does."""
         return self._loader.create_module(spec)
 
     def exec_module(self, module: Any) -> None:
-        """Run the module as the real loader does, give it back its loader, then hook it."""
+        """Run the module, give it back its loader, then hook it."""
         module.__spec__.loader = module.__loader__ = self._loader
         self._loader.exec_module(module)
-        deactivate()
-        _hook(module)
+        if sys.modules.keys() >= REGISTRY.keys():
+            deactivate()
+        _wrap(module.__name__, module)
 
 
 def activate() -> None:
-    """Hook wandb now if it is imported, else as soon as it is."""
-    module = sys.modules.get(_TARGET)
-    if module is None:
-        if not any(isinstance(finder, _Waiting) for finder in sys.meta_path):
-            sys.meta_path.insert(0, _Waiting())
-    else:
-        _hook(module)
+    """Hook every tracker of the registry: now if it is imported, else as soon as it is."""
+    waiting = False
+    for name in REGISTRY:
+        module = sys.modules.get(name)
+        if module is None:
+            waiting = True
+        else:
+            _wrap(name, module)
+    if waiting and not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Finder())
 
 
 def deactivate() -> None:
-    """Stop waiting for wandb."""
-    sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, _Waiting)]
+    """Stop waiting for imports."""
+    sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, _Finder)]
 
 
 def install() -> None:
-    """Hook wandb by hand: now if it is imported, else as soon as it is.
+    """Install the hooks by hand: now if a tracker is imported, else as soon as it is.
 
-    The same as starting Python with `PRIMUS_LENS_WANDB_OUTPUT_PATH` set, for environments where
-    the `.pth` file is not in place. Does nothing where `PRIMUS_LENS_WANDB_HOOK` is off.
+    The same as starting Python with `PRIMUS_LENS_WANDB_OUTPUT_PATH` set, for environments without
+    the `.pth` file. Does nothing if `PRIMUS_LENS_WANDB_HOOK` is off.
     """
     import os
 
@@ -86,30 +90,33 @@ def install() -> None:
     if config.is_hook_on(os.environ):
         activate()
     else:
-        stderr.debug(f"{config.HOOK} is off: wandb is not hooked")
+        stderr.debug(f"{config.HOOK} is off: nothing is hooked")
 
 
 def uninstall() -> None:
-    """Take the hook off again; what is recorded stays recorded."""
+    """Remove the hooks; what is recorded stays recorded."""
     deactivate()
-    module = sys.modules.get(_TARGET)
-    if module is not None:
-        from spooler.hooks.wandb import unwrap
+    for name in REGISTRY:
+        module = sys.modules.get(name)
+        if module is not None:
+            _hook(name).unwrap(module)
 
-        unwrap(module)
+
+def _hook(name: str) -> Any:
+    from importlib import import_module
+
+    return import_module(REGISTRY[name])
 
 
-def _hook(module: Any) -> None:
+def _wrap(name: str, module: Any) -> None:
     try:
-        from spooler.hooks.wandb import wrap
-
-        wrap(module)
+        _hook(name).wrap(module)
     except Exception as error:
         from spooler import async_exceptions
 
         if async_exceptions.is_async(error):
             raise
         sys.stderr.write(
-            f"[Primus Lens WandB] lens-ship could not hook wandb ({type(error).__name__}: {error});"
-            " training goes on, nothing is recorded\n"
+            f"[Primus Lens WandB] lens-ship cannot hook {name} ({type(error).__name__}: {error})."
+            " Training continues. Nothing is recorded.\n"
         )

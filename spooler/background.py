@@ -14,15 +14,15 @@ Task = Callable[[], bool]
 
 
 class BackgroundThread:
-    """Runs `tend` about once a second and when woken, and tasks that were handed to it.
+    """Runs `maintain` about once a second and when woken, and tasks that were handed to it.
 
     A task that returns True is run again at the next tick; one that raises is said once and
     dropped. The thread is a daemon: the interpreter's end never waits for it beyond `finish`.
     """
 
-    def __init__(self, tend: Callable[[], None]) -> None:
-        self._seconds = TICK_SECONDS  # between two calls of `tend`
-        self._tend = tend
+    def __init__(self, maintain: Callable[[], None]) -> None:
+        self._seconds = TICK_SECONDS  # between two calls of `maintain`
+        self._maintain = maintain
         self._tasks: deque[Task] = deque()
         self._bell = threading.Lock()  # taken until it rings
         self._bell.acquire()
@@ -35,7 +35,7 @@ class BackgroundThread:
         A later try may succeed, unless the interpreter is ending.
         """
         if self._thread is None and threading.main_thread().is_alive():
-            thread = threading.Thread(target=self._run, name="lens-ship-keeper", daemon=True)
+            thread = threading.Thread(target=self._run, name="lens-ship-recorder", daemon=True)
             try:
                 thread.start()
             except RuntimeError as error:
@@ -44,8 +44,8 @@ class BackgroundThread:
                     raise
                 stderr.report_once(
                     "thread",
-                    f"lens-ship cannot start its thread ({error}). Recording goes on, and the start"
-                    " is tried again every second. Until then the training thread seals segments.",
+                    f"lens-ship cannot start its thread ({error}). Recording continues. The start"
+                    " is retried every second. Until then the training thread seals segments.",
                 )
             except BaseException:
                 self.cancel()
@@ -65,7 +65,7 @@ class BackgroundThread:
         self.wake()
 
     def wake(self) -> None:
-        """Have `tend` called now rather than at the next tick.
+        """Have `maintain` called now rather than at the next tick.
 
         One call into C, unlike `Event.set`: a signal handler may come here from anywhere, itself
         included, and must not find a lock that the interrupted call holds.
@@ -74,7 +74,7 @@ class BackgroundThread:
             self._bell.release()
 
     def keep_pace(self, seconds: float) -> None:
-        """Call `tend` every `seconds`, where that is more often than usual; 0 changes nothing."""
+        """Call `maintain` every `seconds` if that is more often than usual; 0 changes nothing."""
         if 0 < seconds < TICK_SECONDS:
             self._seconds = seconds
             self.wake()
@@ -98,7 +98,7 @@ class BackgroundThread:
             self._run_tasks()
             if ending:
                 return
-            self._tend()
+            self._maintain()
             self._bell.acquire(timeout=self._seconds)
 
     def _run_tasks(self) -> None:

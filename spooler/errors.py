@@ -47,6 +47,14 @@ class SpoolDamaged(SpoolError):
 class BodyUnreadable(SpoolError):
     """A record's body does not decode though its checksum may hold."""
 
+    reason = "unreadable"
+
+
+class MalformedBody(BodyUnreadable):
+    """A record's body decodes, but is not one of its kind; the text says which field and why."""
+
+    reason = "malformed"
+
 
 class ReportRefused(SpoolError):
     """A diagnosis report that no master could take; `reason` is a short stable word for counters.

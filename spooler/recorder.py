@@ -2,8 +2,8 @@
 
 Rules:
 
-- Nothing escapes: what cannot be recorded is counted by reason, said once on stderr, and written
-  into the spool as a `gap` as soon as that works again.
+- Nothing escapes: the recorder counts what cannot be recorded by reason, reports it once on stderr,
+  and writes it into the spool as a `gap` as soon as that works again.
 - After a failure the spool is tried again at most every `_RETRY_SECONDS`; between tries a record
   costs a comparison, so a broken disk cannot slow training. It is the same spool that is tried: a
   new one is begun only where the old one's files are gone, broken or not its own any more.
@@ -17,6 +17,7 @@ Rules:
 from __future__ import annotations
 
 import atexit
+import grp
 import os
 import sys
 import threading
@@ -25,9 +26,10 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
-from spooler import async_exceptions, config, limits, stderr
+from spooler import async_exceptions, config, stderr
 from spooler._version import __version__
 from spooler.background import TICK_SECONDS, BackgroundThread, Task
 from spooler.errors import SpoolUnavailable
@@ -40,7 +42,7 @@ from spooler.spool.layout import group_of, user_folder
 from spooler.spool.writer import LOST, Writer
 
 _RETRY_SECONDS = 1.0
-_GOODBYE_SECONDS = 2.0
+_SHUTDOWN_SECONDS = 2.0
 _LAST_OF_CHILD = -100  # priority after the finalizers of queues and of the program
 # Rare records that matter most: brought to the disk without waiting for the next tick.
 _SYNCED_AT_ONCE = frozenset({"run", "detection", "finish", "report", "exit"})
@@ -51,8 +53,8 @@ _LARGE_BODY = 1024 * 1024
 # After these the files themselves are suspect: go on in a new spool rather than in this one.
 _START_ANEW = LOST | {"cannot-open", "error"}
 _STEPS = {
-    "quota": "Raise the limit that is named, or free some of what it covers, to end this.",
-    "descriptor": "Keep the program from closing descriptors that it has not opened to end this.",
+    "quota": "To fix it, raise the limit that the error names, or free space below it.",
+    "descriptor": "To fix it, stop the program from closing file descriptors that it did not open.",
 }
 
 
@@ -76,15 +78,15 @@ class Recorder:
         self._lock = threading.RLock()
         self._writer: Writer | None = None
         # Called before the exit record is written; they must not raise.
-        self.farewells: list[Callable[[], None]] = []
+        self.on_close: list[Callable[[], None]] = []
         self._losses: dict[str, _Loss] = {}
         self._lost: bytes | None = None  # the last record that was counted as dropped
         self._retry_at = 0.0
         self._trouble = "error"  # reason of the last failure
         self._silent = False  # a child of a fork that could not be made safe
-        self._ends_with_child = False  # multiprocessing calls `goodbye`
-        self._keeper: BackgroundThread | None = None
-        self._alone = False  # there is no thread for the keeper yet
+        self._ends_with_child = False  # multiprocessing calls `shutdown`
+        self._background: BackgroundThread | None = None
+        self._alone = False  # there is no background thread
         self._tend_at = 0.0  # monotonic: when the caller does its work then
         self._left: list[Writer] = []  # not used any more, and still open
         self._held: Writer | None = None
@@ -95,7 +97,7 @@ class Recorder:
         packed = None
         try:
             packed = _pack(body)
-            return self._commit(kind, packed, kept=False)
+            return self._commit(kind, packed, False)
         except BaseException as error:
             if not self._is_ours(error, kind, packed):
                 raise
@@ -104,13 +106,13 @@ class Recorder:
     def append(self, kind: str, packed: bytes, *, kept: bool = False) -> bool:
         """As `record`, but packed; a refusal is no loss of what is `kept` and offered again."""
         try:
-            return self._commit(kind, packed, kept=kept)
+            return self._commit(kind, packed, kept)
         except BaseException as error:
             if not self._is_ours(error, kind, packed, kept=kept):
                 raise
             return False
 
-    def _commit(self, kind: str, packed: bytes, *, kept: bool) -> bool:
+    def _commit(self, kind: str, packed: bytes, kept: bool) -> bool:
         if self._forking:
             time.sleep(_YIELD_SECONDS)  # the lock is not fair: threads at full speed keep it
         with self._lock:
@@ -118,7 +120,7 @@ class Recorder:
                 if not kept:
                     self._lose(self._trouble, packed)
                 return False
-            return self._append(kind, packed, kept=kept)
+            return self._append(kind, packed, kept)
 
     def _is_ours(
         self, error: BaseException, kind: str, packed: bytes | None, *, kept: bool = False
@@ -144,14 +146,14 @@ class Recorder:
             self._lose("interrupted")
 
     def bug(self, error: BaseException, reason: str = "bug") -> None:
-        """Count a record lost to an unexpected failure of ours and say so once."""
+        """Count a record lost to an unexpected failure of ours and report it once."""
         with self._lock:
             self._lose(reason)
         stderr.report_once(
             f"{reason} {type(error).__name__}",
-            f"lens-ship could not record: {type(error).__name__}: {error}."
-            " Training goes on; the record is counted as dropped."
-            f" {config.DEBUG}=true shows more.",
+            f"lens-ship failed to record: {type(error).__name__}: {error}."
+            " Training continues. The record is counted as dropped."
+            f" Set {config.DEBUG}=true for details.",
         )
 
     def defer(self, task: Task) -> None:
@@ -160,8 +162,8 @@ class Recorder:
         It is run again a second later for as long as it returns True. It must not raise.
         """
         with self._lock:
-            keeper = self._start_keeper()
-        keeper.add(task)
+            background = self._start_background()
+        background.add(task)
 
     @property
     def directory(self) -> str | None:
@@ -170,7 +172,7 @@ class Recorder:
 
     # --- opening, failing, coming back ----------------------------------------------------------
 
-    def _append(self, kind: str, packed: bytes, *, kept: bool) -> bool:
+    def _append(self, kind: str, packed: bytes, kept: bool) -> bool:
         try:
             writer = self._writer or self._open()
             if writer is None:
@@ -180,7 +182,7 @@ class Recorder:
             self.last_seq = writer.append(kind, packed)
             self.recorded[kind] += 1
             if kind in _SYNCED_AT_ONCE:
-                writer.hurry()
+                writer.request_sync()
         except SpoolUnavailable as error:
             self._fail(error, None if kept else packed)
             return False
@@ -193,9 +195,7 @@ class Recorder:
         if self._silent:
             return None
         if settings.root is None:
-            stderr.report_once(
-                "no root", f"{config.OUTPUT_PATH} is not set: wandb is hooked, nothing is recorded"
-            )
+            stderr.report_once("no root", f"{config.OUTPUT_PATH} is not set. Nothing is recorded.")
             return None
         now = time.time()
         start = time.strftime(fmt.START, time.gmtime(now))
@@ -208,18 +208,18 @@ class Recorder:
             host=os.uname().nodename,
             version=__version__,
         )
-        who = replace(who, **asdict(owner.this_life()))
+        who = replace(who, **asdict(owner.this_process()))
         # Before the writer: an interruption here must not leave one that is not looked after.
-        keeper = self._start_keeper()
-        keeper.keep_pace(settings.sync_seconds)
+        background = self._start_background()
+        background.keep_pace(settings.sync_seconds)
         writer = Writer(
             root=settings.root,
             below=(*user_folder(settings.root), *identity.directory_of(os.environ)),
             spool=spool,
             identity=codec.pack(who.to_map()),
-            limits=limits.limits(settings, group_of(settings.root)),
+            limits=replace(settings, group=_group_id(settings.group_name, settings.root)),
         )
-        writer.wake = keeper.wake
+        writer.wake = background.wake
         self._tend_at = time.monotonic() + TICK_SECONDS
         self._writer, self.last_seq = writer, 0
         self.generation += 1
@@ -234,16 +234,16 @@ class Recorder:
         self._retry_at = time.monotonic() + _RETRY_SECONDS
         if error.reason in _START_ANEW:
             self._leave(error)
-        step = f"Free space or correct {config.OUTPUT_PATH} to end this."
+        step = f"To fix it, free space or correct {config.OUTPUT_PATH}."
         stderr.report_once(
             error.reason,
-            f"lens-ship cannot record now ({error}). Training goes on; records are counted as"
-            f" dropped, and recording is tried again every {_RETRY_SECONDS:.0f} s."
+            f"lens-ship cannot record now ({error}). Training continues. Records are counted as"
+            f" dropped. Recording is retried every {_RETRY_SECONDS:.0f} s."
             f" {_STEPS.get(error.reason, step)}",
         )
 
     def _leave(self, error: SpoolUnavailable) -> None:
-        """Use this spool no more; its files are closed by `_tend`."""
+        """Use this spool no more; its files are closed by `_maintain`."""
         writer, self._writer = self._writer, None
         if writer is None:
             return
@@ -290,20 +290,20 @@ class Recorder:
     # --- the background thread, the end, the fork -----------------------------------------------
 
     def _end_with_child(self) -> None:
-        """Say goodbye at the end of a child of multiprocessing, which ends without atexit."""
+        """Shut down at the end of a child of multiprocessing, which ends without atexit."""
         process = sys.modules.get("multiprocessing.process")
         util = sys.modules.get("multiprocessing.util")
         if process is None or util is None or self._ends_with_child:
             return
         if process.parent_process() is not None:
             self._ends_with_child = True
-            util.Finalize(None, self.goodbye, exitpriority=_LAST_OF_CHILD)
+            util.Finalize(None, self.shutdown, exitpriority=_LAST_OF_CHILD)
 
-    def _start_keeper(self) -> BackgroundThread:
-        if self._keeper is None:
-            self._keeper = BackgroundThread(self._tend)
-        self._alone = not self._keeper.start()
-        return self._keeper
+    def _start_background(self) -> BackgroundThread:
+        if self._background is None:
+            self._background = BackgroundThread(self._maintain)
+        self._alone = not self._background.start()
+        return self._background
 
     def _tend_here(self) -> None:
         """Try to start the thread; without one do its work in the caller, without waiting."""
@@ -311,15 +311,15 @@ class Recorder:
         if now < self._tend_at:
             return
         self._tend_at = now + TICK_SECONDS
-        self._start_keeper()
+        self._start_background()
         if self._alone:
-            self._tend(durable=False)
+            self._maintain(durable=False)
 
-    def _tend(self, *, durable: bool = True) -> None:
-        """Let the writer rotate, seal and notice files that are gone; on the keeper's thread."""
+    def _maintain(self, *, durable: bool = True) -> None:
+        """Let the writer rotate, seal and notice files that are gone; on the background thread."""
         writer = self._writer
         if writer is not None:
-            self._mind(writer, partial(writer.tend, durable=durable))
+            self._mind(writer, partial(writer.maintain, durable=durable))
         left, self._left = self._left, []
         for writer in left:
             writer.discard()
@@ -333,9 +333,11 @@ class Recorder:
                 if error.reason in LOST and self._writer is writer:
                     self._leave(error)
                     self._tell_losses()
-            stderr.report_once(f"tend {error.reason}", f"lens-ship: {error}. Training goes on.")
+            stderr.report_once(
+                f"maintain {error.reason}", f"lens-ship: {error}. Training continues."
+            )
         except Exception as error:  # noqa: BLE001 - border with training code: nothing escapes
-            stderr.report_once("tend", f"lens-ship: {type(error).__name__}: {error}.")
+            stderr.report_once("maintain", f"lens-ship: {type(error).__name__}: {error}.")
 
     def _tell_losses(self) -> None:
         """Write into a new spool what the last one has lost, without waiting for a record."""
@@ -348,34 +350,34 @@ class Recorder:
         except SpoolUnavailable as error:
             self._fail(error, None)
 
-    def goodbye(self) -> None:
-        """Write the exit record and seal the spool, within `_GOODBYE_SECONDS`."""
-        keeper, self._keeper = self._keeper, None
-        if keeper is not None and keeper.is_running:
-            keeper.finish(self._say_goodbye, _GOODBYE_SECONDS)
+    def shutdown(self) -> None:
+        """Write the exit record and seal the spool, within `_SHUTDOWN_SECONDS`."""
+        background, self._background = self._background, None
+        if background is not None and background.is_running:
+            background.finish(self._shut_down, _SHUTDOWN_SECONDS)
         elif self._writer is not None:
-            self._say_goodbye()
+            self._shut_down()
 
-    def _say_goodbye(self) -> bool:
+    def _shut_down(self) -> bool:
         writer = self._writer
         if writer is None:
             return False
         self._mind(writer, writer.check)
-        for farewell in self.farewells:
-            farewell()
+        for call in self.on_close:
+            call()
         # A few bytes beyond a limit, or one more try, are worth knowing what was lost.
         writer = self._writer
         if writer is not None:
-            writer.insist()
+            writer.ignore_limits()
         self._retry_at = 0.0
-        self.record(exit_record.NAME, exit_record.make(time=time.time(), steps=dict(self.steps)))
+        self.record(exit_record.NAME, exit_record.encode(time=time.time(), steps=dict(self.steps)))
         with self._lock:
             writer, self._writer = self._writer, None
         if writer is not None:
             try:
                 writer.close()
             except SpoolUnavailable as error:
-                stderr.debug(f"The last segment stays unsealed: {error}")
+                stderr.debug(f"The last segment is not sealed: {error}")
         return False
 
     def hold(self, seconds: float) -> bool:
@@ -407,12 +409,12 @@ class Recorder:
         self._forking = False
         self._lock.release()
 
-    def heir(self, *, silent: bool) -> Recorder:
+    def for_child(self, *, silent: bool) -> Recorder:
         """The recorder of a forked child: nothing of this one's, in a spool of its own."""
         child = Recorder()
         child.generation = self.generation + 1
         child._silent = silent
-        child.farewells = list(self.farewells)
+        child.on_close = list(self.on_close)
         child.master_addr = self.master_addr
         return child
 
@@ -442,16 +444,16 @@ class _Process:
     def _after_fork_in_child(self) -> None:
         parent = self.recorder
         self._inherited.append(parent)
-        self.recorder = parent.heir(silent=not self._held)
+        self.recorder = parent.for_child(silent=not self._held)
         if not self._held:
             stderr.report_once(
                 "fork",
-                "lens-ship was busy writing when this process was forked; to be safe from a"
-                " deadlock, this child records nothing.",
+                "lens-ship was writing when this process was forked. To avoid a deadlock, this"
+                " child records nothing.",
             )
 
     def _at_exit(self) -> None:
-        self.recorder.goodbye()
+        self.recorder.shutdown()
 
 
 _process: _Process | None = None
@@ -469,7 +471,7 @@ def recorder() -> Recorder:
 
 
 def _gap(reason: str, loss: _Loss) -> dict[str, Any]:
-    return gap_record.make(
+    return gap_record.encode(
         time=time.time(), reason=reason, count=loss.count, first=loss.first, last=loss.last
     )
 
@@ -486,3 +488,16 @@ def _pack(body: dict[str, Any]) -> bytes:
     if len(packed) > fmt.BODY_LIMIT:
         raise ValueError(f"{len(packed)} bytes, more than a record may have")
     return packed
+
+
+def _group_id(name: str, root: Path) -> int | None:
+    """The group named in the settings, else that of a shared root."""
+    if name.isdigit():
+        return int(name)
+    try:
+        return grp.getgrnam(name).gr_gid if name else group_of(root)
+    except KeyError as error:
+        if async_exceptions.is_async(error):
+            raise
+        stderr.report_once("group", f"{config.GROUP}: no group {name!r} on this host; not used")
+        return group_of(root)

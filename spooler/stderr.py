@@ -1,4 +1,4 @@
-"""What the training side says on stderr: each trouble once, and more only when asked for."""
+"""Messages on the job's stderr: each problem once, details only on request."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import sys
 from spooler import async_exceptions, config
 
 _PREFIX = "[Primus Lens WandB]"
-_said: dict[str, object] = {}
+_reported: dict[str, object] = {}
 
 
 def report_once(key: str, message: str) -> None:
-    """Print `message` unless something has been said under `key` in this process.
+    """Print `message` unless this process has printed one under `key`.
 
     One step of the interpreter decides, not a lock: a signal handler or a forked child that comes
     here while another call is under way must not wait for it.
     """
     mine = object()
-    if _said.setdefault(key, mine) is mine:
+    if _reported.setdefault(key, mine) is mine:
         _print(message)
 
 
@@ -34,5 +34,5 @@ def _print(message: str) -> None:
     except Exception as error:  # stderr may be any object
         if async_exceptions.is_async(error):
             raise
-        # It is closed, gone, or busy below a signal handler: nobody to tell, training goes on.
+        # It is closed, gone, or busy below a signal handler. Training continues.
         return

@@ -30,7 +30,7 @@ def lens_ship(work: Path) -> Log:
 
     mine = recorder()
     return lambda index: mine.record(
-        step.NAME, step.make(run="r", step=index, time=time.time(), closed=True, data=DATA)
+        step.NAME, step.encode(run="r", step=index, time=time.time(), closed=True, data=DATA)
     )
 
 

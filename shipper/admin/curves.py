@@ -48,7 +48,7 @@ class Curves:
 def _chosen(spools: Iterable[SpoolStatus]) -> Iterable[SpoolStatus]:
     """One live spool of each workload, the last written first."""
     best: dict[str, SpoolStatus] = {}
-    live = [spool for spool in spools if spool.state in ("writing", "withheld") and spool.written]
+    live = [spool for spool in spools if spool.state in ("writing", "disabled") and spool.written]
     for spool in sorted(live, key=lambda one: (one.rank or 0, -(one.newest or 0))):
         best.setdefault(spool.workload or spool.spool, spool)
     return sorted(best.values(), key=lambda one: -(one.newest or 0))

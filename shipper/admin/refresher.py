@@ -12,13 +12,13 @@ import threading
 import time
 from collections.abc import Callable
 
-from shipper.admin.history import SAMPLE_SECONDS, History
+from shipper.admin.history import SAMPLE_SECONDS, StatusHistory
 from shipper.admin.routes import Routes
 from shipper.config.parse import host_and_port
 from shipper.config.schema import Config
 from shipper.delivery.counters import Meters
 from shipper.errors import ShipperError
-from shipper.health.liveness import Liveness
+from shipper.health.liveness import ServiceLiveness
 from shipper.http_server import HttpServer
 from shipper.ledger.ledger import Ledger
 from shipper.log import fields
@@ -44,7 +44,7 @@ class StatusRefresher:
         config: Config,
         ledger: Ledger,
         meters: Meters,
-        liveness: Liveness,
+        liveness: ServiceLiveness,
         changes: Callable[[], object | None],
         now: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -57,7 +57,7 @@ class StatusRefresher:
         self._now = now
         self._seen: object | None = None  # the changes at the last full collection
         self._collected = 0.0
-        self._history = History()
+        self._history = StatusHistory()
         self._routes = Routes(lambda: self.status, self._history, meters, liveness)
         self._server: HttpServer | None = None
         self._ended = threading.Event()
@@ -99,8 +99,7 @@ class StatusRefresher:
             except (ShipperError, SpoolError, OSError) as error:
                 # A locked ledger or a missing disk must not end this thread.
                 log.error(
-                    "cannot collect the status for page and metrics: %s",
-                    error,
+                    "status not collected, page and metrics show the last one",
                     extra=fields(reason="status", detail=error),
                 )
             self._ended.wait(SAMPLE_SECONDS)
@@ -113,13 +112,10 @@ class StatusRefresher:
             problem = f"{host}:{port}: {error.strerror or error}"
             if problem != self.problem:
                 log.error(
-                    "cannot open the HTTP port: %s; records are delivered without page, metrics and"
-                    " probes, next try in %.0f s; --http-listen sets another port",
-                    problem,
-                    SAMPLE_SECONDS,
-                    extra=fields(reason="http-port", detail=error),
+                    "HTTP port not opened, delivery continues, --http-listen sets another port",
+                    extra=fields(reason="http-port", detail=problem, retry_seconds=SAMPLE_SECONDS),
                 )
             self.problem = problem
             return
         self.address, self.problem = self._server.url, ""
-        log.info("page, metrics and probes: %s", self.address, extra=fields(address=self.address))
+        log.info("HTTP port opened", extra=fields(address=self.address))

@@ -13,10 +13,10 @@ from typing import Any
 import orjson
 
 from shipper.admin.curves import Curves
-from shipper.admin.history import History
+from shipper.admin.history import StatusHistory
 from shipper.admin.metrics import CONTENT_TYPE, Exposition
 from shipper.delivery.counters import Meters
-from shipper.health.liveness import Liveness
+from shipper.health.liveness import ServiceLiveness
 from shipper.http_server import HttpRequest, HttpResponse
 from shipper.status.model import Status
 from shipper.status.summary import summarize
@@ -32,9 +32,9 @@ class Routes:
     def __init__(
         self,
         status: Callable[[], Status | None],
-        history: History,
+        history: StatusHistory,
         meters: Meters,
-        liveness: Liveness,
+        liveness: ServiceLiveness,
     ) -> None:
         self._status = status
         self._history = history

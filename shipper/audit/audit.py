@@ -1,16 +1,17 @@
 """Accounts for every record of every spool: counters from the ledger, counts from the files.
 
 It only reads, and may run beside the service. When the ledger changes while the files of a spool
-are counted, that spool is counted again.
+are counted, that spool is counted again, until the account balances.
 """
 
 from __future__ import annotations
 
+import itertools
+import time
 from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from shipper.audit.account import Account
 from shipper.delivery.pipeline import gap_of
@@ -19,38 +20,37 @@ from shipper.discovery.layout import Closed, find_spools, is_bare
 from shipper.ledger import losses, ranges
 from shipper.ledger.ledger import Gap, Ledger
 from shipper.ledger.ranges import Range
+from shipper.ledger.snapshot import (
+    SinkRows,
+    SpoolRows,
+    deleted_by_writer,
+    producer_dropped,
+    read_snapshot,
+)
 from shipper.retention.quarantine import Quarantine, Report
 from spooler.spool.reader import Reader
 
 _TRIES = 5
-_NO_POSITION: dict[str, Any] = {"seq": 0, "early": [], "delivered": 0, "passed": 0}
+_SECONDS = 5.0  # for one spool: a service that drops many segments ends sooner
+_NO_ROWS, _NO_SINK_ROWS = SpoolRows(), SinkRows()
 
 
 @dataclass(kw_only=True)
-class _Spool:
-    """A spool with the gaps that its writer or the service has recorded, by seq."""
+class _AuditedSpool:
+    """A spool, with the gaps in its files and in the ledger by seq."""
 
     id: str
     directory: str
     reader: Reader | None  # None once the files are deleted
+    sinks: list[str] = field(default_factory=list)
     gaps: dict[int, Gap] = field(default_factory=dict)
 
-    def read_gaps(self) -> None:
+    def add_gaps(self, rows: SpoolRows) -> None:
+        self.gaps.update({gap.seq: gap for gap in rows.gaps})
         for stored in self.reader.gaps() if self.reader else ():
             gap = gap_of(self.id, stored)
             if gap is not None:
                 self.gaps[gap.seq] = gap
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Rows:
-    """The ledger's rows about one spool and sink."""
-
-    position: dict[str, Any]
-    dead: list[int]  # seqs
-    damage: list[tuple[int, int, str]]  # first and last seq, reason
-    dropped: dict[str, int]  # by reason
-    resent: int
 
 
 def run_audit(
@@ -66,33 +66,29 @@ def run_audit(
     Of sinks that were `removed` from the configuration only what the ledger knows is reported.
     `closed` is called with directories that cannot be read.
     """
-    recorded = _gaps(ledger)
     spools = {
-        row["id"]: _Spool(
+        row["id"]: _AuditedSpool(
             id=row["id"],
             directory=row["directory"],
             reader=None if row["deleted"] else Reader(Path(row["directory"])),
-            gaps=recorded.get(row["id"], {}),
         )
         for row in ledger.spools()
     }
-    pairs = [
-        (spools[row["spool"]], row["sink"])
-        for row in ledger.positions()
-        if row["spool"] in spools and row["sink"] in {*sinks, *removed}
-    ]
-    known = {(spool.id, sink) for spool, sink in pairs}
+    for row in ledger.positions():
+        if row["spool"] in spools and row["sink"] in {*sinks, *removed}:
+            spools[row["spool"]].sinks.append(row["sink"])
+    known = {(spool.id, sink) for spool in spools.values() for sink in spool.sinks}
+    audited = list(spools.values())
     for directory in find_spools(root, closed):
         if is_bare(directory):
             continue
         reader = Reader(directory)
         found = spools.get(reader.spool)
         if found is None or found.reader is None:
-            found = _Spool(id=reader.spool, directory=str(directory), reader=reader)
-        pairs += [(found, sink) for sink in sinks if (found.id, sink) not in known]
-    for spool in {id(spool): spool for spool, _ in pairs}.values():
-        spool.read_gaps()
-    accounts = [_account(ledger, spool, sink) for spool, sink in pairs]
+            found = _AuditedSpool(id=reader.spool, directory=str(directory), reader=reader)
+            audited.append(found)
+        found.sinks += [sink for sink in sinks if (found.id, sink) not in known]
+    accounts = [account for spool in audited for account in _accounts(ledger, spool)]
     accounts += _unattributed(root, sinks, known)
     return sorted(accounts, key=lambda account: (account.spool, account.sink))
 
@@ -124,65 +120,32 @@ def _unattributed(
     return accounts
 
 
-def _gaps(ledger: Ledger) -> dict[str, dict[int, Gap]]:
-    """The gaps that the service has read, by spool and seq."""
-    gaps: dict[str, dict[int, Gap]] = {}
-    for row in ledger.gaps():
-        gap = Gap(
-            spool=row["spool"],
-            seq=row["seq"],
-            reason=row["reason"],
-            count=row["count"],
-            first=row["first"] or 0,
-            last=row["last"] or 0,
-        )
-        gaps.setdefault(gap.spool, {})[gap.seq] = gap
-    return gaps
-
-
-def _account(ledger: Ledger, spool: _Spool, sink: str) -> Account:
-    for _ in range(_TRIES):
-        rows = _rows(ledger, spool.id, sink)
-        account = _count(rows, spool, sink)
-        if account.balances and _rows(ledger, spool.id, sink) == rows:
+def _accounts(ledger: Ledger, spool: _AuditedSpool) -> list[Account]:
+    rows = read_snapshot(ledger, spool.id).get(spool.id, _NO_ROWS)
+    end = time.monotonic() + _SECONDS
+    for tries in itertools.count(1):
+        # Each time: a writer records a deletion just before it deletes.
+        spool.add_gaps(rows)
+        accounts = [_count(rows, spool, sink) for sink in spool.sinks]
+        before, rows = rows, read_snapshot(ledger, spool.id).get(spool.id, _NO_ROWS)
+        balance, same = all(account.balances for account in accounts), rows == before
+        enough = tries >= _TRIES and (balance or same)
+        if (balance and same) or enough or time.monotonic() > end:
             break
-        # A writer records a deletion just before it deletes: after the gaps were read.
-        spool.read_gaps()
-        spool.gaps.update(_gaps(ledger).get(spool.id, {}))
-    return account
+    return accounts
 
 
-def _rows(ledger: Ledger, spool: str, sink: str) -> _Rows:
-    def of_sink(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        return [row for row in rows if row["sink"] == sink]
-
-    positions = ledger.positions(spool)
-    return _Rows(
-        position=next(iter(of_sink(positions)), _NO_POSITION),
-        dead=[row["seq"] for row in of_sink(ledger.dead_letters(spool))],
-        damage=[
-            (row["first"], row["last"], row["reason"]) for row in of_sink(ledger.damages(spool))
-        ],
-        dropped={row["reason"]: row["count"] for row in of_sink(ledger.dropped(spool))},
-        resent=sum(row["delivered"] for row in positions if is_again(row["sink"], sink)),
-    )
-
-
-def _count(rows: _Rows, spool: _Spool, sink: str) -> Account:
-    reader, seq = spool.reader, rows.position["seq"]
+def _count(rows: SpoolRows, spool: _AuditedSpool, sink: str) -> Account:
+    of_sink = rows.sinks.get(sink, _NO_SINK_ROWS)
+    reader, seq = spool.reader, of_sink.seq
     last = max(seq, reader.last_seq()) if reader else seq
-    final = _final_beyond(rows)
+    final = of_sink.final_beyond()
     deleted = _deleted_beyond(seq, final, spool)
     beyond = [*final, *(piece for pieces in deleted.values() for piece in pieces)]
-    lost = losses.reckon(
-        rows.damage, [(gap.first, gap.last, gap.reason) for gap in spool.gaps.values() if gap.first]
-    )
+    lost = losses.reckon(of_sink.damage, deleted_by_writer(spool.gaps.values()))
     policy = Counter(lost.evicted)
     policy.update({reason: ranges.size(pieces) for reason, pieces in deleted.items()})
-    policy.update(rows.dropped)
-    producer: Counter[str] = Counter()
-    for gap in spool.gaps.values():
-        producer[gap.reason] += 0 if gap.first else gap.count
+    policy.update(of_sink.dropped)
     present, explained = 0, ranges.size(beyond)
     if reader:
         present = reader.count_after(seq)
@@ -193,28 +156,19 @@ def _count(rows: _Rows, spool: _Spool, sink: str) -> Account:
         sink=sink,
         directory=spool.directory,
         written=last,
-        delivered=rows.position["delivered"],
-        skipped=rows.position["passed"],
+        delivered=of_sink.delivered,
+        skipped=of_sink.skipped,
         pending=last - seq - ranges.size(beyond),
-        dead_letters=len(rows.dead),
+        dead_letters=of_sink.rejected,
         corrupt=lost.corrupt,
         unaccounted=max(0, last - seq - present - explained),
         dropped_by_policy=dict(+policy),
-        dropped_by_producer=dict(+producer),
-        resent=rows.resent,
+        dropped_by_producer=dict(producer_dropped(spool.gaps.values())),
+        resent=sum(one.delivered for name, one in rows.sinks.items() if is_again(name, sink)),
     )
 
 
-def _final_beyond(rows: _Rows) -> list[Range]:
-    """Records after the position that are final already: acknowledged, dead letters or damaged."""
-    seq = rows.position["seq"]
-    found = [*rows.position["early"], *((first, last) for first, last, _ in rows.damage)]
-    final = [(max(first, seq + 1), last) for first, last in found]
-    final += ranges.of_numbers(number for number in rows.dead if number > seq)
-    return ranges.merged(final)
-
-
-def _deleted_beyond(seq: int, final: list[Range], spool: _Spool) -> dict[str, list[Range]]:
+def _deleted_beyond(seq: int, final: list[Range], spool: _AuditedSpool) -> dict[str, list[Range]]:
     """What the writer has deleted after the position and the sink has not read of, by reason."""
     deleted: dict[str, list[Range]] = {}
     if spool.reader is None:

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 
 from shipper.check import CheckContext
 from shipper.finding import Finding, ok, warn
-from shipper.sinks import build_sinks
-from shipper.sinks.processor.client import build_client
+from shipper.sinks import Probe, build_sinks, enabled_sinks
 
 
 def findings(context: CheckContext) -> Iterator[Finding]:
@@ -16,9 +15,8 @@ def findings(context: CheckContext) -> Iterator[Finding]:
     if not config.api_reporting:
         yield warn("sinks", "api_reporting is false: nothing is sent", "set api_reporting = true")
         return
-    for name, sink in build_sinks(config, build_client(config)).items():
-        probe = getattr(sink, "probe", None)
-        if probe is None:
-            yield ok(name, "has no check of its own")
+    for name, sink in build_sinks(enabled_sinks(config)).items():
+        if isinstance(sink, Probe):
+            yield from sink.probe(context.identities)
         else:
-            yield from probe(context.identities)
+            yield ok(name, "has no check of its own")

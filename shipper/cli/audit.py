@@ -23,16 +23,18 @@ def audit(as_json: bool, config_file: Path | None, **flags: Any) -> None:
     from shipper.audit.audit import removed_sinks, run_audit
     from shipper.cli.render import print_accounts
     from shipper.discovery.layout import noting
-    from shipper.replay.check import DIFFERS, check_receipts
-    from shipper.sinks import REGISTRY
+    from shipper.replay.verify import DIFFERS, check_receipts
+    from shipper.sinks import carried_kinds, sink_names
 
     config = load_config(flags, config_file)
     need_readable(config.spool)
     closed: dict[str, str] = {}
     with open_ledger(config) as ledger:
-        removed = removed_sinks(ledger, REGISTRY)
-        accounts = run_audit(ledger, config.spool, REGISTRY, noting(closed), removed=removed)
-        receipts = check_receipts(ledger)
+        noted = ledger.sinks()
+        sinks = sink_names(config, noted)
+        removed = removed_sinks(ledger, sinks)
+        accounts = run_audit(ledger, config.spool, sinks, noting(closed), removed=removed)
+        receipts = check_receipts(ledger, carried_kinds(config, noted))
     print_accounts(accounts, receipts=receipts, closed=closed, as_json=as_json)
     differs = any(receipt.state == DIFFERS for receipt in receipts)
     balanced = all(account.balances for account in accounts)

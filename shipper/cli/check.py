@@ -13,7 +13,9 @@ from shipper.cli.options import json_flag, load_config, settings
 
 @click.command()
 @click.option(
-    "--config-only", is_flag=True, help="Check only the settings and their files; no network."
+    "--config-only",
+    is_flag=True,
+    help="Check the settings and the files they name, without network access.",
 )
 @click.option("--strict", is_flag=True, help="Exit 1 also for warnings.")
 @json_flag

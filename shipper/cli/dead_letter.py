@@ -13,7 +13,6 @@ from shipper.cli.options import (
     Group,
     json_flag,
     load_config,
-    one_of,
     open_ledger,
     settings,
     yes_flag,
@@ -28,9 +27,7 @@ def dead_letter() -> None:
 def _selection(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.argument("numbers", nargs=-1, type=int),
-        click.option(
-            "--sink", default="", callback=one_of("shipper.sinks"), help="Only those of this sink."
-        ),
+        click.option("--sink", default="", help="Only those of this sink."),
         click.option("--reason", default="", help="Only those rejected for this reason."),
         click.option("--of", "spool_id", default="", help="Only those of this spool."),
     ):
@@ -39,13 +36,20 @@ def _selection(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _selected(ledger: Any, numbers: tuple[int, ...], sink: str, reason: str, spool_id: str) -> Any:
-    from shipper.dead_letters import Selection, select
+    from shipper.dead_letters import DeadLetterFilter, select
+    from shipper.sinks import DEFAULT
 
-    kept = {row["id"] for row in select(ledger, Selection(numbers=numbers))}
+    known = {row["sink"] for row in ledger.dead_letters()} | {*(ledger.sinks() or DEFAULT)}
+    if sink and sink not in known:
+        names = ", ".join(map(repr, sorted(known)))
+        raise click.BadParameter(f"{sink!r} is not one of {names}", param_hint="--sink")
+    kept = {row["id"] for row in select(ledger, DeadLetterFilter(numbers=numbers))}
     unknown = ", ".join(str(number) for number in numbers if number not in kept)
     if unknown:
         raise click.ClickException(f"no dead letter {unknown}; see `lens-ship dead-letter list`")
-    return select(ledger, Selection(numbers=numbers, sink=sink, reason=reason, spool=spool_id))
+    return select(
+        ledger, DeadLetterFilter(numbers=numbers, sink=sink, reason=reason, spool=spool_id)
+    )
 
 
 def _config(state: str | None, config_file: Path | None) -> Any:
@@ -96,14 +100,13 @@ def dead_letter_retry(
     """
     from shipper.dead_letters import retry
     from shipper.humanize import sanitize
-    from shipper.sinks import build_sinks
+    from shipper.sinks import build_sinks, enabled_sinks
     from shipper.sinks.outcome import Disposition
-    from shipper.sinks.processor.client import build_client
 
     config = load_config(flags, config_file, needs_spool=False, sends=True)
     with open_ledger(config) as ledger:
         rows = _selected(ledger, numbers, sink, reason, spool_id)
-        done = retry(ledger, rows, build_sinks(config, build_client(config)))
+        done = retry(ledger, rows, build_sinks(enabled_sinks(config)))
     failed = [one for one in done if one.outcome.disposition is not Disposition.DELIVERED]
     for one in failed:
         text = f"{one.number}: {one.outcome.reason}: {one.outcome.detail}"

@@ -31,23 +31,6 @@ class Group(click.Group):
             )
 
 
-def one_of(registry: str) -> Callable[..., Any]:
-    """Accept only the keys of a module's `REGISTRY`, which is imported when the option is used.
-
-    Any other word would match nothing, which would look as if there were nothing.
-    """
-
-    def check(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
-        from importlib import import_module
-
-        words = click.Choice(list(import_module(registry).REGISTRY))
-        if isinstance(value, tuple):
-            return tuple(words.convert(one, param, ctx) for one in value)
-        return words.convert(value, param, ctx) if value else value
-
-    return check
-
-
 def settings(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Options for these settings, or for all of them, and `--config`."""
     from shipper.config.load import SETTINGS
@@ -56,7 +39,8 @@ def settings(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         for setting in reversed(SETTINGS):
             if names and setting.name not in names:
                 continue
-            text = setting.help + _default(setting)
+            default = "" if "Default:" in setting.help else setting.default_text
+            text = setting.help + (f"  [default: {default}]" if default else "")
             command = click.option(setting.flag, setting.name, metavar="VALUE", help=text)(command)
         return click.option(
             "--config",
@@ -69,13 +53,6 @@ def settings(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     return decorate
 
 
-def _default(setting: Any) -> str:
-    if setting.default in (None, "") or "Default:" in setting.help:
-        return ""
-    text = str(setting.default)
-    return f"  [default: {text.lower() if isinstance(setting.default, bool) else text}]"
-
-
 def load_config(
     flags: dict[str, Any], config_file: Path | None, *, warn: bool = True, **needs: bool
 ) -> Any:
@@ -85,7 +62,12 @@ def load_config(
     """
     from shipper.config.load import load
 
-    config = load(flags, os.environ, config_file, **needs)
+    more: dict[str, Any] = dict(needs)
+    if needs.get("sends"):
+        from shipper.sinks import table_problems
+
+        more["check_sinks"] = table_problems
+    config = load(flags, os.environ, config_file, **more)
     for warning in config.warnings if warn else ():
         click.echo(f"lens-ship: warning: {warning}", err=True)
     return config

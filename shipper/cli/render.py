@@ -6,12 +6,14 @@ control characters in them are escaped.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import orjson
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
@@ -22,8 +24,12 @@ from shipper.ledger import ranges
 from shipper.tables import Column, cells, console, fitted, numbers
 
 if TYPE_CHECKING:
-    from shipper.replay.check import Checked
+    from shipper.ledger.ledger import Receipt
+    from shipper.replay.plan import ReplayPart
+    from shipper.replay.verify import Checked
     from shipper.retention.quarantine import Report
+
+NO_WORKLOAD = "it names neither workload nor pod: give --as-workload or --as-pod"
 
 _ANSWER = 2000  # characters of an answer that are shown
 _STYLES = {OK: "green", WARN: "yellow", FAIL: "bold red"}
@@ -44,6 +50,15 @@ _LETTER_COLUMNS = (
     Column("record", right=True),
     Column("kind", rank=2),
     Column("bytes", right=True, rank=1),
+)
+_PLAN_COLUMNS = (
+    Column("source", gives=True, tail=8),
+    Column("to", gives=True),
+    Column("run", gives=True),
+    Column("steps", rank=2, spare=""),
+    Column("records", right=True),
+    Column("bytes", right=True, rank=1),
+    *numbers("delivered", "to send"),
 )
 _QUARANTINE_COLUMNS = (
     Column("name"),
@@ -240,3 +255,74 @@ def print_quarantine(reports: Sequence[tuple[Report, int]], *, as_json: bool) ->
             text = f"{sanitize(report.name)}: {sanitize(report.reason, _ANSWER)}"
             out.print(Text(text), soft_wrap=True)
     out.print(f"{counted(len(reports), 'damaged segment')} in quarantine")
+
+
+def print_plan(
+    parts: Sequence[ReplayPart],
+    problems: Iterable[str],
+    destinations: Collection[str],
+    lost: Collection[str] = (),
+    unknown: Collection[str] = (),
+) -> None:
+    """What a replay would send, and what not and why.
+
+    `lost` are spools without an address, `unknown` those without workload and pod.
+    """
+    out = console()
+    rows = [
+        cells(
+            part.spool,
+            part.sink,
+            ", ".join(part.runs),
+            f"{part.steps[0]} to {part.steps[1]}" if part.steps else "",
+            part.records,
+            part.bytes,
+            part.delivered,
+            part.to_send,
+        )
+        for part in parts
+        if part.records + part.overwriting
+    ]
+    out.print(fitted(_PLAN_COLUMNS, rows, out.width) if rows else "nothing found to replay")
+    for part in parts:
+        if part.overwriting:
+            out.print(
+                f"{sanitize(part.spool)}: {part.overwriting:,} steps are left out. A later process"
+                " of the same workload has written them since: --overwrite-newer sends them"
+            )
+    if any(part.delivered and not part.resend for part in parts):
+        out.print("delivered records are sent again only with --resend-delivered")
+    for problem in problems:
+        out.print(f"cannot be read: {sanitize(problem, 1000)}", style="red")
+    for spool in unknown:
+        out.print(f"{sanitize(spool)}: {NO_WORKLOAD}", style="red")
+    if rows:
+        places = [sanitize(place) for place in sorted(destinations)]
+        places += [f"{counted(len(lost), 'source')} without an address"] if lost else []
+        out.print(f"destination: {', '.join(places)}")
+
+
+def print_sent(receipts: Iterable[Receipt]) -> None:
+    """The receipts of a replay."""
+    for receipt in receipts:
+        console().print(
+            f"sent {counted(receipt.records, 'record')} of {sanitize(receipt.spool)} to"
+            f" {receipt.entry.partition('~')[0]}: {receipt.first} to {receipt.last},"
+            f" sha256 {receipt.digest[:16]}"
+        )
+
+
+def print_rejected(count: int) -> None:
+    console().print(
+        f"{counted(count, 'record')} rejected and kept as dead letters, see `lens-ship dead-letter"
+        " list`. The same command sends them again",
+        style="red",
+    )
+
+
+@contextmanager
+def progress_bar(total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on standard error; the value is called with the number of records done."""
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("replay", total=total)
+        yield lambda records: progress.advance(task, records)

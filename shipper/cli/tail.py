@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from shipper.cli.options import load_config, need_readable, one_of, settings
+from shipper.cli.options import load_config, need_readable, settings
+from spooler.records import REGISTRY
 
 
 @click.command()
@@ -27,7 +28,7 @@ from shipper.cli.options import load_config, need_readable, one_of, settings
     "--kind",
     "kinds",
     multiple=True,
-    callback=one_of("spooler.records"),
+    type=click.Choice(list(REGISTRY)),
     help="Only records of this kind. Repeatable.",
 )
 @click.option("--run", default="", help="Only this run, a prefix of its id is enough.")

@@ -10,13 +10,13 @@ import difflib
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from shipper.config.schema import SETTINGS, Config, Setting, settings_of
+from shipper.config.schema import SETTINGS, SINK_SETTINGS, Config, Setting, settings_of
 from shipper.errors import ConfigError
-from shipper.http_client import tls
+from shipper.http_client.credentials import file_problems
 from shipper.http_client.redact import masked
 
 if sys.version_info >= (3, 11):
@@ -41,8 +41,12 @@ def load(
     *,
     needs_spool: bool = True,
     sends: bool = False,
+    check_sinks: Callable[[Mapping[str, Any], str], Iterable[str]] | None = None,
 ) -> Config:
     """Read and check all settings; with `sends`, also check the files that they name.
+
+    `check_sinks` returns the problems of the tables [sinks.NAME], each beginning with its second
+    argument.
 
     Raises:
         ConfigError: with every problem.
@@ -51,9 +55,12 @@ def load(
     sinks = table.pop("sinks", {})
     if not isinstance(sinks, dict) or not all(isinstance(one, dict) for one in sinks.values()):
         problems.append(f"{file}: sinks: is not a set of tables [sinks.NAME]")
+        sinks = {}
     problems += _unknown_keys(table, [setting.key for setting in SETTINGS], f"{file}")
     values, given, bad = _values(SETTINGS, table, f"{file}", flags, environ)
     problems += bad
+    for name, options in sinks.items():
+        given.update({f"sinks.{name}.{key}": f"{file}: [sinks.{name}]" for key in options})
     if values["state"] is None:
         values["state"] = default_state(environ)
     if values["spool"] is None:
@@ -63,7 +70,11 @@ def load(
                 "no spool root: give --spool DIR, LENS_SHIP_SPOOL or PRIMUS_LENS_WANDB_OUTPUT_PATH"
             )
     problems += _contradictions(values, given)
-    problems += _unusable_files(values, given) if sends else []
+    if sinks:
+        problems += _without_effect(given, f"{file}")
+        problems += check_sinks(sinks, f"{file}: ") if check_sinks else []
+    if sends:
+        problems += file_problems({name: values[name] for name in _FILES}, given)
     if problems:
         raise ConfigError(problems)
     return Config(**values, sinks=sinks, given=given, warnings=tuple(_unknown_variables(environ)))
@@ -202,34 +213,14 @@ def _contradictions(values: Mapping[str, Any], given: Mapping[str, str]) -> Iter
             )
 
 
+def _without_effect(given: Mapping[str, str], file: str) -> Iterator[str]:
+    """Settings for sinks that are given although [sinks.NAME] has the options of all sinks."""
+    for name in SINK_SETTINGS:
+        if given.get(name, "").startswith(("--", "LENS_SHIP_", file)):
+            yield f"{given[name]}: has no effect beside [sinks.NAME]. Give it there"
+
+
 _FILES = ("token_file", "cookie_file", "ca_file", "client_cert_file", "client_key_file")
-
-
-def _unusable_files(values: Mapping[str, Any], given: Mapping[str, str]) -> Iterator[str]:
-    for name in _FILES:
-        if values[name] is None:
-            continue
-        try:
-            with open(values[name], "rb") as opened:
-                empty = not opened.read(1)
-        except OSError as error:
-            path = str(values[name])
-            # The value may be the secret itself instead of the name of its file.
-            shown = path if os.sep in path else "the given value"
-            yield (
-                f"{given[name]}: {shown} cannot be read ({error.strerror}). It has to be the name"
-                f" of a file that uid {os.geteuid()}, gid {os.getegid()} may read"
-            )
-            continue
-        if empty:
-            yield f"{given[name]}: {values[name]} is empty"
-    certificate, key = values["client_cert_file"], values["client_key_file"]
-    if certificate and os.access(certificate, os.R_OK) and (not key or os.access(key, os.R_OK)):
-        problem = tls.pair_problem(certificate, key)
-        yield from [f"{given['client_cert_file']}: {problem}"] if problem else []
-    if values["ca_file"] and os.access(values["ca_file"], os.R_OK):
-        problem = tls.authorities_problem(values["ca_file"])
-        yield from [f"{given['ca_file']}: {problem}"] if problem else []
 
 
 # --- likely mistakes ------------------------------------------------------------------------------

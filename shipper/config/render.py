@@ -29,8 +29,13 @@ def effective(config: Config) -> str:
 
 
 def values_of(config: Config) -> dict[str, Any]:
-    """The settings by name in types of TOML and JSON; None for one that is not set."""
+    """The settings by name in types of TOML and JSON; None for one that is not set.
+
+    The options of sinks follow as `sinks.NAME.OPTION`.
+    """
     values = {setting.name: getattr(config, setting.name) for setting in SETTINGS}
+    for name, table in config.sinks.items():
+        values.update({f"sinks.{name}.{key}": value for key, value in table.items()})
     if "spool" not in config.given:
         values["spool"] = None
     return {
@@ -43,13 +48,17 @@ def _file(values: Mapping[str, Any], given: Mapping[str, str]) -> str:
     for setting in SETTINGS:
         if setting.section:
             parts.append(f"# --- {setting.section} ---")
-        text = f"{setting.help} Why this default: {setting.why}"
-        if setting.name in given:
-            text += f" Here from {given[setting.name]}."
-        lines = textwrap.wrap(text, _WIDTH, break_on_hyphens=False, break_long_words=False)
-        line = f"{setting.name} = {_toml(values[setting.name])}"
+        texts = [setting.help, f"Why this default: {setting.why}"]
         is_set = setting.name in given
-        parts.append("\n".join([*(f"# {one}" for one in lines), line if is_set else f"# {line}"]))
+        if is_set:
+            texts.append(f"Set by {given[setting.name]}.")
+        lines = [
+            f"# {line}"
+            for text in texts
+            for line in textwrap.wrap(text, _WIDTH, break_on_hyphens=False, break_long_words=False)
+        ]
+        line = f"{setting.name} = {_toml(values[setting.name])}"
+        parts.append("\n".join([*lines, line if is_set else f"# {line}"]))
     return "\n\n".join(parts) + "\n"
 
 

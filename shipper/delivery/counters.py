@@ -11,9 +11,8 @@ import time
 from bisect import bisect_left
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
 
-from shipper.sinks import Sink
+from shipper.sinks import Batch, Sink
 from shipper.sinks.outcome import Outcome
 from spooler.spool.identity import Identity
 
@@ -80,12 +79,12 @@ def measured(sink: Sink, meters: Meters) -> Sink:
     """The same sink, its requests counted from now on."""
     send = sink.send
 
-    def counted(batch: Any, identity: Identity, tries: int) -> Outcome:
+    def counted(batch: Batch, identity: Identity, attempt: int) -> Outcome:
         began = time.monotonic()
         reason = "fault"
         meters.asks()
         try:
-            outcome = send(batch, identity, tries)
+            outcome = send(batch, identity, attempt)
             reason = outcome.reason
             return outcome
         finally:

@@ -17,7 +17,7 @@ from shipper.delivery.contents import Contents
 from shipper.delivery.events import Telling
 from shipper.delivery.turnstile import Turnstile
 from shipper.ledger.ledger import DeadLetter, Gap, Ledger, Position, Settled
-from shipper.sinks import Batch, PlanInput, Sink
+from shipper.sinks import Batch, ExitNotice, PlanInput, Sink
 from shipper.sinks.outcome import TIMEOUT, UNKNOWN_WORKLOAD, Disposition, Outcome
 from shipper.steps import Rejected, Skipped, Step, cut_off
 from spooler.errors import BodyUnreadable
@@ -207,11 +207,16 @@ class Route:
         chunk = self.reader.read(self.position.seq, READ_RECORDS)
         self._note_damage(chunk)
         deleted = self._note_gaps(chunk)
+        kinds, acked = self.sink.kinds, self.position.early
+        taken = [
+            one
+            for one in chunk.records
+            if one.seq not in acked and (kinds is None or one.kind in kinds)
+        ]
         plan = self.sink.plan(
             PlanInput(
                 identity=self.identity,
-                records=chunk.records,
-                ahead=self.position.ahead,
+                records=taken,
                 ended=ended and chunk.at_end,
                 deleted=deleted,
                 waited=frozenset(
@@ -219,13 +224,15 @@ class Route:
                 ),
             )
         )
-        self._bury(plan.refused)
+        self._bury(plan.rejected)
         self._parcels.extend(plan.batches)
-        self._passed = list(plan.passed)
+        self._passed = list(plan.skipped)
+        if kinds is not None:
+            self._passed += [Skipped(one.seq) for one in chunk.records if one.kind not in kinds]
         self._through = chunk.through
         self._at_end = chunk.at_end
-        self._held = plan.held
-        self._since = {seq: self._since.get(seq, now) for seq in plan.held}
+        self._held = plan.pending
+        self._since = {seq: self._since.get(seq, now) for seq in plan.pending}
         self._bodies = {stored.seq: stored for stored in chunk.records}
 
     def _wait(self, now: float) -> float | None:
@@ -260,10 +267,9 @@ class Route:
             self._delivered += len(batch.seqs)
             return None
         if outcome.disposition is Disposition.SPLIT:
-            halves = batch.halves()
-            if halves is not None:
+            if batch.split is not None:
                 self._parcels.popleft()
-                self._parcels.extendleft(reversed(halves))
+                self._parcels.extendleft(reversed(batch.split()))
                 self._split = True
                 self._tries = (0, 0)
                 # Halves of what took too long go out after a wait: the receiver may be busy.
@@ -303,7 +309,9 @@ class Route:
         # Written down even where there is nothing to say: a program that has replaced its own
         # image (exec) looks like one that was killed as soon as its process ends.
         steps = self._last_steps() if unclean else ()
-        batches = self.sink.exit_notice(steps, self.identity) if steps else ()
+        batches: tuple[Batch, ...] = ()
+        if steps and isinstance(self.sink, ExitNotice):
+            batches = self.sink.exit_notice(steps, self.identity)
         for batch in batches:
             outcome = self._send(batch, 1)
             if outcome.disposition is Disposition.RETRY:
@@ -358,7 +366,7 @@ class Route:
         if position == self.position:
             return
         left = [p for p in self._passed if p.seq > max(seq, ahead.get(p.run, 0))]
-        notes = Counter(batch.notes if batch is not None and delivered else {})
+        notes = Counter(batch.counts if batch is not None and delivered else {})
         notes["left_out"] += sum(p.left_out for p in self._passed)
         notes["left_out"] -= sum(p.left_out for p in left)
         settled = Settled(
@@ -414,14 +422,16 @@ class Route:
 def gap_of(spool: str, stored: Stored) -> Gap | None:
     """What a gap record tells; None when it cannot be understood."""
     try:
-        body = codec.unpack(stored.body)
-        reason, count = str(body["reason"])[:_REASON_CHARACTERS], int(body["count"])
-    except (BodyUnreadable, KeyError, TypeError, ValueError, OverflowError):
+        record = gap_record.decode(codec.unpack(stored.body))
+    except BodyUnreadable:
         return None
-    if not 0 <= count < 2**53:
+    if not 0 <= record.count < 2**53:
         return None
-    first, last = gap_record.deleted(body) or (0, 0)
-    return Gap(spool=spool, seq=stored.seq, reason=reason, count=count, first=first, last=last)
+    first, last = record.deleted or (0, 0)
+    reason = record.reason[:_REASON_CHARACTERS]
+    return Gap(
+        spool=spool, seq=stored.seq, reason=reason, count=record.count, first=first, last=last
+    )
 
 
 class ClosedRoute(Route):

@@ -16,8 +16,8 @@ from shipper.delivery.sink_state import Health
 from shipper.errors import ShipperError
 from shipper.log import fields
 from shipper.sinks.outcome import TIMEOUT, Disposition, Outcome
-from shipper.sinks.processor.workloads import Workloads
 from spooler.errors import SpoolError
+from spooler.spool.identity import Identity
 
 log = logging.getLogger(__name__)
 
@@ -50,13 +50,13 @@ class Lane:
         sink_health: Health,
         flush_all: bool,
         now: Callable[[], float],
-        workloads: Workloads | None = None,
+        resolve: Callable[[Identity, bool], Identity] | None = None,
     ) -> None:
         self.key = key
         name = f"{sink_health.name}, workload {key}"
         self.health = Health(name, now, sink=sink_health.name, workload=key)
         self._sink = sink_health
-        self._workloads = workloads
+        self._resolve = resolve
         self._flush_all = flush_all
         self._now = now
         self._places: dict[str, _Place] = {}
@@ -134,8 +134,8 @@ class Lane:
         route = place.route
         try:
             owned = route.reader.is_owned()
-            if self._workloads is not None:
-                route.identity = self._workloads.complete(route.identity, alive=owned)
+            if self._resolve is not None:
+                route.identity = self._resolve(route.identity, owned)
             progress = route.turn(
                 now=self._now,
                 until=self._now() + TURN_SECONDS,

@@ -73,12 +73,12 @@ class CarefulRoute(Route):
         greeting = self._receiver.handshake(batch, self.identity, self._key)
         if greeting.outcome is not None:
             return greeting.outcome
-        self._meet(greeting.life)
+        self._meet(greeting.epoch)
         once = not self._receiver.is_idempotent(batch)
-        if once and self._flies(batch, greeting.life):
+        if once and self._flies(batch, greeting.epoch):
             return _IN_DOUBT
         if once:
-            self._note(replace(self._life, flight=batch.first, flight_life=greeting.life))
+            self._note(replace(self._life, flight=batch.first, flight_life=greeting.epoch))
         outcome = self._receiver.send(batch, self.identity, tries)
         if outcome.disposition is Disposition.DELIVERED:
             self._newest = max(self._newest, self._receiver.event_time(batch))
@@ -158,7 +158,7 @@ class RememberingRoute(CarefulRoute):
         if now - self._looked < self._receiver.probe_interval or self.lingers() is None:
             return
         self._looked = now
-        life = self._receiver.handshake(None, self.identity, self._key).life
+        life = self._receiver.handshake(None, self.identity, self._key).epoch
         if life:
             self._meet(life)
 

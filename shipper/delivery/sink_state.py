@@ -40,6 +40,11 @@ class Health:
         self._now = now
         self._lock = threading.Lock()
 
+    @property
+    def needs_operator(self) -> bool:
+        """Whether what is wrong will not end by itself."""
+        return self.trouble is not None and self.trouble.needs_operator
+
     def failed(self, outcome: Outcome) -> float:
         """Note a failure; return the seconds to wait. Failures of one moment count once."""
         with self._lock:

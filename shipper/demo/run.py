@@ -20,7 +20,7 @@ import click
 
 from shipper.demo.processes import DemoFiles, ProcessGroup, training_environment
 from shipper.demo.report import report
-from shipper.demo.scenario import EventTimes, Scenario
+from shipper.demo.scenario import Scenario
 from shipper.demo.terminal import Terminal
 from shipper.errors import DemoFailed
 
@@ -43,11 +43,10 @@ def run_demo(*, seconds: float, keep: Path | None, seed: int | None = None) -> i
         click.echo(f"lens-ship: {obstacle}", err=True)
         return _CANNOT_RUN
     chosen = random.SystemRandom().randrange(10_000) if seed is None else seed
-    times = EventTimes.drawn(chosen, seconds)
     with _files(keep) as place, _clean_exit(), Terminal() as terminal, ProcessGroup(place) as group:
         terminal.head(chosen)
         try:
-            result = Scenario(group, terminal, times, script()).play()
+            result = Scenario(group, terminal, script(), chosen, seconds).play()
             code = report(result, place, terminal)
         except Exception as error:
             is_expected = isinstance(error, DemoFailed)

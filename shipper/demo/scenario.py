@@ -1,7 +1,7 @@
 """What starts, what is killed and when, and what has to be true in between.
 
-The times are drawn from the seed before anything starts. What is waited for is a fact (a port that
-answers, a step that was printed), never an estimate of how long something takes.
+The seed gives the times between events. What is waited for is a fact (a port that answers, a step
+that was printed), never an estimate of how long something takes.
 """
 
 from __future__ import annotations
@@ -27,33 +27,6 @@ from shipper.errors import DemoFailed
 _READY_SECONDS = 60.0
 _DRAIN_SECONDS = 30
 _POLL_SECONDS = 0.05
-
-
-@dataclass(frozen=True, kw_only=True)
-class EventTimes:
-    """Seconds between the events."""
-
-    until_training_dies: float
-    until_receiver_dies: float  # after the training has started again
-    until_service_dies: float  # after that
-    until_service_returns: float
-    until_receiver_returns: float
-    second_training: float
-
-    @classmethod
-    def drawn(cls, seed: int, seconds: float) -> EventTimes:
-        """Draw the times for so many seconds of training."""
-        draw = random.Random(seed).uniform
-        until_training_dies = seconds * draw(0.2, 0.32)
-        outage = max(2.0, seconds * 0.2)
-        return cls(
-            until_training_dies=until_training_dies,
-            until_receiver_dies=seconds * draw(0.06, 0.1),
-            until_service_dies=outage * draw(0.2, 0.4),
-            until_service_returns=outage * draw(0.2, 0.3),
-            until_receiver_returns=outage * 0.3,
-            second_training=seconds - until_training_dies,
-        )
 
 
 class Training:
@@ -96,13 +69,14 @@ class Scenario:
     """One demo from the start of the receiver to the audit."""
 
     def __init__(
-        self, group: ProcessGroup, terminal: Terminal, times: EventTimes, script: Path
+        self, group: ProcessGroup, terminal: Terminal, script: Path, seed: int, seconds: float
     ) -> None:
         self._group = group
         self._files = group.files
         self._terminal = terminal
-        self._times = times
         self._script = script
+        self._draw = random.Random(seed).uniform
+        self._seconds = seconds  # of training, both processes together
         self._port = free_port()
         self._admin_port = free_port()
         self._required: dict[str, DemoProcess] = {}  # those that must run now, by name
@@ -114,18 +88,18 @@ class Scenario:
         Raises:
             DemoFailed: a process did not do its part.
         """
-        times = self._times
         self._start_receiver("started, counts")
         self._start_service("started, status page")
-        first = self._train("training 1", times.second_training * 10)
+        first = self._train("training 1", self._seconds * 10)
         self._show("training 1", f"started, pid {first.process.pid}")
-        self._wait(times.until_training_dies)
+        until_killed = self._seconds * self._draw(0.2, 0.32)
+        self._wait(until_killed)
         self._kill("training 1")
         self._show("training 1", f"killed (SIGKILL) after step {first.last_step:,}", "red")
-        second = self._train("training 2", times.second_training)
+        second = self._train("training 2", self._seconds - until_killed)
         restart = second.calls[0].step
         self._show("training 2", f"started, resumes from the checkpoint of step {restart:,}")
-        self._wait(times.until_receiver_dies)
+        self._wait(self._seconds * self._draw(0.06, 0.1))
         self._break_receiver_and_service()
         self._finish(second)
         drained = self._drain()
@@ -133,16 +107,16 @@ class Scenario:
         return ScenarioResult(first=first, second=second, restart=restart, drained=drained)
 
     def _break_receiver_and_service(self) -> None:
-        times = self._times
+        outage = max(2.0, self._seconds * 0.2)
         self._kill("receiver")
         killed_at = self._terminal.seconds
         self._show("receiver", "killed (SIGKILL), the training continues", "red")
-        self._wait(times.until_service_dies)
+        self._wait(outage * self._draw(0.2, 0.4))
         self._kill("service")
         self._show("service", "killed (SIGKILL), the training continues", "red")
-        self._wait(times.until_service_returns)
+        self._wait(outage * self._draw(0.2, 0.3))
         self._start_service("restarted,")
-        self._wait(times.until_receiver_returns)
+        self._wait(outage * 0.3)
         self._start_receiver(f"restarted after {self._terminal.seconds - killed_at:.1f} s,")
 
     def _start_receiver(self, event: str) -> None:
@@ -219,7 +193,7 @@ class Scenario:
 
     def _until(self, fact: Callable[[], bool], otherwise: str) -> None:
         """Wait for a fact while every required process runs."""
-        deadline = time.monotonic() + _READY_SECONDS + self._times.second_training
+        deadline = time.monotonic() + _READY_SECONDS + self._seconds
         while not fact():
             for name, process in self._required.items():
                 if process.exit_code is not None:

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from spooler.spool.owner import Verdict
+from spooler.spool.owner import Liveness
 from spooler.spool.reader import Reader
 
 log = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ YOUNG_SECONDS = 0.25
 ENDED_SECONDS = 60.0
 # Of the interval that a record may wait, this part is left to read and send what was felt.
 _LEFT = 0.05
-_ALIVE = Verdict(alive=True)
+_ALIVE = Liveness(alive=True)
 
 
 def seconds_between(flush_seconds: float) -> float:
@@ -40,7 +40,7 @@ class _Felt:
     seconds: float
     due: float
     pause: float = YOUNG_SECONDS  # grows up to the interval, beyond it once its writer has ended
-    verdict: Verdict = _ALIVE
+    verdict: Liveness = _ALIVE
 
 
 class Pulse:
@@ -88,7 +88,7 @@ class Pulse:
         known, news = one.verdict, one.reader.has_news()
         if known.is_final and not news:
             return
-        one.verdict = one.reader.verdict()
+        one.verdict = one.reader.liveness()
         if not one.verdict.alive and not one.reader.changed_at():
             with self._lock:
                 self._felt.pop(one.reader.spool, None)  # it has been deleted

@@ -59,8 +59,7 @@ class HeartbeatWriter:
             self._write_heartbeat(stopped=stopped)
         except ShipperError as error:
             log.warning(
-                "cannot write the heartbeat that lens-ship status reads: %s",
-                error,
+                "heartbeat not written, lens-ship status shows the last one",
                 extra=fields(path=self._ledger.directory, detail=error),
             )
 

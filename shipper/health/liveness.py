@@ -19,7 +19,7 @@ LOOP_SECONDS = 120.0
 TURN_SECONDS = 300.0
 
 
-class Liveness:
+class ServiceLiveness:
     """When each loop and worker last ran; read by other threads than those that report."""
 
     def __init__(self, meters: Meters, now: Callable[[], float] = time.monotonic) -> None:

@@ -69,5 +69,5 @@ class SystemdNotifier:
         except OSError as error:
             if str(error) not in self._failed:
                 self._failed.add(str(error))
-                about = fields(path="NOTIFY_SOCKET", detail=error)
-                log.warning("cannot notify the service manager: %s", error, extra=about)
+                subject = fields(path=self._address, detail=error)
+                log.warning("service manager not notified", extra=subject)

@@ -27,7 +27,7 @@ from shipper.http_client.credentials import CredentialCache, Credentials, Loaded
 from shipper.http_client.redact import masked
 
 CONNECT_SECONDS = 5.0
-# The receiver cancels what it has not stored when the client hangs up, so patience is cheaper.
+# The receiver cancels what it has not stored when the client hangs up, so waiting is cheaper.
 READ_SECONDS = 30.0
 # An answer is a few hundred bytes; a stranger's page need not be read to its end.
 ANSWER_LIMIT = 1024 * 1024
@@ -52,19 +52,18 @@ class HttpClient:
         user_agent: str,
         connect_seconds: float = CONNECT_SECONDS,
         read_seconds: float = READ_SECONDS,
-        access: Credentials | None = None,
+        credentials: Credentials | None = None,
     ) -> None:
         self._agent = user_agent
-        self._keyring = CredentialCache(access or Credentials())
+        self._cache = CredentialCache(credentials or Credentials())
         self._connect_seconds = connect_seconds
         self.read_seconds = read_seconds
         self._sessions: weakref.WeakSet[requests.Session] = weakref.WeakSet()
         self._local = threading.local()
 
     @property
-    def access(self) -> Credentials:
-        """The files and the proxy it uses."""
-        return self._keyring.access
+    def credentials(self) -> Credentials:
+        return self._cache.credentials
 
     def post(
         self,
@@ -103,8 +102,8 @@ class HttpClient:
         headers: Mapping[str, str],
         read_seconds: float,
     ) -> Answer:
-        keys = self._keyring.keys()
-        mine = self._keyring.access.is_for(url)
+        keys = self._cache.load()
+        mine = self._cache.credentials.is_for(url)
         own = {**headers, **(keys.headers if mine else {})}
         try:
             session = self._session(keys)
@@ -173,7 +172,7 @@ class HttpClient:
         return session
 
     def _proxies(self, url: str) -> dict[str, str]:
-        proxy = self._keyring.access.proxy
+        proxy = self._cache.credentials.proxy
         if proxy == "environment":
             found: dict[str, str] = requests.utils.get_environ_proxies(url)
             return found
@@ -220,7 +219,7 @@ def _translate(error: Exception, url: str) -> Unreachable:
     if isinstance(error, requests.exceptions.Timeout | urllib3.exceptions.TimeoutError):
         return Unreachable("timeout", text, sent=True)
     if isinstance(error, requests.exceptions.ProxyError):
-        return Unreachable("proxy", f"{text}; look at the setting proxy", sent=False)
+        return Unreachable("proxy", f"{text}; check the setting proxy", sent=False)
     if isinstance(error, requests.exceptions.SSLError) or _has_tls(error):
         step = tls.advice(text)
         return Unreachable("tls", f"{text}; {step}" if step else text, sent=False)

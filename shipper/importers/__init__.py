@@ -39,7 +39,7 @@ _NAME_LIMIT = 48  # characters of a name inside a spool id
 
 
 @dataclass(frozen=True, kw_only=True)
-class Origin:
+class SourceInfo:
     """What no foreign file says about itself; unknown where left as it is.
 
     `run` names the run where the file has no id of it. The global rank is `rank`, which fits a
@@ -108,7 +108,7 @@ class ImportSource(Protocol):
 class Format(Protocol):
     """The contract of a class in `REGISTRY`."""
 
-    def __call__(self, path: Path, origin: Origin) -> ImportSource:
+    def __call__(self, path: Path, origin: SourceInfo) -> ImportSource:
         """The source for one file; opens nothing."""
 
     def recognises(self, path: Path) -> bool:
@@ -140,7 +140,7 @@ def open_imports(path: Path, *, format_name: str = "", **origin: Any) -> list[Im
         if format_name not in known:
             raise NotASpool(f"{format_name}: no such format; there are {', '.join(known)}")
         known = {format_name: known[format_name]}
-    whence = Origin(**origin)
+    whence = SourceInfo(**origin)
     if path.is_dir():
         found = {file: one for one in known.values() for file in one.find(path)}
         return [one(file, whence) for file, one in sorted(found.items())]

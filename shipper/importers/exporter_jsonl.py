@@ -37,8 +37,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from shipper.importers import Origin, files_below, path_digest, source_id
-from shipper.importers.scan import Content, Item, Lost, ScannedFile, announcement, pack
+from shipper.importers import SourceInfo, files_below, path_digest, source_id
+from shipper.importers.scan import ImportedRecord, Item, ScannedFile, Unreadable, pack, run_item
 from spooler.records import step
 from spooler.spool import format as fmt
 from spooler.spool import safe_open
@@ -56,7 +56,7 @@ _INT_MIN, _INT_MAX = -(2**63), 2**63 - 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class State:
+class JsonlState:
     """Where the next line begins, and what it depends on."""
 
     offset: int = 0
@@ -75,15 +75,15 @@ class _Line:
     ended: bool  # by a line end, not by that of the file
 
 
-class _Unreadable(ValueError):
+class _BadLine(ValueError):
     """A line is not one of this format; the text says why."""
 
 
-class ExporterFile(ScannedFile[State]):
+class ExporterFile(ScannedFile[JsonlState]):
     """One rank's file; see the module."""
 
-    def __init__(self, path: Path, origin: Origin) -> None:
-        super().__init__(path, origin, State())
+    def __init__(self, path: Path, origin: SourceInfo) -> None:
+        super().__init__(path, origin, JsonlState())
         self.run = origin.run or f"import-{path_digest(_root(path))}"
 
     @classmethod
@@ -118,7 +118,7 @@ class ExporterFile(ScannedFile[State]):
             spool=self.spool, created=self.first_state().time, host="", place=_place(self.path)
         )
 
-    def scan(self, file: BinaryIO, state: State) -> Iterator[tuple[Item, State]]:
+    def scan(self, file: BinaryIO, state: JsonlState) -> Iterator[tuple[Item, JsonlState]]:
         """See `ScannedFile`."""
         while True:
             line = _read_line(file, state.offset)
@@ -129,14 +129,14 @@ class ExporterFile(ScannedFile[State]):
                 continue
             try:
                 items = list(self._line(line, state))
-            except _Unreadable as error:
+            except _BadLine as error:
                 if not line.ended:
                     return  # not written to its end yet, or never to be
                 items = [_broken(line, state, f"{error}")]
             yield from items
             state = items[-1][1]
 
-    def _line(self, line: _Line, state: State) -> Iterator[tuple[Item, State]]:
+    def _line(self, line: _Line, state: JsonlState) -> Iterator[tuple[Item, JsonlState]]:
         """What a line that can be read holds."""
         values, rest = _parse(line.raw)
         after, body = self._step(values, state)
@@ -144,34 +144,41 @@ class ExporterFile(ScannedFile[State]):
         after = replace(after, offset=line.end - rest, number=number)
         if not state.announced:
             state = replace(state, announced=True, time=after.time)
-            yield announcement(run=self.run, time=after.time), state
+            yield run_item(run=self.run, time=after.time), state
         try:
-            yield Content(kind=step.NAME, body=pack(body)), replace(after, announced=True)
+            yield ImportedRecord(kind=step.NAME, body=pack(body)), replace(after, announced=True)
         except ValueError as error:
-            raise _Unreadable(f"{error}") from error
+            raise _BadLine(f"{error}") from error
 
-    def _step(self, values: dict[str, Any], state: State) -> tuple[State, dict[str, Any]]:
+    def _step(self, values: dict[str, Any], state: JsonlState) -> tuple[JsonlState, dict[str, Any]]:
         """The body of a line, and the state after it but for the place."""
         data = values.get("data")
         if not isinstance(data, dict):
-            raise _Unreadable("data is no map")
+            raise _BadLine("data is no map")
         data.pop(MARKER, None)
         given = _given_step(values.get("step"))
         time = _time(values.get("timestamp"), state.time)
         number = state.counter if given is None else given
         counter = number + 1 if given is None else max(given, state.counter)
-        body = step.make(run=self.run, step=number, time=time, closed=given is None, data=data)
+        body = step.encode(
+            run=self.run,
+            step=number,
+            time=time,
+            closed=given is None,
+            data=data,
+            step_given=given is not None,
+        )
         return replace(state, counter=counter, time=time), body
 
 
-def _broken(line: _Line, state: State, reason: str) -> tuple[Item, State]:
+def _broken(line: _Line, state: JsonlState, reason: str) -> tuple[Item, JsonlState]:
     """The damage of a line, up to a whole line that may follow a half one without a line end."""
     end, number = line.end, state.number + 1
     again = (line.raw or b"").rfind(_LINE_START, 1)
     if again > 0 and _is_readable((line.raw or b"")[again:]):
         end, number = state.offset + again, state.number
     place = f"line {state.number}, bytes {state.offset} to {end - 1}"
-    return Lost(reason=f"{place}: {reason}"), replace(state, offset=end, number=number)
+    return Unreadable(reason=f"{place}: {reason}"), replace(state, offset=end, number=number)
 
 
 def _read_line(file: BinaryIO, offset: int) -> _Line | None:
@@ -194,21 +201,21 @@ def _read_line(file: BinaryIO, offset: int) -> _Line | None:
 def _parse(raw: bytes | None) -> tuple[dict[str, Any], int]:
     """The object that a line begins with, and how many bytes of the line follow it."""
     if raw is None:
-        raise _Unreadable(f"longer than {fmt.BODY_LIMIT} bytes")
+        raise _BadLine(f"longer than {fmt.BODY_LIMIT} bytes")
     text, strange = _decode(raw)
     try:
         values, end = _DECODER.raw_decode(text, len(text) - len(text.lstrip(_SPACE)))
     except RecursionError as error:
-        raise _Unreadable("nested too deeply") from error
+        raise _BadLine("nested too deeply") from error
     except ValueError as error:
         reason = f"not JSON: {error}" if strange < 0 else f"not UTF-8 at its byte {strange}"
-        raise _Unreadable(reason[:200]) from error
+        raise _BadLine(reason[:200]) from error
     if not isinstance(values, dict):
-        raise _Unreadable("no JSON object")
+        raise _BadLine("no JSON object")
     following = text[end:]
     rest = len(following.encode("utf-8", "surrogateescape")) if following.strip(_SPACE) else 0
     if 0 <= strange < len(raw) - rest:
-        raise _Unreadable(f"not UTF-8 at its byte {strange}")
+        raise _BadLine(f"not UTF-8 at its byte {strange}")
     return values, rest
 
 
@@ -223,7 +230,7 @@ def _decode(raw: bytes) -> tuple[str, int]:
 def _is_readable(raw: bytes) -> bool:
     try:
         return isinstance(_parse(raw)[0].get("data"), dict)
-    except _Unreadable:
+    except _BadLine:
         return False
 
 
@@ -234,7 +241,7 @@ def _given_step(value: Any) -> int | None:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if not isinstance(value, int) or isinstance(value, bool) or not _INT_MIN <= value < _INT_MAX:
-        raise _Unreadable("step is no whole number of 64 bits")
+        raise _BadLine("step is not a 64-bit integer")
     return value
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Generic, TypeVar
 
-from shipper.importers import Origin
+from shipper.importers import SourceInfo
 from spooler.errors import SpoolDamaged, SpoolError
 from spooler.records import run as run_record
 from spooler.records.values import careful, plain
@@ -33,16 +33,9 @@ LARGE_BODY = 1024 * 1024  # above this, long texts and lists are cut as in the t
 _MARKS = 512
 _STRIDE = 256  # records between two marks, at first
 
-_NOTHING_KNOWN: dict[str, Any] = {
-    **dict.fromkeys(("project", "name", "entity", "group", "job_type", "mode", "wandb"), ""),
-    "tags": [],
-    "resumed": False,
-    "step": 0,
-}
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Content:
+class ImportedRecord:
     """One record of the file."""
 
     kind: str
@@ -50,16 +43,16 @@ class Content:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Lost:
+class Unreadable:
     """A stretch of the file that cannot be read, and why; `reason` says where it is."""
 
     reason: str
 
 
-Item = Content | Lost
+Item = ImportedRecord | Unreadable
 
 
-class SparseIndex(Generic[State]):
+class ResumeIndex(Generic[State]):
     """Places to go on from: state after record `seq`, for some of them. Constant in size."""
 
     def __init__(self, start: State) -> None:
@@ -92,12 +85,12 @@ class SparseIndex(Generic[State]):
 class ScannedFile(abc.ABC, Generic[State]):
     """A foreign file read by scanning it; see the module and `shipper.importers.Source`."""
 
-    def __init__(self, path: Path, origin: Origin, start: State) -> None:
+    def __init__(self, path: Path, origin: SourceInfo, start: State) -> None:
         self.path = path
         self.directory = path.parent
         self.origin = origin
         self._start = start
-        self._index = SparseIndex(start)
+        self._index = ResumeIndex(start)
 
     @property
     @abc.abstractmethod
@@ -128,7 +121,7 @@ class ScannedFile(abc.ABC, Generic[State]):
             with contextlib.closing(self._items(after)) as items:
                 for seq, item in items:
                     through = seq
-                    if isinstance(item, Content):
+                    if isinstance(item, ImportedRecord):
                         records.append(Stored(seq=seq, kind=item.kind, body=item.body))
                         size += len(item.body)
                     else:
@@ -159,11 +152,11 @@ class ScannedFile(abc.ABC, Generic[State]):
         with _opened(self.path) as file:
             for item, after in self.scan(file, self._start):
                 state = after
-                if isinstance(item, Content):
+                if isinstance(item, ImportedRecord):
                     break
         return state
 
-    def _damage(self, seq: int, lost: Lost) -> Damage:
+    def _damage(self, seq: int, lost: Unreadable) -> Damage:
         return Damage(path=str(self.path), first=seq, last=seq, reason=lost.reason)
 
     def _items(self, after: int) -> Generator[tuple[int, Item], None, None]:
@@ -179,12 +172,10 @@ class ScannedFile(abc.ABC, Generic[State]):
                 raise SpoolDamaged(str(self.path), seq, f"{error}") from error
 
 
-def announcement(*, run: str, time: float, **known: Any) -> Content:
+def run_item(*, run: str, time: float, **known: Any) -> ImportedRecord:
     """The "run" record of a source, with the facts that are `known` of it."""
-    facts = {**_NOTHING_KNOWN, **known}
-    return Content(
-        kind=run_record.NAME, body=pack(run_record.make(run=run, time=time, facts=facts))
-    )
+    body = run_record.encode(run=run, time=time, **known)
+    return ImportedRecord(kind=run_record.NAME, body=pack(body))
 
 
 def pack(body: dict[str, Any]) -> bytes:

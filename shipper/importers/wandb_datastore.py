@@ -43,7 +43,7 @@ _ZEROS = 16
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Place:
+class LogOffset:
     """Where to go on; `lost` says that a record may begin at any byte from there, or at none."""
 
     offset: int
@@ -51,21 +51,21 @@ class Place:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Entry:
+class LogEntry:
     """One whole record and the place after it."""
 
     start: int
     data: bytes
-    then: Place
+    then: LogOffset
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Broken:
+class CorruptEntry:
     """A record that cannot be read, why, and the place after it."""
 
     start: int
     reason: str
-    then: Place
+    then: LogOffset
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,7 +82,7 @@ class _Flaw:
     reason: str
 
 
-def entries(file: BinaryIO, place: Place) -> Iterator[Entry | Broken]:
+def entries(file: BinaryIO, place: LogOffset) -> Iterator[LogEntry | CorruptEntry]:
     """The records of a log from `place` on, up to the last whole one."""
     blocks = _Blocks(file)
     while (found := _next(blocks, place)) is not None:
@@ -90,7 +90,7 @@ def entries(file: BinaryIO, place: Place) -> Iterator[Entry | Broken]:
         place = found.then
 
 
-def _next(blocks: _Blocks, place: Place) -> Entry | Broken | None:
+def _next(blocks: _Blocks, place: LogOffset) -> LogEntry | CorruptEntry | None:
     start = place.offset
     if place.lost:
         found = _recover(blocks, start)
@@ -104,12 +104,12 @@ def _next(blocks: _Blocks, place: Place) -> Entry | Broken | None:
     if isinstance(first, _Flaw):
         return _broken(start, first)
     if first.kind not in (FULL, FIRST):
-        then = Place(offset=first.end, lost=True)
-        return Broken(start=start, reason="a record without its beginning", then=then)
+        then = LogOffset(offset=first.end, lost=True)
+        return CorruptEntry(start=start, reason="a record without its beginning", then=then)
     return _assemble(blocks, first)
 
 
-def _assemble(blocks: _Blocks, first: _Fragment) -> Entry | Broken | None:
+def _assemble(blocks: _Blocks, first: _Fragment) -> LogEntry | CorruptEntry | None:
     """The record that begins with this fragment."""
     parts, size, last = [first.data], len(first.data), first
     while last.kind not in (FULL, LAST):
@@ -120,20 +120,22 @@ def _assemble(blocks: _Blocks, first: _Fragment) -> Entry | Broken | None:
             return _broken(first.start, piece)
         if piece.kind in (FULL, FIRST):
             reason = f"its end is missing, another record begins at byte {piece.start}"
-            return Broken(start=first.start, reason=reason, then=Place(offset=piece.start))
+            return CorruptEntry(
+                start=first.start, reason=reason, then=LogOffset(offset=piece.start)
+            )
         last, size = piece, size + len(piece.data)
         if size <= fmt.BODY_LIMIT:
             parts.append(piece.data)
-    then = Place(offset=last.end)
+    then = LogOffset(offset=last.end)
     if size > fmt.BODY_LIMIT:
-        return Broken(start=first.start, reason=f"{size} bytes, more than is read", then=then)
-    return Entry(start=first.start, data=b"".join(parts), then=then)
+        return CorruptEntry(start=first.start, reason=f"{size} bytes, more than is read", then=then)
+    return LogEntry(start=first.start, data=b"".join(parts), then=then)
 
 
-def _broken(start: int, flaw: _Flaw) -> Broken:
+def _broken(start: int, flaw: _Flaw) -> CorruptEntry:
     where = "" if flaw.start == start else f" in its part at byte {flaw.start}"
-    then = Place(offset=flaw.start + 1, lost=True)
-    return Broken(start=start, reason=f"{flaw.reason}{where}", then=then)
+    then = LogOffset(offset=flaw.start + 1, lost=True)
+    return CorruptEntry(start=start, reason=f"{flaw.reason}{where}", then=then)
 
 
 def _recover(blocks: _Blocks, offset: int) -> int | None:

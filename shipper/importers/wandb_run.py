@@ -28,10 +28,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
-from shipper.importers import Origin, files_below, source_id, wandb_record
-from shipper.importers.protobuf import Malformed
-from shipper.importers.scan import Content, Item, Lost, ScannedFile, announcement, pack
-from shipper.importers.wandb_datastore import Broken, Entry, Place, entries
+from shipper.importers import SourceInfo, files_below, source_id, wandb_record
+from shipper.importers.scan import ImportedRecord, Item, ScannedFile, Unreadable, pack, run_item
+from shipper.importers.wandb_datastore import CorruptEntry, LogEntry, LogOffset, entries
+from shipper.protobuf import MalformedMessage
 from spooler.errors import NewerFormat, NotASpool
 from spooler.records import finish, step
 from spooler.spool import safe_open
@@ -48,10 +48,10 @@ _PACKED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2", b"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class State:
+class WandbState:
     """The place in the log, and what later records depend on."""
 
-    place: Place
+    place: LogOffset
     run: str
     mode: str = ""  # "offline" or "online", as the folder's name has it
     announced: bool = False  # the "run" record has been given
@@ -64,14 +64,14 @@ class State:
     exit_code: int | None = None  # of an exit that has not been given yet
 
 
-class WandbFile(ScannedFile[State]):
+class WandbFile(ScannedFile[WandbState]):
     """One run's file; see the module."""
 
-    def __init__(self, path: Path, origin: Origin) -> None:
+    def __init__(self, path: Path, origin: SourceInfo) -> None:
         folder = path.absolute().parent.name
         mode = next((name for start, name in _MODES.items() if folder.startswith(start)), "")
-        place = Place(offset=_HEADER.size)
-        super().__init__(path, origin, State(place=place, run=_run_in_name(path), mode=mode))
+        place = LogOffset(offset=_HEADER.size)
+        super().__init__(path, origin, WandbState(place=place, run=_run_in_name(path), mode=mode))
 
     @classmethod
     def recognises(cls, path: Path) -> bool:
@@ -103,7 +103,7 @@ class WandbFile(ScannedFile[State]):
             spool=self.spool, created=known.start, host=known.host, place=(None, None)
         )
 
-    def scan(self, file: BinaryIO, state: State) -> Iterator[tuple[Item, State]]:
+    def scan(self, file: BinaryIO, state: WandbState) -> Iterator[tuple[Item, WandbState]]:
         """See `ScannedFile`.
 
         Raises:
@@ -117,26 +117,28 @@ class WandbFile(ScannedFile[State]):
                 yield item, state
 
 
-def _read(entry: Entry | Broken, state: State) -> tuple[Item | None, State]:
+def _read(entry: LogEntry | CorruptEntry, state: WandbState) -> tuple[Item | None, WandbState]:
     """What one record of the log adds, and the state after it."""
     after = replace(state, place=entry.then)
-    if isinstance(entry, Broken):
-        return Lost(reason=f"record at byte {entry.start}: {entry.reason}"), after
+    if isinstance(entry, CorruptEntry):
+        return Unreadable(reason=f"record at byte {entry.start}: {entry.reason}"), after
     try:
         kind, body = wandb_record.content(entry.data)
         reader = _READERS.get(kind)
         return (None, after) if reader is None else reader(body, after)
-    except Malformed as error:
-        return Lost(reason=f"record at byte {entry.start}: no message of wandb's: {error}"), after
+    except MalformedMessage as error:
+        return Unreadable(
+            reason=f"record at byte {entry.start}: no message of wandb's: {error}"
+        ), after
     except ValueError as error:
-        return Lost(reason=f"record at byte {entry.start}: {error}"), after
+        return Unreadable(reason=f"record at byte {entry.start}: {error}"), after
 
 
-def _header(body: bytes, state: State) -> tuple[Item | None, State]:
+def _header(body: bytes, state: WandbState) -> tuple[Item | None, WandbState]:
     return None, replace(state, exits_early=not wandb_record.has_version(body))
 
 
-def _run(body: bytes, state: State) -> tuple[Item | None, State]:
+def _run(body: bytes, state: WandbState) -> tuple[Item | None, WandbState]:
     if state.announced:
         return None, state
     known = wandb_record.run(body)
@@ -150,34 +152,35 @@ def _run(body: bytes, state: State) -> tuple[Item | None, State]:
         following=max(state.following, known.starting_step),
     )
     facts = {**known.texts, "tags": list(known.tags), "resumed": known.resumed}
-    facts |= {"step": known.starting_step, "wandb": known.wandb, "mode": state.mode}
+    facts |= {"step": known.starting_step, "mode": state.mode}
+    facts["tracker_version"] = known.wandb
     facts.pop("run", None)
     facts.pop("host", None)
-    return announcement(run=state.run, time=state.start, **facts), state
+    return run_item(run=state.run, time=state.start, **facts), state
 
 
-def _history(body: bytes, state: State) -> tuple[Item | None, State]:
+def _history(body: bytes, state: WandbState) -> tuple[Item | None, WandbState]:
     found = wandb_record.history(body)
     number = state.following if found.step is None else found.step
     time = found.time
     if time is None:
         time = state.time if found.runtime is None else state.start + found.runtime
-    made = step.make(run=state.run, step=number, time=time, closed=True, data=found.data)
+    made = step.encode(run=state.run, step=number, time=time, closed=True, data=found.data)
     state = replace(state, step=number, following=number + 1, time=time)
-    return Content(kind=step.NAME, body=pack(made)), state
+    return ImportedRecord(kind=step.NAME, body=pack(made)), state
 
 
-def _exit(body: bytes, state: State) -> tuple[Item | None, State]:
+def _exit(body: bytes, state: WandbState) -> tuple[Item | None, WandbState]:
     state = replace(state, exit_code=wandb_record.exit_code(body))
     return (None, state) if state.exits_early else _end(b"", state)
 
 
-def _end(_body: bytes, state: State) -> tuple[Item | None, State]:
+def _end(_body: bytes, state: WandbState) -> tuple[Item | None, WandbState]:
     """Give the exit that has come, if one has."""
     if state.exit_code is None:
         return None, state
-    made = finish.make(run=state.run, time=state.time, step=state.step, exit_code=state.exit_code)
-    return Content(kind=finish.NAME, body=pack(made)), replace(state, exit_code=None)
+    made = finish.encode(run=state.run, time=state.time, step=state.step, exit_code=state.exit_code)
+    return ImportedRecord(kind=finish.NAME, body=pack(made)), replace(state, exit_code=None)
 
 
 _READERS = {

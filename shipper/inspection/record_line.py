@@ -14,7 +14,7 @@ from spooler.spool.stored import Stored
 
 _MAX_VALUES = 40  # in one line
 _MAX_CHARACTERS = 60  # of one value
-_RUN_FIELDS = ("project", "name", "group", "job_type", "wandb")
+_RUN_FIELDS = ("project", "name", "group", "job_type", "tracker", "tracker_version", "wandb")
 
 Body = Mapping[str, Any]
 

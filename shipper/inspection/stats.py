@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
 from spooler.errors import BodyUnreadable
-from spooler.records import REGISTRY, gap
-from spooler.records.step import flatten
+from spooler.records import REGISTRY, finish, gap, step
+from spooler.records import run as run_record
 from spooler.spool import codec
 from spooler.spool.stored import Stored
 
@@ -46,23 +46,22 @@ class RunStats:
     def add(self, kind: str, body: Mapping[str, Any]) -> None:
         self.began, self.ended = _widened(self.began, self.ended, record_time(body))
         if kind == "step":
+            found = step.decode(body)
             self.steps += 1
-            step, data = body.get("step"), body.get("data")
-            step = step if isinstance(step, int) else None
-            self.first_step, self.last_step = _widened(self.first_step, self.last_step, step)
-            self._add_metrics(map(str, flatten(data)) if isinstance(data, dict) else ())
+            self.first_step, self.last_step = _widened(self.first_step, self.last_step, found.step)
+            self._add_metrics(step.flatten(found.data))
         elif kind == "run":
-            self.project, self.name = _text(body.get("project")), _text(body.get("name"))
+            begun = run_record.decode(body)
+            self.project, self.name = begun.project, begun.name
         elif kind == "finish":
-            code = body.get("exit_code")
-            self.finished, self.exit_code = True, code if isinstance(code, int) else None
+            self.finished, self.exit_code = True, finish.decode(body).exit_code
 
     def merge(self, later: RunStats) -> None:
         """Add what later records of the same run said."""
         self.project, self.name = self.project or later.project, self.name or later.name
         self.steps += later.steps
-        for step in (later.first_step, later.last_step):
-            self.first_step, self.last_step = _widened(self.first_step, self.last_step, step)
+        for number in (later.first_step, later.last_step):
+            self.first_step, self.last_step = _widened(self.first_step, self.last_step, number)
         for time in (later.began, later.ended):
             self.began, self.ended = _widened(self.began, self.ended, time)
         if later.finished:
@@ -111,19 +110,22 @@ class RecordStats:
 
     def read(self, record: Stored) -> dict[str, Any]:
         """Add what a record says, without counting it. Returns its body, {} if undecodable."""
+        body: dict[str, Any] = {}
         try:
             body = codec.unpack(record.body)
+            self._read(record, body)
         except BodyUnreadable as error:
             if len(self.undecodable) < MAX_GAPS:
                 self.undecodable.append((record.seq, str(error)))
-            return {}
-        if record.kind == "gap" and len(self.gaps) < MAX_GAPS:
-            self.gaps.append(_gap_stats(record.seq, body))
+        return body
+
+    def _read(self, record: Stored, body: dict[str, Any]) -> None:
         self.clean_shutdown |= record.kind == "exit"
+        if record.kind == "gap" and len(self.gaps) < MAX_GAPS:
+            self.gaps.append(_gap_stats(record.seq, gap.decode(body)))
         run = self._run(body.get("run"))
         if run is not None:
             run.add(record.kind, body)
-        return body
 
     def merge(self, later: RecordStats) -> None:
         """Add what was counted in later records."""
@@ -168,17 +170,6 @@ def _widened(
     )
 
 
-def _gap_stats(seq: int, body: Mapping[str, Any]) -> GapStats:
-    first, last = gap.deleted(body) or (0, 0)
-    count = body.get("count")
-    return GapStats(
-        seq=seq,
-        reason=_text(body.get("reason")),
-        count=count if isinstance(count, int) else 0,
-        first=first,
-        last=last,
-    )
-
-
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else ""
+def _gap_stats(seq: int, record: gap.GapRecord) -> GapStats:
+    first, last = record.deleted or (0, 0)
+    return GapStats(seq=seq, reason=record.reason, count=record.count, first=first, last=last)

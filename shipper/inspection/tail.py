@@ -70,7 +70,7 @@ class _FollowedSpool:
 
 
 @dataclass(kw_only=True)
-class Follower:
+class SpoolsFollower:
     """Reads every spool at or below `places`.
 
     `problems` collects unreadable spools and records and unclean exits. The caller empties it.
@@ -199,7 +199,7 @@ def tail(
 
     Returns the exit code: 1 when there is no spool and `follow` is off.
     """
-    follower = Follower(places=places, wanted=wanted)
+    follower = SpoolsFollower(places=places, wanted=wanted)
     for record in follower.last(count):
         _print(record, as_json=as_json)
     _print_problems(follower)
@@ -235,7 +235,7 @@ def _print(record: TailRecord, *, as_json: bool) -> None:
     print(text)  # noqa: T201
 
 
-def _print_problems(follower: Follower) -> None:
+def _print_problems(follower: SpoolsFollower) -> None:
     for text in follower.problems:
         _warn(text)
     follower.problems.clear()

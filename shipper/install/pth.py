@@ -1,4 +1,9 @@
-"""The `.pth` file that activates the hook: where it is, whether it is whole, how to repair it."""
+"""The files that activate the hook: the `.pth` file of this environment, and a directory to export.
+
+Python runs the `.pth` file of site-packages at its start. A directory on PYTHONPATH has no `.pth`
+files, but Python imports `sitecustomize` from there: the exported one runs the line of the `.pth`
+file, then the `sitecustomize` that it hides, if there is one.
+"""
 
 from __future__ import annotations
 
@@ -10,17 +15,12 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
+import spooler
 from shipper.errors import ShipperError
 from spooler import config
 
 PTH_NAME = "lens_ship.pth"
-PTH_LINE = (
-    'import os; (os.environ.get("PRIMUS_LENS_WANDB_OUTPUT_PATH") and os.environ.get('
-    '"PRIMUS_LENS_WANDB_HOOK", "").strip().lower() not in ("false", "0", "no", "off"))'
-    ' and __import__("spooler.activate").activate.activate()\n'
-)
-
-
+PTH_LINE = Path(spooler.__file__).with_name(PTH_NAME).read_text(encoding="utf-8")
 _FIRST_LINE = '"""Hooks wandb for lens-ship; written by `lens-ship hook export`."""'
 _SITECUSTOMIZE = f"""{_FIRST_LINE}
 import sys
@@ -31,7 +31,7 @@ except Exception as error:
     sys.stderr.write(f"[Primus Lens WandB] not hooked ({{type(error).__name__}}: {{error}})\\n")
 
 
-def _run_the_hidden_one():
+def _run_hidden_sitecustomize():
     import os
     from importlib.machinery import PathFinder
     from importlib.util import module_from_spec
@@ -44,143 +44,126 @@ def _run_the_hidden_one():
         spec.loader.exec_module(module)
 
 
-_run_the_hidden_one()
+_run_hidden_sitecustomize()
 """
-# What a training process imports of ours: the standard library has the rest.
+# What the training side imports besides the standard library.
 _PACKAGES = ("spooler", "msgpack")
 
 
 class HookError(ShipperError):
-    """The file or folder that activates the hook cannot be written."""
+    """The `.pth` file or the exported directory cannot be written."""
 
 
-def pth_path() -> Path:
-    """Where the file belongs in this environment."""
+def report(environ: Mapping[str, str]) -> tuple[list[str], bool]:
+    """Lines for people, and whether a Python process started now has the hook."""
+    path, root = _pth_path(), environ.get(config.OUTPUT_PATH, "")
+    intact, on = _is_intact(path), config.is_hook_on(environ)
+    if intact:
+        state = "intact"
+    elif path.exists():
+        state = "damaged; `lens-ship hook install` repairs it"
+    else:
+        state = "missing; `lens-ship hook install` writes it"
+    try:
+        wandb = importlib.metadata.version("wandb")
+    except importlib.metadata.PackageNotFoundError:
+        wandb = "not installed in this environment"
+    active = intact and bool(root) and on
+    lines = [
+        f"activation file   {path}: {state}",
+        f"wandb             {wandb}",
+        f"variable          {config.OUTPUT_PATH} is {root or 'not set: the hook is off'}",
+        f"switch            {config.HOOK} is {'on' if on else 'off: the hook is off'}",
+        *([f"spool root        {_root_state(Path(root))}"] if root else []),
+        f"hook              {'active' if active else 'not active'}",
+    ]
+    return lines, active
+
+
+def install() -> str:
+    """Write the `.pth` file; return what was done.
+
+    Raises:
+        HookError: site-packages is not writable.
+    """
+    path = _pth_path()
+    if _is_intact(path):
+        return f"{path} is intact; nothing to do"
+    try:
+        path.write_text(PTH_LINE, encoding="utf-8")
+    except OSError as error:
+        raise HookError(
+            f"{path}: {error}; nothing was changed. Call spooler.install() at the top of the"
+            " training script instead"
+        ) from error
+    return f"{path} written: new Python processes of this environment have the hook"
+
+
+def uninstall() -> str:
+    """Delete the `.pth` file; return what was done.
+
+    Raises:
+        HookError: site-packages is not writable.
+    """
+    path = _pth_path()
+    try:
+        path.unlink()
+    except FileNotFoundError:
+        return f"{path} does not exist; nothing to do"
+    except OSError as error:
+        raise HookError(f"{path}: {error}; nothing was changed") from error
+    return f"{path} deleted: new Python processes have no hook; `hook install` restores it"
+
+
+def export(folder: Path) -> str:
+    """Write a directory for PYTHONPATH, or replace an earlier export; return what was done.
+
+    Raises:
+        HookError: it holds something else, or cannot be written.
+    """
+    try:
+        site = (folder / "sitecustomize.py").read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        site = ""
+    if folder.exists() and not site.startswith(_FIRST_LINE):
+        raise HookError(f"{folder} exists and is not an exported hook; nothing was changed")
+    draft = folder.with_name(f".{folder.name}.new")
+    try:
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True)
+        for name in _PACKAGES:
+            spec = find_spec(name)
+            if spec is None or not spec.submodule_search_locations:
+                raise HookError(f"{name} is not installed here; nothing was written")
+            ignored = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(spec.submodule_search_locations[0], draft / name, ignore=ignored)
+        (draft / "sitecustomize.py").write_text(_SITECUSTOMIZE, encoding="utf-8")
+        if folder.exists():
+            shutil.rmtree(folder)
+        draft.rename(folder)
+    except OSError as error:
+        raise HookError(f"{folder}: {error}; the export is not complete") from error
+    return f"{folder} written: Python 3.10 or later with PYTHONPATH={folder} has the hook"
+
+
+def _pth_path() -> Path:
     return Path(sysconfig.get_paths()["purelib"]) / PTH_NAME
 
 
-def is_whole(path: Path) -> bool:
-    """Whether the file is there with exactly our line."""
+def _is_intact(path: Path) -> bool:
     try:
         return path.read_text(encoding="utf-8") == PTH_LINE
     except (OSError, UnicodeDecodeError):
         return False
 
 
-def report(environ: Mapping[str, str]) -> tuple[list[str], bool]:
-    """Lines for people, and whether a Python process started now would be hooked."""
-    path = pth_path()
-    whole = is_whole(path)
-    root = environ.get(config.OUTPUT_PATH, "")
-    on = config.is_hook_on(environ)
-    lines = [
-        f"activation file   {path}: {_state(path, whole)}",
-        f"wandb             {_wandb_version()}",
-        f"variable          {config.OUTPUT_PATH} is {root or 'not set: processes are not hooked'}",
-        f"switch            {config.HOOK} is {'on' if on else 'off: processes are not hooked'}",
-    ]
-    if root:
-        lines.append(f"spool root        {_root_state(Path(root))}")
-    active = whole and bool(root) and on
-    lines.append(f"hook              {'active' if active else 'not active'}")
-    return lines, active
-
-
-def install() -> str:
-    """Write the file; return what was done.
-
-    Raises:
-        HookError: site-packages is not writable.
-    """
-    path = pth_path()
-    if is_whole(path):
-        return f"{path} is in place; nothing to do"
-    try:
-        path.write_text(PTH_LINE, encoding="utf-8")
-    except OSError as error:
-        raise HookError(
-            f"{path}: {error}; nothing was changed. Where it cannot be written, call"
-            " spooler.install() at the top of the training script instead"
-        ) from error
-    return f"{path} written: Python processes of this environment are hooked from now on"
-
-
-def uninstall() -> str:
-    """Remove the file; return what was done.
-
-    Raises:
-        HookError: site-packages is not writable.
-    """
-    path = pth_path()
-    try:
-        path.unlink()
-    except FileNotFoundError:
-        return f"{path} is not there; nothing to do"
-    except OSError as error:
-        raise HookError(f"{path}: {error}; nothing was changed") from error
-    return f"{path} removed: new Python processes are not hooked; `hook install` puts it back"
-
-
-def _state(path: Path, whole: bool) -> str:
-    if whole:
-        return "in place"
-    if path.exists():
-        return "damaged; `lens-ship hook install` repairs it"
-    return "missing; `lens-ship hook install` puts it in place"
-
-
-def _wandb_version() -> str:
-    try:
-        return importlib.metadata.version("wandb")
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed in this environment"
-
-
 def _root_state(root: Path) -> str:
-    place = root
-    while not os.path.lexists(place) and place != place.parent:
-        place = place.parent
-    named = root if place == root else f"{root}: {place}"
-    if not os.path.isdir(place):
-        return f"{named} is no folder; records would be dropped"
-    if not os.access(place, os.W_OK | os.X_OK):
+    nearest = root
+    while not os.path.lexists(nearest) and nearest != nearest.parent:
+        nearest = nearest.parent
+    named = root if nearest == root else f"{root}: {nearest}"
+    if not os.path.isdir(nearest):
+        return f"{named} is not a directory; records would be dropped"
+    if not os.access(nearest, os.W_OK | os.X_OK):
         return f"{named} is not writable by this user; records would be dropped"
-    return f"{root}: {'writable' if place == root else 'made by the first job'}"
-
-
-def export(folder: Path) -> str:
-    """Write `folder`, or replace one that was written before; return what was done.
-
-    Raises:
-        HookError: it holds something else, or cannot be written.
-    """
-    if folder.exists() and not _is_ours(folder):
-        raise HookError(f"{folder} is there and is none of ours; nothing was changed")
-    draft = folder.with_name(f".{folder.name}.new")
-    try:
-        shutil.rmtree(draft, ignore_errors=True)
-        draft.mkdir(parents=True)
-        for name in _PACKAGES:
-            ignored = shutil.ignore_patterns("__pycache__")
-            shutil.copytree(_place_of(name), draft / name, ignore=ignored)
-        (draft / "sitecustomize.py").write_text(_SITECUSTOMIZE, encoding="utf-8")
-        if folder.exists():
-            shutil.rmtree(folder)
-        draft.rename(folder)
-    except OSError as error:
-        raise HookError(f"{folder}: {error}; no Python is hooked by it") from error
-    return f"{folder} written: Python 3.10 or later with PYTHONPATH={folder} is hooked"
-
-
-def _is_ours(folder: Path) -> bool:
-    try:
-        return (folder / "sitecustomize.py").read_text(encoding="utf-8").startswith(_FIRST_LINE)
-    except (OSError, UnicodeDecodeError):
-        return False
-
-
-def _place_of(package: str) -> Path:
-    spec = find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        raise HookError(f"{package} is not installed here; nothing was written")
-    return Path(spec.submodule_search_locations[0])
+    return f"{root}: {'writable' if nearest == root else 'the first job creates it'}"

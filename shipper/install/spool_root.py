@@ -1,8 +1,8 @@
-"""Makes a folder a spool root that users or pods share without trusting each other.
+"""Turns a directory into a shared spool root, for users or pods that do not trust each other.
 
-The same as `systemd/lens-ship.tmpfiles.conf`, for where systemd is not: 3777, owned by the service,
-with a default ACL by which the group may write below it whatever the umask of a job is. A folder
-that is right already is left alone, which needs no privilege.
+The same as `systemd/lens-ship.tmpfiles.conf`, for hosts without systemd: mode 3777, owned by the
+service, with a default ACL that lets the group write below it whatever the umask of a job. If
+everything is right already, nothing is changed, which needs no privilege.
 """
 
 from __future__ import annotations
@@ -14,28 +14,28 @@ from pathlib import Path
 
 from shipper.errors import ShipperError
 
-ROOT_MODE = 0o3777  # set-group-id, sticky; others may make folders and sync their names
+ROOT_MODE = 0o3777  # set-group-id, sticky; others may create directories and sync their names
 STATE_MODE = 0o700
-# POSIX ACL as the kernel keeps it: version 2, then tag, permissions, id of each entry.
+# A POSIX ACL as the kernel stores it: version 2, then tag, permissions and id of each entry.
 _ACL_NAME = "system.posix_acl_default"
-_USER, _GROUP, _OTHER, _NOBODY = 0x01, 0x04, 0x20, 0xFFFFFFFF
+_USER, _GROUP, _OTHER, _UNDEFINED_ID = 0x01, 0x04, 0x20, 0xFFFFFFFF
 _ACL = struct.pack("<I", 2) + b"".join(
-    struct.pack("<HHI", tag, permissions, _NOBODY)
+    struct.pack("<HHI", tag, permissions, _UNDEFINED_ID)
     for tag, permissions in ((_USER, 7), (_GROUP, 7), (_OTHER, 0))
 )
 
 
 class RootError(ShipperError):
-    """The folder cannot be made or changed."""
+    """The directory cannot be created or changed."""
 
 
 def prepare(root: Path, *, uid: int, gid: int) -> list[str]:
-    """Make `root`, or change it; return what is worth saying.
+    """Create `root`, or change it; return what was done.
 
     Raises:
-        RootError: it is a link, or the system does not let this user do it.
+        RootError: it is a link, or this user may not do it.
     """
-    lines = _hand_over(root, uid, gid, ROOT_MODE)
+    lines = _give(root, uid, gid, ROOT_MODE)
     if _acl(root) == _ACL:
         return lines
     try:
@@ -49,24 +49,24 @@ def prepare(root: Path, *, uid: int, gid: int) -> list[str]:
 
 
 def prepare_state(state: Path, *, uid: int, gid: int) -> list[str]:
-    """The same for the service's own folder, which nobody else may enter.
+    """Create the state directory, or change it; only the service may enter it.
 
     Raises:
-        RootError: it is a link, or the system does not let this user do it.
+        RootError: it is a link, or this user may not do it.
     """
-    return _hand_over(state, uid, gid, STATE_MODE)
+    return _give(state, uid, gid, STATE_MODE)
 
 
-def _hand_over(folder: Path, uid: int, gid: int, mode: int) -> list[str]:
+def _give(directory: Path, uid: int, gid: int, mode: int) -> list[str]:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        status = os.lstat(folder)
+        directory.mkdir(parents=True, exist_ok=True)
+        status = os.lstat(directory)
         if not stat.S_ISDIR(status.st_mode):
-            raise RootError(f"{folder} is a link; name the folder that it leads to")
+            raise RootError(f"{directory} is a link; give the directory that it points to")
         if (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (uid, gid, mode):
-            return [f"{folder}: right already"]
-        # By descriptor: what the name leads to cannot be exchanged between two steps.
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            return [f"{directory}: nothing to change"]
+        # By descriptor: the name may point elsewhere between the two steps.
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             os.fchown(descriptor, uid, gid)
             os.fchmod(descriptor, mode)
@@ -74,13 +74,13 @@ def _hand_over(folder: Path, uid: int, gid: int, mode: int) -> list[str]:
             os.close(descriptor)
     except OSError as error:
         raise RootError(
-            f"{folder}: {error}; it takes root, or its capabilities CHOWN, FOWNER and FSETID"
+            f"{directory}: {error}; this needs root, or its capabilities CHOWN, FOWNER and FSETID"
         ) from error
-    return [f"{folder}: mode {mode:o}, owner {uid}:{gid}"]
+    return [f"{directory}: mode {mode:o}, owner {uid}:{gid}"]
 
 
-def _acl(folder: Path) -> bytes:
+def _acl(directory: Path) -> bytes:
     try:
-        return os.getxattr(folder, _ACL_NAME, follow_symlinks=False)
+        return os.getxattr(directory, _ACL_NAME, follow_symlinks=False)
     except OSError:
         return b""

@@ -1,8 +1,8 @@
-"""The files that make a service of this environment's `lens-ship`, and what is there of them.
+"""Installs the systemd service for the `lens-ship` of this environment.
 
-Rules: a file is ours as long as its first line's digest fits what follows; then it may be replaced
-or removed. One that somebody has changed is left alone unless told otherwise. The environment file
-is made to be edited: it is written once and never replaced.
+The first line of an installed file holds the digest of the rest. While it matches, the file may be
+replaced or deleted. A file that was changed by hand is kept unless `force` is given. The
+environment file is meant to be edited: it is written once and never replaced.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ DEFAULT_SPOOL = "/var/spool/lens-ship"
 _PROGRAM = "/opt/lens-ship/bin/lens-ship"
 _ENV_FILE = "/etc/lens-ship/lens-ship.env"
 _SEAL = "# Written by `lens-ship systemd install`; sha256 of the lines below: "
-# A user's own manager can neither change users nor keep others out of what is the user's.
+# The manager of a user cannot change users, and the user's own files need no protection.
 _NOT_FOR_USERS = re.compile(
     r"^(#|After|Wants|User|Group|StateDirectory(Mode)?|LoadCredential|CapabilityBoundingSet|AmbientCapabilities"
     r"|DevicePolicy|RemoveIPC|ReadWritePaths|Protect\w+|Private\w+|ProcSubset|UMask)=?.*\n",
@@ -34,14 +34,14 @@ class UnitError(ShipperError):
 
 @dataclass(frozen=True, kw_only=True)
 class File:
-    """One file of the service. `kept`: written once, then the operator's own."""
+    """One file of the service. `kept`: written once, then edited by the operator."""
 
     path: Path
     text: str
     kept: bool = False
 
     def state(self) -> str:
-        """`missing`, `current`, `outdated` (ours, of another version or place) or `changed`."""
+        """`missing`, `current`, `outdated` (of another version or path) or `changed` by hand."""
         try:
             text = self.path.read_text(encoding="utf-8")
         except (FileNotFoundError, NotADirectoryError):
@@ -50,61 +50,63 @@ class File:
             raise UnitError(f"{self.path}: {error}; nothing was changed") from error
         if text == self.text:
             return "current"
-        return "outdated" if _is_sealed(text) else "changed"
+        return "outdated" if text == _sealed(text.partition("\n")[2]) else "changed"
 
 
 def plan(*, user: bool, root: Path, spool: str, program: Path | None = None) -> list[File]:
-    """The files of a system's or a user's service, with `root` before their paths.
+    """The files of a system service or of a user's service; `root` is the prefix of their paths.
 
     Raises:
-        UnitError: there is no `lens-ship` to start, or the root cannot stand in a unit.
+        UnitError: there is no `lens-ship` to start, or a unit cannot name the spool root.
     """
     program = program or _program()
     if not spool.startswith("/") or re.search(r"[\s%$'\"\\]", spool):
         raise UnitError(f"--spool {spool!r}: give an absolute path without spaces, quotes, % and $")
+
+    def made(name: str) -> str:
+        text = _template(name).replace(_PROGRAM, _quoted(str(program)))
+        return text.replace(DEFAULT_SPOOL, spool)
+
+    unit = made("lens-ship.service")
     if user:
         home = Path.home() / ".config"
-        unit = _for_user(_template("lens-ship.service"))
-        texts = {home / "systemd/user/lens-ship.service": _adapted(unit, program, spool)}
+        unit = _NOT_FOR_USERS.sub("", unit).replace(_ENV_FILE, "%E/lens-ship/lens-ship.env")
+        unit = unit.replace("multi-user.target", "default.target")
+        texts = {home / "systemd/user/lens-ship.service": unit}
         environment = home / "lens-ship/lens-ship.env"
     else:
         texts = {
-            Path("/etc/systemd/system/lens-ship.service"): _adapted(
-                _template("lens-ship.service"), program, spool
-            ),
-            Path("/etc/sysusers.d/lens-ship.conf"): _template("lens-ship.sysusers.conf"),
-            Path("/etc/tmpfiles.d/lens-ship.conf"): _adapted(
-                _template("lens-ship.tmpfiles.conf"), program, spool
-            ),
+            Path("/etc/systemd/system/lens-ship.service"): unit,
+            Path("/etc/sysusers.d/lens-ship.conf"): made("lens-ship.sysusers.conf"),
+            Path("/etc/tmpfiles.d/lens-ship.conf"): made("lens-ship.tmpfiles.conf"),
         }
         environment = Path(_ENV_FILE)
-    made = [File(path=_below(root, path), text=_sealed(text)) for path, text in texts.items()]
-    settings = _adapted(_template("lens-ship.env"), program, spool)
-    return [*made, File(path=_below(root, environment), text=settings, kept=True)]
+    files = [File(path=_below(root, path), text=_sealed(text)) for path, text in texts.items()]
+    return [*files, File(path=_below(root, environment), text=made("lens-ship.env"), kept=True)]
 
 
 def install(planned: list[File], *, force: bool) -> list[str]:
-    """Write what is missing or outdated; one line for each file.
+    """Write missing and outdated files; return one line for each file.
 
     Raises:
-        UnitError: one is changed and `force` is not given, or cannot be written; then the ones
-            before it are in place.
+        UnitError: a file was changed by hand and `force` is not given, or cannot be written.
+            Files before it are written.
     """
     changed = [file for file in planned if not file.kept and file.state() == "changed"]
     if changed and not force:
         raise UnitError(
-            "\n".join(f"{file.path} has been changed by somebody" for file in changed)
-            + "\nnothing was written; --force replaces it, or put your changes into a drop-in"
+            "\n".join(f"{file.path} was changed by hand" for file in changed)
+            + "\nnothing was written. --force replaces it. Or put your changes into a drop-in"
             " (`systemctl edit lens-ship`) first"
         )
     return [_write(file) for file in planned]
 
 
 def uninstall(planned: list[File], *, force: bool) -> list[str]:
-    """Remove what is ours; one line for each file that was there.
+    """Delete installed files; return one line for each file that existed.
 
     Raises:
-        UnitError: a file cannot be removed.
+        UnitError: a file cannot be deleted.
     """
     lines = []
     for file in planned:
@@ -117,24 +119,24 @@ def uninstall(planned: list[File], *, force: bool) -> list[str]:
         try:
             file.path.unlink()
         except OSError as error:
-            raise UnitError(f"{error}; run this as root, or with --user or --root") from error
-        lines.append(f"removed  {file.path}")
+            raise UnitError(f"{error}; run this as root, or give --user or --root") from error
+        lines.append(f"deleted  {file.path}")
     return lines
 
 
 def next_steps(*, user: bool, root: Path, spool: str) -> list[str]:
-    """What is left to do by hand, as commands."""
+    """The commands to run next."""
     if user:
         environment = _below(root, Path.home() / ".config/lens-ship/lens-ship.env")
         return [
             f"$EDITOR {environment}",
             "systemctl --user daemon-reload",
             "systemctl --user enable --now lens-ship",
-            "loginctl enable-linger  # so that it runs without a session of yours",
+            "loginctl enable-linger  # so that it runs when you are logged out",
         ]
     return [
         "systemd-sysusers",
-        f"systemd-tmpfiles --create lens-ship.conf  # makes {spool}",
+        f"systemd-tmpfiles --create lens-ship.conf  # creates {spool}",
         f"$EDITOR {_below(root, Path(_ENV_FILE))}",
         "systemctl daemon-reload",
         "systemctl enable --now lens-ship",
@@ -151,28 +153,19 @@ def _write(file: File) -> str:
         file.path.write_text(file.text, encoding="utf-8")
         file.path.chmod(0o644)
     except OSError as error:
-        raise UnitError(f"{error}; run this as root, or with --user or --root") from error
+        raise UnitError(f"{error}; run this as root, or give --user or --root") from error
     return f"written  {file.path}"
 
 
 def _program() -> Path:
-    """The command of the environment that this interpreter belongs to."""
+    """The command of this interpreter's environment."""
     program = Path(sys.executable).parent / "lens-ship"
     if not program.is_file():
         raise UnitError(
-            f"{program} is not there: install lens-ship into this Python environment, and call"
-            " its own `lens-ship systemd install`"
+            f"{program} does not exist. Install lens-ship[service] into this Python environment and"
+            " run its own `lens-ship systemd install`"
         )
     return program
-
-
-def _adapted(text: str, program: Path, spool: str) -> str:
-    return text.replace(_PROGRAM, _quoted(str(program))).replace(DEFAULT_SPOOL, spool)
-
-
-def _for_user(unit: str) -> str:
-    unit = _NOT_FOR_USERS.sub("", unit).replace(_ENV_FILE, "%E/lens-ship/lens-ship.env")
-    return unit.replace("multi-user.target", "default.target")
 
 
 def _template(name: str) -> str:
@@ -183,7 +176,7 @@ def _template(name: str) -> str:
 
 
 def _quoted(word: str) -> str:
-    """As systemd reads a command line."""
+    """For a command line of systemd."""
     word = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
     return f'"{word}"' if re.search(r"[\s\"']", word) else word
 
@@ -193,13 +186,4 @@ def _below(root: Path, path: Path) -> Path:
 
 
 def _sealed(text: str) -> str:
-    return f"{_SEAL}{_digest(text)}\n{text}"
-
-
-def _is_sealed(text: str) -> bool:
-    first, _, rest = text.partition("\n")
-    return first == _SEAL + _digest(rest)
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+    return f"{_SEAL}{hashlib.sha256(text.encode()).hexdigest()}\n{text}"

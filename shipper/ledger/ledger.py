@@ -112,6 +112,20 @@ class Ledger(State):
         with self.using() as database:
             return list(database.table("dropped").rows_where(*_of(spool)))
 
+    # --- sinks ------------------------------------------------------------------------------------
+
+    def sinks(self) -> dict[str, str]:
+        """Name and type of the sinks that the service runs, or ran last."""
+        with self.using() as database:
+            return dict(database.execute("SELECT name, type FROM sink").fetchall())
+
+    def note_sinks(self, sinks: Mapping[str, str]) -> None:
+        """Replace them."""
+        with self.transaction() as database:
+            database.execute("DELETE FROM sink")
+            for one in sinks.items():
+                database.execute("INSERT INTO sink (name, type) VALUES (?, ?)", one)
+
     # --- receivers that forget --------------------------------------------------------------------
 
     def instance(self) -> str:

@@ -204,6 +204,10 @@ MIGRATIONS: tuple[Migration, ...] = (
         tables=_TOLD,
         statements=(_DEAD_LETTER_COUNT,),
     ),
-    Migration(what="receivers that forget, and what sinks give up", tables=_FORGETFUL),
+    Migration(what="receivers that keep data in memory, and what sinks drop", tables=_FORGETFUL),
+    Migration(
+        what="the sinks that are configured",
+        tables={"sink": Table(columns={"name": str, "type": str}, key=("name",))},
+    ),
 )
 STATE_VERSION = len(MIGRATIONS)

@@ -3,40 +3,43 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from shipper.ledger import ranges, totals
+from shipper.ledger import ranges
 from shipper.ledger.database import State
+from shipper.ledger.entries import Gap
 from shipper.ledger.ranges import Range
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SinkRows:
-    """One sink in one spool: every record up to `seq` is acknowledged or otherwise final.
-
-    The ranges are those of records beyond `seq`, as are `rejected`: dead letters, kept or not.
-    """
+    """One sink in one spool: every record up to `seq` is acknowledged or otherwise final."""
 
     seq: int = 0
-    acked: tuple[Range, ...] = ()
-    rejected: tuple[Range, ...] = ()
     delivered: int = 0
     skipped: int = 0
     dead_letters: int = 0  # kept
-    dropped: int = 0  # by a rule of the sink
+    rejected: int = 0  # dead letters there ever were
+    dropped: Mapping[str, int] = field(default_factory=dict)  # by a rule of the sink, by reason
     damage: tuple[tuple[int, int, str], ...] = ()  # first and last seq, reason
+    acked_beyond: tuple[Range, ...] = ()  # beyond `seq`
+    rejected_beyond: tuple[Range, ...] = ()
+
+    def final_beyond(self) -> list[Range]:
+        """Records beyond `seq` that are final already: acknowledged, rejected or damaged."""
+        damaged = ((first, last) for first, last, _ in self.damage)
+        found = (*self.acked_beyond, *self.rejected_beyond, *damaged)
+        return ranges.merged((max(first, self.seq + 1), last) for first, last in found)
 
     def pending(self, first: int, last: int) -> int:
         """How many records of the files, which hold `first` to `last`, are not final yet."""
         begin = max(self.seq + 1, first)
         if not last or begin > last:
             return 0
-        damaged = ((begin, end) for begin, end, _ in self.damage)
-        final = [*self.acked, *self.rejected, *damaged]
-        return ranges.size(ranges.without([(begin, last)], final))
+        return ranges.size(ranges.without([(begin, last)], self.final_beyond()))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,13 +47,8 @@ class SpoolRows:
     """One spool; `gaps` is what its writer has reported as dropped or deleted."""
 
     workload: str = ""
-    gaps: tuple[totals.Told, ...] = ()
-    sinks: Mapping[str, SinkRows] = field(default_factory=dict)
-
-    @property
-    def deleted(self) -> list[tuple[int, int, str]]:
-        """What the writer has deleted to keep its limit: first and last seq, reason."""
-        return [(first, last, reason) for _, reason, _, first, last in self.gaps if first]
+    gaps: tuple[Gap, ...] = ()
+    sinks: Mapping[str, SinkRows] = field(default_factory=dict)  # and positions of replays, with ~
 
 
 LedgerSnapshot = Mapping[str, SpoolRows]  # by spool
@@ -58,63 +56,76 @@ LedgerSnapshot = Mapping[str, SpoolRows]  # by spool
 
 def read_snapshot(state: State, spool: str = "") -> LedgerSnapshot:
     """The rows of every spool that has files, or of one spool whether it has files or not."""
-    where = "spool = :spool" if spool else "spool IN (SELECT id FROM spool WHERE deleted IS NULL)"
-    with state.using() as database:
-
-        def rows(query: str) -> list[Any]:
-            return list(database.execute(query, {"spool": spool} if ":spool" in query else {}))
-
-        positions = rows(
-            f"SELECT spool, sink, seq, early, delivered, passed FROM position WHERE {where}"
-        )
-        kept = rows(
-            "SELECT spool, sink, count(*) FROM dead_letter WHERE state = 'kept'"
-            f"{' AND spool = :spool' if spool else ''} GROUP BY spool, sink"
-        )
-        rejected = rows(
-            # In this order: one index look-up for each pair, not one for each dead letter.
-            "SELECT d.spool, d.sink, d.seq FROM (SELECT DISTINCT spool, sink FROM dead_letter"
-            f"{' WHERE spool = :spool' if spool else ''}) k"
-            " LEFT JOIN position p ON p.spool = k.spool AND p.sink = k.sink"
-            " CROSS JOIN dead_letter d"
-            " ON d.spool = k.spool AND d.sink = k.sink AND d.seq > coalesce(p.seq, 0)"
-        )
-        damage = rows(f"SELECT spool, sink, first, last, reason FROM damage WHERE {where}")
-        gaps = rows(f"SELECT spool, reason, count, first, last FROM gap WHERE {where}")
-        dropped = rows(
-            f"SELECT spool, sink, sum(count) FROM dropped WHERE {where} GROUP BY spool, sink"
-        )
-        workloads = rows(f"SELECT id, workload FROM spool{' WHERE id = :spool' if spool else ''}")
+    values = {"spool": spool} if spool else {}
+    of_spool = " WHERE spool = :spool" if spool else ""
+    known = of_spool or " WHERE spool IN (SELECT id FROM spool WHERE deleted IS NULL)"
     found: dict[str, dict[str, dict[str, Any]]] = defaultdict(lambda: defaultdict(dict))
-    for name, sink, seq, early, delivered, skipped in positions:
-        found[name][sink] = {
-            "seq": seq or 0,
-            "acked": tuple((first, last) for first, last in json.loads(early or "[]")),
-            "delivered": delivered or 0,
-            "skipped": skipped or 0,
-        }
-    for name, sink, count in kept:
-        found[name][sink]["dead_letters"] = count
-    for name, sink, count in dropped:
-        found[name][sink]["dropped"] = count
-    for (name, sink), pieces in _grouped(((n, s), (a, b, why)) for n, s, a, b, why in damage):
-        found[name][sink]["damage"] = tuple(pieces)
-    for (name, sink), seqs in _grouped(((n, s), seq) for n, s, seq in rejected):
-        found[name][sink]["rejected"] = tuple(ranges.of_numbers(seqs))
-    told = dict(_grouped((row[0], tuple(row)) for row in gaps))
-    names = dict(workloads)
+    gaps: dict[str, list[Gap]] = defaultdict(list)
+    with state.using() as database:
+        for name, sink, seq, early, delivered, skipped in database.execute(
+            f"SELECT spool, sink, seq, early, delivered, passed FROM position{known}", values
+        ):
+            found[name][sink] |= {"seq": seq, "delivered": delivered, "skipped": skipped}
+            found[name][sink]["acked_beyond"] = tuple(map(tuple, json.loads(early or "[]")))
+        for name, sink, kept, count in database.execute(
+            "SELECT spool, sink, sum(state = 'kept'), count(*) FROM dead_letter"
+            f"{of_spool} GROUP BY spool, sink",
+            values,
+        ):
+            found[name][sink] |= {"dead_letters": kept, "rejected": count}
+        for name, sink, seq in database.execute(
+            # In this order: one index look-up for each pair, not one for each dead letter.
+            f"SELECT d.spool, d.sink, d.seq FROM (SELECT DISTINCT spool, sink FROM dead_letter"
+            f"{of_spool}) k LEFT JOIN position p ON p.spool = k.spool AND p.sink = k.sink"
+            " CROSS JOIN dead_letter d"
+            " ON d.spool = k.spool AND d.sink = k.sink AND d.seq > coalesce(p.seq, 0)",
+            values,
+        ):
+            found[name][sink].setdefault("rejected_beyond", []).append((seq, seq))
+        for name, sink, *piece in database.execute(
+            f"SELECT spool, sink, first, last, reason FROM damage{known}", values
+        ):
+            found[name][sink].setdefault("damage", []).append(tuple(piece))
+        for name, sink, reason, count in database.execute(
+            f"SELECT spool, sink, reason, count FROM dropped{known}", values
+        ):
+            found[name][sink].setdefault("dropped", {})[reason] = count
+        for name, seq, reason, count, first, last in database.execute(
+            f"SELECT spool, seq, reason, count, first, last FROM gap{known}", values
+        ):
+            gap = Gap(
+                spool=name, seq=seq, reason=reason, count=count, first=first or 0, last=last or 0
+            )
+            gaps[name].append(gap)
+        workloads = dict(
+            database.execute(
+                f"SELECT id, workload FROM spool{of_spool.replace('spool =', 'id =')}", values
+            ).fetchall()
+        )
     return {
         name: SpoolRows(
-            workload=names.get(name, ""),
-            gaps=tuple(told.get(name, ())),
-            sinks={sink: SinkRows(**values) for sink, values in found.get(name, {}).items()},
+            workload=workloads.get(name, ""),
+            gaps=tuple(gaps[name]),
+            sinks={sink: _sink_rows(rows) for sink, rows in found[name].items()},
         )
-        for name in {*names, *told, *found}
+        for name in {*workloads, *gaps, *found}
     }
 
 
-def _grouped(pairs: Iterable[tuple[Any, Any]]) -> Iterable[tuple[Any, list[Any]]]:
-    groups: dict[Any, list[Any]] = defaultdict(list)
-    for key, value in pairs:
-        groups[key].append(value)
-    return groups.items()
+def _sink_rows(rows: dict[str, Any]) -> SinkRows:
+    for name in ("damage", "rejected_beyond"):
+        rows[name] = tuple(rows.get(name, ()))
+    return SinkRows(**rows)
+
+
+def producer_dropped(gaps: Iterable[Gap]) -> Counter[str]:
+    """Records that never got a seq, by reason."""
+    counts: Counter[str] = Counter()
+    for gap in gaps:
+        counts[gap.reason] += 0 if gap.first else gap.count
+    return +counts
+
+
+def deleted_by_writer(gaps: Iterable[Gap]) -> list[tuple[int, int, str]]:
+    """What the writer has deleted to keep its limit: first and last seq, reason."""
+    return [(gap.first, gap.last, gap.reason) for gap in gaps if gap.first]

@@ -20,7 +20,7 @@ from shipper.inspection.spool import merged_stats, read_segments
 from shipper.inspection.stats import MAX_METRICS, RunStats, record_time
 from shipper.plot.downsample import Series
 from spooler.errors import BodyUnreadable, SpoolError
-from spooler.records.step import flatten
+from spooler.records.step import decode, flatten
 from spooler.spool import codec
 from spooler.spool import format as fmt
 from spooler.spool.identity import Identity
@@ -49,16 +49,15 @@ def read_step(stored: Stored) -> StepValues | None:
     Raises:
         BodyUnreadable: its body does not decode.
     """
-    body = codec.unpack(stored.body) if stored.kind == "step" else {}
-    step, data = body.get("step"), body.get("data")
-    if not isinstance(step, int) or not isinstance(data, dict):
+    if stored.kind != "step":
         return None
+    record = decode(codec.unpack(stored.body))
     values = {
-        str(name): _float(value)
-        for name, value in flatten(data).items()
+        name: _float(value)
+        for name, value in flatten(record.data).items()
         if isinstance(value, int | float) and not isinstance(value, bool)
     }
-    return StepValues(str(body.get("run")), step, record_time(body), values)
+    return StepValues(record.run, record.step, record_time({"time": record.time}), values)
 
 
 @dataclass(frozen=True, kw_only=True)

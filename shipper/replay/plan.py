@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,49 +13,50 @@ from shipper.discovery.layout import find_spools, identity_of
 from shipper.errors import Misplaced
 from shipper.importers import open_imports
 from shipper.ledger.ledger import Ledger
-from shipper.replay.selection import Selection, kind_for
+from shipper.replay.selection import Kinds, Selection, carries
 from shipper.replay.source import RecordRange, decode, records_in
 from spooler.errors import SpoolError
 from spooler.spool import format as fmt
-from spooler.spool.identity import Identity, nobody
+from spooler.spool.identity import Identity, from_spool_id
 from spooler.spool.reader import Reader
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReplayRequest:
-    """What was asked for on the command line."""
+    """What is asked for on the command line."""
 
     root: Path | None  # where the service ships; None: paths to spools cannot be judged
     pod_directories: bool = False
     paths: tuple[Path, ...] = ()
     selection: Selection = field(default_factory=Selection)
-    sinks: tuple[str, ...]
-    again: bool = False
-    overwrite: bool = False
+    sinks: Mapping[str, Kinds]  # what each sink carries
+    resend_delivered: bool = False
+    overwrite_newer: bool = False
     workload_uid: str = ""
     pod_name: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class ReplayPart:
     """One source for one sink. Counts are of records; `entry` is its name in the ledger."""
 
     source: RecordRange
     sink: str
+    kinds: Kinds  # that the sink carries
     entry: str
     records: int
     bytes: int
-    delivered: int  # already, and therefore not sent without `again`
+    delivered: int  # already, and therefore not sent without `resend`
     overwriting: int  # steps left out because a later process has written them since
     steps: tuple[int, int] | None  # lowest and highest
     runs: tuple[str, ...]
-    again: bool
+    resend: bool
     unfinished: bool  # it was begun before, and has no receipt
 
     @property
     def to_send(self) -> int:
         """Records that would go out."""
-        return self.records if self.again else self.records - self.delivered
+        return self.records if self.resend else self.records - self.delivered
 
     @property
     def spool(self) -> str:
@@ -70,27 +71,28 @@ class _Found:
     live: bool  # the service ships it
 
 
-def make_plan(wish: ReplayRequest, ledger: Ledger) -> tuple[list[Part], list[str]]:
+def make_plan(request: ReplayRequest, ledger: Ledger) -> tuple[list[ReplayPart], list[str]]:
     """All parts in the order in which they are sent, and what could not be read, in words."""
-    found, problems = _find(wish, ledger)
+    found, problems = _find(request, ledger)
     newer = _NewerSteps(found)
-    parts: list[Part] = []
+    parts: list[ReplayPart] = []
     for one in sorted(found, key=lambda one: (one.identity.created, one.identity.spool)):
-        if wish.selection.workload not in ("", one.identity.workload_uid):
+        if request.selection.workload not in ("", one.identity.workload_uid):
             continue
         try:
-            later = newer.than(one) if not wish.overwrite else frozenset()
-            parts += [_part(wish, ledger, one, sink, later) for sink in wish.sinks]
+            later = newer.than(one) if not request.overwrite_newer else frozenset()
+            for sink in request.sinks:
+                parts += _parts(request, ledger, one, sink, later)
         except (SpoolError, OSError) as error:
             problems.append(_about(one.reader.directory, error))
     return parts, problems
 
 
-def _find(wish: ReplayRequest, ledger: Ledger) -> tuple[list[_Found], list[str]]:
+def _find(request: ReplayRequest, ledger: Ledger) -> tuple[list[_Found], list[str]]:
     problems: list[str] = []
     found: dict[str, _Found] = {}
-    directories = list(find_spools(wish.root)) if wish.root and not wish.paths else []
-    for path in wish.paths:
+    directories = list(find_spools(request.root)) if request.root and not request.paths else []
+    for path in request.paths:
         if fmt.is_spool_id(path.name):
             directories.append(path)
             continue
@@ -98,23 +100,23 @@ def _find(wish: ReplayRequest, ledger: Ledger) -> tuple[list[_Found], list[str]]
         directories.extend(spools)
         try:
             for source in open_imports(
-                path, workload_uid=wish.workload_uid, pod_name=wish.pod_name
+                path, workload_uid=request.workload_uid, pod_name=request.pod_name
             ):
                 found[source.spool] = _Found(reader=source, identity=source.identity(), live=False)
         except (SpoolError, OSError) as error:
             problems.append(_about(path, error))
     for directory in directories:
         reader = Reader(directory)
-        if wish.root is None:
+        if request.root is None:
             problems.append(
                 f"{directory}: a spool: give --spool ROOT, the root that the service ships, so that"
                 " what of it is delivered already is known"
             )
             continue
         try:
-            inside = directory.resolve().is_relative_to(wish.root.resolve())
+            inside = directory.resolve().is_relative_to(request.root.resolve())
             live = inside and directory.parent.name != fmt.QUARANTINE_NAME
-            identity = _identity(reader, wish, live=live)
+            identity = _identity(reader, request, live=live)
         except (SpoolError, Misplaced, OSError) as error:
             problems.append(_about(directory, error))
             continue
@@ -132,58 +134,91 @@ def _about(path: Path, error: Exception) -> str:
     return text if text.startswith(str(path)) else f"{path}: {text}"
 
 
-def _identity(reader: Reader, wish: ReplayRequest, *, live: bool) -> Identity:
-    """The spool's own, below the root as the service takes it; else what the wish says."""
+def _identity(reader: Reader, request: ReplayRequest, *, live: bool) -> Identity:
+    """The spool's own, completed from the request where it names neither workload nor pod."""
     try:
-        if not (live and wish.pod_directories and wish.root):
-            return reader.identity()
-        below = Reader(reader.directory.resolve())
-        return identity_of(below, wish.root.resolve(), by_directory=True)
+        if live and request.pod_directories and request.root:
+            below = Reader(reader.directory.resolve())
+            identity = identity_of(below, request.root.resolve(), by_directory=True)
+        else:
+            identity = reader.identity()
     except SpoolError:
-        if not wish.workload_uid and not wish.pod_name:
+        if not (request.workload_uid or request.pod_name):
             raise
-    return replace(nobody(reader.spool), workload_uid=wish.workload_uid, pod_name=wish.pod_name)
+        identity = from_spool_id(reader.spool)
+    if identity.workload_uid or identity.pod_name:
+        return identity
+    return replace(identity, workload_uid=request.workload_uid, pod_name=request.pod_name)
 
 
-def _part(
-    wish: ReplayRequest, ledger: Ledger, found: _Found, sink: str, newer: frozenset[int]
-) -> Part:
+def _parts(
+    request: ReplayRequest, ledger: Ledger, found: _Found, sink: str, newer: frozenset[int]
+) -> Iterator[ReplayPart]:
+    """One part; a second one for records that the receiver rejected in an earlier replay."""
     position = ledger.position(found.identity.spool, sink)
-    last = found.reader.last_seq()
-    through = position.seq if found.live else last
     source = RecordRange(
         reader=found.reader,
         identity=found.identity,
-        through=through,
-        selection=wish.selection,
+        through=position.seq if found.live else found.reader.last_seq(),
+        selection=request.selection,
         newer=newer,
     )
-    counted = _count(source, sink, position.seq)
-    entry = sink
-    if wish.again:
-        again = wish.selection.digest(sink, "overwrite" if wish.overwrite else "")
-        entry = f"{sink}~{again}~{ledger.open_replay(found.identity.spool, sink, again)}"
-    return Part(
+    if request.resend_delivered:
+        yield _part(request, ledger, source, sink, position.seq, resend=True)
+        return
+    rejected = frozenset() if found.live else rejected_in(ledger, found.identity.spool, sink)
+    first = replace(source, without=rejected)
+    yield _part(request, ledger, first, sink, position.seq, resend=False)
+    if rejected:
+        yield _part(request, ledger, replace(source, only=rejected), sink, 0, resend=True)
+
+
+def _part(
+    request: ReplayRequest,
+    ledger: Ledger,
+    source: RecordRange,
+    sink: str,
+    delivered_to: int,
+    *,
+    resend: bool,
+) -> ReplayPart:
+    """What `sink` gets from `source`; with `resend` under an entry of its own in the ledger."""
+    spool, entry = source.identity.spool, sink
+    if resend:
+        more = ["overwrite" if request.overwrite_newer else ""]
+        more += ["rejected"] if source.only is not None else []
+        again = request.selection.digest(sink, *more)
+        entry = f"{sink}~{again}~{ledger.open_replay(spool, sink, again)}"
+    return ReplayPart(
         source=source,
         sink=sink,
+        kinds=request.sinks[sink],
         entry=entry,
-        again=wish.again,
-        unfinished=ledger.is_unfinished(found.identity.spool, entry),
-        **counted,
+        resend=resend,
+        unfinished=ledger.is_unfinished(spool, entry),
+        **_count(source, request.sinks[sink], delivered_to),
     )
 
 
-def _count(source: RecordRange, sink: str, delivered_to: int) -> dict[str, Any]:
+def rejected_in(ledger: Ledger, spool: str, sink: str) -> frozenset[int]:
+    """Seqs of the records that are kept as dead letters."""
+    return frozenset(
+        row["seq"]
+        for row in ledger.dead_letters(spool)
+        if row["sink"] == sink and row["state"] == "kept"
+    )
+
+
+def _count(source: RecordRange, kinds: Kinds, delivered_to: int) -> dict[str, Any]:
     """One walk over the source."""
-    kind = kind_for(sink)
     counts: Counter[str] = Counter()
     steps: list[int] = []
     runs: dict[str, None] = {}
     for stored in records_in(replace(source, newer=())):
-        if stored.kind != kind:
+        if not carries(kinds, stored.kind):
             continue
         body = decode(stored)
-        if body.get("step") in source.newer:
+        if stored.kind == "step" and body.get("step") in source.newer:
             counts["overwriting"] += 1
             continue
         counts["records"] += 1

@@ -9,17 +9,15 @@ from typing import Any
 
 import orjson
 
+from shipper.sinks import MARKS
 from spooler.spool.reader import Stored
 
-# Kinds that carry something to a receiver; the others only mark beginnings and ends.
-CARRYING = ("step", "detection", "report")
+Kinds = frozenset[str] | None  # what a sink carries; None for every kind
 
 
-def kind_for(sink: str) -> str:
-    """The kind of record that this sink carries."""
-    if sink == "master":
-        return "report"
-    return "detection" if sink.endswith("detection") else "step"
+def carries(kinds: Kinds, kind: str) -> bool:
+    """Whether a record of this kind counts for a sink that carries `kinds`."""
+    return kinds is None or kind in kinds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +33,8 @@ class Selection:
     until: float | None = None
 
     def takes(self, stored: Stored, body: Mapping[str, Any]) -> bool:
-        """Whether a record with this decoded body is meant; marks are never left out."""
-        if stored.kind not in CARRYING:
+        """Whether a record with this decoded body is meant; `MARKS` are never left out."""
+        if stored.kind in MARKS:
             return True
         if self.kind not in ("", stored.kind):
             return False

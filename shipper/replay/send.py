@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from shipper.config.schema import Config
@@ -14,16 +14,19 @@ from shipper.delivery.resend import ClosedCarefulRoute
 from shipper.delivery.sink_state import Health
 from shipper.ledger.ledger import Ledger, Receipt
 from shipper.log import fields
-from shipper.replay.check import pieces_of
-from shipper.replay.plan import Part
-from shipper.replay.selection import kind_for
+from shipper.replay.plan import ReplayPart, rejected_in
+from shipper.replay.selection import carries
 from shipper.replay.source import records_in
-from shipper.sinks import Sink
-from shipper.sinks.processor.workloads import Workloads
+from shipper.replay.verify import pieces_of
+from shipper.sinks import Batch, ResolvesIdentity, Sink, Volatile
+from shipper.sinks.outcome import Disposition, Outcome
 from spooler.errors import SpoolError
+from spooler.spool.identity import Identity
 from spooler.spool.reader import Stored
 
 log = logging.getLogger(__name__)
+
+_HINT = "run the same command again to resume"
 
 TURN_SECONDS = 0.5
 
@@ -35,48 +38,75 @@ class ReplayContext:
     ledger: Ledger
     config: Config
     sinks: Mapping[str, Sink]
-    workloads: Workloads
     now: Callable[[], float]
     stop: threading.Event
     rate: float | None  # records a second at most; None: as fast as the receiver takes them
 
 
 def carry_out(
-    parts: Sequence[Part], means: ReplayContext, delivered: Callable[[Part, int], None]
+    parts: Sequence[ReplayPart],
+    context: ReplayContext,
+    delivered: Callable[[ReplayPart, int], None],
 ) -> list[Receipt]:
-    """Send every part; `delivered` is told of progress in records. Ends early when stopped.
+    """Send every part and return their receipts; `delivered` reports progress in records.
 
-    Until `Ledger.end_replays` has the receipts of all parts none of them has ended: the same wish
-    goes on, wherever this was killed, and what was sent of it is not sent again. A part that cannot
-    be read any more is told and has no receipt; the others go on.
+    A receipt counts what was sent; rejected records become dead letters. A part whose source
+    fails is logged and has no receipt, the others continue. When stopped, the rest have none.
+    Until `Ledger.end_replays` has the receipts of all parts, the same command resumes: records
+    that were sent are not sent again.
     """
+    for sink in context.sinks.values():
+        _close_dead_letters(sink, context.ledger)
     receipts = []
     for part in parts:
-        means.ledger.begin_replay(part.spool, part.entry)
+        context.ledger.begin_replay(part.spool, part.entry)
         try:
-            if not _send(part, means, delivered):
+            if not _send(part, context, delivered):
                 break
-            receipts.append(receipt_of(part))
+            rejected = rejected_in(context.ledger, part.spool, part.sink)
+            receipts.append(receipt_of(part, rejected))
         except (SpoolError, OSError) as error:
             log.error(
-                "%s: %s; what is left of it is not sent: the same command goes on with it",
-                part.source.directory,
-                error,
-                extra=fields(spool=part.spool, path=part.source.directory, detail=error),
+                "source failed, its remaining records were not sent",
+                extra=fields(
+                    spool=part.spool, path=part.source.directory, detail=error, hint=_HINT
+                ),
             )
     return receipts
 
 
-def receipt_of(part: Part) -> Receipt:
-    """Count and digest what the part holds, whole (`Receipt`) and in pieces (`pieces_of`)."""
-    kind = kind_for(part.sink)
+def _close_dead_letters(sink: Sink, ledger: Ledger) -> None:
+    """From now on, close the dead letters of the records that `sink` delivers."""
+    send = sink.send
+    kept = {
+        (row["spool"], row["seq"]): row["id"]
+        for row in ledger.dead_letters()
+        if row["sink"] == sink.name and row["state"] == "kept"
+    }
+
+    def send_and_close(batch: Batch, identity: Identity, attempt: int) -> Outcome:
+        outcome = send(batch, identity, attempt)
+        if outcome.disposition is Disposition.DELIVERED:
+            numbers = [kept.get((identity.spool, seq)) for seq in batch.seqs]
+            ledger.close_dead_letters([one for one in numbers if one is not None], "delivered")
+        return outcome
+
+    if kept:
+        sink.send = send_and_close  # type: ignore[method-assign]
+
+
+def receipt_of(part: ReplayPart, rejected: Collection[int] = ()) -> Receipt:
+    """Count and digest what was sent, whole (`Receipt`) and in ranges (`pieces_of`).
+
+    `rejected` has the seqs of the records that the receiver did not accept.
+    """
     digest, count = hashlib.sha256(), 0
     first = last = 0
 
     def counted() -> Iterator[Stored]:
         nonlocal count, first, last
         for stored in records_in(part.source):
-            if stored.kind == kind:
+            if carries(part.kinds, stored.kind) and stored.seq not in rejected:
                 digest.update(stored.seq.to_bytes(8, "big") + stored.kind.encode() + stored.body)
                 count += 1
                 first, last = first or stored.seq, stored.seq
@@ -95,30 +125,35 @@ def receipt_of(part: Part) -> Receipt:
     )
 
 
-def _send(part: Part, means: ReplayContext, delivered: Callable[[Part, int], None]) -> bool:
+def _send(
+    part: ReplayPart, context: ReplayContext, delivered: Callable[[ReplayPart, int], None]
+) -> bool:
     """Whether the part was sent to its end."""
-    sink = means.sinks[part.sink]
-    make: type[Route] = ClosedCarefulRoute if sink.volatile else ClosedRoute
+    sink = context.sinks[part.sink]
+    make: type[Route] = ClosedCarefulRoute if isinstance(sink, Volatile) else ClosedRoute
+    identity = part.source.identity
+    if isinstance(sink, ResolvesIdentity):
+        identity = sink.resolve(identity, context.ledger, alive=False)
     route = make(
         reader=part.source,
-        identity=means.workloads.complete(part.source.identity, alive=False),
+        identity=identity,
         sink=sink,
-        together=Together(ledger=means.ledger, config=means.config),
+        together=Together(ledger=context.ledger, config=context.config),
         entry=part.entry,
     )
-    health = Health(f"replay to {part.sink}", means.now, sink=part.sink)
-    while not means.stop.is_set():
-        begun = means.now()
-        pace = begun if means.rate else begun + TURN_SECONDS
-        progress = route.turn(now=means.now, until=pace, owned=False, flush_all=True)
+    health = Health(f"replay to {part.sink}", context.now, sink=part.sink)
+    while not context.stop.is_set():
+        begun = context.now()
+        pace = begun if context.rate else begun + TURN_SECONDS
+        progress = route.turn(now=context.now, until=pace, owned=False, flush_all=True)
         sent = route.take_delivered()
         if sent:
             health.succeeded()
             delivered(part, sent)
         if progress.failure is not None:
-            means.stop.wait(health.failed(progress.failure))
+            context.stop.wait(health.failed(progress.failure))
         elif progress.at_end:
             return True
-        elif means.rate and sent:
-            means.stop.wait(max(0.0, sent / means.rate - (means.now() - begun)))
+        elif context.rate and sent:
+            context.stop.wait(max(0.0, sent / context.rate - (context.now() - begun)))
     return False

@@ -25,7 +25,6 @@ from shipper.retention.deletable import Delivered, Standing, is_over
 from shipper.retention.policy import Kept, in_order, oldest, to_delete
 from shipper.retention.quarantine import Quarantine
 from shipper.retention.quota import Room, spool_excess
-from shipper.sinks import REGISTRY
 from spooler.errors import SpoolError
 from spooler.spool.identity import Identity
 from spooler.spool.reader import Reader
@@ -251,13 +250,13 @@ class Tidying:
             if last is None:
                 return 0
             self._note_gaps(spool, last)
-            lost = max(self._drop(spool, sink, last) for sink in REGISTRY)
+            lost = max(self._drop(spool, sink, last) for sink, _ in spool.lanes)
             for route in self._routes(segment.spool):
                 route.resume()
         finally:
             for key in keys:
                 self._schedule.give_back(key)
-        ended = spool.reader.verdict().certain and spool.reader.last_seq() <= last
+        ended = spool.reader.liveness().certain and spool.reader.last_seq() <= last
         self._delete(replace(segment, number=None) if ended else segment, why="root-cap")
         return lost
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from shipper.retention.policy import Kept
 from spooler.errors import SpoolError
-from spooler.spool.owner import Verdict
+from spooler.spool.owner import Liveness
 from spooler.spool.reader import Reader
 
 
@@ -31,7 +31,7 @@ class _Mark:
 
     standing: Standing
     folder: int
-    verdict: Verdict
+    verdict: Liveness
 
 
 class Ages:
@@ -78,7 +78,7 @@ class Delivered:
         A file that is made, sealed, moved or deleted changes the folder; one that only grows has
         nothing to be tidied. So it is with a segment that is delivered while it is written.
         """
-        mark = _Mark(standing=standing, folder=reader.changed_at(), verdict=reader.verdict())
+        mark = _Mark(standing=standing, folder=reader.changed_at(), verdict=reader.liveness())
         known = self._marks.get(reader.spool)
         if known == mark or (known is not None and self._only_grows(reader.spool, known, mark)):
             return False
@@ -145,7 +145,7 @@ def is_over(reader: Reader, through: int) -> bool:
     Raises:
         SpoolError: a segment cannot be read, so that this is unknown.
     """
-    return reader.verdict().certain and reader.is_drained(through)
+    return reader.liveness().certain and reader.is_drained(through)
 
 
 def _of(reader: Reader, number: int | None) -> list[int]:

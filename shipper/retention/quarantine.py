@@ -342,7 +342,7 @@ def _next(report: Report, place: Path) -> list[str]:
         "What it holds was delivered, or is kept as dead letters. Nothing has to be done;",
         f"  lens-ship quarantine drop {report.name}",
         "frees its disk. Should the file be repaired, its records are sent once more with",
-        f"  lens-ship replay --again {place.parent}",
+        f"  lens-ship replay --resend-delivered {place.parent}",
     ]
 
 

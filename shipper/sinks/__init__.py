@@ -1,148 +1,352 @@
 """Sinks: where records go.
 
-A sink is one file and one line in `REGISTRY`. It says what of a stretch of a spool it takes and
-turns that into batches (`plan`, pure), and sends one batch (`send`), returning an `Outcome`: it
-never raises for anything that a receiver or the network does. ``DELIVERED`` means that the receiver
-has said that it has the data. One that can tell beforehand whether its receiver is there brings
-`probe(identities)`, which returns findings for `lens-ship check` and sends no record. Sinks are
-independent: each has its own position in every spool, and none knows another.
+A sink is one class in one file and one line in `REGISTRY`. It declares its options as a frozen
+dataclass of settings (`Options`), turns records into batches (`plan`, pure), and sends one batch
+(`send`). `send` returns an `Outcome` and never raises for what a receiver or the network does.
+``DELIVERED`` means that the receiver has acknowledged the data.
+
+`[sinks.NAME]` in the TOML file configures a sink: `type` is a key of `REGISTRY`, or
+``package.module:Class`` for a sink outside of this package, and the other keys are its options. The
+ledger keeps the positions of a sink under its NAME. Without any `[sinks.NAME]` there are the sinks
+of `DEFAULT`, and the settings of the service are their options.
+
+Sinks are independent. Each has its own position in every spool and does not know the others. What
+only some sinks can do is a capability, a protocol of its own (`isinstance(sink, Volatile)`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import re
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from shipper.errors import ConfigError
+from shipper.finding import Finding
 from shipper.sinks.outcome import Handshake, Outcome
 from shipper.steps import Rejected, Skipped, Step
 from spooler.spool.identity import Identity
 from spooler.spool.reader import Stored
 
 if TYPE_CHECKING:
-    # Whoever only wants to know which sinks there are loads no network library.
     from shipper.config.schema import Config
-    from shipper.sinks.processor.client import ProcessorClient
 
 REGISTRY: dict[str, str] = {
-    "processor": "shipper.sinks.processor.metrics:MetricsSink",
-    "processor-detection": "shipper.sinks.processor.detection:DetectionSink",
-    "master": "shipper.sinks.dlrover.sink:DLRoverSink",
+    "telemetry-processor": "shipper.sinks.processor.metrics:MetricsSink",
+    "telemetry-processor-detection": "shipper.sinks.processor.detection:DetectionSink",
+    "dlrover": "shipper.sinks.dlrover.sink:DLRoverSink",
 }
+# Name and type of the sinks that exist when no [sinks.NAME] is given.
+DEFAULT: dict[str, str] = {
+    "processor": "telemetry-processor",
+    "processor-detection": "telemetry-processor-detection",
+    "master": "dlrover",
+}
+# Kinds that mark beginnings, ends and losses. Nothing of them is shown by a receiver.
+_NAME = r"[A-Za-z0-9_-]{1,64}"  # of a sink: it is a part of headers and of keys in the ledger
+MARKS = frozenset({"run", "finish", "exit", "gap", "decision"})
 
 
-class Batch(Protocol):
-    """What a sink sends at once: some records of one run, in order."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Batch:
+    """What one request carries.
 
-    @property
-    def run(self) -> str:
-        """The run whose records these are."""
+    Attributes:
+        seqs: the records in it, in order, at least one.
+        payload: whatever the sink needs to send it.
+        run: the run whose records these are; "" for a sink that does not keep runs apart.
+        counts: added to the counters `points`, `nonfinite` and `left_out` once it is delivered.
+        split: makes two smaller batches that together are this one; None for the smallest.
+    """
+
+    seqs: tuple[int, ...]
+    payload: Any
+    run: str = ""
+    counts: Mapping[str, int] = field(default_factory=dict)
+    split: Callable[[], tuple[Batch, Batch]] | None = field(default=None, compare=False)
 
     @property
     def first(self) -> int:
-        """Seq of the first record in it."""
+        return self.seqs[0]
 
     @property
     def last(self) -> int:
-        """Seq of the last record in it."""
-
-    @property
-    def seqs(self) -> tuple[int, ...]:
-        """Seqs of all records in it."""
-
-    @property
-    def notes(self) -> Mapping[str, int]:
-        """Counts that belong to it once it is delivered: `points`, `nonfinite`, `left_out`."""
-
-    def halves(self) -> tuple[Batch, Batch] | None:
-        """Two batches that together are this one, or None when it is the smallest possible."""
+        return self.seqs[-1]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlanInput:
-    """Consecutive records of one spool, read from a sink's position on."""
+    """Consecutive records of one spool that the sink has not acknowledged yet, of its `kinds`."""
 
     identity: Identity
-    records: tuple[Stored, ...]
-    ahead: Mapping[str, int]  # run -> seq up to which it is settled beyond the position
+    records: Sequence[Stored]
     ended: bool  # nothing will follow these records
-    waited: frozenset[int]  # first seqs of open steps that have been held back long enough
+    waited: frozenset[int] = frozenset()  # first seqs of open steps that have waited long enough
     # Gaps of records that their writer has deleted: seq -> how many of them this sink has not got.
     deleted: Mapping[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
-    """What is to become of a stretch.
+    """What becomes of the records of a `PlanInput`. Each of them is in exactly one of these.
 
-    `held` are the first seqs of what must wait for its next part, `passed` the records that this
-    sink has no use for. Every record of the stretch is in exactly one of these, or ahead already.
+    Attributes:
+        batches: to be sent, in the order of their first record.
+        pending: first seqs of open steps, which wait for their next part.
+        rejected: can never be sent, and become dead letters.
+        skipped: of no use to this sink.
     """
 
     batches: tuple[Batch, ...]
-    held: tuple[int, ...] = ()
-    refused: tuple[Rejected, ...] = ()
-    passed: tuple[Skipped, ...] = ()
+    pending: tuple[int, ...] = ()
+    rejected: tuple[Rejected, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
 
 
 class Sink(Protocol):
-    """The contract of a sink; one instance serves all spools and threads.
+    """The contract of a sink. One instance serves all spools and threads.
 
-    `by_workload`: the receiver looks data up by workload, so the workload of a pod is worth asking
-    for. `volatile`: the receiver keeps what it acknowledges in memory only, see `VolatileSink`.
-    `kinds`: of the records that the sink may send, None for a sink that has to see all records.
+    The class has an attribute `Options`, a frozen dataclass of settings, and is called with the
+    name of the sink, its options, and a map in which the sinks of one process share what they like.
+
+    Attributes:
+        name: the NAME of `[sinks.NAME]`.
+        kinds: of the records that `plan` is given; None for all. The pipeline skips other records.
     """
 
     name: str
     kinds: frozenset[str] | None
-    by_workload: bool
-    volatile: bool
 
     def ordering_key(self, identity: Identity) -> str:
-        """What is sent under one key is sent one at a time."""
+        """Batches of one key are sent one at a time."""
 
-    def plan(self, stretch: PlanInput) -> Plan:
+    def plan(self, chunk: PlanInput) -> Plan:
         """Turn records into batches. Pure."""
 
-    def exit_notice(self, steps: Sequence[Step], identity: Identity) -> tuple[Batch, ...]:
-        """What to send when a process has died and left runs open at these steps; often nothing."""
-
-    def send(self, batch: Any, identity: Identity, tries: int) -> Outcome:
-        """Send one of its own batches; `tries` counts the attempts at it, this one included."""
+    def send(self, batch: Batch, identity: Identity, attempt: int) -> Outcome:
+        """Send a batch of this sink. `attempt` counts from 1 for the same batch."""
 
     def close(self) -> None:
-        """Let go of connections; nothing is sent afterwards."""
+        """Close connections. Nothing is sent afterwards."""
 
 
-class VolatileSink(Sink, Protocol):
-    """A sink whose receiver volatile when it restarts, and cannot tell a repetition."""
+# --- capabilities ---------------------------------------------------------------------------------
 
-    receiver_retention: float  # how long it remembers a batch, by the batch's own time
-    probe_interval: float  # how often it is looked at while it should remember something
 
-    def handshake(self, batch: Any, identity: Identity, key: str) -> Handshake:
-        """Who is at the other end, found out within the last moment; `key` is this service's own.
+@runtime_checkable
+class Volatile(Protocol):
+    """The receiver volatile what it acknowledged when it restarts, and cannot detect a repetition.
 
-        An outcome instead tells that the batch is not to be sent, or that nobody is there.
+    Attributes:
+        receiver_retention: seconds for which it remembers a batch, from its `event_time` on.
+        probe_interval: seconds between two handshakes while it should remember something.
+    """
+
+    receiver_retention: float
+    probe_interval: float
+
+    def handshake(self, batch: Batch | None, identity: Identity, key: str) -> Handshake:
+        """Find out the receiver's epoch; `key` is this service's own.
+
+        An outcome instead says that the batch is not to be sent, or that there is no answer.
         """
 
-    def is_idempotent(self, batch: Any) -> bool:
+    def is_idempotent(self, batch: Batch) -> bool:
         """Whether the receiver may get this batch twice without harm."""
 
-    def event_time(self, batch: Any) -> float:
+    def event_time(self, batch: Batch) -> float:
         """When the data of a batch was event_time, Unix seconds."""
 
 
+class VolatileSink(Sink, Volatile, Protocol):
+    """A sink whose receiver is volatile."""
+
+
+@runtime_checkable
+class ExitNotice(Protocol):
+    """The receiver is told when a process exits uncleanly."""
+
+    def exit_notice(self, steps: Sequence[Step], identity: Identity) -> tuple[Batch, ...]:
+        """What to send for the last steps of the runs that the process left open."""
+
+
+@runtime_checkable
+class Probe(Protocol):
+    """The receiver can be checked without sending a record."""
+
+    def probe(self, identities: Sequence[Identity]) -> Iterable[Finding]:
+        """Findings for `lens-ship check`; `identities` are those of the spools that there are."""
+
+
+@runtime_checkable
+class Renewable(Protocol):
+    """Credentials are read from files that may change."""
+
+    def credentials(self) -> Hashable:
+        """Another value as soon as a credential on disk is another one."""
+
+
+@runtime_checkable
+class HasDestination(Protocol):
+    """The address of the receiver is known beforehand."""
+
+    def destination(self, identity: Identity) -> str:
+        """Where the records of a spool are sent; "" if there is no address."""
+
+
+class Memory(Protocol):
+    """Where resolved workloads are kept: `shipper.ledger.ledger.Ledger`."""
+
+    def workload(self, spool: str) -> str:
+        """What is remembered of a spool, or ""."""
+
+    def remember_workload(self, spool: str, uid: str) -> None:
+        """Keep it."""
+
+
+@runtime_checkable
+class ResolvesIdentity(Protocol):
+    """The receiver can complete an identity."""
+
+    def resolve(self, identity: Identity, memory: Memory, *, alive: bool) -> Identity:
+        """`identity`, completed if that is possible now; `alive`: its process still runs."""
+
+
 def workload_key(identity: Identity) -> str:
-    """What the receiver's rows are shared by: the workload, else the pod, else the spool alone."""
+    """The ordering key of receivers with rows per workload: the workload, pod or spool."""
     return identity.workload_uid or identity.pod_name or identity.spool
 
 
-def build_sinks(config: Config, address: ProcessorClient) -> dict[str, Sink]:
-    """One of every registered sink, by name."""
-    sinks: dict[str, Sink] = {}
-    for name, place in REGISTRY.items():
-        module, _, attribute = place.partition(":")
-        sinks[name] = getattr(import_module(module), attribute)(config, address)
-    return sinks
+# --- configuration --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class SinkConfig:
+    """A sink that is configured; `make` and `kinds` are those of its class."""
+
+    name: str
+    type: str
+    make: Callable[[str, Any, dict[Any, Any]], Sink]
+    options: Any
+    kinds: frozenset[str] | None
+
+    @property
+    def volatile(self) -> bool:
+        """Whether its receiver volatile, see `Volatile`."""
+        return hasattr(self.make, "handshake")
+
+    @property
+    def carried(self) -> frozenset[str] | None:
+        return carried(self.kinds)
+
+
+def carried(kinds: frozenset[str] | None) -> frozenset[str] | None:
+    """Of the kinds of a sink those that a receiver gets to see, for counts; None for all."""
+    return None if kinds is None else kinds - MARKS
+
+
+def sink_names(config: Config, noted: Mapping[str, str] | None = None) -> tuple[str, ...]:
+    """The sinks that are configured. Loads none of them.
+
+    `noted` are those that the service runs, by its ledger. A command without any [sinks.NAME] goes
+    by them.
+    """
+    return tuple(config.sinks or noted or DEFAULT)
+
+
+def carried_kinds(
+    config: Config, noted: Mapping[str, str] | None = None
+) -> dict[str, frozenset[str] | None]:
+    """What each configured sink carries. A type that cannot be loaded is left out."""
+    types = {name: str(table.get("type")) for name, table in config.sinks.items()}
+    found = {}
+    for name, kind in (types or noted or DEFAULT).items():
+        with contextlib.suppress(ValueError):
+            found[name] = carried(load_class(kind).kinds)
+    return found
+
+
+def enabled_sinks(config: Config) -> dict[str, SinkConfig]:
+    """Every sink that is configured, by name.
+
+    Raises:
+        ConfigError: with every problem of every sink.
+    """
+    from shipper.sinks.options import from_settings
+
+    if config.sinks:
+        found, problems = _from_tables(config.sinks, "")
+        if problems:
+            raise ConfigError(problems)
+        return found
+    enabled = {}
+    for name, kind in DEFAULT.items():
+        made = load_class(kind)
+        enabled[name] = _sink_config(name, kind, made, from_settings(made.Options, config))
+    return enabled
+
+
+def table_problems(tables: Mapping[str, Any], where: str) -> list[str]:
+    """What is wrong with the tables [sinks.NAME]; each problem begins with `where`."""
+    return _from_tables(tables, where)[1]
+
+
+def _from_tables(tables: Mapping[str, Any], where: str) -> tuple[dict[str, SinkConfig], list[str]]:
+    from shipper.sinks.options import from_table
+
+    found: dict[str, SinkConfig] = {}
+    problems: list[str] = []
+    for name, table in tables.items():
+        here = f"{where}[sinks.{name}]"
+        if not re.fullmatch(_NAME, name):
+            problems.append(f"{here}: a name has letters, digits, - and _ only, at most 64")
+        kind = table.get("type", "")
+        try:
+            made = load_class(kind)
+        except ValueError as error:
+            problems.append(f"{here}: type: {kind!r} {error}")
+            continue
+        options = {key: value for key, value in table.items() if key != "type"}
+        values, wrong = from_table(made.Options, options, here)
+        problems += wrong
+        found[name] = _sink_config(name, kind, made, values)
+    return found, problems
+
+
+def _sink_config(name: str, kind: str, made: Any, options: Any) -> SinkConfig:
+    return SinkConfig(name=name, type=kind, make=made, options=options, kinds=made.kinds)
+
+
+def build_sinks(enabled: Mapping[str, SinkConfig]) -> dict[str, Sink]:
+    """An instance of each of these sinks, by name."""
+    shared: dict[Any, Any] = {}
+    return {name: one.make(name, one.options, shared) for name, one in enabled.items()}
+
+
+def load_class(kind: str) -> Any:
+    """The class of a sink type.
+
+    Raises:
+        ValueError: there is none; the text continues "type: '<kind>' ".
+    """
+    place = REGISTRY.get(kind, kind) if isinstance(kind, str) else ""
+    module, _, attribute = place.partition(":")
+    if not attribute:
+        raise ValueError(
+            f"is not a type of sink; known are {', '.join(REGISTRY)}, and package.module:Class for"
+            " a class of your own"
+        )
+    try:
+        found = getattr(import_module(module), attribute)
+    except Exception as error:  # importing runs code that is not ours
+        raise ValueError(f"cannot be loaded ({type(error).__name__}: {error})") from error
+    missing = [
+        name
+        for name in ("Options", "kinds", "ordering_key", "plan", "send", "close")
+        if not hasattr(found, name)
+    ]
+    if missing:
+        raise ValueError(f"is not a sink: it has no {', '.join(missing)}")
+    return found

@@ -1,17 +1,17 @@
-"""What became of a batch: the answer of every sink, and of a request without an answer. Pure.
+"""What became of a batch, in the words that all sinks share. Pure.
 
-Five verdicts:
+Five dispositions:
 
-- ``DELIVERED``: the receiver says that it has stored everything; the position moves on.
-- ``RETRY``: anything that may end by itself or by an operator's hand, and everything unknown.
-- ``SPLIT``: something in the request may be refused for good; halves of it are sent instead, and
-  what is refused alone is a dead letter.
-- ``PERMANENT``: this data will be refused for ever.
-- ``DROPPED``: this data is of no use to the receiver any more, or may do harm there; it is given up
-  by a rule that its sink states, counted by reason.
+- ``DELIVERED``: the receiver says that it has stored everything. The position moves on.
+- ``RETRY``: whatever may end by itself or by an operator's action, and everything unknown.
+- ``SPLIT``: the receiver may reject something in the request permanently. Two smaller batches are
+  sent instead, and what is rejected alone becomes a dead letter.
+- ``PERMANENT``: this data will always be rejected.
+- ``DROPPED``: this data is of no use to the receiver any more, or may do harm there. A rule of the
+  sink drops it, counted by reason.
 
-``scope`` says who has to wait: ``sink`` when every request would meet the same answer (nobody
-there, wrong address, no permission), ``workload`` when the others need not.
+``scope`` says who has to wait: ``sink`` when every request would get the same answer (no
+connection, wrong address, no permission), ``workload`` when the others need not.
 """
 
 from __future__ import annotations
@@ -23,14 +23,87 @@ from enum import Enum
 
 from shipper.errors import Unreachable
 
-UNKNOWN_WORKLOAD = "unknown-workload"
-TIMEOUT = "timeout"
-
 # Tries of one unchanged request after which a missing answer is taken for the data's fault.
 TRIES_ON_TIMEOUT = 2
 
+
+class Reason(Enum):
+    """Why a batch was not delivered: the stored word, what the receiver does, and what to do.
+
+    The sentence continues "<sink> ". A sink may use other words, which are shown as they are.
+    """
+
+    NOT_ALLOWED = ("not-allowed", "rejects the token", "check token_file or cookie_file")
+    NO_CREDENTIAL = (
+        "no-credential",
+        "is not asked: a credential file cannot be used",
+        "correct the file",
+    )
+    WRONG_ADDRESS = ("wrong-address", "does not know this address", "check the URL")
+    REDIRECTED = ("redirected", "answers with a redirect", "use the final URL")
+    OTHER_SERVICE = ("other-service", "is another service", "check the URL")
+    UNEXPECTED = ("unexpected", "gives an answer that lens-ship does not know", "check the URL")
+    BAD_URL = ("bad-url", "has a URL that cannot be used", "correct the URL")
+    BAD_ADDRESS = ("bad-address", "has an address that cannot be used", "correct the address")
+    UNSUPPORTED = (
+        "unsupported",
+        "speaks a protocol that is not supported here",
+        "install lens-ship[master], or set dlrover_client",
+    )
+    NO_URL = ("no-url", "has no URL", "set processor_url")
+    NO_MASTER = ("no-master", "has no address", "set dlrover_address")
+    TLS = ("tls", "fails the TLS handshake", "check the certificates")
+    PROXY = ("proxy", "cannot be reached through the proxy", "check the setting proxy")
+    REFUSED = ("refused", "refuses connections", "check that the receiver runs")
+    NO_CONNECTION = ("no-connection", "cannot be reached", "check name and network")
+    CONNECT_TIMEOUT = ("connect-timeout", "cannot be reached in time", "check the network")
+    CONNECTION_LOST = ("connection-lost", "closes connections", "check the receiver's log")
+    TIMEOUT = ("timeout", "does not answer in time", "check the receiver's load")
+    BUSY = ("busy", "asks to wait", "check the receiver's load")
+    SERVER_ERROR = ("server-error", "answers with errors", "check the receiver's log")
+    MASTER_ERROR = ("master-error", "failed while it handled a report", "check the master's log")
+    CLIENT_FAILED = ("client-failed", "is reached by a client that fails", "check dlrover_client")
+    WRONG_JOB = ("wrong-job", "is the master of another job", "check dlrover_address")
+    UNKNOWN_WORKLOAD = (
+        "unknown-workload",
+        "does not know the workload",
+        "check WORKLOAD_UID and POD_NAME",
+    )
+    NO_IDENTITY = (
+        "no-identity",
+        "needs a workload or a pod",
+        "set WORKLOAD_UID or POD_NAME in the job",
+    )
+    NOT_STORED = ("not-stored", "stores nothing", "check the receiver's log")
+    MISCOUNTED = ("miscounted", "counts other than was sent", "check the proxy between")
+    BAD_REQUEST = ("bad-request", "rejects the request", "see lens-ship dead-letter list")
+    TOO_LARGE = ("too-large", "rejects the size of a request", "see lens-ship dead-letter list")
+    UNSENDABLE = (
+        "unsendable",
+        "cannot be sent a record of this content",
+        "see lens-ship dead-letter list",
+    )
+    EXPIRED = ("expired", "ignores reports of this age", "raise dlrover_max_age if it does not")
+    AMBIGUOUS = ("ambiguous", "may have this already", "nothing: a repetition would do harm")
+
+    def __init__(self, word: str, sentence: str, advice: str) -> None:
+        self.word = word
+        self.sentence = sentence
+        self.advice = advice
+
+    @classmethod
+    def of(cls, word: str) -> Reason | None:
+        """The reason with this word; None for a word of another sink's."""
+        return _BY_WORD.get(word)
+
+
+_BY_WORD = {reason.word: reason for reason in Reason}
+UNKNOWN_WORKLOAD = Reason.UNKNOWN_WORKLOAD.word
+TIMEOUT = Reason.TIMEOUT.word
 # Failures that no waiting ends.
-_FOR_OPERATORS = frozenset({"no-url", "bad-url", "tls", "no-credential"})
+_FOR_OPERATORS = frozenset(
+    reason.word for reason in (Reason.NO_URL, Reason.BAD_URL, Reason.TLS, Reason.NO_CREDENTIAL)
+)
 
 
 class Disposition(Enum):
@@ -45,7 +118,11 @@ class Disposition(Enum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
-    """A verdict with its reason: `reason` is a short stable word, `detail` is for people."""
+    """What became of a batch, and why.
+
+    `reason` is a short stable word: that of a `Reason`, or one of the sink's own. `detail` is for
+    people.
+    """
 
     disposition: Disposition
     reason: str
@@ -60,13 +137,14 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Handshake:
-    """Who is at the other end before something is sent to it.
+    """The result of a handshake with a volatile receiver before something is sent to it.
 
-    `life` names the receiver's life: another one has forgotten what this one acknowledged. It is ""
-    where a receiver has no such thing. An `outcome` says why there is nothing to send, or nobody.
+    `epoch` names one lifetime of the receiver, which has forgotten what an earlier one
+    acknowledged; "" where a receiver has no such thing. An `outcome` says why there is nothing
+    to send, or why there is no answer.
     """
 
-    life: str = ""
+    epoch: str = ""
     outcome: Outcome | None = None
 
 

@@ -21,9 +21,16 @@ from shipper.ledger.database import is_there
 from shipper.ledger.ledger import Ledger
 from shipper.ledger.losses import reckon
 from shipper.ledger.service_status import Trouble
-from shipper.ledger.snapshot import LedgerSnapshot, SinkRows, SpoolRows, read_snapshot
+from shipper.ledger.snapshot import (
+    LedgerSnapshot,
+    SinkRows,
+    SpoolRows,
+    deleted_by_writer,
+    producer_dropped,
+    read_snapshot,
+)
 from shipper.ledger.totals import Sums
-from shipper.sinks import REGISTRY
+from shipper.sinks import sink_names
 from shipper.status.model import DiskStatus, SinkStatus, SpoolSinkStatus, SpoolStatus, Status
 from spooler.errors import SpoolError
 from spooler.spool.identity import Identity
@@ -41,10 +48,11 @@ class StatusCollector:
 
     def __init__(self, config: Config, ledger: Ledger | None = None) -> None:
         self._config = config
-        self._sinks = tuple(REGISTRY)
         self._given = ledger
         self._opened: Ledger | None = None
-        self._spools: dict[str, _Spool] = {}
+        found = None if ledger else self._ledger()
+        self._sinks = sink_names(config, found.sinks() if found else None)
+        self._spools: dict[str, _SpoolCollector] = {}
 
     def __enter__(self) -> StatusCollector:
         return self
@@ -62,18 +70,13 @@ class StatusCollector:
         unreadable: dict[str, str] = {}
         spools = self._collect_spools(snapshot, only, unreadable)
         service = self._service()
-        newest = max((one.newest for one in spools if one.newest is not None), default=None)
         return Status(
             root=str(config.spool),
             state=str(config.state),
             disk=_disk(config.spool, config.root_bytes, sum(spool.bytes for spool in spools)),
             spools=tuple(spools),
             sinks=tuple(
-                replace(
-                    _sink(name, spools, counted, outages),
-                    newest=newest,
-                    rate=_rate(service, name),
-                )
+                replace(_sink(name, spools, counted, outages), rate=_rate(service, name))
                 for name in self._sinks
             ),
             producer_dropped=dict(counted.dropped),
@@ -115,12 +118,12 @@ class StatusCollector:
         for name, directory in sorted(directories.items()):
             if name.startswith(only):
                 if name not in self._spools:
-                    self._spools[name] = _Spool(directory, self._sinks, self._config)
+                    self._spools[name] = _SpoolCollector(directory, self._sinks, self._config)
                 collected.append(self._spools[name].collect(snapshot.get(name, _NO_ROWS)))
         return collected
 
 
-class _Spool:
+class _SpoolCollector:
     """One spool, with what is kept of it between two collections."""
 
     def __init__(self, directory: Path, sinks: tuple[str, ...], config: Config) -> None:
@@ -175,7 +178,7 @@ class _Spool:
             pid=identity.pid if identity else 0,
             rank=identity.rank if identity else None,
             problem=problem,
-            producer_dropped=dict(totals.dropped_of(rows.gaps)),
+            producer_dropped=dict(producer_dropped(rows.gaps)),
             sinks=tuple(
                 self._of_sink(name, one, rows, summary, reporting=reporting)
                 for name, one in of_sinks
@@ -195,7 +198,7 @@ class _Spool:
     def _of_sink(
         self, name: str, mine: SinkRows, rows: SpoolRows, summary: SpoolSummary, *, reporting: bool
     ) -> SpoolSinkStatus:
-        losses = reckon(mine.damage, rows.deleted)
+        losses = reckon(mine.damage, deleted_by_writer(rows.gaps))
         pending = mine.pending(summary.first, summary.last) if reporting else 0
         acknowledged = summary.newest
         if mine.seq < summary.last:
@@ -210,7 +213,7 @@ class _Spool:
             newest_acknowledged=acknowledged,
             dead_letters=mine.dead_letters,
             corrupt=losses.corrupt,
-            dropped=losses.evicted.total() + mine.dropped,
+            dropped=losses.evicted.total() + sum(mine.dropped.values()),
         )
 
     def _time(self, read: Callable[[int], float | None], seq: int) -> float | None:
@@ -238,6 +241,7 @@ def _sink(
         pending=sum(one.pending for one in mine),
         pending_bytes=sum(one.pending_bytes for one in mine),
         oldest=min((one.oldest for one in mine if one.oldest is not None), default=None),
+        newest=max((one.newest for one in spools if one.newest is not None), default=None),
         newest_acknowledged=max(acknowledged, default=None),
         dead_letters=_dead_letters(counted, name, "kept"),
         rejected=_dead_letters(counted, name, "kept", "delivered", "dropped"),

@@ -74,7 +74,7 @@ class SpoolStatus:
         return never + sum(self.producer_dropped.values())
 
     @property
-    def rank_of_trouble(self) -> tuple[object, ...]:
+    def severity_key(self) -> tuple[object, ...]:
         """Sort key: unreadable spools first, then the largest backlog, then losses."""
         oldest = float("inf") if self.oldest is None else self.oldest
         losses = (-self.dead_letters, -self.dropped)
@@ -177,7 +177,7 @@ class Status:
 
     @property
     def worst_first(self) -> list[SpoolStatus]:
-        return sorted(self.spools, key=lambda spool: spool.rank_of_trouble)
+        return sorted(self.spools, key=lambda spool: spool.severity_key)
 
     @property
     def stuck(self) -> bool:

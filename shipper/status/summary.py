@@ -19,30 +19,10 @@ from typing import Any
 
 from shipper.humanize import counted, duration, time_of_day
 from shipper.ledger.service_status import Trouble
+from shipper.sinks.outcome import Reason
 from shipper.status.model import SinkStatus, Status
 
 PAUSED_SECONDS = 900.0
-
-# What an operator reads for the short word of an outcome, and what to look at.
-_SAID = {
-    "not-allowed": ("refuses the token", "check the token"),
-    "wrong-address": ("does not know this address", "check the URL"),
-    "redirected": ("answers with a redirect", "check the URL"),
-    "other-service": ("is another service", "check the URL"),
-    "bad-url": ("has a URL that cannot be used", "check the URL"),
-    "no-url": ("has no URL", "give --processor-url"),
-    "tls": ("fails the TLS handshake", "check the certificates"),
-    "refused": ("refuses connections", "check that the receiver runs"),
-    "no-connection": ("cannot be reached", "check name and network"),
-    "connect-timeout": ("cannot be reached in time", "check the network"),
-    "connection-lost": ("cuts connections", "check the receiver's log"),
-    "timeout": ("does not answer in time", "check the receiver's load"),
-    "busy": ("asks to wait", "check the receiver's load"),
-    "server-error": ("answers with errors", "check the receiver's log"),
-    "unknown-workload": ("does not know the workload", "check WORKLOAD_UID and POD_NAME"),
-    "not-stored": ("stores nothing", "check the receiver's log"),
-    "miscounted": ("counts other than was sent", "check the proxy between"),
-}
 
 
 class HealthState(str, Enum):
@@ -135,7 +115,9 @@ def _ongoing(status: Status) -> Iterator[tuple[SinkStatus, Trouble]]:
 
 
 def _outage_text(status: Status, sink: SinkStatus, outage: Trouble) -> str:
-    text, advice = _SAID.get(outage.reason, (f"says {outage.reason}", "see its log"))
+    reason = Reason.of(outage.reason)
+    text = reason.sentence if reason else f"reports {outage.reason}"
+    advice = reason.advice if reason else "see its log"
     others = sum(one.reason == outage.reason for one in sink.ongoing) - 1
     workload = ""
     if outage.workload:

@@ -82,8 +82,9 @@ class Collector:
             logger.log(level, "%s", trouble)
 
     def _refuse_type(self, data: Any, wanted: str) -> bool:
+        kind = type(data).__name__
         logger.warning(
-            "The %s is a %s, not %s: not reported", self.title, type(data).__name__, wanted
+            "%s: the data is a %s, not %s. It is not reported.", self.title, kind, wanted
         )
         return False
 
@@ -111,7 +112,7 @@ class Collector:
             self._say(logging.ERROR, f"Failed to report {self.name} data to master: {error}")
             return False
         if not taken:
-            self._say(logging.ERROR, f"Failed to report {self.name} data to master: it was refused")
+            self._say(logging.ERROR, f"Failed to report {self.name} data to master: rejected")
             return False
         self._said = ("", 0.0)
         done()

@@ -17,13 +17,13 @@ from spooler import async_exceptions, config, stderr
 from spooler.collectors import REPORTED, Collector, logger
 from spooler.dlrover.metric import DiagnosisDataType
 from spooler.filetail import resume
-from spooler.filetail.checkpoint import Bookmark, Saved
+from spooler.filetail.checkpoint import Checkpoint, CheckpointState
 from spooler.filetail.follower import Follower, Piece
 from spooler.filetail.rotation import is_rotated
 from spooler.recorder import recorder
 from spooler.spool import format as fmt
 
-# So old may the bookmark's idea of the last record become: it bounds what a restart has to read.
+# So old may the checkpoint's idea of the last record become: it bounds what a restart has to read.
 _REFRESH_SECONDS = 30.0
 # How often to ask whether the process that follows the file has gone.
 _TAKE_OVER_SECONDS = 5.0
@@ -53,7 +53,7 @@ class LogCollector(Collector):
         self.path = Path(os.path.abspath(given)) if given else None
         self._pid = os.getpid()
         self._follower: Follower | None = None
-        self._bookmark: Bookmark | None = None
+        self._checkpoint: Checkpoint | None = None
         self._ask_again = 0.0
         self._saved_at = 0.0
         self._lost = 0
@@ -112,9 +112,9 @@ class LogCollector(Collector):
         """Close the file, and let another process follow it."""
         if self._follower is not None:
             self._follower.close()
-        if self._bookmark is not None:
-            self._bookmark.close()
-        self._follower = self._bookmark = None
+        if self._checkpoint is not None:
+            self._checkpoint.close()
+        self._follower = self._checkpoint = None
         self._saved_at = 0.0
 
     def tail(self, size: int = 65536) -> str:
@@ -141,20 +141,20 @@ class LogCollector(Collector):
             self._follower = _fresh(self.path)
             return True
         try:
-            self._bookmark = Bookmark.take(root, self.path)
-            if self._bookmark is not None:
-                self._follower = _resumed(self.path, root, self._bookmark)
+            self._checkpoint = Checkpoint.take(root, self.path)
+            if self._checkpoint is not None:
+                self._follower = _resumed(self.path, root, self._checkpoint)
         except OSError as error:
             if async_exceptions.is_async(error):
                 raise
             stderr.report_once(
-                "bookmark",
-                f"lens-ship cannot keep the position in {self.path} below {root} ({error}):"
-                " after a restart, the log may be recorded again.",
+                "checkpoint",
+                f"lens-ship cannot save its position in {self.path} below {root} ({error})."
+                " After a restart, lines of the log may be recorded again.",
             )
             self._follower = _fresh(self.path)
             return True
-        if self._bookmark is None:
+        if self._checkpoint is None:
             self._ask_again = time.monotonic() + _TAKE_OVER_SECONDS
             return False
         return True
@@ -163,7 +163,7 @@ class LogCollector(Collector):
         """In a forked child: the parent follows the file; begin anew, when it is gone."""
         if self._pid != os.getpid():
             self._pid = os.getpid()
-            self._bookmark = None  # closed by its own handler of forks
+            self._checkpoint = None  # closed by its own handler of forks
             self._saved_at = 0.0
             if self._follower is not None:
                 self._follower.close()
@@ -181,13 +181,13 @@ class LogCollector(Collector):
             self._save()
 
     def _save(self) -> None:
-        follower, bookmark = self._follower, self._bookmark
-        if follower is None or bookmark is None or follower.position is None:
+        follower, checkpoint = self._follower, self._checkpoint
+        if follower is None or checkpoint is None or follower.position is None:
             return
         mine = recorder()
         self._saved_at = time.monotonic()
         spool = os.path.basename(mine.directory or "")
-        saved = Saved(
+        saved = CheckpointState(
             position=follower.position,
             known=follower.known,
             spool=spool,
@@ -197,22 +197,22 @@ class LogCollector(Collector):
             host=os.uname().nodename,
         )
         try:
-            bookmark.save(saved)
+            checkpoint.save(saved)
         except OSError as error:
             if async_exceptions.is_async(error):
                 raise
             stderr.report_once(
-                "bookmark",
-                f"lens-ship cannot save the position in {self.path} ({error}): after a restart,"
-                " some of the log may be recorded again.",
+                "checkpoint",
+                f"lens-ship cannot save its position in {self.path} ({error})."
+                " After a restart, lines of the log may be recorded again.",
             )
 
     def _tell_lost(self, follower: Follower) -> None:
         if follower.lost != self._lost:
             self._lost = follower.lost
             logger.warning(
-                "%s was deleted, replaced or compressed before it was read to its end, or since"
-                " it was last followed: the rest of it, if any, is not recorded",
+                "%s was deleted, replaced or compressed before its end was read."
+                " Lines that were not read are not recorded.",
                 self.path,
             )
 
@@ -222,8 +222,8 @@ def _fresh(path: Path) -> Follower:
     return Follower(path, from_end=config.collectors_from_environ(os.environ).log_from_end)
 
 
-def _resumed(path: Path, root: Path, bookmark: Bookmark) -> Follower:
-    saved = bookmark.load()
+def _resumed(path: Path, root: Path, checkpoint: Checkpoint) -> Follower:
+    saved = checkpoint.load()
     positions = resume.latest(root, path, saved)
     if not positions:
         return _fresh(path)

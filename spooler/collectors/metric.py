@@ -15,7 +15,7 @@ from typing import Any
 from spooler import async_exceptions, config
 from spooler.collectors import Collector, logger
 from spooler.dlrover.metric import DiagnosisDataType
-from spooler.filetail.checkpoint import Bookmark
+from spooler.filetail.checkpoint import Checkpoint
 
 _HOST = "127.0.0.1"
 _CONNECT_SECONDS = 1.0
@@ -33,7 +33,7 @@ class MetricCollector(Collector):
 
     def __init__(self) -> None:
         super().__init__()
-        self._turn: Bookmark | None = None
+        self._turn: Checkpoint | None = None
 
     @property
     def port(self) -> int | None:
@@ -83,7 +83,7 @@ class MetricCollector(Collector):
         if self._turn is not None and self._turn.pid == os.getpid():
             return True
         try:
-            self._turn = Bookmark.take(root, Path(f"/xpu-timer-{os.uname().nodename}-{port}"))
+            self._turn = Checkpoint.take(root, Path(f"/xpu-timer-{os.uname().nodename}-{port}"))
         except OSError as error:
             if async_exceptions.is_async(error):
                 raise
@@ -123,16 +123,16 @@ def _fetch(port: int) -> str:
         connection.request("GET", "/metrics", headers={"Accept": "text/plain"})
         answer = connection.getresponse()
         if answer.status != http.client.OK:
-            raise ValueError(f"it answered {answer.status} {answer.reason}")
+            raise ValueError(f"HTTP status {answer.status} {answer.reason}")
         page = b""
         while chunk := answer.read1(_CHUNK):
             page += chunk
             if len(page) > _SAMPLE_BYTES:
-                raise ValueError(f"more than {_SAMPLE_BYTES} bytes are no sample")
+                raise ValueError(f"the sample is larger than {_SAMPLE_BYTES} bytes")
             if time.monotonic() > deadline:
-                raise ValueError(f"it took longer than {_ANSWER_SECONDS:.0f} s")
+                raise ValueError(f"no complete answer within {_ANSWER_SECONDS:.0f} s")
         if answer.length:
-            raise ValueError(f"the last {answer.length} bytes of it are missing")
+            raise ValueError(f"the last {answer.length} bytes are missing")
         return page.decode("utf-8", "replace")
     finally:
         connection.close()

@@ -1,9 +1,9 @@
 """What all threads are doing: stacks as readable text, of this process and of others.
 
-Taken periodically, on request by a signal, and when training makes no progress any more, which is
-when they are wanted. Own threads are looked at from another thread, so it does not matter that the
-main thread waits in a C call, as long as that has let go of the interpreter's lock. If it has not,
-`spooler.collectors.dump` helps. Other processes are looked at by py-spy, where it is installed.
+Taken periodically, on a signal, and when training makes no progress any more. The collector reads
+the threads of this process from its own thread. The main thread may wait in a C call, as long as
+that has released the interpreter's lock. `spooler.collectors.stack_dump` is for when it has not.
+Other processes are read by py-spy, where it is installed.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ class StackCollector(Collector):
         stacks = own_stacks()
         pids = tuple(self._pids() if callable(self._pids) else self._pids)
         if pids:
-            from spooler.collectors import other_process
+            from spooler.collectors import pyspy
 
             for pid in pids:
-                stacks[f"process {pid}"] = other_process.stacks(pid)
+                stacks[f"process {pid}"] = pyspy.stacks_of(pid)
         return stacks
 
     def store_data(self, data: Any, *, why: str = "") -> bool:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 
 from spooler.detection import pytorch
+from spooler.detection.catalogue import load
 from spooler.detection.gpu import Gpu, given, number
 from spooler.detection.view import View
 
@@ -22,21 +23,7 @@ VENDOR = "0x1002"
 GIB = 2**30
 LOCAL_HEAPS = ("1", "2")
 
-MODELS = {
-    0x738C: "AMD Instinct MI100",
-    0x7408: "AMD Instinct MI250X",
-    0x740C: "AMD Instinct MI250X / MI250",
-    0x740F: "AMD Instinct MI210",
-    0x74A0: "AMD Instinct MI300A",
-    0x74A1: "AMD Instinct MI300X",
-    0x74A2: "AMD Instinct MI308X",
-    0x74A5: "AMD Instinct MI325X",
-    0x74A9: "AMD Instinct MI300X HF",
-    0x74B5: "AMD Instinct MI300X VF",
-    0x74B9: "AMD Instinct MI325X VF",
-    0x75A0: "AMD Instinct MI350X",
-    0x75A3: "AMD Instinct MI355X",
-}
+MODELS = {int(number, 16): name for number, name in load("gpus")["amd"].items()}
 
 
 def gpus(view: View) -> list[Gpu]:

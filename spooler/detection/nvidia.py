@@ -13,26 +13,13 @@ import json
 import re
 
 from spooler.detection import pytorch
+from spooler.detection.catalogue import load
 from spooler.detection.gpu import Gpu, given
 from spooler.detection.view import View
 
 GPUS = "/proc/driver/nvidia/gpus"
 
-# The first pattern that matches the model names its architecture.
-ARCHITECTURES = (
-    (r"GB10\b", "sm_121"),
-    (r"B300|GB300", "sm_103"),
-    (r"B100|B200|GB200", "sm_100"),
-    (r"RTX (PRO|50[5-9]0)", "sm_120"),
-    (r"H100|H200|H800|H20\b|GH200", "sm_90"),
-    (r"L40S?|L20|L4\b|L2\b|RTX 40[5-9]0|Ada", "sm_89"),
-    (r"A100|A800|A30\b", "sm_80"),
-    (r"A40|A16|A10G?\b|A2\b|RTX A\d|RTX 30[5-9]0", "sm_86"),
-    (r"T4\b|RTX 20[678]0|TITAN RTX|Quadro RTX", "sm_75"),
-    (r"V100|TITAN V", "sm_70"),
-    (r"P100", "sm_60"),
-    (r"P40|P4\b", "sm_61"),
-)
+ARCHITECTURES: list[list[str]] = load("gpus")["nvidia"]
 
 _MEMORY = re.compile(r"\b(\d{1,4}) ?GB\b")
 _DEVICE = re.compile(r"nvidia\d+")

@@ -22,11 +22,11 @@ from spooler import async_exceptions, config, stderr
 from spooler.collectors.log import LogCollector
 from spooler.collectors.metric import MetricCollector
 from spooler.collectors.stack import StackCollector
+from spooler.collectors.stack_dump import StackDumper
 from spooler.diagnosis import failures as failure
 from spooler.diagnosis import rules
 from spooler.diagnosis.action import DiagnosisAction
 from spooler.diagnosis.hang import HangWatch
-from spooler.diagnosis.stuck import Stuck
 from spooler.dlrover.master_client import SpoolMasterClient
 from spooler.recorder import recorder
 from spooler.records import decision, step
@@ -75,7 +75,7 @@ class DiagnosisAgent:
         self._log = LogCollector(training_log_file)
         self._stack = StackCollector(_children if (local_world_size or 1) > 1 else ())
         self._hang = HangWatch(settings.hang_seconds if "stack" in collectors else 0.0)
-        self._stuck = Stuck(settings, self._stack)
+        self._dumper = StackDumper(settings, self._stack)
         self._is_set = False  # by arguments
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
@@ -143,9 +143,9 @@ class DiagnosisAgent:
             except RuntimeError as error:
                 if async_exceptions.is_async(error):
                     raise
-                logger.warning("Nothing is collected: %s", error)
+                logger.warning("Collectors are off, the thread cannot start: %s", error)
                 return
-            self._stuck.begin()
+            self._dumper.begin()
             self._thread = thread
             atexit.register(self._at_exit)
 
@@ -173,15 +173,17 @@ class DiagnosisAgent:
         described = failure.describe(failures)
         restarts = restart_count if isinstance(restart_count, int) else 0
         action = rules.decide(described, self._log.tail(), restarts, self._settings.max_restarts)
-        verdict = {**action.__dict__, "action": action.action_type.name}
-        del verdict["action_type"]
         logger.info("Diagnosis: %s: %s", action.action_type.name, action.reason)
         if os.environ.get(config.OUTPUT_PATH):
             recorder().record(
                 decision.NAME,
-                decision.make(
+                decision.encode(
                     time=time.time(),
-                    verdict=verdict,
+                    action=action.action_type.name,
+                    rule=action.rule,
+                    reason=action.reason,
+                    evidence=action.evidence,
+                    seen_in=action.seen_in,
                     restart_count=restarts,
                     failures=described[:_FAILURES_LIMIT],
                 ),
@@ -208,7 +210,7 @@ class DiagnosisAgent:
     def _replaced(self, *arguments: Any) -> DiagnosisAgent:
         """An agent with these arguments; this one, if it has begun already."""
         if self.is_running:
-            logger.warning("The diagnosis agent has been started: its arguments stay as they are")
+            logger.warning("The diagnosis agent runs already. New arguments are ignored.")
             return self
         other = type(self)(*arguments)
         if self._client is not None:
@@ -217,7 +219,7 @@ class DiagnosisAgent:
 
     def _run(self) -> None:
         stopping = self._stopping
-        self._guarded("stack", self._stuck.look_behind)
+        self._guarded("stack", self._dumper.report_left_behind)
         while not stopping.is_set():
             self._round(time.monotonic(), stopping)
             now = time.monotonic()
@@ -230,13 +232,13 @@ class DiagnosisAgent:
                 turn.due = now + turn.seconds
                 self._guarded(_name(turn.collector), _collect, turn.collector)
         self._guarded("stack", self._look_for_hang, now)
-        self._guarded("stack", self._stuck.look)
+        self._guarded("stack", self._dumper.poll)
 
     def _look_for_hang(self, now: float) -> None:
         mine = recorder()
         idle = self._hang.look(mine.recorded.get(step.NAME, 0) + sum(mine.dropped.values()), now)
         if idle is not None:
-            logger.warning("No step for %.0f s: taking the stacks of all threads", idle)
+            logger.warning("No step for %.0f s. Reporting the stacks of all threads.", idle)
             self._stack.store_data(self._stack.collect_data(), why=f"no step for {idle:.0f} s")
 
     def _guarded(self, name: str, work: Any, *arguments: Any) -> None:
@@ -249,8 +251,8 @@ class DiagnosisAgent:
             self.failures[name] = self.failures.get(name, 0) + 1
             if first:
                 logger.warning(
-                    "The %s collector failed: %s: %s. It is tried again; further failures are"
-                    " counted only",
+                    "The %s collector failed: %s: %s. It is retried. Further failures are counted"
+                    " only.",
                     name,
                     type(error).__name__,
                     error,
@@ -264,7 +266,7 @@ class DiagnosisAgent:
         self._stopping.set()
         if thread is not threading.current_thread():
             thread.join(_LAST_SECONDS)
-        self._stuck.end()
+        self._dumper.end()
         if self._log in self._collectors and not thread.is_alive():
             self._guarded("log", _take_last, self._log, deadline)
 
@@ -276,7 +278,7 @@ class DiagnosisAgent:
         if isinstance(self._log.client, SpoolMasterClient):
             self._end(thread)
         else:
-            self._stuck.end()
+            self._dumper.end()
 
     def _after_fork(self) -> None:
         """In a child there is no thread, and nobody holds a lock."""
@@ -291,11 +293,11 @@ def start_from_environ() -> None:
     if settings.unknown:
         stderr.report_once(
             "collectors",
-            f"{config.COLLECTORS} names {', '.join(sorted(settings.unknown))}: there are"
-            f" {', '.join(sorted(_ALL))}",
+            f"{config.COLLECTORS} has unknown collectors: {', '.join(sorted(settings.unknown))}."
+            f" Known are {', '.join(sorted(_ALL))}.",
         )
     if "log" in settings.wanted and not os.environ.get(config.LOG_FILE):
-        stderr.debug(f"No log is followed: {config.LOG_FILE} is not set")
+        stderr.debug(f"The log collector is off: {config.LOG_FILE} is not set")
     if not settings.wanted:
         return
     with DiagnosisAgent._instance_lock:
@@ -330,9 +332,9 @@ def _name(collector: Any) -> str:
 
 def _children() -> tuple[int, ...]:
     """Whom to ask py-spy about, nobody without it."""
-    from spooler.collectors import other_process
+    from spooler.collectors import pyspy
 
-    return other_process.children() if other_process.program() else ()
+    return pyspy.child_processes() if pyspy.program() else ()
 
 
 def _renew() -> None:

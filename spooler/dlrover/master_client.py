@@ -62,7 +62,12 @@ class SpoolMasterClient:
         try:
             metric = taken(data, now=now, own=self._own)
             source = getattr(data, "source", None)
-            body = report.make(time=now, metric=metric, source=source, master=self.master_addr)
+            body = report.encode(
+                time=now,
+                **metric,
+                source=None if source is None else dict(source),
+                master=self.master_addr,
+            )
             packed = codec.pack(body)
             if len(packed) > fmt.BODY_LIMIT:
                 raise ReportRefused("report-content", f"{len(packed)} bytes are too many")
@@ -75,7 +80,7 @@ class SpoolMasterClient:
             recorder().bug(error, reason=reason)
             return False
         if not os.environ.get(config.OUTPUT_PATH):
-            logger.warning("%s is not set: reports are not kept", config.OUTPUT_PATH)
+            logger.warning("Reports are discarded: %s is not set", config.OUTPUT_PATH)
             return False
         return recorder().append(report.NAME, packed, kept=source is not None)
 
@@ -88,8 +93,8 @@ def _name_master(address: str) -> None:
         mine.master_addr = mine.master_addr or address
     elif known != address:
         logger.warning(
-            "The spool of this process was begun before a client named the master %s: its reports"
-            " go to %s. Make the client before the first record (wandb.init), or set %s",
+            "The client names the master %s, but the spool of this process was opened before."
+            " Its reports go to %s. Create the client before wandb.init, or set %s.",
             address,
             known or "no master",
             identity.MASTER_ADDR,

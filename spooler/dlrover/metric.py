@@ -126,7 +126,8 @@ def taken(data: Any, *, now: float, own: Mapping[str, Any] = _NOTHING) -> dict[s
         "need_report": bool,
     }
     if not any(_has(data, name) for name in ("data_type", "data_content")):
-        raise ReportRefused("report-shape", f"a {type(data).__name__} is no WorkerTrainingMetric")
+        kind = type(data).__name__
+        raise ReportRefused("report-shape", f"a {kind} is not a WorkerTrainingMetric")
     return {name: check(_field(data, name, own.get(name))) for name, check in checks.items()}
 
 
@@ -149,11 +150,11 @@ def _timestamp(value: Any, now: float) -> int:
         except ValueError as error:
             if async_exceptions.is_async(error):
                 raise
-            raise ReportRefused("report-timestamp", f"{value!r} is no time") from None
+            raise ReportRefused("report-timestamp", f"{value!r} is not a time") from None
     if value is None or value == 0:
         return int(now)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ReportRefused("report-timestamp", f"{value!r} is no time")
+        raise ReportRefused("report-timestamp", f"{value!r} is not a time")
     for least, unit in _UNITS:
         if value >= least:
             value = value / unit

@@ -7,8 +7,12 @@ with a checksum: whenever the process is killed, one of them is whole; and a ful
 matter, since nothing grows.
 
 What counts is the position in the record that holds the data, for those two are committed as one.
-The bookmark says from which record of which spool on to look for newer ones (`resume`), and keeps
+The checkpoint says from which record of which spool on to look for newer ones (`resume`), and keeps
 the position when the spools are long delivered and deleted.
+
+A path and an offset are not enough for a position: files are renamed, truncated and written again,
+and inodes are used again. So a position also holds checksums of what stood at the beginning of the
+file and just before the position. Only a file that has both is the one.
 """
 
 from __future__ import annotations
@@ -21,26 +25,69 @@ import json
 import os
 import weakref
 import zlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from spooler.async_exceptions import is_async
-from spooler.filetail.position import Position
 
+# Bytes at the beginning of the file, and before the position, that identify it; fewer when there
+# are fewer.
+WINDOW = 1024
 _SLOT_BYTES = 16384  # two paths of the longest kind, and the keys of some dozens of files
-_open_bookmarks: weakref.WeakSet[Bookmark] = weakref.WeakSet()
+_open_checkpoints: weakref.WeakSet[Checkpoint] = weakref.WeakSet()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Saved:
+class LogPosition:
+    """`begin` to `end` is what the record holds, in bytes; the next piece begins at `end`."""
+
+    path: str  # as it was followed, absolute
+    device: int
+    inode: int
+    begin: int
+    end: int
+    head: int  # CRC-32 of the first min(end, WINDOW) bytes of the file
+    tail: int  # CRC-32 of the last min(end, WINDOW) bytes before `end`
+
+    @property
+    def window(self) -> int:
+        """How many bytes `head` and `tail` each stand for."""
+        return min(self.end, WINDOW)
+
+    def is_in(self, head: bytes, tail: bytes) -> bool:
+        """Whether a file with these bytes in the two places is the one."""
+        return (
+            len(head) == len(tail) == self.window
+            and zlib.crc32(head) == self.head
+            and zlib.crc32(tail) == self.tail
+        )
+
+    def to_map(self) -> dict[str, Any]:
+        """What stands in the record."""
+        return asdict(self)
+
+    @classmethod
+    def from_map(cls, values: Any) -> LogPosition | None:
+        """The position in a record, None where there is none."""
+        if not isinstance(values, Mapping):
+            return None
+        names = {f.name: (str if f.type == "str" else int) for f in fields(cls)}
+        if not all(isinstance(values.get(name), kind) for name, kind in names.items()):
+            return None
+        return cls(**{name: values[name] for name in names})
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointState:
     """A position, and where to look for newer ones.
 
     That is beyond record `seq` of the spool called `spool`, and in other spools of the same process
     that were begun at `start` or later.
     """
 
-    position: Position | None
+    position: LogPosition | None
     known: frozenset[str]
     spool: str = ""  # its id; "" when the process had none yet
     seq: int = 0
@@ -49,23 +96,23 @@ class Saved:
     host: str = ""
 
 
-class Bookmark:
+class Checkpoint:
     """The locked file; `take` makes one."""
 
     def __init__(self, descriptor: int) -> None:
         self._fd = descriptor
         self._count = 0
         self.pid = os.getpid()
-        _open_bookmarks.add(self)
+        _open_checkpoints.add(self)
 
     @classmethod
-    def take(cls, root: Path, log: Path, mode: int = 0o600) -> Bookmark | None:
-        """The bookmark of `log` below `root`; None while another process follows the file.
+    def take(cls, root: Path, log: Path, mode: int = 0o600) -> Checkpoint | None:
+        """The checkpoint of `log` below `root`; None while another process follows the file.
 
         Raises:
             OSError: no file can be made or locked there.
         """
-        name = folder_of(root) / f"{_name(log)}.position"
+        name = state_folder(root) / f"{_name(log)}.position"
         descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -77,15 +124,15 @@ class Bookmark:
             raise
         return cls(descriptor)
 
-    def load(self) -> Saved | None:
+    def load(self) -> CheckpointState | None:
         """What was saved last, None before the first time."""
         found = [one for one in (self._slot(0), self._slot(1)) if one is not None]
         if not found:
             return None
         newest = max(found, key=lambda one: one["count"])
         self._count = newest["count"]
-        return Saved(
-            position=Position.from_map(newest.get("position")),
+        return CheckpointState(
+            position=LogPosition.from_map(newest.get("position")),
             known=frozenset(newest.get("known", ())),
             spool=str(newest.get("spool", "")),
             seq=int(newest.get("seq", 0)),
@@ -94,7 +141,7 @@ class Bookmark:
             host=str(newest.get("host", "")),
         )
 
-    def save(self, saved: Saved) -> None:
+    def save(self, saved: CheckpointState) -> None:
         """Keep `saved`.
 
         Raises:
@@ -114,7 +161,7 @@ class Bookmark:
         text = json.dumps(values, ensure_ascii=False).encode("utf-8", "surrogateescape")
         head = f"{zlib.crc32(text):08x} {len(text):06d} ".encode()
         if len(head) + len(text) > _SLOT_BYTES:
-            raise OSError(errno.ENAMETOOLONG, "the paths are too long for a bookmark")
+            raise OSError(errno.ENAMETOOLONG, "the paths are too long for a checkpoint")
         filled = (head + text).ljust(_SLOT_BYTES, b"\n")
         os.pwrite(self._fd, filled, self._count % 2 * _SLOT_BYTES)
 
@@ -143,7 +190,7 @@ class Bookmark:
         return values if isinstance(values, dict) and "count" in values else None
 
 
-def folder_of(root: Path) -> Path:
+def state_folder(root: Path) -> Path:
     """Where the collectors of this user keep what must outlast a process; made where missing.
 
     Raises:
@@ -171,7 +218,7 @@ def _name(log: Path) -> str:
 
 def _forget() -> None:
     """In a forked child: the lock is the parent's, and ends with it, not with the child."""
-    for one in list(_open_bookmarks):
+    for one in list(_open_checkpoints):
         one.close()
 
 

@@ -24,8 +24,8 @@ from pathlib import Path
 
 from spooler.async_exceptions import is_async, suppress
 from spooler.filetail import lines
-from spooler.filetail.position import WINDOW, Position
-from spooler.filetail.rotation import Moved, Sibling, look, siblings
+from spooler.filetail.checkpoint import WINDOW, LogPosition
+from spooler.filetail.rotation import FileMoved, RotatedFile, rotated_files, stat_file
 
 # A line without its end waits this long for it: a progress bar never ends its own.
 PARTIAL_SECONDS = 30.0
@@ -44,7 +44,7 @@ class Piece:
     """
 
     text: str
-    position: Position
+    position: LogPosition
     head: bytes
     tail: bytes
 
@@ -59,10 +59,10 @@ class Follower:
     def __init__(
         self,
         path: Path,
-        position: Position | None = None,
+        position: LogPosition | None = None,
         known: frozenset[str] | None = None,
         *,
-        earlier: Sequence[Position] = (),
+        earlier: Sequence[LogPosition] = (),
         from_end: bool = False,
     ) -> None:
         self.path = path
@@ -89,7 +89,7 @@ class Follower:
         return self._fd >= 0
 
     @property
-    def position(self) -> Position | None:
+    def position(self) -> LogPosition | None:
         """How far the file at hand, or last at hand, has been passed; None before the first."""
         return self._mark if self._mark.path else self._sought
 
@@ -105,7 +105,7 @@ class Follower:
 
         `last`: nobody will ask again, so a line without its end need not wait.
         """
-        with contextlib.suppress(Moved):  # in the middle of a rotation: it will be over soon
+        with contextlib.suppress(FileMoved):  # in the middle of a rotation: it will be over soon
             return self._next(now, last=last)
         return None
 
@@ -118,7 +118,9 @@ class Follower:
             data = self._read()
             if data is None:
                 self._seek_again()
-            elif size := lines.taken(data, ended=ended, impatient=last or self._is_due(data, now)):
+            elif size := lines.complete_lines(
+                data, ended=ended, impatient=last or self._is_due(data, now)
+            ):
                 return self._piece(data[:size])
             elif ended:
                 self._open_next()
@@ -153,7 +155,7 @@ class Follower:
     def _piece(self, data: bytes) -> Piece:
         head = (self._head + data)[:WINDOW]
         tail = (self._tail + data)[-WINDOW:]
-        position = Position(
+        position = LogPosition(
             path=str(self.path),
             device=self._device,
             inode=self._inode,
@@ -186,14 +188,14 @@ class Follower:
         What is older than it was known when it was opened, so what is not is a copy. One that
         begins like the file is being made: the file still has it all.
         """
-        rotated = siblings(self.path)
+        rotated = rotated_files(self.path)
         mine = next((one.age for one in rotated if self._is_here(one)), None)
         new = [
             one
             for one in self._new(rotated)
             if not self._is_here(one) and (mine is None or one.age < mine)
         ]
-        there = look(self.path)
+        there = stat_file(self.path)
         if mine is None and (there is None or not self._is_here(there)):
             return False  # it was deleted
         return bool(new) and not any(data.startswith(one.head()) for one in new)
@@ -202,10 +204,10 @@ class Follower:
 
     def _is_left(self) -> bool:
         """Whether a later file has got something: at the path, or rotated already."""
-        there = look(self.path)
+        there = stat_file(self.path)
         if there is not None and self._is_here(there):
             return False
-        return _size(self.path) > 0 or bool(self._unread(self._this(), siblings(self.path)))
+        return _size(self.path) > 0 or bool(self._unread(self._this(), rotated_files(self.path)))
 
     def _begin(self) -> bool:
         """Open the file to begin with; whether there is one."""
@@ -217,7 +219,7 @@ class Follower:
             # A listing may lack a file that is renamed meanwhile: what is lost is looked for twice.
             found = self._find(position) or self._find(position)
         if self._known is None:
-            older = siblings(self.path)
+            older = rotated_files(self.path)
             if found is not None and found.path != self.path:
                 older = [one for one in older if one.age < found.age]
             self._known = _keys(older)
@@ -232,8 +234,8 @@ class Follower:
 
     def _begin_anew(self) -> bool:
         """Open a file that was never followed before; what is rotated already is not ours."""
-        known = _keys(siblings(self.path))
-        there = look(self.path)
+        known = _keys(rotated_files(self.path))
+        there = stat_file(self.path)
         if there is None or not self._open(there, 0):
             return False
         self._known = known
@@ -257,11 +259,11 @@ class Follower:
         self.close()
         self._open_unread(done)
 
-    def _open_unread(self, done: Sibling | None) -> bool:
+    def _open_unread(self, done: RotatedFile | None) -> bool:
         """Open the oldest file that is not known and younger than `done`, or else the path."""
         # In this order: a rotation in between makes the file at the path one of the rotated.
-        there = look(self.path)
-        rotated = siblings(self.path)
+        there = stat_file(self.path)
+        rotated = rotated_files(self.path)
         unread = self._unread(done, rotated)
         chosen = unread[0] if unread else there
         if chosen is None:
@@ -272,7 +274,7 @@ class Follower:
         self._known = known
         return True
 
-    def _unread(self, done: Sibling | None, rotated: list[Sibling]) -> list[Sibling]:
+    def _unread(self, done: RotatedFile | None, rotated: list[RotatedFile]) -> list[RotatedFile]:
         """Those that are not known and younger than `done`, which may have another name now."""
         new = self._new(rotated)
         if done is None:
@@ -282,7 +284,7 @@ class Follower:
             return [one for one in new if one.written >= done.written]
         return [one for one in new if one.age > after]
 
-    def _new(self, rotated: list[Sibling]) -> list[Sibling]:
+    def _new(self, rotated: list[RotatedFile]) -> list[RotatedFile]:
         """Those that are not known. What is older than all that are known is, too."""
         known = [one.age for one in rotated if self._is_known(one)]
         oldest = min(known, default=None)
@@ -290,16 +292,16 @@ class Follower:
             one for one in rotated if one.age not in known and (oldest is None or one.age > oldest)
         ]
 
-    def _is_known(self, one: Sibling) -> bool:
+    def _is_known(self, one: RotatedFile) -> bool:
         """Whether this is a file from before; only those that may be are opened."""
         return f"{one.inode}" in {key.partition(":")[0] for key in self.known} and (
             one.key() in self.known
         )
 
-    def _this(self) -> Sibling:
+    def _this(self) -> RotatedFile:
         """The file at hand, which may have been deleted."""
         status = os.fstat(self._fd)
-        return Sibling(
+        return RotatedFile(
             path=Path(),
             device=status.st_dev,
             inode=status.st_ino,
@@ -307,10 +309,10 @@ class Follower:
             number=0,
         )
 
-    def _find(self, position: Position) -> Sibling | None:
+    def _find(self, position: LogPosition) -> RotatedFile | None:
         """The file that `position` is in: by its inode, or as a copy."""
-        there = look(self.path)
-        files = [*([there] if there is not None else []), *siblings(self.path)]
+        there = stat_file(self.path)
+        files = [*([there] if there is not None else []), *rotated_files(self.path)]
         for one in files:
             if one.inode == position.inode and _holds(one, position):
                 return one
@@ -318,19 +320,19 @@ class Follower:
             return there
         return self._copy_of(position)
 
-    def _copy_of(self, position: Position) -> Sibling | None:
+    def _copy_of(self, position: LogPosition) -> RotatedFile | None:
         """The youngest rotated file that has what was recorded up to `position`."""
         if not position.end:
             return None
-        for one in reversed(siblings(self.path)):
+        for one in reversed(rotated_files(self.path)):
             if _holds(one, position) and not self._is_known(one):
                 return one
         return None
 
-    def _is_here(self, one: Sibling) -> bool:
+    def _is_here(self, one: RotatedFile) -> bool:
         return (one.device, one.inode) == (self._device, self._inode)
 
-    def _open(self, one: Sibling, offset: int, position: Position | None = None) -> bool:
+    def _open(self, one: RotatedFile, offset: int, position: LogPosition | None = None) -> bool:
         """Open a file at `offset`, which is that of `position` where there is one."""
         descriptor = one.open()
         if descriptor is None:
@@ -341,7 +343,7 @@ class Follower:
         if position is not None and not position.is_in(self._head, self._tail):
             os.close(descriptor)
             self._fd, self._mark = -1, before
-            raise Moved(one.path)
+            raise FileMoved(one.path)
         self._mark = position or self._mark
         return True
 
@@ -354,10 +356,10 @@ class Follower:
         self._mark = self._piece(b"").position
 
 
-_NOWHERE = Position(path="", device=0, inode=0, begin=0, end=0, head=0, tail=0)
+_NOWHERE = LogPosition(path="", device=0, inode=0, begin=0, end=0, head=0, tail=0)
 
 
-def _keys(files: list[Sibling]) -> frozenset[str]:
+def _keys(files: list[RotatedFile]) -> frozenset[str]:
     """The keys of the youngest of these."""
     return frozenset(one.key() for one in files[-_KNOWN_LIMIT:])
 
@@ -371,7 +373,7 @@ def _size(path: Path) -> int:
         return 0
 
 
-def _holds(one: Sibling, position: Position) -> bool:
+def _holds(one: RotatedFile, position: LogPosition) -> bool:
     """Whether a file has what was recorded up to `position`.
 
     Raises:

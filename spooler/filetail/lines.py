@@ -7,7 +7,7 @@ from __future__ import annotations
 PIECE_BYTES = 256 * 1024
 
 
-def taken(data: bytes, *, ended: bool, impatient: bool) -> int:
+def complete_lines(data: bytes, *, ended: bool, impatient: bool) -> int:
     """How many bytes of `data` make a piece: 0 to wait for more.
 
     `ended`: nothing will follow in this file. `impatient`: a line that is not complete has waited

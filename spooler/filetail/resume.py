@@ -1,9 +1,9 @@
 """Finds how far a log file was recorded by the processes before this one.
 
-The newest position is the one in the newest record. The bookmark names a spool and a record beyond
-which to look: beyond it lie the records of seconds. A process that could not write to its spool any
-more may have begun another one: those are known by the same pid and a later start. Without a
-bookmark every spool below the root is read, the newest first, up to `_SCAN_BYTES`.
+The newest position is the one in the newest record. The checkpoint names a spool and a record: only
+the records of a few seconds lie beyond it. A process that could not write to its spool any more may
+have opened another one, with the same pid and a later start. Without a checkpoint every spool below
+the root is read, the newest first, up to `_SCAN_BYTES`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ from typing import Any
 
 from spooler.async_exceptions import is_async
 from spooler.errors import SpoolError
-from spooler.filetail.checkpoint import Saved
-from spooler.filetail.position import Position
+from spooler.filetail.checkpoint import CheckpointState, LogPosition
 from spooler.records import report
 from spooler.spool import codec
 from spooler.spool import format as fmt
@@ -26,18 +25,18 @@ _CHUNK = 200
 _SCAN_BYTES = 256 * 1024 * 1024
 
 
-def latest(root: Path, log: Path, saved: Saved | None) -> list[Position]:
+def latest(root: Path, log: Path, saved: CheckpointState | None) -> list[LogPosition]:
     """The last position in each file that was `log`, the newest first. Reads files only.
 
-    Those before the newest are for when its file is gone; files from before the bookmark are known
-    to it.
+    Those before the newest are for when its file is gone. The checkpoint knows the files that are
+    older than itself.
     """
     if saved is None:
         return _anywhere(root, log)
     dated = [(0.0, saved.position)] if saved.position is not None else []
     for directory, seq in _places(root, saved):
         dated += _positions(directory, seq, log)
-    found: list[Position] = []
+    found: list[LogPosition] = []
     for _, position in sorted(dated, key=lambda one: one[0]):
         if found and (found[-1].inode, found[-1].end) == (position.inode, position.begin):
             found.pop()
@@ -45,8 +44,8 @@ def latest(root: Path, log: Path, saved: Saved | None) -> list[Position]:
     return found[::-1]
 
 
-def _places(root: Path, saved: Saved) -> Iterator[tuple[Path, int]]:
-    """Spools that may hold what the bookmark does not tell of, and from which record on."""
+def _places(root: Path, saved: CheckpointState) -> Iterator[tuple[Path, int]]:
+    """Spools that may hold what the checkpoint does not tell of, and from which record on."""
     for directory in _spools(root):
         start, pid = directory.name.split("-")[:2]
         if directory.name == saved.spool:
@@ -57,7 +56,7 @@ def _places(root: Path, saved: Saved) -> Iterator[tuple[Path, int]]:
             yield directory, 0
 
 
-def _anywhere(root: Path, log: Path) -> list[Position]:
+def _anywhere(root: Path, log: Path) -> list[LogPosition]:
     left = _SCAN_BYTES
     for directory in sorted(_spools(root), key=lambda path: path.name, reverse=True):
         left -= Reader(directory).bytes()
@@ -85,7 +84,7 @@ def _host(directory: Path) -> str:
         return ""
 
 
-def _positions(directory: Path, seq: int, log: Path) -> Iterator[tuple[float, Position]]:
+def _positions(directory: Path, seq: int, log: Path) -> Iterator[tuple[float, LogPosition]]:
     """The positions of `log` in the records beyond `seq`, with the time of each."""
     reader = Reader(directory)
     while True:
@@ -97,7 +96,7 @@ def _positions(directory: Path, seq: int, log: Path) -> Iterator[tuple[float, Po
             return
         for stored in chunk.records:
             body = _body(stored.body) if stored.kind == report.NAME else {}
-            position = Position.from_map(body.get("source"))
+            position = LogPosition.from_map(body.get("source"))
             if position is not None and position.path == str(log):
                 yield float(body.get("time", 0.0)), position
         if chunk.through == seq:

@@ -22,12 +22,12 @@ _KEY_BYTES = 256
 _LISTINGS = 20
 
 
-class Moved(Exception):
+class FileMoved(Exception):
     """A file was renamed or deleted between two looks: what the first one told is void."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sibling:
+class RotatedFile:
     """One file: where it is now, and what dates it."""
 
     path: Path
@@ -72,18 +72,18 @@ class Sibling:
         try:
             descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except FileNotFoundError:
-            raise Moved(self.path) from None
+            raise FileMoved(self.path) from None
         except OSError as error:
             if is_async(error):
                 raise
             return None
         if os.fstat(descriptor).st_ino != self.inode:
             os.close(descriptor)
-            raise Moved(self.path)
+            raise FileMoved(self.path)
         return descriptor
 
 
-def siblings(path: Path) -> list[Sibling]:
+def rotated_files(path: Path) -> list[RotatedFile]:
     """The rotated files of `path`, the oldest first; without `path` itself.
 
     A rotation that renames them one by one may be under way: two listings have to agree.
@@ -97,18 +97,18 @@ def siblings(path: Path) -> list[Sibling]:
         if [(one.path, one.inode) for one in again] == [(one.path, one.inode) for one in found]:
             return found
         found = again
-    raise Moved(path)
+    raise FileMoved(path)
 
 
 def is_rotated(path: Path) -> bool:
     """Whether there are rotated files of `path`, or some that are being renamed."""
     try:
-        return bool(siblings(path))
-    except Moved:
+        return bool(rotated_files(path))
+    except FileMoved:
         return True
 
 
-def _listed(path: Path) -> list[Sibling]:
+def _listed(path: Path) -> list[RotatedFile]:
     pattern = re.compile(
         rf"{re.escape(path.name)}(?P<after>{_SUFFIX})"
         rf"|{re.escape(path.stem)}(?P<within>{_SUFFIX}){re.escape(path.suffix)}"
@@ -123,13 +123,13 @@ def _listed(path: Path) -> list[Sibling]:
     for name in names:
         match = pattern.fullmatch(name)
         if match is not None and name != path.name:
-            one = look(path.parent / name, match["after"] or match["within"])
+            one = stat_file(path.parent / name, match["after"] or match["within"])
             if one is not None:
                 found.append(one)
     return sorted(found, key=lambda one: one.age)
 
 
-def look(path: Path, suffix: str = "") -> Sibling | None:
+def stat_file(path: Path, suffix: str = "") -> RotatedFile | None:
     """The regular file at `path`, None where there is none."""
     try:
         status = os.stat(path)
@@ -141,7 +141,7 @@ def look(path: Path, suffix: str = "") -> Sibling | None:
         return None
     digits = suffix.lstrip(".-_")
     number = int(digits) if digits.isdecimal() and int(digits) <= _COUNT_LIMIT else 0
-    return Sibling(
+    return RotatedFile(
         path=path,
         device=status.st_dev,
         inode=status.st_ino,

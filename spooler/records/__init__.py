@@ -1,9 +1,22 @@
-"""Record kinds: what a body in the spool means.
+"""Record kinds: what a record body in the spool means.
 
-A kind is one file with `NAME` (the `kind` column), `make(...)` (the body, a map that msgpack can
-hold) and `EXAMPLE` (one real body), and one line in `REGISTRY`. All bodies have `time`, Unix
-seconds as a float by the clock of the training process; order comes from the seq, never from it.
-The service ships kinds that it does not know to nobody, and keeps them.
+Each kind has one module and one line in `REGISTRY`. The module has:
+
+- `NAME`: the `kind` column of the record.
+- A NamedTuple: the fields of the body, with their types. It is the only schema.
+- `encode(...)`: the body, a map that msgpack can hold. Whoever writes this kind calls it.
+- `decode(body)`: the record, checked. Whoever reads this kind calls it. It raises `MalformedBody`.
+- `EXAMPLE`: one real body.
+
+Every body has `time`, Unix seconds as a float by the clock of the training process. The order of
+records comes from their seq, never from `time`.
+
+How a body may evolve:
+
+- Fields are added. A field is never removed, and never changes its type or meaning.
+- A new field is optional: its default is what records without it mean.
+- Readers ignore fields that they do not know.
+- The service sends kinds that it does not know to no sink, and keeps them.
 """
 
 from __future__ import annotations

@@ -1,34 +1,37 @@
-"""What to do about a failed training process, and why: one call of `diagnose_training_failure`.
-
-`action` is the name of a `DiagnosisActionType`, `rule` the name of the row of the rule table that
-decided (`spooler.diagnosis.rules`), `evidence` the line that it recognised, `seen_in` where that
-line stood: `failures`, `log` or nowhere.
-"""
+"""What to do about a failed training process, and why: one call of `diagnose_training_failure`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import NamedTuple
+
+from spooler.records.schema import Schema
 
 NAME = "decision"
 
 
-def make(
-    *, time: float, verdict: Mapping[str, Any], restart_count: int, failures: str
-) -> dict[str, Any]:
-    """`verdict` has `action`, `rule`, `reason`, `evidence`, `seen_in`; `failures` is text."""
-    return {"time": time, **verdict, "restart_count": restart_count, "failures": failures}
+class DecisionRecord(NamedTuple):
+    """One decision."""
+
+    time: float
+    action: str  # the name of a `DiagnosisActionType`
+    rule: str  # the row of `spooler.diagnosis.rules` that decided
+    reason: str
+    evidence: str  # the line that the rule matched
+    seen_in: str  # where that line was: "failures", "log" or ""
+    restart_count: int
+    failures: str  # as the program described them
 
 
-EXAMPLE = make(
+_schema = Schema(DecisionRecord)
+encode, decode = _schema.encode, _schema.decode
+
+EXAMPLE = encode(
     time=1700000100.0,
-    verdict={
-        "action": "RESTART_WORKER",
-        "rule": "gpu-memory",
-        "reason": "the accelerator's memory did not suffice",
-        "evidence": "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB",
-        "seen_in": "failures",
-    },
+    action="RESTART_WORKER",
+    rule="gpu-memory",
+    reason="the accelerator has too little memory",
+    evidence="torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB",
+    seen_in="failures",
     restart_count=0,
     failures="error: CUDA out of memory. Tried to allocate 2.00 GiB",
 )

@@ -1,24 +1,29 @@
-"""What the training process knows of its frameworks, hardware and packages, for one run.
-
-`evidence` and `hints` are the members of those names in a detection request. `look` counts from
-1; a second look is taken once, when further frameworks have been imported.
-"""
+"""What the training process knows of its frameworks, hardware and packages, for one run."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
+
+from spooler.records.schema import Schema
 
 NAME = "detection"
 
 
-def make(
-    *, run: str, time: float, look: int, evidence: dict[str, Any], hints: dict[str, Any]
-) -> dict[str, Any]:
-    """The body of a detection."""
-    return {"run": run, "time": time, "look": look, "evidence": evidence, "hints": hints}
+class DetectionRecord(NamedTuple):
+    """One detection; `evidence` and `hints` are what a detection request has under these names."""
+
+    run: str
+    time: float
+    look: int  # 1, or 2 for the one that follows the import of further frameworks
+    evidence: dict[str, Any]
+    hints: dict[str, Any]
+    tracker: str = "wandb"
 
 
-EXAMPLE = make(
+_schema = Schema(DetectionRecord)
+encode, decode = _schema.encode, _schema.decode
+
+EXAMPLE = encode(
     run="4x7k2m9q",
     time=1700000000.0,
     look=1,

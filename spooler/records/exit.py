@@ -1,15 +1,22 @@
-"""The training process says goodbye; a spool that ends without this record was cut off."""
+"""The training process ended in order. A spool without this record exited uncleanly."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import NamedTuple
+
+from spooler.records.schema import Schema
 
 NAME = "exit"
 
 
-def make(*, time: float, steps: dict[str, int]) -> dict[str, Any]:
-    """`steps` maps each run of this spool to the last step recorded."""
-    return {"time": time, "steps": steps}
+class ExitRecord(NamedTuple):
+    """The last record of a process."""
+
+    time: float
+    steps: dict[str, int]  # run -> the last step recorded
 
 
-EXAMPLE = make(time=1700000100.0, steps={"4x7k2m9q": 99})
+_schema = Schema(ExitRecord)
+encode, decode = _schema.encode, _schema.decode
+
+EXAMPLE = encode(time=1700000100.0, steps={"4x7k2m9q": 99})

@@ -1,15 +1,24 @@
-"""A wandb run has ended: by `finish`, by leaving its `with` block, or with the interpreter."""
+"""A run has ended: by its tracker's own call, or with the interpreter."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import NamedTuple
+
+from spooler.records.schema import Schema
 
 NAME = "finish"
 
 
-def make(*, run: str, time: float, step: int | None, exit_code: int | None) -> dict[str, Any]:
-    """`step` is the last one recorded, None without any; `exit_code` None where wandb has none."""
-    return {"run": run, "time": time, "step": step, "exit_code": exit_code}
+class FinishRecord(NamedTuple):
+    """The end of a run."""
+
+    run: str
+    time: float
+    step: int | None  # the last one recorded
+    exit_code: int | None  # None where the tracker has none
 
 
-EXAMPLE = make(run="4x7k2m9q", time=1700000100.0, step=99, exit_code=0)
+_schema = Schema(FinishRecord)
+encode, decode = _schema.encode, _schema.decode
+
+EXAMPLE = encode(run="4x7k2m9q", time=1700000100.0, step=99, exit_code=0)

@@ -1,26 +1,93 @@
-"""One call of `wandb.log`: a step, or a part of one.
-
-`data` is what the user passed, nested as passed; numbers, text, booleans and None as they are,
-anything else as `spooler.records.values` puts it. `closed` says that wandb ended the step with
-this call; otherwise more parts of the same step may follow.
-"""
+"""One logging call of an experiment tracker: a step, or a part of one."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
+
+from spooler.errors import MalformedBody
+from spooler.records.schema import RUN_CHARACTERS, Schema
 
 NAME = "step"
+_TEXTS = frozenset({str})
 
 
-def make(
-    *, run: str, step: int, time: float, closed: bool, data: Mapping[str, Any]
+class StepRecord(NamedTuple):
+    """A step, or a part of one.
+
+    `data` is what the user passed, nested as passed: numbers, text, booleans and None as they are,
+    other values as `spooler.records.values` converts them.
+    """
+
+    run: str
+    step: int  # the tracker's own number
+    time: float
+    closed: bool  # the tracker ended the step with this call; otherwise more parts may follow
+    data: dict[str, Any]
+    tracker: str = "wandb"  # a key of `spooler.hooks.REGISTRY`, or of a service's importer
+    step_given: bool = False  # the caller named the step; otherwise the tracker counted
+    inherited: bool = False  # logged by a forked child to a run of its parent
+
+
+_schema = Schema(StepRecord)
+
+
+def encode(  # noqa: PLR0913 - the fields of a step
+    run: str,
+    step: int,
+    time: float,
+    closed: bool,
+    data: Mapping[str, Any],
+    tracker: str = "wandb",
+    step_given: bool = False,
+    inherited: bool = False,
 ) -> dict[str, Any]:
-    """The body of a step; `step` is wandb's own number of it."""
-    return {"run": run, "step": step, "time": time, "closed": closed, "data": data}
+    """The body of a step; a dict display, as it is built at every call of the user's."""
+    body = {
+        "run": run,
+        "step": step,
+        "time": time,
+        "closed": closed,
+        "data": data,
+        "tracker": tracker,
+    }
+    if step_given:
+        body["step_given"] = True
+    if inherited:
+        body["inherited"] = True
+    return body
 
 
-EXAMPLE = make(
+def decode(body: Mapping[str, Any]) -> StepRecord:
+    """The step in a decoded body.
+
+    Raises:
+        MalformedBody: it is not the body of a step.
+    """
+    run, step, time = body.get("run"), body.get("step"), body.get("time")
+    closed, data = body.get("closed"), body.get("data")
+    tracker = body.get("tracker", "wandb")
+    given, inherited = body.get("step_given", False), body.get("inherited", False)
+    if (  # what the schema says, in half the time: a service decodes millions of these
+        type(run) is str
+        and len(run) <= RUN_CHARACTERS
+        and type(step) is int
+        and type(time) is float
+        and type(closed) is bool
+        and type(data) is dict
+        and _TEXTS.issuperset(map(type, data))
+        and type(tracker) is str
+        and type(given) is bool
+        and type(inherited) is bool
+    ):
+        return tuple.__new__(StepRecord, (run, step, time, closed, data, tracker, given, inherited))
+    record = _schema.decode(body)
+    if not _TEXTS.issuperset(map(type, record.data)):
+        raise MalformedBody("data has a name that is not text")
+    return record
+
+
+EXAMPLE = encode(
     run="4x7k2m9q", step=7, time=1700000000.0, closed=True, data={"loss": 2.5, "accuracy": 0.5}
 )
 
@@ -28,12 +95,18 @@ EXAMPLE = make(
 def flatten(data: dict[str, Any]) -> dict[str, Any]:
     """Nested maps to names joined by `.`, as wandb shows them; placeholders stay whole.
 
-    Of two names that become the same, the later one counts. What is flat is returned itself.
+    Of two names that become the same, the later one counts. Flat data is returned itself.
+
+    Raises:
+        MalformedBody: it is nested too deeply.
     """
     if dict not in map(type, data.values()):
         return data
     flat: dict[str, Any] = {}
-    _flatten_into(flat, "", data)
+    try:
+        _flatten_into(flat, "", data)
+    except RecursionError:
+        raise MalformedBody("data is nested too deeply") from None
     return flat
 
 

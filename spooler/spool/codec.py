@@ -26,6 +26,7 @@ _KIND_CHARACTERS = 64  # of a kind that is worth keeping
 # memory. As many numbers as a body can hold are fine; a container counts as eight of them.
 _COUNTED_BYTES = 1024 * 1024
 _MOST_VALUES = 8 * 1024 * 1024
+_NOT_COUNTED: dict[str, Any] = {}
 
 
 def _prefix(kind: str) -> int:
@@ -59,7 +60,7 @@ def pack(body: dict[str, Any], default: Callable[[Any], Any] | None = None) -> b
         packer = msgpack.Packer(default=default, unicode_errors="surrogatepass")
     packed: bytes = packer.pack(body)
     if default is not None and not _is_whole(packed):
-        raise ValueError("a map or list has not as many members as it said")
+        raise ValueError("a map or list has fewer members than its length")
     if len(packed) <= _KEPT_BYTES:
         idle.append(packer)
     return packed
@@ -109,8 +110,9 @@ def unpack(body: bytes) -> dict[str, Any]:
 
 
 def _decode(body: bytes, pairs_hook: Callable[[Any], Any] | None = None) -> Any:
-    counting: dict[str, Any] = {}
-    if len(body) >= _COUNTED_BYTES:
+    if len(body) < _COUNTED_BYTES:
+        counting = _NOT_COUNTED
+    else:
         count = _Count()
         counting = {
             "list_hook": count.list,

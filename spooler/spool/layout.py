@@ -1,4 +1,4 @@
-"""Where a spool lies: limits, folders, modes, a root's marks."""
+"""Where a spool lies: directories, modes, the marks of a root."""
 
 from __future__ import annotations
 
@@ -6,37 +6,14 @@ import errno
 import os
 import stat
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 from spooler.async_exceptions import is_async
+from spooler.config import Limits
 from spooler.errors import SpoolUnavailable
 from spooler.spool import db
 from spooler.spool import format as fmt
 from spooler.spool.descriptor import Descriptor
-
-
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """When a segment ends, and who may read it."""
-
-    segment_bytes: int = 8 * 1024 * 1024  # of record bodies
-    segment_records: int = 16384
-    segment_seconds: float = 3600.0
-    max_bytes: int = 4 * 1024**3  # on disk, of the whole spool
-    drop_oldest: bool = False  # above that: rather the oldest records than the newest
-    sync_seconds: float = 0.0  # how far the disk may be behind a commit; 0: as it likes
-    group: int | None = None  # group id that may read and delete; None: the owner alone
-
-    @property
-    def directory_mode(self) -> int:
-        """Set-group-id keeps the group on every file created inside."""
-        return 0o700 if self.group is None else 0o2770
-
-    @property
-    def file_mode(self) -> int:
-        """Of every file, its -wal included."""
-        return 0o600 if self.group is None else 0o660
 
 
 def make_directories(root: Path, below: tuple[str, ...], limits: Limits) -> None:

@@ -44,7 +44,7 @@ _taken: set[Descriptor] = set()  # those of this process's locks
 
 
 class Lock(Enum):
-    """What a look at the owner file found."""
+    """State of the lock on the owner file."""
 
     HELD = "held"
     FREE_OFD = "free-ofd"  # its writer held an OFD lock
@@ -53,8 +53,8 @@ class Lock(Enum):
     UNKNOWN = "unknown"  # this file system does not lock
 
 
-class Process(Enum):
-    """What a look at the process found."""
+class ProcessState(Enum):
+    """State of the process that wrote the spool."""
 
     RUNNING = "running"
     GONE = "gone"
@@ -63,17 +63,17 @@ class Process(Enum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evidence:
+class LivenessEvidence:
     """What is known about the writer of a spool."""
 
     lock: Lock
-    process: Process
+    process: ProcessState
     sealed: bool  # no segment has a log: none is open for writing
     quiet: float  # seconds since the files last changed
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
+class Liveness:
     """Whether the writer lives, until new data refutes it.
 
     `certain`: it has ended and the spool may be deleted. `unclean`: True if it died without
@@ -90,12 +90,12 @@ class Verdict:
         return self.certain and self.unclean is not None
 
 
-_ALIVE = Verdict(alive=True)
-_ENDED = Verdict(alive=False, certain=True, unclean=False)
-_KILLED = Verdict(alive=False, certain=True, unclean=True)
+_ALIVE = Liveness(alive=True)
+_ENDED = Liveness(alive=False, certain=True, unclean=False)
+_KILLED = Liveness(alive=False, certain=True, unclean=True)
 
 
-def judge(evidence: Evidence) -> Verdict:
+def judge(evidence: LivenessEvidence) -> Liveness:
     """Conclude from evidence. Pure. The first row that fits counts; times are of quiet.
 
     | lock     | process   | verdict                                                            |
@@ -112,7 +112,7 @@ def judge(evidence: Evidence) -> Verdict:
     | unknown  | gone      | killed                                                             |
     | free     | running   | alive: a close() has dropped a POSIX lock                          |
     | unknown  | running   | alive                                                              |
-    | unknown  | others    | ended after 120 s, never certain: only its beats tell of it        |
+    | unknown  | others    | ended after 120 s, never certain: only its beats prove it          |
     | free, free OFD | others | ended after 10 s, killed after 120 s: locks may be local to a host|
 
     "Killed" is ended, certain and unclean; "ended" without a time is certain and not unclean.
@@ -121,29 +121,29 @@ def judge(evidence: Evidence) -> Verdict:
     if lock is Lock.HELD:
         return _ALIVE
     if lock is Lock.ABSENT:
-        if evidence.sealed or process is Process.GONE:
+        if evidence.sealed or process is ProcessState.GONE:
             return _ENDED
         return _after(quiet, QUIET_SECONDS, finally_=_ENDED)
-    if process is Process.GONE:
+    if process is ProcessState.GONE:
         return _KILLED
-    if lock is Lock.FREE_OFD and process is Process.UNSEEN:
+    if lock is Lock.FREE_OFD and process is ProcessState.UNSEEN:
         return _KILLED if quiet >= RETAKE_SECONDS else _ALIVE
-    if lock is Lock.FREE_OFD and process is Process.RUNNING:
+    if lock is Lock.FREE_OFD and process is ProcessState.RUNNING:
         return _after(quiet, RETAKE_SECONDS, unclean=False, finally_=_ENDED)
-    if process is Process.RUNNING:
+    if process is ProcessState.RUNNING:
         return _ALIVE
     if lock is Lock.UNKNOWN:
-        return _after(quiet, LONG_SECONDS, finally_=Verdict(alive=False))
+        return _after(quiet, LONG_SECONDS, finally_=Liveness(alive=False))
     return _after(quiet, QUIET_SECONDS, finally_=_KILLED)
 
 
 def _after(
-    quiet: float, seconds: float, *, finally_: Verdict, unclean: bool | None = None
-) -> Verdict:
+    quiet: float, seconds: float, *, finally_: Liveness, unclean: bool | None = None
+) -> Liveness:
     """Alive until `seconds` of quiet, `finally_` after `LONG_SECONDS`."""
     if quiet >= LONG_SECONDS:
         return finally_
-    return _ALIVE if quiet < seconds else Verdict(alive=False, unclean=unclean)
+    return _ALIVE if quiet < seconds else Liveness(alive=False, unclean=unclean)
 
 
 # --- the writer's side ----------------------------------------------------------------------------
@@ -259,33 +259,33 @@ os.register_at_fork(after_in_child=_leave)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Life:
+class WriterProcess:
     """Which process it is, on all hosts and across reboots; 0 and "" where that is not known."""
 
     pid: int
-    start_ticks: int = 0  # field 22 of /proc/<pid>/stat: tells one pid from its reuse
+    start_ticks: int = 0  # field 22 of /proc/<pid>/stat: distinguishes a pid from its reuse
     pid_namespace: int = 0  # inode of /proc/self/ns/pid
     boot_id: str = ""
 
 
-def this_life() -> Life:
+def this_process() -> WriterProcess:
     """This process."""
     pid = os.getpid()
     _, ticks = _state_of("self")
-    return Life(pid=pid, start_ticks=ticks, pid_namespace=_namespace(), boot_id=_boot_id())
+    return WriterProcess(pid=pid, start_ticks=ticks, pid_namespace=_namespace(), boot_id=_boot_id())
 
 
-def find(life: Life) -> Process:
+def find(writer: WriterProcess) -> ProcessState:
     """Whether a process runs, as far as this process can see it."""
-    if not life.boot_id or life.boot_id != _boot_id():
-        return Process.ELSEWHERE
-    if not life.start_ticks or life.pid < 1 or life.pid_namespace != _namespace():
-        return Process.UNSEEN
-    state, ticks = _state_of(str(life.pid))
+    if not writer.boot_id or writer.boot_id != _boot_id():
+        return ProcessState.ELSEWHERE
+    if not writer.start_ticks or writer.pid < 1 or writer.pid_namespace != _namespace():
+        return ProcessState.UNSEEN
+    state, ticks = _state_of(str(writer.pid))
     if not state:
-        return Process.UNSEEN if _exists(life.pid) else Process.GONE
-    same = ticks == life.start_ticks and state not in "ZXx"
-    return Process.RUNNING if same else Process.GONE
+        return ProcessState.UNSEEN if _exists(writer.pid) else ProcessState.GONE
+    same = ticks == writer.start_ticks and state not in "ZXx"
+    return ProcessState.RUNNING if same else ProcessState.GONE
 
 
 def _state_of(pid: str) -> tuple[str, int]:
@@ -301,7 +301,7 @@ def _state_of(pid: str) -> tuple[str, int]:
 
 
 def _exists(pid: int) -> bool:
-    """Whether there is such a process, where /proc hides those of others."""
+    """Whether there is such a process, even where /proc hides the processes of others."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -330,38 +330,37 @@ def _namespace() -> int:
         return 0
 
 
-class Witness:
-    """Looks at one spool folder for signs of its writer. Holds nothing open, takes no lock."""
+class LivenessCheck:
+    """Checks one spool directory for its writer. Holds no file open, takes no lock."""
 
-    def __init__(self, folder: Path, life: Callable[[], Life | None]) -> None:
-        """`life` tells which process writes, None while that cannot be read."""
+    def __init__(self, folder: Path, process: Callable[[], WriterProcess | None]) -> None:
+        """`process` returns which process writes, None while that cannot be read."""
         self._folder = str(folder)
         self._owner = str(folder / fmt.OWNER_NAME)
-        self._ask = life
-        self._life: Life | None = None
+        self._read_process = process
+        self._process: WriterProcess | None = None
         # The folder as it was when the file was checked: device, inode, time of change.
         self._checked: tuple[int, int, int] | None = None
-        self._seen: object = None  # how the files were at the last look
-        self._looked = self._since = 0.0  # monotonic seconds: that look, the last change
+        self._seen: object = None  # the files at the last check
+        self._checked_at = self._since = 0.0  # monotonic seconds: of that check, of the last change
 
-    def verdict(self) -> Verdict:
+    def liveness(self) -> Liveness:
         """Whether the writer lives."""
         lock = self._lock()
         return _ALIVE if lock is Lock.HELD else judge(self._evidence(lock))
 
-    def evidence(self) -> Evidence:
-        """All there is."""
+    def liveness_evidence(self) -> LivenessEvidence:
         return self._evidence(self._lock())
 
-    def _evidence(self, lock: Lock) -> Evidence:
-        self._life = self._life or self._ask()
-        process = Process.ELSEWHERE if self._life is None else find(self._life)
+    def _evidence(self, lock: Lock) -> LivenessEvidence:
+        self._process = self._process or self._read_process()
+        process = ProcessState.ELSEWHERE if self._process is None else find(self._process)
         try:
             names = frozenset(os.listdir(self._folder))
         except OSError:
             names = frozenset()
         open_ = sorted(name for name in names if f"{name}-wal" in names)
-        return Evidence(
+        return LivenessEvidence(
             lock=lock, process=process, sealed=not open_, quiet=self._quiet(open_[-_LOGS:])
         )
 
@@ -372,7 +371,7 @@ class Witness:
             strange = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO)
             return Lock.ABSENT if error.errno in strange else Lock.UNKNOWN
         try:
-            # A query takes nothing: no other look and no writer's attempt can fail because of it.
+            # A query takes no lock: it can make neither another reader nor the writer fail.
             request = _FLOCK.pack(fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0)
             answer = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, request)
             if _FLOCK.unpack(answer)[0] != fcntl.F_UNLCK:
@@ -386,11 +385,10 @@ class Witness:
         return kinds.get(words[2] if len(words) > 2 else "", Lock.FREE)
 
     def _open(self) -> int:
-        """A thousand spools are asked for their writers all the time, so the file is checked once.
+        """Open the owner file. It is checked once, because thousands of spools are polled.
 
-        It is checked again when anything has changed in its folder, as the folder's own time tells,
-        or when another folder stands at its place. Asked before the check, so that what is changed
-        amid it is seen next time.
+        It is checked again when its folder has changed, by its time, or was replaced. The time is
+        read before the check, so that a change during the check is noticed the next time.
         """
         status = os.stat(self._folder)
         mark = (status.st_dev, status.st_ino, status.st_ctime_ns)
@@ -401,10 +399,10 @@ class Witness:
         return descriptor
 
     def _quiet(self, open_: list[str]) -> float:
-        """Seconds for which the files have been as they are.
+        """Seconds since the files last changed.
 
-        By the wall clock what was before the first look, by the monotonic one from then on: a clock
-        that is set must not end anybody.
+        Before the first check by the wall clock, from then on by the monotonic one: setting the
+        clock must not make a writer look dead.
         """
         now = time.monotonic()
         seen = [
@@ -415,8 +413,8 @@ class Witness:
         if seen != self._seen:
             newest = max((mtime for _, mtime in seen), default=0.0)
             age = max(0.0, time.time() - newest)
-            self._since = now - (age if self._seen is None else min(age, now - self._looked))
-        self._seen, self._looked = seen, now
+            self._since = now - (age if self._seen is None else min(age, now - self._checked_at))
+        self._seen, self._checked_at = seen, now
         return now - self._since
 
 

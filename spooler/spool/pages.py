@@ -229,7 +229,7 @@ def _size(kind: int) -> int:
         return 0
     if kind in _INTEGERS:
         return _INTEGERS[kind]
-    raise ValueError("no column of ours is of this type")
+    raise ValueError("no column of the format has this type")
 
 
 def _value(kind: int, raw: bytes) -> _Value:

@@ -2,8 +2,8 @@
 
 Rules:
 
-- No file is held open between two calls: the service may hold thousands of spools. What is kept of
-  a segment is where to go on.
+- No file is held open between two calls: the service may hold thousands of spools. Of a segment
+  only the place to continue at is kept.
 - One damaged record costs that record: it is reported with its position, the next one follows.
 - What does not follow yet may be on its way. Something is only given up once nothing writes it any
   more, and then every record whose checksum holds is given all the same.
@@ -29,8 +29,8 @@ from spooler.spool.stored import Row, in_order, is_sound, verify
 from spooler.spool.stored import Stored as Stored
 
 _LAST_SEQ = 2**63 - 1
-# Every segment tells who wrote it; where so many do not, none does.
-_TELLING_SEGMENTS = 16
+# Every segment says who wrote it. If so many cannot be read, none can.
+_IDENTITY_SEGMENTS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,17 +53,17 @@ class Reader(Segments):
     def __init__(self, directory: Path, place: Path | None = None) -> None:
         super().__init__(directory, place)
         self._first_seqs: dict[int, int] = {}  # segment number -> seq of its first record
-        self._marks: dict[int, Mark] = {}  # segment number -> where to go on
+        self._marks: dict[int, Mark] = {}  # segment number -> where to continue
 
     def identity(self) -> Identity:
-        """Who wrote this spool, from the first segment that can tell.
+        """Who wrote this spool, from the first segment that can be read.
 
         Raises:
             NotASpool: no segment has an identity that belongs to this directory.
             NewerFormat, SpoolDamaged: as for opening.
         """
         failure: Exception = NotASpool(f"{self.directory}: no segment in it")
-        for number in self.segments()[:_TELLING_SEGMENTS]:
+        for number in self.segments()[:_IDENTITY_SEGMENTS]:
             try:
                 return self._identity(number)
             except (NotASpool, SpoolDamaged) as error:
@@ -92,8 +92,8 @@ class Reader(Segments):
         """Return at most `limit` records with a seq above `after`, in order.
 
         A call that meets something unreadable returns what lies before it. Of a segment that is
-        damaged for good what can be found is given, and the rest passed over, as damage, as soon
-        as a later one holds records or its writer is gone.
+        permanently damaged all sound records are returned, and the rest is reported as damage, as
+        soon as a later segment holds records or the writer is gone.
 
         Raises:
             NotASpool, NewerFormat, SpoolDamaged: the very next record cannot be read, and may
@@ -125,7 +125,7 @@ class Reader(Segments):
                 asked_again.update(before)
                 waiting.extendleft(before)
                 continue
-            if jumps and self._is_being_saved(before):
+            if jumps and self._is_being_sealed(before):
                 if records or damage:
                     whole = False
                     break
@@ -160,7 +160,7 @@ class Reader(Segments):
         return sum(self._count(number, first, last) for number in self.segments())
 
     def gaps(self) -> list[Stored]:
-        """Every sound `gap` record there is; what cannot be read is passed over."""
+        """Every sound `gap` record there is; what cannot be read is skipped."""
         found: list[Stored] = []
         for number in self.segments():
             with contextlib.suppress(FileNotFoundError, SpoolError), self._opened(number) as one:
@@ -177,8 +177,8 @@ class Reader(Segments):
             del self._marks[number]
         return [n for n in listed if n >= start]
 
-    def _is_being_saved(self, earlier: list[int]) -> bool:
-        """Whether a writer still has to put into a segment what its log held."""
+    def _is_being_sealed(self, earlier: list[int]) -> bool:
+        """Whether a writer is still copying the log of this segment into it."""
         for number in earlier:
             with contextlib.suppress(FileNotFoundError):
                 return os.stat(f"{self._path(number)}-wal").st_size == 0 and self.is_owned()
@@ -234,9 +234,9 @@ class Reader(Segments):
         """Rows among which some miss or are damaged, or behind which something lies.
 
         While the segment may be written, what is doubtful at its end is not there yet. Once it gets
-        no more records, or where later ones follow, they are looked for everywhere in it.
+        no more records, or where later ones follow, the whole segment is searched for them.
         """
-        hides = found.rest > 0 and one.hides()
+        hides = found.rest > 0 and one.has_hidden_commits()
         if not hides and in_order(found.rows, after) is not None:
             return found.rows, found.whole
         final = self._is_final(number)
@@ -262,7 +262,7 @@ class Reader(Segments):
         `asked` are the position and limit of the read that failed.
 
         Raises:
-            SpoolError: `error`, while a later look may have more success.
+            SpoolError: `error`, it may become readable later.
         """
         position, limit = asked
         if not (is_lasting(error) and self._is_final(number)):
@@ -283,7 +283,7 @@ class Reader(Segments):
     def _count(self, number: int, first: int, last: int) -> int:
         try:
             with self._opened(number) as one:
-                if not one.hides():
+                if not one.has_hidden_commits():
                     seqs = (row[0] for row in one.each(first - 1))
                     return sum(1 for _ in takewhile(lambda seq: seq <= last, seqs))
         except FileNotFoundError:

@@ -3,12 +3,12 @@
 Rules:
 
 - A path is given with no link in it (`Segments` resolves its folder once) and has to stay so: a
-  folder or file that has been replaced by a link leads to somebody else's.
+  folder or file that has been replaced by a link leads to another user's.
 - Only a regular file is opened: a FIFO would hold the reader up, a device may do anything. One with
   several names has to belong to the owner of its folder. Opening waits for no lease of its tenant.
 - Deleting and moving go through the opened folder, so that nothing can be swapped in between.
-- What a folder costs is bounded: one in which a look had to be cut short, or very many files could
-  not be read, is left alone for `REST_SECONDS`; a thousand bad files cost no more than a few.
+- The cost of a folder is bounded: after a question that took too long, or very many unreadable
+  files, it is not read for `PENALTY_SECONDS`. A thousand bad files cost no more than a few.
 - A file is checked by a handle that opens nothing, then opened without waiting. It is used only if
   it is the one that was checked (device and inode).
 """
@@ -27,16 +27,16 @@ from typing import BinaryIO
 READING = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NAMING = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC  # opens nothing, only holds what is there
 
-REST_SECONDS = 30.0
+PENALTY_SECONDS = 30.0
 _MOST_FAILURES = 1000  # in one folder within that time
-_resting: dict[str, float] = {}  # folder -> monotonic seconds until which it is left alone
+_penalized: dict[str, float] = {}  # folder -> monotonic seconds until which it is not read
 _failures: dict[str, tuple[float, int]] = {}  # folder -> monotonic seconds of the first, how many
 
 Mark = tuple[int, int]  # device and inode
 
 
 class UnsafePath(OSError):
-    """What stands there is no file of a spool; it is not opened. Says what it is instead."""
+    """The path is not a regular file of a spool and was not opened. Says what it is instead."""
 
     def __init__(self, path: str, what: str) -> None:
         super().__init__(errno.ELOOP, what, path)
@@ -56,9 +56,9 @@ def check(path: Path | str) -> Mark:
     finally:
         os.close(handle)
     _check_kind(text, status)
-    if _resting and _resting.get(os.path.dirname(text), 0.0) > time.monotonic():
+    if _penalized and _penalized.get(os.path.dirname(text), 0.0) > time.monotonic():
         raise UnsafePath(
-            text, f"left alone for up to {REST_SECONDS:.0f} s: its folder costs too much"
+            text, f"its folder costs too much time, not read for up to {PENALTY_SECONDS:.0f} s"
         )
     if place != text and os.path.realpath(text) != text:
         raise UnsafePath(text, "a folder on the way to it has become a symbolic link")
@@ -90,25 +90,25 @@ def open_named(path: Path | str) -> BinaryIO:
     return os.fdopen(open_regular(os.path.realpath(path)), "rb")
 
 
-def rest(folder: str) -> None:
-    """Leave a folder alone for a while."""
+def penalize(folder: str) -> None:
+    """Do not read a folder for `PENALTY_SECONDS`."""
     now = time.monotonic()
-    for key in [key for key, until in list(_resting.items()) if until < now]:
-        _resting.pop(key, None)
-    _resting[folder] = now + REST_SECONDS
+    for key in [key for key, until in list(_penalized.items()) if until < now]:
+        _penalized.pop(key, None)
+    _penalized[folder] = now + PENALTY_SECONDS
 
 
-def failed(folder: str) -> None:
-    """A file in this folder could not be read; when that is too often, it is left alone."""
+def count_failure(folder: str) -> None:
+    """Count an unreadable file in this folder, and penalize the folder if there are too many."""
     now = time.monotonic()
     if len(_failures) > _MOST_FAILURES:
         _failures.clear()
     since, count = _failures.get(folder, (now, 0))
-    if now - since > REST_SECONDS:
+    if now - since > PENALTY_SECONDS:
         since, count = now, 0
     _failures[folder] = (since, count + 1)
     if count >= _MOST_FAILURES:
-        rest(folder)
+        penalize(folder)
 
 
 @contextmanager

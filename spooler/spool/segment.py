@@ -48,7 +48,7 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """What a read found: rows in order, their checksums not verified, and where to go on.
+    """What a read found: rows in order, their checksums not verified, and where to continue.
 
     `whole`: there were no more. `rest`: bytes behind them that are no whole commit: one that is
     being written, or what a failed or interrupted one left.
@@ -61,7 +61,7 @@ class Rows:
 
 
 class Segment(Source):
-    """A segment's files, open for one look; a context manager."""
+    """A segment's files, open for one question. A context manager."""
 
     # --- what it is -------------------------------------------------------------------------------
 
@@ -76,7 +76,7 @@ class Segment(Source):
         try:
             self._check()
         except (NotASpool, SpoolDamaged):
-            safe_open.failed(
+            safe_open.count_failure(
                 os.path.dirname(self.path)
             )  # a thousand of these cost as much as a few
             raise
@@ -156,7 +156,7 @@ class Segment(Source):
             last = max(last, cells[-1][0] if cells else 0)
             offset += window.bytes if are_all else 0
             if time.monotonic() > self._end:
-                safe_open.rest(os.path.dirname(self.path))
+                safe_open.penalize(os.path.dirname(self.path))
                 return Rows(found, False, 0, replace(mark, seq=last, offset=offset))
 
     def _cells(self, window: Window, after: int, limit: int) -> tuple[list[pages.Cell], bool]:
@@ -172,7 +172,7 @@ class Segment(Source):
         return found, True
 
     def _within(self, mark: Mark, window: Window, cells: list[pages.Cell], taken: int) -> Mark:
-        """Where to go on when only the first cells of a window are taken."""
+        """Where to continue when only the first cells of a window are taken."""
         if not taken:
             return mark
         seq, behind = cells[taken - 1][0], len(cells) - taken
@@ -187,7 +187,7 @@ class Segment(Source):
     def _near(self, after: int, low: int, high: int) -> int:
         """An offset not far before the first record above `after`, and never behind it.
 
-        It is looked for from the end: what is wanted lies mostly among the last records.
+        Searched from the end, because mostly the last records are wanted.
         """
         unit, step = self._unit, _NEAR
         high -= (high - low) % unit
@@ -228,7 +228,7 @@ class Segment(Source):
             yield from found.rows
             after, mark, whole = max(after, found.mark.seq), found.mark, found.whole
             with translated(self.path):
-                self._pay()
+                self._check_deadline()
 
     # --- its bounds -------------------------------------------------------------------------------
 
@@ -309,7 +309,7 @@ class Segment(Source):
                     found.add(row[0])
         return sorted(found)
 
-    def hides(self) -> bool:
+    def has_hidden_commits(self) -> bool:
         """Whether damage in the log hides commits behind those that can be read in order.
 
         Raises:

@@ -13,7 +13,6 @@ import heapq
 import os
 import re
 from collections.abc import Iterable
-from itertools import islice
 from pathlib import Path
 
 from spooler.errors import NotASpool, SpoolDamaged, SpoolError
@@ -22,7 +21,7 @@ from spooler.spool import format as fmt
 from spooler.spool.filesystem import wal_size
 from spooler.spool.identity import Identity
 from spooler.spool.layout import segment_files
-from spooler.spool.owner import Evidence, Life, Verdict, Witness
+from spooler.spool.owner import Liveness, LivenessCheck, LivenessEvidence, WriterProcess
 from spooler.spool.segment import Bounds, Segment, is_lasting, is_sealed
 
 # A spool holds hundreds. Of one that holds more than this, the others wait until these are gone.
@@ -38,7 +37,7 @@ class Segments:
     def __init__(self, directory: Path, place: Path | None = None) -> None:
         """`place` is where the directory really is, if that was found out before."""
         self.directory = directory
-        # Found once: a folder that becomes a link later leads to somebody else's files.
+        # Resolved once: a folder that becomes a link later leads to another user's files.
         self.place = place or Path(os.path.realpath(directory))
         # Of files that do not change any more: (number, whether it is sound) -> state, bounds.
         self._known: dict[tuple[int, bool], tuple[tuple[int, int, int], Bounds | None]] = {}
@@ -46,7 +45,7 @@ class Segments:
         self._watermark: tuple[int, tuple[int, ...]] = (-1, ())
         self._growing: list[str] = []  # files that get longer when there is news
         self._folder = str(self.place)
-        self._witness = Witness(self.place, self._life)
+        self._liveness_check = LivenessCheck(self.place, self._writer_process)
 
     @property
     def spool(self) -> str:
@@ -78,7 +77,7 @@ class Segments:
         """Seq of the first record in the last segment that holds any, 0 without any.
 
         Raises:
-            SpoolError: that cannot be told, now or ever.
+            SpoolError: a segment cannot be read.
         """
         for number in reversed(self.segments()):
             with contextlib.suppress(FileNotFoundError):
@@ -136,26 +135,25 @@ class Segments:
 
     def is_owned(self) -> bool:
         """Whether the process that writes this spool lives, in whatever pid namespace."""
-        return self.verdict().alive
+        return self.liveness().alive
 
     def is_unclean(self) -> bool | None:
         """Whether its process died without ending the spool; None while that is not known."""
-        return self.verdict().unclean
+        return self.liveness().unclean
 
-    def verdict(self) -> Verdict:
-        """Whether the process lives, and how it ended; new data refutes it."""
-        return self._witness.verdict()
+    def liveness(self) -> Liveness:
+        """Whether the process lives, and how it ended. New data refutes it."""
+        return self._liveness_check.liveness()
 
-    def evidence(self) -> Evidence:
-        """What the verdict concludes from."""
-        return self._witness.evidence()
+    def liveness_evidence(self) -> LivenessEvidence:
+        return self._liveness_check.liveness_evidence()
 
-    def _life(self) -> Life | None:
+    def _writer_process(self) -> WriterProcess | None:
         try:
             who = self.identity()
         except (SpoolError, OSError):
             return None
-        return Life(
+        return WriterProcess(
             pid=who.pid,
             start_ticks=who.start_ticks,
             pid_namespace=who.pid_namespace,
@@ -165,12 +163,12 @@ class Segments:
     def segments_below(self, position: int) -> list[int]:
         """Segments whose records all lie at or before `position` and that cannot get more.
 
-        A segment that cannot be read is never among them: it is set aside for people to look at.
+        A segment that cannot be read is never among them, it is set aside in quarantine.
         """
         done = []
         listed = self.segments()
         for place, number in enumerate(listed, start=1):
-            begun = self._first_in(islice(listed, place, None))
+            begun = self._first_in(listed[later] for later in range(place, len(listed)))
             if begun is None or begun > position + 1:
                 break
             try:
@@ -215,7 +213,7 @@ class Segments:
                     self._sound_bounds(number)
                 elif self._is_final(number):
                     with self._opened(number) as one:
-                        if one.hides():
+                        if one.has_hidden_commits():
                             found[number] = f"{path}-wal: damaged before its end"
             except FileNotFoundError:
                 continue
@@ -225,7 +223,7 @@ class Segments:
         return found
 
     def seqs_in(self, number: int) -> list[int]:
-        """Every seq that a segment holds, readable or not, as far as checksums tell."""
+        """Every seq that a segment holds, readable or not, by their checksums."""
         try:
             with Segment(self._path(number)) as one:
                 return one.seqs()
@@ -241,8 +239,8 @@ class Segments:
         return self._path(number)
 
     def is_movable(self, number: int) -> bool:
-        """Whether nobody has the segment open for writing."""
-        return is_sealed(self._path(number)) or self.verdict().certain
+        """Whether no process has the segment open for writing."""
+        return is_sealed(self._path(number)) or self.liveness().certain
 
     def move_segment(self, number: int, folder: Path) -> None:
         """Set a segment aside: the database last, so that a half-done move is repeated.
@@ -301,7 +299,7 @@ class Segments:
         """A segment, opened and found to be one.
 
         Raises:
-            SpoolError, FileNotFoundError: it is none, cannot be read, or is gone.
+            SpoolError, FileNotFoundError: it is not a segment, cannot be read, or is gone.
         """
         one = Segment(self._path(number))
         try:

@@ -1,4 +1,4 @@
-"""The bytes of one segment, opened for one look: pages of its file, frames of its log.
+"""The bytes of one segment, open for one question: pages of its file, frames of its log.
 
 Rules:
 
@@ -7,8 +7,8 @@ Rules:
   leaves the same bytes. Sealing copies them into the ``.sqlite`` and then removes the ``-wal``.
 - Files are opened as `spooler.spool.safe_open` has it, read with ``pread``, never locked, mapped
   or changed. SQLite is not asked.
-- What a look costs is bounded: `SECONDS` of wall time, and memory by the largest body. A folder in
-  which that is not enough is left alone for a while.
+- The cost of a question is bounded: `SECONDS` of wall time, and memory by the largest body. A
+  folder that exceeds it is not read for a while.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Source:
             raise _damaged(path, error) from error
 
     def _begin(self) -> None:
-        """Decide what is read: a log without a single frame has nothing to tell."""
+        """Decide what is read: a log without a frame holds nothing."""
         header = os.pread(self._log, 16, pages.LOG_HEADER) if self._log >= 0 else b""
         self.is_logged = len(header) == 16
         self.is_sealed = self._log < 0
@@ -131,7 +131,7 @@ class Source:
         size = os.fstat(self._source).st_size - self._start
         high = self._start + size - size % unit
         while high > self._start:
-            self._pay()
+            self._check_deadline()
             low = max(self._start, high - _TAIL * unit)
             data = os.pread(self._source, high - low, low)
             for at in range(len(data) - len(data) % unit - pages.PAGE, -1, -unit):
@@ -146,7 +146,7 @@ class Source:
         for data, at, chain in self._every_leaf(final=final):
             for cell in pages.cells(data, at, 0):
                 if cell[0] > after:
-                    self._pay()
+                    self._check_deadline()
                     yield data, cell, chain
 
     def _every_leaf(self, *, final: bool = True) -> Iterator[tuple[bytes, int, pages.Chain]]:
@@ -168,7 +168,7 @@ class Source:
             return pages.follow(number, length, page_of)
 
         while end - offset >= unit:
-            self._pay()
+            self._check_deadline()
             data = os.pread(source, min(size // unit * unit, end - offset), offset)
             if len(data) < unit:
                 return
@@ -194,7 +194,7 @@ class Source:
         """Where the whole commits from the start of the log on end."""
         offset, end = self._start, os.fstat(self._log).st_size
         while step := self._window(offset, min(WINDOW, end - offset), end - offset).bytes:
-            self._pay()
+            self._check_deadline()
             offset += step
         return offset
 
@@ -206,14 +206,14 @@ class Source:
             return self._page(number) if at is None else data[at : at + pages.PAGE]
 
         def chain(number: int, size: int) -> bytes:
-            self._pay()
+            self._check_deadline()
             return pages.follow(number, size, page)
 
         return chain
 
     def _page(self, number: int) -> bytes:
         """A page as it was last written; shorter or empty beyond the end."""
-        self._pay()
+        self._check_deadline()
         at = self._index().get(number) if self.is_logged else None
         if at is None:
             return self._page_in_file(number)
@@ -228,18 +228,18 @@ class Source:
             self._newest = {}
             offset = pages.LOG_HEADER
             while data := os.pread(self._log, WINDOW - WINDOW % pages.FRAME, offset):
-                self._pay()
+                self._check_deadline()
                 self._newest.update((n, offset + at) for n, at in pages.images(data).items())
                 offset += len(data)
                 if len(self._newest) > _MOST_PAGES:
                     break  # what lies further is not found
         return self._newest
 
-    def _pay(self) -> None:
-        """Go on only while the look has not taken too long."""
+    def _check_deadline(self) -> None:
+        """Stop a question that has taken too long."""
         if time.monotonic() > self._end:
-            safe_open.rest(os.path.dirname(self.path))
-            raise OSError(errno.EFBIG, f"a look through it takes more than {SECONDS:g} s")
+            safe_open.penalize(os.path.dirname(self.path))
+            raise OSError(errno.EFBIG, f"reading it takes more than {SECONDS:g} s")
 
 
 @contextlib.contextmanager

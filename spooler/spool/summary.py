@@ -110,7 +110,7 @@ class SummaryReader:
         return whole + int(share * sum(self._files[number][:2]))
 
     def time_beyond(self, position: int) -> float | None:
-        """Unix time of the first record beyond `position`; None when it cannot be told.
+        """Unix time of the first record beyond `position`; None when it cannot be read.
 
         Where the record itself has none, that of its segment's last change.
         """

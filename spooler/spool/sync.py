@@ -54,7 +54,7 @@ class Sync:
         """Whether anything is synced at all."""
         return self.seconds > 0
 
-    def hurry(self) -> None:
+    def request_sync(self) -> None:
         """Have the next `run` sync whatever the time is."""
         self._urgent = True
 

@@ -5,7 +5,7 @@ Rules:
 - One writer per process and spool; it locks `owner` for its life (`spooler.spool.owner`).
 - `append` does one INSERT in autocommit mode and nothing else that can wait; preparing the next
   segment, sealing the last, looking whether the files are still there and how much disk they take
-  happen in `tend`, on another thread. No thread but that one waits for the disk.
+  happen in `maintain`, on another thread. No thread but that one waits for the disk.
 - Files are watched. A log whose name was removed is saved by sealing its segment from the
   descriptor that is still open. Where the segment itself is gone, or a descriptor was taken away by
   the program, this writer ends (`gone`, `descriptor`): it writes to nothing that is not its own.
@@ -27,13 +27,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from spooler.async_exceptions import is_async, suppress
+from spooler.config import Limits
 from spooler.errors import SpoolError, SpoolUnavailable
 from spooler.records import gap
 from spooler.spool import codec, db, filesystem
 from spooler.spool import format as fmt
 from spooler.spool.active import ActiveSegment, SealedSegment
 from spooler.spool.layout import (
-    Limits,
     check_present,
     is_marked_full,
     make_directories,
@@ -72,7 +72,7 @@ class Writer:
         self._half_bytes = (limits.segment_bytes + 1) // 2
         self._gate = threading.RLock()
         self._tending = threading.Lock()
-        self._durable = False  # whether what runs in `tend` may wait for the disk
+        self._durable = False  # whether what runs in `maintain` may wait for the disk
         self._verified = 0  # last number when all files were in their places
         self._retired: list[ActiveSegment] = []
         self._closed: list[SealedSegment] = []
@@ -140,18 +140,18 @@ class Writer:
                         return int(row[0])
         return 0
 
-    def insist(self) -> None:
+    def ignore_limits(self) -> None:
         """Refuse nothing any more for a limit's sake: the last records of a process are due."""
         self._insisting = True
         self._refusal = ""
 
-    def hurry(self) -> None:
+    def request_sync(self) -> None:
         """Have what was appended brought to the disk soon, if it is at all."""
         if self._sync.is_on:
-            self._sync.hurry()
+            self._sync.request_sync()
             self.wake()
 
-    def tend(self, *, durable: bool = True) -> None:
+    def maintain(self, *, durable: bool = True) -> None:
         """Do what `append` must not wait for; called about once a second and when woken.
 
         `durable` False is for a caller who must not wait, neither for the disk nor for another
@@ -165,7 +165,7 @@ class Writer:
         """
         failure = None
         try:
-            self._tend(durable=durable)
+            self._maintain(durable=durable)
         except SpoolUnavailable as error:
             if error.reason in LOST:
                 raise
@@ -178,7 +178,7 @@ class Writer:
         if failure is not None:
             raise failure
 
-    def _tend(self, *, durable: bool) -> None:
+    def _maintain(self, *, durable: bool) -> None:
         if not self._tending.acquire(blocking=durable):
             return
         self._nesting += not durable  # a signal handler's append amid this must not rotate
@@ -201,7 +201,7 @@ class Writer:
         """Look whether every file is in its place, and every descriptor still its own.
 
         Raises:
-            SpoolUnavailable: see `tend`.
+            SpoolUnavailable: see `maintain`.
         """
         with self._tending:
             self._check()
@@ -487,12 +487,15 @@ class Writer:
     def _tell_deleted(self, segment: SealedSegment) -> None:
         # From the very first on: the gaps that told of earlier ones may go with this segment.
         self._first_deleted = self._first_deleted or segment
-        body = gap.make_deleted(
+        first_seq, last_seq = self._first_deleted.first, segment.last
+        body = gap.encode(
             time=time.time(),
             reason="cap",
-            seqs=(self._first_deleted.first, segment.last),
+            count=last_seq - first_seq + 1,
             first=self._first_deleted.began,
             last=segment.ended,
+            first_seq=first_seq,
+            last_seq=last_seq,
         )
         with self._gate:
             self._insert(gap.NAME, codec.pack(body))

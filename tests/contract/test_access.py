@@ -17,8 +17,9 @@ from shipper.errors import Unreachable
 from shipper.http_client.client import HttpClient
 from shipper.http_client.credentials import Credentials
 from shipper.service import Service, ship_once
+from shipper.sinks.options import HttpOptions, from_settings
 from shipper.sinks.outcome import Disposition, classify_failure
-from shipper.sinks.processor.client import build_client
+from shipper.sinks.processor.client import ProcessorClient
 from tests.kit.certificates import Authority, Files
 from tests.kit.command import lens_ship, start_lens_ship
 from tests.kit.delivery import arrived
@@ -81,7 +82,7 @@ def poster(url: str, **access: Any) -> HttpClient:
         user_agent="test",
         connect_seconds=10.0,
         read_seconds=10.0,
-        access=Credentials(url=url, **access),
+        credentials=Credentials(url=url, **access),
     )
 
 
@@ -399,7 +400,10 @@ def test_a_secret_is_in_nothing_that_is_written_said_or_shown(
     said = [once]
     said += [lens_ship("audit", "--json", *flags[:4]), lens_ship("config", "show", *flags)]
     said += [lens_ship("dead-letter", "list", "--json", *flags[2:4])]
-    said += [lens_ship("dead-letter", "retry", *flags), lens_ship("replay", "--plan", *flags[:8])]
+    said += [
+        lens_ship("dead-letter", "retry", *flags),
+        lens_ship("replay", "--dry-run", *flags[:8]),
+    ]
     said += [lens_ship("check", *flags), lens_ship("status", "--json", *flags[:4])]
     said += [lens_ship("inspect", str(tmp_path / "spool")), lens_ship("tail", *flags[:2])]
     everything = "".join([*service_said, *(one.out + one.err for one in said)]).encode()
@@ -416,8 +420,13 @@ def test_nothing_that_holds_a_secret_shows_it(
     caplog.set_level(logging.DEBUG)
     given = {"spool": "/spool", "processor_url": "http://127.0.0.1:9/v1", "token_file": token}
     settings = load(given, {}, sends=True)
-    access = Credentials.of(settings)
-    shown = [repr(settings), repr(access), repr(access.read()), repr(build_client(settings))]
+    access = from_settings(HttpOptions, settings).credentials()
+    shown = [
+        repr(settings),
+        repr(access),
+        repr(access.read()),
+        repr(ProcessorClient.of(from_settings(HttpOptions, settings))),
+    ]
     with pytest.raises(Unreachable) as raised:
         poster("http://127.0.0.1:9", token_file=token).get("http://127.0.0.1:9/v1")
     shown += [repr(raised.value), str(raised.value), caplog.text]

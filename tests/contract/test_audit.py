@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -13,7 +14,7 @@ from shipper.audit.account import Account
 from shipper.audit.audit import run_audit
 from shipper.ledger.ledger import Ledger
 from shipper.service import ship_once
-from shipper.sinks import REGISTRY
+from shipper.sinks import DEFAULT
 from shipper.sinks.processor.classify import BAD_REQUEST
 from spooler.records import gap as gap_record
 from spooler.spool import codec
@@ -37,7 +38,7 @@ def receiver(tmp_path: Path) -> Iterator[FaultyReceiver]:
 
 def accounts(tmp_path: Path) -> dict[str, Account]:
     with closing(Ledger(tmp_path / "state", exclusive=False)) as ledger:
-        taken = run_audit(ledger, tmp_path / "spool", REGISTRY)
+        taken = run_audit(ledger, tmp_path / "spool", DEFAULT)
     return {account.sink: account for account in taken}
 
 
@@ -190,8 +191,8 @@ def test_what_a_writer_deletes_while_the_account_is_taken_is_not_missed(
     def told_and_gone(reader: Reader, seq: int) -> int:
         oldest = directory / fmt.segment_name(1)
         if oldest.exists():
-            body = gap_record.make_deleted(
-                time=1.0, reason="cap", seqs=(1, 10), first=1.0, last=2.0
+            body = gap_record.encode(
+                time=1.0, reason="cap", count=10, first=1.0, last=2.0, first_seq=1, last_seq=10
             )
             writer.append("gap", codec.pack(body))
             unlink_segment(oldest)
@@ -206,3 +207,32 @@ def test_what_a_writer_deletes_while_the_account_is_taken_is_not_missed(
             {"cap": 10},
         )
     writer.close()
+
+
+def test_what_the_service_drops_while_the_account_is_taken_is_not_missed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One segment during every count, for longer than a few counts take."""
+    directory, writer = spool(
+        tmp_path / "spool", [step(n) for n in range(300)], close=False, segment_records=10
+    )
+    ledger = Ledger(tmp_path / "state")
+    ledger.remember_spool(directory.name, directory, Reader(directory).identity().to_map())
+    count, number = Reader.count_after, itertools.count(1)
+
+    def dropped_and_gone(reader: Reader, seq: int) -> int:
+        oldest = next(number)
+        if oldest < 30:
+            for sink in DEFAULT:
+                ledger.give_up(
+                    directory.name, sink, 10 * oldest, path=str(directory), why="root-cap"
+                )
+            unlink_segment(directory / fmt.segment_name(oldest))
+        return count(reader, seq)
+
+    monkeypatch.setattr(Reader, "count_after", dropped_and_gone)
+    for account in run_audit(ledger, tmp_path / "spool", DEFAULT):
+        assert account.balances, account
+        assert account.dropped_by_policy == {"root-cap": 290}
+    writer.close()
+    ledger.close()

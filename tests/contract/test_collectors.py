@@ -17,7 +17,7 @@ import pytest
 import spooler.collectors
 from shipper.service import ship_once
 from spooler import DiagnosisDataType, MetricCollector, StackCollector, WorkerTrainingMetric
-from spooler.collectors import REGISTRY, Collector, other_process
+from spooler.collectors import REGISTRY, Collector, pyspy
 from spooler.collectors.metric import clean
 from spooler.spool.reader import Reader
 from tests.kit import master, spools
@@ -119,7 +119,7 @@ def test_data_of_another_type_is_a_warning(
     reports = Reports()
     one.set_client(reports)
     assert one.store_data(odd) is False
-    assert "not reported" in caplog.text
+    assert "It is not reported" in caplog.text
     assert reports.taken == []
 
 
@@ -254,22 +254,22 @@ def test_another_process_is_looked_at_by_py_spy_or_it_is_said_why_not() -> None:
     done = spools.python(
         "import subprocess, sys, json\n"
         "from spooler import StackCollector\n"
-        "from spooler.collectors import other_process\n"
+        "from spooler.collectors import pyspy\n"
         "child = subprocess.Popen([sys.executable, '-c',\n"
         "  'import sys\\ndef waits_there(): print(1, flush=1); sys.stdin.read()\\nwaits_there()'],"
         "  stdin=subprocess.PIPE, stdout=subprocess.PIPE)\n"
         "child.stdout.readline()\n"
-        "assert other_process.children() == (child.pid,)\n"
-        "stacks = StackCollector(other_process.children).collect_data()\n"
+        "assert pyspy.child_processes() == (child.pid,)\n"
+        "stacks = StackCollector(pyspy.child_processes).collect_data()\n"
         "child.communicate()\n"
         "print(json.dumps(stacks[f'process {child.pid}']))"
     )
     text = spools.answer(done)
-    if other_process.program() is None:
+    if pyspy.program() is None:
         assert text == "py-spy is not installed: pip install 'lens-ship[stacks]'"
     else:
-        assert "waits_there" in text or text.startswith("py-spy did not tell: ")
-    assert other_process.stacks(2**22 + 1)
+        assert "waits_there" in text or text.startswith("py-spy failed: ")
+    assert pyspy.stacks_of(2**22 + 1)
 
 
 # --- the agent ------------------------------------------------------------------------------------
@@ -364,7 +364,7 @@ heard = []
 signal.signal(signal.SIGUSR2, lambda *_: heard.append(1))
 agent = spooler.DiagnosisAgent()
 agent.start()
-until(lambda: agent._stuck.is_on)
+until(lambda: agent._dumper.is_on)
 os.kill(os.getpid(), signal.SIGUSR2)
 until(lambda: told() == 1 and heard)
 agent.stop()
@@ -378,7 +378,7 @@ print(json.dumps(len(heard)))
     )
     assert spools.answer(done) == 2
     (report,) = reports_of(tmp_path)
-    assert "asked for by a signal" in report["data_content"]
+    assert "requested by a signal" in report["data_content"]
     assert "thread 'MainThread'" in report["data_content"]
     assert list(tmp_path.glob("collectors_*/stacks-*")) == []
 
@@ -388,26 +388,26 @@ def test_stacks_that_were_reported_are_not_reported_again_after_a_kill(tmp_path:
     begin = """
 agent = spooler.DiagnosisAgent()
 agent.start()
-until(lambda: agent._stuck.is_on)
+until(lambda: agent._dumper.is_on)
 """
     ask = """
 for number in (1, 2):
     os.kill(os.getpid(), signal.SIGUSR2)
-    until(lambda: told() == number and not os.path.getsize(agent._stuck._file.path))
+    until(lambda: told() == number and not os.path.getsize(agent._dumper._file.path))
 """
     killed = agent(f"{begin}{ask}os.kill(os.getpid(), signal.SIGKILL)", tmp_path, **again)
     next_one = agent(f"{begin}agent.stop()", tmp_path, **again)
 
     assert (killed.returncode, next_one.returncode) == (-9, 0)
     told = [report["data_content"].partition("\n")[0] for report in reports_of(tmp_path)]
-    assert [line.partition(": ")[2] for line in told] == ["asked for by a signal"] * 2
+    assert [line.partition(": ")[2] for line in told] == ["requested by a signal"] * 2
 
 
 def test_a_signal_without_a_handler_does_not_kill_and_a_wrong_name_is_said(tmp_path: Path) -> None:
     code = """
 agent = spooler.DiagnosisAgent()
 agent.start()
-if agent._stuck._file._signals:
+if agent._dumper._file._signals:
     os.kill(os.getpid(), signal.SIGUSR1)
     until(lambda: told() == 1)
 agent.stop()
@@ -417,7 +417,7 @@ print(json.dumps(told()))
     for name in ("SIGKILL", "SIGNOTHING"):
         done = agent(code, tmp_path / "b", PRIMUS_LENS_STACK_SIGNAL=name)
         assert spools.answer(done) == 0
-        assert "Stacks on request are not in effect: SIG" in done.stderr
+        assert "Stacks are not dumped on a signal or a timer: SIG" in done.stderr
 
 
 # Waits without letting go of the interpreter's lock, as a stuck driver call does.
@@ -440,7 +440,7 @@ def test_stacks_under_the_interpreter_s_lock_are_reported_when_it_is_free_again(
         + """
 agent = spooler.DiagnosisAgent()
 agent.start()
-until(lambda: agent._stuck.is_on)
+until(lambda: agent._dumper.is_on)
 recorder().record("step", {"run": "r", "step": 1, "time": 1.0, "data": {}})
 time.sleep(0.1)
 stuck_in_the_driver(0.9)
@@ -454,7 +454,7 @@ agent.stop()
     )
     assert done.returncode == 0, done.stderr
     texts = [report["data_content"] for report in reports_of(tmp_path)]
-    assert any("as written while no Python code could run" in text for text in texts)
+    assert any("written while no Python code could run" in text for text in texts)
     assert any("in stuck_in_the_driver" in text for text in texts)
 
 
@@ -464,7 +464,7 @@ def test_stacks_of_a_process_that_died_stuck_are_reported_by_the_next(tmp_path: 
         + """
 agent = spooler.DiagnosisAgent()
 agent.start()
-until(lambda: agent._stuck.is_on)
+until(lambda: agent._dumper.is_on)
 pid = os.getpid()
 if os.fork() == 0:
     time.sleep(0.3)
@@ -490,7 +490,7 @@ agent.stop()
     )
     assert done.returncode == 0, done.stderr
     (report,) = reports_of(tmp_path)
-    assert "now gone" in report["data_content"]
+    assert "which has ended" in report["data_content"]
     assert "in stuck_in_the_driver" in report["data_content"]
     assert list(tmp_path.glob("collectors_*/stacks-*")) == []
 
@@ -583,7 +583,10 @@ print(json.dumps("spooler.diagnosis.agent" in sys.modules))
         PRIMUS_LENS_COLLECTORS="log, stakc",
     )
     assert spools.answer(done) is True
-    assert "PRIMUS_LENS_COLLECTORS names stakc: there are log, metric, stack" in done.stderr
+    assert (
+        "PRIMUS_LENS_COLLECTORS has unknown collectors: stakc. Known are log, metric, stack."
+        in done.stderr
+    )
     assert [report["data_content"] for report in reports_of(root)] == ["loss 0.5\n"]
 
 
@@ -631,7 +634,10 @@ assert late.report_diagnosis_agent_metrics(metric)
     (directory,) = spools.spools_below(tmp_path)
     assert Reader(directory).identity().master_addr == "10.0.0.7:50001"
     assert [one["master"] for one in reports_of(tmp_path)] == ["10.0.0.7:50001", "10.0.0.8:50001"]
-    assert "begun before a client named the master 10.0.0.8:50001" in done.stderr
+    assert (
+        "names the master 10.0.0.8:50001, but the spool of this process was opened before"
+        in done.stderr
+    )
     assert done.stderr.count("WARNING") == 1
 
 
@@ -642,7 +648,7 @@ def test_without_a_spool_the_client_says_that_nothing_is_kept() -> None:
         "assert spooler.SpoolMasterClient().report_diagnosis_agent_metrics(metric) is False"
     )
     assert done.returncode == 0, done.stderr
-    assert "PRIMUS_LENS_WANDB_OUTPUT_PATH is not set: reports are not kept" in done.stderr
+    assert "Reports are discarded: PRIMUS_LENS_WANDB_OUTPUT_PATH is not set" in done.stderr
 
 
 @pytest.mark.promise("G20")

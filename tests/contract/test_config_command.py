@@ -29,7 +29,7 @@ def test_every_setting_is_shown_with_its_value_and_where_it_came_from(tmp_path: 
     assert "LENS_SHIP_BATCH_MAX_STEPS" in table.out
 
 
-def test_without_a_root_there_is_none_to_show() -> None:
+def test_a_missing_root_is_shown_as_null() -> None:
     assert json.loads(lens_ship("config", "show", "--json").out)["spool"]["value"] is None
 
 
@@ -44,7 +44,20 @@ def test_the_file_that_is_written_gives_the_same_settings(tmp_path: Path) -> Non
     assert set(again.given) == set(GIVEN), "what was a default stays one"
 
 
-def test_the_file_of_defaults_sets_nothing_and_says_everything(tmp_path: Path) -> None:
+def test_the_options_of_sinks_are_shown_and_written(tmp_path: Path) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text('[sinks."spare.one"]\ntype = "processor"\nurl = "http://host/v1"\n')
+    shown = json.loads(lens_ship("config", "show", "--json", "--config", str(file)).out)
+    assert shown["sinks.spare.one.url"] == {
+        "value": "http://host/v1",
+        "from": f"{file}: [sinks.spare.one]",
+    }
+    first = load({"spool": "/s"}, {}, file)
+    file.write_text(effective(first), encoding="utf-8")
+    assert load({}, {}, file).sinks == first.sinks
+
+
+def test_the_file_of_defaults_sets_nothing_and_names_every_setting(tmp_path: Path) -> None:
     text = defaults()
     file = tmp_path / "settings.toml"
     file.write_text(text, encoding="utf-8")
@@ -61,13 +74,13 @@ def test_the_file_of_defaults_sets_nothing_and_says_everything(tmp_path: Path) -
     assert lens_ship("config", "default").out == text
 
 
-def test_settings_that_cannot_be_used_are_named_instead(tmp_path: Path) -> None:
+def test_invalid_settings_are_reported_instead(tmp_path: Path) -> None:
     done = lens_ship("config", "show", "--workers", "0", "--batch-max-steps", "0")
     assert done.code == 2
     assert len(done.err.splitlines()) == 2
 
 
-def test_a_misspelt_variable_is_told_beside_the_answer() -> None:
+def test_a_misspelt_variable_is_reported_on_stderr() -> None:
     done = lens_ship("config", "show", "--json", LENS_SHIP_BACTH_MAX_STEPS="7")
     assert done.code == 0
     assert done.err == (

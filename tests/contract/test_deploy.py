@@ -10,6 +10,7 @@ import urllib.request
 from collections.abc import Callable
 from typing import Any
 
+import click
 import jsonschema
 import kubernetes_validate
 import pytest
@@ -101,7 +102,7 @@ def _drop(value: Any, names: set[str]) -> None:
             _drop(below, names)
 
 
-def test_nothing_is_open_that_need_not_be(found: list[Object]) -> None:
+def test_privileges_are_minimal(found: list[Object]) -> None:
     spec = pod(found)
     assert spec["automountServiceAccountToken"] is False
     assert only(found, "ServiceAccount")["automountServiceAccountToken"] is False
@@ -121,7 +122,7 @@ def test_nothing_is_open_that_need_not_be(found: list[Object]) -> None:
     assert "runAsUser" not in service["securityContext"]
 
 
-def test_the_service_writes_only_into_what_it_was_given(found: list[Object]) -> None:
+def test_the_service_writes_only_to_its_volumes(found: list[Object]) -> None:
     spec = pod(found)
     kinds = {volume["name"]: set(volume) - {"name"} for volume in spec["volumes"]}
     assert kinds == {
@@ -147,7 +148,7 @@ def test_the_settings_exist_and_can_be_used(found: list[Object]) -> None:
     assert {str(config.spool), str(config.state)} <= mounted
 
 
-def test_the_arguments_are_taken_by_the_parser(found: list[Object]) -> None:
+def test_the_command_line_accepts_the_arguments(found: list[Object]) -> None:
     for container in (*containers(found), *containers(example())):
         if container["image"].startswith("lens-ship"):
             parse(container["args"])
@@ -157,7 +158,9 @@ def parse(words: list[str]) -> None:
     command = cli
     while hasattr(command, "list_commands"):
         command, words = commands_of(command)[words[0]], words[1:]  # type: ignore[assignment,arg-type]
-    command.make_context("lens-ship", list(words))
+    # Below its group, as a shell calls it: click keeps the help option of the first context.
+    above = click.Context(cli, **cli.context_settings)
+    command.make_context("lens-ship", list(words), parent=above)
 
 
 def test_the_folders_are_prepared_for_the_user_that_runs(found: list[Object]) -> None:
@@ -176,7 +179,7 @@ def test_the_grace_period_fits_the_end_of_the_service(found: list[Object]) -> No
     assert pod(found)["terminationGracePeriodSeconds"] > STOP_SECONDS
 
 
-def test_it_runs_on_every_node_and_is_told_apart_from_training(found: list[Object]) -> None:
+def test_it_runs_on_every_node_and_apart_from_training(found: list[Object]) -> None:
     assert pod(found)["tolerations"] == [{"operator": "Exists"}]
     assert pod(found)["priorityClassName"] == only(found, "PriorityClass")["metadata"]["name"]
     selector = only(found, "DaemonSet")["spec"]["selector"]["matchLabels"]
@@ -230,7 +233,7 @@ def test_the_charts_values_fit_their_schema_and_each_has_one() -> None:
     ],
     ids=str,
 )
-def test_a_wrong_value_is_refused(wrong: dict[str, Any]) -> None:
+def test_the_schema_rejects_a_wrong_value(wrong: dict[str, Any]) -> None:
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate({**VALUES, **wrong}, SCHEMA)
 

@@ -17,7 +17,7 @@ from shipper.ledger.ledger import Gap, Ledger
 from shipper.ledger.ranges import merged, without
 from shipper.retention import cleaner as tidying_module
 from shipper.service import Service, ship_once
-from shipper.sinks import REGISTRY
+from shipper.sinks import DEFAULT
 from spooler.spool import format as fmt
 from spooler.spool.filesystem import bytes_in
 from tests.kit import spools
@@ -67,7 +67,7 @@ class Root:
     def accounts(self) -> list[Account]:
         ledger = Ledger(self.config().state, exclusive=False)
         try:
-            return run_audit(ledger, self.root, REGISTRY)
+            return run_audit(ledger, self.root, DEFAULT)
         finally:
             ledger.close()
 

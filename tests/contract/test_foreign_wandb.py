@@ -16,10 +16,12 @@ from typing import Any
 import pytest
 
 from shipper.delivery.pipeline import ClosedRoute, Together
-from shipper.importers import Origin, open_imports
+from shipper.importers import SourceInfo, open_imports
 from shipper.importers.wandb_run import WandbFile
 from shipper.ledger.ledger import Ledger
+from shipper.sinks.options import from_settings
 from shipper.sinks.outcome import Disposition, Outcome
+from shipper.sinks.processor.client import ProcessorClient
 from shipper.sinks.processor.metrics import MetricsSink
 from shipper.steps import collect_steps
 from spooler.errors import NewerFormat, NotASpool
@@ -235,8 +237,8 @@ def test_a_copy_cut_at_any_byte_has_the_first_records(version: str, tmp_path: Pa
     raw = (GOLDEN / f"run-{version}.wandb").read_bytes()
     path = tmp_path / "run-r.wandb"
     path.write_bytes(raw)
-    whole = read_all(WandbFile(path, Origin())).records
-    growing, got = WandbFile(path, Origin()), list[Any]()
+    whole = read_all(WandbFile(path, SourceInfo())).records
+    growing, got = WandbFile(path, SourceInfo()), list[Any]()
     path.write_bytes(b"")
     for end in range(len(raw) + 1):
         with path.open("ab") as file:
@@ -245,7 +247,7 @@ def test_a_copy_cut_at_any_byte_has_the_first_records(version: str, tmp_path: Pa
         assert chunk.damage == ()
         got += chunk.records
         if end % 41 == 0:
-            fresh = read_all(WandbFile(path, Origin()), limit=500)
+            fresh = read_all(WandbFile(path, SourceInfo()), limit=500)
             assert fresh.damage == ()
             assert list(fresh.records) == got
     assert tuple(got) == whole
@@ -259,7 +261,7 @@ def test_a_flipped_bit_costs_one_record_and_is_reported(tmp_path: Path) -> None:
         flipped = bytearray(raw)
         flipped[offset] ^= 1 << offset % 8
         one.path.write_bytes(flipped)
-        found = read_all(WandbFile(one.path, Origin()))
+        found = read_all(WandbFile(one.path, SourceInfo()))
         got = steps(found)
         assert all(step in whole for step in got)
         assert len(got) >= len(whole) - 1
@@ -274,7 +276,7 @@ def test_a_flipped_bit_costs_one_record_and_is_reported(tmp_path: Path) -> None:
 def made(tmp_path: Path, *records: bytes) -> WandbFile:
     path = tmp_path / "run-named.wandb"
     path.write_bytes(log(records))
-    return WandbFile(path, Origin())
+    return WandbFile(path, SourceInfo())
 
 
 def test_typed_values_alone_are_enough(tmp_path: Path) -> None:
@@ -353,7 +355,7 @@ def test_a_map_nested_without_end_is_cut(tmp_path: Path) -> None:
     deep = put(1, b"".join(put(2, "a") for _ in range(3000)) + put(16, "1"))
     found = read_all(made(tmp_path, put(2, deep + item("x", 1))))
     assert steps(found)[0][1]["x"] == 1
-    assert collect_steps(found.records, {}).refused == ()
+    assert collect_steps(found.records).rejected == ()
 
 
 # --- files that are none --------------------------------------------------------------------------
@@ -413,10 +415,11 @@ def test_the_records_go_through_a_route_like_live_ones(tmp_path: Path) -> None:
     (one,) = open_imports(folder, workload_uid="w-1", pod_name="p-1")
     sent, config = _Taken(), settings(folder, tmp_path / "state", "http://127.0.0.1:1")
     ledger, who = Ledger(tmp_path / "state"), one.identity()
+    options = from_settings(MetricsSink.Options, config)
     route = ClosedRoute(
         reader=one,  # type: ignore[arg-type]
         identity=who,
-        sink=MetricsSink(config, sent),  # type: ignore[arg-type]
+        sink=MetricsSink("processor", options, {(ProcessorClient, options.http()): sent}),
         together=Together(ledger=ledger, config=config),
     )
     progress = route.turn(now=lambda: 0.0, until=1.0, owned=one.is_owned(), flush_all=False)
@@ -438,7 +441,7 @@ def test_damage_on_the_way_out_is_noted_and_passed(tmp_path: Path) -> None:
         raw[offset] ^= 1
     one.path.write_bytes(raw)
     found = read_all(one)
-    collected = collect_steps(found.records, {})
-    assert collected.open == collected.refused == ()
+    collected = collect_steps(found.records)
+    assert collected.open == collected.rejected == ()
     assert 95 <= len(collected.complete) == len(steps(found)) < 100
     assert 1 <= len(found.damage) <= 5

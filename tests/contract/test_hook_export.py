@@ -61,9 +61,7 @@ def python(image: Path, code: str, folder: Path, **environ: str | None) -> str:
     return done.stdout + done.stderr
 
 
-def test_training_is_recorded_by_nothing_but_two_variables(
-    image: Path, hook: Path, tmp_path: Path
-) -> None:
+def test_two_variables_are_enough_to_record(image: Path, hook: Path, tmp_path: Path) -> None:
     root = tmp_path / "spool"
     python(
         image,
@@ -78,7 +76,7 @@ def test_training_is_recorded_by_nothing_but_two_variables(
     assert [body["data"]["loss"] for body in steps] == [0.5, 1.5, 2.5]
 
 
-def test_without_the_folder_nothing_of_ours_is_there(image: Path, tmp_path: Path) -> None:
+def test_the_image_contains_nothing_of_lens_ship(image: Path, tmp_path: Path) -> None:
     code = "import importlib.util as u; print([u.find_spec(n) for n in ('spooler', 'msgpack')])"
     assert python(image, code, tmp_path, PYTHONPATH=None) == "[None, None]\n"
 
@@ -90,9 +88,7 @@ def test_without_the_spool_root_the_folder_loads_nothing(
     assert python(image, code, tmp_path, PYTHONPATH=str(hook)) == "[]\n"
 
 
-def test_the_sitecustomize_that_it_hides_still_runs(
-    image: Path, hook: Path, tmp_path: Path
-) -> None:
+def test_the_hidden_sitecustomize_still_runs(image: Path, hook: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
     (other / "sitecustomize.py").write_text("MARK = 'theirs'\n", encoding="utf-8")
@@ -100,9 +96,7 @@ def test_the_sitecustomize_that_it_hides_still_runs(
     assert python(image, code, tmp_path, PYTHONPATH=f"{hook}:{other}") == "theirs\n"
 
 
-def test_a_fault_of_ours_does_not_keep_python_from_starting(
-    image: Path, hook: Path, tmp_path: Path
-) -> None:
+def test_python_starts_with_a_broken_hook(image: Path, hook: Path, tmp_path: Path) -> None:
     broken = tmp_path / "python"
     assert lens_ship("hook", "export", str(broken)).code == 0
     (broken / "spooler" / "activate.py").write_text("raise OSError('broken')\n", encoding="utf-8")
@@ -117,7 +111,7 @@ def test_a_fault_of_ours_does_not_keep_python_from_starting(
     assert "not hooked (OSError: broken)" in said
 
 
-def test_an_older_folder_is_replaced_and_another_is_left_alone(tmp_path: Path) -> None:
+def test_an_earlier_export_is_replaced_and_any_other_directory_is_kept(tmp_path: Path) -> None:
     folder = tmp_path / "python"
     assert lens_ship("hook", "export", str(folder)).code == 0
     (folder / "spooler" / "of_an_older_version.py").touch()
@@ -129,5 +123,5 @@ def test_an_older_folder_is_replaced_and_another_is_left_alone(tmp_path: Path) -
     (mine / "thesis.tex").touch()
     ran = lens_ship("hook", "export", str(mine))
     assert ran.code == 1
-    assert "none of ours" in ran.err
+    assert "not an exported hook" in ran.err
     assert (mine / "thesis.tex").exists()

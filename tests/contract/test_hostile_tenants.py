@@ -86,7 +86,7 @@ class Node:
 
     def health(self) -> str:
         """What the service says of its health; "" while it has no port."""
-        port = re.search(r"probes: (http://\S+)", self.log.read_text())
+        port = re.search(r"HTTP port opened address=(http://\S+)", self.log.read_text())
         if port is None:
             return ""
         try:

@@ -1,6 +1,6 @@
 """The Dockerfile: what it copies is there and let through, and its steps make a working service.
 
-There is no container engine in the tests; the steps themselves are run by `make image-steps`.
+The tests have no container engine. `make image-steps` runs the steps themselves.
 """
 
 from __future__ import annotations

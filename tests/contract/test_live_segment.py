@@ -61,7 +61,7 @@ for line in sys.stdin:
     if child == 0:
         body = {"run": "r", "time": 1.0, "closed": True, "data": {"loss": 1.0}}
         taken = [recorder().record("step", {**body, "step": step}) for step in range(5)]
-        recorder().goodbye()
+        recorder().shutdown()
         os._exit(taken.count(True))
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """

@@ -15,7 +15,7 @@ from shipper.ledger.ledger import Ledger
 from shipper.retention.policy import Kept
 from shipper.service import Service, ship_once
 from shipper.steps import CUT_OFF_NAME
-from spooler.spool.owner import Lock, Process, Verdict
+from spooler.spool.owner import Liveness, Lock, ProcessState
 from spooler.spool.reader import Reader
 from tests.kit import spools
 from tests.kit.delivery import arrived
@@ -24,7 +24,7 @@ from tests.kit.puppet import Puppet, close_all
 from tests.kit.shipping import ALIVE, KILLED, append, config, spool, step
 from tests.kit.spools import wait_until
 
-ENDED = Verdict(alive=False, certain=True, unclean=False)
+ENDED = Liveness(alive=False, certain=True, unclean=False)
 NO_LOCKS = """
 def refuse(descriptor, command, argument=0):
     if command in (fcntl.F_OFD_SETLK, fcntl.F_SETLK):
@@ -39,8 +39,8 @@ COPIES = {
 }
 FORKED = """
 import os, sys, wandb
-from spooler.hooks.wandb import hook
-hook(wandb)
+from spooler.hooks.wandb import wrap
+wrap(wandb)
 run = wandb.init(mode="offline", dir=sys.argv[1], settings=wandb.Settings(console="off"))
 run.log({"loss": 0.5}, step=0)
 if os.fork() == 0:
@@ -94,7 +94,7 @@ def test_a_program_that_copies_its_own_output_is_delivered_to_its_end(
         wait_until(lambda: 0 in steps(receiver))
         for number in range(1, 4):
             puppet.do(COPIES[how].replace("-copy", f"-{number}").replace(".tar", f"{number}.tar"))
-            assert Reader(puppet.directory).evidence().lock is Lock.HELD
+            assert Reader(puppet.directory).liveness_evidence().lock is Lock.HELD
             puppet.do(f"log({number})")
             wait_until(lambda number=number: number in steps(receiver))
         puppet.end()
@@ -107,9 +107,9 @@ def test_an_owner_file_that_a_cleaner_takes_is_made_again(tmp_path: Path) -> Non
     puppet = Puppet(tmp_path)
     (puppet.directory / "owner").unlink()
     assert Reader(puppet.directory).is_owned()
-    wait_until(lambda: Reader(puppet.directory).evidence().lock is Lock.HELD)
+    wait_until(lambda: Reader(puppet.directory).liveness_evidence().lock is Lock.HELD)
     puppet.kill()
-    assert Reader(puppet.directory).verdict() == KILLED
+    assert Reader(puppet.directory).liveness() == KILLED
 
 
 def test_a_descriptor_that_the_program_closes_is_opened_again(tmp_path: Path) -> None:
@@ -121,10 +121,10 @@ def test_a_descriptor_that_the_program_closes_is_opened_again(tmp_path: Path) ->
     ]
     puppet.do(f"os.closerange({number}, {number + 1})")
     assert Reader(puppet.directory).is_owned()
-    wait_until(lambda: Reader(puppet.directory).evidence().lock is Lock.HELD)
+    wait_until(lambda: Reader(puppet.directory).liveness_evidence().lock is Lock.HELD)
     puppet.do("log(1)")
     puppet.end()
-    assert Reader(puppet.directory).verdict() == ENDED
+    assert Reader(puppet.directory).liveness() == ENDED
 
 
 @pytest.mark.promise("G16")
@@ -136,7 +136,7 @@ def test_a_program_that_replaces_its_image_has_ended_and_was_never_cut_off(
         wait_until(lambda: 0 in steps(receiver))
         puppet.say("os.execv('/bin/sleep', ['sleep', '1000'])")
         wait_until(lambda: not Reader(puppet.directory).is_owned())
-        assert Reader(puppet.directory).evidence().process is Process.RUNNING
+        assert Reader(puppet.directory).liveness_evidence().process is ProcessState.RUNNING
         ledger = Ledger(tmp_path / "state", exclusive=False)
         wait_until(lambda: ledger.is_cut_off_told(puppet.directory.name, "processor"))
         ledger.close()
@@ -162,7 +162,7 @@ def test_a_run_is_not_over_with_a_forked_child_that_logged_to_it(
         WANDB_SILENT="true",
     )
     assert done.returncode == 0, done.stderr
-    verdicts = [Reader(path).verdict() for path in spools.spools_below(tmp_path / "spool")]
+    verdicts = [Reader(path).liveness() for path in spools.spools_below(tmp_path / "spool")]
     assert KILLED in verdicts, "the child has ended without its recorder's knowledge"
     assert ship_once(config(tmp_path, processor_url=receiver.url), timeout=60) == []
     assert sorted(steps(receiver)) == [0, 1, 2]
@@ -197,37 +197,37 @@ if __name__ == "__main__":
     assert done.returncode == 0, done.stderr
     (directory,) = spools.spools_below(tmp_path / "spool")
     assert spools.kinds(directory) == ["step", "exit"]
-    assert Reader(directory).verdict() == ENDED
+    assert Reader(directory).liveness() == ENDED
 
 
 def test_a_process_that_is_killed_is_known_at_once(tmp_path: Path) -> None:
     puppet = Puppet(tmp_path)
     reader = Reader(puppet.directory)
-    assert reader.verdict() == ALIVE
+    assert reader.liveness() == ALIVE
     puppet.kill()
-    assert reader.verdict() == KILLED
+    assert reader.liveness() == KILLED
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may make a namespace")
 def test_a_process_in_a_container_is_told_by_its_lock_alone(tmp_path: Path) -> None:
     puppet = Puppet(tmp_path, before=("unshare", "--pid", "--fork", "--kill-child", "--mount-proc"))
     reader = Reader(puppet.directory)
-    assert reader.evidence().process is Process.UNSEEN
-    assert reader.verdict() == ALIVE
+    assert reader.liveness_evidence().process is ProcessState.UNSEEN
+    assert reader.liveness() == ALIVE
     puppet.kill()
-    wait_until(lambda: reader.verdict() == KILLED)
+    wait_until(lambda: reader.liveness() == KILLED)
 
 
 def test_where_the_file_system_does_not_lock_recording_goes_on(tmp_path: Path) -> None:
     killed, ended = Puppet(tmp_path, first=NO_LOCKS), Puppet(tmp_path, first=NO_LOCKS)
     for puppet in (killed, ended):
         puppet.do("log(1)")
-        assert Reader(puppet.directory).evidence().lock is Lock.UNKNOWN
-        assert Reader(puppet.directory).verdict() == ALIVE
+        assert Reader(puppet.directory).liveness_evidence().lock is Lock.UNKNOWN
+        assert Reader(puppet.directory).liveness() == ALIVE
     killed.kill()
     ended.end()
-    assert Reader(killed.directory).verdict() == KILLED
-    assert Reader(ended.directory).verdict() == ENDED
+    assert Reader(killed.directory).liveness() == KILLED
+    assert Reader(ended.directory).liveness() == ENDED
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may make a namespace")
@@ -256,11 +256,11 @@ def test_a_folder_is_not_deleted_when_it_has_grown_since_it_was_found(
     directory, writer = spool(tmp_path / "spool", [step(0)], close=False)
     service = Service(config(tmp_path, processor_url=receiver.url), once=True)
     kept = Kept(spool=directory.name, number=None, bytes=1, age=0.0, save=True)
-    with mock.patch.object(Reader, "verdict", return_value=KILLED):
+    with mock.patch.object(Reader, "liveness", return_value=KILLED):
         service.run()
         append(writer, [step(1)])
         service._tidying._delete(kept)
-    with mock.patch.object(Reader, "verdict", return_value=ALIVE):
+    with mock.patch.object(Reader, "liveness", return_value=ALIVE):
         service._tidying._delete(kept)
     assert [stored.seq for stored in spools.read_whole(directory).records] == [1, 2]
     writer.close()

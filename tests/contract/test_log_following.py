@@ -16,9 +16,8 @@ from spooler.dlrover.master_client import SpoolMasterClient
 from spooler.dlrover.metric import WorkerTrainingMetric
 from spooler.filetail import follower as follow
 from spooler.filetail import lines
-from spooler.filetail.checkpoint import Bookmark
+from spooler.filetail.checkpoint import Checkpoint, LogPosition
 from spooler.filetail.follower import Follower
-from spooler.filetail.position import Position
 from tests.kit import spools
 
 pytestmark = pytest.mark.promise("G20")
@@ -83,7 +82,7 @@ def followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Follow
     one = Followed(tmp_path / "logs" / "train.log")
     yield one
     one.collector.close()
-    mine.goodbye()
+    mine.shutdown()
 
 
 def make_room(path: Path) -> None:
@@ -379,7 +378,7 @@ def test_a_used_again_inode_is_noticed_by_what_the_file_holds(tmp_path: Path) ->
     path = tmp_path / "train.log"
     path.write_text("other content, longer than the position\n")
     status = path.stat()
-    old = Position(
+    old = LogPosition(
         path=str(path),
         device=status.st_dev,
         inode=status.st_ino,
@@ -397,7 +396,7 @@ def test_a_used_again_inode_is_noticed_by_what_the_file_holds(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("taken_away", ["before the restart", "after it"])
-def test_a_file_passed_since_the_bookmark_is_not_read_again(
+def test_a_file_passed_since_the_checkpoint_is_not_read_again(
     tmp_path: Path, taken_away: str
 ) -> None:
     """Killed right after a record, it knows of that file by the records alone."""
@@ -474,7 +473,7 @@ def test_of_two_collectors_of_a_file_one_collects_and_the_other_takes_over(
     second.close()
 
 
-def test_without_its_bookmark_the_position_is_found_in_the_spools(followed: Followed) -> None:
+def test_without_its_checkpoint_the_position_is_found_in_the_spools(followed: Followed) -> None:
     followed.collector.set_client(SpoolMasterClient())
     followed.write(FILLER)
     assert followed.collector.store_data(followed.collector.collect_data())
@@ -489,7 +488,7 @@ def test_without_its_bookmark_the_position_is_found_in_the_spools(followed: Foll
     assert followed.collect() == "more\nfile 0\nfile 1\nfile 2\n"
 
 
-def test_without_the_spools_the_position_is_found_in_the_bookmark(followed: Followed) -> None:
+def test_without_the_spools_the_position_is_found_in_the_checkpoint(followed: Followed) -> None:
     followed.collector.set_client(SpoolMasterClient())
     followed.write(FILLER)
     assert followed.collector.store_data(followed.collector.collect_data())
@@ -518,14 +517,14 @@ def test_a_file_that_cannot_be_read_for_a_while_is_told_and_read_on_later(
     assert followed.collect() == "two\n"
 
 
-def test_a_torn_bookmark_gives_the_one_before(tmp_path: Path, followed: Followed) -> None:
+def test_a_torn_checkpoint_gives_the_one_before(tmp_path: Path, followed: Followed) -> None:
     followed.write("one\n")
     followed.collect()
     followed.write("two\n")
     followed.collect()
     followed.collector.close()
     (file,) = (tmp_path / "spool").glob("collectors_*/*")
-    saved = Bookmark.take(tmp_path / "spool", followed.path)
+    saved = Checkpoint.take(tmp_path / "spool", followed.path)
     assert saved is not None
     newest = saved.load()
     assert newest is not None
@@ -535,7 +534,7 @@ def test_a_torn_bookmark_gives_the_one_before(tmp_path: Path, followed: Followed
     data = bytearray(file.read_bytes())
     data[16384 + 40] ^= 1  # the newest is in the second place
     file.write_bytes(data)
-    again = Bookmark.take(tmp_path / "spool", followed.path)
+    again = Checkpoint.take(tmp_path / "spool", followed.path)
     assert again is not None
     before = again.load()
     assert before is not None

@@ -125,7 +125,7 @@ def test_a_sample_is_never_cut_the_one_that_is_too_large_is_a_dead_letter(
     job(tmp_path, master.master, [report(1, XPU, data_content=large), report(2, XPU)])
     assert ship_once(config(tmp_path), timeout=60) == []
     assert numbers(master.rows) == [2]
-    assert account(tmp_path).dead == 1
+    assert account(tmp_path).dead_letters == 1
 
 
 def test_the_largest_sample_that_fits_arrives(tmp_path: Path, master: Since) -> None:
@@ -161,7 +161,7 @@ def test_what_would_poison_the_master_is_kept_from_it(
     job(tmp_path, master.master, [report(1, **BAD[bad]), report(2)])
     assert ship_once(config(tmp_path), timeout=60) == []
     assert numbers(master.rows) == [2]
-    assert account(tmp_path).dead == 1
+    assert account(tmp_path).dead_letters == 1
 
 
 @pytest.mark.parametrize("given", [0, 0.0, "float"])
@@ -203,7 +203,7 @@ def test_a_process_that_died_is_told_as_a_line_of_log(tmp_path: Path, master: Si
         ship_once(config(tmp_path, processor_url="http://127.0.0.1:9/v1"), timeout=1)
     first, note = master.rows
     assert numbers([first]) == [1]
-    assert "ended without a goodbye; last step 7 of run r" in note["data_content"]
+    assert "exited uncleanly; last step 7 of run r" in note["data_content"]
     assert note["data_type"] == "TRAINING_LOG"
 
 
@@ -288,4 +288,4 @@ def test_the_audit_says_what_was_not_sent_and_why(tmp_path: Path, master: Since)
         "audit", "--spool", str(tmp_path / "spool"), "--state", str(tmp_path / "state")
     )
     assert told.code == 0, told.out
-    assert "not sent to master: 1 expired" in told.out
+    assert "dropped by policy: 1 expired" in told.out

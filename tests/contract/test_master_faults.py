@@ -15,7 +15,6 @@ import pytest
 from shipper.audit.account import Account
 from shipper.audit.audit import run_audit
 from shipper.config.schema import Config
-from shipper.http_client.client import HttpClient
 from shipper.ledger.ledger import Ledger
 from shipper.service import Service, ship_once
 from shipper.sinks import PlanInput
@@ -23,8 +22,8 @@ from shipper.sinks.dlrover import encode
 from shipper.sinks.dlrover.report import read
 from shipper.sinks.dlrover.session import JobNode, Session, Timeouts, Transport
 from shipper.sinks.dlrover.sink import DLRoverSink
+from shipper.sinks.options import from_settings
 from shipper.sinks.outcome import Disposition, Outcome
-from shipper.sinks.processor.client import ProcessorClient
 from spooler.spool.identity import Identity
 from tests.kit import master as kit
 from tests.kit import spools
@@ -73,11 +72,9 @@ class Sending:
 
     def __init__(self, settings: Config, who: Identity, *records: Record) -> None:
         self.who = who
-        self.sink = DLRoverSink(settings, ProcessorClient("", HttpClient(user_agent="test")))
-        stretch = PlanInput(
-            identity=who, records=tuple(stored(*records)), ahead={}, ended=True, waited=frozenset()
-        )
-        self.batches = self.sink.plan(stretch).batches
+        self.sink = DLRoverSink("master", from_settings(DLRoverSink.Options, settings), {})
+        chunk = PlanInput(identity=who, records=stored(*records), ended=True)
+        self.batches = self.sink.plan(chunk).batches
 
     def send(self, place: int = 0) -> Outcome:
         """As a route does it: look first."""
@@ -378,4 +375,4 @@ def test_dead_letters_are_not_sent_again_with_what_was_forgotten(
     writer.close()
     assert ship_once(config(tmp_path), timeout=60) == []
     assert numbers(master.stored()) == [0, 2, 3]
-    assert account(tmp_path).dead == 1
+    assert account(tmp_path).dead_letters == 1

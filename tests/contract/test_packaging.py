@@ -93,9 +93,7 @@ def spool_root(bare: Path, tmp_path: Path) -> Path:
     return root
 
 
-def test_the_training_side_is_msgpack_and_a_command_that_says_what_to_install(
-    bare: Path, spool_root: Path, tmp_path: Path
-) -> None:
+def test_the_training_side_needs_msgpack_only(bare: Path, spool_root: Path, tmp_path: Path) -> None:
     listed = output_of(bare / "python", "-m", "pip", "list", "--format=freeze", folder=tmp_path)
     names = {line.partition("==")[0].partition(" @")[0] for line in listed.splitlines()}
     assert names - {"pip", "setuptools"} == {"lens-ship", "msgpack"}

@@ -82,7 +82,7 @@ def test_a_replay_takes_the_folder_for_it_too(tmp_path: Path, receiver: FaultyRe
     assert ship_once(given, timeout=60) == []
     ran = lens_ship(
         "replay",
-        "--again",
+        "--resend-delivered",
         *("--spool", str(root), "--state", str(given.state), "--processor-url", receiver.url),
         LENS_SHIP_POD_DIRECTORIES="true",
     )
@@ -101,10 +101,10 @@ def test_every_pod_sees_that_the_root_is_full(tmp_path: Path) -> None:
     assert marked == {tmp_path.name, HONEST, LIAR}
     writer = spools.writer(tmp_path / LIAR)
     try:
-        writer.tend()
+        writer.maintain()
         assert writer._refusal == "root-cap"
         room.mark(full=False)
-        writer.tend()
+        writer.maintain()
         assert writer._refusal == ""
     finally:
         writer.close()

@@ -16,7 +16,7 @@ from shipper.audit.audit import run_audit
 from shipper.ledger.ledger import Ledger
 from shipper.retention.quarantine import Quarantine, Report
 from shipper.service import Service, ship_once
-from shipper.sinks import REGISTRY
+from shipper.sinks import DEFAULT
 from spooler.spool.reader import Reader
 from tests.kit import spools
 from tests.kit.command import lens_ship
@@ -42,7 +42,7 @@ def ship(tmp_path: Path, receiver: FaultyReceiver, timeout: float = 60) -> list[
 
 def accounts(tmp_path: Path) -> list[Account]:
     with closing(Ledger(tmp_path / "state", exclusive=False)) as ledger:
-        return run_audit(ledger, tmp_path / "spool", REGISTRY)
+        return run_audit(ledger, tmp_path / "spool", DEFAULT)
 
 
 def make(tmp_path: Path, *, salt: int = 0, workload: str = "w", bye: bool = True) -> Path:
@@ -243,7 +243,9 @@ def test_a_repaired_file_is_replayed_from_where_it_was_set_aside(
     folder = tmp_path / "spool" / "quarantine" / directory.name
     shutil.copy(copy, folder / "00000002.sqlite")
     common = ("--spool", str(tmp_path / "spool"), "--state", str(tmp_path / "state"))
-    done = lens_ship("replay", "--again", str(folder), *common, "--processor-url", receiver.url)
+    done = lens_ship(
+        "replay", "--resend-delivered", str(folder), *common, "--processor-url", receiver.url
+    )
     assert done.code == 0, done.out + done.err
     assert steps_of(receiver) == list(range(STEPS))
 

@@ -12,23 +12,24 @@ from typing import Any
 
 import pytest
 
+from shipper.cli.replay import timestamp
 from shipper.config.schema import Config
 from shipper.delivery.pipeline import Records
 from shipper.ledger.ledger import Ledger, Receipt
-from shipper.replay.plan import Part, ReplayRequest, make_plan
+from shipper.replay.plan import ReplayPart, ReplayRequest, make_plan
 from shipper.replay.selection import Selection
 from shipper.replay.send import ReplayContext, carry_out, receipt_of
 from shipper.replay.source import records_in
 from shipper.service import ship_once
-from shipper.sinks import REGISTRY, build_sinks
-from shipper.sinks.processor.client import build_client
-from shipper.sinks.processor.workloads import Workloads
+from shipper.sinks import DEFAULT, build_sinks, carried_kinds, enabled_sinks
+from shipper.sinks.processor.classify import NO_IDENTITY
 from spooler.errors import SpoolDamaged
 from spooler.spool.reader import Stored
-from tests.kit.command import lens_ship
+from tests.kit.command import Ran, lens_ship
 from tests.kit.delivery import arrived
-from tests.kit.faulty_receiver import FaultyReceiver
+from tests.kit.faulty_receiver import Answer, FaultyReceiver, Normal
 from tests.kit.processor import queries
+from tests.kit.processor.answers import enveloped
 from tests.kit.shipping import config, detection, goodbye, spool, step
 from tests.kit.spools import identity, spool_id
 
@@ -54,8 +55,10 @@ def deliver(tmp_path: Path, receiver: FaultyReceiver) -> None:
     assert ship_once(settings(tmp_path, receiver), timeout=60) == []
 
 
-def plan(tmp_path: Path, ledger: Ledger, **wish: Any) -> list[Part]:
-    given = {"root": tmp_path / "spool", "sinks": tuple(REGISTRY), **wish}
+def plan(tmp_path: Path, ledger: Ledger, **wish: Any) -> list[ReplayPart]:
+    kinds = carried_kinds(config(tmp_path))
+    given = {"root": tmp_path / "spool", **wish}
+    given["sinks"] = {name: kinds[name] for name in given.get("sinks", DEFAULT)}
     parts, problems = make_plan(ReplayRequest(**given), ledger)
     assert problems == []
     return [part for part in parts if part.to_send or part.unfinished]
@@ -66,9 +69,9 @@ def replay(
 ) -> list[Receipt]:
     """Plan and send; stopped once so many records have gone out."""
     given = settings(tmp_path, receiver)
-    address, stop, sent = build_client(given), threading.Event(), [0]
+    stop, sent = threading.Event(), [0]
 
-    def delivered(part: Part, records: int) -> None:
+    def delivered(part: ReplayPart, records: int) -> None:
         sent[0] += records
         if sent[0] >= stop_after:
             stop.set()
@@ -77,8 +80,7 @@ def replay(
         means = ReplayContext(
             ledger=ledger,
             config=given,
-            sinks=build_sinks(given, address),
-            workloads=Workloads(address, ledger, time.monotonic),
+            sinks=build_sinks(enabled_sinks(given)),
             now=time.monotonic,
             stop=stop,
             rate=1e6 if stop_after < 10**9 else None,
@@ -115,8 +117,8 @@ def test_a_part_that_cannot_be_read_any_more_holds_up_no_other_and_is_gone_on_wi
         patched.setattr("shipper.replay.send.records_in", torn)
         receipts = replay(tmp_path, receiver, paths=(elsewhere,))
     assert {receipt.spool for receipt in receipts} == {directories[1].name}
-    assert "disk I/O error" in caplog.text
-    assert "the same command goes on with it" in caplog.text
+    assert "disk I/O error" in str(caplog.records[-1].__dict__)
+    assert "source failed, its remaining records were not sent" in caplog.text
     again = replay(tmp_path, receiver, paths=(elsewhere,))
     assert {receipt.spool for receipt in again} == {one.name for one in directories}
 
@@ -128,7 +130,7 @@ def test_what_is_delivered_is_not_sent_again_unless_asked(
     before = len(queries.requests(receiver.store))
     assert replay(tmp_path, receiver) == []
     assert len(queries.requests(receiver.store)) == before
-    receipts = replay(tmp_path, receiver, again=True)
+    receipts = replay(tmp_path, receiver, resend_delivered=True)
     assert sorted(receipt.records for receipt in receipts) == [1, STEPS]
     assert len(queries.requests(receiver.store)) == 2 * before
 
@@ -139,20 +141,23 @@ def test_twice_the_same_replay_leaves_the_same_values_and_the_live_position(
     deliver(tmp_path, receiver)
     before = state(receiver)
     with closing(Ledger(tmp_path / "state", exclusive=False)) as ledger:
-        live = [row for row in ledger.positions() if row["sink"] in REGISTRY]
-    one, other = replay(tmp_path, receiver, again=True), replay(tmp_path, receiver, again=True)
+        live = [row for row in ledger.positions() if row["sink"] in DEFAULT]
+    one, other = (
+        replay(tmp_path, receiver, resend_delivered=True),
+        replay(tmp_path, receiver, resend_delivered=True),
+    )
     assert state(receiver) == before
     assert [receipt.digest for receipt in one] == [receipt.digest for receipt in other]
     with closing(Ledger(tmp_path / "state", exclusive=False)) as ledger:
-        assert [row for row in ledger.positions() if row["sink"] in REGISTRY] == live
+        assert [row for row in ledger.positions() if row["sink"] in DEFAULT] == live
 
 
 def test_it_goes_on_where_it_was_interrupted(tmp_path: Path, receiver: FaultyReceiver) -> None:
     deliver(tmp_path, receiver)
     before = len(queries.requests(receiver.store))
     sinks = ("processor",)
-    assert replay(tmp_path, receiver, again=True, sinks=sinks, stop_after=8) == []
-    (receipt,) = replay(tmp_path, receiver, again=True, sinks=sinks)
+    assert replay(tmp_path, receiver, resend_delivered=True, sinks=sinks, stop_after=8) == []
+    (receipt,) = replay(tmp_path, receiver, resend_delivered=True, sinks=sinks)
     assert receipt.records == STEPS
     assert len(queries.requests(receiver.store)) == before + STEPS // 4, "nothing was sent twice"
 
@@ -162,10 +167,12 @@ def test_what_is_done_of_a_replay_is_not_done_again_when_it_goes_on(
 ) -> None:
     deliver(tmp_path, receiver)
     before = len(queries.requests(receiver.store))
-    assert [r.records for r in replay(tmp_path, receiver, again=True, stop_after=STEPS)] == [STEPS]
+    assert [
+        r.records for r in replay(tmp_path, receiver, resend_delivered=True, stop_after=STEPS)
+    ] == [STEPS]
     with closing(Ledger(tmp_path / "state", exclusive=False)) as ledger:
         assert {row["ended"] for row in ledger.replays()} == {None}, "there is a second part"
-    assert [r.records for r in replay(tmp_path, receiver, again=True)] == [STEPS, 1]
+    assert [r.records for r in replay(tmp_path, receiver, resend_delivered=True)] == [STEPS, 1]
     assert len(queries.requests(receiver.store)) == 2 * before
 
 
@@ -186,7 +193,7 @@ def test_only_what_is_selected_goes_out(
     tmp_path: Path, receiver: FaultyReceiver, selection: Selection, expected: int
 ) -> None:
     deliver(tmp_path, receiver)
-    receipts = replay(tmp_path, receiver, again=True, selection=selection)
+    receipts = replay(tmp_path, receiver, resend_delivered=True, selection=selection)
     assert sum(receipt.records for receipt in receipts) == expected
 
 
@@ -200,12 +207,12 @@ def test_steps_that_a_later_process_has_written_are_left_alone(
     spool(tmp_path / "spool", [*(step(n, v=2.0) for n in range(4, 9)), goodbye()], who=second)
     assert ship_once(settings(tmp_path, receiver), timeout=60) == []
     newest = state(receiver)
-    replay(tmp_path, receiver, again=True)
+    replay(tmp_path, receiver, resend_delivered=True)
     assert state(receiver) == newest
-    parts: list[Part] = []
+    parts: list[ReplayPart] = []
     with closing(Ledger(tmp_path / "state", exclusive=False)) as ledger:
-        parts = plan(tmp_path, ledger, again=True, overwrite=True)
-        kept = plan(tmp_path, ledger, again=True)
+        parts = plan(tmp_path, ledger, resend_delivered=True, overwrite_newer=True)
+        kept = plan(tmp_path, ledger, resend_delivered=True)
     assert [part.records for part in parts] == [6, 5]
     assert [(part.records, part.overwriting) for part in kept] == [(4, 2), (5, 0)]
 
@@ -242,7 +249,7 @@ def test_the_command_needs_a_root_for_spools_alone(tmp_path: Path) -> None:
     file.parent.mkdir()
     file.write_text('{"timestamp": 1.7e9, "step": 1, "data": {"loss": 1.0}}\n')
     directory, _ = spool(tmp_path / "root", [step(1)])
-    plan = ("replay", "--plan", "--as-workload", "w", "--state", str(tmp_path / "state"))
+    plan = ("replay", "--dry-run", "--as-workload", "w", "--state", str(tmp_path / "state"))
 
     foreign = lens_ship(*plan, str(file.parent), LENS_SHIP_SPOL="x")
     alone = lens_ship(*plan, str(directory))
@@ -259,10 +266,10 @@ def test_a_receipt_can_be_checked_against_the_source(
     tmp_path: Path, receiver: FaultyReceiver
 ) -> None:
     deliver(tmp_path, receiver)
-    receipts = replay(tmp_path, receiver, again=True, sinks=("processor",))
+    receipts = replay(tmp_path, receiver, resend_delivered=True, sinks=("processor",))
     with closing(Ledger(tmp_path / "state", exclusive=False)) as ledger:
         kept = [row["digest"] for row in ledger.replays()]
-        (part,) = plan(tmp_path, ledger, again=True, sinks=("processor",))
+        (part,) = plan(tmp_path, ledger, resend_delivered=True, sinks=("processor",))
     assert kept == [receipt.digest for receipt in receipts] == [receipt_of(part).digest]
 
 
@@ -270,9 +277,89 @@ def test_what_has_nowhere_to_go_is_refused_before_anything_is_sent(tmp_path: Pat
     """Once, the command waited for ever for an address that could not come."""
     spool(tmp_path / "elsewhere", [step(1), goodbye()])
     places = ("--spool", str(tmp_path / "spool"), "--state", str(tmp_path / "state"))
-    planned = lens_ship("replay", "--plan", *places, str(tmp_path / "elsewhere"))
+    planned = lens_ship("replay", "--dry-run", *places, str(tmp_path / "elsewhere"))
     assert planned.code == 0
-    assert "1 source recorded none: give --processor-url" in planned.out
+    assert "1 source without an address" in planned.out
     refused = lens_ship("replay", *places, str(tmp_path / "elsewhere"))
     assert refused.code == 2
-    assert "nobody has recorded where it is to be sent: give --processor-url" in refused.err
+    assert "have an address: set processor_url" in refused.err
+
+
+def exporter_file(tmp_path: Path, count: int = 7) -> Path:
+    file = tmp_path / "old" / "node_0" / "rank_0" / "wandb_metrics.jsonl"
+    file.parent.mkdir(parents=True)
+    lines = (
+        {"timestamp": 1.7e9 + number, "step": number, "data": {"loss": number / 2}}
+        for number in range(count)
+    )
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return file
+
+
+def run_replay(tmp_path: Path, receiver: FaultyReceiver, *more: str) -> Ran:
+    places = ("--state", str(tmp_path / "state"), "--processor-url", receiver.url)
+    return lens_ship("replay", str(tmp_path / "old"), *places, *more)
+
+
+def test_a_source_without_a_workload_is_reported_before_anything_is_sent(
+    tmp_path: Path, receiver: FaultyReceiver
+) -> None:
+    exporter_file(tmp_path)
+    planned, sent = run_replay(tmp_path, receiver, "--dry-run"), run_replay(tmp_path, receiver)
+    assert (planned.code, sent.code) == (1, 2)
+    assert "give --as-workload or --as-pod" in " ".join(planned.out.split())
+    assert "give --as-workload or --as-pod" in sent.err
+    assert queries.requests(receiver.store) == []
+
+    given = run_replay(tmp_path, receiver, "--as-workload", "w")
+    assert given.code == 0, given.err
+    assert state(receiver) == {number: {"loss": number / 2} for number in range(7)}
+
+
+def test_rejected_records_are_an_error_and_are_sent_again(
+    tmp_path: Path, receiver: FaultyReceiver
+) -> None:
+    exporter_file(tmp_path)
+    named = ("--as-workload", "w")
+    receiver.otherwise = Answer(
+        status=400, body=enveloped(status=400, code=4000, message=NO_IDENTITY, data={}).body
+    )
+    first = run_replay(tmp_path, receiver, *named)
+    assert first.code == 1
+    assert "sent 0 records" in first.out
+    assert "7 records rejected" in " ".join(first.out.split())
+    second = run_replay(tmp_path, receiver, *named)
+    assert (second.code, "7 records rejected" in " ".join(second.out.split())) == (1, True)
+
+    receiver.otherwise = Normal()
+    third = run_replay(tmp_path, receiver, *named)
+    assert third.code == 0, third.out
+    assert state(receiver) == {number: {"loss": number / 2} for number in range(7)}
+    with closing(Ledger(tmp_path / "state", exclusive=False)) as ledger:
+        assert {row["state"] for row in ledger.dead_letters()} == {"delivered"}
+    before = len(queries.requests(receiver.store))
+    assert run_replay(tmp_path, receiver, *named).code == 0
+    assert len(queries.requests(receiver.store)) == before
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("1769862600", 1769862600.0),
+        ("1769862600.5", 1769862600.5),
+        ("2026-01-31T12:30", 1769862600.0),
+        ("2026-01-31 12:30:00", 1769862600.0),
+        ("2026-01-31T12:30:00Z", 1769862600.0),
+        ("2026-01-31T13:30+01:00", 1769862600.0),
+        ("2026-01-31", 1769817600.0),
+    ],
+)
+def test_a_time_is_iso_8601_or_unix_seconds(text: str, seconds: float) -> None:
+    assert timestamp(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["yesterday", "nan", "inf", "", "2026-13-01"])
+def test_another_text_is_not_a_time(text: str) -> None:
+    done = lens_ship("replay", ".", "--since", text)
+    assert done.code == 2
+    assert "is not a time such as" in done.err

@@ -53,7 +53,7 @@ for run in range(int(sys.argv[2])):
         kept = [recorder().record("step", {"run": "r", "step": step, "time": 1.0, "closed": True,
                                            "data": {"loss": step + 0.5}})
                 for step in range(int(sys.argv[3]))]
-        recorder().goodbye()
+        recorder().shutdown()
         os._exit(kept.count(True))
     taken += os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 print(json.dumps(taken))

@@ -1,7 +1,7 @@
 """One spool root for users who do not trust each other: real uids, and the root as it is installed.
 
-The service (a user of its own) ships and frees what everybody records; nobody else reads, deletes,
-renames or stops what belongs to another.
+The service, a user of its own, delivers and deletes the spools of all users. No other user can
+read, delete, rename or stop the recording of a spool.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ taken = [
 print(json.dumps({"taken": taken.count(True)}))
 """
 )
-# What a stranger tries; what works is told.
+# What another user tries. Prints what works.
 ATTACK = (
     BECOME
     + """
@@ -174,7 +174,7 @@ def ship(machine: Path, root: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("umask", ["022", "077", "000"])
-def test_everything_is_shipped_and_freed_whoever_recorded_it(
+def test_the_spools_of_every_user_are_delivered_and_deleted(
     umask: str, machine: Path, root: Path, tmp_path: Path
 ) -> None:
     assert record(root, ALICE, 20, umask=umask) == 20
@@ -183,7 +183,7 @@ def test_everything_is_shipped_and_freed_whoever_recorded_it(
     assert spools_of(root, ALICE) == spools_of(root, BOB) == []
 
 
-def test_a_stranger_can_do_nothing_to_anothers_spools(root: Path) -> None:
+def test_other_users_cannot_touch_a_spool(root: Path) -> None:
     assert record(root, ALICE, 3, umask="000") == 3
     (spool,) = spools_of(root, ALICE)
     segment = spool / "00000001.sqlite"
@@ -193,7 +193,7 @@ def test_a_stranger_can_do_nothing_to_anothers_spools(root: Path) -> None:
     assert segment.read_bytes() == before
 
 
-def test_a_stranger_cannot_stop_anothers_recording_by_the_marker_of_a_full_root(
+def test_another_user_cannot_stop_recording_with_a_file_called_full(
     root: Path,
 ) -> None:
     marker = root / "full"
@@ -209,7 +209,7 @@ def record_after_a_look(root: Path, uid: int) -> str:
     code = BECOME.replace("import json", "import json, time") + (
         "become(int(sys.argv[1]), int(sys.argv[1]), 0)\n"
         "recorder().record('step', {'run': 'r'})\n"
-        "recorder()._writer.tend()\n"
+        "recorder()._writer.maintain()\n"
         "print(json.dumps(recorder()._writer._refusal))\n"
     )
     reason: str = spools.answer(spools.python(code, uid, PRIMUS_LENS_WANDB_OUTPUT_PATH=str(root)))
@@ -217,12 +217,12 @@ def record_after_a_look(root: Path, uid: int) -> str:
 
 
 @pytest.mark.parametrize("mode", [0o3777, 0o3773])
-def test_what_is_recorded_is_brought_to_the_disk_in_a_root_of_others(mode: int, root: Path) -> None:
+def test_records_are_synced_in_the_root_of_another_user(mode: int, root: Path) -> None:
     root.chmod(mode)
     assert record_after_a_look(root, ALICE) == ""
 
 
-def test_a_folder_that_a_stranger_put_in_anothers_place_is_not_used(root: Path) -> None:
+def test_a_directory_that_another_user_created_is_not_used(root: Path) -> None:
     squatted = root / f"uid_{ALICE}"
     squatted.mkdir()
     os.chown(squatted, BOB, GROUP)
@@ -231,7 +231,7 @@ def test_a_folder_that_a_stranger_put_in_anothers_place_is_not_used(root: Path) 
     assert list(squatted.iterdir()) == []
 
 
-def test_a_pods_own_folder_hands_its_spools_to_the_service(
+def test_the_directory_of_a_pod_gives_its_spools_to_the_service(
     machine: Path, root: Path, tmp_path: Path
 ) -> None:
     """As the kubelet makes it: the root's permissions and group, root's own, not sticky."""
@@ -258,7 +258,7 @@ def test_the_capabilities_of_the_init_container_are_enough_each_time(tmp_path: P
         *(sys.executable, "-c", "from shipper.cli import main; main()"),
         *("init-root", str(root), "--state", str(state), "--owner", f"{SERVICE}:{GROUP}"),
     ]
-    for said in ("mode 3777", "right already"):
+    for said in ("mode 3777", "nothing to change"):
         done = subprocess.run(
             command,
             env=spools.environment(),
@@ -275,10 +275,12 @@ def test_the_capabilities_of_the_init_container_are_enough_each_time(tmp_path: P
         assert os.getxattr(root, "system.posix_acl_default")
 
 
-def test_preparing_twice_changes_nothing_and_a_link_is_refused(machine: Path, root: Path) -> None:
+def test_a_second_init_root_changes_nothing_and_a_link_is_rejected(
+    machine: Path, root: Path
+) -> None:
     before = root.stat()
     ran = lens_ship("init-root", str(root), "--owner", f"{SERVICE}:{GROUP}")
-    assert (ran.code, ran.out) == (0, f"{root}: right already\n")
+    assert (ran.code, ran.out) == (0, f"{root}: nothing to change\n")
     assert root.stat().st_mode == before.st_mode
     link = machine / "link"
     link.symlink_to(machine / "etc")

@@ -17,7 +17,7 @@ from shipper.audit.audit import run_audit
 from shipper.ledger import service_status, totals
 from shipper.ledger.ledger import Ledger, Position, Settled
 from shipper.service import ship_once
-from shipper.sinks import REGISTRY
+from shipper.sinks import DEFAULT
 from shipper.sinks.processor.classify import BAD_REQUEST
 from shipper.status.collect import StatusCollector
 from shipper.status.model import Status
@@ -65,7 +65,7 @@ def agree(tmp_path: Path) -> Status:
     """Compare the status with the audit, which reads every record."""
     status = collect(tmp_path)
     with closing(Ledger(tmp_path / "state", exclusive=False)) as ledger:
-        accounts = run_audit(ledger, tmp_path / "spool", REGISTRY)
+        accounts = run_audit(ledger, tmp_path / "spool", DEFAULT)
     ways = {(s.spool, way.sink): (s, way) for s in status.spools for way in s.sinks}
     for account in accounts:
         seen, way = ways[account.spool, account.sink]
@@ -131,7 +131,7 @@ def test_it_agrees_with_the_audit_about_damage(tmp_path: Path, receiver: FaultyR
 def test_before_any_service_everything_is_pending(tmp_path: Path) -> None:
     directory, _ = spool(tmp_path / "spool", [step(n) for n in range(5)])
     status = collect(tmp_path)
-    assert [way.pending for way in status.spools[0].sinks] == [5] * len(REGISTRY)
+    assert [way.pending for way in status.spools[0].sinks] == [5] * len(DEFAULT)
     assert status.spools[0].directory == str(directory)
     assert not (tmp_path / "state").exists(), "status creates nothing"
 
@@ -159,7 +159,7 @@ def test_a_sink_that_is_no_longer_configured_is_not_part_of_the_backlog(tmp_path
         ledger.remember_spool(directory.name, directory, {})
         ledger.acknowledge(directory.name, "archive", Position(seq=2), Settled(delivered=2))
         ledger.acknowledge(directory.name, "processor~1", Position(seq=1), Settled(delivered=1))
-        for name in REGISTRY:
+        for name in DEFAULT:
             ledger.acknowledge(directory.name, name, Position(seq=5), Settled(delivered=5))
     found = collect(tmp_path)
     assert (found.pending, found.unconfigured) == (0, {"archive": 3})
@@ -306,7 +306,7 @@ def test_it_shows_the_outage_of_a_running_service_and_its_begin(
         None,
     )
     assert "invalid token" in trouble["detail"]
-    assert told["status"]["headline"].startswith("9 records pending. Processor refuses the token")
+    assert told["status"]["headline"].startswith("9 records pending. Processor rejects the token")
     code, told = status(tmp_path)
     assert code == 1
     running.kill()

@@ -12,7 +12,7 @@ from shipper.audit.audit import run_audit
 from shipper.discovery import layout
 from shipper.ledger.ledger import Ledger
 from shipper.service import ship_once
-from shipper.sinks import REGISTRY
+from shipper.sinks import DEFAULT
 from shipper.status.collect import StatusCollector
 from shipper.status.summary import summarize
 from spooler.spool import segments
@@ -85,7 +85,7 @@ def test_a_closed_folder_on_the_way_to_spools_is_told_by_everybody(
         assert summary.headline.startswith(f"{closed} {why}")
         found: dict[str, str] = {}
         ledger = Ledger(settings.state, exclusive=False)
-        run_audit(ledger, settings.spool, REGISTRY, layout.noting(found))
+        run_audit(ledger, settings.spool, DEFAULT, layout.noting(found))
         ledger.close()
         assert found == {str(closed): why}
         monkeypatch.undo()
@@ -105,7 +105,7 @@ def test_what_the_disk_keeps_for_itself_is_no_trouble(
 
 
 @pytest.mark.parametrize(
-    "words", [["audit"], ["quarantine", "list"], ["replay", "--plan"], ["tail"], ["plot"]]
+    "words", [["audit"], ["quarantine", "list"], ["replay", "--dry-run"], ["tail"], ["plot"]]
 )
 def test_a_root_that_is_a_file_is_refused(words: list[str], tmp_path: Path) -> None:
     (tmp_path / "file").touch()

@@ -88,7 +88,7 @@ def train(tell: Tell) -> None:
     begun, number = time.monotonic(), 0
     while True:
         data = {f"metric/{n}": number + n / 8 for n in range(7)} | {"loss": 1.0 / (number + 1)}
-        body = step_record.make(run="r", step=number, time=time.time(), closed=True, data=data)
+        body = step_record.encode(run="r", step=number, time=time.time(), closed=True, data=data)
         if recorder().record("step", body):
             tell(number)
         number += 1

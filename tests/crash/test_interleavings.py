@@ -48,7 +48,7 @@ for number in range(1, {COUNT + 1}):
     if number in removed:
         os.unlink(f"{{one._segment.path}}-wal")
     if number % 3 != 1:
-        one.tend()
+        one.maintain()
 one.close()
 os.write(1, b"ended\\n")
 """

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from shipper.importers import ImportSource, Origin
+from shipper.importers import ImportSource, SourceInfo
 from shipper.importers.wandb_run import WandbFile
 from spooler.spool import codec
 from spooler.spool.reader import Damage, Stored
@@ -133,4 +133,4 @@ def wandb_file(path: Path, count: int, **data: Any) -> WandbFile:
         put(18, put(1, 0)),
     ]
     path.write_bytes(log(records))
-    return WandbFile(path, Origin())
+    return WandbFile(path, SourceInfo())

@@ -50,7 +50,7 @@ class Place:
 
 def step_body(number: int, **data: Any) -> bytes:
     """A step as the hook writes it."""
-    made = step_record.make(
+    made = step_record.encode(
         run="r", step=number, time=1.7e9, closed=True, data=data or {"loss": 1.0}
     )
     return codec.pack(made)
@@ -282,7 +282,7 @@ def million_characters(place: Place) -> None:
     who = {"workload_uid": long, "host": "h", "master_addr": long, "flush_interval": 1e308}
     segment(spool, [step_body(1, **{long: 1.0})], who=identity(spool, **who))
     other = place.spool(1)
-    run = codec.pack(step_record.make(run=long, step=1, time=1.0, closed=True, data={"a": 1.0}))
+    run = codec.pack(step_record.encode(run=long, step=1, time=1.0, closed=True, data={"a": 1.0}))
     segment(other, [run, step_body(2, note=long)])
 
 

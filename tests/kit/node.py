@@ -27,7 +27,9 @@ from shipper.http_client.client import HttpClient
 from shipper.ledger.ledger import Ledger
 from shipper.retention.deletable import Delivered
 from shipper.service import Service
-from shipper.sinks import REGISTRY
+from shipper.sinks import DEFAULT
+from shipper.sinks.options import HttpOptions
+from shipper.sinks.processor import client as client_module
 from shipper.sinks.processor.client import ProcessorClient
 from spooler.spool import owner
 from spooler.spool.segments import Segments
@@ -158,15 +160,16 @@ class Node:
         times = SimpleNamespace(monotonic=self.clock, time=lambda: self.wall[0])
         with (
             mock.patch.object(service_module, "time", times),
-            mock.patch.object(service_module, "build_address", self._address),
-            mock.patch.object(Segments, "verdict", self._verdict()),
+            mock.patch.object(client_module, "time", times),
+            mock.patch.object(ProcessorClient, "of", self._client),
+            mock.patch.object(Segments, "liveness", self._verdict()),
         ):
             yield
 
-    def _verdict(self) -> Callable[[Segments], owner.Verdict]:
+    def _verdict(self) -> Callable[[Segments], owner.Liveness]:
         return lambda reader: ALIVE if reader.directory in self.living else KILLED
 
-    def _address(self, config: Config) -> ProcessorClient:
+    def _client(self, options: HttpOptions) -> ProcessorClient:
         return ProcessorClient(URL, self.wire)
 
     def start(self) -> None:
@@ -244,7 +247,7 @@ class Node:
         with self._patched():
             ledger = Ledger(self.config.state, exclusive=False, create=True)
             try:
-                return run_audit(ledger, self.config.spool, REGISTRY)
+                return run_audit(ledger, self.config.spool, DEFAULT)
             finally:
                 ledger.close()
 

@@ -10,11 +10,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from shipper.cli import EXITS, EXITS_OF
-from shipper.config.schema import SETTINGS, Setting
-from spooler.config import VARIABLES
+from shipper.config.schema import SETTINGS, Setting, settings_of
+from shipper.sinks import REGISTRY, load_class
+from shipper.sinks.outcome import Reason
+from spooler.config import CollectorSettings, Settings, Variable, variables_of
+from tests.kit.cli_page import commands
 
 DOCS = Path(__file__).parents[2] / "docs"
-PAGES = ("configuration.md", "troubleshooting.md")
+PAGES = ("configuration.md", "troubleshooting.md", "cli.md")
 _PART = re.compile(
     r"(?<=<!-- )([\w ]+)(: written by make docs -->\n).*?(?=<!-- end -->)", re.DOTALL
 )
@@ -39,7 +42,11 @@ def settings_tables(settings: Sequence[Setting]) -> str:
 
 def variables_of_the_training_side() -> str:
     """A table of the variables."""
-    rows = [_row(one.name, one.default, one.meaning, one.why) for one in VARIABLES]
+    every = sorted(
+        (*variables_of(Settings), *variables_of(CollectorSettings)),
+        key=lambda one: not one.names[0].startswith("PRIMUS_LENS_WANDB_"),  # the hook first
+    )
+    rows = [_row(one.names[0], _default(one), one.meaning, one.why) for one in every]
     return "\n".join([f"| variable {_HEAD}", *rows])
 
 
@@ -52,15 +59,50 @@ def exit_codes() -> str:
     return "\n".join(rows)
 
 
+def reasons() -> str:
+    """What each reason of a sink says and asks for."""
+    rows = ["| reason | the receiver | action |", "|---|---|---|"]
+    rows += [f"| `{one.word}` | {_cell(one.sentence)} | {_cell(one.advice)} |" for one in Reason]
+    return "\n".join(rows)
+
+
+def options_of_sinks() -> str:
+    """A table of the options for each type of sink."""
+    parts = []
+    for kind in REGISTRY:
+        rows = [_row(one.key, one.default_text, one.help, one.why) for one in _options(kind)]
+        parts.append("\n".join([f"#### {kind}", "", f"| option {_HEAD}", *rows]))
+    return "\n\n".join(parts)
+
+
+def _options(kind: str) -> tuple[Setting, ...]:
+    return settings_of(load_class(kind).Options)
+
+
 PARTS: dict[str, Callable[[], str]] = {
     one.__name__.replace("_", " "): one
-    for one in (settings_of_the_service, variables_of_the_training_side, exit_codes)
+    for one in (
+        settings_of_the_service,
+        options_of_sinks,
+        variables_of_the_training_side,
+        exit_codes,
+        reasons,
+        commands,
+    )
 }
 
 
 def generated(text: str) -> str:
     """The page with its generated parts as the code has them."""
     return _PART.sub(lambda part: f"{part[1]}{part[2]}\n{PARTS[part[1]]()}\n\n", text)
+
+
+def _default(variable: Variable) -> str:
+    if variable.shown or isinstance(variable.default, bool):
+        return variable.shown or str(variable.default).lower()
+    if isinstance(variable.default, float):
+        return f"{variable.default:g}"
+    return str(variable.default or "")
 
 
 def _row(name: str, default: str, meaning: str, why: str) -> str:

@@ -12,10 +12,11 @@ from shipper.config.load import Config, load
 from shipper.errors import Unreachable
 from shipper.http_client import Answer
 from shipper.http_client.client import HttpClient
-from shipper.sinks import Plan, PlanInput
+from shipper.sinks import Batch, Plan, PlanInput
+from shipper.sinks.options import from_settings
 from shipper.sinks.outcome import Disposition, Outcome
 from shipper.sinks.processor.client import ProcessorClient
-from shipper.sinks.processor.metrics import MetricsSink, StepParcel
+from shipper.sinks.processor.metrics import MetricsSink
 from shipper.steps import Step
 from spooler.spool import codec, owner
 from spooler.spool.identity import Identity
@@ -24,8 +25,8 @@ from spooler.spool.writer import Writer
 from tests.kit import spools
 
 T0 = 1700000000.0
-ALIVE = owner.Verdict(alive=True)
-KILLED = owner.Verdict(alive=False, certain=True, unclean=True)
+ALIVE = owner.Liveness(alive=True)
+KILLED = owner.Liveness(alive=False, certain=True, unclean=True)
 DELIVERED = Outcome(disposition=Disposition.DELIVERED, reason="delivered")
 OK_BODY = b'{"meta":{"code":2000,"message":"OK"},"data":{},"tracing":null}'
 NOT_FOUND = Answer(status=404, headers={}, body=b"404 page not found")
@@ -111,7 +112,7 @@ def killed(root: Path, records: Iterable[Record], name: str = "", **who: Any) ->
 def append(writer: Writer, records: Iterable[Record]) -> None:
     for kind, body in records:
         writer.append(kind, codec.pack(body))
-        writer.tend()
+        writer.maintain()
 
 
 class OwnedReader(Reader):
@@ -121,7 +122,7 @@ class OwnedReader(Reader):
         super().__init__(directory)
         self.owned = owned
 
-    def verdict(self) -> owner.Verdict:
+    def liveness(self) -> owner.Liveness:
         return ALIVE if self.owned else KILLED
 
 
@@ -150,7 +151,7 @@ class NoNetwork(HttpClient):
         return answer
 
 
-Judge = Callable[[StepParcel, int], Outcome]
+Judge = Callable[[Batch, int], Outcome]
 
 
 class ScriptedSink(MetricsSink):
@@ -158,29 +159,31 @@ class ScriptedSink(MetricsSink):
 
     def __init__(self, settings: Config, judge: Judge | None = None) -> None:
         nowhere = NoNetwork(lambda url, turn: NOT_FOUND)
-        super().__init__(settings, ProcessorClient("http://127.0.0.1:9/v1", nowhere))
+        options = from_settings(MetricsSink.Options, settings)
+        client = ProcessorClient("http://127.0.0.1:9/v1", nowhere)
+        super().__init__("processor", options, {(ProcessorClient, options.http()): client})
         self.judge: Judge = judge or (lambda batch, tries: DELIVERED)
-        self.sent: list[StepParcel] = []
+        self.sent: list[Batch] = []
         self.tries: list[int] = []
         self.plans: list[PlanInput] = []
 
     @property
     def steps(self) -> list[list[int]]:
         """The step numbers of every request so far."""
-        return [[step.step for step in batch.request.steps] for batch in self.sent]
+        return [[step.step for step in batch.payload.steps] for batch in self.sent]
 
-    def plan(self, stretch: PlanInput) -> Plan:
-        self.plans.append(stretch)
-        return super().plan(stretch)
+    def plan(self, chunk: PlanInput) -> Plan:
+        self.plans.append(chunk)
+        return super().plan(chunk)
 
-    def exit_notice(self, steps: Sequence[Step], identity: Identity) -> tuple[StepParcel, ...]:
+    def exit_notice(self, steps: Sequence[Step], identity: Identity) -> tuple[Batch, ...]:
         """Nothing, so that what is sent is what was logged; `test_cut_off` has the real one."""
         return ()
 
-    def send(self, batch: StepParcel, identity: Identity, tries: int) -> Outcome:
+    def send(self, batch: Batch, identity: Identity, attempt: int) -> Outcome:
         self.sent.append(batch)
-        self.tries.append(tries)
-        return self.judge(batch, tries)
+        self.tries.append(attempt)
+        return self.judge(batch, attempt)
 
 
 def retry(reason: str = "busy", *, scope: str = "workload", alarm: bool = False) -> Outcome:
@@ -191,7 +194,7 @@ def script(*outcomes: Outcome, then: Outcome = DELIVERED) -> Judge:
     """Give these outcomes one after the other, whatever is sent."""
     left: Sequence[Outcome] = list(outcomes)
 
-    def judge(batch: StepParcel, tries: int) -> Outcome:
+    def judge(batch: Batch, tries: int) -> Outcome:
         nonlocal left
         if not left:
             return then

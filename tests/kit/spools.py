@@ -35,7 +35,7 @@ def spool_id(salt: int = 0) -> str:
 
 def identity(spool: str = "", **fields: Any) -> Identity:
     """Who writes a test's spool."""
-    known = {"created": 1700000000.0, "host": "node-a", **asdict(owner.this_life())}
+    known = {"created": 1700000000.0, "host": "node-a", **asdict(owner.this_process())}
     return Identity(spool=spool or spool_id(), **{**known, **fields})
 
 
@@ -75,7 +75,7 @@ def fill(
     one = writer(root, spool=spool, **limits)
     for number in range(1, count + 1):
         one.append("step", body(number))
-        one.tend()
+        one.maintain()
     if close:
         one.close()
     return one.directory, one
@@ -205,7 +205,7 @@ def settle(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
         monkeypatch.delenv(name)
     monkeypatch.setenv("PRIMUS_LENS_WANDB_OUTPUT_PATH", str(root))
     monkeypatch.setattr(recorder, "_RETRY_SECONDS", 0.0)
-    monkeypatch.setattr(stderr, "_said", {})
+    monkeypatch.setattr(stderr, "_reported", {})
 
 
 def kinds(directory: Path) -> list[str]:

@@ -28,7 +28,7 @@ from shipper import dead_letters
 from shipper.config.load import load
 from shipper.replay.plan import ReplayRequest, make_plan
 from shipper.replay.send import ReplayContext, carry_out
-from shipper.sinks import REGISTRY
+from shipper.sinks import carried_kinds
 from shipper.sinks.processor.workloads import Workloads
 from spooler.errors import SpoolUnavailable
 from spooler.spool import codec
@@ -141,16 +141,16 @@ class Accounting(RuleBasedStateMachine):
         self.spools.append(Written(workload=workload, directory=writer.directory, writer=writer))
 
     @precondition(lambda self: any(one.alive for one in self.spools))
-    @rule(which=st.integers(0, 9), count=st.integers(1, 6), tend=st.booleans())
-    def log(self, which: int, count: int, tend: bool) -> None:
+    @rule(which=st.integers(0, 9), count=st.integers(1, 6), maintain=st.booleans())
+    def log(self, which: int, count: int, maintain: bool) -> None:
         one = self.alive(which)
         for _ in range(count):
             one.step += 1
             body = shipping.step(one.step)[1]
             if self.append(one, "step", body):
                 one.steps[one.last] = (one.step, "loss")
-        if tend:
-            self.tend(one)
+        if maintain:
+            self.maintain(one)
 
     @precondition(lambda self: any(one.alive for one in self.spools))
     @rule(which=st.integers(0, 9))
@@ -184,7 +184,7 @@ class Accounting(RuleBasedStateMachine):
     @precondition(lambda self: any(one.alive for one in self.spools))
     @rule(which=st.integers(0, 9))
     def rotate(self, which: int) -> None:
-        self.tend(self.alive(which))
+        self.maintain(self.alive(which))
 
     @precondition(lambda self: any(one.alive for one in self.spools))
     @rule(which=st.integers(0, 9), goodbye=st.booleans())
@@ -192,7 +192,7 @@ class Accounting(RuleBasedStateMachine):
         """A process ends: with a goodbye and a sealed spool, or by SIGKILL."""
         one = self.alive(which)
         if goodbye:
-            one.writer.insist()
+            one.writer.ignore_limits()
             self.append(one, "exit", {"time": 1.0, "steps": {}})
             one.writer.close()
             one.closed = True
@@ -271,14 +271,16 @@ class Accounting(RuleBasedStateMachine):
         self.live = False
         # The command may be killed, too: what it has not been told about stays a dead letter.
         with self.node.ledger() as ledger, contextlib.suppress(Killed):
-            rows = dead_letters.select(ledger, dead_letters.Selection())
+            rows = dead_letters.select(ledger, dead_letters.DeadLetterFilter())
             dead_letters.retry(ledger, rows, self.sinks())
         self.live = True
 
     @rule()
     def drop_dead_letters(self) -> None:
         with self.node.ledger() as ledger:
-            dead_letters.drop(ledger, dead_letters.select(ledger, dead_letters.Selection())[:1])
+            dead_letters.drop(
+                ledger, dead_letters.select(ledger, dead_letters.DeadLetterFilter())[:1]
+            )
 
     @rule(again=st.booleans())
     def replay(self, again: bool) -> None:
@@ -286,7 +288,9 @@ class Accounting(RuleBasedStateMachine):
         self.node.wire.faults.clear()
         with self.node.ledger() as ledger:
             root = self.node.config.spool
-            wish = ReplayRequest(root=root, sinks=tuple(REGISTRY), again=again)
+            wish = ReplayRequest(
+                root=root, sinks=carried_kinds(self.node.config), resend_delivered=again
+            )
             parts, _ = make_plan(wish, ledger)
             means = ReplayContext(
                 ledger=ledger,
@@ -363,9 +367,9 @@ class Accounting(RuleBasedStateMachine):
         one.segment[one.last] = one.writer._segment.number
         return True
 
-    def tend(self, one: Written) -> None:
+    def maintain(self, one: Written) -> None:
         before = self.files()
-        one.writer.tend()
+        one.writer.maintain()
         for seq in range(one.last + 1, one.writer.last_seq + 1):
             one.segment[seq] = one.writer._segment.number  # a gap that the writer has told
         one.last = one.writer.last_seq
@@ -386,9 +390,9 @@ class Accounting(RuleBasedStateMachine):
             return {(row["spool"], row["seq"]) for row in ledger.dead_letters()}
 
     def sinks(self) -> Any:
-        from shipper.sinks import build_sinks
+        from shipper.sinks import build_sinks, enabled_sinks
 
-        return build_sinks(self.node.config, self.node._address(self.node.config))
+        return build_sinks(enabled_sinks(self.node.config))
 
 
 def _damage(path: Path, how: str, where: float) -> None:

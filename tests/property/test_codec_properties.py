@@ -86,7 +86,7 @@ def test_what_msgpack_holds_comes_back_as_it_was(data: dict[str, Any]) -> None:
 @example({"grid": {(1, "x"): 1}})
 @example({"big": {2**100: 2**100}})
 def test_anything_logged_packs_and_is_read_back_under_its_name(data: dict[str, Any]) -> None:
-    body = step.make(run="r", step=1, time=0.5, closed=True, data=data)
+    body = step.encode(run="r", step=1, time=0.5, closed=True, data=data)
     read = codec.unpack(_pack(body))
     assert list(read["data"]) == list(data)
     assert {**read, "data": None} == {**body, "data": None}

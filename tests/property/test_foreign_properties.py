@@ -11,10 +11,10 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shipper.importers import ImportSource, Origin
+from shipper.importers import ImportSource, SourceInfo
 from shipper.importers.exporter_jsonl import MARKER, ExporterFile
-from shipper.importers.protobuf import Malformed, fields
 from shipper.importers.wandb_run import WandbFile
+from shipper.protobuf import MalformedMessage, fields
 from spooler.errors import SpoolError
 from tests.kit.foreign import (
     WANDB_HEADER,
@@ -62,7 +62,7 @@ def agrees(source: ImportSource, raw: bytes, pace: int) -> None:
         found = read_all(source, limit=pace)
     except SpoolError:
         return
-    assert read_all(type(source)(source.path, Origin()), limit=500) == found  # type: ignore[call-arg]
+    assert read_all(type(source)(source.path, SourceInfo()), limit=500) == found  # type: ignore[call-arg]
     assert source.last_seq() == found.through
     middle = found.through // 2
     assert [r for r in found.records if r.seq > middle] == list(
@@ -72,7 +72,7 @@ def agrees(source: ImportSource, raw: bytes, pace: int) -> None:
 
 def in_folder(name: str, kind: Any, raw: bytes, pace: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        agrees(kind(Path(folder, name), Origin()), raw, pace)
+        agrees(kind(Path(folder, name), SourceInfo()), raw, pace)
 
 
 @given(st.binary(max_size=300), st.integers(1, 9))
@@ -115,7 +115,7 @@ def test_numbers_stay_when_a_damaged_file_of_lines_grows(
 def grows(kind: Any, name: str, raw: bytes, data: st.DataObject) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, name)
-        source = kind(path, Origin())
+        source = kind(path, SourceInfo())
         position, records, damage = 0, list[Any](), list[Any]()
         ends = sorted(data.draw(st.lists(st.integers(0, len(raw)), max_size=5)))
         for end in [*ends, len(raw)]:
@@ -127,7 +127,7 @@ def grows(kind: Any, name: str, raw: bytes, data: st.DataObject) -> None:
             records += found.records
             damage += found.damage
             position = found.through
-        fresh = read_all(kind(path, Origin()))
+        fresh = read_all(kind(path, SourceInfo()))
         assert records == list(fresh.records)
         assert [d.first for d in damage] == [d.first for d in fresh.damage]
 
@@ -152,7 +152,7 @@ def test_what_the_exporter_writes_comes_back(
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "wandb_metrics.jsonl")
         path.write_text(text, "utf-8")
-        found = read_all(ExporterFile(path, Origin()))
+        found = read_all(ExporterFile(path, SourceInfo()))
     assert found.damage == ()
     assert [body["time"] for body in found.bodies("step")] == [time for _, time, _ in calls]
     for (number, read), (step, _, data) in zip(steps(found), calls, strict=True):
@@ -165,7 +165,7 @@ def test_what_wandb_writes_comes_back(data: dict[str, Any]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "run-r.wandb")
         path.write_bytes(log([history(4, **data)]))
-        ((number, read),) = steps(read_all(WandbFile(path, Origin())))
+        ((number, read),) = steps(read_all(WandbFile(path, SourceInfo())))
     kept = {name: read[name] for name, value in data.items() if not isinstance(value, int)}
     assert number == 4
     assert list(read) == list(data)
@@ -174,5 +174,5 @@ def test_what_wandb_writes_comes_back(data: dict[str, Any]) -> None:
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_message_or_malformed(raw: bytes) -> None:
-    with contextlib.suppress(Malformed):
+    with contextlib.suppress(MalformedMessage):
         assert all(number > 0 for number, _ in fields(raw))

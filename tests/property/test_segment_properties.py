@@ -77,7 +77,7 @@ def test_every_record_is_read_as_sqlite_reads_it(
                 assert one.read(after, 100).rows == expected[after:]
                 assert one.bounds() == ((1, len(records)) if records else None)
                 assert one.seqs() == [row[0] for row in expected]
-                assert not one.hides()
+                assert not one.has_hidden_commits()
 
 
 @given(records=RECORDS, at=st.floats(0, 1), damage=st.binary(min_size=1, max_size=3000))

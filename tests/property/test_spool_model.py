@@ -71,9 +71,9 @@ class Spools(RuleBasedStateMachine):
 
     @precondition(lambda self: self.writer is not None)
     @rule()
-    def tend(self) -> None:
+    def maintain(self) -> None:
         assert self.writer is not None
-        self.writer.tend()
+        self.writer.maintain()
 
     @precondition(lambda self: self.writer is not None)
     @rule()

@@ -61,7 +61,7 @@ def edited(raw: bytes, edits: list[tuple[int, bytes]]) -> bytes:
 def read_all(spool: Path) -> None:
     """Every question that the service and the commands ask of a spool."""
     safe_open._failures.clear()
-    safe_open._resting.clear()
+    safe_open._penalized.clear()
     reader = Reader(spool)
     with contextlib.suppress(SpoolError, OSError):
         reader.identity()
@@ -166,7 +166,7 @@ def test_a_large_body_is_counted(unit: bytes, repeat: int) -> None:
 )
 def test_any_record_is_taken_passed_or_refused(records: list[tuple[str, bytes]]) -> None:
     stored = [Stored(seq, kind, body) for seq, (kind, body) in enumerate(records, 1)]
-    found = collect_steps(stored, {})
+    found = collect_steps(stored)
     told = [s for step in (*found.complete, *found.open) for s in step.seqs]
     told += [one.stored.seq for one in found.refused] + [one.seq for one in found.passed]
     told += found.gaps

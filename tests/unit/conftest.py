@@ -23,4 +23,4 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def mine(root: Path) -> Iterator[Recorder]:
     one = Recorder()
     yield one
-    one.goodbye()
+    one.shutdown()

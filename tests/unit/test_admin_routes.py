@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from shipper.admin.curves import POINTS, Curves
-from shipper.admin.history import SAMPLES, History
+from shipper.admin.history import SAMPLES, StatusHistory
 from shipper.plot.downsample import Series
 from shipper.status.model import DiskStatus, SinkStatus, SpoolStatus, Status
 from tests.kit import shipping
@@ -27,7 +27,7 @@ NOTHING = Status(
 
 
 def test_the_history_is_an_hour_and_no_more() -> None:
-    history = History()
+    history = StatusHistory()
     for number in range(SAMPLES + 50):
         sink = SinkStatus(sink="processor", delivered=number * 30)
         history.add(replace(NOTHING, time=number * 10.0, sinks=(sink,)))
@@ -38,7 +38,7 @@ def test_the_history_is_an_hour_and_no_more() -> None:
 
 
 def test_a_count_that_goes_back_is_no_negative_rate() -> None:
-    history = History()
+    history = StatusHistory()
     for delivered in (100, 0):
         sink = SinkStatus(sink="processor", delivered=delivered)
         history.add(replace(NOTHING, time=200.0 - delivered, sinks=(sink,)))
@@ -83,6 +83,12 @@ def test_the_curve_is_of_what_is_most_likely_the_loss(
     records = [step(n, **dict.fromkeys(names, float(n))) for n in range(3)]
     (curve,) = Curves().of(live(tmp_path, records))
     assert (curve["metric"], curve["points"]) == (metric, [(0, 0.0), (1, 1.0), (2, 2.0)])
+
+
+def test_a_spool_that_is_not_reported_has_a_curve(tmp_path: Path) -> None:
+    status = live(tmp_path, [step(n) for n in range(3)])
+    disabled = replace(status, spools=(replace(status.spools[0], state="disabled"),))
+    assert len(Curves().of(disabled)) == 1
 
 
 def test_a_run_without_a_loss_has_no_curve(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ def once(work: Callable[[], object]) -> Callable[[], bool]:
 def no_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing here may depend on the tick: only being woken moves the thread."""
     monkeypatch.setattr(background, "TICK_SECONDS", 3600.0)
-    monkeypatch.setattr(stderr, "_said", {})
+    monkeypatch.setattr(stderr, "_reported", {})
 
 
 def test_waking_tends() -> None:
@@ -42,13 +42,13 @@ def test_waking_tends() -> None:
 def test_a_wake_during_tending_is_not_lost() -> None:
     tending, go_on, again = threading.Event(), threading.Event(), threading.Event()
 
-    def tend() -> None:
+    def maintain() -> None:
         if tending.is_set():
             again.set()
         tending.set()
         go_on.wait(spools.PATIENCE_SECONDS)
 
-    one = BackgroundThread(tend)
+    one = BackgroundThread(maintain)
     one.start()
     assert tending.wait(spools.PATIENCE_SECONDS)
     one.wake()

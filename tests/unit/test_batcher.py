@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import pytest
@@ -12,8 +13,9 @@ from spooler.spool.reader import Stored
 from tests.kit.shipping import T0, Record, finish, goodbye, step, stored
 
 
-def collected(*records: Record, ahead: dict[str, int] | None = None) -> CollectedSteps:
-    return collect_steps(stored(*records), ahead or {})
+def collected(*records: Record, acked: Collection[int] = ()) -> CollectedSteps:
+    """Of the records that are not acknowledged yet, which the pipeline hands over."""
+    return collect_steps([one for one in stored(*records) if one.seq not in acked])
 
 
 def told(steps: CollectedSteps) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
@@ -91,10 +93,10 @@ def test_the_end_of_the_process_closes_every_step() -> None:
 def test_other_kinds_neither_end_a_step_nor_are_refused(kind: str) -> None:
     other = Stored(seq=2, kind=kind, body=b"\xc1 not even msgpack")
     records = [*stored(step(1, closed=False, a=1)), other, *stored(step(1, b=2), first=3)]
-    steps = collect_steps(records, {})
+    steps = collect_steps(records)
     assert [s.seqs for s in steps.complete] == [(1, 3)]
-    assert not steps.refused
-    assert [passed.seq for passed in steps.passed] == [2]
+    assert not steps.rejected
+    assert [passed.seq for passed in steps.skipped] == [2]
 
 
 def gap(count: Any = 12, reason: Any = "disk-full") -> Record:
@@ -119,11 +121,11 @@ def test_a_gap_within_a_step_is_a_part_of_it() -> None:
 def test_a_gap_that_no_step_follows_waits_to_be_told() -> None:
     steps = collected(step(1), gap(), ("step", {**GOOD, "time": "x"}))
     assert steps.gaps == (2,)
-    assert steps.passed == ()
+    assert steps.skipped == ()
 
 
-def test_a_gap_is_told_once_however_far_its_run_is_ahead() -> None:
-    steps = collected(gap(), step(1, run="a"), step(1, run="b", x=1), ahead={"a": 2})
+def test_a_gap_is_reported_once_when_the_step_after_it_is_acknowledged() -> None:
+    steps = collected(gap(), step(1, run="a"), step(1, run="b", x=1), acked={1, 2})
     assert [s.data for s in steps.complete] == [{"x": 1}]
     assert steps.gaps == ()
 
@@ -132,19 +134,19 @@ def test_a_gap_is_told_once_however_far_its_run_is_ahead() -> None:
 def test_a_gap_that_says_nothing_is_passed_over(bad: Record) -> None:
     steps = collected(bad, step(1, a=1))
     assert [s.data for s in steps.complete] == [{"a": 1}]
-    assert [passed.seq for passed in steps.passed] == [1]
+    assert [passed.seq for passed in steps.skipped] == [1]
 
 
 @pytest.mark.promise("G4")
-def test_what_is_ahead_of_the_position_is_left_out_for_its_run_alone() -> None:
+def test_runs_do_not_wait_for_each_other() -> None:
     records = (step(1, run="a"), step(1, run="b"), step(2, run="a"), step(2, run="b"))
-    steps = collected(*records, ahead={"a": 3})
+    steps = collected(*records, acked={1, 3})
     assert told(steps)[0] == [("b", 1), ("b", 2)]
 
 
-def test_an_open_step_goes_on_from_where_its_run_is_ahead() -> None:
+def test_an_open_step_goes_on_after_parts_that_are_acknowledged() -> None:
     parts = (step(1, closed=False, a=1), step(1, closed=False, b=2), step(1, c=3))
-    (rest,) = collected(*parts, ahead={"r": 2}).complete
+    (rest,) = collected(*parts, acked={1, 2}).complete
     assert (rest.seqs, rest.data) == ((3,), {"c": 3})
 
 
@@ -165,7 +167,7 @@ def test_a_malformed_field_costs_that_record(field: str, value: Any) -> None:
     bad = ("step", {**GOOD, field: value})
     steps = collected(step(1), bad, step(3))
     assert told(steps) == ([("r", 1), ("r", 3)], [])
-    (refused,) = steps.refused
+    (refused,) = steps.rejected
     assert refused.stored.seq == 2
     assert refused.reason == "malformed"
     assert field in refused.detail
@@ -177,7 +179,7 @@ def test_a_missing_field_costs_that_record(field: str) -> None:
     bad = ("step", {name: value for name, value in GOOD.items() if name != field})
     steps = collected(bad, step(3))
     assert told(steps)[0] == [("r", 3)]
-    assert field in steps.refused[0].detail
+    assert field in steps.rejected[0].detail
 
 
 @pytest.mark.promise("G7")
@@ -187,9 +189,9 @@ def test_a_missing_field_costs_that_record(field: str) -> None:
 @pytest.mark.parametrize("kind", ["step", "finish"])
 def test_a_body_that_is_no_map_costs_that_record(kind: str, body: bytes) -> None:
     records = [*stored(step(1)), Stored(seq=2, kind=kind, body=body), *stored(step(3), first=3)]
-    steps = collect_steps(records, {})
+    steps = collect_steps(records)
     assert told(steps)[0] == [("r", 1), ("r", 3)]
-    assert [(r.stored.seq, r.reason) for r in steps.refused] == [(2, "unreadable")]
+    assert [(r.stored.seq, r.reason) for r in steps.rejected] == [(2, "unreadable")]
 
 
 @pytest.mark.promise("G7")
@@ -199,21 +201,21 @@ def test_a_value_nested_beyond_reason_costs_that_record(levels: int) -> None:
         codec.pack({"data": GOOD["data"]})[1:],
         codec.pack({"data": 0})[1:-1] + b"\x81\xa1a" * levels + b"\x01",
     )
-    steps = collect_steps([Stored(seq=1, kind="step", body=deep), *stored(step(3), first=2)], {})
+    steps = collect_steps([Stored(seq=1, kind="step", body=deep), *stored(step(3), first=2)])
     assert told(steps)[0][-1] == ("r", 3)
-    assert len(steps.refused) + len(steps.complete) == 2
+    assert len(steps.rejected) + len(steps.complete) == 2
 
 
 def test_a_finish_without_its_run_is_refused_and_closes_nothing() -> None:
     steps = collected(step(1, closed=False), ("finish", {"time": T0}))
     assert told(steps) == ([], [("r", 1)])
-    assert [r.detail for r in steps.refused] == ["run is no text"]
+    assert [r.detail for r in steps.rejected] == ["run is missing"]
 
 
 def test_one_refused_part_leaves_the_other_parts_of_the_step() -> None:
     steps = collected(step(1, closed=False, a=1), ("step", {**GOOD, "time": "x"}), step(1, b=2))
     assert [s.data for s in steps.complete] == [{"a": 1, "b": 2}]
-    assert len(steps.refused) == 1
+    assert len(steps.rejected) == 1
 
 
 def inherited(number: int, run: str = "r") -> Record:

@@ -33,7 +33,7 @@ def fill(one: Writer, count: int, first: int = 1) -> list[int]:
         except SpoolUnavailable as error:
             if error.reason != "cap":
                 raise
-        one.tend()
+        one.maintain()
     return taken
 
 
@@ -67,7 +67,7 @@ def test_it_takes_records_again_as_soon_as_the_service_has_made_room(tmp_path: P
         reader.delete_segment(number)
     with pytest.raises(SpoolUnavailable):
         one.append("step", spools.body(1))
-    one.tend()
+    one.maintain()
     assert one.append("step", spools.body(1)) == one.last_seq
 
 
@@ -79,7 +79,7 @@ def test_at_its_limit_everything_can_be_delivered_and_deleted(tmp_path: Path) ->
     reader = Reader(one.directory)
     for number in reader.segments_below(one.last_seq):
         reader.delete_segment(number)
-    one.tend()
+    one.maintain()
     assert fill(one, 1, first=1000) == [1000]
 
 
@@ -121,7 +121,7 @@ def test_a_segment_whose_gap_cannot_be_written_stays(
     monkeypatch.setattr(one, "_insert", refuse)
     monkeypatch.setattr(one, "_used", lambda: 10 * CAP)
     with pytest.raises(SpoolUnavailable):
-        one.tend()
+        one.maintain()
     assert Reader(one.directory).segments()[: len(segments)] == segments
     with pytest.raises(SpoolUnavailable, match="cap"):
         one.append("step", spools.body(1))
@@ -135,12 +135,12 @@ def test_a_full_root_stops_every_spool_until_the_file_is_gone(
     one = bounded(tmp_path, drop_oldest=drop_oldest)
     assert fill(one, 20) == list(range(1, 21))
     (tmp_path / fmt.ROOT_FULL_NAME).touch()
-    one.tend()
+    one.maintain()
     with pytest.raises(SpoolUnavailable, match="root-cap"):
         one.append("step", spools.body(1))
     assert numbers(one.directory) == list(range(1, 21))
     (tmp_path / fmt.ROOT_FULL_NAME).unlink()
-    one.tend()
+    one.maintain()
     assert fill(one, 1, first=21) == [21]
 
 
@@ -151,7 +151,7 @@ def test_a_service_that_died_stops_nobody_for_long(tmp_path: Path) -> None:
     marker.touch()
     stale = time.time() - fmt.ROOT_FULL_SECONDS - 1
     os.utime(marker, (stale, stale))
-    one.tend()
+    one.maintain()
     assert fill(one, 1) == [1]
 
 
@@ -164,12 +164,12 @@ def test_the_recorder_stays_in_its_spool_counts_and_tells(
     assert mine.record("step", spools.step(0))
     marker = tmp_path / fmt.ROOT_FULL_NAME
     marker.touch()
-    mine._tend()
+    mine._maintain()
     assert not any(mine.record("step", spools.step(number)) for number in range(1, 6))
     marker.unlink()
-    mine._tend()
+    mine._maintain()
     assert mine.record("step", spools.step(6))
-    mine.goodbye()
+    mine.shutdown()
     (directory,) = spools.spools_below(tmp_path)
     (gap,) = spools.read_whole(directory).bodies("gap")
     assert (gap["reason"], gap["count"]) == ("root-cap", 5)
@@ -186,9 +186,9 @@ def test_a_process_that_ends_at_its_limit_still_says_what_was_lost(
     mine = Recorder()
     mine.record("step", spools.step(0))
     (tmp_path / fmt.ROOT_FULL_NAME).touch()
-    mine._tend()
+    mine._maintain()
     assert not any(mine.record("step", spools.step(number)) for number in range(1, 4))
-    mine.goodbye()
+    mine.shutdown()
     (directory,) = spools.spools_below(tmp_path)
     assert [stored.kind for stored in spools.read_whole(directory).records] == [
         "step",

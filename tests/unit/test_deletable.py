@@ -76,7 +76,7 @@ def test_of_a_spool_that_is_written_only_its_last_segment_may_grow_unseen(
 ) -> None:
     """While all before it is delivered, another step has left nothing to be tidied."""
     alive = [True]
-    monkeypatch.setattr(Reader, "verdict", lambda _: ALIVE if alive[0] else KILLED)
+    monkeypatch.setattr(Reader, "liveness", lambda _: ALIVE if alive[0] else KILLED)
     directory, writer = spools.fill(tmp_path, 6, close=False, segment_records=4)
     delivered, reader = Delivered(Clock()), Reader(directory)
 
@@ -97,7 +97,7 @@ def test_of_a_spool_that_is_written_only_its_last_segment_may_grow_unseen(
     assert not looks(7)
     for number in (8, 9):
         writer.append("step", spools.body(number))
-        writer.tend()
+        writer.maintain()
     assert (looks(9), found()) == (True, [1, 2])
     writer.append("step", spools.body(10))
     assert not looks(10)

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spooler.filetail.lines import PIECE_BYTES, taken, text
-from spooler.filetail.position import Position
+from spooler.filetail.checkpoint import LogPosition
+from spooler.filetail.lines import PIECE_BYTES, complete_lines, text
 
 LONG = b"x" * PIECE_BYTES
 
@@ -36,7 +36,7 @@ LONG = b"x" * PIECE_BYTES
     ],
 )
 def test_where_a_piece_ends(data: bytes, ended: bool, impatient: bool, size: int) -> None:
-    assert taken(data, ended=ended, impatient=impatient) == size
+    assert complete_lines(data, ended=ended, impatient=impatient) == size
 
 
 @settings(deadline=None)
@@ -46,7 +46,7 @@ def test_text_cut_anywhere_is_the_same_text_in_pieces(whole: str, data: st.DataO
     expected = rest.decode()
     while rest:
         seen = rest[: data.draw(st.integers(1, len(rest)))]
-        size = taken(seen, ended=False, impatient=True)
+        size = complete_lines(seen, ended=False, impatient=True)
         if not size and len(seen) == len(rest):
             break
         found += text(rest[:size])
@@ -59,8 +59,8 @@ def test_bytes_that_are_no_text_are_marked() -> None:
 
 
 def test_a_position_goes_through_a_record_and_nothing_else_is_one() -> None:
-    position = Position(path="/l", device=1, inode=2, begin=3, end=4, head=5, tail=6)
-    assert Position.from_map(position.to_map()) == position
-    assert Position.from_map({**position.to_map(), "end": "4"}) is None
-    assert Position.from_map({"path": "/l"}) is None
-    assert Position.from_map(None) is None
+    position = LogPosition(path="/l", device=1, inode=2, begin=3, end=4, head=5, tail=6)
+    assert LogPosition.from_map(position.to_map()) == position
+    assert LogPosition.from_map({**position.to_map(), "end": "4"}) is None
+    assert LogPosition.from_map({"path": "/l"}) is None
+    assert LogPosition.from_map(None) is None

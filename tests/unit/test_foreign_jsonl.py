@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
-from shipper.importers import ImportSource, Origin, exporter_jsonl, formats, open_imports, scan
+from shipper.importers import ImportSource, SourceInfo, exporter_jsonl, formats, open_imports, scan
 from shipper.importers.exporter_jsonl import ExporterFile
 from spooler.errors import NotASpool, SpoolDamaged
+from spooler.records import step
+from spooler.records.step import StepRecord
 from spooler.spool import codec
 from spooler.spool import format as fmt
 from tests.kit.foreign import is_same, read_all, steps
@@ -32,7 +34,7 @@ def place(root: Path, node: int = 0, rank: int = 0) -> Path:
 def source(tmp_path: Path, *lines: bytes, **origin: Any) -> ExporterFile:
     path = place(tmp_path)
     path.write_bytes(b"".join(lines))
-    return ExporterFile(path, Origin(**origin))
+    return ExporterFile(path, SourceInfo(**origin))
 
 
 def numbers(one: ImportSource) -> list[int]:
@@ -47,9 +49,9 @@ def test_a_file_becomes_a_run_and_its_steps(tmp_path: Path) -> None:
     found = read_all(one)
     assert [stored.kind for stored in found.records] == ["run", "step", "step"]
     assert found.bodies("run")[0]["run"] == "r"
-    assert found.bodies("step") == [
-        {"run": "r", "step": 0, "time": 1700000000.5, "closed": False, "data": {"loss": 2.5}},
-        {"run": "r", "step": 1, "time": 1700000001.5, "closed": False, "data": {"loss": 1.5}},
+    assert [step.decode(body) for body in found.bodies("step")] == [
+        StepRecord("r", 0, 1700000000.5, closed=False, data={"loss": 2.5}, step_given=True),
+        StepRecord("r", 1, 1700000001.5, closed=False, data={"loss": 1.5}, step_given=True),
     ]
     assert one.last_seq() == 3
     assert not one.is_owned()
@@ -141,12 +143,12 @@ def test_a_line_of_megabytes(tmp_path: Path) -> None:
         (b"\x00\x00\x00\n", "not JSON"),
         (line(1, [1]), "data is no map"),
         (b'{"timestamp": 1.0, "step": 1}\n', "data is no map"),
-        (line("7"), "step is no whole number"),
-        (line(1.5), "step is no whole number"),
-        (line(True), "step is no whole number"),
-        (line(2**70), "step is no whole number"),
-        (line(1e300), "step is no whole number"),
-        (line(float("nan")), "step is no whole number"),
+        (line("7"), "step is not a 64-bit integer"),
+        (line(1.5), "step is not a 64-bit integer"),
+        (line(True), "step is not a 64-bit integer"),
+        (line(2**70), "step is not a 64-bit integer"),
+        (line(1e300), "step is not a 64-bit integer"),
+        (line(float("nan")), "step is not a 64-bit integer"),
         (b'{"timestamp": 1.0, "data": {"x": ' + b"[" * 10**5 + b"}}\n", ""),
         (b'{"timestamp": 1.0, "data": {"x": ' + b"9" * 5000 + b"}}\n", "not JSON"),
     ],
@@ -180,7 +182,7 @@ def test_a_line_that_is_not_finished_is_not_there_yet(tmp_path: Path) -> None:
     lines = [line(0, {"x": "ü"}), line(None), line(5)]
     raw = b"".join(lines)
     path = place(tmp_path)
-    growing = ExporterFile(path, Origin())
+    growing = ExporterFile(path, SourceInfo())
     path.write_bytes(b"")
     whole = read_all(source(tmp_path, raw))
     got: list[Any] = []
@@ -190,7 +192,7 @@ def test_a_line_that_is_not_finished_is_not_there_yet(tmp_path: Path) -> None:
         assert chunk.damage == ()
         assert chunk.at_end
         got += chunk.records
-        fresh = read_all(ExporterFile(path, Origin()))
+        fresh = read_all(ExporterFile(path, SourceInfo()))
         assert list(fresh.records) == got == list(whole.records[: len(got)])
     assert len(got) == 4
 
@@ -216,7 +218,7 @@ def test_an_object_that_was_whole_stays_one_whatever_follows(tmp_path: Path) -> 
     assert one.read(0, 9).through == 3
     for tail in (b" garbage\n", b"\xff\xff\n", b"\x00\x00" + line(2)):
         one.path.write_bytes(line(0) + line(1)[:-1] + tail + line(5))
-        found = read_all(ExporterFile(one.path, Origin()))
+        found = read_all(ExporterFile(one.path, SourceInfo()))
         assert [n for n, _ in steps(found)] in ([0, 1, 5], [0, 1, 2, 5])
         assert [damage.first for damage in found.damage] == [4]
         assert found.damage[0].reason.startswith("line 2,")
@@ -250,7 +252,7 @@ def test_any_position_gives_the_same_records(tmp_path: Path) -> None:
     for after in (1400, 0, 256, 257, 255, 51, 52, 1499, 1500, 1501, 9999):
         chunk = one.read(after, 40)
         assert list(chunk.records) == [r for r in whole.records if after < r.seq <= after + 40]
-        fresh = ExporterFile(one.path, Origin()).read(after, 40)
+        fresh = ExporterFile(one.path, SourceInfo()).read(after, 40)
         assert fresh == chunk
 
 
@@ -269,7 +271,7 @@ def test_going_on_does_not_begin_at_the_start(
 
 
 def test_the_index_stays_small() -> None:
-    index = scan.SparseIndex("0")
+    index = scan.ResumeIndex("0")
     for seq in range(1, 2_000_000, 7):
         index.note(seq, str(seq))
     assert len(index) <= 513

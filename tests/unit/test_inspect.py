@@ -65,7 +65,7 @@ def segment(directory: Path, number: int) -> Path:
 
 @pytest.mark.parametrize("verify", [True, False])
 @pytest.mark.parametrize("whole_bytes", [0, spool_module.WHOLE_BYTES])
-def test_a_sealed_spool_is_told_in_full(
+def test_a_sealed_spool_is_reported_in_full(
     sealed: Path, verify: bool, whole_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(spool_module, "WHOLE_BYTES", whole_bytes)
@@ -151,10 +151,14 @@ def test_a_segment_alone_is_attributed_under_any_name(sealed: Path, tmp_path: Pa
     assert "unknown from a single segment" in done.out
 
 
-def test_gaps_are_told_and_explain_what_is_missing(tmp_path: Path) -> None:
-    told = gap.make_deleted(time=1.7e9, reason="cap", seqs=(1, 10), first=1.6e9, last=1.7e9)
-    lost = gap.make(time=1.7e9, reason="disk-full", count=7, first=1.6e9, last=1.7e9)
-    directory, _ = spool(tmp_path, [*records(18), ("gap", told), ("gap", lost)], segment_records=10)
+def test_gaps_are_reported_and_explain_what_is_missing(tmp_path: Path) -> None:
+    expected = gap.encode(
+        time=1.7e9, reason="cap", count=10, first=1.6e9, last=1.7e9, first_seq=1, last_seq=10
+    )
+    lost = gap.encode(time=1.7e9, reason="disk-full", count=7, first=1.6e9, last=1.7e9)
+    directory, _ = spool(
+        tmp_path, [*records(18), ("gap", expected), ("gap", lost)], segment_records=10
+    )
     one = inspect_spool(directory, verify=True)
     assert [(g.reason, g.count, g.first, g.last) for g in one.stats.gaps] == [
         ("cap", 10, 1, 10),
@@ -247,17 +251,17 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
 
 @pytest.mark.promise("G7")
 @pytest.mark.parametrize("case", DAMAGE)
-def test_damage_is_told_with_its_place_and_ends_with_code_1(
+def test_damage_is_reported_with_its_place_and_ends_with_code_1(
     sealed: Path, case: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    damage, told = DAMAGE[case]
+    damage, expected = DAMAGE[case]
     damage(sealed)
     one = inspect_spool(sealed, verify=True)
-    assert any(told in what for what in errors(one)), errors(one)
+    assert any(expected in what for what in errors(one)), errors(one)
     assert all(str(sealed) in c.where for c in one.problems)
     assert inspect_paths([sealed], verify=True, as_json=False) == 1
     out = capsys.readouterr().out
-    assert told in out
+    assert expected in out
     assert "no errors" not in out
 
 
@@ -293,7 +297,7 @@ def test_leftovers_are_noted(sealed: Path) -> None:
     assert len(notes(one)) == 4
 
 
-def test_a_spool_under_another_name_is_not_shipped_and_that_is_said(
+def test_a_spool_under_another_name_is_not_shipped_and_that_is_reported(
     sealed: Path, tmp_path: Path
 ) -> None:
     moved = sealed.rename(tmp_path / "copy")

@@ -8,22 +8,29 @@ import random
 
 import pytest
 
-from shipper.importers.wandb_datastore import BLOCK, HEAD, Broken, Entry, Place, entries
+from shipper.importers.wandb_datastore import (
+    BLOCK,
+    HEAD,
+    CorruptEntry,
+    LogEntry,
+    LogOffset,
+    entries,
+)
 from tests.kit.foreign import fragment, framed, log
 
 BEGIN = 7
 
 
-def read(raw: bytes, place: Place | None = None) -> list[Entry | Broken]:
-    return list(entries(io.BytesIO(raw), place or Place(offset=BEGIN)))
+def read(raw: bytes, place: LogOffset | None = None) -> list[LogEntry | CorruptEntry]:
+    return list(entries(io.BytesIO(raw), place or LogOffset(offset=BEGIN)))
 
 
-def whole(found: list[Entry | Broken]) -> list[bytes]:
-    return [entry.data for entry in found if isinstance(entry, Entry)]
+def whole(found: list[LogEntry | CorruptEntry]) -> list[bytes]:
+    return [entry.data for entry in found if isinstance(entry, LogEntry)]
 
 
-def broken(found: list[Entry | Broken]) -> list[int]:
-    return [entry.start for entry in found if isinstance(entry, Broken)]
+def broken(found: list[LogEntry | CorruptEntry]) -> list[int]:
+    return [entry.start for entry in found if isinstance(entry, CorruptEntry)]
 
 
 def bodies(*sizes: int) -> list[bytes]:
@@ -174,7 +181,7 @@ def test_what_is_told_about_a_place_stays_when_the_file_grows() -> None:
     raw[begins[1] + 4] ^= 0x40  # a length
     raw[begins[3] + 8] ^= 1
     final = [(type(entry), entry.start) for entry in read(bytes(raw))]
-    place, seen = Place(offset=BEGIN), []
+    place, seen = LogOffset(offset=BEGIN), []
     for end in [*range(BEGIN, 300), *range(300, len(raw), 997), len(raw)]:
         for entry in read(bytes(raw[:end]), place):
             seen.append((type(entry), entry.start))

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from shipper.delivery.counters import BUCKETS, Meters
-from shipper.health.liveness import HOUSEKEEPING, LOOP_SECONDS, MAIN, TURN_SECONDS, Liveness
+from shipper.health.liveness import HOUSEKEEPING, LOOP_SECONDS, MAIN, TURN_SECONDS, ServiceLiveness
 from tests.kit.shipping import Clock
 
 
@@ -22,11 +22,11 @@ def meters() -> Meters:
 
 
 @pytest.fixture
-def live(meters: Meters, clock: Clock) -> Liveness:
-    return Liveness(meters, clock)
+def live(meters: Meters, clock: Clock) -> ServiceLiveness:
+    return ServiceLiveness(meters, clock)
 
 
-def test_it_is_ready_once_the_root_was_scanned(live: Liveness) -> None:
+def test_it_is_ready_once_the_root_was_scanned(live: ServiceLiveness) -> None:
     live.loop_ran(MAIN)
     assert "not been scanned" in live.ready()
     live.loop_ran(HOUSEKEEPING)
@@ -34,7 +34,7 @@ def test_it_is_ready_once_the_root_was_scanned(live: Liveness) -> None:
 
 
 @pytest.mark.parametrize("hangs", [MAIN, HOUSEKEEPING])
-def test_a_loop_that_hangs_is_reported(live: Liveness, clock: Clock, hangs: str) -> None:
+def test_a_loop_that_hangs_is_reported(live: ServiceLiveness, clock: Clock, hangs: str) -> None:
     clock.pass_by(LOOP_SECONDS)
     assert live.healthy() == ""
     clock.pass_by(1)
@@ -46,7 +46,7 @@ def test_a_loop_that_hangs_is_reported(live: Liveness, clock: Clock, hangs: str)
     assert live.last_run > began
 
 
-def test_a_worker_that_has_ended_is_reported(live: Liveness) -> None:
+def test_a_worker_that_has_ended_is_reported(live: ServiceLiveness) -> None:
     worker = threading.Thread(target=lambda: None, name="worker-3")
     worker.start()
     worker.join()
@@ -54,7 +54,7 @@ def test_a_worker_that_has_ended_is_reported(live: Liveness) -> None:
     assert live.healthy() == "threads have ended: worker-3"
 
 
-def test_a_turn_that_does_not_end_is_reported(live: Liveness, clock: Clock) -> None:
+def test_a_turn_that_does_not_end_is_reported(live: ServiceLiveness, clock: Clock) -> None:
     live.turn_started()
     clock.pass_by(TURN_SECONDS + 1)
     live.loop_ran(MAIN)
@@ -65,7 +65,7 @@ def test_a_turn_that_does_not_end_is_reported(live: Liveness, clock: Clock) -> N
 
 
 def test_a_turn_that_waits_for_its_receiver_stays_alive(
-    live: Liveness, meters: Meters, clock: Clock
+    live: ServiceLiveness, meters: Meters, clock: Clock
 ) -> None:
     live.turn_started()
     meters.asks()

@@ -121,7 +121,7 @@ def test_what_means_nothing_is_refused_with_a_reason(field: str, value: Any, rea
 
 
 def test_something_else_altogether_is_refused() -> None:
-    with pytest.raises(ReportRefused, match="int is no WorkerTrainingMetric"):
+    with pytest.raises(ReportRefused, match="int is not a WorkerTrainingMetric"):
         taken(5, now=NOW)
 
 

@@ -17,33 +17,33 @@ from spooler.spool.owner import (
     LONG_SECONDS,
     QUIET_SECONDS,
     RETAKE_SECONDS,
-    Evidence,
-    Life,
+    Liveness,
+    LivenessCheck,
+    LivenessEvidence,
     Lock,
     Owner,
-    Process,
-    Verdict,
-    Witness,
+    ProcessState,
+    WriterProcess,
     judge,
-    this_life,
+    this_process,
 )
 
-ALIVE = Verdict(alive=True)
-ENDED = Verdict(alive=False, certain=True, unclean=False)
-KILLED = Verdict(alive=False, certain=True, unclean=True)
-QUIET = Verdict(alive=False)  # it may have ended
-REPLACED = Verdict(alive=False, unclean=False)
+ALIVE = Liveness(alive=True)
+ENDED = Liveness(alive=False, certain=True, unclean=False)
+KILLED = Liveness(alive=False, certain=True, unclean=True)
+QUIET = Liveness(alive=False)  # it may have ended
+REPLACED = Liveness(alive=False, unclean=False)
 GONE, RUNNING, UNSEEN, ELSEWHERE = (
-    Process.GONE,
-    Process.RUNNING,
-    Process.UNSEEN,
-    Process.ELSEWHERE,
+    ProcessState.GONE,
+    ProcessState.RUNNING,
+    ProcessState.UNSEEN,
+    ProcessState.ELSEWHERE,
 )
 SHORT, RETAKE, LONG = QUIET_SECONDS, RETAKE_SECONDS, LONG_SECONDS
 
 # Lock, process, and the verdicts after so many seconds of quiet.
 ROWS = [
-    *((Lock.HELD, process, {0: ALIVE, 10 * LONG: ALIVE}) for process in Process),
+    *((Lock.HELD, process, {0: ALIVE, 10 * LONG: ALIVE}) for process in ProcessState),
     (Lock.ABSENT, GONE, {0: ENDED}),
     *(
         (Lock.ABSENT, process, {0: ALIVE, SHORT - 0.1: ALIVE, SHORT: QUIET, LONG: ENDED})
@@ -66,22 +66,24 @@ ROWS = [
 
 def test_every_combination_has_a_row() -> None:
     assert {(lock, process) for lock, process, _ in ROWS} == {
-        (lock, process) for lock in Lock for process in Process
+        (lock, process) for lock in Lock for process in ProcessState
     }
 
 
 @pytest.mark.parametrize(("lock", "process", "verdicts"), ROWS, ids=lambda one: str(one))
-def test_what_is_concluded(lock: Lock, process: Process, verdicts: dict[float, Verdict]) -> None:
+def test_what_is_concluded(
+    lock: Lock, process: ProcessState, verdicts: dict[float, Liveness]
+) -> None:
     for quiet, verdict in verdicts.items():
-        evidence = Evidence(lock=lock, process=process, sealed=False, quiet=quiet)
+        evidence = LivenessEvidence(lock=lock, process=process, sealed=False, quiet=quiet)
         assert judge(evidence) == verdict, quiet
 
 
-@pytest.mark.parametrize("process", Process)
-def test_a_spool_without_owner_and_without_log_has_ended(process: Process) -> None:
+@pytest.mark.parametrize("process", ProcessState)
+def test_a_spool_without_owner_and_without_log_has_ended(process: ProcessState) -> None:
     """Sealed whole: its writer has closed it."""
-    assert judge(Evidence(lock=Lock.ABSENT, process=process, sealed=True, quiet=0)) == ENDED
-    evidence = Evidence(lock=Lock.HELD, process=process, sealed=True, quiet=LONG)
+    assert judge(LivenessEvidence(lock=Lock.ABSENT, process=process, sealed=True, quiet=0)) == ENDED
+    evidence = LivenessEvidence(lock=Lock.HELD, process=process, sealed=True, quiet=LONG)
     assert judge(evidence) == ALIVE
 
 
@@ -99,39 +101,39 @@ def test_only_a_final_verdict_needs_no_second_look() -> None:
 
 
 def test_this_process_is_found() -> None:
-    assert owner.find(this_life()) is Process.RUNNING
+    assert owner.find(this_process()) is ProcessState.RUNNING
 
 
 @pytest.mark.parametrize(
     ("change", "found"),
     [
-        ({"start_ticks": 1}, Process.GONE),  # the pid is another process's now
-        ({"boot_id": "another"}, Process.ELSEWHERE),
-        ({"boot_id": ""}, Process.ELSEWHERE),
-        ({"pid_namespace": 1}, Process.UNSEEN),
-        ({"start_ticks": 0}, Process.UNSEEN),
-        ({"pid": -1}, Process.UNSEEN),
-        ({"pid": 2**62}, Process.UNSEEN),
+        ({"start_ticks": 1}, ProcessState.GONE),  # the pid is another process's now
+        ({"boot_id": "another"}, ProcessState.ELSEWHERE),
+        ({"boot_id": ""}, ProcessState.ELSEWHERE),
+        ({"pid_namespace": 1}, ProcessState.UNSEEN),
+        ({"start_ticks": 0}, ProcessState.UNSEEN),
+        ({"pid": -1}, ProcessState.UNSEEN),
+        ({"pid": 2**62}, ProcessState.UNSEEN),
     ],
 )
 def test_a_process_is_known_by_more_than_its_pid(
-    change: dict[str, int | str], found: Process
+    change: dict[str, int | str], found: ProcessState
 ) -> None:
-    assert owner.find(replace(this_life(), **change)) is found  # type: ignore[arg-type]
+    assert owner.find(replace(this_process(), **change)) is found  # type: ignore[arg-type]
 
 
 def test_a_zombie_is_gone_and_so_is_a_pid_without_a_process() -> None:
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
-        os.write(write, json.dumps(asdict(this_life())).encode())
+        os.write(write, json.dumps(asdict(this_process())).encode())
         os._exit(0)
-    life = Life(**json.loads(os.read(read, 1000)))
+    life = WriterProcess(**json.loads(os.read(read, 1000)))
     os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
     assert life.pid == child
-    assert owner.find(life) is Process.GONE
+    assert owner.find(life) is ProcessState.GONE
     os.waitpid(child, 0)
-    assert owner.find(life) is Process.GONE
+    assert owner.find(life) is ProcessState.GONE
 
 
 # --- the lock -------------------------------------------------------------------------------------
@@ -139,10 +141,10 @@ def test_a_zombie_is_gone_and_so_is_a_pid_without_a_process() -> None:
 
 def test_a_lock_is_seen_even_by_the_process_that_holds_it(tmp_path: Path) -> None:
     one = Owner.take(tmp_path, 0o600)
-    witness = Witness(tmp_path, this_life)
-    assert witness.evidence().lock is Lock.HELD
+    witness = LivenessCheck(tmp_path, this_process)
+    assert witness.liveness_evidence().lock is Lock.HELD
     one.release()
-    assert witness.evidence().lock is Lock.ABSENT
+    assert witness.liveness_evidence().lock is Lock.ABSENT
     assert os.listdir(tmp_path) == []
 
 
@@ -151,8 +153,8 @@ def test_an_older_readers_lock_conflicts_and_no_look_ever_takes_one(tmp_path: Pa
     with (tmp_path / "owner").open("rb") as file:
         with pytest.raises(BlockingIOError):
             fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        assert Witness(tmp_path, this_life).evidence().lock is Lock.HELD
-    assert Witness(tmp_path, this_life).evidence().lock is Lock.HELD
+        assert LivenessCheck(tmp_path, this_process).liveness_evidence().lock is Lock.HELD
+    assert LivenessCheck(tmp_path, this_process).liveness_evidence().lock is Lock.HELD
     one.release()
 
 
@@ -160,7 +162,7 @@ def test_a_readers_shared_lock_is_no_sign_of_a_writer(tmp_path: Path) -> None:
     (tmp_path / "owner").write_text("1 host ofd\n")
     with (tmp_path / "owner").open("rb") as file:
         fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        assert Witness(tmp_path, this_life).evidence().lock is Lock.FREE_OFD
+        assert LivenessCheck(tmp_path, this_process).liveness_evidence().lock is Lock.FREE_OFD
 
 
 @pytest.mark.parametrize(
@@ -175,7 +177,7 @@ def test_a_readers_shared_lock_is_no_sign_of_a_writer(tmp_path: Path) -> None:
 )
 def test_the_text_says_how_the_file_was_locked(tmp_path: Path, text: str, lock: Lock) -> None:
     (tmp_path / "owner").write_text(text, encoding="latin-1")
-    assert Witness(tmp_path, this_life).evidence().lock is lock
+    assert LivenessCheck(tmp_path, this_process).liveness_evidence().lock is lock
 
 
 def test_copies_and_closes_do_not_drop_the_lock(tmp_path: Path) -> None:
@@ -185,8 +187,8 @@ def test_copies_and_closes_do_not_drop_the_lock(tmp_path: Path) -> None:
     one = Owner.take(spool, 0o600)
     shutil.copytree(spool, tmp_path / "copy")
     (spool / "owner").read_bytes()
-    assert Witness(spool, this_life).evidence().lock is Lock.HELD
-    assert Witness(tmp_path / "copy", this_life).evidence().lock is Lock.FREE_OFD
+    assert LivenessCheck(spool, this_process).liveness_evidence().lock is Lock.HELD
+    assert LivenessCheck(tmp_path / "copy", this_process).liveness_evidence().lock is Lock.FREE_OFD
     one.release()
 
 
@@ -208,10 +210,10 @@ def test_what_takes_the_lock_away_is_undone_at_the_next_check(tmp_path: Path, ho
         os.close(descriptor)
     if how == "closed and reused":
         assert os.open(tmp_path, os.O_RDONLY) == descriptor
-    witness = Witness(tmp_path, this_life)
-    assert witness.evidence().lock is not Lock.HELD
+    witness = LivenessCheck(tmp_path, this_process)
+    assert witness.liveness_evidence().lock is not Lock.HELD
     one.check()
-    assert witness.evidence().lock is Lock.HELD
+    assert witness.liveness_evidence().lock is Lock.HELD
     one.check()
     assert len(owner._taken - others) == 1
     one.release()
@@ -266,16 +268,16 @@ def test_quiet_ends_with_every_change_and_no_clock_that_is_set_counts(
     log.touch()
     for path in (segment, log, tmp_path):
         os.utime(path, (1.7e9 - 60, 1.7e9 - 60))
-    witness = Witness(tmp_path, this_life)
-    assert witness.evidence().quiet == pytest.approx(60)
+    witness = LivenessCheck(tmp_path, this_process)
+    assert witness.liveness_evidence().quiet == pytest.approx(60)
     wall[0] += 86400
     now[0] += 5
-    assert witness.evidence().quiet == pytest.approx(65)
+    assert witness.liveness_evidence().quiet == pytest.approx(65)
     with log.open("ab") as file:
         file.write(b"more")
-    assert witness.evidence().quiet == 0
+    assert witness.liveness_evidence().quiet == 0
     now[0] += 7
-    assert witness.evidence().quiet == 7
-    future = Witness(tmp_path, this_life)
+    assert witness.liveness_evidence().quiet == 7
+    future = LivenessCheck(tmp_path, this_process)
     wall[0] = 1.6e9
-    assert future.evidence().quiet == 0
+    assert future.liveness_evidence().quiet == 0

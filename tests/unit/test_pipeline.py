@@ -11,7 +11,7 @@ import pytest
 from shipper.delivery.pipeline import READ_RECORDS, Progress, Route, Together
 from shipper.ledger.ledger import Ledger, Position
 from shipper.sinks.outcome import Disposition, Outcome
-from shipper.sinks.processor.metrics import StepParcel
+from shipper.sinks.processor.metrics import Batch
 from spooler.spool.identity import Identity
 from tests.kit.shipping import (
     DELIVERED,
@@ -109,7 +109,7 @@ def test_a_position_is_saved_after_the_answer_and_not_before(setup: Setup) -> No
     setup.log(*(step(number) for number in range(25)))
     saved: list[int] = []
 
-    def judge(batch: StepParcel, tries: int) -> Outcome:
+    def judge(batch: Batch, tries: int) -> Outcome:
         saved.append(setup.saved.seq)
         return DELIVERED
 

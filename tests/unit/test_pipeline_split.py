@@ -15,7 +15,7 @@ import pytest
 from shipper.delivery.pipeline import Progress, Route, Together
 from shipper.ledger.ledger import DATABASE_NAME, Ledger
 from shipper.sinks.outcome import Disposition, Outcome
-from shipper.sinks.processor.metrics import StepParcel
+from shipper.sinks.processor.metrics import Batch
 from spooler.spool.reader import Reader
 from tests.kit.shipping import (
     DELIVERED,
@@ -69,7 +69,7 @@ class Setup:
             step.step
             for batch in self.sink.sent
             if self.sink.judge(batch, 1) is DELIVERED
-            for step in batch.request.steps
+            for step in batch.payload.steps
         ]
 
 
@@ -81,8 +81,8 @@ def setup(tmp_path: Path) -> Iterator[Setup]:
 
 
 def refusing(*poisoned: int, outcome: Outcome = SPLIT) -> Any:
-    def judge(batch: StepParcel, tries: int) -> Outcome:
-        bad = any(step.step in poisoned for step in batch.request.steps)
+    def judge(batch: Batch, tries: int) -> Outcome:
+        bad = any(step.step in poisoned for step in batch.payload.steps)
         return outcome if bad else DELIVERED
 
     return judge
@@ -119,7 +119,7 @@ def test_a_single_step_with_an_ambiguous_answer_is_retried_and_never_buried(setu
     assert setup.buried() == []
     assert setup.route.position.seq == 50
     assert setup.delivered() == list(range(50))
-    assert [s.step for s in setup.sink.sent[-1].request.steps] == [50]
+    assert [s.step for s in setup.sink.sent[-1].payload.steps] == [50]
     setup.sink.judge = refusing()
     assert setup.turn().at_end
     assert setup.route.position.seq == 100

@@ -74,8 +74,8 @@ def test_a_later_process_counts_where_it_went_over_the_same_steps(tmp_path: Path
     process(tmp_path, 1, [step(n, loss=1.0) for n in range(10)])
     process(tmp_path, 2, [step(n, loss=2.0) for n in range(4, 7)])
     process(tmp_path, 3, [step(n, loss=3.0) for n in (6, 12)])
-    told = points(read(tmp_path))
-    assert told == {
+    expected = points(read(tmp_path))
+    assert expected == {
         **dict.fromkeys(range(4), 1.0),
         **dict.fromkeys((4, 5), 2.0),
         6: 3.0,
@@ -111,7 +111,7 @@ def test_what_is_not_finite_is_a_gap(tmp_path: Path) -> None:
     assert (series.count, series.bad) == (8, 3)
 
 
-def test_damage_costs_its_records_and_is_told(tmp_path: Path) -> None:
+def test_damage_costs_its_records_and_is_reported(tmp_path: Path) -> None:
     directory = process(tmp_path, 1, [step(n, loss=1.0) for n in range(9)])
     connection = open_for_writing(directory / "00000001.sqlite")
     connection.execute("UPDATE record SET checksum = 0 WHERE seq = 5")
@@ -199,33 +199,35 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def told(capsys: pytest.CaptureFixture[str], root: Path, **options: Any) -> tuple[int, str, str]:
+def run_plot(
+    capsys: pytest.CaptureFixture[str], root: Path, **options: Any
+) -> tuple[int, str, str]:
     code = plot(PlotOptions(places=(root,), **options))
     out, err = capsys.readouterr()
     return code, out, err
 
 
-def test_without_a_run_the_runs_and_without_a_metric_the_metrics_are_told(
+def test_without_a_run_the_runs_and_without_a_metric_the_metrics_are_listed(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, out, _ = told(capsys, root)
+    code, out, _ = run_plot(capsys, root)
     assert code == 0
     assert {text.split()[0] for text in out.splitlines()} == {"run", "r", "other"}
-    code, out, _ = told(capsys, root, run="r")
+    code, out, _ = run_plot(capsys, root, run="r")
     assert code == 0
     assert "loss r1" in out
     assert "in 2 spools" in out
 
 
-def test_curves_are_drawn_with_what_they_are(
+def test_curves_are_drawn_with_a_title_and_a_table(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, out, _ = told(capsys, root, run="r", patterns=("loss", "acc"), width=60, height=8)
+    code, out, _ = run_plot(capsys, root, run="r", patterns=("loss", "acc"), width=60, height=8)
     assert code == 0
     assert out.count("┌") == 4  # without colours, each has a chart
     assert "loss r0, run r" in out
     assert "x: step" in out
-    code, out, _ = told(capsys, root, run="r", patterns=("loss",), by_time=True, log=True)
+    code, out, _ = run_plot(capsys, root, run="r", patterns=("loss",), by_time=True, log=True)
     assert code == 0
     assert "x: seconds since" in out
 
@@ -237,22 +239,22 @@ def test_curves_are_drawn_with_what_they_are(
         ({"run": "r", "patterns": ("nope",)}, "run r has no metric nope"),
     ],
 )
-def test_what_is_not_there_is_told_with_code_1(
+def test_what_is_not_there_exits_with_1(
     root: Path, capsys: pytest.CaptureFixture[str], options: dict[str, Any], said: str
 ) -> None:
-    code, out, err = told(capsys, root, **options)
+    code, out, err = run_plot(capsys, root, **options)
     assert (code, out) == (1, "")
     assert said in err
 
 
 def test_an_empty_root_has_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, _, err = told(capsys, tmp_path)
+    code, _, err = run_plot(capsys, tmp_path)
     assert code == 1
     assert "no run at or below" in err
 
 
 def test_json_holds_the_points(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = told(capsys, root, run="r", patterns=("acc",), ranks=(1,), as_json=True)
+    code, out, _ = run_plot(capsys, root, run="r", patterns=("acc",), ranks=(1,), as_json=True)
     (series,) = json.loads(out)
     assert (code, series["metric"], series["rank"], series["points"]) == (0, "acc", 1, 100)
     assert [s["mean"] for s in series["buckets"]] == [n / 100 for n in range(100)]
@@ -263,7 +265,7 @@ def test_nothing_that_a_run_says_reaches_the_terminal_as_a_command(
 ) -> None:
     process(tmp_path, 1, [step(n, run=ESCAPE, **{ESCAPE: 1.0 * n}) for n in range(3)])
     for options in ({}, {"run": "\x1b"}, {"run": "\x1b", "patterns": ("*",)}, {"run": "\x07"}):
-        _, out, err = told(capsys, tmp_path, **options)
+        _, out, err = run_plot(capsys, tmp_path, **options)
         assert not set(out + err) & set("\x1b\x07")
 
 

@@ -51,7 +51,7 @@ def test_a_spool_wakes_when_it_has_something_new_and_not_otherwise(setup: Setup)
         assert setup.beat() == []
         setup.writers[0].append("step", spools.body(number))
         assert setup.beat() == [first], number
-        setup.writers[0].tend()  # rotates and seals now and then
+        setup.writers[0].maintain()  # rotates and seals now and then
         assert set(setup.beat()) <= {first}
 
 

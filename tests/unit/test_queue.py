@@ -13,7 +13,7 @@ from shipper.delivery.queue import SLEEP_SECONDS, TROUBLE_SECONDS, TURN_SECONDS,
 from shipper.delivery.sink_state import Health
 from shipper.ledger.ledger import Ledger
 from shipper.sinks.outcome import Disposition, Outcome
-from shipper.sinks.processor.metrics import StepParcel
+from shipper.sinks.processor.metrics import Batch
 from spooler.errors import SpoolDamaged
 from spooler.spool.reader import Chunk
 from tests.kit.shipping import (
@@ -114,7 +114,7 @@ def test_news_that_come_during_a_turn_are_not_slept_over(setup: Setup) -> None:
     route = setup.add(1, [step(1)])
     news = [step(2)]
 
-    def judge(batch: StepParcel, tries: int) -> Outcome:
+    def judge(batch: Batch, tries: int) -> Outcome:
         if news:
             append(setup.writers[1], [news.pop()])
             setup.lane.wake(route.identity.spool)

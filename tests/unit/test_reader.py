@@ -74,7 +74,7 @@ def test_last_seq_is_that_of_the_last_record_there_is(tmp_path: Path) -> None:
     for number in range(1, 7):
         assert reader.last_seq() == number - 1
         one.append("step", spools.body(number))
-        one.tend()
+        one.maintain()
     assert reader.last_seq() == 6
 
 
@@ -97,7 +97,7 @@ def test_news_are_a_new_record_or_a_new_segment_and_nothing_else(tmp_path: Path)
         assert reader.has_news(), number
         reader.read(0, 100)
         assert not reader.has_news(), "reading is no news"
-        one.tend()
+        one.maintain()
         reader.has_news()
 
 
@@ -231,16 +231,16 @@ print(one.directory, flush=True)
 stop = threading.Event()
 wake = threading.Event()
 one.wake = wake.set
-def tend():
+def maintain():
     while not stop.is_set():
         wake.wait(0.01)
         wake.clear()
-        one.tend()
-thread = threading.Thread(target=tend)
+        one.maintain()
+thread = threading.Thread(target=maintain)
 thread.start()
 for number in range(1, int(sys.argv[2]) + 1):
     if number % 500 == 0:
-        one.tend()
+        one.maintain()
         sys.stdin.readline()  # never so far ahead that the reader has nothing to do beside it
     one.append("step", spools.body(number))
 stop.set()
@@ -388,7 +388,7 @@ def test_what_was_read_through_is_opened_again_only_once_it_was_written(
     seen: list[int] = []
     for number in range(1, 20):
         writer.append("step", spools.body(number))
-        writer.tend()
+        writer.maintain()
         seen += [one.seq for one in reader.read(number - 1, 10).records]
     assert seen == list(range(1, 20))
     logs = [name for name in opened if name.endswith("-wal")]
@@ -412,7 +412,7 @@ def test_a_read_does_not_ask_for_every_segment_that_was_read_before(
     costs = []
     for number in range(1, 40):
         writer.append("step", spools.body(number))
-        writer.tend()
+        writer.maintain()
         asked.clear()
         assert [one.seq for one in reader.read(number - 1, 10).records] == [number]
         costs.append(len(asked))
@@ -430,11 +430,11 @@ def test_a_writer_is_looked_for_in_the_spool_even_after_what_is_there_was_replac
     reader = Reader(ours.directory)
     child = os.fork()
     if child == 0:
-        states = [reader.evidence().lock for _ in range(2)]
+        states = [reader.liveness_evidence().lock for _ in range(2)]
         replaced = ours.directory / "owner" if place == "file" else ours.directory
         replaced.rename(tmp_path / "away")
         replaced.symlink_to(theirs.directory / "owner" if place == "file" else theirs.directory)
-        states += [reader.evidence().lock for _ in range(2)]
+        states += [reader.liveness_evidence().lock for _ in range(2)]
         os._exit(0 if states == [Lock.HELD, Lock.HELD, Lock.ABSENT, Lock.ABSENT] else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
@@ -442,7 +442,7 @@ def test_a_writer_is_looked_for_in_the_spool_even_after_what_is_there_was_replac
 def test_a_pipe_in_the_place_of_the_writers_file_holds_nobody_up(tmp_path: Path) -> None:
     directory, _ = spools.fill(tmp_path, 1)
     os.mkfifo(directory / "owner")
-    assert Reader(directory).evidence().lock is Lock.ABSENT
+    assert Reader(directory).liveness_evidence().lock is Lock.ABSENT
     assert not Reader(directory).is_owned()
 
 

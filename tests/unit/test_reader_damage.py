@@ -40,7 +40,7 @@ def sealed(root: Path, *, spool: str = "", count: int = LAST) -> Path:
         begins = number > 1 and number % SIZE == 1
         fills = number % SIZE == SIZE - 1 and number < count - 1
         if begins or fills:
-            one.tend()
+            one.maintain()
         one.append("step", spools.body(number))
     one.close()
     return directory
@@ -231,7 +231,7 @@ def test_a_page_in_the_middle_costs_the_records_on_it(tmp_path: Path) -> None:
     for number in range(1, 203):
         one.append("step", codec.pack({"n": number, "text": "x" * 100}))
         if number > 198:
-            one.tend()
+            one.maintain()
     one.close()
     path = segment(directory, 1)
     raw = bytearray(path.read_bytes())
@@ -280,7 +280,7 @@ def test_what_only_finds_the_records_costs_none_of_them(
     for body in bodies:
         one.append("step", body)
     if not last:
-        one.tend()
+        one.maintain()
         one.append("step", spools.body(1))
     one.close()
     damage(directory)

@@ -147,7 +147,7 @@ def test_when_the_files_are_suspect_recording_goes_on_in_a_new_spool(
     assert mine.directory is not None
     assert set(spools.kinds(Path(mine.directory))[:-1]) == {"gap"}
     assert spools.kinds(Path(str(first))) == ["step"]
-    mine._tend()
+    mine._maintain()
     assert not (Path(str(first)) / "owner").exists(), "its run goes on: it was not cut off"
 
 
@@ -237,7 +237,7 @@ def test_files_removed_under_the_writer_are_noticed(root: Path, mine: Recorder) 
     for number in range(3):
         mine.record("step", spools.step(number))
     shutil.rmtree(root)
-    mine._tend()
+    mine._maintain()
     (directory,) = spools.spools_below(root)
     (gap,) = spools.read_whole(directory).bodies("gap")
     assert (gap["reason"], gap["count"]) == ("gone", 3), "told without waiting for a record"
@@ -278,7 +278,7 @@ def test_deferred_work_runs_on_the_background_thread(root: Path, mine: Recorder)
 
     mine.defer(work)
     assert done.wait(spools.PATIENCE_SECONDS)
-    assert names == ["lens-ship-keeper"]
+    assert names == ["lens-ship-recorder"]
     assert mine.directory is None
 
 

@@ -166,7 +166,7 @@ number += 1
 while not mine.record("step", spools.step(number)):
     assert time.monotonic() - freed < 5, "it does not come back"
     number += 1
-mine.goodbye()
+mine.shutdown()
 with FaultyReceiver(path=elsewhere / "receiver.sqlite") as receiver:
     config = load({{"spool": place / "spool", "state": elsewhere / "state",
                     "processor_url": receiver.url}}, {{}})
@@ -208,7 +208,7 @@ def test_a_full_disk_that_cannot_be_sealed_loses_nothing(mountpoint: Path) -> No
         """
 os.environ["PRIMUS_LENS_SPOOL_SEGMENT_RECORDS"] = "60"
 taken = [number for number in range(3000) if mine.record("step", spools.step(number))]
-mine.goodbye()
+mine.shutdown()
 print(json.dumps([taken, [body["step"] for body in found()["step"]]]))
 """,
         mountpoint,
@@ -233,7 +233,7 @@ def test_a_file_system_that_refuses_wal_is_survived_without_leaving_anything(
     assert mine.dropped == {"cannot-open": 10}
     assert spools.spools_below(tmp_path) == []
     assert capsys.readouterr().err.count("\n") == 1
-    mine.goodbye()
+    mine.shutdown()
 
 
 @pytest.mark.promise("G11")
@@ -247,7 +247,7 @@ def test_files_that_are_gone_give_their_disk_back(
     for number in range(5):
         assert mine.record("step", spools.step(number))
         shutil.rmtree(tmp_path / "spool")
-        mine._tend()
+        mine._maintain()
         held = [
             os.readlink(f"/proc/self/fd/{fd}")
             for fd in os.listdir("/proc/self/fd")
@@ -255,7 +255,7 @@ def test_files_that_are_gone_give_their_disk_back(
         ]
         assert not [name for name in held if "(deleted)" in name and str(tmp_path) in name]
     assert mine.record("step", spools.step(5))
-    mine.goodbye()
+    mine.shutdown()
 
 
 _FILES = """
@@ -301,9 +301,9 @@ while len(taken) < 400:
     number += 1
     assert number < 10**6, mine.dropped
 segment = mine._writer._segment.number
-mine._tend()
+mine._maintain()
 most = files()
-mine.goodbye()
+mine.shutdown()
 bodies = found()
 print(json.dumps([taken == [body["step"] for body in bodies["step"]], segment, most - before,
     mine.dropped, sum(gap["count"] for gap in bodies["gap"]), mine.generation]))
@@ -381,7 +381,7 @@ def test_a_first_spool_that_a_limit_refuses_says_which(
     assert mine.dropped == {"quota": 1}
     assert spools.spools_below(tmp_path / "spool") == []
     assert mine.record("step", spools.step(1))
-    mine.goodbye()
+    mine.shutdown()
 
 
 @pytest.mark.promise("G2")
@@ -401,7 +401,7 @@ more = files() - before
 subprocess.run(["btrfs", "qgroup", "limit", "none", str(place)], check=True)
 spools.wait_until(lambda: mine.record("step", spools.step(number)))
 dropped = dict(mine.dropped)
-mine.goodbye()
+mine.shutdown()
 steps = [body["step"] for body in found()["step"]]
 print(json.dumps([dropped, more, [*taken, number], steps, mine.generation]))
 """,
@@ -431,7 +431,7 @@ if os.fork() == 0:
                 pass
         except OSError:
             pass
-    recorder.recorder().goodbye()
+    recorder.recorder().shutdown()
     os._exit(0)
 os.wait()
 (path,) = spools.spools_below(place / "spool")

@@ -14,10 +14,10 @@ from tests.kit import spools
 
 def test_goodbye_says_how_far_each_run_came_and_seals(root: Path, mine: Recorder) -> None:
     called = []
-    mine.farewells.append(lambda: called.append(mine.record("finish", {"run": "r"})))
+    mine.on_close.append(lambda: called.append(mine.record("finish", {"run": "r"})))
     mine.record("step", spools.step(7))
     mine.steps["r"] = 7
-    mine.goodbye()
+    mine.shutdown()
     (directory,) = spools.spools_below(root)
     assert spools.kinds(directory) == ["step", "finish", "exit"]
     (body,) = spools.read_whole(directory).bodies("exit")
@@ -25,17 +25,17 @@ def test_goodbye_says_how_far_each_run_came_and_seals(root: Path, mine: Recorder
     assert called == [True]
     assert not list(directory.glob("*-wal"))
     assert not spools.Reader(directory).is_owned()
-    mine.goodbye()
+    mine.shutdown()
     assert len(spools.kinds(directory)) == 3
 
 
 def test_goodbye_without_records_leaves_nothing(root: Path, mine: Recorder) -> None:
-    mine.goodbye()
+    mine.shutdown()
     assert not root.exists()
 
 
 @pytest.mark.promise("G2")
-def test_goodbye_is_bounded(root: Path, mine: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shutdown_is_bounded(root: Path, mine: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk that hangs while the background thread seals does not hold the process up."""
     stuck, freed = threading.Event(), threading.Event()
 
@@ -44,12 +44,12 @@ def test_goodbye_is_bounded(root: Path, mine: Recorder, monkeypatch: pytest.Monk
         freed.wait(spools.PATIENCE_SECONDS)
         return False
 
-    monkeypatch.setattr(recorder, "_GOODBYE_SECONDS", 0.05)
+    monkeypatch.setattr(recorder, "_SHUTDOWN_SECONDS", 0.05)
     mine.record("step", spools.step(1))
-    keeper = mine._keeper
+    keeper = mine._background
     mine.defer(hang)
     assert stuck.wait(spools.PATIENCE_SECONDS)
-    mine.goodbye()
+    mine.shutdown()
     assert not freed.is_set()
     freed.set()
     assert keeper is not None
@@ -61,6 +61,6 @@ def test_goodbye_is_bounded(root: Path, mine: Recorder, monkeypatch: pytest.Monk
 def test_a_record_after_goodbye_is_not_lost(root: Path, mine: Recorder) -> None:
     """Another exit handler of the program may log after ours has run."""
     mine.record("step", spools.step(1))
-    mine.goodbye()
+    mine.shutdown()
     assert mine.record("step", spools.step(2))
     assert len(spools.spools_below(root)) == 2

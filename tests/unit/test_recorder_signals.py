@@ -27,7 +27,7 @@ def test_a_signal_handler_may_record_at_any_bytecode_of_recording(
         shutil.rmtree(root, ignore_errors=True)
         one = Recorder()
         monkeypatch.setattr(BackgroundThread, "start", lambda _: False)
-        monkeypatch.setattr(stderr, "_said", {})
+        monkeypatch.setattr(stderr, "_reported", {})
         if state != "new":
             root.write_text("in the way")
         if state == "healed":

@@ -92,7 +92,7 @@ def problems(
     return raised.value.problems
 
 
-def test_there_is_another_value_here_for_every_setting_that_there_is() -> None:
+def test_the_tables_of_this_file_cover_every_setting() -> None:
     assert sorted(OTHER) == sorted(NAMES)
     assert sorted({*NAMES, "sinks", "given", "warnings"}) == sorted(Config.__dataclass_fields__)
 
@@ -104,7 +104,7 @@ def test_there_is_another_value_here_for_every_setting_that_there_is() -> None:
         *((name, "alias") for name in ALIASES),
     ],
 )
-def test_every_source_gives_every_setting(tmp_path: Path, name: str, source: str) -> None:
+def test_every_setting_can_come_from_every_source(tmp_path: Path, name: str, source: str) -> None:
     text, value = OTHER[name]
     setting = BY_NAME[name]
     flags: dict[str, Any] = {key: value for key, value in BASE.items() if key != name}
@@ -126,7 +126,7 @@ def test_every_source_gives_every_setting(tmp_path: Path, name: str, source: str
 
 
 @pytest.mark.parametrize("name", sorted(ALIASES))
-def test_the_sources_have_an_order(tmp_path: Path, name: str) -> None:
+def test_sources_have_an_order(tmp_path: Path, name: str) -> None:
     good = {
         "batch_max_steps": "1 2 3 4",
         "flush_interval": "1 2 3 4",
@@ -161,7 +161,7 @@ def test_the_aliases_are_those_of_the_older_exporter_and_of_dlrover() -> None:
     }
 
 
-def test_without_any_source_the_defaults_count() -> None:
+def test_defaults_apply_without_a_source() -> None:
     config = load({"spool": "/spool"}, {})
     for one in SETTINGS:
         if one.name not in ("spool", "state"):
@@ -218,7 +218,7 @@ PATHS = {"token_file", "cookie_file", "ca_file", "client_cert_file", "client_key
 
 
 @pytest.mark.parametrize(("name", "text"), WRONG)
-def test_a_bad_value_is_named_with_its_source_and_a_reason(name: str, text: str) -> None:
+def test_a_bad_value_is_reported_with_source_and_reason(name: str, text: str) -> None:
     (problem,) = problems({**BASE, name: text})
     assert problem.startswith(f"{BY_NAME[name].flag}: {text!r} is ")
 
@@ -238,7 +238,7 @@ def test_there_is_a_bad_value_here_for_every_setting() -> None:
         ("drop_non_numeric", 1.5),
     ],
 )
-def test_a_file_is_no_laxer_than_the_command_line(tmp_path: Path, name: str, value: Any) -> None:
+def test_the_file_is_checked_like_the_command_line(tmp_path: Path, name: str, value: Any) -> None:
     (problem,) = problems(BASE, file=toml(tmp_path, **{name: value}))
     assert problem.startswith(f"{tmp_path / 'settings.toml'}: {name}: ")
 
@@ -246,15 +246,13 @@ def test_a_file_is_no_laxer_than_the_command_line(tmp_path: Path, name: str, val
 @pytest.mark.parametrize(
     "content", ["batch_max_steps = [1]", "log_level = {a = 1}", "workers = 1979-05-27"]
 )
-def test_a_value_of_another_type_altogether_is_a_problem_and_no_crash(
-    tmp_path: Path, content: str
-) -> None:
+def test_a_value_of_another_type_is_reported(tmp_path: Path, content: str) -> None:
     (tmp_path / "settings.toml").write_text(content)
     (problem,) = problems(BASE, file=tmp_path / "settings.toml")
     assert content.split()[0] in problem
 
 
-def test_all_problems_are_named_at_once(tmp_path: Path) -> None:
+def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
     file = toml(tmp_path, workers=0, colour="red")
     environ = {"LENS_SHIP_BATCH_MAX_STEPS": "x", "PRIMUS_LENS_WANDB_SAVE_LOCAL": "perhaps"}
     found = problems({"flush_interval": "nan"}, environ, file)
@@ -270,13 +268,13 @@ def test_all_problems_are_named_at_once(tmp_path: Path) -> None:
     assert len(found) == 6
 
 
-def test_an_unknown_key_is_a_problem_that_names_what_was_meant(tmp_path: Path) -> None:
+def test_an_unknown_key_is_reported_with_a_similar_one(tmp_path: Path) -> None:
     """Forty names around the one that was meant would hide it."""
     (problem,) = problems(BASE, file=toml(tmp_path, bacth_max_steps=1))
     assert problem.endswith("bacth_max_steps: unknown setting; did you mean batch_max_steps?")
 
 
-def test_an_unknown_key_that_is_like_none_is_a_problem_that_names_them_all(tmp_path: Path) -> None:
+def test_an_unknown_key_without_a_similar_one_lists_all(tmp_path: Path) -> None:
     (problem,) = problems(BASE, file=toml(tmp_path, colour=1))
     assert "colour" in problem
     for name in NAMES:
@@ -286,18 +284,18 @@ def test_an_unknown_key_that_is_like_none_is_a_problem_that_names_them_all(tmp_p
 @pytest.mark.parametrize(
     "content", [b"= 1", b"workers = ", b"\xff\xfe", b"workers = 1\nworkers = 1"]
 )
-def test_a_file_that_is_no_toml_is_a_problem(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_toml_is_reported(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "settings.toml").write_bytes(content)
     (problem,) = problems(BASE, file=tmp_path / "settings.toml")
     assert problem.startswith(f"{tmp_path / 'settings.toml'}: ")
 
 
-def test_a_file_that_is_not_there_is_a_problem(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported(tmp_path: Path) -> None:
     (problem,) = problems(BASE, file=tmp_path / "nowhere.toml")
     assert "nowhere.toml" in problem
 
 
-def test_without_a_spool_root_all_three_ways_to_give_one_are_told() -> None:
+def test_a_missing_spool_root_is_reported_with_the_three_ways_to_give_it() -> None:
     (problem,) = problems({})
     for way in ("--spool", "LENS_SHIP_SPOOL", "PRIMUS_LENS_WANDB_OUTPUT_PATH"):
         assert way in problem
@@ -309,7 +307,7 @@ def test_a_url_is_trimmed(text: str) -> None:
 
 
 @pytest.mark.parametrize("word", ["true", "TRUE", " Yes ", "on", "1"])
-def test_a_switch_understands_the_usual_words(word: str) -> None:
+def test_a_switch_accepts_the_usual_words(word: str) -> None:
     assert load({**BASE, "drop_non_numeric": word}, {}).drop_non_numeric is True
 
 
@@ -318,7 +316,7 @@ def test_a_home_directory_is_expanded(monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert load({**BASE, "spool": "~/spool"}, {}).spool == tmp_path / "spool"
 
 
-def test_the_state_directory_is_systemds_where_there_is_one(
+def test_the_state_directory_of_systemd_is_used_if_set(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     assert load({"spool": "/spool"}, {"STATE_DIRECTORY": "/one:/two"}).state == Path("/one")
@@ -346,7 +344,7 @@ def test_the_state_directory_is_systemds_where_there_is_one(
         (7, {"batch_max_steps": 9}, 9),
     ],
 )
-def test_a_jobs_wish_for_steps_counts_unless_the_operator_says_otherwise(
+def test_the_number_of_steps_of_a_job_applies_unless_the_operator_sets_one(
     asked: int | None, flags: dict[str, Any], steps: int
 ) -> None:
     config = load({**BASE, **flags}, {})
@@ -363,14 +361,14 @@ def test_a_jobs_wish_for_steps_counts_unless_the_operator_says_otherwise(
         (0.5, {"flush_interval": 9}, 9.0),
     ],
 )
-def test_a_jobs_wish_for_an_interval_counts_unless_the_operator_says_otherwise(
+def test_the_interval_of_a_job_applies_unless_the_operator_sets_one(
     asked: float | None, flags: dict[str, Any], seconds: float
 ) -> None:
     config = load({**BASE, **flags}, {})
     assert config.seconds_to_flush(identity(flush_interval=asked)) == seconds
 
 
-# --- secrets never are settings -------------------------------------------------------------------
+# --- secrets are never settings -------------------------------------------------------------------
 
 SECRET = "hunter2-s3cr3t"
 
@@ -379,13 +377,13 @@ SECRET = "hunter2-s3cr3t"
 @pytest.mark.parametrize(
     "url", [f"https://user:{SECRET}@host/v1", f"https://{SECRET}@host/v1", f"host:1//u:{SECRET}@h"]
 )
-def test_a_password_in_a_url_is_refused_and_not_repeated(name: str, url: str) -> None:
+def test_a_password_in_a_url_is_rejected_and_not_printed(name: str, url: str) -> None:
     (problem,) = problems({**BASE, name: url})
     assert problem.startswith(f"{BY_NAME[name].flag}: ")
     assert SECRET not in problem
 
 
-def test_a_token_given_where_the_name_of_its_file_belongs_is_not_repeated() -> None:
+def test_a_token_in_place_of_its_file_name_is_not_printed() -> None:
     flags = {**BASE, "processor_url": "http://host/v1", "token_file": SECRET}
     with pytest.raises(ConfigError) as raised:
         load(flags, {}, sends=True)
@@ -393,7 +391,7 @@ def test_a_token_given_where_the_name_of_its_file_belongs_is_not_repeated() -> N
     assert SECRET not in str(raised.value)
 
 
-def test_what_systemd_hands_over_is_taken_and_what_is_given_comes_first(tmp_path: Path) -> None:
+def test_a_systemd_credential_is_used_unless_a_file_is_given(tmp_path: Path) -> None:
     (tmp_path / "token").write_text(SECRET)
     environ = {"CREDENTIALS_DIRECTORY": str(tmp_path)}
     config = load(BASE, environ)
@@ -403,7 +401,7 @@ def test_what_systemd_hands_over_is_taken_and_what_is_given_comes_first(tmp_path
     assert load(given, environ).token_file == Path("/other")
 
 
-# --- settings that are good alone -----------------------------------------------------------------
+# --- values that are valid alone but not together -------------------------------------------------
 
 CONTRADICTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "state in root": ({"state": "/spool/state"}, "state: /spool/state is inside"),
@@ -422,28 +420,28 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("case", CONTRADICTIONS)
-def test_settings_that_contradict_each_other_are_named(case: str) -> None:
+def test_contradictory_settings_are_reported(case: str) -> None:
     flags, told = CONTRADICTIONS[case]
     (problem,) = problems({**BASE, **flags})
     assert problem.startswith(told)
 
 
-def test_an_address_that_is_refused_is_one_problem_and_not_two() -> None:
+def test_a_bad_url_is_reported_once() -> None:
     (problem,) = problems({**BASE, "processor_url": "host:8989", "token_file": "/t"})
     assert problem.startswith("--processor-url: ")
 
 
-def test_contradictions_and_bad_values_come_together() -> None:
+def test_contradictions_and_bad_values_are_reported_together() -> None:
     wrong = {"state": "/spool/s", "retention_bytes": 2, "root_bytes": 1, "workers": 0}
     assert len(problems({**BASE, **wrong, "client_key_file": "/k"})) == 4
 
 
-def test_a_limit_of_the_root_below_the_default_of_retention_is_fine() -> None:
+def test_a_root_limit_below_the_default_retention_is_valid() -> None:
     assert load({**BASE, "root_bytes": 1000}, {}).root_bytes == 1000
 
 
 @pytest.mark.parametrize("name", sorted(PATHS))
-def test_a_file_that_is_not_there_or_empty_is_a_problem_for_those_who_send(
+def test_a_missing_or_empty_file_is_reported_to_a_command_that_sends(
     tmp_path: Path, name: str
 ) -> None:
     empty = tmp_path / "empty"
@@ -459,7 +457,7 @@ def test_a_file_that_is_not_there_or_empty_is_a_problem_for_those_who_send(
         assert any(told in one and str(path) in one for one in mine)
 
 
-# --- variables that nobody reads ------------------------------------------------------------------
+# --- unknown variables ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -471,7 +469,7 @@ def test_a_file_that_is_not_there_or_empty_is_a_problem_for_those_who_send(
         ("LENS_SHIP_XYZZY_QUUX_QUUX", ""),
     ],
 )
-def test_a_variable_that_is_no_setting_is_told_without_its_value(name: str, meant: str) -> None:
+def test_an_unknown_variable_is_reported_without_its_value(name: str, meant: str) -> None:
     (warning,) = load(BASE, {name: SECRET}).warnings
     assert warning == f"{name}: unknown setting, ignored{meant}"
 
@@ -488,11 +486,11 @@ def test_a_variable_that_is_no_setting_is_told_without_its_value(name: str, mean
         "LENS_SHIPPING",
     ],
 )
-def test_options_and_what_kubernetes_sets_beside_a_service_are_no_strangers(name: str) -> None:
+def test_options_and_variables_of_kubernetes_are_not_reported(name: str) -> None:
     assert load(BASE, {name: "tcp://10.0.0.1:9100"}).warnings == ()
 
 
-def test_every_variable_that_a_command_reads_is_known() -> None:
+def test_every_variable_of_an_option_is_known() -> None:
     """The variables of options are in the list of those that are not settings."""
     package = Path(room.__file__).parents[1]
     text = "".join(path.read_text(encoding="utf-8") for path in package.rglob("*.py"))
@@ -520,7 +518,7 @@ def test_a_table_becomes_the_options_of_any_dataclass() -> None:
     assert read_options(Options, {}, "")[0] == Options()
 
 
-def test_every_problem_of_a_table_is_named_with_its_place() -> None:
+def test_every_problem_of_a_table_is_reported_with_its_place() -> None:
     table = {"url": "host", "retries": 10, "retires": 1}
     options, wrong = read_options(Options, table, "x.toml: [sinks.a]")
     assert wrong == [

@@ -9,7 +9,7 @@ import pytest
 
 from shipper.admin.refresher import FULL_SECONDS, StatusRefresher
 from shipper.delivery.counters import Meters
-from shipper.health.liveness import Liveness
+from shipper.health.liveness import ServiceLiveness
 from shipper.ledger.ledger import Ledger, Position, Settled
 from shipper.ledger.service_status import Sign, beat
 from shipper.status.model import Status
@@ -32,7 +32,7 @@ class Setup:
             shipping.config(folder, http_listen="127.0.0.1:0"),
             self.ledger,
             meters,
-            Liveness(meters),
+            ServiceLiveness(meters),
             lambda: None if self.polled is None else (self.polled, self.ledger.stamp()),
             self.clock,
         )

@@ -126,7 +126,10 @@ CASES = {
     "refused token": (
         overview(spool(412), outages=(trouble("not-allowed", alarm=True),)),
         "action_required",
-        "412 records pending. Processor refuses the token since 11:59. Check the token.",
+        (
+            "412 records pending. Processor rejects the token since 11:59."
+            " Check token_file or cookie_file."
+        ),
     ),
     "receiver away": (
         overview(spool(412), outages=(trouble("refused"),)),
@@ -158,7 +161,7 @@ CASES = {
     "a new kind of trouble": (
         overview(spool(), outages=(trouble("eclipse"),)),
         "degraded",
-        "Processor says eclipse since 11:59. See its log.",
+        "Processor reports eclipse since 11:59. See its log.",
     ),
     "trouble that is over": (
         overview(spool(), outages=(trouble("refused", until=NOW - 1),)),

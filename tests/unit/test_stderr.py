@@ -7,20 +7,20 @@ from typing import Any
 
 import pytest
 
-from spooler import stderr as notice
+from spooler import stderr
 
 pytestmark = pytest.mark.promise("G2")
 
 
 @pytest.fixture(autouse=True)
 def nothing_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(notice, "_said", {})
+    monkeypatch.setattr(stderr, "_reported", {})
 
 
 def test_each_key_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
     for _ in range(3):
-        notice.report_once("a", "first")
-        notice.report_once("b", "second")
+        stderr.report_once("a", "first")
+        stderr.report_once("b", "second")
     assert capsys.readouterr().err == "[Primus Lens WandB] first\n[Primus Lens WandB] second\n"
 
 
@@ -29,7 +29,7 @@ def test_threads_together_say_it_once(capsys: pytest.CaptureFixture[str]) -> Non
 
     def say() -> None:
         together.wait()
-        notice.report_once("a", "first")
+        stderr.report_once("a", "first")
 
     threads = [threading.Thread(target=say) for _ in range(8)]
     for thread in threads:
@@ -44,7 +44,7 @@ def test_more_is_said_when_asked_for(
     value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PRIMUS_LENS_WANDB_DEBUG", value)
-    notice.debug("details")
+    stderr.debug("details")
     assert capsys.readouterr().err == "[Primus Lens WandB] details\n"
 
 
@@ -55,7 +55,7 @@ def test_and_otherwise_not(
     monkeypatch.delenv("PRIMUS_LENS_WANDB_DEBUG", raising=False)
     if value is not None:
         monkeypatch.setenv("PRIMUS_LENS_WANDB_DEBUG", value)
-    notice.debug("details")
+    stderr.debug("details")
     assert capsys.readouterr().err == ""
 
 
@@ -74,9 +74,9 @@ class _Gone:
         raise BrokenPipeError
 
 
-@pytest.mark.parametrize("stderr", [None, _Closed(), _Busy(), _Gone(), object()])
+@pytest.mark.parametrize("stream", [None, _Closed(), _Busy(), _Gone(), object()])
 def test_a_stderr_that_does_not_work_is_nobody_s_trouble(
-    stderr: Any, monkeypatch: pytest.MonkeyPatch
+    stream: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sys.stderr", stderr)
-    notice.report_once("a", "first")
+    monkeypatch.setattr("sys.stderr", stream)
+    stderr.report_once("a", "first")

@@ -1,4 +1,4 @@
-"""A look at a spool tells what reading it through would, and opens only what has changed."""
+"""A summary of a spool equals reading it through, and opens only what has changed."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_a_damaged_segment_is_said_and_the_others_are_counted(spool: Path, numbe
     path.write_bytes(b"\0" * path.stat().st_size)
     summaries = SummaryReader(spool)
     summary = summaries.read()
-    # In the middle it is met, and told, by whoever reads on to there.
+    # In the middle it is reported when a reader gets there.
     assert (path.name in summary.problem) == (number != 3)
     assert 0 < summary.first <= summary.last <= COUNT
     assert summaries.time_beyond(0) is not None

@@ -47,7 +47,7 @@ def test_the_first_sync_brings_file_folders_and_log_to_the_disk(
     one = spools.writer(tmp_path / "root", sync_seconds=60)
     one.append("step", spools.body(1))
     assert calls == [], "the training thread waits for no disk"
-    one.tend()
+    one.maintain()
     down = [one.directory.name, "rank_0", "node_0", "root", tmp_path.name]
     assert files(calls) == ["00000001.sqlite", *down, "00000001.sqlite-wal"]
     one.close()
@@ -59,16 +59,16 @@ def test_a_sync_comes_once_in_its_time_unless_hurried_and_only_after_news(
 ) -> None:
     one = spools.writer(tmp_path, sync_seconds=3600)
     one.append("step", spools.body(1))
-    one.tend()
+    one.maintain()
     calls.clear()
     one.append("step", spools.body(2))
-    one.tend()
+    one.maintain()
     assert calls == [], "not due"
-    one.hurry()
-    one.tend()
+    one.request_sync()
+    one.maintain()
     assert files(calls) == ["00000001.sqlite-wal"]
-    one.hurry()
-    one.tend()
+    one.request_sync()
+    one.maintain()
     assert len(calls) == 1, "nothing new"
     one.close()
 
@@ -77,12 +77,12 @@ def test_a_sync_comes_once_in_its_time_unless_hurried_and_only_after_news(
 def test_a_later_segment_is_on_the_disk_before_it_is_used(tmp_path: Path, calls: Calls) -> None:
     one = spools.writer(tmp_path, sync_seconds=3600, segment_records=2)
     one.append("step", spools.body(1))
-    one.tend()
+    one.maintain()
     after_first = files(calls)
     assert after_first.index(".00000002.new") < after_first.index("00000001.sqlite-wal")
     for number in range(2, 9):
         one.append("step", spools.body(number))
-        one.tend()
+        one.maintain()
     one.close()
     assert ".00000004.new" in files(calls)
     assert spools.read_whole(one.directory).numbers == list(range(1, 9))
@@ -92,8 +92,8 @@ def test_switched_off_nothing_is_synced(tmp_path: Path, calls: Calls) -> None:
     one = spools.writer(tmp_path, sync_seconds=0, segment_records=2)
     for number in range(1, 9):
         one.append("step", spools.body(number))
-        one.hurry()
-        one.tend()
+        one.request_sync()
+        one.maintain()
     one.close()
     assert calls == []
 
@@ -107,7 +107,7 @@ def test_a_start_a_detection_and_an_end_are_synced_at_once(
     assert mine.record("step", spools.step(1))
     writer = mine._writer
     assert writer is not None
-    monkeypatch.setattr(writer, "hurry", lambda: hurried.append(len(mine.recorded)))
+    monkeypatch.setattr(writer, "request_sync", lambda: hurried.append(len(mine.recorded)))
     for kind in ("run", "step", "detection", "step", "report", "finish"):
         assert mine.record(kind, spools.step(2))
     assert len(hurried) == 4
@@ -126,9 +126,9 @@ def test_a_disk_that_cannot_sync_is_told_of_and_appending_goes_on(
     with monkeypatch.context() as patch:
         patch.setattr(sync.os, "fdatasync", refuse)
         with pytest.raises(SpoolUnavailable, match="error"):
-            one.tend()
+            one.maintain()
     one.append("step", spools.body(2))
-    one.tend()
+    one.maintain()
     one.close()
     assert spools.read_whole(one.directory).numbers == [1, 2]
 
@@ -146,7 +146,7 @@ def test_neither_an_append_nor_a_fork_waits_for_a_sync_that_hangs(
     monkeypatch.setattr(sync.os, "fdatasync", hang)
     one = spools.writer(tmp_path, sync_seconds=3600)
     one.append("step", spools.body(1))
-    thread = threading.Thread(target=one.tend)
+    thread = threading.Thread(target=one.maintain)
     thread.start()
     assert inside.wait(spools.PATIENCE_SECONDS)
     one.append("step", spools.body(2))
@@ -163,7 +163,7 @@ def test_another_sqlite_finds_the_segment_locked_also_after_a_sync(tmp_path: Pat
     one = spools.writer(tmp_path, sync_seconds=3600, segment_records=2)
     for number in range(1, 4):
         one.append("step", spools.body(number))
-        one.tend()
+        one.maintain()
     path = one.directory / "00000002.sqlite"
     look = (
         "import sqlite3, sys\n"

@@ -12,8 +12,7 @@ from rich.text import Text
 
 from shipper.audit.account import Account
 from shipper.cli import render
-from shipper.replay import show
-from shipper.replay.plan import Part
+from shipper.replay.plan import ReplayPart
 from shipper.tables import Column, fitted
 from spooler.spool.identity import Identity
 from tests.kit.spools import identity, spool_id
@@ -35,7 +34,6 @@ def screen(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> C
     """A terminal of so many columns, which the commands print to."""
     out = Console(width=request.param, file=io.StringIO(), highlight=False, markup=False)
     monkeypatch.setattr(render, "console", lambda: out)
-    monkeypatch.setattr(show, "console", lambda: out)
     return out
 
 
@@ -103,9 +101,10 @@ def test_a_dead_letter_has_its_number_and_its_answer(screen: Console) -> None:
 
 
 def test_a_plan_keeps_every_number(screen: Console) -> None:
-    part = Part(
+    part = ReplayPart(
         source=Spooled(identity(SPOOLS[1])),  # type: ignore[arg-type]
         sink="processor-detection",
+        kinds=frozenset({"detection"}),
         entry="processor-detection",
         runs=("4x7k2m9q",),
         steps=(0, MILLIONS),
@@ -113,10 +112,10 @@ def test_a_plan_keeps_every_number(screen: Console) -> None:
         bytes=MILLIONS,
         delivered=MILLIONS,
         overwriting=0,
-        again=False,
+        resend=False,
         unfinished=False,
     )
-    show.print_plan([part], [], "")
+    render.print_plan([part], [], ())
     (row,) = [line for line in printed(screen) if line.startswith("2")]
     assert len(row) <= screen.width
     assert row.split()[-2:] == ["12,345,678", "0"]

@@ -14,7 +14,7 @@ import pytest
 
 from shipper.humanize import json_safe, number, sanitize
 from shipper.inspection.record_line import TailRecord, format_record
-from shipper.inspection.tail import Follower, RecordFilter
+from shipper.inspection.tail import RecordFilter, SpoolsFollower
 from spooler.spool import codec
 from tests.kit import spools
 from tests.kit.command import lens_ship
@@ -49,16 +49,16 @@ def lines(*arguments: str) -> list[str]:
 
 
 def steps_of(root: Path, count: int, **wanted: Any) -> list[int]:
-    follower = Follower(places=[root], wanted=RecordFilter(**wanted))
+    follower = SpoolsFollower(places=[root], wanted=RecordFilter(**wanted))
     return [seen.body["step"] for seen in follower.last(count) if seen.stored.kind == "step"]
 
 
 def test_the_last_of_all_spools_come_in_the_order_of_their_time(tmp_path: Path) -> None:
     two_ranks(tmp_path)
-    told = lines(str(tmp_path), "-n", "4", "--kind", "step")
-    assert [text.split("step ")[1].split()[0] for text in told] == ["26", "27", "28", "29"]
-    assert "r1" in told[-1]
-    assert "loss=29.5" in told[-1]
+    expected = lines(str(tmp_path), "-n", "4", "--kind", "step")
+    assert [text.split("step ")[1].split()[0] for text in expected] == ["26", "27", "28", "29"]
+    assert "r1" in expected[-1]
+    assert "loss=29.5" in expected[-1]
 
 
 def test_it_takes_the_root_from_the_settings(tmp_path: Path) -> None:
@@ -68,7 +68,7 @@ def test_it_takes_the_root_from_the_settings(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "told"),
+    ("wanted", "expected"),
     [
         ({"kinds": ("step",)}, [27, 28, 29]),
         ({"kinds": ("step",), "run": "left"}, [24, 26, 28]),
@@ -80,14 +80,16 @@ def test_it_takes_the_root_from_the_settings(tmp_path: Path) -> None:
         ({"kinds": ("gap",)}, []),
     ],
 )
-def test_every_condition_must_hold(tmp_path: Path, wanted: dict[str, Any], told: list[int]) -> None:
+def test_every_condition_must_hold(
+    tmp_path: Path, wanted: dict[str, Any], expected: list[int]
+) -> None:
     two_ranks(tmp_path)
-    assert steps_of(tmp_path, 3, **wanted) == told
+    assert steps_of(tmp_path, 3, **wanted) == expected
 
 
 def test_what_lies_far_back_is_found_too(tmp_path: Path) -> None:
     spool(tmp_path, [detection("old"), *(step(n) for n in range(3000))], segment_records=1000)
-    follower = Follower(places=[tmp_path], wanted=RecordFilter(kinds=("detection",)))
+    follower = SpoolsFollower(places=[tmp_path], wanted=RecordFilter(kinds=("detection",)))
     assert [seen.stored.seq for seen in follower.last(10)] == [1]
     assert steps_of(tmp_path, 2000)[0] == 1000
     assert steps_of(tmp_path, 10**6) == list(range(3000))
@@ -96,7 +98,7 @@ def test_what_lies_far_back_is_found_too(tmp_path: Path) -> None:
 
 def test_new_records_rotations_and_new_spools_are_followed(tmp_path: Path) -> None:
     _, writer = spool(tmp_path, [step(0)], close=False, segment_records=3)
-    follower = Follower(places=[tmp_path], wanted=RecordFilter(kinds=("step",)))
+    follower = SpoolsFollower(places=[tmp_path], wanted=RecordFilter(kinds=("step",)))
 
     def new() -> list[int]:
         follower.rescan()
@@ -115,21 +117,21 @@ def test_new_records_rotations_and_new_spools_are_followed(tmp_path: Path) -> No
     assert follower.problems == []
 
 
-@pytest.mark.parametrize(("last", "told"), [(step(1), 1), (goodbye(), 0)])
-def test_an_unclean_exit_is_reported(tmp_path: Path, last: Record, told: int) -> None:
+@pytest.mark.parametrize(("last", "expected"), [(step(1), 1), (goodbye(), 0)])
+def test_an_unclean_exit_is_reported(tmp_path: Path, last: Record, expected: int) -> None:
     killed(tmp_path, [step(0), last])
-    follower = Follower(places=[tmp_path], wanted=RecordFilter(kinds=("run",)))
+    follower = SpoolsFollower(places=[tmp_path], wanted=RecordFilter(kinds=("run",)))
     follower.last(1)
     for one in follower._spools.values():
         one.alive = True  # as it was at the last scan
     for _ in range(2):
         follower.rescan()
-    assert len(follower.problems) == told
+    assert len(follower.problems) == expected
 
 
-def test_damage_is_told_once_and_the_rest_comes(tmp_path: Path) -> None:
+def test_damage_is_reported_once_and_the_rest_comes(tmp_path: Path) -> None:
     directory, writer = spool(tmp_path, [step(0)], close=False)
-    follower = Follower(places=[tmp_path], wanted=RecordFilter())
+    follower = SpoolsFollower(places=[tmp_path], wanted=RecordFilter())
     follower.last(1)
     append(writer, [step(1), step(2), goodbye()])
     log = directory / "00000001.sqlite-wal"
@@ -142,7 +144,9 @@ def test_damage_is_told_once_and_the_rest_comes(tmp_path: Path) -> None:
     writer.close()
 
 
-def test_a_spool_that_cannot_be_read_is_told_and_does_not_hide_the_others(tmp_path: Path) -> None:
+def test_a_spool_that_cannot_be_read_is_reported_and_does_not_hide_the_others(
+    tmp_path: Path,
+) -> None:
     two_ranks(tmp_path)
     bad, _ = spool(tmp_path, [step(1)], who=spools.identity(spools.spool_id(7)))
     (bad / "00000001.sqlite").write_bytes(b"no database" * 100)
@@ -223,7 +227,7 @@ def test_a_reader_that_goes_away_ends_it_quietly(
     writer.close()
 
 
-def test_no_spool_is_told_with_code_1(tmp_path: Path) -> None:
+def test_no_spool_exits_with_1(tmp_path: Path) -> None:
     done = lens_ship("tail", str(tmp_path))
     assert (done.code, done.out) == (1, "")
     assert f"no spool at or below {tmp_path}" in done.err
@@ -240,7 +244,7 @@ def seen(record: Record) -> TailRecord:
 
 
 @pytest.mark.parametrize(
-    ("record", "told"),
+    ("record", "expected"),
     [
         (step(7, a=1, b={"c": float("nan")}), "step 7  a=1 b.c=nan"),
         (step(7, closed=False, x={"_type": "image-file", "w": 3}), "step 7 (part)  x=<image-file>"),
@@ -255,9 +259,9 @@ def seen(record: Record) -> TailRecord:
         (("gap", {}), "gap (undecodable body)"),
     ],
 )
-def test_a_record_is_one_line_that_says_what_matters(record: Record, told: str) -> None:
+def test_a_record_is_one_line_that_says_what_matters(record: Record, expected: str) -> None:
     text = format_record(seen(record))
-    assert text.endswith(told)
+    assert text.endswith(expected)
     assert "\n" not in text
 
 
@@ -278,8 +282,8 @@ def test_a_line_stays_a_line_however_much_a_step_holds() -> None:
 
 def test_what_json_has_no_place_for_is_put_in_words() -> None:
     value = {"n": float("nan"), "i": float("-inf"), 3: b"xy", "s": "a\ud800", "l": [float("inf")]}
-    told = {"n": "NaN", "i": "-Infinity", "3": {"_type": "bytes", "length": 2}, "s": "a?"}
-    assert json_safe(value) == {**told, "l": ["Infinity"]}
+    expected = {"n": "NaN", "i": "-Infinity", "3": {"_type": "bytes", "length": 2}, "s": "a?"}
+    assert json_safe(value) == {**expected, "l": ["Infinity"]}
 
 
 def test_text_is_cut_and_escaped() -> None:

@@ -43,37 +43,40 @@ POD = identity(pod_name="p")
 
 def test_a_workload_that_is_known_is_not_asked_for() -> None:
     asked = Asked({})
-    workloads = Workloads(asked, Memory(), Clock())
+    memory = Memory()
+    workloads = Workloads(asked.pods, Clock())
     known, nameless = identity(workload_uid="w", pod_name="p"), identity()
-    assert workloads.complete(known, alive=True) == known
-    assert workloads.complete(nameless, alive=True) == nameless
+    assert workloads.complete(known, memory, alive=True) == known
+    assert workloads.complete(nameless, memory, alive=True) == nameless
     assert asked.times == 0
 
 
 def test_it_is_asked_for_once_and_survives_the_pod() -> None:
     asked, memory = Asked({"p": [["job", "uid-1"]]}), Memory()
-    assert Workloads(asked, memory, Clock()).complete(POD, alive=True).workload_uid == "uid-1"
-    later = Workloads(Asked(None), memory, Clock())
-    assert later.complete(POD, alive=False).workload_uid == "uid-1"
+    assert Workloads(asked.pods, Clock()).complete(POD, memory, alive=True).workload_uid == "uid-1"
+    later = Workloads(Asked(None).pods, Clock())
+    assert later.complete(POD, memory, alive=False).workload_uid == "uid-1"
     assert asked.times == 1
 
 
 def test_an_unknown_pod_is_asked_for_again_but_not_at_once() -> None:
     asked, clock = Asked({}), Clock()
-    workloads = Workloads(asked, Memory(), clock)
+    memory = Memory()
+    workloads = Workloads(asked.pods, clock)
     for _ in range(3):
-        assert workloads.complete(POD, alive=True).workload_uid == ""
+        assert workloads.complete(POD, memory, alive=True).workload_uid == ""
     assert asked.times == 1
     clock.pass_by(ASK_SECONDS)
     asked.answer = {"p": [["job", "uid-1"]]}
-    assert workloads.complete(POD, alive=True).workload_uid == "uid-1"
+    assert workloads.complete(POD, memory, alive=True).workload_uid == "uid-1"
 
 
 def test_a_pod_of_several_workloads_is_left_to_the_receiver_while_it_lives() -> None:
     asked = Asked({"p": [["job", "uid-1"], ["parent", "uid-2"]]})
-    workloads = Workloads(asked, Memory(), Clock())
-    assert workloads.complete(POD, alive=True).workload_uid == ""
-    assert workloads.complete(POD, alive=False).workload_uid == "uid-1"
+    memory = Memory()
+    workloads = Workloads(asked.pods, Clock())
+    assert workloads.complete(POD, memory, alive=True).workload_uid == ""
+    assert workloads.complete(POD, memory, alive=False).workload_uid == "uid-1"
     assert asked.times == 1
 
 
@@ -81,5 +84,6 @@ def test_a_pod_of_several_workloads_is_left_to_the_receiver_while_it_lives() -> 
     "answer", [None, {}, {"p": None}, {"p": "uid"}, {"p": [["job"], "x", ["job", ""], ["job", 7]]}]
 )
 def test_an_answer_of_another_shape_is_no_answer(answer: Any) -> None:
-    workloads = Workloads(Asked(answer), Memory(), Clock())
-    assert workloads.complete(POD, alive=True).workload_uid == ""
+    memory = Memory()
+    workloads = Workloads(Asked(answer).pods, Clock())
+    assert workloads.complete(POD, memory, alive=True).workload_uid == ""

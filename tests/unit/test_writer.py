@@ -60,7 +60,7 @@ def test_a_segment_ends_after_its_bytes(tmp_path: Path) -> None:
 def test_one_record_may_be_larger_than_a_segment(tmp_path: Path) -> None:
     directory, one = spools.fill(tmp_path, 1, close=False, segment_bytes=100)
     one.append("step", spools.codec.pack({"n": 2, "text": "x" * 10_000}))
-    one.tend()
+    one.maintain()
     one.append("step", spools.body(3))
     one.close()
     assert spools.read_whole(directory).numbers == [1, 2, 3]
@@ -69,11 +69,11 @@ def test_one_record_may_be_larger_than_a_segment(tmp_path: Path) -> None:
 
 def test_a_segment_ends_at_its_age_and_only_when_it_holds_something(tmp_path: Path) -> None:
     one = spools.writer(tmp_path, segment_seconds=0.0)
-    one.tend()
-    one.tend()
+    one.maintain()
+    one.maintain()
     assert per_segment(one.directory) == [0]
     one.append("step", spools.body(1))
-    one.tend()
+    one.maintain()
     one.append("step", spools.body(2))
     one.close()
     assert per_segment(one.directory) == [1, 1]
@@ -85,12 +85,12 @@ def test_the_next_segment_is_prepared_at_half_and_used_at_the_limit(tmp_path: Pa
     one.wake = lambda: woken.append(one.last_seq)
     for number in (1, 2):
         one.append("step", spools.body(number))
-        one.tend()
+        one.maintain()
     assert Reader(one.directory).segments() == [1]
     assert woken == []
     one.append("step", spools.body(3))
     assert woken == [3]
-    one.tend()
+    one.maintain()
     assert Reader(one.directory).segments() == [1, 2]
     for number in (4, 5, 6, 7):
         one.append("step", spools.body(number))
@@ -104,7 +104,7 @@ def test_without_a_prepared_segment_append_goes_on_where_it_is(tmp_path: Path) -
     for number in range(1, 11):
         one.append("step", spools.body(number))
     assert per_segment(one.directory) == [10]
-    one.tend()
+    one.maintain()
     one.append("step", spools.body(11))
     one.close()
     assert per_segment(one.directory) == [10, 1]
@@ -129,7 +129,7 @@ def test_a_rotation_amid_tending_does_not_touch_the_segment_in_use(
 
     monkeypatch.setattr(writer, "check_present", interrupted)
     for _ in range(5):
-        one.tend()
+        one.maintain()
     one.close()
     assert spools.read_whole(one.directory).numbers == list(range(1, 10))
 
@@ -139,7 +139,7 @@ def test_tending_seals_the_full_segment(tmp_path: Path) -> None:
     assert wal_bytes(directory, 1) > 0
     one.append("step", spools.body(4))
     assert wal_bytes(directory, 1) > 0, "not in the training thread"
-    one.tend()
+    one.maintain()
     assert not (directory / "00000001.sqlite-wal").exists()
     assert not (directory / "00000001.sqlite-shm").exists()
     assert (directory / "00000002.sqlite-wal").exists(), "or a reader would take it for sealed"
@@ -224,7 +224,7 @@ def test_a_file_planted_in_place_of_the_next_segment_is_replaced(tmp_path: Path)
     (directory / ".00000003.new").symlink_to(victim)
     for number in range(2, 6):
         one.append("step", spools.body(number))
-        one.tend()
+        one.maintain()
     one.close()
     assert victim.read_text() == "untouched"
     assert spools.read_whole(directory).numbers == [1, 2, 3, 4, 5]

@@ -22,7 +22,7 @@ one = spools.writer(pathlib.Path(sys.argv[1]))
 for n in range(1, 41): one.append("step", spools.body(n))
 os.unlink(one._segment.path.with_name("00000001.sqlite-wal"))
 one.append("step", spools.body(41))
-one.tend()
+one.maintain()
 one.append("step", spools.body(42))
 os.kill(os.getpid(), 9)
 """
@@ -43,12 +43,12 @@ def test_a_prepared_segment_that_lost_a_file_is_prepared_again(name: str, tmp_pa
     one = spools.writer(tmp_path, segment_records=4)
     for number in range(1, 4):
         one.append("step", spools.body(number))
-    one.tend()
+    one.maintain()
     (one.directory / name).unlink()
-    one.tend()
+    one.maintain()
     for number in range(4, 7):
         one.append("step", spools.body(number))
-    one.tend()
+    one.maintain()
     assert (one.directory / "00000002.sqlite-wal").exists()
     one.close()
     assert spools.read_whole(one.directory).numbers == list(range(1, 7))
@@ -62,7 +62,7 @@ def test_what_went_with_its_files_is_counted_in_the_next_spool(
     """Counted are the records since the files were last seen; the others may be delivered."""
     for number in range(10):
         assert mine.record("step", spools.step(number))
-    mine._tend()
+    mine._maintain()
     for number in range(10, 17):
         assert mine.record("step", spools.step(number))
     first = Path(str(mine.directory))
@@ -74,7 +74,7 @@ def test_what_went_with_its_files_is_counted_in_the_next_spool(
         (first / "00000001.sqlite").unlink()
     if what == "replaced":
         (first / "00000001.sqlite").write_bytes(b"another's")
-    mine._tend()
+    mine._maintain()
     spools.wait_until(lambda: not held(first))
     second = Path(str(mine.directory))
     assert second != first
@@ -92,7 +92,7 @@ def test_files_that_vanish_before_the_end_are_counted_before_the_exit(
     for number in range(3):
         assert mine.record("step", spools.step(number))
     shutil.rmtree(root)
-    mine.goodbye()
+    mine.shutdown()
     (directory,) = spools.spools_below(root)
     assert spools.kinds(directory) == ["gap", "exit"]
     assert spools.read_whole(directory).bodies("gap")[0]["count"] == 3
@@ -117,7 +117,7 @@ def test_a_folder_that_cannot_be_asked_refuses_no_record(
 
     for number in range(1, 4):
         one.append("step", spools.body(number))
-    one.tend()
+    one.maintain()
     monkeypatch.setattr(Descriptor, "is_at", refuse)
     assert one.append("step", spools.body(4)) == 4
     assert one.append("step", spools.body(5)) == 5

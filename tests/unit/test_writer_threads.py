@@ -25,12 +25,12 @@ def test_threads_get_distinct_numbers_and_keep_their_own_order(tmp_path: Path) -
         for number in range(each):
             seqs[index].append(one.append(f"kind-{index}", spools.body(number)))
 
-    def tend() -> None:
+    def maintain() -> None:
         while not done.is_set():
-            one.tend()
+            one.maintain()
 
     workers = [threading.Thread(target=append, args=(i,)) for i in range(threads)]
-    tending = threading.Thread(target=tend)
+    tending = threading.Thread(target=maintain)
     for thread in (tending, *workers):
         thread.start()
     for thread in workers:
@@ -65,7 +65,7 @@ def test_a_signal_handler_may_append_while_its_own_thread_does(tmp_path: Path) -
         while len(handled) < 1000 or len(own) < 3000:
             own.append(one.append("step", spools.body(len(own))))
             if len(own) % 20 == 0:
-                one.tend()
+                one.maintain()
     finally:
         enough.set()
         signal.setitimer(signal.ITIMER_REAL, 0)
@@ -97,7 +97,7 @@ def test_an_append_may_be_interrupted_by_appends_at_any_bytecode(
     while at < seen:
         one = spools.writer(tmp_path, spool=spools.spool_id(at), segment_records=4)
         expected = [one.append("before", spools.body(n)) for n in range(filled)]
-        one.tend()
+        one.maintain()
 
         def nested(one: writer_module.Writer = one, expected: list[int] = expected) -> None:
             expected += [one.append("signal", spools.body(n)) for n in range(times)]
@@ -107,7 +107,7 @@ def test_an_append_may_be_interrupted_by_appends_at_any_bytecode(
 
         seen = spools.interrupt(inspect.getfile(writer_module), append, at, nested)
         expected += [one.append("after", spools.body(n)) for n in range(2)]
-        one.tend()
+        one.maintain()
         expected += [one.append("after", spools.body(n)) for n in range(2)]
         one.close()
         found = spools.read_whole(one.directory)
@@ -124,7 +124,7 @@ def test_an_append_that_is_given_up_leaves_the_writer_usable(tmp_path: Path) -> 
         one = spools.writer(tmp_path, spool=spools.spool_id(at), segment_records=4)
         for number in range(3):
             one.append("before", spools.body(number))
-        one.tend()
+        one.maintain()
 
         def give_up() -> None:
             raise KeyboardInterrupt
@@ -137,7 +137,7 @@ def test_an_append_that_is_given_up_leaves_the_writer_usable(tmp_path: Path) -> 
         except KeyboardInterrupt:
             seen = at + 2
         after = [one.append("after", spools.body(number)) for number in range(6)]
-        one.tend()
+        one.maintain()
         last = one.append("after", spools.body(6))
         one.close()
         found = spools.read_whole(one.directory)

@@ -153,9 +153,9 @@ os.closerange(3, 1000)
 files = [os.open({str(victim)!r} + str(n), os.O_RDWR | os.O_CREAT) for n in range(40)]
 for file in files: os.write(file, b"theirs")
 taken = [n for n in range(10, 20) if mine.record("step", spools.step(n))]
-mine._tend()
+mine._maintain()
 directory = mine.directory
-mine.goodbye()
+mine.shutdown()
 sizes = [os.path.getsize({str(victim)!r} + str(n)) for n in range(40)]
 still = [os.fstat(file).st_size for file in files]
 print(json.dumps([taken, mine.dropped, sizes, still, directory]))

@@ -58,11 +58,11 @@ class CustomClientSession:
         self._lock = threading.Lock()
         self._refusals = 0
 
-    def look(self, key: str, speaker: JobNode) -> Handshake:
-        """Nothing to look at."""
+    def handshake(self, key: str, node: JobNode) -> Handshake:
+        """A client of the operator's has no epochs."""
         return Handshake()
 
-    def report(self, report: Report, contents: Sequence[str], speaker: JobNode) -> Sent:
+    def report(self, report: Report, contents: Sequence[str], node: JobNode) -> Sent:
         """Hand the whole report over; how it travels is the client's business."""
         with self._lock:
             self.used = self._now()
@@ -87,11 +87,8 @@ class CustomClientSession:
                 end()
             except Exception as error:  # noqa: BLE001 - border with code that is not ours
                 log.warning(
-                    "closing the client for %s: %s: %s",
-                    self.address,
-                    type(error).__name__,
-                    error,
-                    extra=fields(receiver=self.address, detail=str(error)),
+                    "custom client failed to close",
+                    extra=fields(receiver=self.address, detail=f"{type(error).__name__}: {error}"),
                 )
 
 

@@ -36,6 +36,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from shipper import protobuf
+
 REPORT_METHOD = "/elastic.Master/report"
 GET_METHOD = "/elastic.Master/get"
 JOB_UID = "job_uid"
@@ -79,14 +81,8 @@ def ask_data(generation: str, key: str) -> bytes:
 def to_protobuf(message: Message) -> bytes:
     """The gRPC message; fields with their default value are left out, as protobuf does."""
     node_type = message.node_type.encode("utf-8", "replace")
-    parts = []
-    if message.node_id:
-        parts.append(b"\x08" + _varint(message.node_id))
-    if node_type:
-        parts.append(b"\x12" + _varint(len(node_type)) + node_type)
-    if message.data:
-        parts.append(b"\x1a" + _varint(len(message.data)) + message.data)
-    return b"".join(parts)
+    values = ((1, message.node_id), (2, node_type), (3, message.data))
+    return b"".join(protobuf.field(number, value) for number, value in values if value)
 
 
 def to_json(message: Message) -> bytes:
@@ -118,7 +114,7 @@ def stored(response: bytes) -> bool | None:
     if response == _STORED:
         return True
     fields = _fields(response)
-    if fields is None or set(fields) - {1, 2}:
+    if fields is None or set(fields) - {1, 2} or not isinstance(fields.get(1, 0), int):
         return None
     return fields.get(1, 0) == 1
 
@@ -203,45 +199,14 @@ def _literals(pickled: bytes) -> Iterator[tuple[str, Any]]:
 # --- protobuf -------------------------------------------------------------------------------------
 
 
-def _varint(number: int) -> bytes:
-    number &= 2**64 - 1
-    out = bytearray()
-    while number > 0x7F:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    out.append(number)
-    return bytes(out)
-
-
 def _fields(data: bytes) -> dict[int, int | bytes] | None:
-    """Numbers and length-delimited fields by number; None for anything else."""
-    fields: dict[int, int | bytes] = {}
-    at = 0
-    while at < len(data):
-        tag, at = _read_varint(data, at)
-        value, at = _read_varint(data, at)
-        if tag & 7 == 0:
-            fields[tag >> 3] = value
-        elif tag & 7 == 2 and 0 <= value <= len(data) - at:
-            fields[tag >> 3] = data[at : at + value]
-            at += value
-        else:
-            return None
-    return fields if at == len(data) else None
-
-
-def _read_varint(data: bytes, at: int) -> tuple[int, int]:
-    """The number and where the next one begins; (-1, beyond the end) when there is none."""
-    number = shift = 0
-    while at < len(data) and shift < 70:
-        byte = data[at]
-        number |= (byte & 0x7F) << shift
-        at, shift = at + 1, shift + 7
-        if byte < 0x80:
-            return number, at
-    return -1, len(data) + 1
+    """Values by field number; None when the bytes are not a message."""
+    try:
+        return dict(protobuf.fields(data))
+    except protobuf.MalformedMessage:
+        return None
 
 
 # What a message holds besides its JSON and node type, at most.
 _LARGEST = Message(node_id=-1, node_type="", data=report_data(GENERATIONS[0], "x" * 256, 2**63 - 1))
-_FRAME = len(to_protobuf(_LARGEST)) - 256 + 2 * len(_varint(2**32))
+_FRAME = len(to_protobuf(_LARGEST)) - 256 + 2 * len(protobuf.varint(2**32))

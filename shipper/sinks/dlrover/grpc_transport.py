@@ -34,17 +34,17 @@ class GrpcTransport:
         Unreachable: from every call, when no answer came.
     """
 
-    def __init__(self, target: str, patience: Timeouts) -> None:
+    def __init__(self, target: str, timeouts: Timeouts) -> None:
         self._target = target
-        self._seconds = patience.answer_seconds
+        self._seconds = timeouts.answer_seconds
         options: list[tuple[str, Any]] = [
             *_OPTIONS,
-            ("grpc.enable_http_proxy", int(bool(patience.proxy))),
+            ("grpc.enable_http_proxy", int(bool(timeouts.proxy))),
             # By its name a pause between tries; it also ends a try that gets no answer.
-            ("grpc.min_reconnect_backoff_ms", int(patience.connect_seconds * 1000)),
+            ("grpc.min_reconnect_backoff_ms", int(timeouts.connect_seconds * 1000)),
         ]
-        if patience.proxy not in ("", "environment"):
-            options.append(("grpc.http_proxy", patience.proxy))
+        if timeouts.proxy not in ("", "environment"):
+            options.append(("grpc.http_proxy", timeouts.proxy))
         self._channel = grpc.insecure_channel(target, options=options)
         self._report = self._channel.unary_unary(encode.REPORT_METHOD)
         self._get = self._channel.unary_unary(encode.GET_METHOD)

@@ -18,13 +18,13 @@ class HttpTransport:
         Unreachable: from every call, when no answer came.
     """
 
-    def __init__(self, target: str, patience: Timeouts) -> None:
+    def __init__(self, target: str, timeouts: Timeouts) -> None:
         self._url = f"http://{target}"
-        self._poster = HttpClient(
+        self._client = HttpClient(
             user_agent=f"lens-ship/{spooler.__version__}",
-            connect_seconds=patience.connect_seconds,
-            read_seconds=patience.answer_seconds,
-            access=Credentials(proxy=patience.proxy),
+            connect_seconds=timeouts.connect_seconds,
+            read_seconds=timeouts.answer_seconds,
+            credentials=Credentials(proxy=timeouts.proxy),
         )
 
     def report(self, message: encode.Message, job_uid: str) -> Reply:
@@ -49,11 +49,11 @@ class HttpTransport:
 
     def close(self) -> None:
         """Let go of the connections."""
-        self._poster.close()
+        self._client.close()
 
     def _post(self, path: str, message: encode.Message, job_uid: str) -> Answer:
         headers = {encode.JOB_UID: job_uid} if job_uid else {}
-        return self._poster.post(self._url + path, encode.to_json(message), headers)
+        return self._client.post(self._url + path, encode.to_json(message), headers)
 
 
 def _facts(answer: Answer) -> dict[str, object]:

@@ -8,12 +8,14 @@ checked here, and sent with all eight fields and no other.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from shipper.sinks.dlrover import encode
-from spooler.records.report import FIELDS
+from spooler.errors import MalformedBody
+from spooler.records.report import FIELDS, decode
 
 # Unix seconds from 2001 to 2286: milliseconds and nanoseconds lie beyond.
 _FIRST, _LAST = 10**9, 10**10
@@ -22,16 +24,6 @@ _SPLITTABLE = frozenset({"TRAINING_LOG", "STACK_TRACE"})
 # A repetition of such a report makes the master see a hang that is none.
 _ONCE = frozenset({"XPU_TIMER_METRIC"})
 
-_TYPES: dict[str, type] = {
-    "data_type": str,
-    "data_content": str,
-    "node_id": int,
-    "node_type": str,
-    "node_rank": int,
-    "is_final_result": bool,
-    "need_report": bool,
-}
-_WORDS = {str: "text", int: "a whole number", bool: "a boolean"}
 # Below this there is no room for text worth sending.
 _LEAST_ROOM = 64
 
@@ -73,20 +65,15 @@ def read(body: Mapping[str, Any]) -> Report:
     Raises:
         Unfit: a field is missing or not what it should be.
     """
-    missing = [name for name in FIELDS if name not in body]
-    if missing:
-        raise InvalidReport(f"{', '.join(missing)} missing")
-    for name, wanted in _TYPES.items():
-        value = body[name]
-        if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
-            raise InvalidReport(f"{name} is {value!r:.60}, not {_WORDS[wanted]}")
-    if not body["data_type"]:
+    try:
+        record = decode(body)
+    except MalformedBody as error:
+        raise InvalidReport(str(error)) from None
+    if not record.data_type:
         raise InvalidReport("data_type is empty")
-    made = _number(body.get("time"))
-    metric = {name: body[name] for name in FIELDS}
-    metric["timestamp"] = _seconds(body["timestamp"], made or 0.0)
-    named = body.get("master")
-    return Report(metric=metric, time=made or 0.0, master=named if isinstance(named, str) else "")
+    metric = {name: getattr(record, name) for name in FIELDS}
+    metric["timestamp"] = _seconds(record.timestamp, record.time)
+    return Report(metric=metric, time=record.time, master=record.master)
 
 
 def contents(report: Report, limit: int) -> tuple[str, ...]:
@@ -111,19 +98,9 @@ def contents(report: Report, limit: int) -> tuple[str, ...]:
     )
 
 
-def _number(value: Any) -> float | None:
-    """A finite number, or None."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return float(value) if abs(value) < 2**63 else None
-
-
-def _seconds(value: Any, made: float) -> int:
+def _seconds(value: float, made: float) -> int:
     """Whole seconds; 0 stands for the time of the record, as it does for the master."""
-    number = _number(value)
-    if number is None:
-        raise InvalidReport(f"timestamp is {value!r:.60}, not whole seconds")
-    seconds = int(number) or int(made)
+    seconds = int(value) or int(made) if math.isfinite(value) and math.isfinite(made) else 0
     if not _FIRST <= seconds < _LAST:
         raise InvalidReport(f"timestamp is {value!r:.60}, not Unix time in seconds")
     return seconds

@@ -1,13 +1,13 @@
-"""The talk with one master: one call at a time, in one sequence, over one connection.
+"""The session with one master: one call at a time, in one sequence, over one connection.
 
 Rules:
 
-- Before a report is sent the master has been looked at within the last `LOOK_SECONDS`: it keeps a
-  token of ours in its memory, and whoever does not have it is another life of the master, which
-  has forgotten everything it acknowledged. No master starts in so short a time, so that what is
-  sent after a look goes to the life that was seen.
-- After any trouble the connection is thrown away, and the next look finds out anew who is there
-  and which generation of messages it understands. So a report whose fate is unknown is sent again
+- Before a report is sent, a handshake has found out the master's epoch within the last
+  `HANDSHAKE_SECONDS`. The master keeps a token of this service in its memory. A master without that
+  token is in another epoch, and has forgotten everything it acknowledged. No master starts in so
+  short a time, so what is sent after a handshake reaches the epoch that was seen.
+- After a failure the connection is closed. The next handshake finds out the epoch again, and which
+  generation of messages the master understands. So a report whose answer was lost is sent again
   only to a master that answers.
 - Nothing is connected until there is something to send.
 """
@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from shipper.config import parse
 from shipper.errors import Unreachable
 from shipper.log import fields
 from shipper.sinks.dlrover import encode
@@ -36,8 +37,8 @@ from shipper.sinks.outcome import Disposition, Handshake, Outcome
 
 log = logging.getLogger(__name__)
 
-LOOK_SECONDS = 0.1
-# Asked for where only the generation matters; nobody keeps anything there.
+HANDSHAKE_SECONDS = 0.1
+# Asked for where only the generation matters. Nothing is kept there.
 _NOTHING = "lens-ship/nothing"
 
 
@@ -56,7 +57,7 @@ class Transport(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Timeouts:
-    """How a transport goes about its calls."""
+    """Timeouts and proxy of a transport."""
 
     connect_seconds: float
     answer_seconds: float
@@ -65,7 +66,7 @@ class Timeouts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JobNode:
-    """On whose behalf a message is sent."""
+    """The node of the job on whose behalf a message is sent."""
 
     node_id: int
     node_type: str
@@ -93,76 +94,76 @@ class Session:
         self._lock = threading.Lock()
         self._transport: Transport | None = None
         self._generation = ""
-        self._life = ""
-        self._looked = float("-inf")
-        self._refusals = 0  # reports and looks in a row that were answered "no"
+        self._epoch = ""
+        self._seen_at = float("-inf")
+        self._refusals = 0  # reports and handshakes in a row that were rejected
 
-    def look(self, key: str, speaker: JobNode) -> Handshake:
-        """Who is there: the token of the master's present life, or why nobody can be met."""
+    def handshake(self, key: str, node: JobNode) -> Handshake:
+        """The master's epoch, or why it cannot be found out."""
         with self._lock:
-            if self._life and self._now() - self._looked < LOOK_SECONDS:
-                return Handshake(life=self._life)
+            if self._epoch and self._now() - self._seen_at < HANDSHAKE_SECONDS:
+                return Handshake(epoch=self._epoch)
             try:
-                outcome = self._look(key, speaker)
+                outcome = self._shake(key, node)
             except Unreachable as failure:
                 # What was sent is no report.
                 outcome = replace(judge_failure(failure), ambiguous=False)
             if outcome is not None:
-                self._note(outcome)
+                self._after(outcome)
                 return Handshake(outcome=outcome)
-            return Handshake(life=self._life)
+            return Handshake(epoch=self._epoch)
 
-    def report(self, report: Report, contents: Sequence[str], speaker: JobNode) -> Sent:
+    def report(self, report: Report, contents: Sequence[str], node: JobNode) -> Sent:
         """Send a report's messages in their order; says how many of them have arrived."""
         with self._lock:
             for number, content in enumerate(contents):
                 try:
-                    outcome = self._report(report, content, speaker)
+                    outcome = self._report(report, content, node)
                 except Unreachable as failure:
                     outcome = judge_failure(failure)
-                self._note(outcome)
+                self._after(outcome)
                 if outcome.disposition is not Disposition.DELIVERED:
                     return Sent(outcome=outcome, messages=number)
             return Sent(outcome=DELIVERED, messages=len(contents))
 
-    def generation(self, speaker: JobNode) -> str | Outcome:
+    def generation(self, node: JobNode) -> str | Outcome:
         """Which generation of messages the master speaks; only asks, and leaves nothing there."""
         with self._lock:
             try:
-                kept = self._ask(_NOTHING, speaker)
+                kept = self._ask(_NOTHING, node)
             except Unreachable as failure:
                 return replace(judge_failure(failure), ambiguous=False)
             return kept if isinstance(kept, Outcome) else self._generation
 
     def close(self) -> None:
-        """Hang up; the next call dials again."""
+        """Disconnect; the next call connects again."""
         with self._lock:
-            self._hang_up()
+            self._disconnect()
 
     # --- under the lock ---------------------------------------------------------------------------
 
-    def _look(self, key: str, speaker: JobNode) -> Outcome | None:
-        """Find out generation and life; the outcome when that fails."""
-        kept = self._ask(key, speaker)
+    def _shake(self, key: str, node: JobNode) -> Outcome | None:
+        """Find out generation and epoch; the outcome when that fails."""
+        kept = self._ask(key, node)
         if isinstance(kept, Outcome):
             return kept
-        life = kept.decode("ascii", "replace")
+        epoch = kept.decode("ascii", "replace")
         if not kept:
-            life = secrets.token_hex(16)
-            data = encode.keep_data(self._generation, key, life.encode("ascii"))
-            reply = self._call().report(_message(data, speaker), speaker.job_uid)
+            epoch = secrets.token_hex(16)
+            data = encode.keep_data(self._generation, key, epoch.encode("ascii"))
+            reply = self._call().report(_message(data, node), node.job_uid)
             if reply.status != "OK" or not reply.success:
                 return replace(judge_report(reply, refusals=self._refusals), ambiguous=False)
-        self._life, self._looked = life, self._now()
+        self._epoch, self._seen_at = epoch, self._now()
         return None
 
-    def _ask(self, key: str, speaker: JobNode) -> bytes | Outcome:
+    def _ask(self, key: str, node: JobNode) -> bytes | Outcome:
         """What the master keeps under `key`, in the first generation that it understands."""
         generations = (self._generation,) if self._generation else encode.GENERATIONS
         for generation in generations:
-            message = _message(encode.ask_data(generation, key), speaker)
+            message = _message(encode.ask_data(generation, key), node)
             try:
-                reply = self._call().get(message, speaker.job_uid)
+                reply = self._call().get(message, node.job_uid)
             except Unreachable as failure:
                 return replace(judge_failure(failure), ambiguous=False)  # it was only asked
             if reply.status != "OK":
@@ -171,22 +172,20 @@ class Session:
             if isinstance(kept, bytes):
                 if generation != self._generation:
                     log.info(
-                        "%s: a master that speaks %s",
-                        self.address,
-                        generation,
+                        "connected to a DLRover master",
                         extra=fields(receiver=self.address, generation=generation),
                     )
                 self._generation = generation
                 return kept
         return judge_status(Reply(status="OK", detail="asked, and not understood"))
 
-    def _report(self, report: Report, content: str, speaker: JobNode) -> Outcome:
+    def _report(self, report: Report, content: str, node: JobNode) -> Outcome:
         if not self._generation:
-            asked = self._ask(_NOTHING, speaker)
+            asked = self._ask(_NOTHING, node)
             if isinstance(asked, Outcome):
                 return asked
         data = encode.report_data(self._generation, content, report.metric["node_rank"])
-        reply = self._call().report(_message(data, speaker), speaker.job_uid)
+        reply = self._call().report(_message(data, node), node.job_uid)
         return judge_report(reply, refusals=self._refusals)
 
     def _call(self) -> Transport:
@@ -195,21 +194,33 @@ class Session:
             self._transport = self._dial()
         return self._transport
 
-    def _note(self, outcome: Outcome) -> None:
-        """Remember a no; hang up after trouble, so that the next look is a fresh one."""
+    def _after(self, outcome: Outcome) -> None:
+        """Count a rejection. After a failure disconnect, so that the next handshake is new."""
         if outcome.disposition is not Disposition.RETRY:
             self._refusals = 0
             return
         self._refusals += outcome.reason in ("refused", "wrong-job")
-        self._hang_up()
+        self._disconnect()
 
-    def _hang_up(self) -> None:
+    def _disconnect(self) -> None:
         transport, self._transport = self._transport, None
-        self._generation = self._life = ""
-        self._looked = float("-inf")
+        self._generation = self._epoch = ""
+        self._seen_at = float("-inf")
         if transport is not None:
             transport.close()
 
 
-def _message(data: bytes, speaker: JobNode) -> encode.Message:
-    return encode.Message(node_id=speaker.node_id, node_type=speaker.node_type, data=data)
+def _message(data: bytes, node: JobNode) -> encode.Message:
+    return encode.Message(node_id=node.node_id, node_type=node.node_type, data=data)
+
+
+def target(address: str) -> str:
+    """`HOST:PORT` as transports take it.
+
+    Raises:
+        Unreachable: it is not such an address.
+    """
+    try:
+        return parse.address(address)
+    except ValueError as error:
+        raise Unreachable("bad-address", f"{address!r} {error}", sent=False) from error

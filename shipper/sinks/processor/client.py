@@ -1,8 +1,8 @@
-"""Where the telemetry-processor is: the base URL, and which prefix really answers.
+"""The client of the telemetry-processor: its base URL, the prefix that answers, its timeouts.
 
-The processor's routes stand under `/v1`; its client's documented default says `/api/v1`. When the
-given base answers 404 the other prefix is tried, and when the processor answers there, that is
-said and kept.
+The processor's routes are below `/v1`, but its own client's documented default is `/api/v1`. When
+the given base answers 404, the client tries the other prefix, and keeps it if the processor answers
+there.
 """
 
 from __future__ import annotations
@@ -10,21 +10,20 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-import spooler
-from shipper.config.schema import Config
 from shipper.errors import Unreachable
 from shipper.http_client import Answer
 from shipper.http_client.client import HttpClient
-from shipper.http_client.credentials import Credentials
 from shipper.log import fields
-from shipper.sinks import workload_key
+from shipper.sinks import Memory, workload_key
+from shipper.sinks.options import HttpOptions, http_client
 from shipper.sinks.outcome import TIMEOUT, Outcome, classify_failure
 from shipper.sinks.processor.classify import classify, is_processors, pods_in
+from shipper.sinks.processor.workloads import Workloads
 from spooler.spool.identity import Identity
 
 log = logging.getLogger(__name__)
@@ -64,18 +63,18 @@ class ProcessorClient:
     recorded is used for its own records.
     """
 
-    def __init__(self, base_url: str, poster: HttpClient) -> None:
+    def __init__(self, base_url: str, http: HttpClient) -> None:
         self._base_url = base_url
-        self._poster = poster
+        self.http = http
         self._working: dict[str, str] = {}
         # Workload and path -> how long its answers may take, where that is not what is set.
         self._timeouts: dict[tuple[str, str], AdaptiveTimeout] = {}
         self._lock = threading.Lock()
+        self.workloads = Workloads(self.pods, time.monotonic)
 
-    @property
-    def poster(self) -> HttpClient:
-        """Whatever sends for it."""
-        return self._poster
+    @classmethod
+    def of(cls, options: HttpOptions) -> ProcessorClient:
+        return cls(options.url, http_client(options))
 
     def send(
         self,
@@ -99,24 +98,25 @@ class ProcessorClient:
 
     def pods(self, identity: Identity) -> Mapping[str, Any] | None:
         """The processor's map from pod name to its workloads; None when it cannot be had now."""
-        given = self._given(identity)
+        given = self.base_url(identity)
         if not given:
             return None
         try:
-            answer = self._poster.get(self._working.get(given, given) + PODS_PATH)
+            answer = self.http.get(self._working.get(given, given) + PODS_PATH)
         except Unreachable:
             return None
         return pods_in(answer)
 
-    def _given(self, identity: Identity) -> str:
+    def base_url(self, identity: Identity) -> str:
+        """The operator's, else the one that the job recorded."""
         return (self._base_url or identity.api_base_url).rstrip("/")
 
     def _post(
         self, identity: Identity, path: str, body: bytes, headers: Mapping[str, str]
     ) -> Answer:
-        given = self._given(identity)
+        given = self.base_url(identity)
         if not given:
-            raise Unreachable("no-url", "no --processor-url, and the job recorded none", sent=False)
+            raise Unreachable("no-url", "no processor_url, and the job recorded none", sent=False)
         base = self._working.get(given, given)
         answer = self._post_adaptively(workload_key(identity), base, path, body, headers)
         if answer.status == 404:
@@ -127,12 +127,12 @@ class ProcessorClient:
         self, workload: str, base: str, path: str, body: bytes, headers: Mapping[str, str]
     ) -> Answer:
         """Post, and learn from it how long this workload's next answer may take."""
-        usual = self._poster.read_seconds
+        usual = self.http.read_seconds
         key = (workload, path)
         timeout = self._timeouts.get(key) or AdaptiveTimeout(base=usual, seconds=usual)
         began = time.monotonic()
         try:
-            answer = self._poster.post(base + path, body, headers, read_seconds=timeout.seconds)
+            answer = self.http.post(base + path, body, headers, read_seconds=timeout.seconds)
         except Unreachable as failure:
             if failure.reason == TIMEOUT:
                 timeout.missed()
@@ -151,7 +151,7 @@ class ProcessorClient:
         other = other_prefix(base)
         if other is None:
             return None
-        answer = self._poster.post(other + path, body, headers)
+        answer = self.http.post(other + path, body, headers)
         if not is_processors(answer):
             # A page of somebody else must not become the address.
             return None
@@ -160,23 +160,36 @@ class ProcessorClient:
             self._working[given] = other
         if not known:
             log.warning(
-                "%s answers 404, %s answers: using the latter",
-                base,
-                other,
+                "URL answers 404, using the other prefix",
                 extra=fields(url=base, instead=other),
             )
         return answer
 
 
-def build_client(config: Config) -> ProcessorClient:
-    """The processor's, as the settings say."""
-    poster = HttpClient(
-        user_agent=f"lens-ship/{spooler.__version__}",
-        connect_seconds=config.connect_timeout,
-        read_seconds=config.read_timeout,
-        access=Credentials.of(config),
-    )
-    return ProcessorClient(config.processor_url, poster)
+class ProcessorBase:
+    """What the sinks of a telemetry-processor have in common. Equal options share one client."""
+
+    def __init__(self, name: str, options: HttpOptions, shared: dict[Any, Any]) -> None:
+        self.name = name
+        key = (ProcessorClient, options.http())
+        if key not in shared:
+            shared[key] = ProcessorClient.of(options)
+        self._client: ProcessorClient = shared[key]
+
+    def ordering_key(self, identity: Identity) -> str:
+        return workload_key(identity)
+
+    def resolve(self, identity: Identity, memory: Memory, *, alive: bool) -> Identity:
+        return self._client.workloads.complete(identity, memory, alive=alive)
+
+    def destination(self, identity: Identity) -> str:
+        return self._client.base_url(identity)
+
+    def credentials(self) -> Hashable:
+        return self._client.http.credentials.stamp()
+
+    def close(self) -> None:
+        self._client.http.close()
 
 
 def other_prefix(base: str) -> str | None:

@@ -1,124 +1,58 @@
-"""Detection evidence to the telemetry-processor: one request each, never in the way of metrics.
+"""Detections to the telemetry-processor: one request each, never in the way of metrics.
 
 The processor asks an advisor behind it and may take two minutes over that, which is why detections
-have a sink, and so a position and a pace, of their own. They are best effort: after a few refusals
-that are not the network's doing, a detection becomes a dead letter.
+have a sink, and so a position and a pace, of their own. They are best effort: after a few failures
+that are not the network's, a detection becomes a dead letter.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from shipper.config.schema import Config
-from shipper.finding import Finding
-from shipper.sinks import Plan, PlanInput, workload_key
+from shipper.sinks import Batch, Plan, PlanInput
+from shipper.sinks.options import HttpOptions
 from shipper.sinks.outcome import Disposition, Outcome
 from shipper.sinks.processor import encode
-from shipper.sinks.processor.client import ProcessorClient
-from shipper.steps import Rejected, Skipped, Step
+from shipper.sinks.processor.client import ProcessorBase
+from shipper.steps import Rejected
 from spooler.errors import BodyUnreadable
-from spooler.records.detection import NAME as KIND
+from spooler.records import detection
 from spooler.spool import codec
 from spooler.spool.identity import Identity
-from spooler.spool.reader import Stored
 
 TRIES = 8
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DetectionParcel:
-    """One detection."""
-
-    run: str
-    seq: int
-    body: bytes
-
-    @property
-    def first(self) -> int:
-        """Seq of the record."""
-        return self.seq
-
-    @property
-    def last(self) -> int:
-        """Seq of the record."""
-        return self.seq
-
-    @property
-    def seqs(self) -> tuple[int, ...]:
-        """Seq of the record."""
-        return (self.seq,)
-
-    @property
-    def notes(self) -> Mapping[str, int]:
-        """Evidence holds no values of training."""
-        return {}
-
-    def halves(self) -> None:
-        """A detection cannot be split."""
-        return
-
-
-class DetectionSink:
+class DetectionSink(ProcessorBase):
     """See the module."""
 
-    name = "processor-detection"
-    kinds = frozenset({KIND})
-    by_workload = True
-    volatile = False
-    ordering_key = staticmethod(workload_key)
+    Options = HttpOptions
+    kinds = frozenset({detection.NAME})
 
-    def __init__(self, config: Config, address: ProcessorClient) -> None:
-        self._address = address
-
-    def plan(self, stretch: PlanInput) -> Plan:
+    def plan(self, chunk: PlanInput) -> Plan:
         """Every detection is a batch."""
-        batches: list[DetectionParcel] = []
-        refused: list[Rejected] = []
-        passed: list[Skipped] = []
-        for stored in stretch.records:
-            if stored.kind != KIND:
-                passed.append(Skipped(seq=stored.seq))
-                continue
+        batches: list[Batch] = []
+        rejected: list[Rejected] = []
+        for stored in chunk.records:
             try:
-                batches.append(_parcel(stored, stretch.identity))
-            except (BodyUnreadable, KeyError) as error:
-                refused.append(Rejected(stored=stored, reason="unreadable", detail=str(error)))
-        return Plan(
-            batches=tuple(p for p in batches if stretch.ahead.get(p.run, 0) < p.seq),
-            refused=tuple(refused),
-            passed=tuple(passed),
-        )
+                record = detection.decode(codec.unpack(stored.body))
+            except BodyUnreadable as error:
+                rejected.append(Rejected(stored=stored, reason=error.reason, detail=str(error)))
+                continue
+            body = encode.detection_body(record, chunk.identity)
+            batches.append(Batch(run=record.run, seqs=(stored.seq,), payload=body))
+        return Plan(batches=tuple(batches), rejected=tuple(rejected))
 
-    def probe(self, identities: Sequence[Identity]) -> list[Finding]:
-        """The same receiver as that of the metrics, which is asked there."""
-        return []
-
-    def exit_notice(self, steps: Sequence[Step], identity: Identity) -> tuple[()]:
-        """Nothing: the metrics tell it."""
-        return ()
-
-    def close(self) -> None:
-        """The connections belong to the address, which lives as long as the service."""
-
-    def send(self, batch: DetectionParcel, identity: Identity, tries: int) -> Outcome:
-        """Post one detection."""
-        outcome = self._address.send(
+    def send(self, batch: Batch, identity: Identity, attempt: int) -> Outcome:
+        outcome = self._client.send(
             identity,
             "/wandb/detection",
-            batch.body,
+            batch.payload,
             encode.records_header(identity, self.name, batch.first, batch.last),
             items=None,
-            tries=tries,
+            tries=attempt,
         )
-        given_up = outcome.scope == "workload" and tries >= TRIES
+        given_up = outcome.scope == "workload" and attempt >= TRIES
         if outcome.disposition in (Disposition.RETRY, Disposition.SPLIT) and given_up:
             return replace(outcome, disposition=Disposition.PERMANENT)
         return outcome
-
-
-def _parcel(stored: Stored, identity: Identity) -> DetectionParcel:
-    record = codec.unpack(stored.body)
-    return DetectionParcel(
-        run=str(record["run"]), seq=stored.seq, body=encode.detection_body(record, identity)
-    )

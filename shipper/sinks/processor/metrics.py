@@ -2,145 +2,132 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
-from shipper.config.schema import Config
 from shipper.finding import Finding
-from shipper.sinks import Plan, PlanInput, workload_key
+from shipper.sinks import Batch, Plan, PlanInput
+from shipper.sinks.options import HttpOptions, like
 from shipper.sinks.outcome import Outcome
 from shipper.sinks.processor import encode
-from shipper.sinks.processor.client import ProcessorClient
+from shipper.sinks.processor.client import ProcessorBase
 from shipper.sinks.processor.probe import probe
 from shipper.steps import Rejected, Skipped, Step, collect_steps
 from spooler.spool.identity import Identity
 from spooler.spool.reader import Stored
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StepParcel:
-    """Steps of one run that go out in one request."""
+@dataclass(frozen=True, kw_only=True)
+class MetricsOptions(HttpOptions):
+    """Options of `MetricsSink`."""
 
-    request: encode.Request
-    mark: str = ""  # sets the header of a note apart from that of the records it is about
+    batch_max_steps: int = like("batch_max_steps")
+    batch_max_bytes: int = like("batch_max_bytes")
+    drop_non_numeric: bool = like("drop_non_numeric")
+    rank_prefix: bool = like("rank_prefix")
 
-    @property
-    def run(self) -> str:
-        """The run whose steps these are."""
-        return self.request.run
-
-    @property
-    def first(self) -> int:
-        """Seq of the first record in it."""
-        return self.request.first
-
-    @property
-    def last(self) -> int:
-        """Seq of the last record in it."""
-        return self.request.last
-
-    @property
-    def seqs(self) -> tuple[int, ...]:
-        """Seqs of all records in it."""
-        return tuple(seq for step in self.request.steps for seq in step.seqs)
-
-    @property
-    def notes(self) -> Mapping[str, int]:
-        """Its values: sent, told as not finite, left out."""
-        if self.mark:
-            return {}
-        steps = self.request.steps
-        nonfinite = sum(step.nonfinite for step in steps)
-        return {
-            "points": sum(step.points for step in steps) - nonfinite,
-            "nonfinite": nonfinite,
-            "left_out": sum(step.left_out for step in steps),
-        }
-
-    def halves(self) -> tuple[StepParcel, StepParcel] | None:
-        """Two batches of half the steps each, or None for a single step."""
-        if len(self.request.steps) < 2:
-            return None
-        one, other = self.request.halves()
-        return StepParcel(request=one), StepParcel(request=other)
+    def steps_per_request(self, identity: Identity) -> int:
+        """The operator's number, else what the job asked for, else the default."""
+        asked = identity.batch_size
+        if "batch_max_steps" in self.given or asked is None:
+            return self.batch_max_steps
+        return min(max(asked, 1), 1000)
 
 
-class MetricsSink:
+class MetricsSink(ProcessorBase):
     """See the module."""
 
-    name = "processor"
-    kinds = None
-    by_workload = True
-    volatile = False
-    ordering_key = staticmethod(workload_key)
+    Options = MetricsOptions
+    kinds = frozenset({"step", "finish", "gap", "exit"})
 
-    def __init__(self, config: Config, address: ProcessorClient) -> None:
-        self._config = config
-        self._address = address
-        self._options = encode.Options(
-            drop_non_numeric=config.drop_non_numeric, rank_prefix=config.rank_prefix
+    def __init__(self, name: str, options: MetricsOptions, shared: dict[Any, Any]) -> None:
+        super().__init__(name, options, shared)
+        self._options = options
+        self._encoding = encode.Options(
+            drop_non_numeric=options.drop_non_numeric, rank_prefix=options.rank_prefix
         )
 
-    def plan(self, stretch: PlanInput) -> Plan:
-        """Complete steps become requests; open ones wait unless it has been long enough."""
-        steps = collect_steps(stretch.records, stretch.ahead, stretch.deleted)
-        ripe = [s for s in steps.open if stretch.ended or s.first in stretch.waited]
-        told = [gap for gap in steps.gaps if stretch.ended or gap in stretch.waited]
-        held = [s.first for s in steps.open if s not in ripe]
-        held += [gap for gap in steps.gaps if gap not in told]
+    def plan(self, chunk: PlanInput) -> Plan:
+        """Complete steps become requests. Open ones wait for at most one flush interval."""
+        steps = collect_steps(chunk.records, chunk.deleted)
+        ripe = [s for s in steps.open if chunk.ended or s.first in chunk.waited]
+        told = [gap for gap in steps.gaps if chunk.ended or gap in chunk.waited]
+        pending = [s.first for s in steps.open if s not in ripe]
+        pending += [gap for gap in steps.gaps if gap not in told]
         going = sorted([*steps.complete, *ripe], key=lambda step: step.first)
-        refused = list(steps.refused)
+        rejected = list(steps.rejected)
         encoded = []
         for step in going:
             problem = encode.problem(step)
             if problem:
-                refused.extend(_refuse(step, stretch.records, problem))
+                rejected.extend(_reject(step, chunk.records, problem))
                 continue
-            encoded.append(encode.encode_step(step, stretch.identity, self._options))
+            encoded.append(encode.encode_step(step, chunk.identity, self._encoding))
         requests = encode.group(
             (step for step in encoded if step.items),
-            max_steps=self._config.steps_per_request(stretch.identity),
-            max_bytes=self._config.batch_max_bytes,
+            max_steps=self._options.steps_per_request(chunk.identity),
+            max_bytes=self._options.batch_max_bytes,
         )
         return Plan(
-            batches=tuple(StepParcel(request=request) for request in requests),
-            held=tuple(held),
-            refused=tuple(refused),
-            passed=(*steps.passed, *(Skipped(seq=gap) for gap in told), *_empty(encoded)),
+            batches=tuple(map(_batch, requests)),
+            pending=tuple(pending),
+            rejected=tuple(rejected),
+            skipped=(*steps.skipped, *(Skipped(seq=gap) for gap in told), *_empty(encoded)),
         )
 
-    def probe(self, identities: Sequence[Identity]) -> Iterator[Finding]:
-        """Whether the processor is there and knows these jobs; for detections, too."""
-        return probe(self._address.poster, self._config.processor_url, identities)
-
-    def exit_notice(self, steps: Sequence[Step], identity: Identity) -> tuple[StepParcel, ...]:
+    def exit_notice(self, steps: Sequence[Step], identity: Identity) -> tuple[Batch, ...]:
         """A metric at the last step of each run."""
         encoded = [
-            encode.encode_step(step, identity, self._options)
+            encode.encode_step(step, identity, self._encoding)
             for step in steps
             if not encode.problem(step)
         ]
-        requests = encode.group(encoded, max_steps=1, max_bytes=self._config.batch_max_bytes)
-        return tuple(StepParcel(request=request, mark="/cut-off") for request in requests)
+        requests = encode.group(encoded, max_steps=1, max_bytes=self._options.batch_max_bytes)
+        return tuple(
+            replace(_batch(replace(request, mark="/cut-off")), counts={}) for request in requests
+        )
 
-    def close(self) -> None:
-        """The connections belong to the address, which lives as long as the service."""
+    def probe(self, identities: Sequence[Identity]) -> Iterator[Finding]:
+        return probe(self.name, self._client.http, self._options.url, identities)
 
-    def send(self, batch: StepParcel, identity: Identity, tries: int) -> Outcome:
-        """Post one request."""
-        request = batch.request
-        return self._address.send(
+    def send(self, batch: Batch, identity: Identity, attempt: int) -> Outcome:
+        request: encode.Request = batch.payload
+        return self._client.send(
             identity,
             request.path,
             encode.body(request, identity),
-            encode.records_header(identity, self.name, batch.first, batch.last, batch.mark),
+            encode.records_header(identity, self.name, batch.first, batch.last, request.mark),
             items=request.items,
-            tries=tries,
+            tries=attempt,
         )
 
 
+def _batch(request: encode.Request) -> Batch:
+    seqs: tuple[int, ...] = ()
+    points = nonfinite = left_out = 0
+    for step in request.steps:
+        seqs += step.seqs
+        points += step.points - step.nonfinite
+        nonfinite += step.nonfinite
+        left_out += step.left_out
+    return Batch(
+        run=request.run,
+        seqs=seqs,
+        payload=request,
+        counts={"points": points, "nonfinite": nonfinite, "left_out": left_out},
+        split=partial(_halves, request) if len(request.steps) > 1 else None,
+    )
+
+
+def _halves(request: encode.Request) -> tuple[Batch, Batch]:
+    one, other = request.halves()
+    return _batch(one), _batch(other)
+
+
 def _empty(encoded: list[encode.EncodedStep]) -> list[Skipped]:
-    """Steps that hold nothing to send: only values that are left out."""
+    """Steps with nothing to send: all of their values are left out."""
     return [
         Skipped(seq=seq, run=step.run, left_out=step.left_out if seq == step.seqs[0] else 0)
         for step in encoded
@@ -149,7 +136,7 @@ def _empty(encoded: list[encode.EncodedStep]) -> list[Skipped]:
     ]
 
 
-def _refuse(step: Step, records: Sequence[Stored], problem: str) -> list[Rejected]:
+def _reject(step: Step, records: Sequence[Stored], problem: str) -> list[Rejected]:
     return [
         Rejected(stored=stored, reason="unsendable", detail=problem)
         for stored in records

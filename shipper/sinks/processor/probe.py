@@ -26,112 +26,116 @@ EXPIRY_SECONDS = 14 * 86400.0
 _NAMED = 3  # pods of one kind
 _NEXT = {
     "refused": "start the processor, or correct the port: it listens on 8989",
-    "no-connection": "correct the host name in the URL, or look at this host's DNS",
-    "connect-timeout": "look at firewalls and network policies between this node and it",
-    "timeout": "look at the processor's own log; raise read_timeout if it is only slow",
-    "tls": "see there; until then everything is kept",
-    "no-credential": "put the file right",
+    "no-connection": "correct the host name in the URL, or check this host's DNS",
+    "connect-timeout": "check firewalls and network policies between this node and the processor",
+    "timeout": "check the processor's own log; raise read_timeout if it is only slow",
+    "tls": "follow the message; until then everything is kept",
+    "no-credential": "correct the file",
     "proxy": "correct the setting proxy",
     "bad-url": "correct processor_url",
     "connection-lost": "look what listens on that port",
 }
 
 
-def probe(poster: HttpClient, operators: str, identities: Sequence[Identity]) -> Iterator[Finding]:
+def probe(
+    sink: str, http: HttpClient, url: str, identities: Sequence[Identity]
+) -> Iterator[Finding]:
     """Findings for the operator's address, or for each that a job has recorded."""
     recorded = sorted({who.api_base_url.rstrip("/") for who in identities if who.api_base_url})
-    bases = [operators] if operators else recorded
+    bases = [url] if url else recorded
     if not bases:
         yield warn(
-            "processor",
+            sink,
             "no processor_url, and no spool that names one: nothing can be sent",
             "give --processor-url http://HOST:8989/v1, or set PRIMUS_LENS_API_BASE_URL in the jobs",
         )
     for base in bases:
-        mine = [who for who in identities if operators or who.api_base_url.rstrip("/") == base]
-        yield from _probe(poster, base, mine)
+        mine = [who for who in identities if url or who.api_base_url.rstrip("/") == base]
+        yield from _probe(sink, http, base, mine)
     yield from _nameless(identities)
 
 
-def _probe(poster: HttpClient, base: str, identities: Sequence[Identity]) -> Iterator[Finding]:
+def _probe(
+    sink: str, http: HttpClient, base: str, identities: Sequence[Identity]
+) -> Iterator[Finding]:
     try:
-        answering, answer, seconds = _ask(poster, base)
+        answering, answer, seconds = _ask(http, base)
     except Unreachable as failure:
         step = _NEXT.get(failure.reason, "everything is kept until it works")
-        yield fail("processor", f"{masked(base)}: {failure.reason}: {failure.detail}", step)
+        yield fail(sink, f"{masked(base)}: {failure.reason}: {failure.detail}", step)
         return
-    yield _judge(answering, answer, seconds, base, poster.access)
-    yield from _security(base, poster.access)
+    yield _judge(sink, answering, answer, seconds, base, http.credentials)
+    yield from _security(base, http.credentials)
     yield from _clock(answer)
     pods = pods_in(answer)
     if pods is not None:
         yield from _pods(set(pods), identities)
 
 
-def _ask(poster: HttpClient, base: str) -> tuple[str, Answer, float]:
+def _ask(http: HttpClient, base: str) -> tuple[str, Answer, float]:
     """The base that answers as a processor, else the one given; its answer; how long it took."""
     begun = time.monotonic()
-    answer = poster.get(base + PODS_PATH)
+    answer = http.get(base + PODS_PATH)
     other = other_prefix(base)
     if answer.status == 404 and other is not None:
-        second = poster.get(other + PODS_PATH)
+        second = http.get(other + PODS_PATH)
         if is_processors(second):
             return other, second, time.monotonic() - begun
     return base, answer, time.monotonic() - begun
 
 
 def _judge(
-    answering: str, answer: Answer, seconds: float, base: str, access: Credentials
+    sink: str, answering: str, answer: Answer, seconds: float, base: str, credentials: Credentials
 ) -> Finding:
     name = f"{masked(answering)}"
     if pods_in(answer) is not None and answering != base:
         return warn(
-            "processor",
+            sink,
             f"{name} is a telemetry-processor; {masked(base)} answers 404",
             f"set processor_url to {name}: it spares a request at each start",
         )
     if pods_in(answer) is not None:
-        return ok("processor", f"{name} is a telemetry-processor ({seconds * 1000:.0f} ms)")
+        return ok(sink, f"{name} is a telemetry-processor ({seconds * 1000:.0f} ms)")
     status = f"{name} answers {answer.status}"
     if answer.status in (401, 403):
-        return fail("processor", f"{status}: {_sent(access, base)}", "give it the right one")
+        return fail(sink, f"{status}: {_refused(credentials, base)}", "give it the right one")
     if 300 <= answer.status < 400:
         to = answer.headers.get("location", "nowhere").partition("?")[0]
-        return fail("processor", f"{status} to {to}", "set processor_url to the final address")
+        return fail(sink, f"{status} to {to}", "set processor_url to the final address")
     if answer.status >= 500 or answer.status in (408, 425, 429):
-        return warn("processor", status, "look at the processor; everything is kept until then")
+        return warn(sink, status, "check the processor. All records are kept until it answers")
     return fail(
-        "processor",
+        sink,
         f"{status}, and not as a telemetry-processor does",
         "correct processor_url: host, port (8989) and prefix (/v1)",
     )
 
 
-def _sent(access: Credentials, base: str) -> str:
-    files = [str(file) for file in (access.token_file, access.cookie_file) if file]
-    if files and access.is_for(base):
+def _refused(credentials: Credentials, base: str) -> str:
+    files = [str(file) for file in (credentials.token_file, credentials.cookie_file) if file]
+    if files and credentials.is_for(base):
         return f"it does not accept what stands in {' and '.join(files)}"
     if files:
         return "it is an address that a job has recorded, which our token is not sent to"
     return "it wants a token or a cookie: token_file and cookie_file are not set"
 
 
-def _security(base: str, access: Credentials) -> Iterator[Finding]:
+def _security(base: str, credentials: Credentials) -> Iterator[Finding]:
     parts = urlsplit(base)
-    secrets = [name for name in ("token_file", "cookie_file") if getattr(access, name)]
-    if access.is_for(base) and secrets:
-        named = " and ".join(f"{name} {getattr(access, name)}" for name in secrets)
+    secrets = [name for name in ("token_file", "cookie_file") if getattr(credentials, name)]
+    if credentials.is_for(base) and secrets:
+        named = " and ".join(f"{name} {getattr(credentials, name)}" for name in secrets)
         yield ok("access", f"sends {named}")
         if parts.scheme == "http" and not _is_loopback(parts.hostname or ""):
             yield warn("access", "over http, where others can read it", "use https://")
-    if parts.scheme == "https" and not access.proxy:
-        yield from _certificate(parts.hostname or "", parts.port or 443, access, base)
+    if parts.scheme == "https" and not credentials.proxy:
+        yield from _certificate(parts.hostname or "", parts.port or 443, credentials, base)
 
 
-def _certificate(host: str, port: int, access: Credentials, base: str) -> Iterator[Finding]:
+def _certificate(host: str, port: int, credentials: Credentials, base: str) -> Iterator[Finding]:
     try:
-        keys = access.read()
-        pair = keys.pair if access.is_for(base) else ("", None)
+        keys = credentials.read()
+        pair = keys.pair if credentials.is_for(base) else ("", None)
         peer = tls.peer_of(host, port, seconds=5.0, authorities=keys.authorities, pair=pair)
     except (Unreachable, OSError) as error:
         yield warn("tls", f"{host}:{port}: {error}", "look again; the answer above did come")
@@ -171,11 +175,11 @@ def _pods(known: set[str], identities: Sequence[Identity]) -> Iterator[Finding]:
             "pod",
             f"{pod} is not known to the processor: its job has ended, or is younger than half a"
             " minute, or the name is wrong",
-            "set WORKLOAD_UID in the job, which needs no look-up; `lens-ship dead-letter` keeps"
-            " what is refused",
+            "set WORKLOAD_UID in the job, which needs no request. `lens-ship dead-letter` keeps"
+            " what is rejected",
         )
     if len(unknown) > _NAMED:
-        yield warn("pod", f"and {len(unknown) - _NAMED} pods more", "the same as above")
+        yield warn("pod", f"and {len(unknown) - _NAMED} more pods", "the same as above")
     if asked and not unknown:
         yield ok("pod", f"{', '.join(asked[:_NAMED])}: known to the processor")
 

@@ -12,9 +12,10 @@ import logging
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 from shipper.log import fields
+from shipper.sinks import Memory
 from spooler.spool.identity import Identity
 
 log = logging.getLogger(__name__)
@@ -24,56 +25,41 @@ ASK_SECONDS = 15.0
 _SEPARATOR = " "
 
 
-class Asked(Protocol):
-    """Whoever can be asked for the pods: `shipper.sinks.processor.client.Address`."""
-
-    def pods(self, identity: Identity) -> Mapping[str, Any] | None:
-        """Pod name to a list of (workload name, uid); None when it cannot be had now."""
-
-
-class Memory(Protocol):
-    """Where answers are kept: `shipper.ledger.ledger.Ledger`."""
-
-    def workload(self, spool: str) -> str:
-        """What is remembered of a spool, or ""."""
-
-    def remember_workload(self, spool: str, uid: str) -> None:
-        """Keep it."""
-
-
 class Workloads:
-    """Answers for all spools; safe for several threads."""
+    """The workloads of pods, for all spools. Safe for several threads.
 
-    def __init__(self, asked: Asked, memory: Memory, now: Callable[[], float]) -> None:
-        self._asked = asked
-        self._memory = memory
+    `ask` returns the processor's map from pod name to a list of (workload name, uid), or None when
+    it cannot be had now.
+    """
+
+    def __init__(
+        self, ask: Callable[[Identity], Mapping[str, Any] | None], now: Callable[[], float]
+    ) -> None:
+        self._ask = ask
         self._now = now
         self._ask_at: dict[str, float] = {}
         self._lock = threading.Lock()
 
-    def complete(self, identity: Identity, *, alive: bool) -> Identity:
+    def complete(self, identity: Identity, memory: Memory, *, alive: bool) -> Identity:
         """`identity` with its workload's uid, if that is known or can be found out now."""
         if identity.workload_uid or not identity.pod_name:
             return identity
-        remembered = self._memory.workload(identity.spool)
-        uids = remembered.split(_SEPARATOR) if remembered else self._find(identity)
+        remembered = memory.workload(identity.spool)
+        uids = remembered.split(_SEPARATOR) if remembered else self._find(identity, memory)
         if not uids or (len(uids) > 1 and alive):
             return identity
         return replace(identity, workload_uid=uids[0])
 
-    def _find(self, identity: Identity) -> list[str]:
+    def _find(self, identity: Identity, memory: Memory) -> list[str]:
         with self._lock:
             if self._now() < self._ask_at.get(identity.spool, 0.0):
                 return []
             self._ask_at[identity.spool] = self._now() + ASK_SECONDS
-        uids = _uids((self._asked.pods(identity) or {}).get(identity.pod_name))
+        uids = _uids((self._ask(identity) or {}).get(identity.pod_name))
         if uids:
-            self._memory.remember_workload(identity.spool, _SEPARATOR.join(uids))
+            memory.remember_workload(identity.spool, _SEPARATOR.join(uids))
             log.info(
-                "%s: pod %s is of %s",
-                identity.spool,
-                identity.pod_name,
-                ", ".join(uids),
+                "workload of a pod found",
                 extra=fields(spool=identity.spool, pod=identity.pod_name, workload=" ".join(uids)),
             )
         return uids

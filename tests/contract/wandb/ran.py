@@ -25,7 +25,7 @@ from tests.kit import spools
 
 PYTHON = os.environ.get("LENS_SHIP_TEST_PYTHON", sys.executable)
 SCENARIO = Path(__file__).with_name("scenario.py")
-PTH = spools.REPOSITORY / "packaging" / "lens_ship.pth"
+PTH = spools.REPOSITORY / "spooler" / "lens_ship.pth"
 
 
 @dataclass(frozen=True, kw_only=True)

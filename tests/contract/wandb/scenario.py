@@ -219,9 +219,9 @@ def faults() -> None:
     wandb.log({"a": 0})
     for place, name in (
         (recorder.Recorder, "record"),
-        (hook, "_observe_log"),
+        (hook, "observe_log"),
         (recorder, "_pack"),
-        (hook, "_counter"),
+        (hook, "before_log"),
     ):
         original = getattr(place, name)
 
@@ -235,9 +235,9 @@ def faults() -> None:
     REPORT["dropped"] = spooler.stats()["dropped"]
     # Where even counting fails there is nobody to tell.
     counting, recorder.Recorder.bug = recorder.Recorder.bug, broken
-    looking, hook._observe_log = hook._observe_log, broken
+    looking, hook.observe_log = hook.observe_log, broken
     REPORT["bug"] = [outcome(lambda: wandb.log({"a": 2})) for _ in range(3)]
-    recorder.Recorder.bug, hook._observe_log = counting, looking
+    recorder.Recorder.bug, hook.observe_log = counting, looking
     hook._observe_finish = broken
     REPORT["finish"] = outcome(run.finish)
     hook._observe_init = broken

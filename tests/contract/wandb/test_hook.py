@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from spooler.records import run as run_record
 from tests.contract.wandb.ran import Ran, assert_as_stored
 
 
@@ -140,8 +141,10 @@ def test_a_run_is_announced_with_its_own_description(run: Callable[..., Ran]) ->
         "tags": ["one"],
         "mode": "offline",
     }
-    assert (body["step"], body["resumed"]) == (0, False)
-    assert body["wandb"]
+    begun = run_record.decode(body)
+    assert (begun.step, begun.resumed) == (0, False)
+    assert body["tracker"] == "wandb"
+    assert body["tracker_version"]
 
 
 def test_evidence_is_looked_for_once_and_its_config_is_the_run_s(run: Callable[..., Ran]) -> None:

@@ -18,7 +18,7 @@ from tests.crash.lab.broken_training import TRAINING_MUTANTS
 from tests.crash.lab.laboratory import REPOSITORY
 from tests.crash.lab.patches import Mutant, Patch
 
-_COPIED = ("spooler", "shipper", "tests", "examples", "packaging", "bench")
+_COPIED = ("spooler", "shipper", "tests", "examples", "bench")
 
 
 def patched(mutant: Mutant) -> dict[str, str]:
@@ -192,7 +192,7 @@ MUTANTS: dict[str, Mutant] = {
         patches=(
             Patch(
                 file=_RECORDER,
-                old="        self.recorder = parent.heir(silent=not self._held)\n",
+                old="        self.recorder = parent.for_child(silent=not self._held)\n",
                 new="        if self._held:\n            parent.release()\n",
             ),
         ),
@@ -261,8 +261,8 @@ MUTANTS: dict[str, Mutant] = {
         patches=(
             Patch(
                 file="spooler/spool/safe_open.py",
-                old="    _check_kind(text, status)\n    if _resting",
-                new="    if _resting",
+                old="    _check_kind(text, status)\n    if _penalized",
+                new="    if _penalized",
             ),
             Patch(
                 file="spooler/spool/safe_open.py",

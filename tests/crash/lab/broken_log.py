@@ -35,11 +35,11 @@ LOG_MUTANTS: dict[str, Mutant] = {
                 old="        return Piece(text=lines.text(data), position=position,",
                 new="        rest = os.pread(self._fd, 64, self._offset + len(data))\n"
                 "        beyond = rest if data and b'\\n' not in rest else b''\n"
-                "        return Piece(text=cut.text(data + beyond), position=position,",
+                "        return Piece(text=lines.text(data + beyond), position=position,",
             ),
         ),
     ),
-    "rotation-volatile-the-rest": Mutant(
+    "rotation-forgets-the-rest": Mutant(
         meaning="once a log is rotated, what was not read of it yet is left",
         patches=(
             Patch(
@@ -58,7 +58,7 @@ LOG_MUTANTS: dict[str, Mutant] = {
                 new="            return data\n",
             ),
             Patch(
-                file="spooler/filetail/position.py",
+                file="spooler/filetail/checkpoint.py",
                 old="            and zlib.crc32(head) == self.head\n"
                 "            and zlib.crc32(tail) == self.tail\n",
                 new="",

@@ -37,7 +37,7 @@ MASTER_MUTANTS: dict[str, Mutant] = {
         patches=(
             Patch(
                 file=_AGAIN,
-                old="        if once and self._flies(batch, greeting.life):\n",
+                old="        if once and self._flies(batch, greeting.epoch):\n",
                 new="        if False:\n",
             ),
         ),
@@ -52,7 +52,7 @@ MASTER_MUTANTS: dict[str, Mutant] = {
             ),
             Patch(
                 file="shipper/sinks/dlrover/sink.py",
-                old="        if age < -REMEMBERED_SECONDS:\n",
+                old="        if age < -RETENTION_SECONDS:\n",
                 new="        if False:\n",
             ),
         ),
@@ -62,9 +62,9 @@ MASTER_MUTANTS: dict[str, Mutant] = {
         patches=(
             Patch(
                 file="shipper/sinks/dlrover/sink.py",
-                old="        return Plan(batches=tuple(batches), refused",
-                new="        batches.sort(key=lambda batch: batch.seq ^ 1)\n"
-                "        return Plan(batches=tuple(batches), refused",
+                old="        return Plan(batches=tuple(batches), rejected",
+                new="        batches.sort(key=lambda batch: batch.first ^ 1)\n"
+                "        return Plan(batches=tuple(batches), rejected",
             ),
         ),
     ),

@@ -10,8 +10,8 @@ NODE_MUTANTS: dict[str, Mutant] = {
         patches=(
             Patch(
                 file="shipper/discovery/poller.py",
-                old="        one.verdict = one.reader.verdict()\n",
-                new="        one.verdict = Verdict(alive=True)\n",
+                old="        one.verdict = one.reader.liveness()\n",
+                new="        one.verdict = Liveness(alive=True)\n",
             ),
         ),
     ),
@@ -37,8 +37,8 @@ NODE_MUTANTS: dict[str, Mutant] = {
             ),
             Patch(
                 file="spooler/spool/owner.py",
-                old="_ENDED = Verdict(alive=False, certain=True, unclean=False)\n",
-                new="_ENDED = Verdict(alive=False, certain=True, unclean=True)\n",
+                old="_ENDED = Liveness(alive=False, certain=True, unclean=False)\n",
+                new="_ENDED = Liveness(alive=False, certain=True, unclean=True)\n",
             ),
         ),
     ),
@@ -84,7 +84,7 @@ NODE_MUTANTS: dict[str, Mutant] = {
             ),
         ),
     ),
-    "given-up-and-not-counted": Mutant(
+    "dropped-and-not-counted": Mutant(
         meaning="what is deleted undelivered for the limit of the root is counted nowhere",
         patches=(
             Patch(

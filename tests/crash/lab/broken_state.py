@@ -81,10 +81,10 @@ STATE_MUTANTS: dict[str, Mutant] = {
         patches=(
             Patch(
                 file="shipper/replay/plan.py",
-                old="    entry = sink\n    if wish.again:\n",
+                old="    entry = sink\n    if request.resend_delivered:\n",
                 new="    entry = sink\n"
                 '    if not found.live:\n        entry = f"{sink}~file~{time.time_ns()}"\n'
-                "    if wish.again:\n",
+                "    if request.resend_delivered:\n",
             ),
             Patch(
                 file="shipper/replay/plan.py",
@@ -111,9 +111,9 @@ STATE_MUTANTS: dict[str, Mutant] = {
         patches=(
             Patch(
                 file=_REPLAY,
-                old="            if not _send(part, means, delivered):\n                break\n",
-                new="            means.ledger.end_replays([receipt_of(part)])\n"
-                "            if not _send(part, means, delivered):\n                break\n",
+                old="            if not _send(part, context, delivered):\n                break\n",
+                new="            context.ledger.end_replays([receipt_of(part)])\n"
+                "            if not _send(part, context, delivered):\n                break\n",
             ),
         ),
     ),
@@ -124,7 +124,7 @@ STATE_MUTANTS: dict[str, Mutant] = {
                 file=_REPLAY,
                 old="            receipts.append(receipt_of(part))\n",
                 new="            receipts.append(receipt_of(part))\n"
-                "            means.ledger.end_replays(receipts[-1:])\n",
+                "            context.ledger.end_replays(receipts[-1:])\n",
             ),
         ),
     ),
@@ -132,7 +132,7 @@ STATE_MUTANTS: dict[str, Mutant] = {
         meaning="the audit believes a receipt without a look at what lies on disk",
         patches=(
             Patch(
-                file="shipper/replay/check.py",
+                file="shipper/replay/verify.py",
                 old="            if found != piece:\n",
                 new="            if found is None:\n",
             ),

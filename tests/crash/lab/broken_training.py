@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.crash.lab.patches import Mutant, Patch
 
-_HOOK = "spooler/hooks/wandb.py"
+_TRACKER = "spooler/hooks/run_tracker.py"
 _CALL = "        try:\n            result = original(self, *args, **kwargs)\n"
 
 TRAINING_MUTANTS: dict[str, Mutant] = {
@@ -12,12 +12,12 @@ TRAINING_MUTANTS: dict[str, Mutant] = {
         meaning="what is no plain value is replaced in the user's own data",
         patches=(
             Patch(
-                file=_HOOK,
-                old="    mine = recorder()\n    if state.generation != mine.generation:\n",
-                new="    for name in list(data) if type(data) is dict else ():\n"
-                "        if type(data[name]).__module__ == 'numpy':\n"
-                "            data[name] = data[name].tolist()\n"
-                "    mine = recorder()\n    if state.generation != mine.generation:\n",
+                file=_TRACKER,
+                old="        if tracked.generation != mine.generation:\n",
+                new="        for name in list(data) if type(data) is dict else ():\n"
+                "            if type(data[name]).__module__ == 'numpy':\n"
+                "                data[name] = data[name].tolist()\n"
+                "        if tracked.generation != mine.generation:\n",
             ),
         ),
     ),
@@ -25,9 +25,9 @@ TRAINING_MUTANTS: dict[str, Mutant] = {
         meaning="what wandb raises is taken for a fault of ours and not passed on",
         patches=(
             Patch(
-                file=_HOOK,
+                file=_TRACKER,
                 old="            raise\n        if before is None:\n",
-                new="            return _told(error)\n        if before is None:\n",
+                new="            return count(error)\n        if before is None:\n",
             ),
         ),
     ),
@@ -35,7 +35,7 @@ TRAINING_MUTANTS: dict[str, Mutant] = {
         meaning="what is to be recorded is read before wandb gets it, iterators with the rest",
         patches=(
             Patch(
-                file=_HOOK,
+                file=_TRACKER,
                 old=_CALL,
                 new="        given = args[0] if args and type(args[0]) is dict else {}\n"
                 "        for value in given.values():\n"
@@ -121,7 +121,7 @@ TRAINING_MUTANTS: dict[str, Mutant] = {
         meaning="every start of the interpreter loads the package, be it on or off",
         patches=(
             Patch(
-                file="packaging/lens_ship.pth",
+                file="spooler/lens_ship.pth",
                 old="import os; ",
                 new="import os, spooler; ",
             ),

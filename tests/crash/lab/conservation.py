@@ -13,7 +13,7 @@ from shipper.config.schema import Config
 from shipper.discovery.layout import find_spools
 from shipper.ledger.ledger import Ledger
 from shipper.ledger.ranges import common, size
-from shipper.sinks import REGISTRY
+from shipper.sinks import DEFAULT
 from shipper.steps import CUT_OFF_NAME
 from spooler.spool import codec
 from spooler.spool.reader import Reader
@@ -56,7 +56,7 @@ def accounts_of(config: Config) -> list[Account]:
     """What `lens-ship audit` says now, for every sink."""
     ledger = Ledger(config.state, exclusive=False)
     try:
-        return run_audit(ledger, config.spool, REGISTRY)
+        return run_audit(ledger, config.spool, DEFAULT)
     finally:
         ledger.close()
 

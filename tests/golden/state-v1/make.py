@@ -29,7 +29,7 @@ HALF = "20260101T000100-18-0badcafe"
 
 def records():
     """Good, refused (a step that the receiver cannot hold), lost and deleted ones."""
-    lost = gap.make(time=1.7e9, reason="disk-full", count=5, first=1.69e9, last=1.7e9)
+    lost = gap.encode(time=1.7e9, reason="disk-full", count=5, first=1.69e9, last=1.7e9)
     yield detection()
     for number in range(12):
         yield step(number)

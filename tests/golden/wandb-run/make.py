@@ -87,7 +87,7 @@ def main(folder: Path) -> None:
             "group": "sweep",
             "job_type": "train",
             "tags": ["baseline", "fp8"],
-            "wandb": version,
+            "tracker_version": version,
         },
         "steps": steps,
         "finish": {"step": steps[-1][0], "exit_code": 3},

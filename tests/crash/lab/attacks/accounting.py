@@ -1,9 +1,12 @@
-"""The account is taken all the time, while everything that it tells of goes on.
+"""Audits are taken all the time, while everything that they count goes on.
 
-Processes record and are killed, the service is killed and starts anew, the receiver refuses some
-records for good and answers much else wrongly or not at all, and limits of disk are reached. One
-process does nothing but take the account, again and again. Consecutive seeds are the variants:
-without limits; limits of spools with either policy; a limit of the root.
+Processes record and are killed, the service is killed and restarted, the receiver rejects some
+records permanently and answers other requests wrongly or not at all, and disk limits are reached.
+One process does nothing but audit. Consecutive seeds are the variants: without limits, limits of
+spools with either policy, and a limit of the root.
+
+In the two variants with a limit, a first phase without a receiver reaches the limit: it lasts until
+records were refused and dropped, so that no trial ends without either.
 """
 
 from __future__ import annotations
@@ -12,18 +15,26 @@ import json
 import os
 import random
 import time
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import shipper.delivery.backoff
 from shipper.audit.account import Account
 from shipper.config.schema import Config
+from shipper.discovery.layout import find_spools
 from shipper.errors import ShipperError
 from shipper.ledger.ranges import merged, size
 from shipper.retention import cleaner
 from shipper.service import Service, ship_once
+from spooler import background
+from spooler import recorder as recorder_module
 from spooler.recorder import recorder
 from spooler.records import step as step_record
+from spooler.spool.filesystem import bytes_in
+from spooler.spool.reader import Reader
 from tests.crash.lab.attacks import Attack, Trials
 from tests.crash.lab.conservation import accounts_of, workloads_of
 from tests.crash.lab.lives import FarReceiver, Life, Tell
@@ -40,14 +51,19 @@ SECONDS = 1.5
 SERVICE_SECONDS = 0.4
 TRAINER_SECONDS = 0.7
 TRAINERS = 3  # at a time
-POISON = "poison"  # what the receiver refuses for good
+POISON = "poison"  # what the receiver rejects permanently
 POISONED = 43  # every so many steps
+REFUSED = -1  # a process tells this instead of the number of a step that it could not record
 FREE, SPOOLS, ROOT = range(3)  # the variants
+POLICIES = ("drop-newest", "drop-oldest")
+SPOOL_BYTES, ROOT_BYTES = 2**20, 150_000  # the limits: the first is the lowest that counts
+PAD = "x" * 4000  # what makes a record of a process with a limit large
+LIMIT_SECONDS = 60.0  # far above what reaching one takes
 _SERVER_ERROR = Answer(status=500, body=answers.failure("busy").body)
 
 
-class Moods:
-    """Mostly the true answer; processed or not, wrong ones and none."""
+class MostlyTrue:
+    """Mostly the true answer. Else wrong ones or none, with the request processed or not."""
 
     def __init__(self) -> None:
         self._rng = random.Random(0)
@@ -60,11 +76,11 @@ class Moods:
         one.play(turn)
 
 
-class Moody(FaultyReceiver):
-    """Refuses what is poisoned; see `Moods` for the rest."""
+class UnreliableReceiver(FaultyReceiver):
+    """Rejects what is poisoned, and answers the rest as `MostlyTrue`."""
 
-    def __init__(self, *, path: Path) -> None:
-        super().__init__(path=path, otherwise=Moods())
+    def __init__(self, *, path: Path, port: int = 0) -> None:
+        super().__init__(path=path, port=port, otherwise=MostlyTrue())
 
     def conclude(self, exchange: Exchange, call: Call) -> None:
         """Answer."""
@@ -79,11 +95,13 @@ def trial(seed: int, work: Path) -> Verdict:
     rng, found, variant = random.Random(seed), Findings(), seed % 3
     shipper.delivery.backoff.FIRST_SECONDS = 0.01
     cleaner.TIDY_SECONDS = cleaner.CROWDED_SECONDS = 0.1
+    background.TICK_SECONDS = 0.1
+    recorder_module._RETRY_SECONDS = 0.05
     os.environ.update(
         PRIMUS_LENS_WANDB_OUTPUT_PATH=str(work / "spool"),
         PRIMUS_LENS_SPOOL_SEGMENT_RECORDS="50",
     )
-    receiver = FarReceiver(work / "telemetry.sqlite", Moody)
+    receiver = FarReceiver(work / "telemetry.sqlite", UnreliableReceiver)
     config = settings(
         work / "spool",
         work / "state",
@@ -92,20 +110,29 @@ def trial(seed: int, work: Path) -> Verdict:
         rescan_interval=1,
         batch_max_steps=20,
         retention_seconds=0.2,
-        **({"root_bytes": 400_000, "when_full": "drop-oldest"} if variant == ROOT else {}),
+        drop_non_numeric=True,
+        **({"root_bytes": ROOT_BYTES, "when_full": "drop-oldest"} if variant == ROOT else {}),
     )
 
     def serve(_tell: Tell) -> None:
         Service(config).run()
 
-    service, auditor = Life(serve), Life(lambda tell: audit_for_ever(config, work, tell))
+    auditor = Life(lambda tell: audit_for_ever(config, work, tell))
     told: dict[str, list[int]] = {}
     living: dict[str, Life] = {}
+    if variant == SPOOLS:
+        living = _fill_spools(config, found)
+    elif variant == ROOT:
+        receiver.stop()
+        told = {"filler": _fill_root(config, serve, found)}
+        port = urlsplit(receiver.url).port
+        receiver = FarReceiver(receiver.store.path, partial(UnreliableReceiver, port=port))
+    service = Life(serve)
     end, service_end = time.monotonic() + SECONDS, 0.0
     while time.monotonic() < end:
         while len(living) < TRAINERS:
             name = f"life-{len(told) + len(living)}"
-            living[name] = _begin(name, rng, variant)
+            living[name] = _begin(name, rng.choice(POLICIES) if variant == SPOOLS else None)
         for life in (*living.values(), auditor):
             life.watch(0.002)
         if time.monotonic() >= service_end:
@@ -128,8 +155,46 @@ def trial(seed: int, work: Path) -> Verdict:
     return found.verdict()
 
 
+def _fill_spools(config: Config, found: Findings) -> dict[str, Life]:
+    """One process of each policy: both have reached the limit, and go on recording."""
+    lives = {policy: _begin(policy, policy, pause=0.002) for policy in POLICIES}
+
+    def is_reached() -> bool:
+        deleted = any(Reader(path).first_seq() > 1 for path in find_spools(config.spool))
+        return deleted and REFUSED in lives["drop-newest"].told
+
+    _wait(found, is_reached, "no writer reached the limit of its spool", lives.values())
+    return lives
+
+
+def _fill_root(config: Config, serve: Callable[[Tell], None], found: Findings) -> list[int]:
+    """A process fills the root and ends. A service without a receiver drops the oldest records."""
+
+    def used() -> int:
+        return sum(bytes_in(path) for path in find_spools(config.spool))
+
+    filler = _begin("filler", pause=0.001)
+    _wait(found, lambda: used() > 2 * ROOT_BYTES, "the root never reached its limit", [filler])
+    told = _end(filler)
+    service = Life(serve)
+    _wait(found, lambda: used() <= ROOT_BYTES, "nothing was dropped for the limit of the root")
+    service.kill()
+    return told
+
+
+def _wait(
+    found: Findings, holds: Callable[[], bool], failure: str, lives: Iterable[Life] = ()
+) -> None:
+    end = time.monotonic() + LIMIT_SECONDS
+    while not holds() and time.monotonic() < end:
+        for life in lives:
+            life.watch(0.005)
+        time.sleep(0.005)
+    found.check(time.monotonic() < end, "G17", failure)
+
+
 def audit_for_ever(config: Config, work: Path, tell: Tell) -> None:
-    """Take the account all the time; write down each that does not balance or goes back."""
+    """Audit all the time, and write down each account that does not balance or goes back."""
     counts: dict[tuple[str, str], Account] = {}
     while True:
         try:
@@ -175,7 +240,8 @@ def _check_end(
         if account.sink != "processor":
             continue
         name = names[account.spool]
-        returned, got = told[name], arrived.get(account.spool, 0)
+        returned = [number for number in told[name] if number != REFUSED]
+        got = arrived.get(account.spool, 0)
         where = f"{name}, {len(returned)} returned, {got} arrived: {account}"
         found.check(account.pending == 0, "G17", f"pending in the end: {where}")
         found.check(account.delivered <= got, "G17", f"too many delivered: {where}")
@@ -187,6 +253,9 @@ def _check_end(
             found.check(
                 0 <= account.dead_letters - poisoned <= 1, "G17", f"{poisoned} refused: {where}"
             )
+        if name == "filler":
+            dropped = account.dropped_by_policy.get("root-cap", 0)
+            found.check(dropped > 0, "G17", f"nothing is counted as dropped: {where}")
     spoken = {names[account.spool] for account in accounts_of(config)}
     unsaid = [name for name, numbers in told.items() if numbers and name not in spoken]
     found.check(not unsaid, "G17", f"no account of {unsaid}")
@@ -204,13 +273,14 @@ def _arrived(store: Store) -> dict[str, int]:
     return {spool: size(merged(pairs)) for spool, pairs in ranges.items()}
 
 
-def _begin(name: str, rng: random.Random, variant: int) -> Life:
-    limits: dict[str, Any] = {"MAX_BYTES": 2**30, "WHEN_FULL": "drop-newest"}
-    if variant == SPOOLS:
-        limits = {"MAX_BYTES": 90_000, "WHEN_FULL": rng.choice(("drop-newest", "drop-oldest"))}
-    os.environ.update({f"PRIMUS_LENS_SPOOL_{key}": str(value) for key, value in limits.items()})
-    os.environ["WORKLOAD_UID"] = name
-    return Life(_log)
+def _begin(name: str, policy: str | None = None, *, pause: float = 0.004) -> Life:
+    """A process with a limit and that policy, or without a limit."""
+    os.environ.update(
+        WORKLOAD_UID=name,
+        PRIMUS_LENS_SPOOL_MAX_BYTES=str(SPOOL_BYTES if policy else 2**30),
+        PRIMUS_LENS_SPOOL_WHEN_FULL=policy or "drop-newest",
+    )
+    return Life(lambda tell: _log(tell, pause, PAD if policy else ""))
 
 
 def _end(life: Life) -> list[int]:
@@ -218,28 +288,27 @@ def _end(life: Life) -> list[int]:
     return life.told
 
 
-def _log(tell: Tell) -> None:
+def _log(tell: Tell, pause: float, pad: str) -> None:
     number = 0
     while True:
-        data: dict[str, Any] = {"loss": number / 3}
+        data: dict[str, Any] = {"loss": number / 3, "text": pad}
         if number % POISONED == POISONED - 1:
             data[POISON] = 1
-        body = step_record.make(run="r", step=number, time=time.time(), closed=True, data=data)
-        if recorder().record("step", body):
-            tell(number)
+        body = step_record.encode(run="r", step=number, time=time.time(), closed=True, data=data)
+        tell(number if recorder().record("step", body) else REFUSED)
         number += 1
-        time.sleep(0.004)
+        time.sleep(pause)
 
 
 ATTACK = Attack(
-    meaning="the account is taken all the time amid SIGKILLs, refusals, wrong answers and limits",
+    meaning="audits all the time, during SIGKILLs, rejections, wrong answers and limits",
     promises=("G17",),
     trial=trial,
-    trials=Trials(short=1, usual=9, long=60),
+    trials=Trials(short=3, usual=9, long=60),
     catches=(
         "counts-are-saved-later",
         "refused-and-not-kept",
         "refused-counts-as-delivered",
-        "given-up-and-not-counted",
+        "dropped-and-not-counted",
     ),
 )

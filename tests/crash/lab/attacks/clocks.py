@@ -37,7 +37,8 @@ import itertools, select, time
 from spooler.recorder import recorder
 from spooler.records import step
 for number in itertools.count():
-    body = step.make(run="r", step=number, time=time.time(), closed=True, data={"loss": number / 3})
+    data = {"loss": number / 3}
+    body = step.encode(run="r", step=number, time=time.time(), closed=True, data=data)
     if recorder().record("step", body):
         print(number, flush=True)
     select.select([], [], [], 0.005)  # libfaketime fails a sleep in which the clock jumps

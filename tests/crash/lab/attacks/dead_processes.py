@@ -168,7 +168,7 @@ def _wait(holds: Callable[[], bool]) -> None:
 
 
 def _record(number: int, tell: Tell) -> None:
-    body = step_record.make(
+    body = step_record.encode(
         run="r", step=number, time=time.time(), closed=True, data={"loss": number / 3}
     )
     if recorder().record("step", body):
@@ -193,7 +193,7 @@ def _fall_silent(tell: Tell) -> None:
 def _finish(tell: Tell) -> None:
     for number in range(FEW):
         _record(number, tell)
-    body = finish.make(run="r", time=time.time(), step=FEW - 1, exit_code=0)
+    body = finish.encode(run="r", time=time.time(), step=FEW - 1, exit_code=0)
     recorder().record(finish.NAME, body)
     signal.pause()
 
@@ -201,7 +201,7 @@ def _finish(tell: Tell) -> None:
 def _end_well(tell: Tell) -> None:
     for number in range(FEW):
         _record(number, tell)
-    recorder().goodbye()
+    recorder().shutdown()
 
 
 ATTACK = Attack(

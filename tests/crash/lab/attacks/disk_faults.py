@@ -125,14 +125,14 @@ def record(tell: Tell, stop: Path) -> None:
     mine, number, slowest = module.recorder(), 0, 0.0
     while not stop.exists():
         data = {"loss": number / 3, "text": "x" * 40}
-        body = step_record.make(run="r", step=number, time=time.time(), closed=True, data=data)
+        body = step_record.encode(run="r", step=number, time=time.time(), closed=True, data=data)
         began = time.monotonic()
         taken = mine.record("step", body)
         slowest = max(slowest, time.monotonic() - began)
         tell(2 * number + (not taken))
         number += 1
         time.sleep(0.0005 if taken else 0.002)
-    mine.goodbye()
+    mine.shutdown()
     tell(-1 - int(slowest * 1000))
 
 

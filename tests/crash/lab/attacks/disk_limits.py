@@ -16,6 +16,7 @@ import random
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,17 +43,36 @@ from tests.kit.processor import Receiver
 
 SECONDS = 2.0
 TRAINERS = 2
-PAD = "x" * 1500
-# A record is 1.5 KiB, and several pages of a log until its segment is sealed.
-COST = 6_000
-LIMIT = 2**19
+LIMIT = 2**20  # the lowest that counts for a spool
 SEGMENT = 2**14
-LOOK, UNMARKED, REFUSED = -1, -2, -3  # told at each look at a limit; at the end REFUSED - count
-ROOM = 2**18 + 2 * SEGMENT * COST // 1500  # of one process: segments open, next, being sealed
+# Told at each look at a limit, and at the end REFUSED - count.
+LOOK, UNMARKED, UNREFUSED, REFUSED = -1, -2, -3, -4
 ALL = 10**6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """A limit, the policy for it, and records of `pad` bytes with a pause after each."""
+
+    whose: str
+    policy: str
+    pause: float
+    pad: int
+
+    @property
+    def cost(self) -> int:
+        """Bytes of disk of a record while its segment is being sealed: it is in the log, too."""
+        return 3_000 + 2 * self.pad
+
+    @property
+    def room(self) -> int:
+        """Bytes of disk of one process that no limit removes: active, prepared, being sealed."""
+        return 2**18 + 2 * (SEGMENT // self.pad + 1) * self.cost
+
+
 VARIANTS = tuple(
-    (whose, policy, pause)
-    for pause in (0.001, 0.0)
+    Variant(whose=whose, policy=policy, pause=pause, pad=pad)
+    for pause, pad in ((0.001, 6000), (0.0, 1500))
     for policy in ("drop-newest", "drop-oldest")
     for whose in ("spool", "root")
 )
@@ -146,7 +166,8 @@ class Node:
 def trial(seed: int, work: Path) -> Verdict:
     """See the module."""
     rng, found = random.Random(seed), Findings()
-    whose, policy, pause = VARIANTS[seed % len(VARIANTS)]
+    variant = VARIANTS[seed % len(VARIANTS)]
+    whose, policy = variant.whose, variant.policy
     shipper.delivery.backoff.FIRST_SECONDS = 0.01
     cleaner.TIDY_SECONDS = cleaner.CROWDED_SECONDS = 0.2
     background.TICK_SECONDS = 0.1
@@ -158,13 +179,13 @@ def trial(seed: int, work: Path) -> Verdict:
         PRIMUS_LENS_SPOOL_MAX_BYTES=str(LIMIT if whose == "spool" else 2**30),
     )
     node = Node(work, {"root_bytes": LIMIT, "when_full": policy} if whose == "root" else {})
-    node.begin("before", lambda tell: log(BEFORE, tell, pause))
+    node.begin("before", lambda tell: log(BEFORE, tell, variant))
     _wait(lambda: _is_delivered(node, "before"))
     (before,) = find_spools(work / "spool")
     node.come_or_go()
     end = time.monotonic() + SECONDS
     for number in range(TRAINERS):
-        node.begin(f"life-{number}", lambda tell: log(ALL, tell, pause, end))
+        node.begin(f"life-{number}", lambda tell: log(ALL, tell, variant, end))
     events = ["receiver", "receiver", "hang", "service", "process"]
     due = sorted((time.monotonic() + rng.uniform(0.1, SECONDS), event) for event in events)
     while not all(life.has_ended for life in node.lives.values()):
@@ -187,35 +208,46 @@ def trial(seed: int, work: Path) -> Verdict:
         node.come_or_go()
     node.service.kill()
     node.note_unmarked()
-    _check_disk(node, whose, found)
+    _check_disk(node, variant, found)
     _check_account(node, policy, found)
     return found.verdict()
 
 
-def log(steps: int, tell: Tell, pause: float, until: float = float("inf")) -> None:
+def log(steps: int, tell: Tell, variant: Variant, until: float = float("inf")) -> None:
     """Record so many steps, or until then, as fast as it goes; at last tell what was refused."""
-    keep_limits, refused = Writer._keep_limits, 0
+    keep_limits = Writer._keep_limits
+    refused = taken = row = 0
 
     def and_tell(writer: Writer) -> None:
+        nonlocal taken, row
+        was_above = is_above(writer)
         keep_limits(writer)
-        tell(LOOK)
+        row = row + 1 if taken and was_above and is_above(writer) else 0
+        taken = 0
+        # Twice it may have become larger just now, or taken a record that was on its way.
+        tell(UNREFUSED if row > 2 else LOOK)
+
+    def is_above(writer: Writer) -> bool:
+        return variant.whose == "spool" and bytes_in(writer.directory) > LIMIT
 
     Writer._keep_limits = and_tell  # type: ignore[method-assign]
+    text = "x" * variant.pad
     for number in range(steps):
         if time.monotonic() > until:
             break
-        data = {"loss": number / 3, "text": PAD}
-        body = step_record.make(run="r", step=number, time=time.time(), closed=True, data=data)
+        data = {"loss": number / 3, "text": text}
+        body = step_record.encode(run="r", step=number, time=time.time(), closed=True, data=data)
         while not recorder().record("step", body):
             refused += 1
             time.sleep(0.002)
             if time.monotonic() > until:
                 break
         else:
+            taken += 1
             tell(number)
-        if pause:
-            time.sleep(pause)
-    recorder().goodbye()
+        if variant.pause:
+            time.sleep(variant.pause)
+    recorder().shutdown()
     tell(REFUSED - refused)
 
 
@@ -231,29 +263,33 @@ def _check_order(node: Node, before: Path, found: Findings) -> None:
     )
 
 
-def _check_disk(node: Node, whose: str, found: Findings) -> None:
+def _check_disk(node: Node, variant: Variant, found: Findings) -> None:
     """No more than the limit, and what was recorded between two looks."""
     looks = {name: _between(life.told) for name, life in node.lives.items()}
-    if whose == "spool":
+    if variant.whose == "spool":
         names = {account.spool: workload for workload, account in _of_steps(node).items()}
         for spool, taken in node.most.items():
             between = looks[names[spool]] if spool in names else 0
             if spool:
-                _check_bytes(found, names.get(spool, spool), taken, between)
+                _check_bytes(found, names.get(spool, spool), taken, between, variant)
+        for name, life in node.lives.items():
+            unrefused = life.told.count(UNREFUSED)
+            text = f"{name}: at {unrefused} looks above the limit, and it went on recording"
+            found.check(not unrefused, "G11", text)
     else:
         pairs = zip(node.looks, [*node.looks[2:], node.looks[-1]], strict=False)
         between = max(later - earlier for earlier, later in pairs) + sum(looks.values())
-        _check_bytes(found, "the root", node.most[""], between)
+        _check_bytes(found, "the root", node.most[""], between, variant)
         found.check(
             not node.unmarked, "G11", f"the root is full, and nobody is told: {node.unmarked} times"
         )
 
 
-def _check_bytes(found: Findings, what: str, taken: int, between: int) -> None:
+def _check_bytes(found: Findings, what: str, taken: int, between: int, variant: Variant) -> None:
     found.worst("records between looks", between)
     found.worst("disk, parts of the limit", taken / LIMIT)
     found.check(
-        taken <= LIMIT + TRAINERS * ROOM + 2 * COST * between,
+        taken <= LIMIT + TRAINERS * variant.room + 2 * variant.cost * between,
         "G11",
         f"{what} took {taken:,} bytes with {between} records between two looks",
     )
@@ -261,7 +297,7 @@ def _check_bytes(found: Findings, what: str, taken: int, between: int) -> None:
 
 def _between(told: list[int]) -> int:
     """The most records that were told from one look to the one after the next."""
-    looks = [place for place, number in enumerate(told) if number == LOOK]
+    looks = [place for place, number in enumerate(told) if number in (LOOK, UNREFUSED)]
     ends = [*looks[1:], len(told)]
     return max((end - begin for begin, end in zip([0, *looks], ends, strict=False)), default=0)
 

@@ -51,7 +51,7 @@ _COMMANDS = (
     ("inspect", "--verify", "ROOT"),
     ("tail", "ROOT"),
     ("plot",),
-    ("replay", "--plan", "ROOT"),
+    ("replay", "--dry-run", "ROOT"),
 )
 
 
@@ -121,9 +121,9 @@ def log_steps(root: Root, tell: Tell) -> None:
     )
     for number in range(STEPS):
         data = {MARK: float(number)}
-        body = step.make(run="r", step=number, time=1.0, closed=True, data=data)
+        body = step.encode(run="r", step=number, time=1.0, closed=True, data=data)
         writer.append("step", codec.pack(body))
-        writer.tend()
+        writer.maintain()
         tell(number)
         time.sleep(0.02)
     signal.pause()

@@ -215,7 +215,7 @@ def _environment(folder: Path, *, has_wandb: bool) -> Path:
     (site / "msgpack").symlink_to(Path(msgpack.__file__).parent)
     (site / "trap.py").write_text(TRAP, encoding="utf-8")
     (site / "a_trap.pth").write_text("import trap\n", encoding="utf-8")
-    ours = (REPOSITORY / "packaging" / "lens_ship.pth").read_text(encoding="utf-8")
+    ours = (REPOSITORY / "spooler" / "lens_ship.pth").read_text(encoding="utf-8")
     (site / "lens_ship.pth").write_text(ours, encoding="utf-8")
     if has_wandb:
         (site / "z.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")

@@ -195,7 +195,7 @@ ATTACK = Attack(
         "position-apart-from-the-lines",
         "position-before-the-lines",
         "partial-line-twice",
-        "rotation-volatile-the-rest",
+        "rotation-forgets-the-rest",
         "truncation-not-noticed",
         "characters-are-cut",
     ),

@@ -119,7 +119,7 @@ def write(root: Path, address: str, service: str) -> None:
         who = spools.identity(
             spools.spool_id(rank), master_addr=address, master_service=service, workload_uid="w"
         )
-        goodbye = ("exit", exit_record.make(time=float(now), steps={}))
+        goodbye = ("exit", exit_record.encode(time=float(now), steps={}))
         shipping.spool(root, [*records, goodbye], who=who, segment_records=50)
 
 

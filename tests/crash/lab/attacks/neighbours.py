@@ -142,12 +142,12 @@ def _log(until: float, tell: Tell) -> None:
     number = 0
     while time.monotonic() < until:
         data = {"at": time.time()}
-        body = step_record.make(run="live", step=number, time=time.time(), closed=True, data=data)
+        body = step_record.encode(run="live", step=number, time=time.time(), closed=True, data=data)
         if recorder().record("step", body):
             tell(number)
         number += 1
         time.sleep(0.01)
-    recorder().goodbye()
+    recorder().shutdown()
 
 
 def _requests(store: Store, workload: str) -> list[dict[str, Any]]:

@@ -62,7 +62,7 @@ def write_spool(root: Path, workload: str, salt: int) -> None:
         limits=Limits(),
     )
     for number in range(STEPS):
-        body = step.make(run="r", step=number, time=1.0, closed=True, data={"x": number})
+        body = step.encode(run="r", step=number, time=1.0, closed=True, data={"x": number})
         writer.append("step", codec.pack(body))
     writer.append("exit", codec.pack(exit_record.EXAMPLE))
     writer.close()

@@ -20,14 +20,14 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from shipper.cli.replay import SELECTING, run_replay
 from shipper.config.schema import Config
 from shipper.http_client.client import HttpClient
 from shipper.ledger.ledger import Ledger
-from shipper.replay.check import DIFFERS, HOLDS, check_receipts
-from shipper.replay.command import WISHING, replay_command
 from shipper.replay.source import RecordRange
+from shipper.replay.verify import DIFFERS, HOLDS, check_receipts
 from shipper.service import ship_once
-from shipper.sinks import REGISTRY
+from shipper.sinks import DEFAULT, carried_kinds
 from spooler.spool import codec
 from tests.crash.lab.attacks import Attack, Trials
 from tests.crash.lab.attacks.shipper_steps import arm, places
@@ -66,18 +66,18 @@ class Replay:
         def work(_tell: Tell) -> None:
             if fatal:
                 arm(fatal, crossing, STATIONS)
-            wish: dict[str, Any] = dict.fromkeys(WISHING)
-            text = {"only_sink": "", "kind": "", "as_pod": "", "run": "", "workload": ""}
-            wish.update(text, again=self.again, overwrite=False, as_workload=self.workload)
-            given = (self.source,)
-            os._exit(replay_command(given, wish, self.config, plan_only=False, rate=None))
+            given: dict[str, Any] = dict.fromkeys(SELECTING)
+            given.update(only_sink="", kind="", as_pod="", run="", workload="")
+            given.update(resend_delivered=self.again, overwrite_newer=False)
+            given.update(as_workload=self.workload)
+            os._exit(run_replay((self.source,), given, self.config))
 
         return Life(work).end()
 
     def live(self) -> list[dict[str, Any]]:
         """The positions of the service."""
         with closing(self.ledger()) as ledger:
-            return [row for row in ledger.positions() if row["sink"] in REGISTRY and self.again]
+            return [row for row in ledger.positions() if row["sink"] in DEFAULT and self.again]
 
     def has_receipts(self) -> bool:
         """Whether it has ended, by its receipts."""
@@ -153,7 +153,7 @@ def attack(
     found.check(not values or now == values, "G13", f"{where}: other values than before")
     found.check(now == _values(one), "G13", f"{where}: {now}")
     with closing(one.ledger()) as ledger:
-        checked = check_receipts(ledger)
+        checked = check_receipts(ledger, carried_kinds(one.config))
         unfinished = [row for row in ledger.replays() if row["ended"] is None]
     found.check(not unfinished, "G13", f"{where}: unfinished replays: {unfinished}")
     found.check(
@@ -194,7 +194,11 @@ def twice(found: Findings, one: Replay, receiver: FarReceiver, where: str) -> No
     found.check(one.live() == live, "G13", f"{where}, done twice: a live position moved")
     for path in _change(one.source):
         with closing(one.ledger()) as ledger:
-            states = {r.state for r in check_receipts(ledger) if r.sink == "processor"}
+            states = {
+                r.state
+                for r in check_receipts(ledger, carried_kinds(one.config))
+                if r.sink == "processor"
+            }
         found.check(states == {DIFFERS}, "G13", f"{where}: {path} was changed: {states}")
 
 

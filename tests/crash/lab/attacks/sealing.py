@@ -225,9 +225,9 @@ def _append(writer: Writer, count: int, tell: Tell) -> None:
     for _ in range(count):
         number = writer.last_seq + 1
         data = {"text": "x" * _SIZES[number % len(_SIZES)]}
-        body = step.make(run="r", step=number, time=1.0, closed=True, data=data)
+        body = step.encode(run="r", step=number, time=1.0, closed=True, data=data)
         tell(writer.append("step", codec.pack(body)))
-        writer.tend()
+        writer.maintain()
 
 
 ATTACK = Attack(

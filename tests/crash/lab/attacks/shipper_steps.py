@@ -57,10 +57,12 @@ def _records() -> list[tuple[str, dict[str, Any]]]:
             data = {"loss": number / 8, "x": first}
             if number % 5 == 4 and name == "a":
                 data = {**data, "note": f"text {number}"}
-            made.append(("step", step.make(**part, closed=False, data=data)))
-            made.append(("step", step.make(**part, closed=number % 2 == 0, data={"y": number})))
+            made.append(("step", step.encode(**part, closed=False, data=data)))
+            made.append(("step", step.encode(**part, closed=number % 2 == 0, data={"y": number})))
             STEPS[name, first + number] = {**data, "y": number}
-    made.append(("step", step.make(run="a", step=2**40, time=1.0, closed=True, data={"loss": 1.0})))
+    made.append(
+        ("step", step.encode(run="a", step=2**40, time=1.0, closed=True, data={"loss": 1.0}))
+    )
     made.append(("finish", finish.EXAMPLE))
     made.append(("exit", exit_record.EXAMPLE))
     return made
@@ -129,7 +131,7 @@ def write_spool(root: Path, number: int) -> None:
     )
     for kind, body in RECORDS:
         writer.append(kind, codec.pack(body))
-        writer.tend()
+        writer.maintain()
     writer.close()
 
 

@@ -22,7 +22,7 @@ def record_for_ever(tell: Tell) -> None:
     """Record steps until killed, telling each one that was taken."""
     number = 0
     while True:
-        body = step_record.make(
+        body = step_record.encode(
             run="r", step=number, time=time.time(), closed=True, data={"loss": number / 3}
         )
         if recorder().record("step", body):

@@ -19,7 +19,6 @@ from pathlib import Path
 
 import shipper.cli.replay  # a fault is to strike what it does, not how it is loaded
 import shipper.delivery.backoff
-import shipper.replay.command  # as well
 from shipper import cli
 from shipper.discovery.layout import find_spools
 from shipper.errors import ShipperError
@@ -85,15 +84,15 @@ COMBINATIONS = [
 
 
 def _body(number: int) -> dict[str, object]:
-    return step_record.make(
+    return step_record.encode(
         run="r", step=number, time=time.time(), closed=True, data={"loss": number / 3}
     )
 
 
 def _without_thread() -> Recorder:
-    """A recorder whose background work is done where `_tend` is called."""
+    """A recorder whose background work is done where `_maintain` is called."""
     mine, idle = Recorder(), BackgroundThread(lambda: None)
-    mine._start_keeper = lambda: idle  # type: ignore[method-assign]
+    mine._start_background = lambda: idle  # type: ignore[method-assign]
     return mine
 
 
@@ -104,9 +103,9 @@ def _record(notes: Notes, steps: int) -> int:
     for number in range(steps):
         taken = mine.record("step", _body(number))
         notes[number] = TAKEN if taken else REFUSED
-        mine._tend()
+        mine._maintain()
     notes[steps] = THROUGH
-    mine.goodbye()
+    mine.shutdown()
     return 0
 
 
@@ -252,7 +251,7 @@ def _die_recording(tell: Tell) -> None:
     mine = _without_thread()
     for number in range(STEPS):
         mine.record("step", _body(number))
-        mine._tend()
+        mine._maintain()
     tell(0)
     sys.stdout.flush()
     os.kill(os.getpid(), 9)

@@ -246,7 +246,7 @@ def write_spool(root: Path, workload: str, salt: int) -> Path:
     """Steps in several segments, and a goodbye."""
     who = spools.identity(spools.spool_id(salt), workload_uid=workload)
     records = [
-        ("step", step.make(run="r", step=number, time=1.0, closed=True, data={"x": number}))
+        ("step", step.encode(run="r", step=number, time=1.0, closed=True, data={"x": number}))
         for number in range(STEPS)
     ]
     return shipping.spool(root, [*records, ("exit", exit_record.EXAMPLE)], who=who, **_LIMITS)[0]

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import spooler
-from shipper.importers.wandb_datastore import Broken, Place, entries
+from shipper.importers.wandb_datastore import CorruptEntry, LogOffset, entries
 from tests.crash.lab.attacks import Attack, Trials
 from tests.crash.lab.conservation import recorded
 from tests.crash.lab.lives import Life
@@ -44,7 +44,7 @@ _HEADER_BYTES = 7
 _VOLATILE = {"_timestamp", "_runtime"}
 _CLIENT = re.compile(r"(?<=wandb-client-artifact://)\w+")  # drawn anew each time
 # The guards themselves, and what does nothing but call wandb's own.
-_GUARDS = {"_wrap_init", "_wrap_log", "_wrap_finish", "_guarded", "_told", "_interrupted"}
+_GUARDS = {"_wrap_init", "wrap_log", "_wrap_finish", "guarded", "count", "_interrupted"}
 _BORDER = "spooler.async_exceptions"  # tells what the guards keep from what they pass on
 
 
@@ -136,7 +136,7 @@ def _live(arm: str, seed: int, work: Path) -> None:
     if arm != "plain":
         from spooler.recorder import recorder
 
-        recorder().goodbye()
+        recorder().shutdown()
     wandb.teardown()
     (work / "seen.json").write_text(json.dumps(seen), encoding="utf-8")
 
@@ -231,7 +231,7 @@ def _outcome(call: Callable[[], Any]) -> list[Any]:
             chain.append(f"{type(link).__name__}: {_shown(link)}")
             link = link.__cause__ or link.__context__
         for frame in traceback.extract_tb(error.__traceback__):
-            if not frame.filename.endswith("spooler/hooks/wandb.py"):
+            if not frame.filename.endswith(("hooks/wandb.py", "hooks/run_tracker.py")):
                 places.append(f"{Path(frame.filename).name}:{frame.lineno} {frame.name}")
         # How deep an endless value is followed depends on how deep the caller stands.
         return ["raised", chain, list(dict.fromkeys(places))]
@@ -309,8 +309,8 @@ def _kept(work: Path) -> dict[str, Any]:
     (file,) = work.rglob("*.wandb")
     history, others = list[Any](), dict[str, int]()
     with file.open("rb") as stream:
-        for entry in entries(stream, Place(offset=_HEADER_BYTES)):
-            if isinstance(entry, Broken):
+        for entry in entries(stream, LogOffset(offset=_HEADER_BYTES)):
+            if isinstance(entry, CorruptEntry):
                 raise TypeError(f"{file} is damaged: {entry.reason}")
             record = Record.FromString(entry.data)
             kind = str(record.WhichOneof("record_type"))

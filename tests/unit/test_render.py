@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from shipper.audit.account import Account
-from shipper.cli.render import print_accounts, print_dead_letters, print_quarantine
-from shipper.replay.show import print_plan
+from shipper.cli.render import print_accounts, print_dead_letters, print_plan, print_quarantine
 from shipper.retention.quarantine import Report
 
 NASTY = "[red]x[/red] [/y] \x1b[2J\u202e:bug:"
@@ -57,7 +56,7 @@ def test_quarantine(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_plans(capsys: pytest.CaptureFixture[str]) -> None:
-    print_plan([], [NASTY], "")
+    print_plan([], [NASTY], ())
 
     out = " ".join(capsys.readouterr().out.split())
     assert f"cannot be read: {SHOWN}" in out

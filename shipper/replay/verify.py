@@ -11,7 +11,7 @@ from typing import Any
 from shipper.delivery.pipeline import Records
 from shipper.importers import open_imports
 from shipper.ledger.ledger import Ledger, Piece
-from shipper.replay.selection import kind_for
+from shipper.replay.selection import Kinds, carries
 from spooler.errors import SpoolError
 from spooler.spool import format as fmt
 from spooler.spool.reader import Reader, Stored
@@ -36,13 +36,13 @@ class Checked:
     why: str
 
 
-def check_receipts(ledger: Ledger) -> list[Checked]:
-    """Every receipt of a finished replay, the oldest first."""
-    return [_check(row) for row in ledger.replays() if row["ended"] is not None]
+def check_receipts(ledger: Ledger, sinks: Mapping[str, Kinds]) -> list[Checked]:
+    """Every receipt of a finished replay, the oldest first; `sinks` has what each sink carries."""
+    return [_check(row, sinks) for row in ledger.replays() if row["ended"] is not None]
 
 
 def pieces_of(records: Iterable[Stored]) -> Iterator[Piece]:
-    """Count and digest of each stretch of records without a gap, and of `_PIECE_RECORDS` at most.
+    """Count and digest of each range of records without a gap, and of `_PIECE_RECORDS` at most.
 
     The digest is SHA-256 over seq (8 bytes, big-endian), kind and body of each.
     """
@@ -57,9 +57,11 @@ def pieces_of(records: Iterable[Stored]) -> Iterator[Piece]:
         yield Piece(first=first, last=last, digest=digest.hexdigest())
 
 
-def _check(row: Mapping[str, Any]) -> Checked:
+def _check(row: Mapping[str, Any], sinks: Mapping[str, Kinds]) -> Checked:
     sink = row["entry"].partition("~")[0]
-    state, why = _compare(row, kind_for(sink))
+    state, why = UNCHECKED, "its sink is not configured any more"
+    if sink in sinks:
+        state, why = _compare(row, sinks[sink])
     return Checked(
         spool=row["spool"],
         sink=sink,
@@ -70,7 +72,7 @@ def _check(row: Mapping[str, Any]) -> Checked:
     )
 
 
-def _compare(row: Mapping[str, Any], kind: str) -> tuple[str, str]:
+def _compare(row: Mapping[str, Any], kinds: Kinds) -> tuple[str, str]:
     if row["records"] and not row["pieces"]:
         return UNCHECKED, "an earlier version wrote it, without digests of its ranges"
     try:
@@ -78,7 +80,7 @@ def _compare(row: Mapping[str, Any], kind: str) -> tuple[str, str]:
         if source is None:
             return UNCHECKED, "the files are not there any more"
         for piece in row["pieces"]:
-            found = next(pieces_of(_stretch(source, piece, kind)), None)
+            found = next(pieces_of(_records(source, piece, kinds)), None)
             if found != piece:
                 return _difference(source, piece, found)
     except (SpoolError, OSError) as error:
@@ -104,12 +106,12 @@ def _open(directory: Path, spool: str) -> Records | None:
     return next((source for source in sources if source.spool == spool), None)
 
 
-def _stretch(source: Records, piece: Piece, kind: str) -> Iterator[Stored]:
+def _records(source: Records, piece: Piece, kinds: Kinds) -> Iterator[Stored]:
     after = piece.first - 1
     while after < piece.last:
         chunk = source.read(after, _READ_RECORDS)
         for stored in chunk.records:
-            if stored.seq <= piece.last and stored.kind == kind:
+            if stored.seq <= piece.last and carries(kinds, stored.kind):
                 yield stored
         if chunk.at_end or chunk.through == after:
             return

@@ -18,7 +18,7 @@ def program() -> str | None:
     return str(beside) if os.access(beside, os.X_OK) else shutil.which("py-spy")
 
 
-def stacks(pid: int) -> str:
+def stacks_of(pid: int) -> str:
     """The stacks of the process `pid`, or one line that says why there are none."""
     found = program()
     if found is None:
@@ -32,15 +32,15 @@ def stacks(pid: int) -> str:
             stdin=subprocess.DEVNULL,
         )
     except (OSError, subprocess.SubprocessError) as error:
-        return f"py-spy did not tell: {error}"
+        return f"py-spy failed: {error}"
     text = done.stdout.decode("utf-8", "replace").strip()
     if done.returncode or not text:
         said = done.stderr.decode("utf-8", "replace").strip() or f"exit code {done.returncode}"
-        return f"py-spy did not tell: {said}"
+        return f"py-spy failed: {said}"
     return text
 
 
-def children() -> tuple[int, ...]:
+def child_processes() -> tuple[int, ...]:
     """The Python processes that this one has started."""
     found: list[int] = []
     for task in Path("/proc/self/task").glob("*/children"):

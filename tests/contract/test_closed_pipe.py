@@ -1,4 +1,4 @@
-"""Whoever reads the output and goes away early: every command ends the same way."""
+"""The output pipe is closed early: every command exits the same way."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from tests.kit.spools import PATIENCE_SECONDS
 @pytest.mark.parametrize(
     "words", [["status"], ["config", "show"], ["config", "default"], ["check"], ["inspect", "."]]
 )
-def test_a_reader_that_has_gone_is_told_by_the_exit_code(words: list[str], tmp_path: Path) -> None:
-    """Not by 1, which for status and check means that somebody has to do something."""
+def test_a_closed_pipe_has_an_exit_code_of_its_own(words: list[str], tmp_path: Path) -> None:
+    """Not 1, which for status and check means that operator action is required."""
     spool(tmp_path / "spool", [step(1), goodbye()])
     paths = [str(tmp_path / "spool") if word == "." else word for word in words]
     reading, writing = os.pipe()

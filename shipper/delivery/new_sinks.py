@@ -1,0 +1,49 @@
+"""Lets a sink that is added to the configuration begin at the oldest record that is kept."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+from shipper.ledger.ledger import Ledger, Position, Settled
+from shipper.log import fields
+from shipper.sinks import DEFAULT
+from spooler.errors import SpoolError
+from spooler.spool.reader import Reader
+
+log = logging.getLogger(__name__)
+
+
+def start_new_sinks(ledger: Ledger, sinks: Mapping[str, str]) -> None:
+    """Note the sinks that are configured, by name and type, and give new ones their positions.
+
+    Records that were deleted before a sink was added are skipped by it. They are not lost.
+    """
+    known = ledger.sinks() or DEFAULT
+    for name in sinks.keys() - known.keys():
+        log.info("new sink starts at the oldest record kept", extra=fields(sink=name))
+        for row in ledger.spools():
+            if not row["deleted"]:
+                _begin(ledger, row["id"], name, Reader(Path(row["directory"])))
+    for name in known.keys() - sinks.keys():
+        log.warning("sink removed, records are not kept for it any more", extra=fields(sink=name))
+    ledger.note_sinks(sinks)
+
+
+def _begin(ledger: Ledger, spool: str, sink: str, reader: Reader) -> None:
+    try:
+        first = reader.first_seq()
+    except (SpoolError, OSError):
+        return
+    start = first - 1 if first else max((row["seq"] for row in ledger.positions(spool)), default=0)
+    before = ledger.position(spool, sink)
+    if before.seq >= start:
+        return
+    acked = sum(1 for seq in before.early if seq <= start)
+    position = Position(
+        seq=start,
+        ahead={run: last for run, last in before.ahead.items() if last > start},
+        early=frozenset(seq for seq in before.early if seq > start),
+    )
+    ledger.acknowledge(spool, sink, position, Settled(passed=start - before.seq - acked))

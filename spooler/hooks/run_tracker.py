@@ -1,0 +1,309 @@
+"""Records runs, steps and ends of runs for every hook, and detects what each run works with.
+
+A run is known by its own object, so several runs in one process stay apart, and a run that was
+started before the hook came is adopted at its first call. `spooler.recorder` counts what could not
+be recorded. What a signal handler raises while our code runs is the user's, and is raised again
+(`spooler.async_exceptions`).
+"""
+
+from __future__ import annotations
+
+import abc
+import functools
+import os
+import sys
+import time
+import weakref
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from spooler import async_exceptions, config, detection, stderr
+from spooler.recorder import Recorder, recorder
+from spooler.records import detection as detection_record
+from spooler.records import finish, run, step
+
+_MARK = "_lens_ship_original"
+
+
+class TrackedRun(abc.ABC):
+    """One run of a tracker in this process. A hook has a subclass, and keeps one for each run."""
+
+    tracker: str  # a key of `spooler.hooks.REGISTRY`
+
+    def __init__(self, run_id: str, *, ignored: bool = False) -> None:
+        self.run = run_id
+        self.ignored = ignored  # the tracker itself is disabled for it
+        self.generation = -1  # of the recorder, when the run was last announced
+        self.finished = False
+        self.pid = os.getpid()  # of the process that began it
+        self.inherited = False  # this process is a forked child of that one
+        self.last_step: int | None = None
+
+    @abc.abstractmethod
+    def facts(self) -> dict[str, Any]:
+        """The optional fields of a run record, apart from `tracker`."""
+
+    def config(self) -> Mapping[str, Any]:
+        """The run's configuration, for detection. May raise."""
+        return {}
+
+    def exit_code(self) -> int | None:
+        """The exit code of the run, None where the tracker has none."""
+        return None
+
+
+class RunTracker:
+    """Records what hooks observe. All methods may raise: call them through the wrappers below."""
+
+    def __init__(self) -> None:
+        self._active: weakref.WeakSet[TrackedRun] = weakref.WeakSet()  # begun, not finished
+
+    def begin(self, tracked: TrackedRun) -> None:
+        """Announce a run unless that is done; the tracker has begun it."""
+        if not tracked.ignored and tracked.generation < 0:
+            self.announce(recorder(), tracked)
+
+    def log(
+        self, tracked: TrackedRun, number: int, closed: bool, data: Any, step_given: bool
+    ) -> None:
+        """Record one accepted call; see `spooler.records.step` for the arguments."""
+        mine = recorder()
+        if tracked.generation != mine.generation:
+            self.announce(mine, tracked)
+        now, given = time.time(), step_given
+        # By position: names would take longer than the rest of it.
+        body = step.encode(
+            tracked.run, number, now, closed, data, tracked.tracker, given, tracked.inherited
+        )
+        if mine.record("step", body):
+            tracked.last_step = mine.steps[tracked.run] = number
+
+    def finish(self, tracked: TrackedRun | None) -> None:
+        """Record the end of a run, once."""
+        if tracked is None or tracked.ignored or tracked.finished:
+            return
+        tracked.finished = True
+        self._active.discard(tracked)
+        body = finish.encode(
+            run=tracked.run,
+            time=time.time(),
+            step=tracked.last_step,
+            exit_code=tracked.exit_code(),
+        )
+        recorder().record(finish.NAME, body)
+
+    def finish_all(self) -> None:
+        """Record the end of runs that are active when the interpreter ends.
+
+        A run that a forked child has inherited goes on in its parent.
+        """
+        for tracked in list(self._active):
+            if tracked.pid == os.getpid():
+                guarded(self.finish, tracked)
+
+    def announce(self, mine: Recorder, tracked: TrackedRun) -> None:
+        """Record which run the following steps belong to; start its detection.
+
+        The generation is taken after the record: the first record opens the spool.
+        """
+        first = tracked.generation < 0
+        tracked.inherited = tracked.pid != os.getpid()
+        body = run.encode(
+            run=tracked.run, time=time.time(), tracker=tracked.tracker, **tracked.facts()
+        )
+        mine.record(run.NAME, body)
+        tracked.generation = mine.generation
+        if not first:
+            return
+        self._active.add(tracked)
+        mine.defer(_Detection(tracked, body))
+        if os.environ.get(config.COLLECTORS):
+            from spooler.diagnosis.agent import start_from_environ
+
+            start_from_environ()
+
+
+runs = RunTracker()
+"""The one of this process."""
+
+
+# --- wrappers -------------------------------------------------------------------------------------
+
+
+def wrap_functions(places: list[tuple[Any, str]], wrappers: Mapping[str, Any]) -> None:
+    """Wrap the function under each (owner, name) with the wrapper factory of that name.
+
+    A function gets one wrapper, which takes its place everywhere, so that it can be pickled.
+    """
+    mine = recorder()
+    if runs.finish_all not in mine.on_close:
+        mine.on_close.append(runs.finish_all)
+    made: dict[int, Any] = {}  # id of an original -> its one wrapper
+    for owner, name in places:
+        original = vars(owner).get(name)
+        if callable(original) and not hasattr(original, _MARK):
+            if id(original) not in made:
+                made[id(original)] = _disguise(wrappers[name](original), original)
+            setattr(owner, name, made[id(original)])
+
+
+def unwrap_functions(places: list[tuple[Any, str]]) -> None:
+    """Undo `wrap_functions`."""
+    for owner, name in places:
+        original = getattr(vars(owner).get(name), _MARK, None)
+        if original is not None:
+            setattr(owner, name, original)
+
+
+def _disguise(wrapper: Any, original: Any) -> Any:
+    """Give the wrapper the signature of its original: some callers ask without unwrapping."""
+    if not hasattr(original, "__wrapped__"):
+        import inspect
+
+        wrapper.__signature__ = inspect.signature(original)
+    setattr(wrapper, _MARK, original)
+    return wrapper
+
+
+def wrap_log(hook: Any, original: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap a method that logs. The functions of `hook` say what is recorded.
+
+    - `before_log(self)`: what has to be read before the tracker's own call.
+    - `observe_log(self, before, *args, **kwargs)`: called when that call has returned.
+    - `known_run(self)`: the `TrackedRun`, None if there is none yet.
+    """
+
+    @functools.wraps(original)
+    def log(self: Any, *args: Any, **kwargs: Any) -> Any:
+        before = None
+        try:
+            before = hook.before_log(self)
+        except Exception as error:
+            if async_exceptions.is_async(error):
+                raise
+            count(error)
+        # Not in the handler above: an error of the tracker's would carry ours with it.
+        try:
+            result = original(self, *args, **kwargs)
+        except BaseException as error:
+            if async_exceptions.interrupted_here(error):
+                _interrupted(hook, self, error)  # the tracker had already accepted it
+            raise
+        if before is None:
+            return result
+        try:
+            hook.observe_log(self, before, *args, **kwargs)
+        except BaseException as error:
+            if async_exceptions.is_async(error):
+                if not async_exceptions.interrupted_here(error):  # else all is done
+                    _interrupted(hook, self, error)
+                raise
+            count(error)
+        return result
+
+    return log
+
+
+def guarded(observe: Callable[[Any], None], subject: Any) -> None:
+    """Call `observe(subject)`; count what it raises, except what is the user's."""
+    try:
+        observe(subject)
+    except Exception as error:
+        if async_exceptions.is_async(error):
+            raise
+        count(error)
+
+
+def count(error: BaseException) -> None:
+    """Count a failure of ours. Where even that fails, training continues."""
+    with async_exceptions.suppress(Exception):
+        recorder().bug(error)
+
+
+def _interrupted(hook: Any, subject: Any, error: BaseException) -> None:
+    """Count a step that the tracker has accepted, unless the recorder has done so."""
+    with async_exceptions.suppress(Exception):
+        known = hook.known_run(subject)
+        if (known is None or not known.ignored) and not _is_counted(error):
+            recorder().interrupted()
+
+
+def _is_counted(error: BaseException) -> bool:
+    """Whether it passed the recorder with the step, not only with the run before it."""
+    announcing = async_exceptions.passed_through(error, RunTracker.announce)
+    return async_exceptions.passed_through(error, Recorder.record) and not announcing
+
+
+# --- detection ------------------------------------------------------------------------------------
+
+
+class _Detection:
+    """Detects on the background thread, and once more when more frameworks have been imported.
+
+    The second detection comes when the set of imported frameworks has changed, and then stayed the
+    same for `_SETTLED` ticks: not in the middle of the program's imports.
+    """
+
+    _SETTLED = 5
+
+    def __init__(self, tracked: TrackedRun, announced: Mapping[str, Any]) -> None:
+        try:
+            configuration = dict(tracked.config())
+        except Exception as error:  # a tracker's config runs code of the tracker's
+            if async_exceptions.is_async(error):
+                raise
+            configuration = {}
+        self._facts = detection.RunFacts(
+            project=announced.get("project", ""),
+            name=announced.get("name", ""),
+            id=tracked.run,
+            config=configuration,
+            tags=tuple(announced.get("tags", ())),
+        )
+        self._tracker = tracked.tracker
+        self._looks = 0
+        self._seen: frozenset[str] = frozenset()
+        self._candidate: frozenset[str] = frozenset()
+        self._quiet = 0
+
+    def __call__(self) -> bool:
+        """Run once; whether to be called again at the next tick."""
+        try:
+            return self._detect_if_due()
+        except Exception as error:  # noqa: BLE001 - runs beside training code: nothing escapes
+            recorder().bug(error)
+            return False
+
+    def _detect_if_due(self) -> bool:
+        imported = detection.imported_frameworks(sys.modules)
+        if self._looks == 0:
+            self._detect(imported)
+            return True
+        if imported == self._seen:
+            return True
+        self._quiet = self._quiet + 1 if imported == self._candidate else 0
+        self._candidate = imported
+        if self._quiet < self._SETTLED:
+            return True
+        self._detect(imported)
+        return False
+
+    def _detect(self, imported: frozenset[str]) -> None:
+        self._looks += 1
+        self._seen = self._candidate = imported
+        found = detection.collect(self._facts, os.environ, sys.modules)
+        body = detection_record.encode(
+            run=self._facts.id,
+            time=time.time(),
+            look=self._looks,
+            tracker=self._tracker,
+            evidence=found["evidence"],
+            hints=found["hints"],
+        )
+        if recorder().record(detection_record.NAME, body):
+            hints = found["hints"]
+            stderr.debug(
+                "Framework detection data queued for reporting\n"
+                f"  Detected frameworks: {hints.get('possible_frameworks')}\n"
+                f"  Confidence: {hints.get('confidence')}"
+            )
