@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from shipper.replay.verify import Checked
     from shipper.retention.quarantine import Report
 
+NO_WORKLOAD = "it names neither workload nor pod: give --as-workload or --as-pod"
+
 _ANSWER = 2000  # characters of an answer that are shown
 _STYLES = {OK: "green", WARN: "yellow", FAIL: "bold red"}
 
@@ -260,8 +262,12 @@ def print_plan(
     problems: Iterable[str],
     destinations: Collection[str],
     lost: Collection[str] = (),
+    unknown: Collection[str] = (),
 ) -> None:
-    """What a replay would send, and what not and why; `lost` are spools without an address."""
+    """What a replay would send, and what not and why.
+
+    `lost` are spools without an address, `unknown` those without workload and pod.
+    """
     out = console()
     rows = [
         cells(
@@ -288,6 +294,8 @@ def print_plan(
         out.print("delivered records are sent again only with --resend-delivered")
     for problem in problems:
         out.print(f"cannot be read: {sanitize(problem, 1000)}", style="red")
+    for spool in unknown:
+        out.print(f"{sanitize(spool)}: {NO_WORKLOAD}", style="red")
     if rows:
         places = [sanitize(place) for place in sorted(destinations)]
         places += [f"{counted(len(lost), 'source')} without an address"] if lost else []
@@ -302,6 +310,14 @@ def print_sent(receipts: Iterable[Receipt]) -> None:
             f" {receipt.entry.partition('~')[0]}: {receipt.first} to {receipt.last},"
             f" sha256 {receipt.digest[:16]}"
         )
+
+
+def print_rejected(count: int) -> None:
+    console().print(
+        f"{counted(count, 'record')} rejected and kept as dead letters, see `lens-ship dead-letter"
+        " list`. The same command sends them again",
+        style="red",
+    )
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from shipper.config.schema import Config
@@ -14,12 +14,14 @@ from shipper.delivery.resend import ClosedCarefulRoute
 from shipper.delivery.sink_state import Health
 from shipper.ledger.ledger import Ledger, Receipt
 from shipper.log import fields
-from shipper.replay.plan import ReplayPart
+from shipper.replay.plan import ReplayPart, rejected_in
 from shipper.replay.selection import carries
 from shipper.replay.source import records_in
 from shipper.replay.verify import pieces_of
-from shipper.sinks import ResolvesIdentity, Sink, Volatile
+from shipper.sinks import Batch, ResolvesIdentity, Sink, Volatile
+from shipper.sinks.outcome import Disposition, Outcome
 from spooler.errors import SpoolError
+from spooler.spool.identity import Identity
 from spooler.spool.reader import Stored
 
 log = logging.getLogger(__name__)
@@ -46,19 +48,23 @@ def carry_out(
     context: ReplayContext,
     delivered: Callable[[ReplayPart, int], None],
 ) -> list[Receipt]:
-    """Send every part; `delivered` is told of progress in records. Ends early when stopped.
+    """Send every part and return their receipts; `delivered` reports progress in records.
 
-    Until `Ledger.end_replays` has the receipts of all parts none of them has ended: the same wish
-    goes on, wherever this was killed, and what was sent of it is not sent again. A part that cannot
-    be read any more is told and has no receipt; the others go on.
+    A receipt counts what was sent; rejected records become dead letters. A part whose source
+    fails is logged and has no receipt, the others continue. When stopped, the rest have none.
+    Until `Ledger.end_replays` has the receipts of all parts, the same command resumes: records
+    that were sent are not sent again.
     """
+    for sink in context.sinks.values():
+        _close_dead_letters(sink, context.ledger)
     receipts = []
     for part in parts:
         context.ledger.begin_replay(part.spool, part.entry)
         try:
             if not _send(part, context, delivered):
                 break
-            receipts.append(receipt_of(part))
+            rejected = rejected_in(context.ledger, part.spool, part.sink)
+            receipts.append(receipt_of(part, rejected))
         except (SpoolError, OSError) as error:
             log.error(
                 "source failed, its remaining records were not sent",
@@ -69,15 +75,38 @@ def carry_out(
     return receipts
 
 
-def receipt_of(part: ReplayPart) -> Receipt:
-    """Count and digest what the part holds, whole (`Receipt`) and in pieces (`pieces_of`)."""
+def _close_dead_letters(sink: Sink, ledger: Ledger) -> None:
+    """From now on, close the dead letters of the records that `sink` delivers."""
+    send = sink.send
+    kept = {
+        (row["spool"], row["seq"]): row["id"]
+        for row in ledger.dead_letters()
+        if row["sink"] == sink.name and row["state"] == "kept"
+    }
+
+    def send_and_close(batch: Batch, identity: Identity, attempt: int) -> Outcome:
+        outcome = send(batch, identity, attempt)
+        if outcome.disposition is Disposition.DELIVERED:
+            numbers = [kept.get((identity.spool, seq)) for seq in batch.seqs]
+            ledger.close_dead_letters([one for one in numbers if one is not None], "delivered")
+        return outcome
+
+    if kept:
+        sink.send = send_and_close  # type: ignore[method-assign]
+
+
+def receipt_of(part: ReplayPart, rejected: Collection[int] = ()) -> Receipt:
+    """Count and digest what was sent, whole (`Receipt`) and in ranges (`pieces_of`).
+
+    `rejected` has the seqs of the records that the receiver did not accept.
+    """
     digest, count = hashlib.sha256(), 0
     first = last = 0
 
     def counted() -> Iterator[Stored]:
         nonlocal count, first, last
         for stored in records_in(part.source):
-            if carries(part.kinds, stored.kind):
+            if carries(part.kinds, stored.kind) and stored.seq not in rejected:
                 digest.update(stored.seq.to_bytes(8, "big") + stored.kind.encode() + stored.body)
                 count += 1
                 first, last = first or stored.seq, stored.seq

@@ -26,6 +26,8 @@ class RecordRange:
     through: int
     selection: Selection
     newer: Collection[int] = ()
+    only: Collection[int] | None = None  # seqs
+    without: Collection[int] = ()  # seqs
 
     @property
     def directory(self) -> Path:
@@ -71,6 +73,8 @@ class RecordRange:
         )
 
     def _takes(self, stored: Stored) -> bool:
+        if stored.seq in self.without or (self.only is not None and stored.seq not in self.only):
+            return False
         body = decode(stored)
         if stored.kind == "step" and body.get("step") in self.newer:
             return False

@@ -70,18 +70,13 @@ class StatusCollector:
         unreadable: dict[str, str] = {}
         spools = self._collect_spools(snapshot, only, unreadable)
         service = self._service()
-        newest = max((one.newest for one in spools if one.newest is not None), default=None)
         return Status(
             root=str(config.spool),
             state=str(config.state),
             disk=_disk(config.spool, config.root_bytes, sum(spool.bytes for spool in spools)),
             spools=tuple(spools),
             sinks=tuple(
-                replace(
-                    _sink(name, spools, counted, outages),
-                    newest=newest,
-                    rate=_rate(service, name),
-                )
+                replace(_sink(name, spools, counted, outages), rate=_rate(service, name))
                 for name in self._sinks
             ),
             producer_dropped=dict(counted.dropped),
@@ -246,6 +241,7 @@ def _sink(
         pending=sum(one.pending for one in mine),
         pending_bytes=sum(one.pending_bytes for one in mine),
         oldest=min((one.oldest for one in mine if one.oldest is not None), default=None),
+        newest=max((one.newest for one in spools if one.newest is not None), default=None),
         newest_acknowledged=max(acknowledged, default=None),
         dead_letters=_dead_letters(counted, name, "kept"),
         rejected=_dead_letters(counted, name, "kept", "delivered", "dropped"),
