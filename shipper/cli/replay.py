@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from shipper.cli.options import SENDING, load_config, need_readable, settings
+from shipper.cli.options import load_config, need_readable, settings
+from shipper.config.schema import SINK_SETTINGS
 
 if TYPE_CHECKING:
     from shipper.config.schema import Config
@@ -74,7 +75,7 @@ def timestamp(value: str) -> float:
 @click.option("--rate", type=click.FloatRange(min=0.1), help="Maximum records a second.")
 @click.option("--as-workload", default="", help="The workload of files that do not name one.")
 @click.option("--as-pod", default="", help="The pod of files that do not name one.")
-@settings("spool", "pod_directories", "state", *SENDING)
+@settings("spool", "pod_directories", "state", *SINK_SETTINGS)
 def replay(
     paths: tuple[Path, ...],
     dry_run: bool,
