@@ -15,7 +15,7 @@ import orjson
 from shipper.admin.curves import Curves
 from shipper.admin.history import StatusHistory
 from shipper.admin.metrics import CONTENT_TYPE, Exposition
-from shipper.delivery.counters import Meters
+from shipper.delivery.counters import Metrics
 from shipper.health.liveness import ServiceLiveness
 from shipper.http_server import HttpRequest, HttpResponse
 from shipper.status.model import Status
@@ -33,7 +33,7 @@ class Routes:
         self,
         status: Callable[[], Status | None],
         history: StatusHistory,
-        meters: Meters,
+        meters: Metrics,
         liveness: ServiceLiveness,
     ) -> None:
         self._status = status

@@ -38,10 +38,10 @@ REGISTRY: dict[str, str] = {
 # What the exit codes mean: those of every command, then what 1 means for those that have it.
 EXITS: dict[int, str] = {
     0: "success",
-    1: "failure, or work is left; stderr says what, and for some commands see below",
-    2: "invalid arguments or settings; all of them are listed",
+    1: "failure, or work is left. stderr gives the reason. Some commands are listed below",
+    2: "invalid arguments or settings. stderr lists all of them",
     3: "the state directory is in use by another service",
-    4: "the state directory cannot be used; the message says why and what to do",
+    4: "the state directory cannot be used. stderr gives the reason and what to do",
     130: "interrupted at a prompt",
     141: "the output pipe was closed (`| head`)",
 }

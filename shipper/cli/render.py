@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from shipper.ledger.ledger import Receipt
     from shipper.replay.plan import ReplayPart
     from shipper.replay.verify import Checked
-    from shipper.retention.quarantine import Report
+    from shipper.retention.quarantine import QuarantineReport
 
 NO_WORKLOAD = "it names neither workload nor pod: give --as-workload or --as-pod"
 
@@ -233,7 +233,7 @@ def print_settings(values: Mapping[str, Any], given: Mapping[str, str]) -> None:
     console().print(table)
 
 
-def print_quarantine(reports: Sequence[tuple[Report, int]], *, as_json: bool) -> None:
+def print_quarantine(reports: Sequence[tuple[QuarantineReport, int]], *, as_json: bool) -> None:
     """One line for each damaged segment with its size in bytes, then what is wrong with it."""
     if as_json:
         print_json([{**asdict(report), "bytes": size} for report, size in reports])

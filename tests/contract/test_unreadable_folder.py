@@ -85,7 +85,7 @@ def test_a_closed_folder_on_the_way_to_spools_is_told_by_everybody(
         assert summary.headline.startswith(f"{closed} {why}")
         found: dict[str, str] = {}
         ledger = Ledger(settings.state, exclusive=False)
-        run_audit(ledger, settings.spool, DEFAULT, layout.noting(found))
+        run_audit(ledger, settings.spool, DEFAULT, layout.collect_unreadable(found))
         ledger.close()
         assert found == {str(closed): why}
         monkeypatch.undo()
@@ -100,7 +100,7 @@ def test_what_the_disk_keeps_for_itself_is_no_trouble(
     (tmp_path / "spool" / "lost+found").mkdir(parents=True)
     _refusing(monkeypatch, tmp_path / "spool" / "lost+found")
     found: dict[str, str] = {}
-    assert list(layout.find_spools(tmp_path / "spool", layout.noting(found))) == []
+    assert list(layout.find_spools(tmp_path / "spool", layout.collect_unreadable(found))) == []
     assert found == {}
 
 

@@ -96,11 +96,11 @@ MUTANTS: dict[str, Mutant] = {
         patches=(
             Patch(
                 file=_PIPELINE,
-                old="        outcome = self._send(batch, tries)\n",
-                new="        self._parcels.popleft()\n"
-                "        self._settle(batch, delivered=len(batch.seqs), requests=1)\n"
-                "        self._parcels.appendleft(batch)\n"
-                "        outcome = self._send(batch, tries)\n",
+                old="        outcome = self._send(batch, attempt)\n",
+                new="        self._batches.popleft()\n"
+                "        self._commit(batch, delivered=len(batch.seqs), requests=1)\n"
+                "        self._batches.appendleft(batch)\n"
+                "        outcome = self._send(batch, attempt)\n",
             ),
         ),
     ),
@@ -109,7 +109,7 @@ MUTANTS: dict[str, Mutant] = {
         patches=(
             Patch(
                 file=_PIPELINE,
-                old="        seq = min(remaining) - 1 if remaining else self._through\n",
+                old="        seq = min(waiting) - 1 if waiting else self._through\n",
                 new="        seq = self._through\n",
             ),
         ),
@@ -132,7 +132,7 @@ MUTANTS: dict[str, Mutant] = {
                 file=_PIPELINE,
                 old="        if outcome.disposition is Disposition.DELIVERED:\n",
                 new="        if outcome.disposition is Disposition.DELIVERED:\n"
-                "            self.sink.send(batch, self.identity, tries)\n",
+                "            self.sink.send(batch, self.identity, attempt)\n",
             ),
         ),
     ),

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from tests.crash.lab.patches import Mutant, Patch
 
-_AGAIN = "shipper/delivery/resend.py"
-_FORGOTTEN = (
-    "            if self._life.name:\n                raise Forgotten(life)\n"
-    "            self._note(replace(self._life, name=life))\n"
+_RESEND = "shipper/delivery/resend.py"
+_RESTARTED = (
+    "        if self._epoch.name and not self._closed:\n"
+    "            raise ReceiverRestarted(epoch)\n"
 )
 
 MASTER_MUTANTS: dict[str, Mutant] = {
@@ -15,9 +15,9 @@ MASTER_MUTANTS: dict[str, Mutant] = {
         meaning="what a restarted master has forgotten is not sent again",
         patches=(
             Patch(
-                file=_AGAIN,
-                old=_FORGOTTEN,
-                new="            self._note(replace(self._life, name=life))\n",
+                file=_RESEND,
+                old=_RESTARTED,
+                new="",
             ),
         ),
     ),
@@ -25,10 +25,10 @@ MASTER_MUTANTS: dict[str, Mutant] = {
         meaning="one report more is sent before what a restarted master has forgotten",
         patches=(
             Patch(
-                file=_AGAIN,
-                old=_FORGOTTEN,
-                new='            if self._life.name and not getattr(self, "late", False):\n'
-                "                self.late = True\n                return\n" + _FORGOTTEN,
+                file=_RESEND,
+                old=_RESTARTED,
+                new='        if self._epoch.name and not getattr(self, "late", False):\n'
+                "            self.late = True\n            return\n" + _RESTARTED,
             ),
         ),
     ),
@@ -36,9 +36,9 @@ MASTER_MUTANTS: dict[str, Mutant] = {
         meaning="a sample whose answer was lost is sent again to the same master",
         patches=(
             Patch(
-                file=_AGAIN,
-                old="        if once and self._flies(batch, greeting.epoch):\n",
-                new="        if False:\n",
+                file=_RESEND,
+                old="            if in_flight == (batch.first, answer.epoch):\n",
+                new="            if False:\n",
             ),
         ),
     ),

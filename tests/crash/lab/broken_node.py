@@ -10,8 +10,8 @@ NODE_MUTANTS: dict[str, Mutant] = {
         patches=(
             Patch(
                 file="shipper/discovery/poller.py",
-                old="        one.verdict = one.reader.liveness()\n",
-                new="        one.verdict = Liveness(alive=True)\n",
+                old="        one.liveness = one.reader.liveness()\n",
+                new="        one.liveness = Liveness(alive=True)\n",
             ),
         ),
     ),
@@ -47,20 +47,21 @@ NODE_MUTANTS: dict[str, Mutant] = {
         patches=(
             Patch(
                 file="shipper/ledger/ledger.py",
-                old="        if not settled.dropped:\n            with self.using() as database:\n",
+                old="        if not delta.dropped:\n"
+                "            with self.connection() as database:\n",
                 new="        self._later = getattr(self, '_later', {})\n"
-                "        before = self._later.pop((spool, sink), Settled())\n"
+                "        before = self._later.pop((spool, sink), CommitDelta())\n"
                 "        import dataclasses\n"
-                "        settled = dataclasses.replace(\n"
-                "            settled,\n"
-                "            delivered=settled.delivered + before.delivered,\n"
-                "            passed=settled.passed + before.passed,\n"
+                "        delta = dataclasses.replace(\n"
+                "            delta,\n"
+                "            delivered=delta.delivered + before.delivered,\n"
+                "            skipped=delta.skipped + before.skipped,\n"
                 "        )\n"
                 "        if position.seq % 2:\n"
-                "            self._later[spool, sink] = settled\n"
-                "            settled = Settled()\n"
-                "        if not settled.dropped:\n"
-                "            with self.using() as database:\n",
+                "            self._later[spool, sink] = delta\n"
+                "            delta = CommitDelta()\n"
+                "        if not delta.dropped:\n"
+                "            with self.connection() as database:\n",
             ),
         ),
     ),
@@ -69,8 +70,8 @@ NODE_MUTANTS: dict[str, Mutant] = {
         patches=(
             Patch(
                 file="shipper/delivery/pipeline.py",
-                old="if self._ledger.bury(self._letter(one))]\n",
-                new="if one.stored.seq % 2]\n",
+                old="            if self._ledger.add_dead_letter(\n",
+                new="            if (lambda _letter: one.stored.seq % 2)(\n",
             ),
         ),
     ),
@@ -79,8 +80,8 @@ NODE_MUTANTS: dict[str, Mutant] = {
         patches=(
             Patch(
                 file="shipper/delivery/pipeline.py",
-                old="        self._settle(batch, delivered=0, requests=1)\n",
-                new="        self._settle(batch, delivered=len(batch.seqs), requests=1)\n",
+                old="        self._commit(batch, requests=1)\n",
+                new="        self._commit(batch, delivered=len(batch.seqs), requests=1)\n",
             ),
         ),
     ),
@@ -89,7 +90,7 @@ NODE_MUTANTS: dict[str, Mutant] = {
         patches=(
             Patch(
                 file="shipper/ledger/ledger.py",
-                old="            count = _lose(database, spool, sink, lost)\n",
+                old="            count = _add_lost(database, spool, sink, lost)\n",
                 new="            count = through - position.seq\n",
             ),
         ),
@@ -109,7 +110,7 @@ NODE_MUTANTS: dict[str, Mutant] = {
         patches=(
             Patch(
                 file="shipper/retention/cleaner.py",
-                old="full=excess > 0 and (was_crowded or not self._crowded))\n",
+                old="full=over_by > 0 and (was_blocked or not self._blocked))\n",
                 new="full=False)\n",
             ),
         ),
@@ -129,8 +130,8 @@ NODE_MUTANTS: dict[str, Mutant] = {
         patches=(
             Patch(
                 file="shipper/retention/cleaner.py",
-                old='        if excess > 0 and self._config.when_full == "drop-oldest":\n',
-                new="        if excess > 0:\n",
+                old='        if over_by > 0 and self._config.when_full == "drop-oldest":\n',
+                new="        if over_by > 0:\n",
             ),
         ),
     ),
@@ -149,8 +150,8 @@ NODE_MUTANTS: dict[str, Mutant] = {
         patches=(
             Patch(
                 file="shipper/delivery/queue.py",
-                old="(place.route.position.seq, place.finished)",
-                new="(place.route._through, place.finished)",
+                old="(member.pipeline.position.seq, member.finished)",
+                new="(member.pipeline._through, member.finished)",
             ),
         ),
     ),
@@ -159,8 +160,8 @@ NODE_MUTANTS: dict[str, Mutant] = {
         patches=(
             Patch(
                 file="shipper/delivery/workers.py",
-                old="    return key[0], lanes[key].is_slow()\n",
-                new="    return key[0], False and lanes[key].is_slow()\n",
+                old="    return key[0], queues[key].is_slow()\n",
+                new="    return key[0], False and queues[key].is_slow()\n",
             ),
         ),
     ),
@@ -195,8 +196,8 @@ NODE_MUTANTS: dict[str, Mutant] = {
             ),
             Patch(
                 file="shipper/discovery/scanner.py",
-                old="            self._take_in(directory)\n        except Exception:\n",
-                new="            self._take_in(directory)\n        except ValueError:\n",
+                old="            self._try_to_add(directory)\n        except Exception:\n",
+                new="            self._try_to_add(directory)\n        except ValueError:\n",
             ),
         ),
     ),
@@ -204,9 +205,9 @@ NODE_MUTANTS: dict[str, Mutant] = {
         meaning="everything that is waited for is reckoned by the wall clock",
         patches=(
             Patch(
-                file="shipper/service.py",
-                old="        self._now = time.monotonic\n",
-                new="        self._now = time.time\n",
+                file="shipper/app.py",
+                old="        self.now = time.monotonic\n",
+                new="        self.now = time.time\n",
             ),
         ),
     ),

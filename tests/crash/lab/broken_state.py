@@ -98,11 +98,11 @@ STATE_MUTANTS: dict[str, Mutant] = {
         patches=(
             Patch(
                 file=_REPLAY,
-                old="        sent = route.take_delivered()\n",
-                new="        sent = route.take_delivered()\n"
-                "        from shipper.ledger.ledger import Settled\n"
+                old="        sent = pipeline.take_delivered()\n",
+                new="        sent = pipeline.take_delivered()\n"
+                "        from shipper.ledger.ledger import CommitDelta\n"
                 "        means.ledger.acknowledge("
-                "part.spool, part.sink, route.position, Settled())\n",
+                "part.spool, part.sink, pipeline.position, CommitDelta())\n",
             ),
         ),
     ),

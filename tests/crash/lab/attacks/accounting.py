@@ -94,7 +94,7 @@ def trial(seed: int, work: Path) -> Verdict:
     """See the module."""
     rng, found, variant = random.Random(seed), Findings(), seed % 3
     shipper.delivery.backoff.FIRST_SECONDS = 0.01
-    cleaner.TIDY_SECONDS = cleaner.CROWDED_SECONDS = 0.1
+    cleaner.CLEAN_SECONDS = cleaner.BLOCKED_SECONDS = 0.1
     background.TICK_SECONDS = 0.1
     recorder_module._RETRY_SECONDS = 0.05
     os.environ.update(

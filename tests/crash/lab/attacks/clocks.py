@@ -46,13 +46,13 @@ for number in itertools.count():
 _SERVE = """
 import sys
 import shipper.delivery.backoff, shipper.retention.cleaner
-from shipper.service import Service
-shipper.delivery.backoff.FIRST_SECONDS, shipper.retention.cleaner.TIDY_SECONDS = 0.05, 0.2
-tidy, looks = Service._tidy, open(sys.argv.pop(), "a", buffering=1)
+from shipper.app import App
+shipper.delivery.backoff.FIRST_SECONDS, shipper.retention.cleaner.CLEAN_SECONDS = 0.05, 0.2
+tidy, looks = App.clean, open(sys.argv.pop(), "a", buffering=1)
 def and_tell(service):
     tidy(service)
     looks.write("\\n")
-Service._tidy = and_tell
+App.clean = and_tell
 from shipper.cli import main
 main()
 """

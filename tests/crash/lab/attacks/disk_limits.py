@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import shipper.delivery.backoff
+from shipper.app import App
 from shipper.audit.account import Account
 from shipper.discovery.layout import find_spools
 from shipper.errors import ShipperError
@@ -143,18 +144,18 @@ class Node:
         self.unmarked += self.service.told.count(UNMARKED)
 
     def _serve(self, tell: Tell) -> None:
-        tidy, row = Service._tidy, 0
+        tidy, row = App.clean, 0
 
-        def and_tell(service: Service) -> None:
+        def and_tell(app: App) -> None:
             nonlocal row
             was_above = self._is_above()
-            tidy(service)
+            tidy(app)
             marked = (self.config.spool / fmt.ROOT_FULL_NAME).exists()
             row = row + 1 if was_above and self._is_above() and not marked else 0
             # Once it may have grown anew just now, and once a lane may have been in the way.
             tell(UNMARKED if row > 2 else LOOK)
 
-        Service._tidy = and_tell  # type: ignore[method-assign]
+        App.clean = and_tell  # type: ignore[method-assign]
         Service(self.config).run()
 
     def _is_above(self) -> bool:
@@ -169,7 +170,7 @@ def trial(seed: int, work: Path) -> Verdict:
     variant = VARIANTS[seed % len(VARIANTS)]
     whose, policy = variant.whose, variant.policy
     shipper.delivery.backoff.FIRST_SECONDS = 0.01
-    cleaner.TIDY_SECONDS = cleaner.CROWDED_SECONDS = 0.2
+    cleaner.CLEAN_SECONDS = cleaner.BLOCKED_SECONDS = 0.2
     background.TICK_SECONDS = 0.1
     recorder_module._RETRY_SECONDS = 0.05
     os.environ.update(

@@ -170,7 +170,7 @@ def _trial(root: Root, seed: int, work: Path, holds: ExitStack) -> Verdict:
         honest.kill()
     words = root.log.read_text(errors="replace")
     found.check(service.returncode == 0, "G15", f"ended with {service.returncode}: {words[-500:]}")
-    found.check("fault of this program" not in words, "G15", _line(words, "fault of this program"))
+    found.check("internal error" not in words, "G15", _line(words, "internal error"))
     found.check("unexpected; tried" not in words, "G15", _line(words, "unexpected; tried"))
     receiver.stop()
     _check_arrivals(root, receiver.store, found)

@@ -39,7 +39,7 @@ STATIONS = (
     (Reader, "read"),
     (HttpClient, "post"),
     (Ledger, "acknowledge"),
-    (Ledger, "bury"),
+    (Ledger, "add_dead_letter"),
 )
 # (run, step) -> what the receiver must hold of it in the end.
 STEPS: dict[tuple[str, int], dict[str, Any]] = {}
