@@ -24,7 +24,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 import spooler
-from shipper.delivery.counters import BUCKETS, Meters
+from shipper.delivery.counters import BUCKETS, Metrics
 from shipper.status.model import SinkStatus, Status
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -43,7 +43,7 @@ class Exposition(Collector):
 
     def __init__(
         self,
-        meters: Meters,
+        meters: Metrics,
         status: Callable[[], Status | None],
         last_run: Callable[[], float],
     ) -> None:
@@ -73,7 +73,7 @@ class Exposition(Collector):
             yield from _of_sinks(status)
 
 
-def _of_meters(meters: Meters) -> Iterator[Metric]:
+def _of_meters(meters: Metrics) -> Iterator[Metric]:
     yield _counter("sink_requests", sorted(meters.requests.items()), "sink", "outcome")
     name = "sink_request_duration_seconds"
     durations = HistogramMetricFamily(f"lens_ship_{name}", _HELP[name], labels=["sink"])

@@ -16,7 +16,7 @@ from shipper.admin.history import SAMPLE_SECONDS, StatusHistory
 from shipper.admin.routes import Routes
 from shipper.config.parse import host_and_port
 from shipper.config.schema import Config
-from shipper.delivery.counters import Meters
+from shipper.delivery.counters import Metrics
 from shipper.errors import ShipperError
 from shipper.health.liveness import ServiceLiveness
 from shipper.http_server import HttpServer
@@ -43,7 +43,7 @@ class StatusRefresher:
         self,
         config: Config,
         ledger: Ledger,
-        meters: Meters,
+        meters: Metrics,
         liveness: ServiceLiveness,
         changes: Callable[[], object | None],
         now: Callable[[], float] = time.monotonic,

@@ -79,10 +79,10 @@ def need_readable(*places: Path) -> None:
     Raises:
         ConfigError: naming all of them.
     """
-    from shipper.discovery.layout import why_closed
+    from shipper.discovery.layout import why_unreadable
     from shipper.errors import ConfigError
 
-    problems = [f"{place} {why}" for place in places if (why := why_closed(place))]
+    problems = [f"{place} {why}" for place in places if (why := why_unreadable(place))]
     if problems:
         raise ConfigError(problems)
 

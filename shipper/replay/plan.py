@@ -120,7 +120,7 @@ def _find(request: ReplayRequest, ledger: Ledger) -> tuple[list[_Found], list[st
         except (SpoolError, Misplaced, OSError) as error:
             problems.append(_about(directory, error))
             continue
-        first = ledger.place_of(identity.spool)
+        first = ledger.directory_of(identity.spool)
         if live and first is not None and first != directory and first.is_dir():
             problems.append(f"{directory}: has the id of {first}, which was there first")
             continue

@@ -9,9 +9,9 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from shipper.config.schema import Config
-from shipper.delivery.pipeline import ClosedRoute, Route, Together
-from shipper.delivery.resend import ClosedCarefulRoute
-from shipper.delivery.sink_state import Health
+from shipper.delivery.pipeline import DeliveryContext, Pipeline
+from shipper.delivery.resend import AtMostOncePipeline
+from shipper.delivery.sink_state import SinkState
 from shipper.ledger.ledger import Ledger, Receipt
 from shipper.log import fields
 from shipper.replay.plan import ReplayPart, rejected_in
@@ -88,7 +88,7 @@ def _close_dead_letters(sink: Sink, ledger: Ledger) -> None:
         outcome = send(batch, identity, attempt)
         if outcome.disposition is Disposition.DELIVERED:
             numbers = [kept.get((identity.spool, seq)) for seq in batch.seqs]
-            ledger.close_dead_letters([one for one in numbers if one is not None], "delivered")
+            ledger.resolve_dead_letters([one for one in numbers if one is not None], "delivered")
         return outcome
 
     if kept:
@@ -130,28 +130,29 @@ def _send(
 ) -> bool:
     """Whether the part was sent to its end."""
     sink = context.sinks[part.sink]
-    make: type[Route] = ClosedCarefulRoute if isinstance(sink, Volatile) else ClosedRoute
+    make: type[Pipeline] = AtMostOncePipeline if isinstance(sink, Volatile) else Pipeline
     identity = part.source.identity
     if isinstance(sink, ResolvesIdentity):
         identity = sink.resolve(identity, context.ledger, alive=False)
-    route = make(
+    pipeline = make(
         reader=part.source,
         identity=identity,
         sink=sink,
-        together=Together(ledger=context.ledger, config=context.config),
+        context=DeliveryContext(ledger=context.ledger, config=context.config),
         entry=part.entry,
+        closed=True,
     )
-    health = Health(f"replay to {part.sink}", context.now, sink=part.sink)
+    state = SinkState(part.sink, context.now)
     while not context.stop.is_set():
         begun = context.now()
         pace = begun if context.rate else begun + TURN_SECONDS
-        progress = route.turn(now=context.now, until=pace, owned=False, flush_all=True)
-        sent = route.take_delivered()
+        progress = pipeline.turn(now=context.now, until=pace, owned=False, flush_all=True)
+        sent = pipeline.take_delivered()
         if sent:
-            health.succeeded()
+            state.succeeded()
             delivered(part, sent)
         if progress.failure is not None:
-            context.stop.wait(health.failed(progress.failure))
+            context.stop.wait(state.failed(progress.failure))
         elif progress.at_end:
             return True
         elif context.rate and sent:

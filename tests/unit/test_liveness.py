@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from shipper.delivery.counters import BUCKETS, Meters
+from shipper.delivery.counters import BUCKETS, Metrics
 from shipper.health.liveness import HOUSEKEEPING, LOOP_SECONDS, MAIN, TURN_SECONDS, ServiceLiveness
 from tests.kit.shipping import Clock
 
@@ -17,12 +17,12 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def meters() -> Meters:
-    return Meters()
+def meters() -> Metrics:
+    return Metrics()
 
 
 @pytest.fixture
-def live(meters: Meters, clock: Clock) -> ServiceLiveness:
+def live(meters: Metrics, clock: Clock) -> ServiceLiveness:
     return ServiceLiveness(meters, clock)
 
 
@@ -65,26 +65,26 @@ def test_a_turn_that_does_not_end_is_reported(live: ServiceLiveness, clock: Cloc
 
 
 def test_a_turn_that_waits_for_its_receiver_stays_alive(
-    live: ServiceLiveness, meters: Meters, clock: Clock
+    live: ServiceLiveness, meters: Metrics, clock: Clock
 ) -> None:
     live.turn_started()
-    meters.asks()
+    meters.request_started()
     clock.pass_by(1000 * TURN_SECONDS)
     live.loop_ran(MAIN)
     live.loop_ran(HOUSEKEEPING)
     assert live.healthy() == ""
 
 
-def test_outcomes_stay_few_whatever_they_are_called(meters: Meters) -> None:
+def test_outcomes_stay_few_whatever_they_are_called(meters: Metrics) -> None:
     for number in range(500):
-        meters.answered("processor", f"reason-{number}", 0.1)
+        meters.request_finished("processor", f"reason-{number}", 0.1)
     assert len(meters.requests) <= 41
     assert sum(meters.requests.values()) == 500
     assert meters.requests["processor", "other"] > 400
 
 
-def test_durations_fall_into_the_bucket_whose_bound_they_do_not_pass(meters: Meters) -> None:
+def test_durations_fall_into_the_bucket_whose_bound_they_do_not_pass(meters: Metrics) -> None:
     for seconds in (0.0, BUCKETS[0], BUCKETS[-1], BUCKETS[-1] + 1):
-        meters.answered("processor", "delivered", seconds)
+        meters.request_finished("processor", "delivered", seconds)
     counts = meters.durations["processor"].counts
     assert (counts[0], counts[-2], counts[-1], sum(counts)) == (2, 1, 1, 4)
