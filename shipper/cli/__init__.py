@@ -7,6 +7,7 @@ the command runs, not before.
 from __future__ import annotations
 
 import difflib
+import io
 import sys
 from importlib import import_module
 
@@ -62,6 +63,9 @@ EXITS_OF: dict[str, str] = {
 
 def main() -> None:
     """Entry point of the `lens-ship` command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # paths, and terminals without UTF-8
     try:
         cli(standalone_mode=False)
     except click.exceptions.Abort:

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-import orjson
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -19,7 +18,7 @@ from rich.text import Text
 
 from shipper.audit.account import Account, total
 from shipper.finding import FAIL, OK, WARN, Finding
-from shipper.humanize import by_reason, clock, counted, sanitize
+from shipper.humanize import by_reason, clock, counted, sanitize, to_json
 from shipper.ledger import ranges
 from shipper.tables import Column, cells, console, fitted, numbers
 
@@ -69,8 +68,7 @@ _QUARANTINE_COLUMNS = (
 
 def print_json(value: Any, *, on_one_line: bool = False) -> None:
     """JSON on standard output, indented unless it is one line of many."""
-    option = 0 if on_one_line else orjson.OPT_INDENT_2
-    print(orjson.dumps(value, option=option, default=str).decode(), flush=on_one_line)  # noqa: T201
+    print(to_json(value, indent=not on_one_line).decode(), flush=on_one_line)  # noqa: T201
 
 
 def print_accounts(

@@ -137,7 +137,7 @@ class Sink(Protocol):
 
 @runtime_checkable
 class Volatile(Protocol):
-    """The receiver volatile what it acknowledged when it restarts, and cannot detect a repetition.
+    """The receiver loses what it acknowledged when it restarts, and cannot detect a repetition.
 
     Attributes:
         receiver_retention: seconds for which it remembers a batch, from its `event_time` on.
@@ -157,7 +157,7 @@ class Volatile(Protocol):
         """Whether the receiver may get this batch twice without harm."""
 
     def event_time(self, batch: Batch) -> float:
-        """When the data of a batch was event_time, Unix seconds."""
+        """When the data of a batch was taken, Unix seconds."""
 
 
 class VolatileSink(Sink, Volatile, Protocol):
@@ -234,7 +234,7 @@ class SinkConfig:
 
     @property
     def volatile(self) -> bool:
-        """Whether its receiver volatile, see `Volatile`."""
+        """Whether its receiver is volatile, see `Volatile`."""
         return hasattr(self.make, "handshake")
 
     @property

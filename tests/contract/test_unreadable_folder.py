@@ -1,4 +1,4 @@
-"""A spool folder that cannot be read costs itself: the service ships the others."""
+"""A spool directory that cannot be read costs itself: the service delivers the others."""
 
 from __future__ import annotations
 

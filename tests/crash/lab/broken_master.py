@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.crash.lab.patches import Mutant, Patch
+from tests.crash.lab.patches import BrokenBuild, Patch
 
 _RESEND = "shipper/delivery/resend.py"
 _RESTARTED = (
@@ -10,9 +10,9 @@ _RESTARTED = (
     "            raise ReceiverRestarted(epoch)\n"
 )
 
-MASTER_MUTANTS: dict[str, Mutant] = {
-    "forgotten-not-sent-again": Mutant(
-        meaning="what a restarted master has forgotten is not sent again",
+MASTER_BUILDS: dict[str, BrokenBuild] = {
+    "no-resend-after-restart": BrokenBuild(
+        meaning="reports that a restarted master has lost are not sent again",
         patches=(
             Patch(
                 file=_RESEND,
@@ -21,8 +21,8 @@ MASTER_MUTANTS: dict[str, Mutant] = {
             ),
         ),
     ),
-    "newer-before-what-was-forgotten": Mutant(
-        meaning="one report more is sent before what a restarted master has forgotten",
+    "newer-before-resend": BrokenBuild(
+        meaning="one newer report is sent before the resend to a restarted master",
         patches=(
             Patch(
                 file=_RESEND,
@@ -32,7 +32,7 @@ MASTER_MUTANTS: dict[str, Mutant] = {
             ),
         ),
     ),
-    "sample-in-doubt-sent-again": Mutant(
+    "ambiguous-sample-resent": BrokenBuild(
         meaning="a sample whose answer was lost is sent again to the same master",
         patches=(
             Patch(
@@ -42,8 +42,8 @@ MASTER_MUTANTS: dict[str, Mutant] = {
             ),
         ),
     ),
-    "reports-not-checked": Mutant(
-        meaning="a report goes out whatever its time is",
+    "reports-not-checked": BrokenBuild(
+        meaning="a report is sent however old it is",
         patches=(
             Patch(
                 file="shipper/sinks/dlrover/report.py",
@@ -57,8 +57,8 @@ MASTER_MUTANTS: dict[str, Mutant] = {
             ),
         ),
     ),
-    "reports-out-of-order": Mutant(
-        meaning="of two reports the later one goes out first",
+    "reports-out-of-order": BrokenBuild(
+        meaning="of two reports the later one is sent first",
         patches=(
             Patch(
                 file="shipper/sinks/dlrover/sink.py",

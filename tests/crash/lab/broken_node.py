@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from tests.crash.lab.patches import Mutant, Patch
+from tests.crash.lab.patches import BrokenBuild, Patch
 
-NODE_MUTANTS: dict[str, Mutant] = {
-    "ends-not-looked-for": Mutant(
-        meaning="nobody looks whether the process of a spool is still there",
+NODE_BUILDS: dict[str, BrokenBuild] = {
+    "ended-processes-not-checked": BrokenBuild(
+        meaning="the service does not check whether the process of a spool still runs",
         patches=(
             Patch(
                 file="shipper/discovery/poller.py",
@@ -15,8 +15,8 @@ NODE_MUTANTS: dict[str, Mutant] = {
             ),
         ),
     ),
-    "silence-is-death": Mutant(
-        meaning="a process that has not written for a moment is taken for dead",
+    "silent-processes-reported-dead": BrokenBuild(
+        meaning="a process that has written nothing for a moment is reported as dead",
         patches=(
             Patch(
                 file="spooler/spool/owner.py",
@@ -27,8 +27,8 @@ NODE_MUTANTS: dict[str, Mutant] = {
             ),
         ),
     ),
-    "goodbye-is-not-heard": Mutant(
-        meaning="a process that ended in order is said to have been cut off",
+    "clean-shutdown-not-read": BrokenBuild(
+        meaning="a clean shutdown is reported as an unclean exit",
         patches=(
             Patch(
                 file="shipper/steps.py",
@@ -42,8 +42,8 @@ NODE_MUTANTS: dict[str, Mutant] = {
             ),
         ),
     ),
-    "counts-are-saved-later": Mutant(
-        meaning="most positions are saved without what has been settled on the way",
+    "counts-saved-later": BrokenBuild(
+        meaning="most positions are saved without the counts of what was acknowledged",
         patches=(
             Patch(
                 file="shipper/ledger/ledger.py",
@@ -65,8 +65,8 @@ NODE_MUTANTS: dict[str, Mutant] = {
             ),
         ),
     ),
-    "refused-and-not-kept": Mutant(
-        meaning="what the receiver refuses for good is passed over, and no dead letter",
+    "rejected-and-not-kept": BrokenBuild(
+        meaning="a record that the receiver rejects is skipped, and no dead letter is kept",
         patches=(
             Patch(
                 file="shipper/delivery/pipeline.py",
@@ -75,7 +75,7 @@ NODE_MUTANTS: dict[str, Mutant] = {
             ),
         ),
     ),
-    "refused-counts-as-delivered": Mutant(
+    "rejected-counts-as-delivered": BrokenBuild(
         meaning="a dead letter is counted as delivered, too",
         patches=(
             Patch(
@@ -85,8 +85,8 @@ NODE_MUTANTS: dict[str, Mutant] = {
             ),
         ),
     ),
-    "dropped-and-not-counted": Mutant(
-        meaning="what is deleted undelivered for the limit of the root is counted nowhere",
+    "dropped-and-not-counted": BrokenBuild(
+        meaning="records that are dropped for the limit of the root are not counted",
         patches=(
             Patch(
                 file="shipper/ledger/ledger.py",
@@ -95,8 +95,8 @@ NODE_MUTANTS: dict[str, Mutant] = {
             ),
         ),
     ),
-    "spool-limit-not-kept": Mutant(
-        meaning="no writer looks at what its spool takes",
+    "spool-limit-not-kept": BrokenBuild(
+        meaning="the writer does not check how much disk its spool takes",
         patches=(
             Patch(
                 file="spooler/spool/writer.py",
@@ -105,7 +105,7 @@ NODE_MUTANTS: dict[str, Mutant] = {
             ),
         ),
     ),
-    "root-limit-not-kept": Mutant(
+    "root-limit-not-kept": BrokenBuild(
         meaning="the service does not tell writers that the root is full",
         patches=(
             Patch(
@@ -115,7 +115,7 @@ NODE_MUTANTS: dict[str, Mutant] = {
             ),
         ),
     ),
-    "writer-deletes-undelivered": Mutant(
+    "writer-deletes-undelivered": BrokenBuild(
         meaning="a writer deletes its oldest segments though the policy is drop-newest",
         patches=(
             Patch(
@@ -125,8 +125,8 @@ NODE_MUTANTS: dict[str, Mutant] = {
             ),
         ),
     ),
-    "service-deletes-undelivered": Mutant(
-        meaning="the service deletes what is not delivered though the policy is drop-newest",
+    "service-deletes-undelivered": BrokenBuild(
+        meaning="the service deletes pending records though the policy is drop-newest",
         patches=(
             Patch(
                 file="shipper/retention/cleaner.py",
@@ -135,8 +135,8 @@ NODE_MUTANTS: dict[str, Mutant] = {
             ),
         ),
     ),
-    "deletion-not-told": Mutant(
-        meaning="what a writer deletes is told by no gap",
+    "deletion-not-recorded": BrokenBuild(
+        meaning="a writer deletes segments and records no gap",
         patches=(
             Patch(
                 file="spooler/spool/writer.py",
@@ -145,8 +145,8 @@ NODE_MUTANTS: dict[str, Mutant] = {
             ),
         ),
     ),
-    "deleted-before-acknowledged": Mutant(
-        meaning="what was read counts as delivered when it comes to deleting",
+    "deleted-before-acknowledged": BrokenBuild(
+        meaning="records that were read count as acknowledged when segments are deleted",
         patches=(
             Patch(
                 file="shipper/delivery/queue.py",
@@ -155,8 +155,8 @@ NODE_MUTANTS: dict[str, Mutant] = {
             ),
         ),
     ),
-    "the-slow-among-the-others": Mutant(
-        meaning="workloads whose requests hang take the workers of all the others",
+    "slow-workloads-not-separated": BrokenBuild(
+        meaning="workloads whose requests hang take the workers of all others",
         patches=(
             Patch(
                 file="shipper/delivery/workers.py",
@@ -165,8 +165,8 @@ NODE_MUTANTS: dict[str, Mutant] = {
             ),
         ),
     ),
-    "trouble-of-one-counts-for-all": Mutant(
-        meaning="everybody waits when one workload is answered wrongly",
+    "one-failing-workload-pauses-all": BrokenBuild(
+        meaning="a wrong answer for one workload pauses the whole sink",
         patches=(
             Patch(
                 file="shipper/delivery/queue.py",
@@ -176,8 +176,8 @@ NODE_MUTANTS: dict[str, Mutant] = {
             ),
         ),
     ),
-    "a-turn-without-end": Mutant(
-        meaning="a spool has its turn until there is nothing left in it",
+    "turn-without-limit": BrokenBuild(
+        meaning="a spool keeps its turn until it has no pending records",
         patches=(
             Patch(
                 file="shipper/delivery/queue.py",
@@ -186,8 +186,8 @@ NODE_MUTANTS: dict[str, Mutant] = {
             ),
         ),
     ),
-    "rubbish-ends-the-walk": Mutant(
-        meaning="what cannot be read ends the walk over the root",
+    "garbage-ends-the-scan": BrokenBuild(
+        meaning="an unreadable spool ends the scan of the root",
         patches=(
             Patch(
                 file="shipper/discovery/scanner.py",
@@ -201,8 +201,8 @@ NODE_MUTANTS: dict[str, Mutant] = {
             ),
         ),
     ),
-    "retry-by-wall-clock": Mutant(
-        meaning="everything that is waited for is reckoned by the wall clock",
+    "retry-by-wall-clock": BrokenBuild(
+        meaning="backoff and intervals are measured by the wall clock",
         patches=(
             Patch(
                 file="shipper/app.py",
@@ -211,8 +211,8 @@ NODE_MUTANTS: dict[str, Mutant] = {
             ),
         ),
     ),
-    "retention-by-wall-clock": Mutant(
-        meaning="the age of a segment is what the wall clock says now",
+    "retention-by-wall-clock": BrokenBuild(
+        meaning="the age of a segment is measured by the wall clock",
         patches=(
             Patch(
                 file="shipper/retention/deletable.py",
@@ -221,8 +221,8 @@ NODE_MUTANTS: dict[str, Mutant] = {
             ),
         ),
     ),
-    "order-by-wall-clock": Mutant(
-        meaning="steps are sent in the order of the times that they hold",
+    "order-by-wall-clock": BrokenBuild(
+        meaning="steps are sent in the order of their recorded times",
         patches=(
             Patch(
                 file="shipper/sinks/processor/metrics.py",
