@@ -81,10 +81,9 @@ STATE_BUILDS: dict[str, BrokenBuild] = {
         patches=(
             Patch(
                 file="shipper/replay/plan.py",
-                old="    entry = sink\n    if request.resend_delivered:\n",
-                new="    entry = sink\n"
-                '    if not found.live:\n        entry = f"{sink}~file~{time.time_ns()}"\n'
-                "    if request.resend_delivered:\n",
+                old="    spool, entry = source.identity.spool, sink\n",
+                new="    spool, entry = source.identity.spool, sink\n"
+                '    if not resend:\n        entry = f"{sink}~file~{time.time_ns()}"\n',
             ),
             Patch(
                 file="shipper/replay/plan.py",
@@ -122,8 +121,8 @@ STATE_BUILDS: dict[str, BrokenBuild] = {
         patches=(
             Patch(
                 file=_REPLAY,
-                old="            receipts.append(receipt_of(part))\n",
-                new="            receipts.append(receipt_of(part))\n"
+                old="            receipts.append(receipt_of(part, rejected))\n",
+                new="            receipts.append(receipt_of(part, rejected))\n"
                 "            context.ledger.end_replays(receipts[-1:])\n",
             ),
         ),
