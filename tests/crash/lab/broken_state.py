@@ -81,9 +81,10 @@ STATE_BUILDS: dict[str, BrokenBuild] = {
         patches=(
             Patch(
                 file="shipper/replay/plan.py",
-                old="    spool, entry = source.identity.spool, sink\n",
-                new="    spool, entry = source.identity.spool, sink\n"
-                '    if not resend:\n        entry = f"{sink}~file~{time.time_ns()}"\n',
+                old="    yield _part(request, ledger, first, sink, position.seq, resend=False)\n",
+                new="    part = _part(request, ledger, first, sink, position.seq, resend=False)\n"
+                '    entry = f"{sink}~file~{time.time_ns()}"\n'
+                "    yield part if found.live else replace(part, entry=entry)\n",
             ),
             Patch(
                 file="shipper/replay/plan.py",
@@ -100,7 +101,7 @@ STATE_BUILDS: dict[str, BrokenBuild] = {
                 old="        sent = pipeline.take_delivered()\n",
                 new="        sent = pipeline.take_delivered()\n"
                 "        from shipper.ledger.ledger import CommitDelta\n"
-                "        means.ledger.acknowledge("
+                "        context.ledger.acknowledge("
                 "part.spool, part.sink, pipeline.position, CommitDelta())\n",
             ),
         ),
