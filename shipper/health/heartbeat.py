@@ -96,7 +96,7 @@ class HeartbeatWriter:
         now = time.time()
         service_status.write_heartbeat(
             self._ledger,
-            HeartbeatWriter(
+            Heartbeat(
                 pid=os.getpid(),
                 version=spooler.__version__,
                 started=self._started,
