@@ -8,7 +8,7 @@ BIN = $(VENV)/bin
 WANDB_OLDEST = 0.16.0
 WANDB_BETWEEN = 0.19.0 0.22.0
 # Debian packages that some tests need. Without them these tests are skipped.
-DEBIAN = strace systemd btrfs-progs xfsprogs bindfs golang-go golang-github-masterminds-sprig-dev golang-k8s-sigs-yaml-dev chromium prometheus faketime
+DEBIAN = busybox-static strace systemd btrfs-progs xfsprogs bindfs golang-go golang-github-masterminds-sprig-dev golang-k8s-sigs-yaml-dev chromium prometheus faketime
 
 # The DLRover of the tests, and older versions for `make test-master`.
 DLROVER = 0.6.1
@@ -120,6 +120,8 @@ clean: ## remove the virtual environments and all caches
 	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
 $(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	  echo "$$($(PYTHON) --version 2>&1) is too old: lens-ship needs 3.10 or later. Run make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.demo: pyproject.toml spooler/lens_ship.pth | $(BIN)/python

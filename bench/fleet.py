@@ -24,7 +24,7 @@ import sys
 from collections import Counter, deque
 from dataclasses import dataclass, field
 
-from shipper.delivery.sink_state import Health
+from shipper.delivery.sink_state import SinkState
 from shipper.errors import Unreachable
 from shipper.http_client import Answer
 from shipper.sinks.outcome import Disposition, classify_failure
@@ -65,8 +65,8 @@ class Result:
 class Node:
     """One node with one workload: its recorded steps are a function of time."""
 
-    sink: Health
-    lane: Health
+    sink: SinkState
+    lane: SinkState
     delivered: int = 0
     batches: deque[int] = field(default_factory=deque)
     tries: int = 0
@@ -87,8 +87,8 @@ class Fleet:
         random.seed(world.seed)
         self._nodes = [
             Node(
-                sink=Health("sink", self._clock),
-                lane=Health("lane", self._clock),
+                sink=SinkState("sink", self._clock),
+                lane=SinkState("lane", self._clock),
                 allowance=AdaptiveTimeout(base=READ_SECONDS, seconds=READ_SECONDS),
             )
             for _ in range(world.nodes)

@@ -80,7 +80,7 @@ def retry(
             )
             outcome = _send(sink, identity, stored)
         if outcome.disposition is Disposition.DELIVERED:
-            ledger.close_dead_letters([row["id"]], "delivered")
+            ledger.resolve_dead_letters([row["id"]], "delivered")
         done.append(Retried(number=row["id"], outcome=outcome))
     return done
 
@@ -88,7 +88,7 @@ def retry(
 def drop(ledger: Ledger, rows: Iterable[Mapping[str, Any]]) -> int:
     """Discard them permanently; they stay in the counters. Returns how many."""
     numbers = [row["id"] for row in rows]
-    ledger.close_dead_letters(numbers, "dropped")
+    ledger.resolve_dead_letters(numbers, "dropped")
     return len(numbers)
 
 

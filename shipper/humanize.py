@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+import orjson
+
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
@@ -120,3 +122,14 @@ def json_safe(value: Any) -> Any:
     if isinstance(value, bytes):
         return {"_type": "bytes", "length": len(value)}
     return value
+
+
+def to_json(value: Any, *, indent: bool = False) -> bytes:
+    """`value` as JSON; characters that UTF-8 cannot encode become question marks."""
+    option = orjson.OPT_INDENT_2 if indent else 0
+    try:
+        return orjson.dumps(value, default=str, option=option)
+    except TypeError:  # a path that is not UTF-8
+        return orjson.dumps(
+            json_safe(value), default=lambda one: json_safe(str(one)), option=option
+        )

@@ -116,7 +116,7 @@ def collect_steps(
 
     `deleted` says of a gap of records that had a seq how many of them the sink has not got.
     """
-    collector = _Collector(deleted)
+    collector = _StepCollector(deleted)
     for stored in records:
         collector.take(stored)
     return collector.result()
@@ -154,7 +154,7 @@ def cut_off(tail: Sequence[Stored]) -> tuple[Step, ...]:
     return tuple(open_runs.values())
 
 
-class _Collector:
+class _StepCollector:
     """Goes through records once, one at a time."""
 
     def __init__(self, deleted: Mapping[int, int]) -> None:

@@ -233,7 +233,7 @@ class Settings(Limits):
         "Group (name or number) that may read and delete spools, for a service that runs as"
         " another user. Unset: the group of a root that is set-group-id and writable by all,"
         " otherwise the owner alone (directories 0700, files 0600).",
-        "Telemetry contains names and configurations. Others may read it only if told so.",
+        "Telemetry contains names and configurations. Others read it only where a job allows it.",
     )
 
 

@@ -11,7 +11,7 @@ SAMPLE_SECONDS = 10.0
 SAMPLES = 360
 
 
-class History:
+class StatusHistory:
     """Samples, oldest first: time, pending records, lag, delivered records per second."""
 
     def __init__(self) -> None:

@@ -12,13 +12,13 @@ import threading
 import time
 from collections.abc import Callable
 
-from shipper.admin.history import SAMPLE_SECONDS, History
+from shipper.admin.history import SAMPLE_SECONDS, StatusHistory
 from shipper.admin.routes import Routes
 from shipper.config.parse import host_and_port
 from shipper.config.schema import Config
-from shipper.delivery.counters import Meters
+from shipper.delivery.counters import Metrics
 from shipper.errors import ShipperError
-from shipper.health.liveness import Liveness
+from shipper.health.liveness import ServiceLiveness
 from shipper.http_server import HttpServer
 from shipper.ledger.ledger import Ledger
 from shipper.log import fields
@@ -43,8 +43,8 @@ class StatusRefresher:
         self,
         config: Config,
         ledger: Ledger,
-        meters: Meters,
-        liveness: Liveness,
+        meters: Metrics,
+        liveness: ServiceLiveness,
         changes: Callable[[], object | None],
         now: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -57,7 +57,7 @@ class StatusRefresher:
         self._now = now
         self._seen: object | None = None  # the changes at the last full collection
         self._collected = 0.0
-        self._history = History()
+        self._history = StatusHistory()
         self._routes = Routes(lambda: self.status, self._history, meters, liveness)
         self._server: HttpServer | None = None
         self._ended = threading.Event()

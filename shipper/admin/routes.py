@@ -10,14 +10,13 @@ from collections.abc import Callable
 from importlib import resources
 from typing import Any
 
-import orjson
-
 from shipper.admin.curves import Curves
-from shipper.admin.history import History
+from shipper.admin.history import StatusHistory
 from shipper.admin.metrics import CONTENT_TYPE, Exposition
-from shipper.delivery.counters import Meters
-from shipper.health.liveness import Liveness
+from shipper.delivery.counters import Metrics
+from shipper.health.liveness import ServiceLiveness
 from shipper.http_server import HttpRequest, HttpResponse
+from shipper.humanize import to_json
 from shipper.status.model import Status
 from shipper.status.summary import summarize
 
@@ -32,9 +31,9 @@ class Routes:
     def __init__(
         self,
         status: Callable[[], Status | None],
-        history: History,
-        meters: Meters,
-        liveness: Liveness,
+        history: StatusHistory,
+        meters: Metrics,
+        liveness: ServiceLiveness,
     ) -> None:
         self._status = status
         self._history = history
@@ -79,7 +78,7 @@ def _probe(problem: str, well: str) -> HttpResponse:
 
 
 def _json(value: Any) -> HttpResponse:
-    return HttpResponse(status=200, body=orjson.dumps(value), content_type=_JSON)
+    return HttpResponse(status=200, body=to_json(value), content_type=_JSON)
 
 
 def _page() -> HttpResponse:

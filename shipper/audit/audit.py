@@ -15,8 +15,8 @@ from pathlib import Path
 
 from shipper.audit.account import Account
 from shipper.delivery.pipeline import gap_of
-from shipper.delivery.resend import is_again
-from shipper.discovery.layout import Closed, find_spools, is_bare
+from shipper.delivery.resend import is_resend
+from shipper.discovery.layout import OnUnreadable, find_spools, is_empty
 from shipper.ledger import losses, ranges
 from shipper.ledger.ledger import Gap, Ledger
 from shipper.ledger.ranges import Range
@@ -27,7 +27,7 @@ from shipper.ledger.snapshot import (
     producer_dropped,
     read_snapshot,
 )
-from shipper.retention.quarantine import Quarantine, Report
+from shipper.retention.quarantine import Quarantine, QuarantineReport
 from spooler.spool.reader import Reader
 
 _TRIES = 5
@@ -57,7 +57,7 @@ def run_audit(
     ledger: Ledger,
     root: Path,
     sinks: Collection[str],
-    closed: Closed | None = None,
+    closed: OnUnreadable | None = None,
     *,
     removed: Collection[str] = (),
 ) -> list[Account]:
@@ -80,7 +80,7 @@ def run_audit(
     known = {(spool.id, sink) for spool in spools.values() for sink in spool.sinks}
     audited = list(spools.values())
     for directory in find_spools(root, closed):
-        if is_bare(directory):
+        if is_empty(directory):
             continue
         reader = Reader(directory)
         found = spools.get(reader.spool)
@@ -104,7 +104,7 @@ def _unattributed(
     root: Path, sinks: Iterable[str], known: Collection[tuple[str, str]]
 ) -> list[Account]:
     """Quarantined spools whose identity could not be read, so that nothing could be sent."""
-    reports: dict[str, list[Report]] = {}
+    reports: dict[str, list[QuarantineReport]] = {}
     for report in Quarantine(root).reports(dropped=True):
         if not report.delivered:
             reports.setdefault(report.spool, []).append(report)
@@ -142,7 +142,7 @@ def _count(rows: SpoolRows, spool: _AuditedSpool, sink: str) -> Account:
     final = of_sink.final_beyond()
     deleted = _deleted_beyond(seq, final, spool)
     beyond = [*final, *(piece for pieces in deleted.values() for piece in pieces)]
-    lost = losses.reckon(of_sink.damage, deleted_by_writer(spool.gaps.values()))
+    lost = losses.classify_losses(of_sink.damage, deleted_by_writer(spool.gaps.values()))
     policy = Counter(lost.evicted)
     policy.update({reason: ranges.size(pieces) for reason, pieces in deleted.items()})
     policy.update(of_sink.dropped)
@@ -164,7 +164,7 @@ def _count(rows: SpoolRows, spool: _AuditedSpool, sink: str) -> Account:
         unaccounted=max(0, last - seq - present - explained),
         dropped_by_policy=dict(+policy),
         dropped_by_producer=dict(producer_dropped(spool.gaps.values())),
-        resent=sum(one.delivered for name, one in rows.sinks.items() if is_again(name, sink)),
+        resent=sum(one.delivered for name, one in rows.sinks.items() if is_resend(name, sink)),
     )
 
 

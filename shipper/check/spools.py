@@ -11,7 +11,7 @@ from itertools import groupby
 from pathlib import Path
 
 from shipper.check import CheckContext
-from shipper.discovery.layout import why_closed
+from shipper.discovery.layout import why_unreadable
 from shipper.finding import FAIL, Finding, fail, ok, warn
 from shipper.humanize import counted
 from spooler.errors import NewerFormat, SpoolError
@@ -27,7 +27,7 @@ def findings(context: CheckContext) -> Iterator[Finding]:
     """About the root's file system, its permissions, and each spool."""
     root = context.config.spool
     yield _file_system(root)
-    closed = why_closed(root)
+    closed = why_unreadable(root)
     if closed and os.path.isfile(root):
         yield fail("spool", f"{root} {closed}", "give --spool the directory that jobs record to")
     elif closed:

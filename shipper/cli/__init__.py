@@ -7,6 +7,7 @@ the command runs, not before.
 from __future__ import annotations
 
 import difflib
+import io
 import sys
 from importlib import import_module
 
@@ -38,10 +39,10 @@ REGISTRY: dict[str, str] = {
 # What the exit codes mean: those of every command, then what 1 means for those that have it.
 EXITS: dict[int, str] = {
     0: "success",
-    1: "failure, or work is left; stderr says what, and for some commands see below",
-    2: "invalid arguments or settings; all of them are listed",
+    1: "failure, or work is left. stderr gives the reason. Some commands are listed below",
+    2: "invalid arguments or settings. stderr lists all of them",
     3: "the state directory is in use by another service",
-    4: "the state directory cannot be used; the message says why and what to do",
+    4: "the state directory cannot be used. stderr gives the reason and what to do",
     130: "interrupted at a prompt",
     141: "the output pipe was closed (`| head`)",
 }
@@ -62,6 +63,9 @@ EXITS_OF: dict[str, str] = {
 
 def main() -> None:
     """Entry point of the `lens-ship` command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # paths, and terminals without UTF-8
     try:
         cli(standalone_mode=False)
     except click.exceptions.Abort:

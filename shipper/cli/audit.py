@@ -22,7 +22,7 @@ def audit(as_json: bool, config_file: Path | None, **flags: Any) -> None:
     """
     from shipper.audit.audit import removed_sinks, run_audit
     from shipper.cli.render import print_accounts
-    from shipper.discovery.layout import noting
+    from shipper.discovery.layout import collect_unreadable
     from shipper.replay.verify import DIFFERS, check_receipts
     from shipper.sinks import carried_kinds, sink_names
 
@@ -33,7 +33,9 @@ def audit(as_json: bool, config_file: Path | None, **flags: Any) -> None:
         noted = ledger.sinks()
         sinks = sink_names(config, noted)
         removed = removed_sinks(ledger, sinks)
-        accounts = run_audit(ledger, config.spool, sinks, noting(closed), removed=removed)
+        accounts = run_audit(
+            ledger, config.spool, sinks, collect_unreadable(closed), removed=removed
+        )
         receipts = check_receipts(ledger, carried_kinds(config, noted))
     print_accounts(accounts, receipts=receipts, closed=closed, as_json=as_json)
     differs = any(receipt.state == DIFFERS for receipt in receipts)

@@ -31,16 +31,6 @@ class Group(click.Group):
             )
 
 
-# Settings that concern what is sent: the shorthands for the options of sinks.
-SENDING = (
-    *("processor_url", "token_file", "cookie_file", "ca_file", "client_cert_file"),
-    *("client_key_file", "proxy", "connect_timeout", "read_timeout", "batch_max_steps"),
-    *("batch_max_bytes", "drop_non_numeric", "rank_prefix", "dlrover_address", "dlrover_protocol"),
-    *("dlrover_client", "dlrover_message_bytes", "dlrover_max_age", "dlrover_wait_for_endpoint"),
-    "dlrover_proxy",
-)
-
-
 def settings(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Options for these settings, or for all of them, and `--config`."""
     from shipper.config.load import SETTINGS
@@ -72,7 +62,12 @@ def load_config(
     """
     from shipper.config.load import load
 
-    config = load(flags, os.environ, config_file, **needs)
+    more: dict[str, Any] = dict(needs)
+    if needs.get("sends"):
+        from shipper.sinks import table_problems
+
+        more["check_sinks"] = table_problems
+    config = load(flags, os.environ, config_file, **more)
     for warning in config.warnings if warn else ():
         click.echo(f"lens-ship: warning: {warning}", err=True)
     return config
@@ -84,10 +79,10 @@ def need_readable(*places: Path) -> None:
     Raises:
         ConfigError: naming all of them.
     """
-    from shipper.discovery.layout import why_closed
+    from shipper.discovery.layout import why_unreadable
     from shipper.errors import ConfigError
 
-    problems = [f"{place} {why}" for place in places if (why := why_closed(place))]
+    problems = [f"{place} {why}" for place in places if (why := why_unreadable(place))]
     if problems:
         raise ConfigError(problems)
 

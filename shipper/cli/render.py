@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-import orjson
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -19,15 +18,17 @@ from rich.text import Text
 
 from shipper.audit.account import Account, total
 from shipper.finding import FAIL, OK, WARN, Finding
-from shipper.humanize import by_reason, clock, counted, sanitize
+from shipper.humanize import by_reason, clock, counted, sanitize, to_json
 from shipper.ledger import ranges
 from shipper.tables import Column, cells, console, fitted, numbers
 
 if TYPE_CHECKING:
     from shipper.ledger.ledger import Receipt
-    from shipper.replay.plan import Part
+    from shipper.replay.plan import ReplayPart
     from shipper.replay.verify import Checked
-    from shipper.retention.quarantine import Report
+    from shipper.retention.quarantine import QuarantineReport
+
+NO_WORKLOAD = "it names neither workload nor pod: give --as-workload or --as-pod"
 
 _ANSWER = 2000  # characters of an answer that are shown
 _STYLES = {OK: "green", WARN: "yellow", FAIL: "bold red"}
@@ -67,8 +68,7 @@ _QUARANTINE_COLUMNS = (
 
 def print_json(value: Any, *, on_one_line: bool = False) -> None:
     """JSON on standard output, indented unless it is one line of many."""
-    option = 0 if on_one_line else orjson.OPT_INDENT_2
-    print(orjson.dumps(value, option=option, default=str).decode(), flush=on_one_line)  # noqa: T201
+    print(to_json(value, indent=not on_one_line).decode(), flush=on_one_line)  # noqa: T201
 
 
 def print_accounts(
@@ -231,7 +231,7 @@ def print_settings(values: Mapping[str, Any], given: Mapping[str, str]) -> None:
     console().print(table)
 
 
-def print_quarantine(reports: Sequence[tuple[Report, int]], *, as_json: bool) -> None:
+def print_quarantine(reports: Sequence[tuple[QuarantineReport, int]], *, as_json: bool) -> None:
     """One line for each damaged segment with its size in bytes, then what is wrong with it."""
     if as_json:
         print_json([{**asdict(report), "bytes": size} for report, size in reports])
@@ -256,12 +256,16 @@ def print_quarantine(reports: Sequence[tuple[Report, int]], *, as_json: bool) ->
 
 
 def print_plan(
-    parts: Sequence[Part],
+    parts: Sequence[ReplayPart],
     problems: Iterable[str],
     destinations: Collection[str],
     lost: Collection[str] = (),
+    unknown: Collection[str] = (),
 ) -> None:
-    """What a replay would send, and what not and why; `lost` are spools without an address."""
+    """What a replay would send, and what not and why.
+
+    `lost` are spools without an address, `unknown` those without workload and pod.
+    """
     out = console()
     rows = [
         cells(
@@ -288,6 +292,8 @@ def print_plan(
         out.print("delivered records are sent again only with --resend-delivered")
     for problem in problems:
         out.print(f"cannot be read: {sanitize(problem, 1000)}", style="red")
+    for spool in unknown:
+        out.print(f"{sanitize(spool)}: {NO_WORKLOAD}", style="red")
     if rows:
         places = [sanitize(place) for place in sorted(destinations)]
         places += [f"{counted(len(lost), 'source')} without an address"] if lost else []
@@ -302,6 +308,14 @@ def print_sent(receipts: Iterable[Receipt]) -> None:
             f" {receipt.entry.partition('~')[0]}: {receipt.first} to {receipt.last},"
             f" sha256 {receipt.digest[:16]}"
         )
+
+
+def print_rejected(count: int) -> None:
+    console().print(
+        f"{counted(count, 'record')} rejected and kept as dead letters, see `lens-ship dead-letter"
+        " list`. The same command sends them again",
+        style="red",
+    )
 
 
 @contextmanager

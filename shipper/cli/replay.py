@@ -2,26 +2,46 @@
 
 from __future__ import annotations
 
+import math
+import re
 import signal
 import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from shipper.cli.options import SENDING, load_config, need_readable, settings
+from shipper.cli.options import load_config, need_readable, settings
+from shipper.config.schema import SINK_SETTINGS
 
 if TYPE_CHECKING:
     from shipper.config.schema import Config
     from shipper.ledger.ledger import Ledger
-    from shipper.replay.plan import Part, ReplayRequest
+    from shipper.replay.plan import ReplayPart, ReplayRequest
     from shipper.sinks import Sink, SinkConfig
 
 SELECTING = ("run", "workload", "first_step", "last_step", "since", "until")
+
+
+def timestamp(value: str) -> float:
+    """Unix seconds of an ISO 8601 date and time (UTC, unless it has an offset), or as they are."""
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = math.nan
+    if math.isfinite(seconds):
+        return seconds
+    try:
+        moment = datetime.fromisoformat(re.sub("[zZ]$", "+00:00", value))
+    except ValueError:
+        example = "2026-01-31T12:30 or 1769862600"
+        raise click.BadParameter(f"{value!r} is not a time such as {example}") from None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
 
 
 @click.command()
@@ -37,8 +57,14 @@ SELECTING = ("run", "workload", "first_step", "last_step", "since", "until")
 @click.option("--sink", "only_sink", default="", help="Only to this sink.")
 @click.option("--first-step", type=int, help="Only steps from this one on.")
 @click.option("--last-step", type=int, help="Only steps up to this one.")
-@click.option("--since", type=float, help="Only records from this time on, Unix seconds.")
-@click.option("--until", type=float, help="Only records up to this time, Unix seconds.")
+@click.option("--since", type=timestamp, metavar="TIME", help="Only records from this time on.")
+@click.option(
+    "--until",
+    type=timestamp,
+    metavar="TIME",
+    help="Only records up to this time. TIME is an ISO 8601 date and time, or Unix seconds."
+    " Without an offset it is UTC, without a time midnight.",
+)
 @click.option("--dry-run", is_flag=True, help="Print what would be sent, and send nothing.")
 @click.option("--resend-delivered", is_flag=True, help="Send delivered records again.")
 @click.option(
@@ -49,7 +75,7 @@ SELECTING = ("run", "workload", "first_step", "last_step", "since", "until")
 @click.option("--rate", type=click.FloatRange(min=0.1), help="Maximum records a second.")
 @click.option("--as-workload", default="", help="The workload of files that do not name one.")
 @click.option("--as-pod", default="", help="The pod of files that do not name one.")
-@settings("spool", "pod_directories", "state", *SENDING)
+@settings("spool", "pod_directories", "state", *SINK_SETTINGS)
 def replay(
     paths: tuple[Path, ...],
     dry_run: bool,
@@ -89,7 +115,7 @@ def run_replay(
 
     `given` has the options of `replay` that are not settings, by name.
     """
-    from shipper.cli.render import print_plan, print_sent
+    from shipper.cli.render import NO_WORKLOAD, print_plan, print_rejected, print_sent
     from shipper.errors import ConfigError
     from shipper.ledger.ledger import Ledger
     from shipper.replay.plan import make_plan
@@ -103,19 +129,25 @@ def run_replay(
         sinks = build_sinks({name: enabled[name] for name in names})
         places = {(part.spool, part.sink): _destination(part, sinks) for part in sending}
         lost = sorted({spool for (spool, _), place in places.items() if place == ""})
-        print_plan(parts, problems, {place for place in places.values() if place}, lost)
+        unknown = sorted({part.spool for part in sending if _is_anonymous(part, sinks)})
+        print_plan(parts, problems, {place for place in places.values() if place}, lost, unknown)
         if dry_run or not sending:
-            return 1 if problems else 0
-        if lost:
-            why = "neither the settings nor its job have an address: set processor_url"
-            raise ConfigError([f"{spool}: {why}" for spool in lost])
+            return 1 if problems or unknown else 0
+        why = "neither the settings nor its job have an address: set processor_url"
+        errors = [f"{spool}: {why}" for spool in lost]
+        errors += [f"{spool}: {NO_WORKLOAD}, nothing was sent" for spool in unknown]
+        if errors:
+            raise ConfigError(errors)
         receipts = _send(sending, sinks, ledger, config, rate)
         print_sent(receipts)
         if len(receipts) < len(sending):
             return 1
         sys.stdout.flush()  # the replay has ended once this was printed
         ledger.end_replays(receipts)
-        return 1 if problems else 0
+        rejected = sum(part.records for part in sending) - sum(one.records for one in receipts)
+        if rejected:
+            print_rejected(rejected)
+        return 1 if problems or rejected else 0
 
 
 def _request(
@@ -150,7 +182,7 @@ def _request(
     )
 
 
-def _destination(part: Part, sinks: dict[str, Sink]) -> str | None:
+def _destination(part: ReplayPart, sinks: dict[str, Sink]) -> str | None:
     """Where a part would go; "" when there is no address, None when the sink cannot tell."""
     from shipper.sinks import HasDestination
 
@@ -158,8 +190,17 @@ def _destination(part: Part, sinks: dict[str, Sink]) -> str | None:
     return sink.destination(part.source.identity) if isinstance(sink, HasDestination) else None
 
 
+def _is_anonymous(part: ReplayPart, sinks: dict[str, Sink]) -> bool:
+    """Whether the receiver needs a workload or pod, and the source names neither."""
+    from shipper.sinks import ResolvesIdentity
+
+    identity = part.source.identity
+    named = identity.workload_uid or identity.pod_name
+    return not named and isinstance(sinks[part.sink], ResolvesIdentity)
+
+
 def _send(
-    parts: Sequence[Part],
+    parts: Sequence[ReplayPart],
     sinks: dict[str, Sink],
     ledger: Ledger,
     config: Config,

@@ -10,11 +10,11 @@ import difflib
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from shipper.config.schema import SETTINGS, Config, Setting, settings_of
+from shipper.config.schema import SETTINGS, SINK_SETTINGS, Config, Setting, settings_of
 from shipper.errors import ConfigError
 from shipper.http_client.credentials import file_problems
 from shipper.http_client.redact import masked
@@ -41,8 +41,12 @@ def load(
     *,
     needs_spool: bool = True,
     sends: bool = False,
+    check_sinks: Callable[[Mapping[str, Any], str], Iterable[str]] | None = None,
 ) -> Config:
     """Read and check all settings; with `sends`, also check the files that they name.
+
+    `check_sinks` returns the problems of the tables [sinks.NAME], each beginning with its second
+    argument.
 
     Raises:
         ConfigError: with every problem.
@@ -66,6 +70,9 @@ def load(
                 "no spool root: give --spool DIR, LENS_SHIP_SPOOL or PRIMUS_LENS_WANDB_OUTPUT_PATH"
             )
     problems += _contradictions(values, given)
+    if sinks:
+        problems += _without_effect(given, f"{file}")
+        problems += check_sinks(sinks, f"{file}: ") if check_sinks else []
     if sends:
         problems += file_problems({name: values[name] for name in _FILES}, given)
     if problems:
@@ -204,6 +211,13 @@ def _contradictions(values: Mapping[str, Any], given: Mapping[str, str]) -> Iter
                 f"{name}: it is sent to processor_url only, never to an address that a job"
                 " recorded. Give processor_url too"
             )
+
+
+def _without_effect(given: Mapping[str, str], file: str) -> Iterator[str]:
+    """Settings for sinks that are given although [sinks.NAME] has the options of all sinks."""
+    for name in SINK_SETTINGS:
+        if given.get(name, "").startswith(("--", "LENS_SHIP_", file)):
+            yield f"{given[name]}: has no effect beside [sinks.NAME]. Give it there"
 
 
 _FILES = ("token_file", "cookie_file", "ca_file", "client_cert_file", "client_key_file")

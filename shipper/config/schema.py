@@ -32,6 +32,30 @@ POLICIES = ("drop-newest", "drop-oldest")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("text", "logfmt", "json")
 
+# The settings that are the options of the sinks when there is no [sinks.NAME].
+SINK_SETTINGS = (
+    "processor_url",
+    "token_file",
+    "cookie_file",
+    "ca_file",
+    "client_cert_file",
+    "client_key_file",
+    "proxy",
+    "connect_timeout",
+    "read_timeout",
+    "batch_max_steps",
+    "batch_max_bytes",
+    "drop_non_numeric",
+    "rank_prefix",
+    "dlrover_address",
+    "dlrover_protocol",
+    "dlrover_client",
+    "dlrover_message_bytes",
+    "dlrover_max_age",
+    "dlrover_wait_for_endpoint",
+    "dlrover_proxy",
+)
+
 _MIB = 1024 * 1024
 _TEN_YEARS = 10 * 366 * 86400
 

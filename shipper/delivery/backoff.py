@@ -1,8 +1,8 @@
-"""How long to wait before the next try; the only importer of tenacity.
+"""How long to wait before a retry; the only importer of tenacity.
 
 Full jitter: the wait is drawn evenly from zero to a bound that doubles with each failure, so that a
-thousand nodes that lost the same receiver do not come back together. Waiting is the scheduler's
-business, which can be interrupted at any moment; here the time is only reckoned.
+thousand nodes that lost the same receiver do not retry together. This only computes the time; the
+scheduler waits and can be interrupted at any moment.
 """
 
 from __future__ import annotations
@@ -14,34 +14,31 @@ from tenacity import RetryCallState, Retrying, wait_random_exponential
 
 FIRST_SECONDS = 0.5
 CAP_SECONDS = 60.0
-# Trouble that will not end by itself is asked about at a slower pace from the start.
+# A failure that needs an operator is retried at a slower pace from the start.
 ALARM_FIRST_SECONDS = 5.0
-# A receiver's own wish is honoured up to this many seconds.
+# `Retry-After` is honoured up to this many seconds.
 RETRY_AFTER_CAP = 600.0
 
 
 @dataclass(kw_only=True)
 class Backoff:
-    """The failures in a row of one lane or one sink, and the wait that follows from them.
-
-    A success resets it.
-    """
+    """The consecutive failures of one queue or one sink, and the wait that follows from them."""
 
     cap: float = CAP_SECONDS
     failures: int = 0
 
     def succeeded(self) -> None:
-        """Start anew."""
+        """Reset the count of failures."""
         self.failures = 0
 
     def failed(self, *, alarm: bool = False, retry_after: float | None = None) -> float:
-        """Count one more failure; return the seconds to wait before the next try."""
+        """Count one more failure; return the seconds to wait before the retry."""
         self.failures += 1
         first = ALARM_FIRST_SECONDS if alarm else FIRST_SECONDS
         drawn = _draw(self.failures, first=first, cap=max(self.cap, first))
         if retry_after is None:
             return drawn
-        # Everyone was told the same time; the jitter keeps them from all keeping it.
+        # All nodes get the same time from the receiver: the jitter spreads them.
         return min(retry_after, RETRY_AFTER_CAP) + min(drawn, 1.0)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 
-from shipper.delivery.sink_state import Health
+from shipper.delivery.sink_state import SinkState
 from shipper.log import fields
 from shipper.sinks import Renewable, Sink
 
@@ -25,7 +25,7 @@ class CredentialWatch:
     def __init__(
         self,
         sinks: Mapping[str, Sink],
-        states: Mapping[str, Health],
+        states: Mapping[str, SinkState],
         now: Callable[[], float],
         grace: float,
     ) -> None:
@@ -55,6 +55,6 @@ class CredentialWatch:
             ):
                 continue
             self._retried[name] = now
-            self._states[name].renewed()
+            self._states[name].retry_now()
             renewed.append(name)
         return renewed

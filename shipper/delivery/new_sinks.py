@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-from shipper.ledger.ledger import Ledger, Position, Settled
+from shipper.ledger.ledger import CommitDelta, Ledger
 from shipper.log import fields
 from shipper.sinks import DEFAULT
 from spooler.errors import SpoolError
@@ -40,10 +40,6 @@ def _begin(ledger: Ledger, spool: str, sink: str, reader: Reader) -> None:
     before = ledger.position(spool, sink)
     if before.seq >= start:
         return
-    acked = sum(1 for seq in before.early if seq <= start)
-    position = Position(
-        seq=start,
-        ahead={run: last for run, last in before.ahead.items() if last > start},
-        early=frozenset(seq for seq in before.early if seq > start),
-    )
-    ledger.acknowledge(spool, sink, position, Settled(passed=start - before.seq - acked))
+    acked = sum(1 for seq in before.acked_seqs if seq <= start)
+    delta = CommitDelta(skipped=start - before.seq - acked)
+    ledger.acknowledge(spool, sink, before.beyond(start), delta)

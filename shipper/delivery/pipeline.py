@@ -1,26 +1,26 @@
-"""One spool on its way to one sink: read, plan, send, acknowledge. The whole way out is here.
+"""One spool to one sink: read, plan, send, acknowledge.
 
 The order of two lines is the guarantee: `sink.send` returns delivered, then the ledger is written.
-A death between the two repeats one request and loses nothing.
+A crash between the two repeats one request and loses nothing.
 """
 
 from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from shipper.config.schema import Config
-from shipper.delivery.contents import Contents
-from shipper.delivery.events import Telling
-from shipper.delivery.turnstile import Turnstile
-from shipper.ledger.ledger import DeadLetter, Gap, Ledger, Position, Settled
+from shipper.delivery.events import PipelineEvents
+from shipper.ledger.ledger import CommitDelta, DeadLetter, Gap, Ledger, Position
 from shipper.sinks import Batch, ExitNotice, PlanInput, Sink
 from shipper.sinks.outcome import TIMEOUT, UNKNOWN_WORKLOAD, Disposition, Outcome
-from shipper.steps import Rejected, Skipped, Step, cut_off
+from shipper.steps import Rejected, Skipped, cut_off
 from spooler.errors import BodyUnreadable
+from spooler.records import REGISTRY as KINDS
 from spooler.records import gap as gap_record
 from spooler.spool import codec
 from spooler.spool.identity import Identity
@@ -35,11 +35,11 @@ UNKNOWN_ENDED_SECONDS = 180.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Progress:
+class TurnResult:
     """How a turn ended.
 
-    `failure` is set when a batch was not delivered and has to be tried again; `more` when there
-    is work left that could go on at once; `wait` seconds until held steps are due.
+    `failure` is set when a batch was not delivered and has to be retried; `more` when there is work
+    left that could go on at once; `wait` seconds until pending steps are due.
     """
 
     more: bool = False
@@ -49,11 +49,11 @@ class Progress:
 
 
 class Records(Protocol):
-    """Records in order: a spool, a closed range of one, or a foreign file."""
+    """Records in order: a spool, a closed range of one, or a file of another tool."""
 
     @property
     def directory(self) -> Path:
-        """Where they lie."""
+        """Where they are."""
 
     def read(self, after: int, limit: int) -> Chunk:
         """At most `limit` records with a seq above `after`, in order."""
@@ -62,11 +62,21 @@ class Records(Protocol):
         """Seq of the last record there is."""
 
 
-class Readable(Records, Protocol):
-    """What a route reads from."""
+class Readable(Protocol):
+    """What a pipeline reads from."""
+
+    @property
+    def directory(self) -> Path:
+        """Where the records are."""
+
+    def read(self, after: int, limit: int, skip: AbstractSet[str] = frozenset()) -> Chunk:
+        """At most `limit` records with a seq above `after`, in order, without kinds to skip."""
 
     def first_seq(self) -> int:
         """Seq of the first record there is, 0 without any."""
+
+    def last_seq(self) -> int:
+        """Seq of the last record there is."""
 
     def is_drained(self, position: int) -> bool:
         """Whether everything can be read and nothing lies beyond `position`."""
@@ -75,23 +85,70 @@ class Readable(Records, Protocol):
         """Whether a process is writing it."""
 
     def is_unclean(self) -> bool | None:
-        """Whether that process died without ending it; None while that is not known."""
+        """Whether that process died without a clean shutdown; None while that is not known."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Together:
-    """What the routes of a service share; no `contents` where a reader leaves records out."""
+class ClosedRange:
+    """Records up to `through` of `reader`, which nothing writes any more."""
+
+    reader: Records
+    through: int
+
+    @property
+    def directory(self) -> Path:
+        """Where the records are."""
+        return self.reader.directory
+
+    def first_seq(self) -> int:
+        """Where the range begins."""
+        return 1
+
+    def last_seq(self) -> int:
+        """Where the range ends."""
+        return min(self.through, self.reader.last_seq())
+
+    def is_drained(self, position: int) -> bool:
+        """Whether nothing of the range lies beyond `position`."""
+        return position >= self.last_seq()
+
+    def is_owned(self) -> bool:
+        """No process writes a closed range."""
+        return False
+
+    def is_unclean(self) -> bool:
+        """How its process ended was reported before."""
+        return False
+
+    def takes(self, stored: Stored) -> bool:
+        """Whether a record is to be sent."""
+        return True
+
+    def read(self, after: int, limit: int, skip: AbstractSet[str] = frozenset()) -> Chunk:
+        """The records of the range that are to be sent, of any kind."""
+        if after >= self.through:
+            return Chunk(records=(), damage=(), through=after, at_end=True)
+        chunk = self.reader.read(after, limit)
+        return Chunk(
+            records=tuple(
+                one for one in chunk.records if one.seq <= self.through and self.takes(one)
+            ),
+            damage=tuple(one for one in chunk.damage if one.first <= self.through),
+            through=min(chunk.through, self.through),
+            at_end=chunk.at_end or chunk.through >= self.through,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeliveryContext:
+    """What the pipelines of a service share."""
 
     ledger: Ledger
     config: Config
-    turnstile: Turnstile = field(default_factory=Turnstile)
-    contents: Contents | None = None
 
 
-class Route:
+class Pipeline:
     """The state of one spool for one sink; used by one thread at a time."""
-
-    tells_end = True  # whether the sink is told when the process ended without a goodbye
 
     def __init__(
         self,
@@ -99,124 +156,107 @@ class Route:
         reader: Readable,
         identity: Identity,
         sink: Sink,
-        together: Together,
+        context: DeliveryContext,
         entry: str = "",
+        closed: bool = False,
     ) -> None:
-        """`entry` is the name of the position in the ledger, the sink's own unless given."""
+        """`entry` names the position in the ledger; the default is the sink's name.
+
+        A `closed` range is sent as it is: how its process ended is not reported.
+        """
         self.reader = reader
         self.identity = identity
         self.sink = sink
-        self._ledger = ledger = together.ledger
+        self.flush_seconds = context.config.seconds_to_flush(identity)
+        self._context = context
+        self._ledger = context.ledger
+        self._entry = entry or sink.name
+        self._closed = closed
+        # A gap is reported to every sink; kinds that are unknown here are verified and skipped.
+        wanted = KINDS.keys() if sink.kinds is None else {*sink.kinds, "gap"}
+        self._skip = KINDS.keys() - wanted
+        self._events = PipelineEvents(spool=identity.spool, sink=sink.name, path=reader.directory)
         self._unknown_since: float | None = None  # monotonic; the receiver knows no such workload
         self._owned = True
-        self.flush_seconds = together.config.seconds_to_flush(identity)
-        self._together = together
-        self._entry = entry or sink.name
-        self.position = ledger.position(identity.spool, self._entry)
-        self._tell = Telling(spool=identity.spool, sink=sink.name, path=reader.directory)
         self._delivered = 0
-        self._parcels: deque[Batch] = deque()
-        self._split = False  # the batches are halves of one that was refused
+        self._since: dict[int, float] = {}  # pending step -> monotonic seconds when first seen
+        self._attempt = (0, 0)  # first seq of the current batch, attempts to send it
+        self.reset()
+
+    def reset(self) -> None:
+        """Continue from the position in the ledger, which something else may have moved."""
+        self.position = self._ledger.position(self.identity.spool, self._entry)
+        self._batches: deque[Batch] = deque()
+        self._split = False  # the batches are halves of one that was rejected
+        self._stored: dict[int, Stored] = {}
+        self._skipped: list[Skipped] = []
+        self._unread: list[tuple[int, int]] = []  # seqs of records that the reader has skipped
+        self._pending: tuple[int, ...] = ()
+        self._since.clear()
         self._through = self.position.seq
-        self._held: tuple[int, ...] = ()
-        self._since: dict[int, float] = {}  # held step -> monotonic seconds when first seen
-        self._bodies: dict[int, Stored] = {}
-        self._passed: list[Skipped] = []
-        self._skipped = 0  # records that were passed without being read
-        self._tries = (0, 0)  # first seq of the batch in hand, attempts at it
         self._at_end = False
 
     def turn(
         self, *, now: Callable[[], float], until: float, owned: bool, flush_all: bool
-    ) -> Progress:
-        """Move on until monotonic time `until`, the end of the spool, or a failure.
+    ) -> TurnResult:
+        """Deliver until monotonic time `until`, the end of the spool, or a failure.
 
         `owned` tells whether the writer was alive before this turn; `flush_all` sends open steps
         without waiting for their next part.
         """
-        self._at_end = False  # whoever wrote meanwhile wrote after what is still in hand
+        self._at_end = False  # what was written since lies behind what is still held here
         self._owned = owned
         try:
             while True:
                 before = self.position
-                if not self._parcels:
+                if not self._batches:
                     self._load(now(), ended=flush_all or not owned)
                 failure = self._deliver_all(now, until)
-                if failure is None and self._at_end and not self._parcels and not self._held:
-                    failure = self._tell_cut_off()
+                if failure is None and self._at_end and not self._batches and not self._pending:
+                    failure = self._report_unclean_exit()
                 if failure is not None:
-                    return Progress(failure=failure)
-                if self._at_end and not self._parcels:
-                    return Progress(wait=self._wait(now()), at_end=not self._held)
+                    return TurnResult(failure=failure)
+                if self._at_end and not self._batches:
+                    return TurnResult(wait=self._wait(now()), at_end=not self._pending)
                 if now() >= until:
-                    return Progress(more=True)
+                    return TurnResult(more=True)
                 if self.position == before:
-                    # The whole stretch waits for one open step: come back when that is due.
-                    return Progress(wait=self._wait(now()))
+                    # The whole chunk waits for one open step: come back when that is due.
+                    return TurnResult(wait=self._wait(now()))
         finally:
-            self._drop_ballast()
+            if not self._split:
+                # Keep nothing between turns that can be read again: there may be 1000 pipelines.
+                self._batches.clear()
+                self._stored = {}
 
-    def lingers(self) -> float | None:
+    def linger_seconds(self) -> float | None:
         """Seconds after which it wants a turn though nothing is new; None: it does not."""
         return None
-
-    def resume(self) -> None:
-        """Go on from where the ledger says: it was moved by another hand than this one's."""
-        self.position = self._ledger.position(self.identity.spool, self._entry)
-        self._parcels.clear()
-        self._split = False
-        self._bodies, self._passed = {}, []
-        self._held, self._since = (), {}
-        self._through = self.position.seq
-        self._at_end = False
 
     def take_delivered(self) -> int:
         """Records delivered since the last call."""
         delivered, self._delivered = self._delivered, 0
         return delivered
 
-    def _drop_ballast(self) -> None:
-        """Between turns keep nothing that can be read again: there may be a thousand routes."""
-        if self._split:
-            return
-        self._parcels.clear()
-        self._bodies = {}
+    def _wait(self, now: float) -> float | None:
+        if not self._since:
+            return None
+        return max(0.0, min(self._since.values()) + self.flush_seconds - now)
 
     # --- in ---------------------------------------------------------------------------------------
 
-    def _skip(self) -> bool:
-        """Go past what another lane has read and this sink has no use for."""
-        wanted, before = self.sink.kinds, self.position
-        contents = self._together.contents
-        if contents is None or wanted is None or before.ahead or before.early:
-            return False
-        through = contents.without(self.identity.spool, before.seq, {*wanted, "gap"})
-        self._through, self._skipped = through, through - before.seq
-        return through > before.seq
-
     def _load(self, now: float, *, ended: bool) -> None:
-        """Read the next stretch and plan it; settle at once what needs no sending."""
-        with self._together.turnstile.alone():
-            # In here: what is wanted is most often what the one in front has just read.
-            if not self._skip():
-                self._plan(now, ended=ended)
-        if not self._parcels:
-            self._settle(None, delivered=0, requests=0)
-
-    def _plan(self, now: float, *, ended: bool) -> None:
-        chunk = self.reader.read(self.position.seq, READ_RECORDS)
+        """Read and plan the next chunk; acknowledge at once what needs no sending."""
+        chunk = self.reader.read(self.position.seq, READ_RECORDS, self._skip)
         self._note_damage(chunk)
         deleted = self._note_gaps(chunk)
-        kinds, acked = self.sink.kinds, self.position.early
-        taken = [
-            one
-            for one in chunk.records
-            if one.seq not in acked and (kinds is None or one.kind in kinds)
-        ]
+        kinds, acked = self.sink.kinds, self.position.acked_seqs
+        records = [one for one in chunk.records if kinds is None or one.kind in kinds]
+        records = [one for one in records if one.seq not in acked] if acked else records
         plan = self.sink.plan(
             PlanInput(
                 identity=self.identity,
-                records=taken,
+                records=records,
                 ended=ended and chunk.at_end,
                 deleted=deleted,
                 waited=frozenset(
@@ -224,54 +264,69 @@ class Route:
                 ),
             )
         )
-        self._bury(plan.rejected)
-        self._parcels.extend(plan.batches)
-        self._passed = list(plan.skipped)
+        self._add_dead_letters(plan.rejected)
+        self._batches.extend(plan.batches)
+        self._skipped = list(plan.skipped)
         if kinds is not None:
-            self._passed += [Skipped(one.seq) for one in chunk.records if one.kind not in kinds]
+            self._skipped += [Skipped(one.seq) for one in chunk.records if one.kind not in kinds]
+        self._unread = list(chunk.skipped)
         self._through = chunk.through
         self._at_end = chunk.at_end
-        self._held = plan.pending
+        self._pending = plan.pending
         self._since = {seq: self._since.get(seq, now) for seq in plan.pending}
-        self._bodies = {stored.seq: stored for stored in chunk.records}
+        self._stored = {stored.seq: stored for stored in records}
+        if not self._batches:
+            self._commit()
 
-    def _wait(self, now: float) -> float | None:
-        if not self._since:
-            return None
-        return max(0.0, min(self._since.values()) + self.flush_seconds - now)
+    def _note_damage(self, chunk: Chunk) -> None:
+        for damage in chunk.damage:
+            if self._ledger.add_damage(self.identity.spool, self._entry, damage):
+                self._events.damaged(damage)
+
+    def _note_gaps(self, chunk: Chunk) -> dict[int, int]:
+        """Store what gaps report; of gaps of deleted records, how many are missing here."""
+        deleted = {}
+        for stored in chunk.records:
+            gap = gap_of(self.identity.spool, stored) if stored.kind == "gap" else None
+            if gap is None:
+                continue
+            self._ledger.add_gap(gap)
+            if gap.first:
+                deleted[stored.seq] = self._ledger.lost_in(gap, self._entry)
+        return deleted
 
     # --- out --------------------------------------------------------------------------------------
 
     def _deliver_all(self, now: Callable[[], float], until: float) -> Outcome | None:
-        while self._parcels:
-            failure = self._deliver(self._parcels[0])
-            if failure is not None and not self._is_hopeless(failure, now()):
-                return failure
+        while self._batches:
+            failure = self._deliver(self._batches[0])
             if failure is not None:
-                self._give_up(self._parcels[0], failure)
+                if not self._stays_unknown(failure, now()):
+                    return failure
+                self._reject(self._batches[0], failure)
             if now() >= until:
                 break
-        self._split = self._split and bool(self._parcels)
+        self._split = self._split and bool(self._batches)
         return None
 
     def _deliver(self, batch: Batch) -> Outcome | None:
-        """Send one batch and settle it; the outcome if it must be tried again."""
-        tries = self._tries[1] + 1 if self._tries[0] == batch.first else 1
-        self._tries = (batch.first, tries)
-        outcome = self._send(batch, tries)
+        """Send one batch and acknowledge it; the outcome if it must be retried."""
+        attempt = self._attempt[1] + 1 if self._attempt[0] == batch.first else 1
+        self._attempt = (batch.first, attempt)
+        outcome = self._send(batch, attempt)
         if outcome.disposition is Disposition.DELIVERED:
-            self._tell.delivered(outcome)
-            self._parcels.popleft()
+            self._events.delivered(outcome)
+            self._batches.popleft()
             self._unknown_since = None
-            self._settle(batch, delivered=len(batch.seqs), requests=1)
+            self._commit(batch, delivered=len(batch.seqs), requests=1)
             self._delivered += len(batch.seqs)
             return None
         if outcome.disposition is Disposition.SPLIT:
             if batch.split is not None:
-                self._parcels.popleft()
-                self._parcels.extendleft(reversed(batch.split()))
+                self._batches.popleft()
+                self._batches.extendleft(reversed(batch.split()))
                 self._split = True
-                self._tries = (0, 0)
+                self._attempt = (0, 0)
                 # Halves of what took too long go out after a wait: the receiver may be busy.
                 return outcome if outcome.reason == TIMEOUT else None
             if outcome.ambiguous:
@@ -281,34 +336,38 @@ class Route:
         if outcome.disposition is Disposition.DROPPED:
             self._drop(batch, outcome)
         else:
-            self._give_up(batch, outcome)
+            self._reject(batch, outcome)
         return None
 
-    def _send(self, batch: Batch, tries: int) -> Outcome:
-        return self.sink.send(batch, self.identity, tries)
+    def _send(self, batch: Batch, attempt: int) -> Outcome:
+        return self.sink.send(batch, self.identity, attempt)
 
-    def _is_hopeless(self, outcome: Outcome, now: float) -> bool:
+    def _stays_unknown(self, outcome: Outcome, now: float) -> bool:
         """Whether a workload has been unknown for so long that it will stay so.
 
-        A young job may not be indexed yet; one that has ended has left the index for good.
+        A young job may not be indexed yet; one that has ended has left the index permanently.
         """
         if outcome.reason != UNKNOWN_WORKLOAD:
             return False
         if self._unknown_since is None:
             self._unknown_since = now
-        patience = UNKNOWN_ALIVE_SECONDS if self._owned else UNKNOWN_ENDED_SECONDS
-        return now - self._unknown_since >= patience
+        limit = UNKNOWN_ALIVE_SECONDS if self._owned else UNKNOWN_ENDED_SECONDS
+        return now - self._unknown_since >= limit
 
-    def _tell_cut_off(self) -> Outcome | None:
-        """After the last record of a process that died: say so to the sink, once."""
-        if self._owned or not self.tells_end or self._is_told():
+    def _report_unclean_exit(self) -> Outcome | None:
+        """After the last record of a process that died: report that to the sink, once."""
+        spool = self.identity.spool
+        reported = self._ledger.is_unclean_exit_reported
+        if self._owned or self._closed or reported(spool, self._entry):
             return None
         unclean = self.reader.is_unclean()
         if unclean is None:
             return None
-        # Written down even where there is nothing to say: a program that has replaced its own
-        # image (exec) looks like one that was killed as soon as its process ends.
-        steps = self._last_steps() if unclean else ()
+        # Stored even where there is nothing to report: a program that has replaced its own image
+        # (exec) looks like one that was killed as soon as its process ends.
+        last = self.reader.last_seq()
+        tail = self.reader.read(max(0, last - READ_RECORDS), READ_RECORDS).records
+        steps = cut_off(tail) if unclean else ()
         batches: tuple[Batch, ...] = ()
         if steps and isinstance(self.sink, ExitNotice):
             batches = self.sink.exit_notice(steps, self.identity)
@@ -317,110 +376,88 @@ class Route:
             if outcome.disposition is Disposition.RETRY:
                 return outcome
         if batches:
-            self._tell.cut_off(steps, self.reader.last_seq())
-        self._ledger.cut_off_is_told(self.identity.spool, self._entry)
+            self._events.unclean_exit(steps, last)
+        self._ledger.mark_unclean_exit_reported(spool, self._entry)
         return None
 
-    def _is_told(self) -> bool:
-        return self._ledger.is_cut_off_told(self.identity.spool, self._entry)
-
-    def _last_steps(self) -> tuple[Step, ...]:
-        """The last step of every run that was cut off; none after a goodbye."""
-        last = self.reader.last_seq()
-        return cut_off(self.reader.read(max(0, last - READ_RECORDS), READ_RECORDS).records)
-
-    def _give_up(self, batch: Batch, outcome: Outcome) -> None:
-        """Keep the records of a refused batch as dead letters and go past them."""
-        self._bury(
+    def _reject(self, batch: Batch, outcome: Outcome) -> None:
+        """Keep the records of a rejected batch as dead letters and go past them."""
+        self._add_dead_letters(
             [
-                Rejected(stored=self._bodies[seq], reason=outcome.reason, detail=outcome.detail)
+                Rejected(stored=self._stored[seq], reason=outcome.reason, detail=outcome.detail)
                 for seq in batch.seqs
             ]
         )
-        self._parcels.popleft()
-        self._settle(batch, delivered=0, requests=1)
+        self._batches.popleft()
+        self._commit(batch, requests=1)
 
     def _drop(self, batch: Batch, outcome: Outcome) -> None:
-        """Go past a batch that a rule of its sink gives up."""
-        self._tell.dropped(batch.first, outcome)
-        self._parcels.popleft()
-        self._settle(batch, delivered=0, requests=0, dropped=outcome.reason)
+        """Go past a batch that a rule of its sink drops."""
+        self._events.dropped(batch.first, outcome)
+        self._batches.popleft()
+        self._commit(batch, dropped=outcome.reason)
 
-    def _settle(
-        self, batch: Batch | None, *, delivered: int, requests: int, dropped: str = ""
+    def _add_dead_letters(self, rejected: Sequence[Rejected]) -> None:
+        """Keep rejected records; one line in the log for all of them."""
+        new = [
+            one
+            for one in rejected
+            if self._ledger.add_dead_letter(
+                DeadLetter(
+                    spool=self.identity.spool,
+                    sink=self.sink.name,
+                    seq=one.stored.seq,
+                    kind=one.stored.kind,
+                    body=one.stored.body,
+                    reason=one.reason,
+                    detail=one.detail,
+                )
+            )
+        ]
+        if new:
+            self._events.rejected(new, self._ledger.directory)
+
+    def _commit(
+        self,
+        batch: Batch | None = None,
+        *,
+        delivered: int = 0,
+        requests: int = 0,
+        dropped: str = "",
     ) -> None:
-        """Write down how far this sink is, now that `batch` is settled."""
-        remaining = [p.first for p in self._parcels]
-        remaining.extend(self._held)
-        seq = min(remaining) - 1 if remaining else self._through
-        ahead = dict(self.position.ahead)
+        """Save how far this sink has acknowledged, now that `batch` is done with."""
+        waiting = [other.first for other in self._batches]
+        waiting.extend(self._pending)
+        seq = min(waiting) - 1 if waiting else self._through
+        by_run = dict(self.position.acked_by_run)
+        acked = set(self.position.acked_seqs)
         if batch is not None:
-            ahead[batch.run] = batch.last
-        early = {*self.position.early, *(batch.seqs if batch is not None else ())}
-        early.update(p.seq for p in self._passed if seq < p.seq <= ahead.get(p.run, 0))
-        position = Position(
-            seq=seq,
-            ahead={run: last for run, last in ahead.items() if last > seq},
-            early=frozenset(number for number in early if number > seq),
-        )
+            by_run[batch.run] = batch.last
+            acked.update(batch.seqs)
+        acked.update(one.seq for one in self._skipped if seq < one.seq <= by_run.get(one.run, 0))
+        position = Position(acked_by_run=by_run, acked_seqs=frozenset(acked)).beyond(seq)
         if position == self.position:
             return
-        left = [p for p in self._passed if p.seq > max(seq, ahead.get(p.run, 0))]
+        left = [one for one in self._skipped if one.seq > max(seq, by_run.get(one.run, 0))]
         notes = Counter(batch.counts if batch is not None and delivered else {})
-        notes["left_out"] += sum(p.left_out for p in self._passed)
-        notes["left_out"] -= sum(p.left_out for p in left)
-        settled = Settled(
+        notes["left_out"] += sum(one.left_out for one in self._skipped)
+        notes["left_out"] -= sum(one.left_out for one in left)
+        unread = sum(min(last, seq) - first + 1 for first, last in self._unread if first <= seq)
+        delta = CommitDelta(
             delivered=delivered,
-            passed=len(self._passed) - len(left) + self._skipped,
+            skipped=len(self._skipped) - len(left) + unread,
             requests=requests,
             dropped={dropped: len(batch.seqs)} if dropped and batch else {},
             **notes,
         )
-        self._ledger.acknowledge(self.identity.spool, self._entry, position, settled)
-        self._passed, self._skipped = left, 0
+        self._ledger.acknowledge(self.identity.spool, self._entry, position, delta)
+        self._skipped = left
+        self._unread = [(max(first, seq + 1), last) for first, last in self._unread if last > seq]
         self.position = position
-
-    # --- what cannot be sent ----------------------------------------------------------------------
-
-    def _bury(self, refused: Sequence[Rejected]) -> None:
-        """Keep refused records; one line in the log for all of them."""
-        new = [one for one in refused if self._ledger.bury(self._letter(one))]
-        if new:
-            self._tell.refused(new, self._ledger.directory)
-
-    def _letter(self, refused: Rejected) -> DeadLetter:
-        return DeadLetter(
-            spool=self.identity.spool,
-            sink=self.sink.name,
-            seq=refused.stored.seq,
-            kind=refused.stored.kind,
-            body=refused.stored.body,
-            reason=refused.reason,
-            detail=refused.detail,
-        )
-
-    def _note_damage(self, chunk: Chunk) -> None:
-        for damage in chunk.damage:
-            if self._ledger.note_damage(self.identity.spool, self._entry, damage):
-                self._tell.unreadable(damage)
-
-    def _note_gaps(self, chunk: Chunk) -> dict[int, int]:
-        """Remember what gaps tell; of those of deleted records, how many are missing here."""
-        deleted = {}
-        for stored in chunk.records:
-            if stored.kind != "gap":
-                continue
-            gap = gap_of(self.identity.spool, stored)
-            if gap is None:
-                continue
-            self._ledger.note_gap(gap)
-            if gap.first:
-                deleted[stored.seq] = self._ledger.lost_in(gap, self._entry)
-        return deleted
 
 
 def gap_of(spool: str, stored: Stored) -> Gap | None:
-    """What a gap record tells; None when it cannot be understood."""
+    """What a gap record reports; None when it cannot be understood."""
     try:
         record = gap_record.decode(codec.unpack(stored.body))
     except BodyUnreadable:
@@ -432,9 +469,3 @@ def gap_of(spool: str, stored: Stored) -> Gap | None:
     return Gap(
         spool=spool, seq=stored.seq, reason=reason, count=record.count, first=first, last=last
     )
-
-
-class ClosedRoute(Route):
-    """A range that was closed long ago; what became of its process is no news."""
-
-    tells_end = False

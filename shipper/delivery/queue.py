@@ -1,18 +1,19 @@
-"""One workload on its way to one sink: its spools share one request at a time, in fair turns.
+"""All spools of one ordering key for one sink: one request at a time, in fair turns.
 
-The receiver's rows are shared by all ranks and runs of a workload, so two requests for it at once
-would lose updates; another workload's requests need not wait for it.
+All ranks and runs of a workload share the receiver's rows, so two requests for it at once would
+lose updates. Requests for another workload need not wait for it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from shipper.delivery.pipeline import Progress, Route
-from shipper.delivery.sink_state import Health
+from shipper.delivery.pipeline import Pipeline, TurnResult
+from shipper.delivery.sink_state import SinkState
 from shipper.errors import ShipperError
 from shipper.log import fields
 from shipper.sinks.outcome import TIMEOUT, Disposition, Outcome
@@ -22,180 +23,212 @@ from spooler.spool.identity import Identity
 log = logging.getLogger(__name__)
 
 TURN_SECONDS = 0.5
-# A spool that cannot be read is looked at again after this many seconds.
-TROUBLE_SECONDS = 30.0
-# One that is read to its end is woken by its pulse; this is for a pulse that was missed.
+# A spool that cannot be read is retried after this many seconds.
+RETRY_SECONDS = 30.0
+# The poller wakes a spool that is read to its end; this is in case a wake-up was missed.
 SLEEP_SECONDS = 300.0
+
+QueueKey = tuple[str, str]  # sink, ordering key
 
 
 @dataclass(kw_only=True)
-class _Place:
-    """A route in the lane: when it is due, and whether it has nothing more to give."""
+class _Member:
+    """A pipeline in the queue: when it is due, and whether it has nothing more to send."""
 
-    route: Route
+    pipeline: Pipeline
     due: float
     caught_up: bool = False
     finished: bool = False
     woken: bool = False  # something has changed since the turn began
-    said: str = ""
+    logged: str = ""
 
 
-class Lane:
-    """The spools of one workload for one sink. `turn` is called by one thread at a time."""
+class DeliveryQueue:
+    """The spools of one ordering key. `turn` is called by one thread at a time."""
 
     def __init__(
         self,
         *,
         key: str,
-        sink_health: Health,
+        sink_state: SinkState,
         flush_all: bool,
         now: Callable[[], float],
         resolve: Callable[[Identity, bool], Identity] | None = None,
     ) -> None:
         self.key = key
-        name = f"{sink_health.name}, workload {key}"
-        self.health = Health(name, now, sink=sink_health.name, workload=key)
-        self._sink = sink_health
+        self.state = SinkState(sink_state.sink, now, workload=key)
+        self._sink = sink_state
         self._resolve = resolve
         self._flush_all = flush_all
         self._now = now
-        self._places: dict[str, _Place] = {}
+        self._members: dict[str, _Member] = {}
         self._lock = threading.Lock()
 
-    def add(self, route: Route) -> None:
-        """Take a spool in; it is due at once."""
+    def add(self, pipeline: Pipeline) -> None:
+        """Add a spool; it is due at once."""
         with self._lock:
-            self._places[route.identity.spool] = _Place(route=route, due=self._now())
-
-    def routes(self) -> list[Route]:
-        """Every route here."""
-        with self._lock:
-            return [place.route for place in self._places.values()]
+            spool = pipeline.identity.spool
+            self._members[spool] = _Member(pipeline=pipeline, due=self._now())
 
     def remove(self, spool: str) -> None:
-        """Forget a spool that has been deleted."""
         with self._lock:
-            self._places.pop(spool, None)
+            self._members.pop(spool, None)
 
-    def due(self) -> float:
-        """Monotonic time of the next turn worth taking; infinity when there is none."""
+    def pipelines(self) -> list[Pipeline]:
         with self._lock:
-            dues = [place.due for place in self._places.values() if not place.finished]
-        if not dues:
-            return float("inf")
-        return max(min(dues), self._sink.ready_at, self.health.ready_at)
+            return [member.pipeline for member in self._members.values()]
 
     def spools(self) -> list[str]:
-        """The spools here."""
         with self._lock:
-            return list(self._places)
+            return list(self._members)
 
-    def standing(self, spool: str) -> tuple[int, bool] | None:
-        """How far a spool is settled, and whether it is at its end and its writer gone."""
+    def due(self) -> float:
+        """Monotonic time of the next turn; infinity when there is none."""
         with self._lock:
-            place = self._places.get(spool)
-            return None if place is None else (place.route.position.seq, place.finished)
+            dues = [member.due for member in self._members.values() if not member.finished]
+        if not dues:
+            return float("inf")
+        return max(min(dues), self._sink.ready_at, self.state.ready_at)
+
+    def progress(self, spool: str) -> tuple[int, bool] | None:
+        """Up to where a spool is acknowledged, and whether it is at its end and its writer gone."""
+        with self._lock:
+            member = self._members.get(spool)
+            return None if member is None else (member.pipeline.position.seq, member.finished)
 
     def wake(self, spool: str) -> None:
-        """There is something new in a spool: read on, if it is only that which is waited for."""
+        """A spool has changed: continue to read it if it was read to its end."""
         with self._lock:
-            place = self._places.get(spool)
-            if place is not None:
-                place.woken = True
-                if place.caught_up:
+            member = self._members.get(spool)
+            if member is not None:
+                member.woken = True
+                if member.caught_up:
                     # New data refutes that its process has ended.
-                    place.caught_up, place.finished = False, False
-                    place.due = min(place.due, self._now())
+                    member.caught_up, member.finished = False, False
+                    member.due = min(member.due, self._now())
 
     def is_slow(self) -> bool:
-        """Whether its last request was not answered in time: the next may take long, too."""
-        trouble = self.health.trouble
-        return trouble is not None and trouble.reason == TIMEOUT
+        """Whether its last request timed out: the next one may take as long."""
+        failure = self.state.failure
+        return failure is not None and failure.reason == TIMEOUT
 
     def caught_up(self) -> bool:
-        """Whether every spool here has been seen to its end with nothing left to send."""
+        """Whether every spool was read to its end and nothing is left to send."""
         with self._lock:
-            return all(place.caught_up for place in self._places.values())
+            return all(member.caught_up for member in self._members.values())
 
-    def rest(self) -> None:
-        """Leave the whole lane alone for a while, after a fault that nobody foresaw."""
+    def postpone(self) -> None:
+        """Pause the whole queue after an internal error."""
         with self._lock:
-            for place in self._places.values():
-                place.due = self._now() + TROUBLE_SECONDS
+            for member in self._members.values():
+                member.due = self._now() + RETRY_SECONDS
 
     def turn(self) -> None:
-        """Give the spool that is due longest one turn."""
+        """Give one turn to the spool that is due longest."""
         with self._lock:
-            waiting = [place for place in self._places.values() if not place.finished]
+            waiting = [member for member in self._members.values() if not member.finished]
         if not waiting:
             return
-        place = min(waiting, key=lambda place: place.due)
-        place.woken = False
-        route = place.route
+        member = min(waiting, key=lambda member: member.due)
+        member.woken = False
+        pipeline = member.pipeline
         try:
-            owned = route.reader.is_owned()
+            owned = pipeline.reader.is_owned()
             if self._resolve is not None:
-                route.identity = self._resolve(route.identity, owned)
-            progress = route.turn(
+                pipeline.identity = self._resolve(pipeline.identity, owned)
+            result = pipeline.turn(
                 now=self._now,
                 until=self._now() + TURN_SECONDS,
                 owned=owned,
                 flush_all=self._flush_all,
             )
         except (SpoolError, ShipperError, OSError) as error:
-            self._in_trouble(place, error)
+            self._unreadable(member, error)
             return
-        self._note(place, progress, owned)
+        self._note(member, result, owned)
 
-    def _note(self, place: _Place, progress: Progress, owned: bool) -> None:
-        now = self._now()
-        if place.route.take_delivered():
-            # Before the failure that may have ended the turn: that one begins a new row.
+    def _note(self, member: _Member, result: TurnResult, owned: bool) -> None:
+        now, pipeline = self._now(), member.pipeline
+        if pipeline.take_delivered():
+            # Before the failure that may have ended the turn, which starts a new backoff.
             self._sink.succeeded()
-            self.health.succeeded()
-        if progress.failure is not None:
-            place.caught_up = False
-            self._note_failure(progress.failure)
-            place.due = now
+            self.state.succeeded()
+        if result.failure is not None:
+            member.caught_up = False
+            self._note_failure(result.failure)
+            member.due = now
             return
         with self._lock:
-            place.caught_up = progress.at_end
-            lingers = place.route.lingers()
-            place.finished = progress.at_end and not owned and lingers is None
-            if place.woken and place.caught_up:
-                place.caught_up, place.finished = False, False
-            if progress.more or place.woken:
-                place.due = now
-            elif progress.wait is not None:
-                place.due = now + min(progress.wait, place.route.flush_seconds)
-            elif progress.at_end:
-                place.due = now + min(SLEEP_SECONDS, lingers or SLEEP_SECONDS)
+            member.caught_up = result.at_end
+            linger = pipeline.linger_seconds()
+            member.finished = result.at_end and not owned and linger is None
+            if member.woken and member.caught_up:
+                member.caught_up, member.finished = False, False
+            if result.more or member.woken:
+                member.due = now
+            elif result.wait is not None:
+                member.due = now + min(result.wait, pipeline.flush_seconds)
+            elif result.at_end:
+                member.due = now + min(SLEEP_SECONDS, linger or SLEEP_SECONDS)
             else:
-                place.due = now + place.route.flush_seconds
+                member.due = now + pipeline.flush_seconds
 
     def _note_failure(self, outcome: Outcome) -> None:
         if outcome.disposition is Disposition.RETRY and outcome.scope == "sink":
             self._sink.failed(outcome)
         else:
-            self.health.failed(outcome)
+            self.state.failed(outcome)
 
-    def _in_trouble(self, place: _Place, error: Exception) -> None:
-        """This spool cannot be read, or its progress not be written down; the others go on."""
-        place.caught_up = False
-        place.due = self._now() + TROUBLE_SECONDS
-        text = str(error)
-        if text != place.said:
-            place.said = text
-            log.error(
-                "%s: %s; it is left as it is and tried again every %.0f s",
-                place.route.reader.directory,
-                text,
-                TROUBLE_SECONDS,
-                extra=fields(
-                    sink=self._sink.name,
-                    workload=self.key,
-                    spool=place.route.identity.spool,
-                    path=place.route.reader.directory,
-                    detail=text,
-                ),
-            )
+    def _unreadable(self, member: _Member, error: Exception) -> None:
+        """A spool cannot be read, or its position not be saved; the others continue."""
+        member.caught_up = False
+        member.due = self._now() + RETRY_SECONDS
+        if str(error) == member.logged:
+            return
+        member.logged = str(error)
+        log.error(
+            "spool cannot be shipped, retrying",
+            extra=fields(
+                sink=self._sink.sink,
+                workload=self.key,
+                spool=member.pipeline.identity.spool,
+                path=member.pipeline.reader.directory,
+                detail=error,
+                retry_in=RETRY_SECONDS,
+            ),
+        )
+
+
+def pending(
+    queues: Mapping[QueueKey, DeliveryQueue], states: Mapping[str, SinkState]
+) -> Iterator[str]:
+    """One line for each spool and sink with records to send, and the current failure."""
+    for (sink, _), queue in sorted(queues.items()):
+        failure = states[sink].failure or queue.state.failure
+        why = f" ({failure.reason}: {failure.detail})" if failure else ""
+        for pipeline in queue.pipelines():
+            try:
+                count = pipeline.reader.last_seq() - pipeline.position.seq
+                left = f"{count} records" if count > 0 else ""
+                if not left:
+                    pipeline.reader.is_drained(pipeline.position.seq)
+            except (SpoolError, OSError) as error:
+                left = f"unreadable ({error}), perhaps records"
+            if left:
+                yield f"{pipeline.reader.directory}: {left} for {sink}{why}"
+
+
+def summary(
+    queues: Mapping[QueueKey, DeliveryQueue], states: Mapping[str, SinkState], *, spools: int
+) -> str:
+    """One line: how many spools there are, and what each sink has pending; cheap."""
+    counts = dict.fromkeys(states, 0)
+    for (sink, _), queue in queues.items():
+        for pipeline in () if queue.caught_up() else queue.pipelines():
+            with contextlib.suppress(SpoolError, OSError):  # logged where it is read
+                counts[sink] += max(0, pipeline.reader.last_seq() - pipeline.position.seq)
+    parts = [f"{spools} spools"]
+    for sink, count in counts.items():
+        failure = states[sink].failure
+        parts.append(f"{sink}: {count} pending{f' ({failure.reason})' if failure else ''}")
+    return "; ".join(parts)

@@ -1,4 +1,4 @@
-"""Whether a sink or a workload takes data now, and when to try again; said once per change."""
+"""Whether a sink, or one workload of it, accepts data now, and when to retry."""
 
 from __future__ import annotations
 
@@ -16,34 +16,31 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Spell:
-    """A time in which one thing was wrong, in Unix seconds; `until` is None while it lasts."""
+class Outage:
+    """A time of failures with one reason, in Unix seconds; `until` is None while it lasts."""
 
     outcome: Outcome
     since: float
     until: float | None = None
 
 
-class Health:
-    """The state of one way out; safe for several threads."""
+class SinkState:
+    """Safe for several threads. Logs when an outage begins, changes its reason, or ends."""
 
-    def __init__(
-        self, name: str, now: Callable[[], float], *, sink: str = "", workload: str | None = None
-    ) -> None:
-        """`sink` and `workload` are what it is about; the name is for people."""
-        self.name = name
-        self._about = {"sink": sink or name, "workload": workload}
-        self.trouble: Outcome | None = None  # what is wrong at present
-        self.spell: Spell | None = None  # the present or else the last one
-        self.ready_at = 0.0  # monotonic seconds before which there is no use in trying
+    def __init__(self, sink: str, now: Callable[[], float], *, workload: str | None = None) -> None:
+        self.sink = sink
+        self._subject = {"sink": sink, "workload": workload}
+        self.failure: Outcome | None = None  # the current one
+        self.outage: Outage | None = None  # the current or else the last one
+        self.ready_at = 0.0  # monotonic seconds before which no request is made
         self._backoff = Backoff()
         self._now = now
         self._lock = threading.Lock()
 
     @property
     def needs_operator(self) -> bool:
-        """Whether what is wrong will not end by itself."""
-        return self.trouble is not None and self.trouble.needs_operator
+        """Whether the failure will not end by itself."""
+        return self.failure is not None and self.failure.needs_operator
 
     def failed(self, outcome: Outcome) -> float:
         """Note a failure; return the seconds to wait. Failures of one moment count once."""
@@ -55,57 +52,47 @@ class Health:
                 alarm=outcome.needs_operator, retry_after=outcome.retry_after
             )
             self.ready_at = now + wait
-            changed = self.trouble is None or self.trouble.reason != outcome.reason
-            self.trouble = outcome
-            if changed or self.spell is None:
-                self.spell = Spell(outcome=outcome, since=time.time())
-        if changed:
-            say = log.error if outcome.needs_operator else log.warning
-            say(
-                "%s: %s (%s); everything is kept and sent when it works again",
-                self.name,
-                outcome.reason,
-                outcome.detail,
-                extra=fields(**self._about, reason=outcome.reason, detail=outcome.detail),
-            )
+            changed = self.failure is None or self.failure.reason != outcome.reason
+            self.failure = outcome
+            if changed or self.outage is None:
+                self.outage = Outage(outcome=outcome, since=time.time())
+        values = fields(
+            **self._subject,
+            reason=outcome.reason,
+            detail=outcome.detail,
+            retry_in=round(wait, 1),
+        )
+        if not changed:
+            log.debug("sink still paused", extra=values)
+        elif outcome.needs_operator:
+            log.error("sink paused, data is kept", extra=values)
         else:
-            log.debug(
-                "%s: %s again, next try in %.1f s",
-                self.name,
-                outcome.reason,
-                wait,
-                extra=fields(**self._about, reason=outcome.reason, seconds=round(wait, 1)),
-            )
+            log.warning("sink paused, data is kept", extra=values)
         return wait
 
-    def renewed(self) -> None:
-        """What stood in the way may be gone: try at once, and be patient anew."""
+    def retry_now(self) -> None:
+        """What caused the failures may be gone: retry at once, with the shortest backoff."""
         with self._lock:
             self._backoff.succeeded()
             self.ready_at = 0.0
 
-    def nobody_waits(self) -> None:
-        """Nothing is left that could go this way: what was wrong troubles nobody any more."""
+    def clear(self) -> None:
+        """Nothing is left to send: the outage is over."""
         with self._lock:
-            self._end_trouble()
+            self._end_outage()
 
     def succeeded(self) -> None:
-        """Note a success; whatever was wrong is over."""
+        """Note a success; the outage is over."""
         with self._lock:
-            trouble = self._end_trouble()
+            failure = self._end_outage()
             self._backoff.succeeded()
             self.ready_at = 0.0
-        if trouble is not None:
-            log.info(
-                "%s: works again after %s",
-                self.name,
-                trouble.reason,
-                extra=fields(**self._about, reason=trouble.reason),
-            )
+        if failure is not None:
+            log.info("sink resumed", extra=fields(**self._subject, reason=failure.reason))
 
-    def _end_trouble(self) -> Outcome | None:
-        """What was wrong until now, if anything was. With the lock held."""
-        trouble, self.trouble = self.trouble, None
-        if trouble is not None and self.spell is not None:
-            self.spell = replace(self.spell, until=time.time())
-        return trouble
+    def _end_outage(self) -> Outcome | None:
+        """The failure until now. With the lock held."""
+        failure, self.failure = self.failure, None
+        if failure is not None and self.outage is not None:
+            self.outage = replace(self.outage, until=time.time())
+        return failure

@@ -1,7 +1,7 @@
-"""The threads that give lanes their turns: each sink has its own, so that none waits for another.
+"""The threads that give queues their turns.
 
-Half as many again stand apart, for lanes whose last request was not answered in time: however many
-of those there are, the others keep their workers.
+Each sink has its own, so that no sink waits for another. Half as many more serve the queues whose
+last request timed out: however many of those there are, the others keep their workers.
 """
 
 from __future__ import annotations
@@ -10,68 +10,67 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 
-from shipper.delivery.queue import Lane
-from shipper.delivery.scheduler import Schedule
+from shipper.delivery.queue import DeliveryQueue, QueueKey
+from shipper.delivery.scheduler import Scheduler
 
-LaneKey = tuple[str, str]  # sink, what the sink sends one at a time
-Queue = tuple[str, bool]  # sink, whether its lanes are kept waiting by their receiver
+PoolKey = tuple[str, bool]  # sink, whether the last requests of its queues timed out
 
 
-def queue_of(key: LaneKey, lanes: Mapping[LaneKey, Lane]) -> Queue:
-    """Where a lane stands in the schedule."""
-    return key[0], lanes[key].is_slow()
+def pool_of(key: QueueKey, queues: Mapping[QueueKey, DeliveryQueue]) -> PoolKey:
+    """The worker pool of a queue."""
+    return key[0], queues[key].is_slow()
 
 
 class Workers:
-    """`count` threads for each sink that has lanes, and half as many apart."""
+    """`count` threads for each sink that has queues, and half as many for its slow queues."""
 
     def __init__(
         self,
         *,
-        schedule: Schedule[LaneKey],
-        lanes: Mapping[LaneKey, Lane],
+        scheduler: Scheduler[QueueKey],
+        queues: Mapping[QueueKey, DeliveryQueue],
         count: int,
-        turn: Callable[[LaneKey], None],
+        turn: Callable[[QueueKey], None],
         after: Callable[[], None],
     ) -> None:
-        """`turn` must not raise; `after` is called when a lane has been given back."""
-        self._schedule = schedule
-        self._lanes = lanes
+        """`turn` must not raise; `after` is called when a queue has been released."""
+        self._scheduler = scheduler
+        self._queues = queues
         self._count = count
         self._turn = turn
         self._after = after
-        self._threads: dict[Queue, list[threading.Thread]] = {}
+        self._threads: dict[PoolKey, list[threading.Thread]] = {}
 
     def start(self) -> None:
-        """Put the workers of every sink that has lanes to work, where they are not yet."""
-        for sink in {sink for sink, _ in list(self._lanes)}:
+        """Start the workers of every sink that has queues and no workers yet."""
+        for sink in {sink for sink, _ in list(self._queues)}:
             for slow, count in ((False, self._count), (True, max(1, self._count // 2))):
-                queue = (sink, slow)
-                if queue not in self._threads:
-                    self._threads[queue] = [self._start(queue, number) for number in range(count)]
+                pool = (sink, slow)
+                if pool not in self._threads:
+                    self._threads[pool] = [self._start(pool, number) for number in range(count)]
 
     def all(self) -> list[threading.Thread]:
-        """Every worker there is; from any thread."""
+        """All workers; from any thread."""
         return [thread for threads in list(self._threads.values()) for thread in list(threads)]
 
-    def went_home(self, *, within: float) -> bool:
-        """Whether all of them have, `within` seconds of the end of the schedule."""
+    def join(self, *, within: float) -> bool:
+        """Wait for the workers after the scheduler was closed; whether all ended in time."""
         deadline = time.monotonic() + within
         for thread in self.all():
             thread.join(max(0.0, deadline - time.monotonic()))
         return not any(thread.is_alive() for thread in self.all())
 
-    def _start(self, queue: Queue, number: int) -> threading.Thread:
-        sink, slow = queue
+    def _start(self, pool: PoolKey, number: int) -> threading.Thread:
+        sink, slow = pool
         name = f"{sink}{'-slow' * slow}-{number}"
-        thread = threading.Thread(target=self._work, args=(queue,), name=name, daemon=True)
+        thread = threading.Thread(target=self._work, args=(pool,), name=name, daemon=True)
         thread.start()
         return thread
 
-    def _work(self, queue: Queue) -> None:
-        while (key := self._schedule.take(queue)) is not None:
+    def _work(self, pool: PoolKey) -> None:
+        while (key := self._scheduler.take(pool)) is not None:
             try:
                 self._turn(key)
             finally:
-                self._schedule.give_back(key)
+                self._scheduler.release(key)
                 self._after()

@@ -1,7 +1,7 @@
-"""Finds the spools below a root, live ones and those whose process is gone, and whose they are.
+"""Where spools may lie below the root, and which pod wrote them.
 
-Where each pod has mounted a folder of its own, named by its uid, that name is the node's word and
-what a spool says of its pod is only the pod's: the folder decides.
+With `pod_directories`, each pod has mounted a directory of its own, named by its uid. The node
+guarantees that name. The pod in a spool is only the claim of the pod, so the directory decides.
 """
 
 from __future__ import annotations
@@ -22,63 +22,68 @@ from spooler.spool.reader import Reader
 
 log = logging.getLogger(__name__)
 
-# node_<N>/rank_<R>/<spool id>, and room above it for folders that keep pods apart.
+# node_<N>/rank_<R>/<spool id>, and levels above it for directories that keep pods apart.
 DEPTH = 6
-# Entries that are looked at below one folder of the root; a node has some thousand at most.
+# Entries that are read below one directory of the root; a node has some thousand at most.
 MOST_ENTRIES = 100_000
-# What a file system keeps at its top for itself; a root may be the top of one.
+# Belongs to the file system; a root may be the top of one.
 _OF_THE_DISK = "lost+found"
-Closed = Callable[[Path, OSError], None]
+OnUnreadable = Callable[[Path, OSError], None]
 # A uid of the API server, or the hash that a static pod has instead.
 _POD_UID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{32}")
+_logged: set[Path] = set()  # directories with too many entries
 
 
-def find_spools(root: Path, closed: Closed | None = None) -> Iterator[Path]:
+def find_spools(root: Path, on_unreadable: OnUnreadable | None = None) -> Iterator[Path]:
     """Directories whose name is a spool id, at most `DEPTH` levels down.
 
-    Links are not followed, and what is in quarantine is no spool any more. Of what lies below one
-    folder of the root, the first `MOST_ENTRIES` entries are looked at. `closed` is told of each
-    folder on the way, the root included, that is there and cannot be looked into.
+    Links are not followed, and the quarantine is left out. Below each directory of the root the
+    first `MOST_ENTRIES` entries are read. `on_unreadable` gets each directory on the way, the root
+    included, that exists and cannot be read.
     """
-    for folder in _folders(root, [MOST_ENTRIES], closed):
-        left = [MOST_ENTRIES]  # for each, so that one tenant cannot use up another's
-        if fmt.is_spool_id(folder.name):
-            yield folder
+    for directory in _directories(root, [MOST_ENTRIES], on_unreadable):
+        left = [MOST_ENTRIES]  # for each, so that no tenant uses up the entries of another
+        if fmt.is_spool_id(directory.name):
+            yield directory
         else:
-            yield from _below(folder, DEPTH - 1, left, closed)
-        if left[0] < 0:
-            tell_once(folder)
+            yield from _below(directory, DEPTH - 1, left, on_unreadable)
+        if left[0] < 0 and directory not in _logged:
+            _logged.add(directory)
+            log.warning(
+                "directory has too many entries, spools beyond the limit are not found",
+                extra=fields(path=directory, count=MOST_ENTRIES, reason="too-many-files"),
+            )
 
 
-def why_closed(root: Path) -> str:
-    """Why nothing can be found below `root`; "" where it is open, or not there."""
+def why_unreadable(root: Path) -> str:
+    """Why nothing can be found below `root`; "" where it can be read or does not exist."""
     try:
         os.scandir(root).close()
     except FileNotFoundError:
         return ""
     except OSError as error:
-        return closed_text(error)
+        return unreadable_text(error)
     return ""
 
 
-def closed_text(error: OSError) -> str:
-    """What is wrong with a folder that cannot be looked into."""
+def unreadable_text(error: OSError) -> str:
+    """What is wrong with a directory that cannot be read."""
     if isinstance(error, NotADirectoryError):
-        return "is no folder"
-    return f"cannot be looked into: {error.strerror}"
+        return "is not a directory"
+    return f"cannot be read: {error.strerror}"
 
 
-def noting(found: dict[str, str]) -> Closed:
-    """For `find_spools`: puts each closed folder into `found`, with what is wrong with it."""
+def collect_unreadable(found: dict[str, str]) -> OnUnreadable:
+    """For `find_spools`: stores each unreadable directory in `found`, with what is wrong."""
 
-    def note(folder: Path, error: OSError) -> None:
-        found[str(folder)] = closed_text(error)
+    def note(directory: Path, error: OSError) -> None:
+        found[str(directory)] = unreadable_text(error)
 
     return note
 
 
 def pod_directories(root: Path) -> list[Path]:
-    """The folders right below `root` that a pod's uid names."""
+    """The directories directly below `root` that are named by a pod's uid."""
     try:
         entries = list(os.scandir(root))
     except OSError:
@@ -91,34 +96,39 @@ def pod_directories(root: Path) -> list[Path]:
 
 
 def identity_of(reader: Reader, root: Path, *, by_directory: bool) -> Identity:
-    """Who wrote a spool below `root`; `by_directory`: the pod is whose folder it lies in.
+    """Who wrote a spool below `root`; `by_directory`: the pod is the one whose directory it is in.
 
     Raises:
-        Misplaced: the spool lies in no pod's folder.
+        Misplaced: the spool lies in no pod's directory.
         NotASpool, NewerFormat, SpoolDamaged, OSError: as for reading.
     """
     if reader.place != Path(os.path.realpath(root)) / reader.directory.relative_to(root):
-        why = "a folder on the way to it has become a symbolic link"
+        why = "a directory on the way to it has become a symbolic link"
         raise SpoolDamaged(str(reader.directory), 0, why)
     identity = reader.identity()
     if not by_directory:
         return identity
     inside = reader.directory.relative_to(root).parts
     if len(inside) < 2 or not _POD_UID.fullmatch(inside[0]):
-        raise Misplaced(f"{reader.directory}: it lies in no pod's folder (pod_directories is on)")
+        raise Misplaced(
+            f"{reader.directory}: it is not in a pod's directory (pod_directories is on)"
+        )
     if identity.pod_uid not in ("", inside[0]):
         log.warning(
-            "%s: says that it is pod %r; it lies in the folder of pod %s, which counts",
-            reader.directory,
-            identity.pod_uid[:64],
-            inside[0],
-            extra=fields(spool=identity.spool, path=reader.directory, reason="other-pod"),
+            "spool claims another pod, using the pod of the directory",
+            extra=fields(
+                spool=identity.spool,
+                path=reader.directory,
+                claimed=identity.pod_uid[:64],
+                pod=inside[0],
+                reason="other-pod",
+            ),
         )
     return replace(identity, pod_uid=inside[0])
 
 
-def is_bare(directory: Path) -> bool:
-    """Whether nothing at all is in a folder, as far as it can be looked into."""
+def is_empty(directory: Path) -> bool:
+    """Whether a directory can be read and has no entry."""
     try:
         with os.scandir(directory) as entries:
             return next(entries, None) is None
@@ -126,28 +136,13 @@ def is_bare(directory: Path) -> bool:
         return False
 
 
-def tell_once(folder: Path) -> None:
-    """Say that a folder holds more than is looked at."""
-    if folder in _told:
-        return
-    _told.add(folder)
-    log.warning(
-        "%s: holds more than %d files and folders; spools beyond those are not found until some"
-        " are gone",
-        folder,
-        MOST_ENTRIES,
-        extra=fields(path=folder, reason="too-many-files"),
-    )
-
-
-_told: set[Path] = set()
-
-
-def _folders(folder: Path, left: list[int], closed: Closed | None) -> list[Path]:
-    """The folders in one, by name, as long as there are entries `left` to look at."""
+def _directories(
+    directory: Path, left: list[int], on_unreadable: OnUnreadable | None
+) -> list[Path]:
+    """The directories in one, by name, as long as there are entries `left` to read."""
     found = []
     try:
-        with os.scandir(folder) as entries:
+        with os.scandir(directory) as entries:
             for entry in entries:
                 left[0] -= 1
                 if left[0] < 0:
@@ -155,17 +150,19 @@ def _folders(folder: Path, left: list[int], closed: Closed | None) -> list[Path]
                 if entry.is_dir(follow_symlinks=False) and entry.name != fmt.QUARANTINE_NAME:
                     found.append(Path(entry.path))
     except FileNotFoundError:
-        pass  # gone meanwhile, or not there yet
+        pass  # deleted meanwhile, or not there yet
     except OSError as error:
-        # Perhaps for a moment, perhaps another user's: the periodic walk comes by again.
-        if closed is not None and folder.name != _OF_THE_DISK:
-            closed(folder, error)
+        # Perhaps for a moment, perhaps another user's: the periodic scan tries again.
+        if on_unreadable is not None and directory.name != _OF_THE_DISK:
+            on_unreadable(directory, error)
     return sorted(found, key=lambda path: path.name)
 
 
-def _below(folder: Path, depth: int, left: list[int], closed: Closed | None) -> Iterator[Path]:
-    for path in _folders(folder, left, closed):
+def _below(
+    directory: Path, depth: int, left: list[int], on_unreadable: OnUnreadable | None
+) -> Iterator[Path]:
+    for path in _directories(directory, left, on_unreadable):
         if fmt.is_spool_id(path.name):
             yield path
         elif depth > 1:
-            yield from _below(path, depth - 1, left, closed)
+            yield from _below(path, depth - 1, left, on_unreadable)

@@ -1,8 +1,8 @@
-"""Tells when something appears under the spool root; the only importer of watchdog.
+"""Watches the spool root through the kernel (inotify); the only importer of watchdog.
 
-The service watches the making and moving of files only: a training process writes its log many
-times a second, and waking for that would cost more than looking once per flush interval. Who waits
-for each record, as somebody at a terminal does, asks for `writes` too.
+The service watches only for files that are created or moved. A training process writes to its log
+many times a second, and waking for each write would cost more than one poll per flush interval.
+`lens-ship tail` watches writes too.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from shipper.log import fields
 
 log = logging.getLogger(__name__)
 
-# watchdog warns when a folder tree grows so fast that it meets a folder twice; it goes on rightly.
+# watchdog warns when a tree grows so fast that it meets a directory twice. This does no harm.
 warnings.filterwarnings("ignore", message="Callback with id", category=RuntimeWarning)
 
 _EVENTS: list[type[FileSystemEvent]] = [
@@ -38,13 +38,11 @@ _EVENTS: list[type[FileSystemEvent]] = [
 ]
 
 
-class Watch:
-    """Calls `notice` when a folder or file appears anywhere below `root`, until stopped.
+class RootWatcher:
+    """Calls `notice` when a directory or file appears anywhere below `root`, until stopped.
 
-    With `writes`, also when a file is written to.
-
-    Where the kernel refuses (too many watches, a file system without notices) it says so once, and
-    the periodic walk of the root finds new spools instead.
+    With `writes`, also when a file is written to. Where the kernel refuses (too many watches, a
+    file system without events), it logs that once, and periodic scans find new spools.
     """
 
     def __init__(self, root: Path, notice: Callable[[], None], *, writes: bool = False) -> None:
@@ -59,10 +57,7 @@ class Watch:
             self._started = True
         except OSError as error:
             log.warning(
-                "%s: the kernel gives no notice of new files here (%s); new spools are found by"
-                " walking the root instead",
-                root,
-                error,
+                "spool root cannot be watched, periodic scans find new spools",
                 extra=fields(path=root, detail=error),
             )
 
@@ -78,5 +73,4 @@ class _Handler(FileSystemEventHandler):
         self._notice = notice
 
     def on_any_event(self, event: FileSystemEvent) -> None:
-        """Whatever it is, the root is worth a look."""
         self._notice()

@@ -1,7 +1,7 @@
-"""Finds the spools that are new below the root, and says which of them cannot be read, and why.
+"""Finds new spools below the root, and reports those that cannot be read.
 
-Whatever is wrong with one, the others are found all the same; and whoever fills the root with
-thousands of folders waits himself, not his neighbours.
+A spool that cannot be read does not keep the others from being found. A tenant who fills the root
+with thousands of directories delays only the discovery of his own spools.
 """
 
 from __future__ import annotations
@@ -13,32 +13,32 @@ from collections.abc import Callable
 from pathlib import Path
 
 from shipper.config.schema import Config
-from shipper.discovery.layout import closed_text, find_spools, identity_of, is_bare
+from shipper.discovery.layout import find_spools, identity_of, is_empty, unreadable_text
 from shipper.errors import Misplaced
 from shipper.ledger.ledger import Ledger
 from shipper.log import fields
-from spooler.errors import NewerFormat, NotASpool, SpoolDamaged, SpoolError
+from spooler.errors import NotASpool, SpoolDamaged, SpoolError
 from spooler.spool.identity import Identity
 from spooler.spool.reader import Reader
 
 log = logging.getLogger(__name__)
 
-# New spools of one tenant (a user in a folder of the root) that are taken in by one walk, and the
-# wall time after which it looks at no more of them; the next walk goes on at once. Of more that
-# cannot be read, each is looked at again after so many seconds, and the next walk waits for so many
-# times as long as this one took: a quarter of the time at most goes into them.
+# New spools of one tenant (a user in a directory of the root) that one scan adds, and the wall time
+# that it spends on them; the next scan continues at once. Of more that cannot be read, each is
+# retried after so many seconds, and the next scan waits for a multiple of the time that this one
+# took: they get a quarter of the time at most.
 MOST_AT_ONCE = 100
-LOOK_SECONDS = 2.0
-AGAIN_SECONDS = 30.0
-_REST = 3.0
-# A spool folder is made a moment before its first segment.
+TENANT_SECONDS = 2.0
+RETRY_SECONDS = 30.0
+_PAUSE_FACTOR = 3.0
+# A spool directory is made a moment before its first segment.
 NEW_SPOOL_SECONDS = 0.2
 
 
-class Newcomers:
-    """Walks the root when it is due, and hands each new spool to `take_in`, once.
+class SpoolScanner:
+    """Scans the root when it is due, and passes each new spool to `add_spool`, once.
 
-    `set_aside` is asked first about a spool that cannot be read; whether it took it.
+    `quarantine` is asked first about a spool that cannot be read: whether it moved the spool away.
     """
 
     def __init__(
@@ -47,148 +47,151 @@ class Newcomers:
         config: Config,
         ledger: Ledger,
         is_known: Callable[[Path], bool],
-        take_in: Callable[[Reader, Identity], None],
-        set_aside: Callable[[Reader, SpoolError], bool],
+        add_spool: Callable[[Reader, Identity], None],
+        quarantine: Callable[[Reader, SpoolError], bool],
         now: Callable[[], float],
     ) -> None:
-        self.unreadable: dict[str, str] = {}  # folder -> why
+        self.unreadable: dict[str, str] = {}  # directory -> why
         self._config = config
         self._ledger = ledger
         self._is_known = is_known
-        self._hand_over = take_in
-        self._set_aside = set_aside
+        self._add_spool = add_spool
+        self._quarantine = quarantine
         self._now = now
-        self._look = True  # the root is worth a walk
-        self._walks = False
-        self._looked = 0.0  # monotonic seconds: when the last walk began
-        self._due = 0.0  # when the next one begins, if nothing appears before
-        self._said: dict[str, str] = {}
-        self._again: dict[str, float] = {}  # one of many unreadable ones -> when it is looked at
+        self._requested = True
+        self._scanning = False
+        self._began = 0.0  # monotonic seconds: when the last scan began
+        self._due = 0.0  # when the next one begins, if none is requested before
+        self._logged: dict[str, str] = {}
+        self._retry_at: dict[str, float] = {}  # one of many unreadable spools -> when to retry it
 
     @property
     def seconds(self) -> float:
-        """How long to wait until the next walk."""
+        """How long to wait until the next scan."""
         return self._due - self._now()
 
     @property
     def is_done(self) -> bool:
-        """Whether nothing is known to be left to walk for; from any thread."""
-        return not self._look and not self._walks
+        """Whether no scan is requested or running; from any thread."""
+        return not self._requested and not self._scanning
 
-    def look(self) -> None:
-        """Walk at the next opportunity: something has appeared; from any thread."""
-        self._look = True
+    def request_scan(self) -> None:
+        """Scan at the next opportunity: something has appeared; from any thread."""
+        self._requested = True
 
-    def walk_if_due(self) -> None:
-        """Walk the root, if something has appeared or the last time is long ago."""
-        if not self._look and self.seconds > 0:
+    def scan_if_due(self) -> None:
+        if not self._requested and self.seconds > 0:
             return
-        self._walks, self._look = True, False  # in this order: `is_done` may be asked in between
-        self._look_below(self._config.spool)
-        self._walks = False
-
-    def _look_below(self, root: Path) -> None:
-        self._looked = self._now()
-        self._due = self._looked + self._config.rescan_interval
+        # In this order: `is_done` may be asked in between.
+        self._scanning, self._requested = True, False
+        root = self._config.spool
+        self._began = self._now()
+        self._due = self._began + self._config.rescan_interval
         before, self.unreadable = self.unreadable, {}
         if _is_missing(root):
-            self._say_once(str(root), "is not there yet; waiting for the first job to make it")
-            return
-        self._walk(root, before)
-        self._again = {n: due for n, due in self._again.items() if n in self.unreadable}
+            if self._is_news(root, "missing"):
+                log.warning("spool root does not exist yet, waiting", extra=fields(path=root))
+        else:
+            self._scan(root, before)
+            self._retry_at = {n: due for n, due in self._retry_at.items() if n in self.unreadable}
+        self._scanning = False
 
-    def _walk(self, root: Path, before: dict[str, str]) -> None:
+    def _scan(self, root: Path, before: dict[str, str]) -> None:
         spent: defaultdict[tuple[str, int], float] = defaultdict(float)  # seconds, by tenant
         bad = 0
-        for directory in find_spools(root, self._closed):
-            if self._is_known(directory) or is_bare(directory):
+        for directory in find_spools(root, self._on_unreadable):
+            if self._is_known(directory) or is_empty(directory):
                 continue
             name, tenant = str(directory), (directory.relative_to(root).parts[0], _user(directory))
-            if self._looked < self._again.get(name, 0.0):
+            if self._began < self._retry_at.get(name, 0.0):
                 self.unreadable[name] = before.get(name, "cannot be read")
-            elif spent[tenant] >= LOOK_SECONDS:
-                self._look = True  # who has thousands of them waits: the next walk goes on
+            elif spent[tenant] >= TENANT_SECONDS:
+                self._requested = True  # the next scan continues here
             else:
                 began = self._now()
                 self._try(directory)
-                spent[tenant] += max(LOOK_SECONDS / MOST_AT_ONCE, self._now() - began)
+                spent[tenant] += max(TENANT_SECONDS / MOST_AT_ONCE, self._now() - began)
                 bad += name in self.unreadable
-                if name in self.unreadable and spent[tenant] >= LOOK_SECONDS / 2:
-                    self._again[name] = self._looked + AGAIN_SECONDS
-        if self._look:
+                if name in self.unreadable and spent[tenant] >= TENANT_SECONDS / 2:
+                    self._retry_at[name] = self._began + RETRY_SECONDS
+        if self._requested:
             now = self._now()
-            self._due = min(self._due, now + _REST * (now - self._looked) * bool(bad))
+            self._due = min(self._due, now + _PAUSE_FACTOR * (now - self._began) * bool(bad))
 
-    def _closed(self, folder: Path, error: OSError) -> None:
-        text = closed_text(error)
-        self.unreadable[str(folder)] = text
-        self._say_once(str(folder), f"{text}; spools in it are not shipped: see lens-ship check")
+    def _on_unreadable(self, directory: Path, error: OSError) -> None:
+        why = unreadable_text(error)
+        if self._is_news(directory, why):
+            log.warning(
+                "directory cannot be read, see lens-ship check",
+                extra=fields(path=directory, reason=why),
+            )
+        self.unreadable[str(directory)] = why
+
+    def _is_news(self, path: Path, why: str) -> bool:
+        """Whether this was not the last that was logged about a path."""
+        before, self._logged[str(path)] = self._logged.get(str(path)), why
+        return before != why
 
     def _try(self, directory: Path) -> None:
-        """Take a spool in; whatever is wrong with it, the others are found all the same."""
+        """Add a spool; whatever is wrong with it, the others are found all the same."""
         try:
-            self._take_in(directory)
+            self._try_to_add(directory)
         except Exception:
-            text = "cannot be taken in, by a fault of this program; please report it"
-            self.unreadable[str(directory)] = text
-            if self._said.get(str(directory)) != text:
-                self._said[str(directory)] = text
-                log.exception(
-                    "%s %s", directory, text, extra=fields(path=directory, reason="fault")
-                )
+            why = "internal error, please report it"
+            self.unreadable[str(directory)] = why
+            if self._is_news(directory, why):
+                log.exception("internal error, spool not shipped", extra=fields(path=directory))
 
-    def _take_in(self, directory: Path) -> None:
+    def _try_to_add(self, directory: Path) -> None:
         reader = Reader(directory)
         try:
             if not reader.segments():
                 if reader.is_owned():
                     self._due = min(self._due, self._now() + NEW_SPOOL_SECONDS)
                 return
-            # Positions are kept by id: a second spool of one id would move those of the first.
-            first = self._ledger.place_of(directory.name)
+            # Positions are stored by id: a second spool of one id would move those of the first.
+            first = self._ledger.directory_of(directory.name)
             if first is not None and first != directory and first.is_dir():
-                text = f"has the id of {first}, which was there first; it is not shipped"
-                self.unreadable[str(directory)] = text
-                self._say_once(str(directory), text)
+                why = f"has the id of {first}, which was found first"
+                self._not_shipped(directory, why)
                 return
             identity = self._identity(reader)
         except (SpoolError, Misplaced, OSError) as error:
-            if isinstance(error, SpoolError) and self._set_aside(reader, error):
+            if isinstance(error, SpoolError) and self._quarantine(reader, error):
                 return
-            self.unreadable[str(directory)] = f"cannot be read: {error}"
-            hint = "" if isinstance(error, NewerFormat) else "; it is left untouched"
-            self._say_once(str(directory), f"cannot be read: {error}{hint}")
+            self._not_shipped(directory, f"cannot be read: {error}")
             return
-        self._hand_over(reader, identity)
+        self._add_spool(reader, identity)
+
+    def _not_shipped(self, directory: Path, why: str) -> None:
+        self.unreadable[str(directory)] = why
+        if self._is_news(directory, why):
+            values = fields(path=directory, reason=why)
+            log.warning("spool not shipped, left untouched", extra=values)
 
     def _identity(self, reader: Reader) -> Identity:
-        """Who wrote a spool; where no segment can tell any more, what was known before."""
+        """Who wrote a spool, from its segments, or from the ledger if they are damaged."""
         try:
             return identity_of(
                 reader, self._config.spool, by_directory=self._config.pod_directories
             )
         except (NotASpool, SpoolDamaged):
             known = self._ledger.identity(reader.spool)
-            if known is None or self._ledger.place_of(reader.spool) != reader.directory:
+            if known is None or self._ledger.directory_of(reader.spool) != reader.directory:
                 raise
             return known
 
-    def _say_once(self, path: str, text: str) -> None:
-        if self._said.get(path) != text:
-            self._said[path] = text
-            log.warning("%s %s", path, text, extra=fields(path=path, reason=text))
 
-
-def _user(folder: Path) -> int:
-    """Whose it is; -1 when it is gone."""
+def _user(directory: Path) -> int:
+    """Who owns it; -1 when it is gone."""
     try:
-        return os.lstat(folder).st_uid
+        return os.lstat(directory).st_uid
     except OSError:
         return -1
 
 
 def _is_missing(root: Path) -> bool:
-    """Whether nothing is there; what cannot be looked at is."""
+    """Whether the root does not exist; one that cannot be read exists."""
     try:
         os.stat(root)
     except FileNotFoundError:

@@ -13,11 +13,11 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 
 import spooler
-from shipper.delivery.sink_state import Health
+from shipper.delivery.sink_state import SinkState
 from shipper.errors import ShipperError
 from shipper.ledger import service_status, totals
 from shipper.ledger.ledger import Ledger
-from shipper.ledger.service_status import Sign, Trouble
+from shipper.ledger.service_status import Heartbeat, OutageRow
 from shipper.log import fields
 
 log = logging.getLogger(__name__)
@@ -44,18 +44,18 @@ class HeartbeatWriter:
         # Monotonic time, delivered records by sink.
         self._readings: deque[tuple[float, Mapping[str, int]]] = deque()
         self._stamp: tuple[int, int] | None = None  # the ledger's at the last reading
-        self._written: dict[Key, Trouble] | None = None
+        self._written: dict[Key, OutageRow] | None = None
 
     @property
     def seconds(self) -> float:
         """How long until the next one is due; negative when it is overdue."""
         return self._next - self._now()
 
-    def beat(self, healths: Iterable[tuple[Key, Health]], *, stopped: bool = False) -> None:
+    def beat(self, states: Iterable[tuple[Key, SinkState]], *, stopped: bool = False) -> None:
         """Write the heartbeat and what has changed; a failure is logged and changes nothing."""
         self._next = self._now() + BEAT_SECONDS
         try:
-            self._write_outages(healths)
+            self._write_outages(states)
             self._write_heartbeat(stopped=stopped)
         except ShipperError as error:
             log.warning(
@@ -63,40 +63,40 @@ class HeartbeatWriter:
                 extra=fields(path=self._ledger.directory, detail=error),
             )
 
-    def _write_outages(self, healths: Iterable[tuple[Key, Health]]) -> None:
+    def _write_outages(self, states: Iterable[tuple[Key, SinkState]]) -> None:
         now = time.time()
         if self._written is None:  # what the service before has left
-            service_status.end_troubles(self._ledger, now)
+            service_status.end_outages(self._ledger, now)
             self._written = {}
         changed = []
-        for (sink, workload), health in healths:
-            spell = health.spell
-            if spell is None:
+        for (sink, workload), state in states:
+            current = state.outage
+            if current is None:
                 continue
-            outage = Trouble(
+            outage = OutageRow(
                 sink=sink,
                 workload=workload,
-                reason=spell.outcome.reason,
-                detail=spell.outcome.detail,
-                alarm=spell.outcome.needs_operator,
-                since=spell.since,
-                until=spell.until,
+                reason=current.outcome.reason,
+                detail=current.outcome.detail,
+                alarm=current.outcome.needs_operator,
+                since=current.since,
+                until=current.until,
             )
             is_old = outage.until is not None and now - outage.until >= MEMORY_SECONDS
             if not is_old and self._written.get((sink, workload)) != outage:
                 changed.append(outage)
-        service_status.note(self._ledger, changed)
+        service_status.save_outages(self._ledger, changed)
         self._written.update({(one.sink, one.workload): one for one in changed})
         if self._now() >= self._expire_at:
             self._expire_at = self._now() + MEMORY_SECONDS / 24
-            service_status.forget_troubles(self._ledger, now - MEMORY_SECONDS)
+            service_status.delete_outages(self._ledger, now - MEMORY_SECONDS)
 
     def _write_heartbeat(self, *, stopped: bool) -> None:
         rates = self._rates()
         now = time.time()
-        service_status.beat(
+        service_status.write_heartbeat(
             self._ledger,
-            Sign(
+            Heartbeat(
                 pid=os.getpid(),
                 version=spooler.__version__,
                 started=self._started,
@@ -113,7 +113,7 @@ class HeartbeatWriter:
         now, stamp = self._now(), self._ledger.stamp()
         # Counted only where something was written since.
         known = self._readings[-1][1] if self._readings and stamp == self._stamp else None
-        delivered = totals.delivered(self._ledger) if known is None else known
+        delivered = totals.delivered_by_sink(self._ledger) if known is None else known
         self._stamp = stamp
         self._readings.append((now, delivered))
         while len(self._readings) > 2 and self._readings[1][0] <= now - RATE_SECONDS:

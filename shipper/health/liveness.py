@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from shipper.delivery.counters import Meters
+from shipper.delivery.counters import Metrics
 
 # Both run every few seconds, but freeing a full root on a slow disk takes time.
 MAIN, HOUSEKEEPING = "main loop", "housekeeping"
@@ -19,10 +19,10 @@ LOOP_SECONDS = 120.0
 TURN_SECONDS = 300.0
 
 
-class Liveness:
+class ServiceLiveness:
     """When each loop and worker last ran; read by other threads than those that report."""
 
-    def __init__(self, meters: Meters, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, meters: Metrics, now: Callable[[], float] = time.monotonic) -> None:
         self._meters = meters
         self._now = now
         # When each loop last ran: monotonic, Unix seconds.
@@ -62,7 +62,7 @@ class Liveness:
             return f"threads have ended: {', '.join(dead)}"
         late = self._now() - TURN_SECONDS
         turns = list(self._turns.items())
-        stuck = sum(began < late and not self._meters.moved(who, late) for who, began in turns)
+        stuck = sum(began < late and not self._meters.is_active(who, late) for who, began in turns)
         return f"{stuck} workers are stuck" if stuck else ""
 
     def ready(self) -> str:

@@ -219,7 +219,7 @@ def _translate(error: Exception, url: str) -> Unreachable:
     if isinstance(error, requests.exceptions.Timeout | urllib3.exceptions.TimeoutError):
         return Unreachable("timeout", text, sent=True)
     if isinstance(error, requests.exceptions.ProxyError):
-        return Unreachable("proxy", f"{text}; look at the setting proxy", sent=False)
+        return Unreachable("proxy", f"{text}; check the setting proxy", sent=False)
     if isinstance(error, requests.exceptions.SSLError) or _has_tls(error):
         step = tls.advice(text)
         return Unreachable("tls", f"{text}; {step}" if step else text, sent=False)

@@ -14,11 +14,11 @@ from pathlib import Path
 _ADVICE = (
     (
         ("certificate has expired",),
-        "the receiver's certificate has expired: renew it there, and look at this machine's clock",
+        "the receiver's certificate has expired: renew it there, and check the clock of this host",
     ),
     (
         ("certificate is not yet valid",),
-        "the receiver's certificate is not valid yet: look at the clocks of both machines",
+        "the receiver's certificate is not valid yet: check the clocks of both hosts",
     ),
     (
         ("hostname mismatch", "ip address mismatch", "doesn't match"),

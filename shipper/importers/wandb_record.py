@@ -61,7 +61,7 @@ _MEDIA = {
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class History:
+class HistoryEntry:
     """One step: its number where the record has one, its time where it has one, what was logged."""
 
     step: int | None
@@ -95,7 +95,7 @@ def content(record: bytes) -> tuple[int, bytes]:
     return found
 
 
-def history(body: bytes) -> History:
+def history(body: bytes) -> HistoryEntry:
     """Decode a HistoryRecord."""
     data: dict[str, Any] = {}
     number: int | None = None
@@ -107,7 +107,7 @@ def history(body: bytes) -> History:
             number = sum(signed(v) for n, v in fields(message(value)) if n == 1)
     own = {name: data.pop(name, None) for name in (_STEP, _TIMESTAMP, _RUNTIME)}
     step = own[_STEP]
-    return History(
+    return HistoryEntry(
         step=step if isinstance(step, int) and not isinstance(step, bool) else number,
         time=_finite(own[_TIMESTAMP]),
         runtime=_finite(own[_RUNTIME]),

@@ -15,7 +15,7 @@ from pathlib import Path
 import orjson
 
 from shipper.discovery.layout import find_spools
-from shipper.discovery.root_watcher import Watch
+from shipper.discovery.root_watcher import RootWatcher
 from shipper.humanize import json_safe, sanitize
 from shipper.inspection.record_line import TailRecord, format_record
 from spooler.errors import BodyUnreadable, SpoolError
@@ -215,7 +215,7 @@ def tail(
     with ExitStack() as watches:
         for place in places:
             if place.is_dir():
-                watches.callback(Watch(place, changed.set, writes=True).stop)
+                watches.callback(RootWatcher(place, changed.set, writes=True).stop)
         scanned = 0.0
         while True:
             changed.clear()

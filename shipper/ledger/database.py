@@ -1,11 +1,11 @@
 """The state directory: its lock and its database; the only importer of sqlite-utils.
 
-One connection, used by all threads under one lock; commits are WAL with `synchronous=NORMAL`, as a
-repetition is all that is at stake when one of them is lost.
+All threads use one connection under one lock. Commits are WAL with `synchronous=NORMAL`: a commit
+that is lost costs a repetition, no record.
 
-The file's `user_version` counts the steps of `shipper.ledger.migrations` that it has had. With more
-steps than are known here it is refused and not touched. With fewer it is copied, for the way back,
-to `ledger.sqlite.v<version>`, and migrated in one transaction: killed in between, it is as it was.
+The file's `user_version` counts the steps of `shipper.ledger.migrations` that were applied to it. A
+file with more steps than this version knows is refused and not changed. A file with fewer steps is
+first copied to `ledger.sqlite.v<version>`, for a downgrade, then migrated in one transaction.
 """
 
 from __future__ import annotations
@@ -39,30 +39,30 @@ _LOCK_SECONDS = 0.05
 Database = sqlite_utils.Database
 
 
-class State:
-    """The open directory.
+class StateDatabase:
+    """The database of an open state directory.
 
     Raises:
-        StateInUse: another process has it.
+        StateInUse: another process has locked it.
         StateUnusable: it cannot be created, or its database cannot be opened or migrated.
         StateNewer: a later lens-ship has migrated its database.
     """
 
     def __init__(self, directory: Path, *, exclusive: bool = True, create: bool = False) -> None:
-        """Open it; without `exclusive`, beside a service that may be running on it.
+        """Open the directory; without `exclusive`, a service may be running on it.
 
-        A ledger that is not there is made when it is opened exclusively or with `create`.
+        A database that does not exist is created if `exclusive` or `create`.
         """
         self.directory = directory
         self._lock = threading.Lock()
-        self._signs = 0  # rows written for signs of life
+        self._heartbeats = 0  # rows written for heartbeats
         create = create or exclusive
         if create:
             _make_directory(directory)
-        elif not is_there(directory):
+        elif not exists(directory):
             raise StateUnusable(
-                f"{directory / DATABASE_NAME} is not there: no service has used this state"
-                " directory; give --state the one of the service"
+                f"{directory / DATABASE_NAME} does not exist: no service has used this state"
+                " directory. Set --state to the state directory of the service."
             )
         self._guard = _lock_directory(directory) if exclusive else -1
         try:
@@ -74,8 +74,8 @@ class State:
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite_utils.Database]:
-        """As `using`; all of it happens, or nothing."""
-        with self.using() as database:
+        """The database in one transaction, for one thread at a time."""
+        with self.connection() as database:
             database.execute("BEGIN IMMEDIATE")
             try:
                 yield database
@@ -85,38 +85,38 @@ class State:
             database.execute("COMMIT")
 
     def insert_new(self, table: str, row: Mapping[str, Any]) -> bool:
-        """Insert a row; False when one with its key was there, which stays as it is."""
-        with self.using() as database:
+        """Insert a row; False when a row with its key existed, which stays unchanged."""
+        with self.connection() as database:
             before = database.conn.total_changes
             database.table(table).insert(dict(row), ignore=True)
             return bool(database.conn.total_changes > before)
 
     def stamp(self) -> tuple[int, int]:
-        """Something else once anything was written, by whomever, that is no sign of life."""
-        with self.using() as database:
+        """A value that changes when any process writes anything but a heartbeat."""
+        with self.connection() as database:
             others = int(database.execute("PRAGMA data_version").fetchone()[0])
-            return others, database.conn.total_changes - self._signs
+            return others, database.conn.total_changes - self._heartbeats
 
     @contextmanager
-    def using_for_sign(self) -> Iterator[sqlite_utils.Database]:
-        """As `using`, for what is written every few seconds though nothing has happened."""
-        with self.using() as database:
+    def heartbeat_connection(self) -> Iterator[sqlite_utils.Database]:
+        """The database for periodic writes, which do not change `stamp`."""
+        with self.connection() as database:
             before = database.conn.total_changes
             try:
                 yield database
             finally:
-                self._signs += database.conn.total_changes - before
+                self._heartbeats += database.conn.total_changes - before
 
     @contextmanager
-    def using(self) -> Iterator[sqlite_utils.Database]:
-        """The database, for one thread at a time; what SQLite refuses is said in our words."""
+    def connection(self) -> Iterator[sqlite_utils.Database]:
+        """The database, for one thread at a time. SQLite's errors become `StateUnusable`."""
         with self._lock:
             try:
                 yield self._db
             except sqlite3.Error as error:
                 raise StateUnusable(
-                    f"{self.directory / DATABASE_NAME}: {error}; what was sent since the last"
-                    " saved position is sent again: look for a full or read-only disk"
+                    f"{self.directory / DATABASE_NAME}: {error}. Records sent since the last"
+                    " saved position are sent again. Check for a full or read-only disk."
                 ) from error
 
     def close(self) -> None:
@@ -127,11 +127,11 @@ class State:
                 os.close(self._guard)
 
 
-def is_there(directory: Path) -> bool:
+def exists(directory: Path) -> bool:
     """Whether a service has ever used this state directory.
 
     Raises:
-        StateUnusable: this user cannot tell.
+        StateUnusable: this user may not read it.
     """
     try:
         os.stat(directory / DATABASE_NAME)
@@ -139,8 +139,8 @@ def is_there(directory: Path) -> bool:
         return False
     except OSError as error:
         raise StateUnusable(
-            f"state directory {directory}: {error.strerror}; nothing was read or sent: run this as"
-            " the user of the service, or give --state the directory of another"
+            f"state directory {directory}: {error.strerror}. Nothing was read or sent. Run this as"
+            " the user of the service, or set --state to another directory."
         ) from error
     return True
 
@@ -154,13 +154,13 @@ def _make_directory(directory: Path) -> None:
 
 def _unusable(directory: Path, error: OSError) -> StateUnusable:
     return StateUnusable(
-        f"state directory {directory}: {error}; nothing was read or sent:"
-        " give --state a directory that this user may write"
+        f"state directory {directory}: {error}. Nothing was read or sent."
+        " Set --state to a directory that this user may write."
     )
 
 
 def _lock(guard: int) -> None:
-    """Lock it; one who only looks whether it is locked holds it for a moment."""
+    """Lock it. A process that checks the lock holds it for a moment, so try several times."""
     for last in (*(False,) * _LOCK_TRIES, True):
         try:
             fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -173,7 +173,7 @@ def _lock(guard: int) -> None:
 
 
 def _lock_directory(directory: Path) -> int:
-    """Take the directory's lock; the descriptor that holds it."""
+    """Lock the directory; return the descriptor that holds the lock."""
     try:
         guard = os.open(directory / LOCK_NAME, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     except OSError as error:
@@ -183,14 +183,14 @@ def _lock_directory(directory: Path) -> int:
     except OSError as error:
         os.close(guard)
         raise StateInUse(
-            f"state directory {directory} is in use by another lens-ship: stop that one,"
-            " or give this one its own --state and --spool"
+            f"state directory {directory} is in use by another lens-ship. Stop that one,"
+            " or give this one its own --state and --spool."
         ) from error
     return guard
 
 
 def _open(path: Path, *, create: bool, locked: bool) -> sqlite_utils.Database:
-    """Connect to the database at `path` and bring it to the version of today."""
+    """Connect to the database at `path` and migrate it to the current version."""
     try:
         connection = _connect(path, create=create)
         try:
@@ -199,18 +199,22 @@ def _open(path: Path, *, create: bool, locked: bool) -> sqlite_utils.Database:
             connection.close()
             raise
     except (sqlite3.Error, OSError) as error:
-        raise StateUnusable(f"{path}: {error}; nothing was read or sent. {_next(path)}") from error
+        raise StateUnusable(
+            f"{path}: {error}. Nothing was read or sent. {_advice(path)}"
+        ) from error
 
 
-def _next(path: Path) -> str:
+def _advice(path: Path) -> str:
     """What to do about a database that cannot be opened."""
-    found = os.statvfs(path.parent)
-    if found.f_bavail == 0:
-        return "The disk is full: make room"
+    if os.statvfs(path.parent).f_bavail == 0:
+        return "The disk is full: free some space."
     closed = path.exists() and not os.access(path, os.R_OK | os.W_OK)
     if closed or not os.access(path.parent, os.W_OK | os.X_OK):
-        return "This user may not write it: run this as the user of the service"
-    return "Without this file everything still in the spools is sent again: move it away to go on"
+        return "This user may not write it: run this as the user of the service."
+    return (
+        "To continue, move the file away. All records that are still in the spools are then"
+        " sent again."
+    )
 
 
 def _connect(path: Path, *, create: bool) -> sqlite3.Connection:
@@ -228,16 +232,16 @@ def _prepare(connection: sqlite3.Connection, path: Path, *, locked: bool) -> sql
     version = _version_of(connection)
     if version > STATE_VERSION:
         raise StateNewer(
-            f"{path}: state version {version}, this lens-ship knows {STATE_VERSION}; nothing was"
-            " touched, read or sent: run the version that migrated it, or go back to a copy that"
-            f" lies beside it ({DATABASE_NAME}.v{STATE_VERSION} or lower; docs/upgrading.md)"
+            f"{path}: state version {version}, this lens-ship knows {STATE_VERSION}. Nothing was"
+            " changed, read or sent. Run the version that migrated it, or restore the copy next to"
+            f" it ({DATABASE_NAME}.v{STATE_VERSION} or lower, see docs/upgrading.md)."
         )
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=NORMAL")
     if not locked:
-        # The service alone checkpoints: of two that do, SQLite before 3.51.3 may lose commits.
+        # Only the service checkpoints: with two, SQLite before 3.51.3 may lose commits.
         connection.execute("PRAGMA wal_autocheckpoint=0")
-    # A plugin for its command line, installed by anybody, has no business in the service.
+    # Plugins are for the command line of sqlite-utils; the service must not run them.
     database = sqlite_utils.Database(connection, execute_plugins=False)
     if version == STATE_VERSION:
         return database
@@ -248,8 +252,8 @@ def _prepare(connection: sqlite3.Connection, path: Path, *, locked: bool) -> sql
         guard = _lock_directory(path.parent)
     except StateInUse as error:
         raise StateUnusable(
-            f"{path}: state version {version}, and the service that uses it does not know"
-            f" version {STATE_VERSION}: restart it with this lens-ship, then try again"
+            f"{path}: state version {version}, and the running service does not know"
+            f" version {STATE_VERSION}. Restart it with this lens-ship, then try again."
         ) from error
     try:
         _migrate(database, path)
@@ -263,16 +267,16 @@ def _version_of(connection: sqlite3.Connection) -> int:
 
 
 def _migrate(database: sqlite_utils.Database, path: Path) -> None:
-    """Take the steps that are missing, all or none, after a copy of what there was."""
+    """Copy the database, then apply the missing steps in one transaction."""
     connection = database.conn
     version = _version_of(connection)
     try:
         copy = _back_up(connection, path, version) if version else None
         connection.execute("BEGIN IMMEDIATE")
         try:
-            # Another process may have been quicker since.
+            # Another process may have applied some since.
             for migration in MIGRATIONS[_version_of(connection) :]:
-                _take(database, migration)
+                _apply(database, migration)
             connection.execute(f"PRAGMA user_version={STATE_VERSION}")
         except BaseException:
             if connection.in_transaction:  # a full disk ends it by itself
@@ -281,21 +285,18 @@ def _migrate(database: sqlite_utils.Database, path: Path) -> None:
         connection.execute("COMMIT")
     except (sqlite3.Error, OSError) as error:
         raise StateUnusable(
-            f"{path}: going from state version {version} to {STATE_VERSION}: {error}; it is what"
-            " it was, and nothing was read or sent. This takes twice the space of the file: look"
-            " for a full or read-only disk"
+            f"{path}: migration from state version {version} to {STATE_VERSION} failed: {error}."
+            " The file is unchanged, nothing was read or sent. A migration needs twice the space"
+            " of the file. Check for a full or read-only disk."
         ) from error
     if copy:
         log.info(
-            "%s: now of state version %d; as it was: %s",
-            path,
-            STATE_VERSION,
-            copy,
+            "state database migrated",
             extra=fields(path=path, version=STATE_VERSION, copy=copy),
         )
 
 
-def _take(database: sqlite_utils.Database, migration: Migration) -> None:
+def _apply(database: sqlite_utils.Database, migration: Migration) -> None:
     for name, wanted in migration.tables.items():
         table = database.table(name)
         key = wanted.key
@@ -308,7 +309,7 @@ def _take(database: sqlite_utils.Database, migration: Migration) -> None:
 
 
 def _back_up(connection: sqlite3.Connection, path: Path, version: int) -> Path:
-    """Copy the database beside itself; the copy has its name only when it is whole."""
+    """Copy the database next to itself; the copy gets its name only when it is complete."""
     final = path.with_name(f"{path.name}.v{version}")
     draft = path.with_name(f"{final.name}.part")
     draft.unlink(missing_ok=True)

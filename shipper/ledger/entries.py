@@ -1,4 +1,4 @@
-"""What the ledger is told and asked for, one class for each kind of entry."""
+"""The values that the ledger stores, one class for each kind of entry."""
 
 from __future__ import annotations
 
@@ -8,47 +8,55 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, kw_only=True)
 class Position:
-    """How far a sink is in a spool.
+    """How far a sink has acknowledged a spool.
 
-    Everything up to `seq` is settled. Where runs lie between each other in a spool, `ahead` says
-    how far single runs are beyond that: run -> seq; `early` are those of their records that are
-    settled and lie beyond `seq`: they stay settled when the file is lost that tells whose they are.
+    Every record up to `seq` is acknowledged. The runs of a spool advance independently: beyond
+    `seq`, `acked_by_run` holds the last acknowledged seq of single runs, and `acked_seqs` exactly
+    which records are acknowledged, as the file that tells their runs may be lost.
     """
 
     seq: int = 0
-    ahead: Mapping[str, int] = field(default_factory=dict)
-    early: frozenset[int] = frozenset()
+    acked_by_run: Mapping[str, int] = field(default_factory=dict)
+    acked_seqs: frozenset[int] = frozenset()
+
+    def beyond(self, seq: int) -> Position:
+        """This position, moved forward to `seq`."""
+        return Position(
+            seq=seq,
+            acked_by_run={run: last for run, last in self.acked_by_run.items() if last > seq},
+            acked_seqs=frozenset(acked for acked in self.acked_seqs if acked > seq),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settled:
-    """What one acknowledgement settles: counts of records, and of requests."""
+class CommitDelta:
+    """What one commit adds to the counters of a position: records, requests and values."""
 
     delivered: int = 0
-    passed: int = 0  # records that the sink has no use for
+    skipped: int = 0  # records of kinds that the sink does not take
     requests: int = 0
     points: int = 0  # values in the records delivered
-    nonfinite: int = 0  # those of them that no number can tell
-    left_out: int = 0  # values that the sink has no form for
-    dropped: Mapping[str, int] = field(default_factory=dict)  # by a rule of the sink, by reason
+    nonfinite: int = 0  # values among them that are not finite
+    left_out: int = 0  # values that the sink cannot represent
+    dropped: Mapping[str, int] = field(default_factory=dict)  # records by reason
 
 
 @dataclass(frozen=True, kw_only=True)
-class Life:
-    """What is known of a receiver that forgets: its life by name, "" when none was met.
+class ReceiverEpoch:
+    """The epoch of a volatile receiver that has what was acknowledged; `name` is "" for none.
 
-    `flight` is the seq of a record that must not arrive twice and was about to be sent to the life
-    `flight_life`; 0 when there is none. Whether it arrived shows the position alone.
+    `in_flight` is the seq of a record that must not arrive twice and was about to be sent in the
+    epoch `in_flight_epoch`; 0 for none. Only the position shows whether it was acknowledged.
     """
 
     name: str = ""
-    flight: int = 0
-    flight_life: str = ""
+    in_flight: int = 0
+    in_flight_epoch: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Piece:
-    """A stretch of records without a gap, `first` to `last`, and a digest over them."""
+class DigestRange:
+    """Consecutive records `first` to `last`, and a digest over them."""
 
     first: int
     last: int
@@ -59,7 +67,7 @@ class Piece:
 class Receipt:
     """What a finished replay has sent: records `first` to `last`, and a digest over them.
 
-    The digests of `pieces` can be compared with what lies on disk later, whatever was selected.
+    The digests of `pieces` can be compared with what is on disk later, whatever was selected.
     """
 
     spool: str
@@ -69,12 +77,12 @@ class Receipt:
     last: int
     records: int
     digest: str
-    pieces: tuple[Piece, ...] = ()
+    pieces: tuple[DigestRange, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class DeadLetter:
-    """One record that a sink refused for good, as it was in the spool, with the answer."""
+    """One record that a receiver rejected permanently, as it was in the spool, and the answer."""
 
     spool: str
     sink: str
@@ -87,7 +95,7 @@ class DeadLetter:
 
 @dataclass(frozen=True, kw_only=True)
 class Gap:
-    """What a gap record tells; `first` and `last` are 0 where the records never had a seq."""
+    """What a gap record reports; `first` and `last` are 0 where the records never had a seq."""
 
     spool: str
     seq: int

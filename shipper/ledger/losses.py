@@ -1,4 +1,4 @@
-"""What a sink has lost of a spool: damage, and what was deleted to keep a limit. Pure."""
+"""Records of a spool that a sink did not get: corrupt, or deleted to keep a limit. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from shipper.ledger import ranges
 from shipper.ledger.ranges import Range
 
-DROPPED = "dropped:"  # what the service says of damage that is its own doing
+DROPPED = "dropped:"  # prefix of the reason where the service itself deleted the records
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,13 +20,13 @@ class Losses:
     evicted: Counter[str]  # by reason
 
 
-def reckon(
+def classify_losses(
     damage: Iterable[tuple[int, int, str]], deleted: Iterable[tuple[int, int, str]]
 ) -> Losses:
-    """Sort damage (first and last seq, reason) into corrupt and evicted.
+    """Sort damage (first and last seq, reason) into corrupt and evicted records.
 
-    `deleted` is what the writer said it has deleted, in the same form: what is missing and was told
-    there is no damage.
+    `deleted` are the records that the writer reports as deleted, in the same form. Missing records
+    among them are evicted, not corrupt.
     """
     corrupt, evicted = 0, Counter[str]()
     deleted = list(deleted)

@@ -1,10 +1,8 @@
-"""What the running service tells of itself in its state directory, for whoever asks beside it.
+"""The heartbeat and the outages of the running service, for commands that run beside it.
 
-Rules:
-
-- Written once every few seconds, as a sign of life with what has changed: never for each request.
-- The lock of the directory tells whether a service runs; the sign of life, whether it moves.
-- Nothing here decides what is sent: losing all of it costs words.
+The service writes them every few seconds, never for each request. The lock of the state directory
+shows whether a service runs, its heartbeat shows whether it makes progress. No decision about
+delivery depends on these tables.
 """
 
 from __future__ import annotations
@@ -17,12 +15,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from shipper.ledger.database import LOCK_NAME, State
+from shipper.ledger.database import LOCK_NAME, StateDatabase
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sign:
-    """The service's last sign of life. Times are Unix seconds; `stopped` 0 unless it ended well."""
+class Heartbeat:
+    """The last heartbeat. Times are Unix seconds; `stopped` is 0 unless the service shut down."""
 
     pid: int
     version: str
@@ -35,20 +33,20 @@ class Sign:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trouble:
-    """What is wrong, or was last, on the way to a sink; `workload` is "" for the sink itself."""
+class OutageRow:
+    """The current or last outage of a sink; of one workload of it unless `workload` is ""."""
 
     sink: str
     workload: str
     reason: str
     detail: str
-    alarm: bool
+    alarm: bool  # whether an operator has to act
     since: float
     until: float | None = None  # None while it lasts
 
 
 def is_running(directory: Path) -> bool:
-    """Whether a service holds the state directory, in whatever pid namespace."""
+    """Whether a service holds the lock of the state directory, in whatever pid namespace."""
     try:
         descriptor = os.open(directory / LOCK_NAME, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -62,26 +60,25 @@ def is_running(directory: Path) -> bool:
     return False
 
 
-def beat(state: State, sign: Sign) -> None:
-    """Write a sign of life over the one before."""
-    row = {**asdict(sign), "rates": json.dumps(dict(sign.rates))}
-    with state.using_for_sign() as database:
+def write_heartbeat(state: StateDatabase, heartbeat: Heartbeat) -> None:
+    row = {**asdict(heartbeat), "rates": json.dumps(dict(heartbeat.rates))}
+    with state.heartbeat_connection() as database:
         database.table("service").upsert({"id": 1, **row}, pk="id")
 
 
-def last_sign(state: State) -> Sign | None:
-    """The last sign of life; None when no service has ever run here."""
-    with state.using() as database:
+def last_heartbeat(state: StateDatabase) -> Heartbeat | None:
+    """The last heartbeat; None when no service has ever run here."""
+    with state.connection() as database:
         rows = list(database.table("service").rows)
     if not rows:
         return None
-    row = {name: value for name, value in rows[0].items() if name in Sign.__dataclass_fields__}
-    return Sign(**{**row, "rates": json.loads(row["rates"] or "{}")})
+    row = {name: value for name, value in rows[0].items() if name in Heartbeat.__dataclass_fields__}
+    return Heartbeat(**{**row, "rates": json.loads(row["rates"] or "{}")})
 
 
-def note(state: State, troubles: Iterable[Trouble]) -> None:
-    """Write down these troubles, each over the last one of its sink and workload."""
-    rows = [{**asdict(trouble), "alarm": int(trouble.alarm)} for trouble in troubles]
+def save_outages(state: StateDatabase, changed: Iterable[OutageRow]) -> None:
+    """Replace the last outage of each of these sinks and workloads."""
+    rows = [{**asdict(outage), "alarm": int(outage.alarm)} for outage in changed]
     if not rows:
         return
     with state.transaction() as database:
@@ -93,20 +90,20 @@ def note(state: State, troubles: Iterable[Trouble]) -> None:
             )
 
 
-def end_troubles(state: State, now: float) -> None:
-    """A service that starts knows of no trouble: what the one before noted is over for it."""
-    with state.using() as database:
+def end_outages(state: StateDatabase, now: float) -> None:
+    """End what an earlier service process has left open."""
+    with state.connection() as database:
         database.execute("UPDATE trouble SET until = ? WHERE until IS NULL", (now,))
 
 
-def troubles(state: State) -> list[Trouble]:
-    """The present or last trouble of every sink and workload."""
-    with state.using() as database:
+def outages(state: StateDatabase) -> list[OutageRow]:
+    """The current or last outage of every sink and workload."""
+    with state.connection() as database:
         rows: list[dict[str, Any]] = list(database.table("trouble").rows)
-    return [Trouble(**{**row, "alarm": bool(row["alarm"])}) for row in rows]
+    return [OutageRow(**{**row, "alarm": bool(row["alarm"])}) for row in rows]
 
 
-def forget_troubles(state: State, before: float) -> None:
-    """Drop what was over before that time."""
-    with state.using() as database:
+def delete_outages(state: StateDatabase, before: float) -> None:
+    """Delete the outages that ended before that time."""
+    with state.connection() as database:
         database.execute("DELETE FROM trouble WHERE until < ?", (before,))

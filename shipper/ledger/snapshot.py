@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from shipper.ledger import ranges
-from shipper.ledger.database import State
+from shipper.ledger.database import StateDatabase
 from shipper.ledger.entries import Gap
 from shipper.ledger.ranges import Range
 
@@ -54,14 +54,14 @@ class SpoolRows:
 LedgerSnapshot = Mapping[str, SpoolRows]  # by spool
 
 
-def read_snapshot(state: State, spool: str = "") -> LedgerSnapshot:
+def read_snapshot(state: StateDatabase, spool: str = "") -> LedgerSnapshot:
     """The rows of every spool that has files, or of one spool whether it has files or not."""
     values = {"spool": spool} if spool else {}
     of_spool = " WHERE spool = :spool" if spool else ""
     known = of_spool or " WHERE spool IN (SELECT id FROM spool WHERE deleted IS NULL)"
     found: dict[str, dict[str, dict[str, Any]]] = defaultdict(lambda: defaultdict(dict))
     gaps: dict[str, list[Gap]] = defaultdict(list)
-    with state.using() as database:
+    with state.connection() as database:
         for name, sink, seq, early, delivered, skipped in database.execute(
             f"SELECT spool, sink, seq, early, delivered, passed FROM position{known}", values
         ):

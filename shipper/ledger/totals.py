@@ -1,7 +1,7 @@
-"""What was counted over all spools, those included whose files and rows are long gone.
+"""Counters over all spools, including those whose files and rows are deleted.
 
-Counters must never shrink, or whoever draws their rate sees a jump; so what is pruned from the
-ledger is added up here first, in the same transaction.
+Counters must never decrease, so the rows that are pruned from the ledger are first added up here,
+in the same transaction.
 """
 
 from __future__ import annotations
@@ -12,31 +12,30 @@ from dataclasses import dataclass
 from typing import Any
 
 from shipper.ledger import losses
-from shipper.ledger.database import Database, State
+from shipper.ledger.database import Database, StateDatabase
 
 # The columns of a position that are counters.
-SETTLED = ("delivered", "passed", "requests", "points", "nonfinite", "left_out")
+COUNTERS = ("delivered", "passed", "requests", "points", "nonfinite", "left_out")
 CORRUPT = "corrupt"
 _LOST, _DROPPED = "lost", "dropped"
 _OLD = "(SELECT id FROM spool WHERE deleted < ?)"
 
-Damaged = tuple[str, str, int, int, str]  # spool, sink, first, last, reason
-Told = tuple[str, str, int, int, int]  # spool, reason, count, first, last
+DamageRow = tuple[str, str, int, int, str]  # spool, sink, first, last, reason
+GapRow = tuple[str, str, int, int, int]  # spool, reason, count, first, last
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sums:
-    """Counts by sink and more; a record counts once for each sink, replays not at all."""
+class LedgerTotals:
+    """Counts of records by sink; a record counts once for each sink. Replays do not count."""
 
     settled: Counter[tuple[str, str]]  # (sink, one of SETTLED)
-    lost: Counter[tuple[str, str]]  # (sink, "corrupt" or why it was given up)
+    lost: Counter[tuple[str, str]]  # (sink, "corrupt" or why it was dropped)
     dead: Counter[tuple[str, str, str]]  # (sink, reason, state)
     dropped: Counter[str]  # never written by the training side, by reason
 
 
-def sums(state: State) -> Sums:
-    """Everything that was ever counted here."""
-    with state.using() as database:
+def read_totals(state: StateDatabase) -> LedgerTotals:
+    with state.connection() as database:
         settled = _settled(database, "")
         lost, dropped = _lost(database, "")
         for sink, what, reason, count in database.execute(
@@ -51,7 +50,7 @@ def sums(state: State) -> Sums:
         dead = database.execute(
             "SELECT sink, reason, state, count(*) FROM dead_letter GROUP BY sink, reason, state"
         ).fetchall()
-    return Sums(
+    return LedgerTotals(
         settled=settled,
         lost=lost,
         dead=Counter({(sink, why, state): n for sink, why, state, n in dead}),
@@ -59,16 +58,16 @@ def sums(state: State) -> Sums:
     )
 
 
-def delivered(state: State) -> dict[str, int]:
-    """Records delivered to each sink, of the spools that are still known."""
-    with state.using() as database:
+def delivered_by_sink(state: StateDatabase) -> dict[str, int]:
+    """Records delivered to each sink, of spools that are not pruned."""
+    with state.connection() as database:
         rows = database.execute("SELECT sink, sum(delivered) FROM position GROUP BY sink")
         # A name with a tilde is the position of a replay.
         return {sink: count or 0 for sink, count in rows if "~" not in sink}
 
 
-def keep(database: Database, before: float) -> None:
-    """Add up what is about to be pruned: all of spools deleted before that time."""
+def archive(database: Database, before: float) -> None:
+    """Add up the rows of spools deleted before that time, which are about to be pruned."""
     settled = _settled(database, f" AND spool IN {_OLD}", before)
     lost, dropped = _lost(database, f" WHERE spool IN {_OLD}", before)
     rows = [
@@ -85,14 +84,14 @@ def keep(database: Database, before: float) -> None:
 
 
 def _settled(database: Database, where: str, *values: Any) -> Counter[tuple[str, str]]:
-    columns = ", ".join(f"coalesce(sum({name}), 0)" for name in SETTLED)
+    columns = ", ".join(f"coalesce(sum({name}), 0)" for name in COUNTERS)
     rows = database.execute(
         # A name with a tilde is the position of a replay.
         f"SELECT sink, {columns} FROM position WHERE sink NOT LIKE '%~%'{where} GROUP BY sink",
         values,
     )
     return Counter(
-        {(row[0], name): row[place] for row in rows for place, name in enumerate(SETTLED, 1)}
+        {(row[0], name): row[place] for row in rows for place, name in enumerate(COUNTERS, 1)}
     )
 
 
@@ -105,15 +104,15 @@ def _lost(
     told = database.execute(
         f"SELECT spool, reason, count, first, last FROM gap{where}", values
     ).fetchall()
-    lost = lost_of(damage, told)
+    lost = count_lost(damage, told)
     given_up = database.execute(f"SELECT sink, reason, count FROM dropped{where}", values)
     for sink, reason, count in given_up:
         if "~" not in sink:
             lost[sink, reason] += count
-    return lost, dropped_of(told)
+    return lost, count_dropped(told)
 
 
-def lost_of(damage: Iterable[Damaged], told: Iterable[Told]) -> Counter[tuple[str, str]]:
+def count_lost(damage: Iterable[DamageRow], told: Iterable[GapRow]) -> Counter[tuple[str, str]]:
     """Records lost to each sink: (sink, reason) -> count."""
     deleted: dict[str, list[tuple[int, int, str]]] = {}
     for spool, reason, _, first, last in told:
@@ -125,14 +124,14 @@ def lost_of(damage: Iterable[Damaged], told: Iterable[Told]) -> Counter[tuple[st
             pieces.setdefault((spool, sink), []).append((first, last, reason))
     lost = Counter[tuple[str, str]]()
     for (spool, sink), mine in pieces.items():
-        found = losses.reckon(mine, deleted.get(spool, ()))
+        found = losses.classify_losses(mine, deleted.get(spool, ()))
         lost[sink, CORRUPT] += found.corrupt
         for reason, count in found.evicted.items():
             lost[sink, reason] += count
     return +lost
 
 
-def dropped_of(told: Iterable[Told]) -> Counter[str]:
+def count_dropped(told: Iterable[GapRow]) -> Counter[str]:
     """Records that never got a seq, by reason."""
     dropped = Counter[str]()
     for _, reason, count, first, _ in told:

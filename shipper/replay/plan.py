@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ class ReplayRequest:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class ReplayPart:
     """One source for one sink. Counts are of records; `entry` is its name in the ledger."""
 
     source: RecordRange
@@ -71,17 +71,18 @@ class _Found:
     live: bool  # the service ships it
 
 
-def make_plan(request: ReplayRequest, ledger: Ledger) -> tuple[list[Part], list[str]]:
+def make_plan(request: ReplayRequest, ledger: Ledger) -> tuple[list[ReplayPart], list[str]]:
     """All parts in the order in which they are sent, and what could not be read, in words."""
     found, problems = _find(request, ledger)
     newer = _NewerSteps(found)
-    parts: list[Part] = []
+    parts: list[ReplayPart] = []
     for one in sorted(found, key=lambda one: (one.identity.created, one.identity.spool)):
         if request.selection.workload not in ("", one.identity.workload_uid):
             continue
         try:
             later = newer.than(one) if not request.overwrite_newer else frozenset()
-            parts += [_part(request, ledger, one, sink, later) for sink in request.sinks]
+            for sink in request.sinks:
+                parts += _parts(request, ledger, one, sink, later)
         except (SpoolError, OSError) as error:
             problems.append(_about(one.reader.directory, error))
     return parts, problems
@@ -119,7 +120,7 @@ def _find(request: ReplayRequest, ledger: Ledger) -> tuple[list[_Found], list[st
         except (SpoolError, Misplaced, OSError) as error:
             problems.append(_about(directory, error))
             continue
-        first = ledger.place_of(identity.spool)
+        first = ledger.directory_of(identity.spool)
         if live and first is not None and first != directory and first.is_dir():
             problems.append(f"{directory}: has the id of {first}, which was there first")
             continue
@@ -134,48 +135,77 @@ def _about(path: Path, error: Exception) -> str:
 
 
 def _identity(reader: Reader, request: ReplayRequest, *, live: bool) -> Identity:
-    """The spool's own, below the root as the service takes it; else what the request says."""
+    """The spool's own, completed from the request where it names neither workload nor pod."""
     try:
-        if not (live and request.pod_directories and request.root):
-            return reader.identity()
-        below = Reader(reader.directory.resolve())
-        return identity_of(below, request.root.resolve(), by_directory=True)
+        if live and request.pod_directories and request.root:
+            below = Reader(reader.directory.resolve())
+            identity = identity_of(below, request.root.resolve(), by_directory=True)
+        else:
+            identity = reader.identity()
     except SpoolError:
-        if not request.workload_uid and not request.pod_name:
+        if not (request.workload_uid or request.pod_name):
             raise
-    return replace(
-        from_spool_id(reader.spool),
-        workload_uid=request.workload_uid,
-        pod_name=request.pod_name,
-    )
+        identity = from_spool_id(reader.spool)
+    if identity.workload_uid or identity.pod_name:
+        return identity
+    return replace(identity, workload_uid=request.workload_uid, pod_name=request.pod_name)
 
 
-def _part(
+def _parts(
     request: ReplayRequest, ledger: Ledger, found: _Found, sink: str, newer: frozenset[int]
-) -> Part:
+) -> Iterator[ReplayPart]:
+    """One part; a second one for records that the receiver rejected in an earlier replay."""
     position = ledger.position(found.identity.spool, sink)
-    last = found.reader.last_seq()
-    through = position.seq if found.live else last
     source = RecordRange(
         reader=found.reader,
         identity=found.identity,
-        through=through,
+        through=position.seq if found.live else found.reader.last_seq(),
         selection=request.selection,
         newer=newer,
     )
-    counted = _count(source, request.sinks[sink], position.seq)
-    entry = sink
     if request.resend_delivered:
-        again = request.selection.digest(sink, "overwrite" if request.overwrite_newer else "")
-        entry = f"{sink}~{again}~{ledger.open_replay(found.identity.spool, sink, again)}"
-    return Part(
+        yield _part(request, ledger, source, sink, position.seq, resend=True)
+        return
+    rejected = frozenset() if found.live else rejected_in(ledger, found.identity.spool, sink)
+    first = replace(source, without=rejected)
+    yield _part(request, ledger, first, sink, position.seq, resend=False)
+    if rejected:
+        yield _part(request, ledger, replace(source, only=rejected), sink, 0, resend=True)
+
+
+def _part(
+    request: ReplayRequest,
+    ledger: Ledger,
+    source: RecordRange,
+    sink: str,
+    delivered_to: int,
+    *,
+    resend: bool,
+) -> ReplayPart:
+    """What `sink` gets from `source`; with `resend` under an entry of its own in the ledger."""
+    spool, entry = source.identity.spool, sink
+    if resend:
+        more = ["overwrite" if request.overwrite_newer else ""]
+        more += ["rejected"] if source.only is not None else []
+        again = request.selection.digest(sink, *more)
+        entry = f"{sink}~{again}~{ledger.open_replay(spool, sink, again)}"
+    return ReplayPart(
         source=source,
         sink=sink,
         kinds=request.sinks[sink],
         entry=entry,
-        resend=request.resend_delivered,
-        unfinished=ledger.is_unfinished(found.identity.spool, entry),
-        **counted,
+        resend=resend,
+        unfinished=ledger.is_unfinished(spool, entry),
+        **_count(source, request.sinks[sink], delivered_to),
+    )
+
+
+def rejected_in(ledger: Ledger, spool: str, sink: str) -> frozenset[int]:
+    """Seqs of the records that are kept as dead letters."""
+    return frozenset(
+        row["seq"]
+        for row in ledger.dead_letters(spool)
+        if row["sink"] == sink and row["state"] == "kept"
     )
 
 

@@ -5,21 +5,23 @@ from __future__ import annotations
 import hashlib
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from shipper.config.schema import Config
-from shipper.delivery.pipeline import ClosedRoute, Route, Together
-from shipper.delivery.resend import ClosedCarefulRoute
-from shipper.delivery.sink_state import Health
+from shipper.delivery.pipeline import DeliveryContext, Pipeline
+from shipper.delivery.resend import AtMostOncePipeline
+from shipper.delivery.sink_state import SinkState
 from shipper.ledger.ledger import Ledger, Receipt
 from shipper.log import fields
-from shipper.replay.plan import Part
+from shipper.replay.plan import ReplayPart, rejected_in
 from shipper.replay.selection import carries
 from shipper.replay.source import records_in
 from shipper.replay.verify import pieces_of
-from shipper.sinks import ResolvesIdentity, Sink, Volatile
+from shipper.sinks import Batch, ResolvesIdentity, Sink, Volatile
+from shipper.sinks.outcome import Disposition, Outcome
 from spooler.errors import SpoolError
+from spooler.spool.identity import Identity
 from spooler.spool.reader import Stored
 
 log = logging.getLogger(__name__)
@@ -42,21 +44,27 @@ class ReplayContext:
 
 
 def carry_out(
-    parts: Sequence[Part], context: ReplayContext, delivered: Callable[[Part, int], None]
+    parts: Sequence[ReplayPart],
+    context: ReplayContext,
+    delivered: Callable[[ReplayPart, int], None],
 ) -> list[Receipt]:
-    """Send every part; `delivered` is told of progress in records. Ends early when stopped.
+    """Send every part and return their receipts; `delivered` reports progress in records.
 
-    Until `Ledger.end_replays` has the receipts of all parts none of them has ended: the same wish
-    goes on, wherever this was killed, and what was sent of it is not sent again. A part that cannot
-    be read any more is told and has no receipt; the others go on.
+    A receipt counts what was sent; rejected records become dead letters. A part whose source
+    fails is logged and has no receipt, the others continue. When stopped, the rest have none.
+    Until `Ledger.end_replays` has the receipts of all parts, the same command resumes: records
+    that were sent are not sent again.
     """
+    for sink in context.sinks.values():
+        _close_dead_letters(sink, context.ledger)
     receipts = []
     for part in parts:
         context.ledger.begin_replay(part.spool, part.entry)
         try:
             if not _send(part, context, delivered):
                 break
-            receipts.append(receipt_of(part))
+            rejected = rejected_in(context.ledger, part.spool, part.sink)
+            receipts.append(receipt_of(part, rejected))
         except (SpoolError, OSError) as error:
             log.error(
                 "source failed, its remaining records were not sent",
@@ -67,15 +75,38 @@ def carry_out(
     return receipts
 
 
-def receipt_of(part: Part) -> Receipt:
-    """Count and digest what the part holds, whole (`Receipt`) and in pieces (`pieces_of`)."""
+def _close_dead_letters(sink: Sink, ledger: Ledger) -> None:
+    """From now on, close the dead letters of the records that `sink` delivers."""
+    send = sink.send
+    kept = {
+        (row["spool"], row["seq"]): row["id"]
+        for row in ledger.dead_letters()
+        if row["sink"] == sink.name and row["state"] == "kept"
+    }
+
+    def send_and_close(batch: Batch, identity: Identity, attempt: int) -> Outcome:
+        outcome = send(batch, identity, attempt)
+        if outcome.disposition is Disposition.DELIVERED:
+            numbers = [kept.get((identity.spool, seq)) for seq in batch.seqs]
+            ledger.resolve_dead_letters([one for one in numbers if one is not None], "delivered")
+        return outcome
+
+    if kept:
+        sink.send = send_and_close  # type: ignore[method-assign]
+
+
+def receipt_of(part: ReplayPart, rejected: Collection[int] = ()) -> Receipt:
+    """Count and digest what was sent, whole (`Receipt`) and in ranges (`pieces_of`).
+
+    `rejected` has the seqs of the records that the receiver did not accept.
+    """
     digest, count = hashlib.sha256(), 0
     first = last = 0
 
     def counted() -> Iterator[Stored]:
         nonlocal count, first, last
         for stored in records_in(part.source):
-            if carries(part.kinds, stored.kind):
+            if carries(part.kinds, stored.kind) and stored.seq not in rejected:
                 digest.update(stored.seq.to_bytes(8, "big") + stored.kind.encode() + stored.body)
                 count += 1
                 first, last = first or stored.seq, stored.seq
@@ -94,31 +125,34 @@ def receipt_of(part: Part) -> Receipt:
     )
 
 
-def _send(part: Part, context: ReplayContext, delivered: Callable[[Part, int], None]) -> bool:
+def _send(
+    part: ReplayPart, context: ReplayContext, delivered: Callable[[ReplayPart, int], None]
+) -> bool:
     """Whether the part was sent to its end."""
     sink = context.sinks[part.sink]
-    make: type[Route] = ClosedCarefulRoute if isinstance(sink, Volatile) else ClosedRoute
+    make: type[Pipeline] = AtMostOncePipeline if isinstance(sink, Volatile) else Pipeline
     identity = part.source.identity
     if isinstance(sink, ResolvesIdentity):
         identity = sink.resolve(identity, context.ledger, alive=False)
-    route = make(
+    pipeline = make(
         reader=part.source,
         identity=identity,
         sink=sink,
-        together=Together(ledger=context.ledger, config=context.config),
+        context=DeliveryContext(ledger=context.ledger, config=context.config),
         entry=part.entry,
+        closed=True,
     )
-    health = Health(f"replay to {part.sink}", context.now, sink=part.sink)
+    state = SinkState(part.sink, context.now)
     while not context.stop.is_set():
         begun = context.now()
         pace = begun if context.rate else begun + TURN_SECONDS
-        progress = route.turn(now=context.now, until=pace, owned=False, flush_all=True)
-        sent = route.take_delivered()
+        progress = pipeline.turn(now=context.now, until=pace, owned=False, flush_all=True)
+        sent = pipeline.take_delivered()
         if sent:
-            health.succeeded()
+            state.succeeded()
             delivered(part, sent)
         if progress.failure is not None:
-            context.stop.wait(health.failed(progress.failure))
+            context.stop.wait(state.failed(progress.failure))
         elif progress.at_end:
             return True
         elif context.rate and sent:

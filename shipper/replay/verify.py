@@ -10,7 +10,7 @@ from typing import Any
 
 from shipper.delivery.pipeline import Records
 from shipper.importers import open_imports
-from shipper.ledger.ledger import Ledger, Piece
+from shipper.ledger.ledger import DigestRange, Ledger
 from shipper.replay.selection import Kinds, carries
 from spooler.errors import SpoolError
 from spooler.spool import format as fmt
@@ -41,7 +41,7 @@ def check_receipts(ledger: Ledger, sinks: Mapping[str, Kinds]) -> list[Checked]:
     return [_check(row, sinks) for row in ledger.replays() if row["ended"] is not None]
 
 
-def pieces_of(records: Iterable[Stored]) -> Iterator[Piece]:
+def pieces_of(records: Iterable[Stored]) -> Iterator[DigestRange]:
     """Count and digest of each range of records without a gap, and of `_PIECE_RECORDS` at most.
 
     The digest is SHA-256 over seq (8 bytes, big-endian), kind and body of each.
@@ -49,12 +49,12 @@ def pieces_of(records: Iterable[Stored]) -> Iterator[Piece]:
     digest, first, last = hashlib.sha256(), 0, 0
     for stored in records:
         if first and (stored.seq != last + 1 or last - first + 1 >= _PIECE_RECORDS):
-            yield Piece(first=first, last=last, digest=digest.hexdigest())
+            yield DigestRange(first=first, last=last, digest=digest.hexdigest())
             digest, first = hashlib.sha256(), 0
         digest.update(stored.seq.to_bytes(8, "big") + stored.kind.encode() + stored.body)
         first, last = first or stored.seq, stored.seq
     if first:
-        yield Piece(first=first, last=last, digest=digest.hexdigest())
+        yield DigestRange(first=first, last=last, digest=digest.hexdigest())
 
 
 def _check(row: Mapping[str, Any], sinks: Mapping[str, Kinds]) -> Checked:
@@ -88,7 +88,7 @@ def _compare(row: Mapping[str, Any], kinds: Kinds) -> tuple[str, str]:
     return HOLDS, ""
 
 
-def _difference(source: Records, piece: Piece, found: Piece | None) -> tuple[str, str]:
+def _difference(source: Records, piece: DigestRange, found: DigestRange | None) -> tuple[str, str]:
     span = f"records {piece.first} to {piece.last}"
     if isinstance(source, Reader) and source.first_seq() > piece.first:
         return UNCHECKED, f"{span}: their segments are deleted"
@@ -106,7 +106,7 @@ def _open(directory: Path, spool: str) -> Records | None:
     return next((source for source in sources if source.spool == spool), None)
 
 
-def _records(source: Records, piece: Piece, kinds: Kinds) -> Iterator[Stored]:
+def _records(source: Records, piece: DigestRange, kinds: Kinds) -> Iterator[Stored]:
     after = piece.first - 1
     while after < piece.last:
         chunk = source.read(after, _READ_RECORDS)

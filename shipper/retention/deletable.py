@@ -1,7 +1,7 @@
-"""What every sink is past, spool by spool, looked up only where something has changed.
+"""Which segments every sink has acknowledged; computed again only for spools that changed.
 
-Ages are kept by a clock that cannot jump: a segment is as old as the wall clock says when it is
-first seen here, and not younger than new; from then on it ages with the monotonic clock.
+Ages use a clock that cannot jump: a segment has the age by the wall clock when it is first seen,
+and from then on it ages with the monotonic clock.
 """
 
 from __future__ import annotations
@@ -11,31 +11,31 @@ import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
-from shipper.retention.policy import Kept
+from shipper.retention.policy import DeletableSegment
 from spooler.errors import SpoolError
 from spooler.spool.owner import Liveness
 from spooler.spool.reader import Reader
 
 
 @dataclass(frozen=True, kw_only=True)
-class Standing:
-    """Where delivery of a spool stands: up to where every sink is, and whether all have ended."""
+class DeliveryProgress:
+    """Up to where every sink has acknowledged a spool, and whether all pipelines have finished."""
 
     through: int
     ended: bool
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Mark:
-    """As what a spool was found: where its delivery stood, its folder, whether its writer lived."""
+class _Seen:
+    """The state of a spool: its progress, when its directory changed, whether its writer lives."""
 
-    standing: Standing
-    folder: int
-    verdict: Liveness
+    progress: DeliveryProgress
+    changed_at: int
+    liveness: Liveness
 
 
-class Ages:
-    """How long ago files were last written, whatever the wall clock does meanwhile."""
+class FileAges:
+    """Seconds since files were last written, whatever the wall clock does meanwhile."""
 
     def __init__(self, now: Callable[[], float], wall: Callable[[], float]) -> None:
         self._now = now
@@ -52,101 +52,94 @@ class Ages:
         return self._now() - known[1]
 
     def forget(self, spool: str) -> None:
-        """A spool is gone."""
         for key in [key for key in self._born if key[0] == spool]:
             del self._born[key]
 
 
-class Delivered:
-    """Remembers what it found of each spool until its standing or its folder changes."""
+class DeletableCache:
+    """The deletable segments of each spool, until its progress or its directory changes."""
 
     def __init__(
         self,
         now: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        self.ages = Ages(now, wall)
+        self.ages = FileAges(now, wall)
         self._now = now
-        self._marks: dict[str, _Mark] = {}
-        # Seq that the last segment with records began with, when a spool was last looked at.
-        self._tails: dict[str, int] = {}
-        self._found: dict[str, tuple[float, list[Kept]]] = {}  # monotonic seconds, segments
+        self._seen: dict[str, _Seen] = {}
+        # First seq of the last segment with records, at the last refresh.
+        self._last_segment: dict[str, int] = {}
+        self._found: dict[str, tuple[float, list[DeletableSegment]]] = {}  # -> monotonic seconds
 
-    def has_changed(self, reader: Reader, standing: Standing) -> bool:
-        """Whether the spool is worth a look since it was last looked at with success.
+    def has_changed(self, reader: Reader, progress: DeliveryProgress) -> bool:
+        """Whether the spool needs a refresh.
 
-        A file that is made, sealed, moved or deleted changes the folder; one that only grows has
-        nothing to be tidied. So it is with a segment that is delivered while it is written.
+        A file that is made, sealed, moved or deleted changes the directory. Records that are
+        appended to the active segment, or acknowledged in it, make nothing deletable.
         """
-        mark = _Mark(standing=standing, folder=reader.changed_at(), verdict=reader.liveness())
-        known = self._marks.get(reader.spool)
-        if known == mark or (known is not None and self._only_grows(reader.spool, known, mark)):
-            return False
-        self._marks[reader.spool] = mark
+        seen = _Seen(progress=progress, changed_at=reader.changed_at(), liveness=reader.liveness())
+        known = self._seen.get(reader.spool)
+        if known is not None:
+            through = known.progress.through
+            same = replace(seen, progress=replace(progress, through=through)) == known
+            in_last = through + 1 >= self._last_segment.get(reader.spool, through + 2)
+            if known == seen or (same and seen.liveness.alive and in_last):
+                return False
+        self._seen[reader.spool] = seen
         return True
 
-    def _only_grows(self, spool: str, known: _Mark, mark: _Mark) -> bool:
-        """Whether all that has changed is how far sinks are in the segment that is written."""
-        before = known.standing.through
-        same = replace(mark, standing=replace(mark.standing, through=before)) == known
-        return same and mark.verdict.alive and before + 1 >= self._tails.get(spool, before + 2)
+    def needs_refresh(self, spool: str) -> None:
+        """Refresh a spool the next time, changed or not."""
+        self._seen.pop(spool, None)
 
-    def has_more(self, spool: str) -> None:
-        """There is something left to do in it: look next time, changed or not."""
-        self._marks.pop(spool, None)
-
-    def look_again(self, spool: str) -> None:
-        """Whatever is remembered of it does not count any more."""
-        self._marks.pop(spool, None)
-        self._tails.pop(spool, None)
+    def invalidate(self, spool: str) -> None:
+        """Discard what is known of a spool."""
+        self._seen.pop(spool, None)
+        self._last_segment.pop(spool, None)
         self._found.pop(spool, None)
 
     def forget(self, spool: str) -> None:
-        """A spool is gone."""
-        self.look_again(spool)
+        """Discard everything of a spool that is deleted."""
+        self.invalidate(spool)
         self.ages.forget(spool)
 
-    def look(
-        self, reader: Reader, standing: Standing, *, staying: Collection[int], save: bool
+    def refresh(
+        self, reader: Reader, progress: DeliveryProgress, *, retained: Collection[int], save: bool
     ) -> None:
-        """Find the segments that may go; those of `staying` may not."""
-        complete = [one for one in reader.segments_below(standing.through) if one not in staying]
-        numbers: list[int | None] = list(complete)
-        if standing.ended and not staying and is_over(reader, standing.through):
+        """Find the segments that may be deleted; those of `retained` may not."""
+        below = [one for one in reader.segments_below(progress.through) if one not in retained]
+        numbers: list[int | None] = list(below)
+        if progress.ended and not retained and has_ended(reader, progress.through):
             numbers = [None]
-        self._found[reader.spool] = (
-            self._now(),
-            [self._kept(reader, number, save) for number in numbers if _of(reader, number)],
-        )
-        self._tails.pop(reader.spool, None)
-        with contextlib.suppress(SpoolError):  # then every step on is worth a look
-            self._tails[reader.spool] = reader.last_segment_first_seq()
+        found = []
+        for number in numbers:
+            parts = reader.segments() if number is None else [number]
+            if parts:
+                found.append(
+                    DeletableSegment(
+                        spool=reader.spool,
+                        number=number,
+                        bytes=sum(reader.segment_bytes(one) for one in parts),
+                        age=min(self.ages.of(reader, one) for one in parts),
+                        save=save,
+                    )
+                )
+        self._found[reader.spool] = (self._now(), found)
+        self._last_segment.pop(reader.spool, None)
+        with contextlib.suppress(SpoolError):  # then each acknowledgement causes a refresh
+            self._last_segment[reader.spool] = reader.last_segment_first_seq()
 
-    def segments(self, spool: str) -> list[Kept]:
-        """What was found of it, as old as it is now."""
-        found, kept = self._found.get(spool, (0.0, []))
-        passed = self._now() - found
-        return [replace(one, age=one.age + passed) for one in kept]
-
-    def _kept(self, reader: Reader, number: int | None, save: bool) -> Kept:
-        numbers = _of(reader, number)
-        return Kept(
-            spool=reader.spool,
-            number=number,
-            bytes=sum(reader.segment_bytes(one) for one in numbers),
-            age=min(self.ages.of(reader, one) for one in numbers),
-            save=save,
-        )
+    def segments(self, spool: str) -> list[DeletableSegment]:
+        """The deletable segments of a spool, with their current age."""
+        found, segments = self._found.get(spool, (0.0, []))
+        elapsed = self._now() - found
+        return [replace(one, age=one.age + elapsed) for one in segments]
 
 
-def is_over(reader: Reader, through: int) -> bool:
+def has_ended(reader: Reader, through: int) -> bool:
     """Whether a spool has certainly ended and holds nothing beyond `through`.
 
     Raises:
         SpoolError: a segment cannot be read, so that this is unknown.
     """
     return reader.liveness().certain and reader.is_drained(through)
-
-
-def _of(reader: Reader, number: int | None) -> list[int]:
-    return reader.segments() if number is None else [number]

@@ -1,4 +1,4 @@
-"""Which segments to delete: of those delivered what retention does not keep, and for room. Pure."""
+"""Which segments to delete: delivered ones that retention does not keep, or the oldest. Pure."""
 
 from __future__ import annotations
 
@@ -7,52 +7,52 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Kept:
-    """A segment that may go; `number` None stands for the rest of an ended spool."""
+class DeletableSegment:
+    """A segment that may be deleted; `number` None stands for the rest of an ended spool."""
 
     spool: str
     number: int | None
     bytes: int
     age: float  # seconds since it was last written
-    save: bool  # whether the job and the operator want delivered data kept at all
+    save: bool  # whether the job and the operator want to keep delivered data at all
 
 
-def to_delete(kept: Iterable[Kept], *, max_seconds: float, max_bytes: int) -> Sequence[Kept]:
-    """Those that nobody wants, those too old, and of the rest the oldest beyond `max_bytes`."""
-    doomed: list[Kept] = []
+def to_delete(
+    segments: Iterable[DeletableSegment], *, max_seconds: float, max_bytes: int
+) -> Sequence[DeletableSegment]:
+    """Those not to be saved, those too old, and of the others the oldest beyond `max_bytes`."""
+    chosen: list[DeletableSegment] = []
     total = 0
-    for segment in sorted(kept, key=lambda segment: segment.age):
+    for segment in sorted(segments, key=lambda segment: segment.age):
         total += segment.bytes
         if not segment.save or segment.age > max_seconds or total > max_bytes:
-            doomed.append(segment)
-    return doomed
+            chosen.append(segment)
+    return chosen
 
 
-def oldest(kept: Iterable[Kept], excess: int) -> Sequence[Kept]:
-    """The segments written longest ago that together give `excess` bytes back, or all."""
-    doomed: list[Kept] = []
-    for segment in in_order(kept):
-        if excess <= 0:
+def oldest(segments: Iterable[DeletableSegment], over_by: int) -> Sequence[DeletableSegment]:
+    """The segments written longest ago that together free `over_by` bytes, or all."""
+    chosen: list[DeletableSegment] = []
+    for segment in oldest_first(segments):
+        if over_by <= 0:
             break
-        doomed.append(segment)
-        excess -= segment.bytes
-    return doomed
+        chosen.append(segment)
+        over_by -= segment.bytes
+    return chosen
 
 
-def in_order(kept: Iterable[Kept]) -> Sequence[Kept]:
-    """By last write, oldest first; those of one spool always in its own order.
+def oldest_first(segments: Iterable[DeletableSegment]) -> Sequence[DeletableSegment]:
+    """By last write; those of one spool always in its own order.
 
-    A file may have been touched later than the one after it: sealing is such a touch.
+    A file may have been written later than the one after it: sealing is such a write.
     """
     ages: dict[tuple[str, float], float] = {}
     youngest: dict[str, float] = {}
-    for segment in sorted(kept := list(kept), key=_position, reverse=True):
+    for segment in sorted(segments := list(segments), key=_place, reverse=True):
         youngest[segment.spool] = max(segment.age, youngest.get(segment.spool, 0.0))
-        ages[segment.spool, _position(segment)] = youngest[segment.spool]
-    return sorted(
-        kept, key=lambda one: (-ages[one.spool, _position(one)], one.spool, _position(one))
-    )
+        ages[segment.spool, _place(segment)] = youngest[segment.spool]
+    return sorted(segments, key=lambda one: (-ages[one.spool, _place(one)], one.spool, _place(one)))
 
 
-def _position(segment: Kept) -> float:
+def _place(segment: DeletableSegment) -> float:
     return float("inf") if segment.number is None else segment.number

@@ -1,4 +1,4 @@
-"""Damaged segments, set aside with a report each, once everything readable in them is delivered.
+"""Damaged segments, moved away with a report each once everything readable in them is delivered.
 
     <root>/quarantine/<spool id>/00000003.sqlite        the segment and its -wal, as they were
     <root>/quarantine/<spool id>/00000003.report.json   what it holds, what is missing, why
@@ -6,12 +6,12 @@
 
 Rules:
 
-- Below the root, because a rename must stay on one file system, and because whoever may delete a
-  segment may move it.
-- Never a file that a living process has open for writing; never one of a newer format, which waits
-  for an upgrade.
-- The report is written first, the files follow: a death in between repeats both.
-- The folder has a limit of its own. Beyond it the oldest files go; their reports stay.
+- It lies below the root: a rename must stay on one file system, and a user who may delete a segment
+  may move it.
+- A file that a living process has open for writing is never moved. Neither is one of a newer
+  format, which waits for an upgrade.
+- The report is written first, then the files are moved: a crash in between repeats both.
+- The quarantine has a limit of its own. Beyond it the oldest files are deleted, their reports stay.
 """
 
 from __future__ import annotations
@@ -43,17 +43,17 @@ log = logging.getLogger(__name__)
 
 _JSON = ".report.json"
 _TEXT = ".report.txt"
-_MOST_AT_ONCE = 100  # of one spool: the others wait for it
-_UNATTRIBUTED = "who wrote it cannot be told"
+_MOST_AT_ONCE = 100  # segments of one spool in one scan
+_UNATTRIBUTED = "its writer is unknown"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
-    """What is known of one segment that was set aside; ranges are of seqs."""
+class QuarantineReport:
+    """What is known of one segment in quarantine; ranges are of seqs."""
 
     spool: str
     segment: int
-    path: str  # where it lay
+    path: str  # before it was moved
     time: float  # Unix seconds
     reason: str
     workload: str
@@ -61,35 +61,35 @@ class Report:
     rank: int | None
     holds: list[Range]  # records whose checksum holds
     missing: list[Range]
-    last: bool  # nothing follows it: how much is missing behind it cannot be known
-    delivered: bool  # what it holds has gone the ordinary way
+    last: bool  # it was the last segment: what is missing behind it is unknown
+    delivered: bool  # its readable records were delivered
     dropped: bool = False
 
     @property
     def name(self) -> str:
-        """How commands call it."""
+        """Its name in commands."""
         return f"{self.spool}/{self.segment}"
 
 
 class Quarantine:
-    """The folder below one spool root."""
+    """The quarantine of one spool root."""
 
     def __init__(self, root: Path) -> None:
         self.folder = root / fmt.QUARANTINE_NAME
-        self._said: set[str] = set()
+        self._logged: set[str] = set()
 
-    # --- what the service does --------------------------------------------------------------------
+    # --- for the service --------------------------------------------------------------------------
 
-    def take(
+    def move_damaged(
         self,
         reader: Reader,
         identity: Identity,
         through: int,
         known: Iterable[Mapping[str, Any]],
     ) -> set[int]:
-        """Set aside what is damaged of a spool; the segments that are to go, but cannot yet.
+        """Move the damaged segments of a spool; return those that cannot be moved yet.
 
-        `through` is up to where every sink is, `known` the damage that they met on the way.
+        `through` is the position that every sink has reached, `known` the damage that they met.
         """
         reasons = _met(reader, known) | reader.damaged()
         waiting = set()
@@ -99,7 +99,7 @@ class Quarantine:
             if through < end or not reader.is_movable(number):
                 waiting.add(number)
                 continue
-            report = Report(
+            report = QuarantineReport(
                 spool=reader.spool,
                 segment=number,
                 path=str(reader.path_of(number)),
@@ -117,8 +117,8 @@ class Quarantine:
                 waiting.add(number)
         return waiting
 
-    def take_unattributed(self, reader: Reader, error: SpoolError) -> bool:
-        """Set a whole spool aside that nobody can be named for; whether it was done."""
+    def move_unattributed(self, reader: Reader, error: SpoolError) -> bool:
+        """Move a whole spool whose writer is unknown; whether it was done."""
         lasting = isinstance(error, SpoolDamaged) and error.lasting
         if isinstance(error, NewerFormat) or (isinstance(error, SpoolDamaged) and not lasting):
             return False
@@ -126,7 +126,7 @@ class Quarantine:
             return False
         numbers = reader.segments()
         for number in numbers[:_MOST_AT_ONCE]:
-            report = Report(
+            report = QuarantineReport(
                 spool=reader.spool,
                 segment=number,
                 path=str(reader.path_of(number)),
@@ -142,7 +142,7 @@ class Quarantine:
             )
             if not self._move(reader, report):
                 return False
-        if len(numbers) <= _MOST_AT_ONCE:  # else the next walk goes on
+        if len(numbers) <= _MOST_AT_ONCE:  # else the next scan continues
             with contextlib.suppress(OSError):
                 reader.delete_spool()
         return True
@@ -150,7 +150,7 @@ class Quarantine:
     def trim(self, limit: int) -> None:
         """Delete the oldest files beyond `limit` bytes; their reports stay.
 
-        Does nothing where the folder is not there, or is another user's.
+        Does nothing where the quarantine does not exist or belongs to another user.
         """
         try:
             _check_own(self.folder)
@@ -164,42 +164,41 @@ class Quarantine:
             excess -= self.bytes_of(report)
             self.drop(report)
             log.error(
-                "%s: deleted from quarantine, which is above its limit of %d bytes; its report"
-                " stays",
-                report.name,
-                limit,
-                extra=fields(spool=report.spool, path=report.name, reason="quarantine-limit"),
+                "quarantine above its limit, damaged segment deleted, its report stays",
+                extra=fields(
+                    spool=report.spool, path=report.name, bytes=limit, reason="quarantine-limit"
+                ),
             )
 
-    # --- what people do ---------------------------------------------------------------------------
+    # --- for commands -----------------------------------------------------------------------------
 
-    def reports(self, *, dropped: bool = False) -> list[Report]:
-        """All reports, by name; of files that were dropped only when asked for."""
+    def reports(self, *, dropped: bool = False) -> list[QuarantineReport]:
+        """All reports, by name; those of dropped files only on request."""
         found = []
         folder = Path(os.path.realpath(self.folder.parent)) / self.folder.name
         for path in sorted(folder.glob(f"*/*{_JSON}")):
             with contextlib.suppress(OSError, ValueError, TypeError):
-                report = Report(**orjson.loads(_read(path)))
+                report = QuarantineReport(**orjson.loads(_read(path)))
                 if path != _report_of(folder, report):
-                    continue  # or it would name the files of another
+                    continue  # it names the files of another one
                 if dropped or not report.dropped:
                     found.append(_with_tuples(report))
         return found
 
-    def text(self, report: Report) -> str:
+    def text(self, report: QuarantineReport) -> str:
         """The report for people."""
         return _text(report, self._place(report))
 
-    def bytes_of(self, report: Report) -> int:
-        """Bytes on disk of what was set aside."""
+    def bytes_of(self, report: QuarantineReport) -> int:
+        """Bytes on disk of the segment."""
         total = 0
         for name in segment_files(self._place(report)):
             with contextlib.suppress(OSError):
                 total += Path(name).lstat().st_size
         return total
 
-    def drop(self, report: Report) -> None:
-        """Delete the files, and say so in the report.
+    def drop(self, report: QuarantineReport) -> None:
+        """Mark the report as dropped and delete the files.
 
         Raises:
             OSError: they cannot be deleted.
@@ -208,12 +207,12 @@ class Quarantine:
         for name in segment_files(self._place(report)):
             Path(name).unlink(missing_ok=True)
 
-    # --- how it lies on disk ----------------------------------------------------------------------
+    # --- on disk ----------------------------------------------------------------------------------
 
-    def _place(self, report: Report) -> Path:
+    def _place(self, report: QuarantineReport) -> Path:
         return self.folder / report.spool / fmt.segment_name(report.segment)
 
-    def _move(self, reader: Reader, report: Report) -> bool:
+    def _move(self, reader: Reader, report: QuarantineReport) -> bool:
         folder = self.folder / report.spool
         try:
             for path in (self.folder, folder):
@@ -222,28 +221,26 @@ class Quarantine:
             self._write(report)
             reader.move_segment(report.segment, folder)
         except OSError as error:
-            if report.name not in self._said:
-                self._said.add(report.name)
+            if report.name not in self._logged:
+                self._logged.add(report.name)
                 log.error(
-                    "%s is damaged (%s) and cannot be set aside: %s; it stays where it is",
-                    report.path,
-                    report.reason,
-                    error,
+                    "damaged segment cannot be moved to quarantine, it stays where it is",
                     extra=fields(spool=report.spool, path=report.path, detail=error),
                 )
             return False
         log.error(
-            "%s is damaged (%s): set aside in %s, %s missing; see `lens-ship quarantine show %s`",
-            report.path,
-            report.reason,
-            folder,
-            _told(report.missing) or "no record",
-            report.name,
-            extra=fields(spool=report.spool, path=report.path, detail=report.reason),
+            "damaged segment moved to quarantine, see lens-ship quarantine show",
+            extra=fields(
+                spool=report.spool,
+                path=report.path,
+                name=report.name,
+                missing=_listed(report.missing) or None,
+                detail=report.reason,
+            ),
         )
         return True
 
-    def _write(self, report: Report) -> None:
+    def _write(self, report: QuarantineReport) -> None:
         place = self._place(report)
         for suffix, content in (
             (_TEXT, self.text(report).encode()),
@@ -254,15 +251,15 @@ class Quarantine:
             draft.replace(place.with_suffix(suffix))
 
 
-def _report_of(folder: Path, report: Report) -> Path:
+def _report_of(folder: Path, report: QuarantineReport) -> Path:
     return (folder / report.spool / fmt.segment_name(report.segment)).with_suffix(_JSON)
 
 
 def _read(path: Path) -> bytes:
-    """A report's text.
+    """The content of a report.
 
     Raises:
-        OSError: it is not a file, or not of the user who owns the quarantine or reads it.
+        OSError: it is not a file, or belongs to a user other than the reader or the owner.
     """
     with os.fdopen(safe_open.open_regular(path), "rb") as file:
         owner = os.fstat(file.fileno()).st_uid
@@ -272,21 +269,21 @@ def _read(path: Path) -> bytes:
 
 
 def _check_own(folder: Path) -> None:
-    """Refuse a link, or a folder of somebody who would then have what others wrote."""
+    """Refuse a link, or a directory of another user, who could then read what others wrote."""
     status, root = os.lstat(folder), os.lstat(folder.parent)
     if not stat.S_ISDIR(status.st_mode):
-        raise NotADirectoryError(errno.ENOTDIR, "is no folder", str(folder))
+        raise NotADirectoryError(errno.ENOTDIR, "is not a directory", str(folder))
     if status.st_uid not in (os.geteuid(), 0, root.st_uid):
         raise PermissionError(errno.EPERM, "belongs to another user; remove it", str(folder))
 
 
 def _mode(directory: Path) -> int:
-    """As the spool's own folder: who may delete there may drop here."""
+    """The mode of the spool's own directory: who may delete there may drop here."""
     return directory.stat().st_mode & 0o7777
 
 
 def _met(reader: Reader, known: Iterable[Mapping[str, Any]]) -> dict[int, str]:
-    """Segments that a sink has met damage in, and its reason; what is missing whole is no file."""
+    """Segments that a sink has met damage in, and why. A missing segment has no file."""
     met = {}
     for row in known:
         path = Path(row["path"])
@@ -301,7 +298,7 @@ def _missing(path: Path, known: Iterable[Mapping[str, Any]]) -> list[Range]:
     return ranges.merged((row["first"], row["last"]) for row in known if row["path"] == str(path))
 
 
-def _with_tuples(report: Report) -> Report:
+def _with_tuples(report: QuarantineReport) -> QuarantineReport:
     """JSON has no tuples."""
     return replace(
         report,
@@ -310,43 +307,45 @@ def _with_tuples(report: Report) -> Report:
     )
 
 
-def _text(report: Report, place: Path) -> str:
+def _text(report: QuarantineReport, place: Path) -> str:
     whose = [f"workload {report.workload}"] if report.workload else []
     whose += [f"pod {report.pod}"] if report.pod else []
     whose += [f"rank {report.rank}"] if report.rank is not None else []
     when = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(report.time))
+    writer = ", ".join(whose) or "unknown writer"
     lines = [
-        f"Segment {report.segment} of spool {report.spool} ({', '.join(whose) or 'nobody named'})",
-        f"was set aside on {when}.",
+        f"Segment {report.segment} of spool {report.spool} ({writer})",
+        f"was moved to quarantine on {when}.",
         "",
         f"Why:      {report.reason}",
-        f"It lay:   {report.path}",
-        f"Holds:    {_told(report.holds) or 'no record whose checksum holds'}",
-        f"Missing:  {_told(report.missing) or 'none that is known of'}",
+        f"Was at:   {report.path}",
+        f"Holds:    {_listed(report.holds) or 'no record with a correct checksum'}",
+        f"Missing:  {_listed(report.missing) or 'no record as far as is known'}",
     ]
     if report.last:
-        lines.append("          It was the last one: what came after cannot be known.")
+        lines.append("          It was the last segment: what came after it is unknown.")
     lines += ["", *_next(report, place)]
     return "\n".join(lines) + "\n"
 
 
-def _next(report: Report, place: Path) -> list[str]:
+def _next(report: QuarantineReport, place: Path) -> list[str]:
     if report.dropped:
-        return ["The files have been deleted since."]
+        return ["The files have been deleted."]
     if not report.delivered:
         return [
-            "Nothing of it was sent: it does not say whose it is. If you know, send it with",
+            "Nothing of it was sent, because its workload is unknown. To send it:",
             f"  lens-ship replay --as-workload WORKLOAD {place.parent}",
         ]
     return [
-        "What it holds was delivered, or is kept as dead letters. Nothing has to be done;",
+        "Its records were delivered or are kept as dead letters. No action is required.",
+        "To free the disk space:",
         f"  lens-ship quarantine drop {report.name}",
-        "frees its disk. Should the file be repaired, its records are sent once more with",
+        "To send its records again, after the file was repaired:",
         f"  lens-ship replay --resend-delivered {place.parent}",
     ]
 
 
-def _told(pieces: Collection[Range]) -> str:
+def _listed(pieces: Collection[Range]) -> str:
     if not pieces:
         return ""
     shown = [str(a) if a == b else f"{a} to {b}" for a, b in list(pieces)[:20]]

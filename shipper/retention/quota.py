@@ -1,10 +1,8 @@
-"""The limit of the spool root: how much is too much, and the file that tells writers to pause.
+"""The limit of the spool root, and the file `full` that tells writers to pause.
 
-Rules:
-
-- Once above the limit, it is full until it is down to `_RELIEF` of it: no coming and going.
-- The file counts only while it is fresh (`spooler.spool.format`), so every look renews it; a
-  service that stops removes it, one that dies stops recording for no longer than that.
+A root above its limit counts as full until it is down to `_RELIEF` of it, so that it does not
+alternate. Writers ignore the file once it is old (`spooler.spool.format`), so every check renews
+it. A service that shuts down removes it.
 """
 
 from __future__ import annotations
@@ -24,14 +22,14 @@ from spooler.spool.identity import Identity
 log = logging.getLogger(__name__)
 
 _RELIEF = 0.95
-# A spool has to have room for what comes until the next look, or records are refused needlessly.
+# A spool needs space for what is written until the next check.
 _SPOOL_RELIEF = 0.75
 
 
-class Room:
-    """What the spools below `root` may take, `limit` bytes; 0: anything.
+class DiskQuota:
+    """The spools below `root` may take `limit` bytes; 0: no limit.
 
-    `by_pod`: each pod takes its own folder for the root, so the mark is put into all of them.
+    With `by_pod`, the directory of each pod is the root for its writers and gets the file too.
     """
 
     def __init__(self, root: Path, limit: int, *, by_pod: bool = False) -> None:
@@ -39,10 +37,10 @@ class Room:
         self._limit = limit
         self._by_pod = by_pod
         self._full = False
-        self._said = ""
+        self._logged = ""
 
-    def excess(self) -> int:
-        """Bytes that have to go, 0 while there is room."""
+    def over_by(self) -> int:
+        """Bytes to delete; 0 below the limit."""
         if self._limit == 0:
             return 0
         used = sum(bytes_in(directory) for directory in find_spools(self._root))
@@ -50,39 +48,30 @@ class Room:
             return 0
         return max(0, used - int(self._limit * _RELIEF))
 
-    def mark(self, *, full: bool) -> None:
-        """Tell the writers below the root to pause, or to go on."""
+    def set_full(self, *, full: bool) -> None:
+        """Tell the writers below the root to pause, or to resume."""
         if full and not self._full:
             log.error(
-                "%s: more than %d bytes, and nothing that may be deleted: new records are refused"
-                " and counted until there is room",
-                self._root,
-                self._limit,
+                "root above quota, writers paused, new records are dropped and counted",
                 extra=fields(path=self._root, bytes=self._limit, reason="root-cap"),
             )
         elif self._full and not full:
-            log.warning(
-                "%s: there is room again; recording goes on",
-                self._root,
-                extra=fields(path=self._root),
-            )
+            log.warning("root below quota, writers resumed", extra=fields(path=self._root))
         self._full = full
-        for folder in (self._root, *(pod_directories(self._root) if self._by_pod else ())):
+        for directory in (self._root, *(pod_directories(self._root) if self._by_pod else ())):
             try:
-                _put(folder / fmt.ROOT_FULL_NAME, full=full)
+                _set_marker(directory / fmt.ROOT_FULL_NAME, full=full)
             except OSError as error:
-                if str(error) != self._said:
-                    self._said = str(error)
+                if str(error) != self._logged:
+                    self._logged = str(error)
                     log.error(
-                        "%s: %s; the limit of the root cannot be kept",
-                        folder,
-                        error,
-                        extra=fields(path=folder, detail=error),
+                        "quota of the root cannot be enforced",
+                        extra=fields(path=directory, detail=error),
                     )
 
 
-def _put(marker: Path, *, full: bool) -> None:
-    """Make the mark or take it away; another user's, in a root open to all, makes room for ours."""
+def _set_marker(marker: Path, *, full: bool) -> None:
+    """Create or remove the file; in a root open to all, one of another user is replaced."""
     with contextlib.suppress(FileNotFoundError):
         found = os.lstat(marker)
         ours = stat.S_ISREG(found.st_mode) and found.st_nlink == 1
@@ -90,7 +79,7 @@ def _put(marker: Path, *, full: bool) -> None:
             marker.unlink()
     if not full:
         return
-    # Never through a link: what stands in a pod's folder is the pod's.
+    # Never through a link: a pod can put one into its directory.
     flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     descriptor = os.open(marker, flags, 0o644)
     try:
@@ -99,7 +88,7 @@ def _put(marker: Path, *, full: bool) -> None:
         os.close(descriptor)
 
 
-def spool_excess(directory: Path, identity: Identity) -> int:
+def spool_over_by(directory: Path, identity: Identity) -> int:
     """Bytes of delivered segments to delete so that a spool stays clear of its own limit."""
     if identity.max_bytes is None:
         return 0

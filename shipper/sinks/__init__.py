@@ -17,6 +17,7 @@ only some sinks can do is a capability, a protocol of its own (`isinstance(sink,
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -44,6 +45,7 @@ DEFAULT: dict[str, str] = {
     "master": "dlrover",
 }
 # Kinds that mark beginnings, ends and losses. Nothing of them is shown by a receiver.
+_NAME = r"[A-Za-z0-9_-]{1,64}"  # of a sink: it is a part of headers and of keys in the ledger
 MARKS = frozenset({"run", "finish", "exit", "gap", "decision"})
 
 
@@ -135,7 +137,7 @@ class Sink(Protocol):
 
 @runtime_checkable
 class Volatile(Protocol):
-    """The receiver volatile what it acknowledged when it restarts, and cannot detect a repetition.
+    """The receiver loses what it acknowledged when it restarts, and cannot detect a repetition.
 
     Attributes:
         receiver_retention: seconds for which it remembers a batch, from its `event_time` on.
@@ -155,7 +157,7 @@ class Volatile(Protocol):
         """Whether the receiver may get this batch twice without harm."""
 
     def event_time(self, batch: Batch) -> float:
-        """When the data of a batch was event_time, Unix seconds."""
+        """When the data of a batch was taken, Unix seconds."""
 
 
 class VolatileSink(Sink, Volatile, Protocol):
@@ -232,7 +234,7 @@ class SinkConfig:
 
     @property
     def volatile(self) -> bool:
-        """Whether its receiver volatile, see `Volatile`."""
+        """Whether its receiver is volatile, see `Volatile`."""
         return hasattr(self.make, "handshake")
 
     @property
@@ -272,26 +274,49 @@ def enabled_sinks(config: Config) -> dict[str, SinkConfig]:
     Raises:
         ConfigError: with every problem of every sink.
     """
-    from shipper.sinks import options
+    from shipper.sinks.options import from_settings
+
+    if config.sinks:
+        found, problems = _from_tables(config.sinks, "")
+        if problems:
+            raise ConfigError(problems)
+        return found
+    enabled = {}
+    for name, kind in DEFAULT.items():
+        made = load_class(kind)
+        enabled[name] = _sink_config(name, kind, made, from_settings(made.Options, config))
+    return enabled
+
+
+def table_problems(tables: Mapping[str, Any], where: str) -> list[str]:
+    """What is wrong with the tables [sinks.NAME]; each problem begins with `where`."""
+    return _from_tables(tables, where)[1]
+
+
+def _from_tables(tables: Mapping[str, Any], where: str) -> tuple[dict[str, SinkConfig], list[str]]:
+    from shipper.sinks.options import from_table
 
     found: dict[str, SinkConfig] = {}
     problems: list[str] = []
-    for name in sink_names(config):
-        kind = config.sinks[name].get("type", "") if config.sinks else DEFAULT[name]
+    for name, table in tables.items():
+        here = f"{where}[sinks.{name}]"
+        if not re.fullmatch(_NAME, name):
+            problems.append(f"{here}: a name has letters, digits, - and _ only, at most 64")
+        kind = table.get("type", "")
         try:
             made = load_class(kind)
         except ValueError as error:
-            problems.append(f"[sinks.{name}]: type: {kind!r} {error}")
+            problems.append(f"{here}: type: {kind!r} {error}")
             continue
-        if config.sinks:
-            values, wrong = options.from_table(made.Options, name, config)
-            problems += wrong
-        else:
-            values = options.from_settings(made.Options, config)
-        found[name] = SinkConfig(name=name, type=kind, make=made, options=values, kinds=made.kinds)
-    if problems:
-        raise ConfigError(problems)
-    return found
+        options = {key: value for key, value in table.items() if key != "type"}
+        values, wrong = from_table(made.Options, options, here)
+        problems += wrong
+        found[name] = _sink_config(name, kind, made, values)
+    return found, problems
+
+
+def _sink_config(name: str, kind: str, made: Any, options: Any) -> SinkConfig:
+    return SinkConfig(name=name, type=kind, make=made, options=options, kinds=made.kinds)
 
 
 def build_sinks(enabled: Mapping[str, SinkConfig]) -> dict[str, Sink]:
@@ -306,7 +331,7 @@ def load_class(kind: str) -> Any:
     Raises:
         ValueError: there is none; the text continues "type: '<kind>' ".
     """
-    place = REGISTRY.get(kind, kind)
+    place = REGISTRY.get(kind, kind) if isinstance(kind, str) else ""
     module, _, attribute = place.partition(":")
     if not attribute:
         raise ValueError(

@@ -93,10 +93,8 @@ def from_settings(cls: type[T], config: Config) -> T:
     return cls(**values)
 
 
-def from_table(cls: type[T], name: str, config: Config) -> tuple[T, list[str]]:
-    """Options from `[sinks.NAME]`, and every problem of them."""
-    table = {key: value for key, value in config.sinks[name].items() if key != "type"}
-    where = f"[sinks.{name}]"
+def from_table(cls: type[T], table: Mapping[str, Any], where: str) -> tuple[T, list[str]]:
+    """Options from a table [sinks.NAME], and every problem of them; `where` begins each."""
     options, problems = read_options(cls, table, where)
     together = getattr(options, "problems", None)
     if together is not None and not problems:

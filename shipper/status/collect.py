@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from shipper.config.schema import Config
-from shipper.discovery.layout import find_spools, noting
+from shipper.discovery.layout import collect_unreadable, find_spools
 from shipper.ledger import service_status, totals
-from shipper.ledger.database import is_there
+from shipper.ledger.database import exists
 from shipper.ledger.ledger import Ledger
-from shipper.ledger.losses import reckon
-from shipper.ledger.service_status import Trouble
+from shipper.ledger.losses import classify_losses
+from shipper.ledger.service_status import OutageRow
 from shipper.ledger.snapshot import (
     LedgerSnapshot,
     SinkRows,
@@ -29,7 +29,7 @@ from shipper.ledger.snapshot import (
     producer_dropped,
     read_snapshot,
 )
-from shipper.ledger.totals import Sums
+from shipper.ledger.totals import LedgerTotals
 from shipper.sinks import sink_names
 from shipper.status.model import DiskStatus, SinkStatus, SpoolSinkStatus, SpoolStatus, Status
 from spooler.errors import SpoolError
@@ -38,7 +38,7 @@ from spooler.spool.layout import is_marked_full
 from spooler.spool.reader import Reader
 from spooler.spool.summary import SpoolSummary, SummaryReader
 
-_NO_TOTALS = Sums(settled=Counter(), lost=Counter(), dead=Counter(), dropped=Counter())
+_NO_TOTALS = LedgerTotals(settled=Counter(), lost=Counter(), dead=Counter(), dropped=Counter())
 _NO_ROWS = SpoolRows()
 _NO_SINK_ROWS = SinkRows()
 
@@ -65,23 +65,18 @@ class StatusCollector:
         """The status now, of every spool or of those whose id begins with `only`."""
         config, ledger = self._config, self._ledger()
         snapshot = read_snapshot(ledger) if ledger else {}
-        counted = totals.sums(ledger) if ledger else _NO_TOTALS
-        outages = service_status.troubles(ledger) if ledger else []
+        counted = totals.read_totals(ledger) if ledger else _NO_TOTALS
+        outages = service_status.outages(ledger) if ledger else []
         unreadable: dict[str, str] = {}
         spools = self._collect_spools(snapshot, only, unreadable)
         service = self._service()
-        newest = max((one.newest for one in spools if one.newest is not None), default=None)
         return Status(
             root=str(config.spool),
             state=str(config.state),
             disk=_disk(config.spool, config.root_bytes, sum(spool.bytes for spool in spools)),
             spools=tuple(spools),
             sinks=tuple(
-                replace(
-                    _sink(name, spools, counted, outages),
-                    newest=newest,
-                    rate=_rate(service, name),
-                )
+                replace(_sink(name, spools, counted, outages), rate=_rate(service, name))
                 for name in self._sinks
             ),
             producer_dropped=dict(counted.dropped),
@@ -104,19 +99,19 @@ class StatusCollector:
         return {
             "time": time.time(),
             "running": service_status.is_running(self._config.state),
-            "heartbeat": service_status.last_sign(ledger) if ledger else None,
+            "heartbeat": service_status.last_heartbeat(ledger) if ledger else None,
         }
 
     def _ledger(self) -> Ledger | None:
         """The ledger; None as long as no service has ever run with this state directory."""
-        if self._given is None and self._opened is None and is_there(self._config.state):
+        if self._given is None and self._opened is None and exists(self._config.state):
             self._opened = Ledger(self._config.state, exclusive=False)
         return self._given or self._opened
 
     def _collect_spools(
         self, snapshot: LedgerSnapshot, only: str, unreadable: dict[str, str]
     ) -> list[SpoolStatus]:
-        found = find_spools(self._config.spool, noting(unreadable))
+        found = find_spools(self._config.spool, collect_unreadable(unreadable))
         directories = {path.name: path for path in found}
         self._spools = {n: one for n, one in self._spools.items() if n in directories}
         collected = []
@@ -203,7 +198,7 @@ class _SpoolCollector:
     def _of_sink(
         self, name: str, mine: SinkRows, rows: SpoolRows, summary: SpoolSummary, *, reporting: bool
     ) -> SpoolSinkStatus:
-        losses = reckon(mine.damage, deleted_by_writer(rows.gaps))
+        losses = classify_losses(mine.damage, deleted_by_writer(rows.gaps))
         pending = mine.pending(summary.first, summary.last) if reporting else 0
         acknowledged = summary.newest
         if mine.seq < summary.last:
@@ -230,10 +225,10 @@ class _SpoolCollector:
 
 
 def _sink(
-    name: str, spools: list[SpoolStatus], counted: Sums, outages: list[Trouble]
+    name: str, spools: list[SpoolStatus], counted: LedgerTotals, outages: list[OutageRow]
 ) -> SinkStatus:
     mine = [one for spool in spools for one in spool.sinks if one.sink == name]
-    total = {what: counted.settled[name, what] for what in totals.SETTLED}
+    total = {what: counted.settled[name, what] for what in totals.COUNTERS}
     acknowledged = [o.newest_acknowledged for o in mine if o.newest_acknowledged is not None]
     return SinkStatus(
         sink=name,
@@ -246,6 +241,7 @@ def _sink(
         pending=sum(one.pending for one in mine),
         pending_bytes=sum(one.pending_bytes for one in mine),
         oldest=min((one.oldest for one in mine if one.oldest is not None), default=None),
+        newest=max((one.newest for one in spools if one.newest is not None), default=None),
         newest_acknowledged=max(acknowledged, default=None),
         dead_letters=_dead_letters(counted, name, "kept"),
         rejected=_dead_letters(counted, name, "kept", "delivered", "dropped"),
@@ -260,7 +256,7 @@ def _rate(service: Mapping[str, Any], sink: str) -> float | None:
     return heartbeat.rates.get(sink, 0.0) if service["running"] and heartbeat else None
 
 
-def _dead_letters(counted: Sums, sink: str, *states: str) -> dict[str, int]:
+def _dead_letters(counted: LedgerTotals, sink: str, *states: str) -> dict[str, int]:
     found = Counter[str]()
     for (name, reason, state), count in counted.dead.items():
         if name == sink and state in states:
@@ -268,7 +264,7 @@ def _dead_letters(counted: Sums, sink: str, *states: str) -> dict[str, int]:
     return dict(sorted(found.items()))
 
 
-def _urgency(outage: Trouble) -> tuple[Any, ...]:
+def _urgency(outage: OutageRow) -> tuple[Any, ...]:
     """Ongoing before past, then those that need an operator, the sink before workloads, by age."""
     return (
         outage.until is not None,

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from shipper.ledger.service_status import Sign, Trouble
+from shipper.ledger.service_status import Heartbeat, OutageRow
 
 # The service writes a heartbeat every few seconds. Without one for so long, it is stuck.
 STUCK_SECONDS = 60.0
@@ -102,14 +102,14 @@ class SinkStatus:
     rejected: Mapping[str, int] = field(default_factory=dict)  # every dead letter ever, by reason
     dead_letters_discarded: int = 0  # by an operator or a limit
     dropped: Mapping[str, int] = field(default_factory=dict)  # by reason, `corrupt` among them
-    outages: tuple[Trouble, ...] = ()  # ongoing ones first, then what is over
+    outages: tuple[OutageRow, ...] = ()  # ongoing ones first, then what is over
 
     @property
-    def ongoing(self) -> tuple[Trouble, ...]:
+    def ongoing(self) -> tuple[OutageRow, ...]:
         return tuple(outage for outage in self.outages if outage.until is None)
 
     @property
-    def paused(self) -> Trouble | None:
+    def paused(self) -> OutageRow | None:
         """The outage that pauses the whole sink, if there is one."""
         return next((outage for outage in self.ongoing if not outage.workload), None)
 
@@ -140,7 +140,7 @@ class Status:
     root: str
     state: str  # the state directory
     running: bool
-    heartbeat: Sign | None
+    heartbeat: Heartbeat | None
     disk: DiskStatus
     spools: tuple[SpoolStatus, ...]
     sinks: tuple[SinkStatus, ...]

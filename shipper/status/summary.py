@@ -18,7 +18,7 @@ from enum import Enum
 from typing import Any
 
 from shipper.humanize import counted, duration, time_of_day
-from shipper.ledger.service_status import Trouble
+from shipper.ledger.service_status import OutageRow
 from shipper.sinks.outcome import Reason
 from shipper.status.model import SinkStatus, Status
 
@@ -104,17 +104,17 @@ def _service(status: Status) -> Iterator[str]:
         yield f"{pending} It exited uncleanly at {time_of_day(heartbeat.beat, status.time)}."
 
 
-def _ongoing(status: Status) -> Iterator[tuple[SinkStatus, Trouble]]:
+def _ongoing(status: Status) -> Iterator[tuple[SinkStatus, OutageRow]]:
     """What is wrong now, the first outage of each reason; only a running service knows."""
     for sink in status.sinks if status.running else ():
-        by_reason: dict[str, Trouble] = {}
+        by_reason: dict[str, OutageRow] = {}
         for outage in sink.ongoing:
             by_reason.setdefault(outage.reason, outage)
         for outage in by_reason.values():
             yield sink, outage
 
 
-def _outage_text(status: Status, sink: SinkStatus, outage: Trouble) -> str:
+def _outage_text(status: Status, sink: SinkStatus, outage: OutageRow) -> str:
     reason = Reason.of(outage.reason)
     text = reason.sentence if reason else f"reports {outage.reason}"
     advice = reason.advice if reason else "see its log"

@@ -11,10 +11,10 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from shipper.humanize import by_reason, counted, duration, short, size, time_of_day
+from shipper.humanize import by_reason, counted, duration, sanitize, short, size, time_of_day
 from shipper.status.model import SinkStatus, SpoolStatus, Status
 from shipper.status.summary import HealthState, Summary
-from shipper.tables import Column, fitted
+from shipper.tables import Column, cells, fitted
 
 WORST = 10
 _MARKS = {
@@ -98,15 +98,15 @@ def _sinks(status: Status, width: int) -> Table:
         state = sink.state if status.running else "no service"
         style = _STATES.get(state, "bold red") if status.running else "dim"
         rows.append(
-            (
-                Text(sink.sink),
-                Text(short(sink.pending)),
-                Text(size(sink.pending_bytes) if sink.pending else "0"),
-                Text(duration(status.age(sink.oldest))),
-                Text(short(sink.delivered)),
-                Text("-" if sink.rate is None else f"{sink.rate:,.{int(sink.rate < 100)}f}/s"),
-                Text(short(sum(sink.dead_letters.values()))),
-                Text(short(sum(sink.dropped.values()))),
+            cells(
+                sink.sink,
+                short(sink.pending),
+                size(sink.pending_bytes) if sink.pending else "0",
+                duration(status.age(sink.oldest)),
+                short(sink.delivered),
+                "-" if sink.rate is None else f"{sink.rate:,.{int(sink.rate < 100)}f}/s",
+                short(sum(sink.dead_letters.values())),
+                short(sum(sink.dropped.values())),
                 Text(state, style=style),
             )
         )
@@ -130,7 +130,7 @@ def _last_error(sink: SinkStatus, status: Status) -> Text:
     workload = f", workload {outage.workload}" if outage.workload else ""
     return Text(
         f"{sink.sink}: {'error' if ongoing else 'last error'} {outage.reason} {when}{workload}:"
-        f" {' '.join(outage.detail.split())}",
+        f" {sanitize(' '.join(outage.detail.split()), 1000)}",
         style="" if ongoing else "dim",
         no_wrap=True,
         overflow="ellipsis",
@@ -159,14 +159,14 @@ def _spools(status: Status, width: int, *, everything: bool) -> list[RenderableT
     if not shown:
         return []
     rows = [
-        (
-            Text(spool.spool),
-            Text(spool.workload),
-            Text("" if spool.rank is None else str(spool.rank)),
-            Text(short(spool.pending)),
-            Text(duration(status.age(spool.oldest))),
-            Text(short(spool.dead_letters)),
-            Text(short(spool.dropped)),
+        cells(
+            spool.spool,
+            spool.workload,
+            "" if spool.rank is None else str(spool.rank),
+            short(spool.pending),
+            duration(status.age(spool.oldest)),
+            short(spool.dead_letters),
+            short(spool.dropped),
             Text(spool.state, style="bold red" if spool.problem else ""),
         )
         for spool in shown
@@ -174,7 +174,9 @@ def _spools(status: Status, width: int, *, everything: bool) -> list[RenderableT
     parts: list[RenderableType] = [Text(), fitted(_SPOOL_COLUMNS, rows, width)]
     for spool in shown:
         problem = spool.problem.replace(f"{status.root}/", "")
-        parts += [Padding(Text(problem, style="red"), (0, 0, 0, 2))] if problem else []
+        parts += (
+            [Padding(Text(sanitize(problem, 1000), style="red"), (0, 0, 0, 2))] if problem else []
+        )
     more = len(status.spools) - len(shown)
     if more:
         parts.append(Text(f"and {more:,} more (--all shows them)", style="dim"))

@@ -5,7 +5,7 @@ Rules:
   What is not plain data becomes a placeholder ``<module.Class>``.
 - NaN and the infinities become texts; integers a double cannot hold exactly become texts; NUL
   and lone surrogates become U+FFFD.
-- The result written as JSON (ASCII, default separators) is at most ``Limits.total`` bytes, and
+- The result written as JSON (ASCII, default separators) is at most ``SizeLimits.total`` bytes, and
   what was left out is marked with ``[cut]``. Plain values go before nested ones, so that one
   huge sub-tree does not push out its small neighbours. The first value that does not fit ends
   the walk, so that its time is bounded like its result.
@@ -38,7 +38,7 @@ _LEFT_OUT = object()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
+class SizeLimits:
     """How much of a value is kept."""
 
     total: int = 64 * 1024
@@ -49,10 +49,10 @@ class Limits:
     key: int = 256
 
 
-DEFAULT = Limits()
+DEFAULT = SizeLimits()
 
 
-def json_safe(value: object, *, hide_by_key: bool = False, limits: Limits = DEFAULT) -> Any:
+def json_safe(value: object, *, hide_by_key: bool = False, limits: SizeLimits = DEFAULT) -> Any:
     """Return what JSON can carry of a value."""
     result = _Walk(limits, hide_by_key).visit(value, 0)
     return CUT if result is _LEFT_OUT else result
@@ -69,7 +69,7 @@ def safe_text(text: str, limit: int = DEFAULT.text) -> str:
     return _UNSTORABLE.sub("\ufffd", seen[:limit]) + CUT
 
 
-def leaf(raw: object, limits: Limits = DEFAULT) -> Any:
+def leaf(raw: object, limits: SizeLimits = DEFAULT) -> Any:
     """Return one value that holds no others."""
     if raw is None:
         return None
@@ -84,7 +84,7 @@ def is_a(raw: object, kinds: type | tuple[type, ...]) -> bool:
     return issubclass(type(raw), kinds)
 
 
-def _plain(raw: Any, limits: Limits) -> bool | int | float | str | None:
+def _plain(raw: Any, limits: SizeLimits) -> bool | int | float | str | None:
     if is_a(raw, bool):
         return raw is True
     if is_a(raw, str):
@@ -126,7 +126,7 @@ def _placeholder(raw: object) -> str:
 class _Walk:
     """One descent into a value, spending one budget."""
 
-    def __init__(self, limits: Limits, hide_by_key: bool) -> None:
+    def __init__(self, limits: SizeLimits, hide_by_key: bool) -> None:
         self._limits = limits
         self._hide_by_key = hide_by_key
         self._left = limits.total

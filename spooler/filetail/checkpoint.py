@@ -40,7 +40,7 @@ _open_checkpoints: weakref.WeakSet[Checkpoint] = weakref.WeakSet()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Position:
+class LogPosition:
     """`begin` to `end` is what the record holds, in bytes; the next piece begins at `end`."""
 
     path: str  # as it was followed, absolute
@@ -69,7 +69,7 @@ class Position:
         return asdict(self)
 
     @classmethod
-    def from_map(cls, values: Any) -> Position | None:
+    def from_map(cls, values: Any) -> LogPosition | None:
         """The position in a record, None where there is none."""
         if not isinstance(values, Mapping):
             return None
@@ -87,7 +87,7 @@ class CheckpointState:
     that were begun at `start` or later.
     """
 
-    position: Position | None
+    position: LogPosition | None
     known: frozenset[str]
     spool: str = ""  # its id; "" when the process had none yet
     seq: int = 0
@@ -132,7 +132,7 @@ class Checkpoint:
         newest = max(found, key=lambda one: one["count"])
         self._count = newest["count"]
         return CheckpointState(
-            position=Position.from_map(newest.get("position")),
+            position=LogPosition.from_map(newest.get("position")),
             known=frozenset(newest.get("known", ())),
             spool=str(newest.get("spool", "")),
             seq=int(newest.get("seq", 0)),

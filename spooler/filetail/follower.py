@@ -24,7 +24,7 @@ from pathlib import Path
 
 from spooler.async_exceptions import is_async, suppress
 from spooler.filetail import lines
-from spooler.filetail.checkpoint import WINDOW, Position
+from spooler.filetail.checkpoint import WINDOW, LogPosition
 from spooler.filetail.rotation import FileMoved, RotatedFile, rotated_files, stat_file
 
 # A line without its end waits this long for it: a progress bar never ends its own.
@@ -44,7 +44,7 @@ class Piece:
     """
 
     text: str
-    position: Position
+    position: LogPosition
     head: bytes
     tail: bytes
 
@@ -59,10 +59,10 @@ class Follower:
     def __init__(
         self,
         path: Path,
-        position: Position | None = None,
+        position: LogPosition | None = None,
         known: frozenset[str] | None = None,
         *,
-        earlier: Sequence[Position] = (),
+        earlier: Sequence[LogPosition] = (),
         from_end: bool = False,
     ) -> None:
         self.path = path
@@ -89,7 +89,7 @@ class Follower:
         return self._fd >= 0
 
     @property
-    def position(self) -> Position | None:
+    def position(self) -> LogPosition | None:
         """How far the file at hand, or last at hand, has been passed; None before the first."""
         return self._mark if self._mark.path else self._sought
 
@@ -155,7 +155,7 @@ class Follower:
     def _piece(self, data: bytes) -> Piece:
         head = (self._head + data)[:WINDOW]
         tail = (self._tail + data)[-WINDOW:]
-        position = Position(
+        position = LogPosition(
             path=str(self.path),
             device=self._device,
             inode=self._inode,
@@ -309,7 +309,7 @@ class Follower:
             number=0,
         )
 
-    def _find(self, position: Position) -> RotatedFile | None:
+    def _find(self, position: LogPosition) -> RotatedFile | None:
         """The file that `position` is in: by its inode, or as a copy."""
         there = stat_file(self.path)
         files = [*([there] if there is not None else []), *rotated_files(self.path)]
@@ -320,7 +320,7 @@ class Follower:
             return there
         return self._copy_of(position)
 
-    def _copy_of(self, position: Position) -> RotatedFile | None:
+    def _copy_of(self, position: LogPosition) -> RotatedFile | None:
         """The youngest rotated file that has what was recorded up to `position`."""
         if not position.end:
             return None
@@ -332,7 +332,7 @@ class Follower:
     def _is_here(self, one: RotatedFile) -> bool:
         return (one.device, one.inode) == (self._device, self._inode)
 
-    def _open(self, one: RotatedFile, offset: int, position: Position | None = None) -> bool:
+    def _open(self, one: RotatedFile, offset: int, position: LogPosition | None = None) -> bool:
         """Open a file at `offset`, which is that of `position` where there is one."""
         descriptor = one.open()
         if descriptor is None:
@@ -356,7 +356,7 @@ class Follower:
         self._mark = self._piece(b"").position
 
 
-_NOWHERE = Position(path="", device=0, inode=0, begin=0, end=0, head=0, tail=0)
+_NOWHERE = LogPosition(path="", device=0, inode=0, begin=0, end=0, head=0, tail=0)
 
 
 def _keys(files: list[RotatedFile]) -> frozenset[str]:
@@ -373,7 +373,7 @@ def _size(path: Path) -> int:
         return 0
 
 
-def _holds(one: RotatedFile, position: Position) -> bool:
+def _holds(one: RotatedFile, position: LogPosition) -> bool:
     """Whether a file has what was recorded up to `position`.
 
     Raises:

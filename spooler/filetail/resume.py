@@ -15,7 +15,7 @@ from typing import Any
 
 from spooler.async_exceptions import is_async
 from spooler.errors import SpoolError
-from spooler.filetail.checkpoint import CheckpointState, Position
+from spooler.filetail.checkpoint import CheckpointState, LogPosition
 from spooler.records import report
 from spooler.spool import codec
 from spooler.spool import format as fmt
@@ -25,7 +25,7 @@ _CHUNK = 200
 _SCAN_BYTES = 256 * 1024 * 1024
 
 
-def latest(root: Path, log: Path, saved: CheckpointState | None) -> list[Position]:
+def latest(root: Path, log: Path, saved: CheckpointState | None) -> list[LogPosition]:
     """The last position in each file that was `log`, the newest first. Reads files only.
 
     Those before the newest are for when its file is gone. The checkpoint knows the files that are
@@ -36,7 +36,7 @@ def latest(root: Path, log: Path, saved: CheckpointState | None) -> list[Positio
     dated = [(0.0, saved.position)] if saved.position is not None else []
     for directory, seq in _places(root, saved):
         dated += _positions(directory, seq, log)
-    found: list[Position] = []
+    found: list[LogPosition] = []
     for _, position in sorted(dated, key=lambda one: one[0]):
         if found and (found[-1].inode, found[-1].end) == (position.inode, position.begin):
             found.pop()
@@ -56,7 +56,7 @@ def _places(root: Path, saved: CheckpointState) -> Iterator[tuple[Path, int]]:
             yield directory, 0
 
 
-def _anywhere(root: Path, log: Path) -> list[Position]:
+def _anywhere(root: Path, log: Path) -> list[LogPosition]:
     left = _SCAN_BYTES
     for directory in sorted(_spools(root), key=lambda path: path.name, reverse=True):
         left -= Reader(directory).bytes()
@@ -84,7 +84,7 @@ def _host(directory: Path) -> str:
         return ""
 
 
-def _positions(directory: Path, seq: int, log: Path) -> Iterator[tuple[float, Position]]:
+def _positions(directory: Path, seq: int, log: Path) -> Iterator[tuple[float, LogPosition]]:
     """The positions of `log` in the records beyond `seq`, with the time of each."""
     reader = Reader(directory)
     while True:
@@ -96,7 +96,7 @@ def _positions(directory: Path, seq: int, log: Path) -> Iterator[tuple[float, Po
             return
         for stored in chunk.records:
             body = _body(stored.body) if stored.kind == report.NAME else {}
-            position = Position.from_map(body.get("source"))
+            position = LogPosition.from_map(body.get("source"))
             if position is not None and position.path == str(log):
                 yield float(body.get("time", 0.0)), position
         if chunk.through == seq:

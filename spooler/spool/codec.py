@@ -60,7 +60,7 @@ def pack(body: dict[str, Any], default: Callable[[Any], Any] | None = None) -> b
         packer = msgpack.Packer(default=default, unicode_errors="surrogatepass")
     packed: bytes = packer.pack(body)
     if default is not None and not _is_whole(packed):
-        raise ValueError("a map or list has not as many members as it said")
+        raise ValueError("a map or list has fewer members than its length")
     if len(packed) <= _KEPT_BYTES:
         idle.append(packer)
     return packed

@@ -53,7 +53,7 @@ class Lock(Enum):
     UNKNOWN = "unknown"  # this file system does not lock
 
 
-class Process(Enum):
+class ProcessState(Enum):
     """State of the process that wrote the spool."""
 
     RUNNING = "running"
@@ -67,7 +67,7 @@ class LivenessEvidence:
     """What is known about the writer of a spool."""
 
     lock: Lock
-    process: Process
+    process: ProcessState
     sealed: bool  # no segment has a log: none is open for writing
     quiet: float  # seconds since the files last changed
 
@@ -121,16 +121,16 @@ def judge(evidence: LivenessEvidence) -> Liveness:
     if lock is Lock.HELD:
         return _ALIVE
     if lock is Lock.ABSENT:
-        if evidence.sealed or process is Process.GONE:
+        if evidence.sealed or process is ProcessState.GONE:
             return _ENDED
         return _after(quiet, QUIET_SECONDS, finally_=_ENDED)
-    if process is Process.GONE:
+    if process is ProcessState.GONE:
         return _KILLED
-    if lock is Lock.FREE_OFD and process is Process.UNSEEN:
+    if lock is Lock.FREE_OFD and process is ProcessState.UNSEEN:
         return _KILLED if quiet >= RETAKE_SECONDS else _ALIVE
-    if lock is Lock.FREE_OFD and process is Process.RUNNING:
+    if lock is Lock.FREE_OFD and process is ProcessState.RUNNING:
         return _after(quiet, RETAKE_SECONDS, unclean=False, finally_=_ENDED)
-    if process is Process.RUNNING:
+    if process is ProcessState.RUNNING:
         return _ALIVE
     if lock is Lock.UNKNOWN:
         return _after(quiet, LONG_SECONDS, finally_=Liveness(alive=False))
@@ -275,17 +275,17 @@ def this_process() -> WriterProcess:
     return WriterProcess(pid=pid, start_ticks=ticks, pid_namespace=_namespace(), boot_id=_boot_id())
 
 
-def find(writer: WriterProcess) -> Process:
+def find(writer: WriterProcess) -> ProcessState:
     """Whether a process runs, as far as this process can see it."""
     if not writer.boot_id or writer.boot_id != _boot_id():
-        return Process.ELSEWHERE
+        return ProcessState.ELSEWHERE
     if not writer.start_ticks or writer.pid < 1 or writer.pid_namespace != _namespace():
-        return Process.UNSEEN
+        return ProcessState.UNSEEN
     state, ticks = _state_of(str(writer.pid))
     if not state:
-        return Process.UNSEEN if _exists(writer.pid) else Process.GONE
+        return ProcessState.UNSEEN if _exists(writer.pid) else ProcessState.GONE
     same = ticks == writer.start_ticks and state not in "ZXx"
-    return Process.RUNNING if same else Process.GONE
+    return ProcessState.RUNNING if same else ProcessState.GONE
 
 
 def _state_of(pid: str) -> tuple[str, int]:
@@ -354,7 +354,7 @@ class LivenessCheck:
 
     def _evidence(self, lock: Lock) -> LivenessEvidence:
         self._process = self._process or self._read_process()
-        process = Process.ELSEWHERE if self._process is None else find(self._process)
+        process = ProcessState.ELSEWHERE if self._process is None else find(self._process)
         try:
             names = frozenset(os.listdir(self._folder))
         except OSError:

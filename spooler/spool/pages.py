@@ -114,6 +114,17 @@ def row(data: bytes, cell: Cell, chain: Chain) -> Row | None:
         return None
 
 
+def kind(data: bytes, cell: Cell) -> bytes:
+    """The kind of the record in a cell, unverified; b"" where it does not begin as records do."""
+    at = cell[2]
+    try:
+        head, is_null, kind_type = data[at], not data[at + 1], data[at + 2]
+    except IndexError:
+        return b""
+    usual = head < 0x80 and is_null and 13 <= kind_type < 0x80 and kind_type & 1
+    return data[at + head : at + head + (kind_type - 13 >> 1)] if usual else b""
+
+
 def last_seq(data: bytes, at: int) -> int:
     """The number of the last cell of the leaf page at `at`, 0 without any."""
     count = data[at + 3] << 8 | data[at + 4]
@@ -229,7 +240,7 @@ def _size(kind: int) -> int:
         return 0
     if kind in _INTEGERS:
         return _INTEGERS[kind]
-    raise ValueError("no column of ours is of this type")
+    raise ValueError("no column of the format has this type")
 
 
 def _value(kind: int, raw: bytes) -> _Value:

@@ -15,33 +15,36 @@ import contextlib
 import os
 from bisect import bisect_left
 from collections import deque
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
 
 from spooler.errors import NotASpool, SpoolDamaged, SpoolError
 from spooler.spool.identity import Identity
-from spooler.spool.segment import Mark, Rows, Segment, is_lasting
+from spooler.spool.segment import SCANNED, Mark, Rows, Segment, is_lasting
 from spooler.spool.segments import Segments
 from spooler.spool.stored import Chunk as Chunk
 from spooler.spool.stored import Damage as Damage
-from spooler.spool.stored import Row, in_order, is_sound, verify
+from spooler.spool.stored import Row, between, in_order, is_sound, verify
 from spooler.spool.stored import Stored as Stored
 
 _LAST_SEQ = 2**63 - 1
 # Every segment says who wrote it. If so many cannot be read, none can.
 _IDENTITY_SEGMENTS = 16
+_BEING_SEALED = "its log was removed, it is being sealed"
 
 
 @dataclass(frozen=True, slots=True)
 class _Part:
     """What a segment gives of the records that are wanted; `whole`: no more at the moment.
 
-    Either `records`, sound and without a gap, or `rows` that are still to be verified. `inside`:
-    the segment is known to hold the first record that is wanted.
+    Either `records`, sound and all that is wanted up to `through`, or `rows` that are still to be
+    verified. `inside`: the segment is known to hold the first record that is wanted.
     """
 
     records: list[Stored] = field(default_factory=list)
+    through: int = 0
     rows: list[Row] = field(default_factory=list)
     whole: bool = True
     inside: bool = True
@@ -88,8 +91,10 @@ class Reader(Segments):
             raise NotASpool(f"{path}: belongs to spool {found.spool}, not to this directory")
         return found
 
-    def read(self, after: int, limit: int) -> Chunk:
+    def read(self, after: int, limit: int, skip: AbstractSet[str] = frozenset()) -> Chunk:
         """Return at most `limit` records with a seq above `after`, in order.
+
+        Records of kinds to `skip` are not verified, and returned as ranges of seqs.
 
         A call that meets something unreadable returns what lies before it. Of a segment that is
         permanently damaged all sound records are returned, and the rest is reported as damage, as
@@ -101,51 +106,55 @@ class Reader(Segments):
         """
         records: list[Stored] = []
         damage: list[Damage] = []
+        skipped: list[tuple[int, int]] = []
+        kinds = frozenset(kind.encode() for kind in skip)
         position, whole = after, True
+        last = after + limit * SCANNED if skip else _LAST_SEQ
         listed = self.segments()
         waiting, asked_again = deque(self._from(listed, after)), set[int]()
-        while waiting and whole and len(records) < limit:
+        while waiting and whole and len(records) < limit and position < last:
             number, room = waiting[0], limit - len(records)
             place = bisect_left(listed, number)
             before = listed[max(0, place - 1) : place]  # the segment before it, if there is one
             problem: SpoolError | None = None
             try:
-                part = self._part(number, position, room)
+                part = self._part(number, position, room, kinds)
             except FileNotFoundError:
                 waiting.popleft()
                 continue
             except SpoolError as error:
                 problem, part = error, _Part()
             jumps = part.rows and part.rows[0][0] > position + 1 and not part.inside
-            if problem and (records or damage):
+            asked = asked_again.issuperset(before)
+            if jumps and asked and self._is_being_sealed(before):
+                problem = SpoolDamaged(str(self._path(before[0])), position, _BEING_SEALED)
+            if problem and position > after:
                 whole = False
                 break
-            if (problem or jumps) and not asked_again.issuperset(before):
+            if (problem or jumps) and not asked:
                 # Between listing and reading, the one before may have got its last records.
                 asked_again.update(before)
                 waiting.extendleft(before)
                 continue
-            if jumps and self._is_being_sealed(before):
-                if records or damage:
-                    whole = False
-                    break
-                path = self._path(before[0])
-                raise SpoolDamaged(str(path), position, "its log was removed, it is being sealed")
             waiting.popleft()
             whole = part.whole
             if problem:
                 position = self._rescue(number, (position, room), problem, records, damage)
-            elif part.records:
+            elif part.rows:
+                path, inside = self._path(number), part.inside
+                position = verify(
+                    path, part.rows, position, records, damage, inside=inside, skipped=skipped
+                )
+            elif part.through > position:
+                skipped += between(part.records, position, part.through)
                 records += part.records
-                position = part.records[-1].seq
-            else:
-                path = self._path(number)
-                position = verify(path, part.rows, position, records, damage, inside=part.inside)
+                position = part.through
         return Chunk(
             records=tuple(records),
             damage=tuple(damage),
             through=position,
             at_end=whole and not waiting and len(records) < limit,
+            skipped=tuple(skipped),
         )
 
     def count_after(self, position: int) -> int:
@@ -186,22 +195,23 @@ class Reader(Segments):
 
     # --- one segment ------------------------------------------------------------------------------
 
-    def _part(self, number: int, after: int, limit: int) -> _Part:
+    def _part(self, number: int, after: int, limit: int, skip: AbstractSet[bytes]) -> _Part:
         """The next rows of a segment, with all that can be found of those that seem to miss."""
         if self._is_read(number, after):
             return _Part()
         with Segment(self._path(number)) as one:
             mark = self._marks.get(number)
-            found = one.read(after, limit, mark)
+            found = one.read(after, limit, mark, skip)
             if mark is None or mark.inode != found.mark.inode:
                 one.check()
             if one.is_logged or one.is_sealed:  # else it is about to be written, or just was
                 self._marks[number] = found.mark
             records = in_order(found.rows, after)
             if records is not None and not found.rest:
-                if records:  # once it is known where it begins, those before are not asked again
+                if found.rows:  # once it is known where it begins, those before are not asked again
                     self._begins_by(number, after + 1, one)
-                return _Part(records=records, whole=found.whole)
+                through = found.rows[-1][0] if found.rows else after
+                return _Part(records=records, through=through, whole=found.whole)
             inside = self._begins_by(number, after + 1, one)
             if not found.rest and in_order(found.rows, found.rows[0][0] - 1) is not None:
                 return _Part(rows=found.rows, whole=found.whole, inside=inside)

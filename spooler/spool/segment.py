@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,13 +17,15 @@ from spooler.spool import codec, pages, safe_open
 from spooler.spool import format as fmt
 from spooler.spool.identity import Identity
 from spooler.spool.source import WINDOW, Source, Window, translated
-from spooler.spool.stored import Row, is_sound
+from spooler.spool.stored import SKIPPED, Row, is_sound
 
 # Of bodies given at once; a record that is larger comes alone.
 CHUNK_BYTES = 64 * 1024 * 1024
 _NEAR = 128  # frames or pages that are rather read through than halved
 _PROBE = 16  # frames or pages that are read to find any leaf
 _FIRST = 8  # records that are read to find the first sound one
+# Rows that are scanned at a time for each that is wanted, where some kinds are skipped.
+SCANNED = 20
 _ROWS = 4096  # that are read at a time where all are wanted
 
 Bounds = tuple[int, int]  # first and last seq
@@ -120,23 +123,32 @@ class Segment(Source):
 
     # --- its records, in order --------------------------------------------------------------------
 
-    def read(self, after: int, limit: int, mark: Mark | None = None) -> Rows:
+    def read(
+        self,
+        after: int,
+        limit: int,
+        mark: Mark | None = None,
+        skip: AbstractSet[bytes] = frozenset(),
+    ) -> Rows:
         """At most `limit` rows with a seq above `after`; `mark` is that of an earlier read.
+
+        Of kinds to `skip` come rows without a body, and up to `SCANNED` times as many.
 
         Raises:
             SpoolDamaged: the disk does not let us.
         """
         with translated(self.path):
-            return self._read(after, limit, mark)
+            return self._read(after, limit, mark, skip)
 
-    def _read(self, after: int, limit: int, mark: Mark | None) -> Rows:
+    def _read(self, after: int, limit: int, mark: Mark | None, skip: AbstractSet[bytes]) -> Rows:
         status = os.fstat(self._source)
         if mark is None or mark.inode != status.st_ino or mark.seq > after:
             mark = Mark(status.st_ino, 0, 0, self._start)
         offset = mark.offset
         if mark.seq < after:
             offset = self._near(after, offset, status.st_size)
-        last, size, found = after, 0, list[Row]()
+        last, size, wanted, found = after, 0, 0, list[Row]()
+        scanned = limit * SCANNED if skip else limit
         most = min(WINDOW, (limit + 8) * 2 * self._unit)
         while True:
             mark = Mark(status.st_ino, status.st_mtime_ns, last, offset)
@@ -144,14 +156,19 @@ class Segment(Source):
             window = self._window(offset, min(most, rest), rest)
             if not window.bytes:
                 return Rows(found, True, max(0, rest), mark)
-            cells, are_all = self._cells(window, last, limit - len(found))
+            cells, are_all = self._cells(window, last, scanned - len(found))
             chain = self._chain_near(window.data, window.places)
             for index, cell in enumerate(cells):
-                if len(found) == limit or (found and size + cell[1] > CHUNK_BYTES):
+                if skip and pages.kind(window.data, cell) in skip and len(found) < scanned:
+                    found.append((cell[0], "", b"", SKIPPED))
+                    continue
+                full = wanted == limit or len(found) == scanned
+                if full or (found and size + cell[1] > CHUNK_BYTES):
                     return Rows(found, False, 0, self._within(mark, window, cells, index))
                 row = pages.row(window.data, cell, chain)
                 if row is not None:
                     found.append(row)
+                    wanted += 1
                     size += len(row[2])
             last = max(last, cells[-1][0] if cells else 0)
             offset += window.bytes if are_all else 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +11,8 @@ from spooler.spool import codec
 
 INSIDE = "missing inside the file"
 Row = tuple[int, str, bytes, int]  # seq, kind, body, checksum
+# In place of the checksum of a row of a kind that is skipped: no file can hold such a number.
+SKIPPED = 1 << 64
 
 
 class Stored(NamedTuple):
@@ -37,7 +40,8 @@ class Damage:
 class Chunk:
     """What one read found.
 
-    `through` is the position up to which everything is in `records` or in `damage`;
+    `through` is the position up to which everything is in `records`, in `damage`, or in `skipped`
+    (first and last seq of records whose kinds were not wanted, their checksums not verified);
     `at_end` says that there was nothing further at the time of reading.
     """
 
@@ -45,26 +49,39 @@ class Chunk:
     damage: tuple[Damage, ...]
     through: int
     at_end: bool
+    skipped: tuple[tuple[int, int], ...] = ()
 
 
 def is_sound(row: Row) -> bool:
-    """Whether a row is a record: its checksum holds."""
+    """Whether a row is a record: its checksum holds, or it is skipped."""
     seq, kind, body, checksum = row
-    return 0 < seq < 2**63 and codec.checksum(kind, body, seq) == checksum
+    return checksum == SKIPPED or (0 < seq < 2**63 and codec.checksum(kind, body, seq) == checksum)
 
 
 def in_order(rows: list[Row], after: int) -> list[Stored] | None:
-    """`rows` as records, if each is sound and follows the one before it, from `after` on."""
+    """Records in `rows`, if each row is sound and follows the one before it, from `after` on."""
     records: list[Stored] = []
     for seq, kind, body, checksum in rows:
         after += 1
+        if checksum == SKIPPED and seq == after:
+            continue
         if seq != after or codec.checksum(kind, body, seq) != checksum:
             return None
         records.append(Stored(seq, kind, body))
     return records
 
 
-def verify(
+def between(records: list[Stored], after: int, through: int) -> Iterator[tuple[int, int]]:
+    """The ranges of seqs from `after` to `through` that are not among these records."""
+    for record in records:
+        if record.seq > after + 1:
+            yield after + 1, record.seq - 1
+        after = record.seq
+    if after < through:
+        yield after + 1, through
+
+
+def verify(  # noqa: PLR0913 - it fills three lists
     path: Path,
     rows: list[Row],
     position: int,
@@ -72,8 +89,9 @@ def verify(
     damage: list[Damage],
     *,
     inside: bool = False,
+    skipped: list[tuple[int, int]] | None = None,
 ) -> int:
-    """Sort rows into records and damage; return the position reached.
+    """Sort rows into records, damage and what is skipped; return the position reached.
 
     `inside` says that the file should hold the first of them: what is missing before it is missing
     in this file, and not a file of its own.
@@ -82,7 +100,9 @@ def verify(
         if seq > position + 1:
             reason = INSIDE if inside else "missing"
             damage.append(Damage(path=str(path), first=position + 1, last=seq - 1, reason=reason))
-        if is_sound((seq, kind, body, checksum)):
+        if checksum == SKIPPED and skipped is not None:
+            skipped.append((seq, seq))
+        elif is_sound((seq, kind, body, checksum)):
             records.append(Stored(seq, kind, body))
         else:
             damage.append(Damage(path=str(path), first=seq, last=seq, reason="checksum"))

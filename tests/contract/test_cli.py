@@ -250,7 +250,7 @@ def test_a_state_that_cannot_be_used_ends_with_code_4_and_a_next_step(
     done = lens_ship(*arguments, "--state", str(tmp_path / "file"))
     assert done.code == 4
     assert done.err.startswith("lens-ship: ")
-    assert "give --state" in done.err
+    assert "--state" in done.err
     assert "Traceback" not in done.err
 
 

@@ -273,7 +273,7 @@ def test_workloads_that_hang_leave_the_others_their_workers(tmp_path: Path) -> N
     with Holding(tmp_path / "received.sqlite", '"workload_uid":"hung') as receiver:
         made = settings(tmp_path, receiver, read_timeout=2.0, workers=2)
         with serving(made) as service:
-            lanes = service._lanes
+            lanes = service.app.queues
             wait_until(
                 lambda: (
                     len(lanes) > len(hung)

@@ -65,7 +65,7 @@ def age(directory: Path, *numbers: int) -> None:
 def test_no_root_yet_is_nothing_to_do(tmp_path: Path, receiver: FaultyReceiver) -> None:
     done = once(tmp_path, receiver.url)
     assert done.code == 0
-    assert "not there yet" in done.err
+    assert "does not exist yet" in done.err
     assert "pending" not in done.err
 
 
@@ -147,7 +147,7 @@ def test_a_state_that_cannot_be_written_is_refused(
     (tmp_path / "state").write_text("a file")
     done = once(tmp_path, receiver.url)
     assert done.code == 4
-    assert "give --state" in done.err
+    assert "--state" in done.err
     assert "Traceback" not in done.err
 
 
@@ -157,7 +157,7 @@ def test_a_corrupt_state_is_refused_with_a_way_on(tmp_path: Path, receiver: Faul
     (tmp_path / "state" / "ledger.sqlite").write_bytes(b"no database " * 500)
     done = once(tmp_path, receiver.url)
     assert done.code == 4
-    assert "move it away" in done.err
+    assert "move the file away" in done.err
     assert receiver.seen == []
 
 
@@ -171,7 +171,7 @@ def test_without_reporting_nothing_is_sent_and_nothing_deleted(
     environ = {"PRIMUS_LENS_WANDB_API_REPORTING": "false"} if how == "older variable" else {}
     done = once(tmp_path, receiver.url, "--save-local", "false", *flags, **environ)
     assert done.code == 0
-    assert "switched off" in done.err
+    assert "shipping is disabled" in done.err
     assert receiver.seen == []
     assert Reader(directory).last_seq() == STEPS
 

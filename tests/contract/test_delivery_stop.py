@@ -74,7 +74,7 @@ def test_it_ends_when_told_to_with_everything_saved(
     receiver.wait_for(lambda seen: [post.status for post in seen] == [200] * 3, LONG)
     code, said = end(process, number)
     assert code == 0
-    assert "positions are saved" in said
+    assert "service stopped" in said
     ledger = Ledger(tmp_path / "state")
     assert [row["seq"] for row in ledger.positions() if row["sink"] == "processor"] == [STEPS + 1]
     ledger.close()
@@ -90,7 +90,7 @@ def test_it_ends_in_time_while_a_request_hangs_and_repeats_at_most_that_one(
     receiver.wait_for(lambda seen: len(seen) == 2 and seen[1].processed, LONG)
     code, said = end(process, signal.SIGTERM)
     assert code == 0
-    assert "still under way" in said
+    assert "still in flight" in said
     assert lens_ship("run", "--once", *settings(tmp_path, receiver)).code == 0
     got = arrived(receiver.store, "w")
     assert sorted(got.steps) == list(range(STEPS))
@@ -110,7 +110,7 @@ def test_it_waits_for_an_answer_that_still_comes(
     receiver.release()
     _, said = process.communicate(timeout=PROMISED_SECONDS)
     assert process.returncode == 0
-    assert "positions are saved" in said
+    assert "service stopped" in said
     assert lens_ship("run", "--once", *settings(tmp_path, receiver)).code == 0
     assert arrived(receiver.store, "w").repeated == {}
 
@@ -138,7 +138,7 @@ def test_a_root_that_is_made_later_is_found(
 ) -> None:
     process = start("--rescan-interval", "0.1")
     assert process.stderr is not None
-    assert any("not there yet" in line for line in process.stderr)
+    assert any("does not exist yet" in line for line in process.stderr)
     write(tmp_path)
     receiver.wait_for(lambda seen: [post.status for post in seen] == [200] * 3, LONG)
     assert end(process, signal.SIGTERM)[0] == 0

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from shipper.app import App
 from shipper.audit.account import Account
 from shipper.audit.audit import run_audit
-from shipper.delivery.pipeline import Route, Together
+from shipper.delivery.pipeline import DeliveryContext, Pipeline
 from shipper.ledger.ledger import Gap, Ledger
 from shipper.ledger.ranges import merged, without
 from shipper.retention import cleaner as tidying_module
@@ -84,14 +85,14 @@ def root(tmp_path: Path, receiver: FaultyReceiver) -> Root:
 def tidied(config: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """A service that runs and tidies all the time; the event is set when it has done so anew."""
     done = threading.Event()
-    monkeypatch.setattr(tidying_module, "TIDY_SECONDS", 0.02)
-    tidy = Service._tidy
+    monkeypatch.setattr(tidying_module, "CLEAN_SECONDS", 0.02)
+    tidy = App.clean
 
-    def and_tell(self: Service) -> None:
+    def and_tell(self: App) -> None:
         tidy(self)
         done.set()
 
-    monkeypatch.setattr(Service, "_tidy", and_tell)
+    monkeypatch.setattr(App, "clean", and_tell)
     service = Service(config)
     thread = threading.Thread(target=service.run)
     thread.start()
@@ -196,9 +197,9 @@ def test_what_is_delivered_goes_first_in_a_service_that_has_just_begun(root: Roo
     kept = root.spool("waiting")
     limit = bytes_in(kept) * 5 // 4
     service = Service(root.config(root_bytes=limit, when_full="drop-oldest"))
-    service._newcomers.walk_if_due()
-    service._tidy()
-    service._ledger.close()
+    service.app.scanner.scan_if_due()
+    service.app.clean()
+    service.app.ledger.close()
     assert bytes_in(delivered) < bytes_in(kept) // 4
     assert spools.read(kept).seqs == list(range(1, STEPS + 2))
 
@@ -210,9 +211,9 @@ def test_what_was_refused_stays_counted_when_the_word_of_it_is_dropped(root: Roo
     records = [step(number, loss=number, text=PAD) for number in range(STEPS)]
     spool(root.root, [("gap", gap), *records, goodbye()], who=who, segment_records=20)
     service = Service(root.config(root_bytes=1000, when_full="drop-oldest"))
-    service._newcomers.walk_if_due()
-    service._tidy()
-    service._ledger.close()
+    service.app.scanner.scan_if_due()
+    service.app.clean()
+    service.app.ledger.close()
     for account in root.accounts():
         assert account.balances
         assert account.dropped_by_policy
@@ -244,16 +245,16 @@ def test_a_route_writes_down_which_records_are_settled_ahead(tmp_path: Path) -> 
     directory, _ = spool(tmp_path / "spool", records)
     own = config(tmp_path, flush_interval=1000.0)
     ledger = Ledger(own.state)
-    route = Route(
+    route = Pipeline(
         reader=OwnedReader(directory),
         identity=spools.identity(workload_uid="w"),
         sink=ScriptedSink(own),
-        together=Together(ledger=ledger, config=own),
+        context=DeliveryContext(ledger=ledger, config=own),
     )
     route.turn(now=lambda: 0.0, until=1.0, owned=True, flush_all=False)
     assert ledger.position(directory.name, "processor") == route.position
     assert route.position.seq == 0
-    assert route.position.early == {2, 3, 4}
+    assert route.position.acked_seqs == {2, 3, 4}
     ledger.close()
 
 
@@ -261,15 +262,15 @@ def test_a_route_writes_down_which_records_are_settled_ahead(tmp_path: Path) -> 
 def test_nothing_goes_while_a_lane_has_a_turn(root: Root) -> None:
     directory = root.spool("w")
     service = Service(root.config(root_bytes=1000, when_full="drop-oldest"))
-    service._newcomers.walk_if_due()
-    key = service._schedule.take(("processor", False))
+    service.app.scanner.scan_if_due()
+    key = service.app.scheduler.take(("processor", False))
     assert key is not None
-    service._tidy()
+    service.app.clean()
     assert spools.read(directory).seqs == list(range(1, STEPS + 2))
-    service._schedule.give_back(key)
-    service._tidy()
+    service.app.scheduler.release(key)
+    service.app.clean()
     assert not directory.is_dir()
-    service._ledger.close()
+    service.app.ledger.close()
 
 
 @pytest.mark.promise("G11")
@@ -278,17 +279,17 @@ def test_a_lane_that_stays_in_the_way_does_not_let_the_root_grow(root: Root) -> 
     root.spool("w")
     marker = root.root / fmt.ROOT_FULL_NAME
     service = Service(root.config(root_bytes=1000, when_full="drop-oldest"))
-    service._newcomers.walk_if_due()
-    key = service._schedule.take(("processor", False))
+    service.app.scanner.scan_if_due()
+    key = service.app.scheduler.take(("processor", False))
     assert key is not None
-    service._tidy()
+    service.app.clean()
     assert not marker.exists()
-    service._tidy()
+    service.app.clean()
     assert marker.exists()
-    service._schedule.give_back(key)
-    service._tidy()
+    service.app.scheduler.release(key)
+    service.app.clean()
     assert not marker.exists()
-    service._ledger.close()
+    service.app.ledger.close()
 
 
 @pytest.mark.promise("G11")
@@ -297,14 +298,14 @@ def test_a_death_before_the_file_is_gone_delivers_nothing_twice_and_counts_nothi
 ) -> None:
     root.spool("w")
     service = Service(root.config(root_bytes=root.used // 2, when_full="drop-oldest"))
-    service._newcomers.walk_if_due()
-    monkeypatch.setattr(service._tidying, "_delete", lambda segment, why: None)
-    service._tidy()
-    for (sink, _), lane in service._lanes.items():
-        (route,) = lane.routes()
+    service.app.scanner.scan_if_due()
+    monkeypatch.setattr(service.app.cleaner, "_delete", lambda segment, why: None)
+    service.app.clean()
+    for (sink, _), lane in service.app.queues.items():
+        (route,) = lane.pipelines()
         assert route.position.seq > 0
-        assert route.position == service._ledger.position(route.identity.spool, sink)
-    service._ledger.close()
+        assert route.position == service.app.ledger.position(route.identity.spool, sink)
+    service.app.ledger.close()
     ship_once(root.config(), timeout=20)
     order = root.arrived("w")
     (account,) = (one for one in root.accounts() if one.sink == "processor")
@@ -345,15 +346,15 @@ def test_what_the_writer_deleted_is_evicted_and_not_corrupt(root: Root, met: boo
 @pytest.mark.promise("G11")
 def test_what_was_settled_ahead_is_not_counted_as_deleted_too(tmp_path: Path) -> None:
     """Two runs that take turns: one is delivered further than the other when the file goes."""
-    from shipper.ledger.ledger import Position, Settled
+    from shipper.ledger.ledger import CommitDelta, Position
     from spooler.spool.reader import Damage
 
     ledger = Ledger(tmp_path / "state")
-    position = Position(seq=1, ahead={"b": 6}, early=frozenset({2, 4, 6}))
-    ledger.acknowledge("s", "k", position, Settled(delivered=4))
-    assert ledger.note_damage("s", "k", Damage(path="p", first=2, last=5, reason="missing"))
-    assert not ledger.note_damage("s", "k", Damage(path="p", first=2, last=5, reason="missing"))
-    assert ledger.give_up("s", "k", 8, path="p", why="root-cap") == 2
+    position = Position(seq=1, acked_by_run={"b": 6}, acked_seqs=frozenset({2, 4, 6}))
+    ledger.acknowledge("s", "k", position, CommitDelta(delivered=4))
+    assert ledger.add_damage("s", "k", Damage(path="p", first=2, last=5, reason="missing"))
+    assert not ledger.add_damage("s", "k", Damage(path="p", first=2, last=5, reason="missing"))
+    assert ledger.drop_through("s", "k", 8, path="p", why="root-cap") == 2
     rows = [(row["first"], row["last"], row["reason"]) for row in ledger.damages()]
     assert sorted(rows) == [
         (3, 3, "missing"),
@@ -361,9 +362,9 @@ def test_what_was_settled_ahead_is_not_counted_as_deleted_too(tmp_path: Path) ->
         (7, 8, "dropped:root-cap"),
     ]
     assert ledger.position("s", "k") == Position(seq=8)
-    assert ledger.give_up("s", "k", 8, path="p", why="root-cap") == 0
+    assert ledger.drop_through("s", "k", 8, path="p", why="root-cap") == 0
     gap = Gap(spool="s", seq=9, reason="cap", count=2, first=2, last=4)
-    ledger.note_gap(gap)
+    ledger.add_gap(gap)
     assert ledger.lost_in(gap, "k") == 1
     assert ledger.lost_in(Gap(spool="s", seq=12, reason="cap", count=4, first=2, last=5), "k") == 1
     ledger.close()

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from shipper.delivery.pipeline import ClosedRoute, Together
+from shipper.delivery.pipeline import ClosedRoute, DeliveryContext
 from shipper.importers import SourceInfo, open_imports
 from shipper.importers.wandb_run import WandbFile
 from shipper.ledger.ledger import Ledger
@@ -420,7 +420,7 @@ def test_the_records_go_through_a_route_like_live_ones(tmp_path: Path) -> None:
         reader=one,  # type: ignore[arg-type]
         identity=who,
         sink=MetricsSink("processor", options, {(ProcessorClient, options.http()): sent}),
-        together=Together(ledger=ledger, config=config),
+        context=DeliveryContext(ledger=ledger, config=config),
     )
     progress = route.turn(now=lambda: 0.0, until=1.0, owned=one.is_owned(), flush_all=False)
     assert progress.at_end

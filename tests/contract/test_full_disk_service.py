@@ -38,7 +38,7 @@ def test_what_dead_writers_left_on_a_full_disk_is_delivered(
             for path in root.rglob("*-shm"):
                 path.unlink()
         place.fill()
-        place.give_back(free)
+        place.release(free)
         with FaultyReceiver(path=tmp_path / "telemetry.sqlite") as receiver:
             ran = lens_ship(
                 *("run", "--once", "--timeout", "10", "--spool", str(root)),

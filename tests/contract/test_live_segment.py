@@ -43,7 +43,7 @@ def test_training_outlives_a_full_disk_and_loses_nothing_that_was_taken(
             with job.paused():
                 place.fill()
                 # From none to a few blocks: a log, an index, a folder may get the last one.
-                place.give_back(blocks * 4096)
+                place.release(blocks * 4096)
             job.go_on()
         place.free()
         job.recover()
@@ -81,7 +81,7 @@ def test_a_run_may_begin_on_a_disk_with_any_number_of_free_blocks(
             assert ask() == "5"
             for free in range(1, 41, 2):
                 place.fill()
-                place.give_back(free * 1024)
+                place.release(free * 1024)
                 code = int(ask())
                 assert code >= 0, f"killed by signal {-code} with {free} KiB free"
                 taken += code

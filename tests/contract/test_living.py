@@ -12,10 +12,10 @@ from unittest import mock
 import pytest
 
 from shipper.ledger.ledger import Ledger
-from shipper.retention.policy import Kept
+from shipper.retention.policy import DeletableSegment
 from shipper.service import Service, ship_once
 from shipper.steps import CUT_OFF_NAME
-from spooler.spool.owner import Liveness, Lock, Process
+from spooler.spool.owner import Liveness, Lock, ProcessState
 from spooler.spool.reader import Reader
 from tests.kit import spools
 from tests.kit.delivery import arrived
@@ -136,9 +136,9 @@ def test_a_program_that_replaces_its_image_has_ended_and_was_never_cut_off(
         wait_until(lambda: 0 in steps(receiver))
         puppet.say("os.execv('/bin/sleep', ['sleep', '1000'])")
         wait_until(lambda: not Reader(puppet.directory).is_owned())
-        assert Reader(puppet.directory).liveness_evidence().process is Process.RUNNING
+        assert Reader(puppet.directory).liveness_evidence().process is ProcessState.RUNNING
         ledger = Ledger(tmp_path / "state", exclusive=False)
-        wait_until(lambda: ledger.is_cut_off_told(puppet.directory.name, "processor"))
+        wait_until(lambda: ledger.is_unclean_exit_reported(puppet.directory.name, "processor"))
         ledger.close()
         puppet.kill()
         # By the time that another's death is reported, this one's would be.
@@ -212,7 +212,7 @@ def test_a_process_that_is_killed_is_known_at_once(tmp_path: Path) -> None:
 def test_a_process_in_a_container_is_told_by_its_lock_alone(tmp_path: Path) -> None:
     puppet = Puppet(tmp_path, before=("unshare", "--pid", "--fork", "--kill-child", "--mount-proc"))
     reader = Reader(puppet.directory)
-    assert reader.liveness_evidence().process is Process.UNSEEN
+    assert reader.liveness_evidence().process is ProcessState.UNSEEN
     assert reader.liveness() == ALIVE
     puppet.kill()
     wait_until(lambda: reader.liveness() == KILLED)
@@ -255,12 +255,12 @@ def test_a_folder_is_not_deleted_when_it_has_grown_since_it_was_found(
     """Asked again at the last moment: the verdict may be minutes old."""
     directory, writer = spool(tmp_path / "spool", [step(0)], close=False)
     service = Service(config(tmp_path, processor_url=receiver.url), once=True)
-    kept = Kept(spool=directory.name, number=None, bytes=1, age=0.0, save=True)
+    kept = DeletableSegment(spool=directory.name, number=None, bytes=1, age=0.0, save=True)
     with mock.patch.object(Reader, "liveness", return_value=KILLED):
         service.run()
         append(writer, [step(1)])
-        service._tidying._delete(kept)
+        service.app.cleaner._delete(kept)
     with mock.patch.object(Reader, "liveness", return_value=ALIVE):
-        service._tidying._delete(kept)
+        service.app.cleaner._delete(kept)
     assert [stored.seq for stored in spools.read_whole(directory).records] == [1, 2]
     writer.close()

@@ -16,7 +16,7 @@ from spooler.dlrover.master_client import SpoolMasterClient
 from spooler.dlrover.metric import WorkerTrainingMetric
 from spooler.filetail import follower as follow
 from spooler.filetail import lines
-from spooler.filetail.checkpoint import Checkpoint, Position
+from spooler.filetail.checkpoint import Checkpoint, LogPosition
 from spooler.filetail.follower import Follower
 from tests.kit import spools
 
@@ -378,7 +378,7 @@ def test_a_used_again_inode_is_noticed_by_what_the_file_holds(tmp_path: Path) ->
     path = tmp_path / "train.log"
     path.write_text("other content, longer than the position\n")
     status = path.stat()
-    old = Position(
+    old = LogPosition(
         path=str(path),
         device=status.st_dev,
         inode=status.st_ino,

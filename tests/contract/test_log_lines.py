@@ -86,8 +86,8 @@ def test_a_receiver_that_comes_and_goes_leaves_few_lines_and_the_last_state(
     lines = run(tmp_path, receiver, "--batch-max-steps", "2", "--log-format", "json")
     told = [json.loads(line) for line in lines]
     by_subject = Counter((one["msg"].split(":")[0], one.get("reason")) for one in told)
-    down = [one for one in told if "everything is kept" in one["msg"]]
-    up = [one for one in told if "works again after" in one["msg"]]
+    down = [one for one in told if "data is kept" in one["msg"]]
+    up = [one for one in told if "sink resumed" in one["msg"]]
     assert [one.get("suppressed", 0) for one in down] == [0, 2], by_subject
     assert [one.get("suppressed", 0) for one in up] == [0, 2], by_subject
     assert told.index(up[-1]) > told.index(down[-1]), "the log ends on how it stands"

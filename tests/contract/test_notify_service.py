@@ -81,7 +81,7 @@ def test_the_service_is_ready_pings_and_says_that_it_stops(
         service.kill()
     assert service.returncode == 0, errors
     # The state was opened and the root walked before it was ready.
-    assert "stopped; positions are saved" in errors
+    assert "service stopped" in errors
     assert (tmp_path / "state").is_dir()
 
 
@@ -101,15 +101,15 @@ service.HeartbeatWriter.beat = stuck
     "housekeeping": """
 from shipper.health import liveness
 liveness.LOOP_SECONDS = 1.0
-service.Tidying.seconds = 0.1
+app.Cleaner.seconds = 0.1
 walks = []
-walk = service.Newcomers.walk_if_due
+walk = app.SpoolScanner.scan_if_due
 def stuck(self):
     walks.append(1)
     if len(walks) > 10:
         threading.Event().wait()
     walk(self)
-service.Newcomers.walk_if_due = stuck
+app.SpoolScanner.scan_if_due = stuck
 """,
     # A worker ends, as nothing but a fault of the interpreter could make it.
     "worker": """
@@ -117,7 +117,7 @@ def gone(self, queue):
     if threading.current_thread().name == "processor-1":
         time.sleep(0.5)
         raise SystemExit
-    while self._schedule.take(queue) is not None:
+    while self._scheduler.take(queue) is not None:
         pass
 workers.Workers._work = gone
 """,
@@ -128,7 +128,7 @@ workers.Workers._work = gone
 def test_a_service_that_is_stuck_stops_pinging(
     which: str, tmp_path: Path, manager: Manager
 ) -> None:
-    code = "import sys, threading, time; from shipper import service\n"
+    code = "import sys, threading, time; from shipper import app, service\n"
     code += "from shipper.delivery import workers\n" + STUCK[which]
     code += "from shipper.cli import main; sys.argv[1:] = ['run']; main()"
     fill(tmp_path / "spool", 1)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from shipper.retention.quota import Room
+from shipper.retention.quota import DiskQuota
 from shipper.service import ship_once
 from tests.kit import spools
 from tests.kit.command import lens_ship
@@ -50,8 +50,8 @@ def test_the_folder_counts_and_not_what_a_spool_says(
     given = config(tmp_path, processor_url=receiver.url, pod_directories=True)
     assert ship_once(given, timeout=60) == []
     assert pods(receiver) == {"a": {HONEST}, "b": {LIAR}, "c": {STATIC}}
-    (warning,) = [r for r in caplog.records if "says that it is pod" in r.getMessage()]
-    assert LIAR in warning.getMessage()
+    (warning,) = [r for r in caplog.records if "spool claims another pod" in r.getMessage()]
+    assert (warning.fields["claimed"], warning.fields["pod"]) == (HONEST, LIAR)
 
 
 def test_without_the_setting_what_a_spool_says_counts(
@@ -70,7 +70,7 @@ def test_a_spool_in_no_pods_folder_is_left_and_said(
     given = config(tmp_path, processor_url=receiver.url, pod_directories=True)
     (line,) = ship_once(given, timeout=60)
     assert str(directory) in line
-    assert "lies in no pod's folder" in line
+    assert "is not in a pod's directory" in line
     assert pods(receiver) == {}
     assert (directory / "00000001.sqlite").exists()
 
@@ -95,15 +95,15 @@ def test_a_replay_takes_the_folder_for_it_too(tmp_path: Path, receiver: FaultyRe
 def test_every_pod_sees_that_the_root_is_full(tmp_path: Path) -> None:
     for name in (HONEST, LIAR, "not-a-pod"):
         (tmp_path / name).mkdir()
-    room = Room(tmp_path, 1, by_pod=True)
-    room.mark(full=True)
+    room = DiskQuota(tmp_path, 1, by_pod=True)
+    room.set_full(full=True)
     marked = {path.parent.name for path in tmp_path.rglob("full")}
     assert marked == {tmp_path.name, HONEST, LIAR}
     writer = spools.writer(tmp_path / LIAR)
     try:
         writer.maintain()
         assert writer._refusal == "root-cap"
-        room.mark(full=False)
+        room.set_full(full=False)
         writer.maintain()
         assert writer._refusal == ""
     finally:

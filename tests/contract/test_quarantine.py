@@ -14,7 +14,7 @@ import pytest
 from shipper.audit.account import Account
 from shipper.audit.audit import run_audit
 from shipper.ledger.ledger import Ledger
-from shipper.retention.quarantine import Quarantine, Report
+from shipper.retention.quarantine import Quarantine, QuarantineReport
 from shipper.service import Service, ship_once
 from shipper.sinks import DEFAULT
 from spooler.spool.reader import Reader
@@ -55,7 +55,7 @@ def steps_of(receiver: FaultyReceiver, workload: str = "w") -> list[int]:
     return sorted(arrived(receiver.store, workload).steps)
 
 
-def reports(tmp_path: Path) -> list[Report]:
+def reports(tmp_path: Path) -> list[QuarantineReport]:
     return Quarantine(tmp_path / "spool").reports()
 
 
@@ -112,7 +112,9 @@ def test_a_damaged_segment_is_set_aside_and_everything_sound_arrives(
     assert report.last == (which == -1)
     for account in accounts(tmp_path):
         assert account.balances, account
-        assert account.corrupt == len(missing)
+        # A sink that skips a kind does not verify its records: it counts them as skipped.
+        skips = damage is _bit and account.sink != "processor"
+        assert account.corrupt == (0 if skips else len(missing))
 
 
 def test_what_is_missing_stays_counted_when_the_file_is_dropped(
@@ -161,9 +163,9 @@ def test_the_file_of_a_living_writer_is_never_moved(
     (directory / f"{last:08d}.sqlite-wal").write_bytes(b"")
     reader = OwnedReader(directory)
     folder = Quarantine(tmp_path / "spool")
-    assert folder.take(reader, spools.identity(), STEPS + 1, ()) == set()
+    assert folder.move_damaged(reader, spools.identity(), STEPS + 1, ()) == set()
     reader.owned = False
-    assert folder.take(reader, spools.identity(), STEPS + 1, ()) == set()
+    assert folder.move_damaged(reader, spools.identity(), STEPS + 1, ()) == set()
     assert not path.exists()
 
 
@@ -274,7 +276,8 @@ def test_where_it_cannot_be_moved_it_stays_and_is_not_deleted(
     service.run()
     assert (directory / "00000002.sqlite").exists()
     assert not (directory / "00000001.sqlite").exists()
-    assert all(account.balances and account.corrupt == 1 for account in accounts(tmp_path))
+    assert all(account.balances for account in accounts(tmp_path))
+    assert [a.corrupt for a in accounts(tmp_path) if a.sink == "processor"] == [1]
 
 
 @pytest.mark.promise("G15")

@@ -12,21 +12,24 @@ from typing import Any
 
 import pytest
 
+from shipper.cli.replay import timestamp
 from shipper.config.schema import Config
 from shipper.delivery.pipeline import Records
 from shipper.ledger.ledger import Ledger, Receipt
-from shipper.replay.plan import Part, ReplayRequest, make_plan
+from shipper.replay.plan import ReplayPart, ReplayRequest, make_plan
 from shipper.replay.selection import Selection
 from shipper.replay.send import ReplayContext, carry_out, receipt_of
 from shipper.replay.source import records_in
 from shipper.service import ship_once
 from shipper.sinks import DEFAULT, build_sinks, carried_kinds, enabled_sinks
+from shipper.sinks.processor.classify import NO_IDENTITY
 from spooler.errors import SpoolDamaged
 from spooler.spool.reader import Stored
-from tests.kit.command import lens_ship
+from tests.kit.command import Ran, lens_ship
 from tests.kit.delivery import arrived
-from tests.kit.faulty_receiver import FaultyReceiver
+from tests.kit.faulty_receiver import Answer, FaultyReceiver, Normal
 from tests.kit.processor import queries
+from tests.kit.processor.answers import enveloped
 from tests.kit.shipping import config, detection, goodbye, spool, step
 from tests.kit.spools import identity, spool_id
 
@@ -52,7 +55,7 @@ def deliver(tmp_path: Path, receiver: FaultyReceiver) -> None:
     assert ship_once(settings(tmp_path, receiver), timeout=60) == []
 
 
-def plan(tmp_path: Path, ledger: Ledger, **wish: Any) -> list[Part]:
+def plan(tmp_path: Path, ledger: Ledger, **wish: Any) -> list[ReplayPart]:
     kinds = carried_kinds(config(tmp_path))
     given = {"root": tmp_path / "spool", **wish}
     given["sinks"] = {name: kinds[name] for name in given.get("sinks", DEFAULT)}
@@ -68,7 +71,7 @@ def replay(
     given = settings(tmp_path, receiver)
     stop, sent = threading.Event(), [0]
 
-    def delivered(part: Part, records: int) -> None:
+    def delivered(part: ReplayPart, records: int) -> None:
         sent[0] += records
         if sent[0] >= stop_after:
             stop.set()
@@ -114,8 +117,8 @@ def test_a_part_that_cannot_be_read_any_more_holds_up_no_other_and_is_gone_on_wi
         patched.setattr("shipper.replay.send.records_in", torn)
         receipts = replay(tmp_path, receiver, paths=(elsewhere,))
     assert {receipt.spool for receipt in receipts} == {directories[1].name}
-    assert "disk I/O error" in caplog.text
-    assert "the same command goes on with it" in caplog.text
+    assert "disk I/O error" in str(caplog.records[-1].__dict__)
+    assert "source failed, its remaining records were not sent" in caplog.text
     again = replay(tmp_path, receiver, paths=(elsewhere,))
     assert {receipt.spool for receipt in again} == {one.name for one in directories}
 
@@ -206,7 +209,7 @@ def test_steps_that_a_later_process_has_written_are_left_alone(
     newest = state(receiver)
     replay(tmp_path, receiver, resend_delivered=True)
     assert state(receiver) == newest
-    parts: list[Part] = []
+    parts: list[ReplayPart] = []
     with closing(Ledger(tmp_path / "state", exclusive=False)) as ledger:
         parts = plan(tmp_path, ledger, resend_delivered=True, overwrite_newer=True)
         kept = plan(tmp_path, ledger, resend_delivered=True)
@@ -280,3 +283,83 @@ def test_what_has_nowhere_to_go_is_refused_before_anything_is_sent(tmp_path: Pat
     refused = lens_ship("replay", *places, str(tmp_path / "elsewhere"))
     assert refused.code == 2
     assert "have an address: set processor_url" in refused.err
+
+
+def exporter_file(tmp_path: Path, count: int = 7) -> Path:
+    file = tmp_path / "old" / "node_0" / "rank_0" / "wandb_metrics.jsonl"
+    file.parent.mkdir(parents=True)
+    lines = (
+        {"timestamp": 1.7e9 + number, "step": number, "data": {"loss": number / 2}}
+        for number in range(count)
+    )
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return file
+
+
+def run_replay(tmp_path: Path, receiver: FaultyReceiver, *more: str) -> Ran:
+    places = ("--state", str(tmp_path / "state"), "--processor-url", receiver.url)
+    return lens_ship("replay", str(tmp_path / "old"), *places, *more)
+
+
+def test_a_source_without_a_workload_is_reported_before_anything_is_sent(
+    tmp_path: Path, receiver: FaultyReceiver
+) -> None:
+    exporter_file(tmp_path)
+    planned, sent = run_replay(tmp_path, receiver, "--dry-run"), run_replay(tmp_path, receiver)
+    assert (planned.code, sent.code) == (1, 2)
+    assert "give --as-workload or --as-pod" in " ".join(planned.out.split())
+    assert "give --as-workload or --as-pod" in sent.err
+    assert queries.requests(receiver.store) == []
+
+    given = run_replay(tmp_path, receiver, "--as-workload", "w")
+    assert given.code == 0, given.err
+    assert state(receiver) == {number: {"loss": number / 2} for number in range(7)}
+
+
+def test_rejected_records_are_an_error_and_are_sent_again(
+    tmp_path: Path, receiver: FaultyReceiver
+) -> None:
+    exporter_file(tmp_path)
+    named = ("--as-workload", "w")
+    receiver.otherwise = Answer(
+        status=400, body=enveloped(status=400, code=4000, message=NO_IDENTITY, data={}).body
+    )
+    first = run_replay(tmp_path, receiver, *named)
+    assert first.code == 1
+    assert "sent 0 records" in first.out
+    assert "7 records rejected" in " ".join(first.out.split())
+    second = run_replay(tmp_path, receiver, *named)
+    assert (second.code, "7 records rejected" in " ".join(second.out.split())) == (1, True)
+
+    receiver.otherwise = Normal()
+    third = run_replay(tmp_path, receiver, *named)
+    assert third.code == 0, third.out
+    assert state(receiver) == {number: {"loss": number / 2} for number in range(7)}
+    with closing(Ledger(tmp_path / "state", exclusive=False)) as ledger:
+        assert {row["state"] for row in ledger.dead_letters()} == {"delivered"}
+    before = len(queries.requests(receiver.store))
+    assert run_replay(tmp_path, receiver, *named).code == 0
+    assert len(queries.requests(receiver.store)) == before
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("1769862600", 1769862600.0),
+        ("1769862600.5", 1769862600.5),
+        ("2026-01-31T12:30", 1769862600.0),
+        ("2026-01-31 12:30:00", 1769862600.0),
+        ("2026-01-31T12:30:00Z", 1769862600.0),
+        ("2026-01-31T13:30+01:00", 1769862600.0),
+        ("2026-01-31", 1769817600.0),
+    ],
+)
+def test_a_time_is_iso_8601_or_unix_seconds(text: str, seconds: float) -> None:
+    assert timestamp(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["yesterday", "nan", "inf", "", "2026-13-01"])
+def test_another_text_is_not_a_time(text: str) -> None:
+    done = lens_ship("replay", ".", "--since", text)
+    assert done.code == 2
+    assert "is not a time such as" in done.err

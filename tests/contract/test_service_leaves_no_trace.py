@@ -112,13 +112,13 @@ def root() -> Iterator[Path]:
     shutil.rmtree(top)
 
 
-def place_of(root: Path) -> Path:
+def directory_of(root: Path) -> Path:
     return root / f"uid_{JOB}" / "node_0" / "rank_0"
 
 
 def test_short_runs_lose_nothing_to_a_reader_that_is_always_there(root: Path) -> None:
     watcher = subprocess.Popen(
-        [sys.executable, "-c", WATCH, *map(str, (SERVICE, GROUP, place_of(root)))],
+        [sys.executable, "-c", WATCH, *map(str, (SERVICE, GROUP, directory_of(root)))],
         env=spools.environment(PYTHONPATH=str(spools.REPOSITORY)),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

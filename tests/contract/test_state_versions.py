@@ -81,10 +81,10 @@ def test_what_the_first_version_knew_is_known_after_the_migration(old: Path) -> 
     before = contents(old / DATABASE_NAME)
     with closing(Ledger(old)) as ledger:
         assert ledger.position(HALF, "processor") == Position(
-            seq=40, ahead={"r": 44}, early=frozenset({42, 44})
+            seq=40, acked_by_run={"r": 44}, acked_seqs=frozenset({42, 44})
         )
         assert ledger.workload(HALF) == "looked-up"
-        assert ledger.is_cut_off_told(DONE, "processor")
+        assert ledger.is_unclean_exit_reported(DONE, "processor")
         (letter,) = ledger.dead_letters(DONE)
         assert (letter["seq"], letter["reason"], letter["state"]) == (26, "unsendable", "kept")
         assert len(ledger.dead_letter_body(letter["id"]) or b"") == letter["bytes"] > 0
@@ -128,7 +128,7 @@ def test_columns_that_an_early_file_lacks_are_added(old: Path) -> None:
         early.execute("DROP INDEX idx_dead_letter_spool_sink_seq")
         early.commit()
     with closing(Ledger(old)) as ledger:
-        assert not ledger.is_cut_off_told(DONE, "processor")
+        assert not ledger.is_unclean_exit_reported(DONE, "processor")
         assert ledger.replays() == []
         letter = ledger.dead_letters()[0]
         again = {**letter, "body": b"", "id": None}

@@ -15,7 +15,7 @@ import pytest
 
 from shipper.audit.audit import run_audit
 from shipper.ledger import service_status, totals
-from shipper.ledger.ledger import Ledger, Position, Settled
+from shipper.ledger.ledger import CommitDelta, Ledger, Position
 from shipper.service import ship_once
 from shipper.sinks import DEFAULT
 from shipper.sinks.processor.classify import BAD_REQUEST
@@ -157,10 +157,10 @@ def test_a_sink_that_is_no_longer_configured_is_not_part_of_the_backlog(tmp_path
     directory, _ = spool(tmp_path / "spool", [step(n) for n in range(5)])
     with closing(Ledger(tmp_path / "state")) as ledger:
         ledger.remember_spool(directory.name, directory, {})
-        ledger.acknowledge(directory.name, "archive", Position(seq=2), Settled(delivered=2))
-        ledger.acknowledge(directory.name, "processor~1", Position(seq=1), Settled(delivered=1))
+        ledger.acknowledge(directory.name, "archive", Position(seq=2), CommitDelta(delivered=2))
+        ledger.acknowledge(directory.name, "processor~1", Position(seq=1), CommitDelta(delivered=1))
         for name in DEFAULT:
-            ledger.acknowledge(directory.name, name, Position(seq=5), Settled(delivered=5))
+            ledger.acknowledge(directory.name, name, Position(seq=5), CommitDelta(delivered=5))
     found = collect(tmp_path)
     assert (found.pending, found.unconfigured) == (0, {"archive": 3})
     assert summarize(found).also == ("Sink archive is not configured: 3 records unsent",)
@@ -170,12 +170,12 @@ def test_no_sum_shrinks_when_a_spool_is_forgotten(tmp_path: Path, receiver: Faul
     spool(tmp_path / "spool", MIXED)
     ship(tmp_path, receiver, save_local=False)
     with closing(Ledger(tmp_path / "state")) as ledger:
-        before = totals.sums(ledger)
+        before = totals.read_totals(ledger)
         assert before.settled["processor", "delivered"] == 12
         assert ledger.spools()[0]["deleted"]
         ledger.prune(before=2**40)
         assert ledger.positions() == ledger.gaps() == []
-        assert totals.sums(ledger) == before
+        assert totals.read_totals(ledger) == before
 
 
 # --- the command ----------------------------------------------------------------------------------
@@ -335,11 +335,11 @@ def test_an_outage_that_is_over_is_ended_by_the_next_service(
     spool(tmp_path / "spool", [step(1)])
     ship(tmp_path, receiver, timeout=0.5)
     with closing(Ledger(tmp_path / "state", exclusive=False)) as ledger:
-        assert service_status.troubles(ledger)[0].until is None
+        assert service_status.outages(ledger)[0].until is None
     receiver.otherwise = Normal()
     ship(tmp_path, receiver)
     with closing(Ledger(tmp_path / "state", exclusive=False)) as ledger:
-        (trouble,) = service_status.troubles(ledger)
+        (trouble,) = service_status.outages(ledger)
     assert trouble.until is not None
     assert trouble.reason == "not-allowed"
 
@@ -355,7 +355,7 @@ def test_the_outage_of_a_workload_is_over_when_nothing_of_it_is_pending(
     ship(tmp_path, receiver)
     with closing(Ledger(tmp_path / "state", exclusive=False)) as ledger:
         assert sum(1 for _ in ledger.dead_letters()) == 1
-        told = service_status.troubles(ledger)
+        told = service_status.outages(ledger)
     assert [(one.workload != "", one.until is not None) for one in told] == [(True, True)]
 
 

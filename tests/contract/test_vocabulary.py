@@ -29,27 +29,12 @@ BANNED = re.compile(
     re.IGNORECASE,
 )
 # Sources and pages that still have to be rewritten.
-OLD = {
-    "shipper/delivery/events.py",
-    "shipper/discovery/layout.py",
-    "shipper/retention/quarantine.py",
-    "shipper/service.py",
-}
-OLD_EVENTS = {
-    *("shipper/delivery/events.py", "shipper/delivery/queue.py", "shipper/service.py"),
-    *("shipper/delivery/sink_state.py", "shipper/discovery/layout.py"),
-    *("shipper/discovery/root_watcher.py", "shipper/discovery/scanner.py"),
-    "shipper/ledger/database.py",
-    *("shipper/retention/cleaner.py", "shipper/retention/quarantine.py"),
-    "shipper/retention/quota.py",
-}
+OLD: set[str] = set()
+OLD_EVENTS: set[str] = set()
 
 # A class of DLRover that programs import by this name, and what its messages are pickled as.
 TWICE = {"WorkerTrainingMetric"}
-OLD_NAMES = {
-    *("Collector", "Delivered", "History", "Life", "Limits", "Liveness", "Mark", "Part", "Piece"),
-    *("Place", "Position", "Process", "Report", "Selection", "Spool", "State"),
-}
+OLD_NAMES = {"Delivered", "Mark", "Piece", "Report"}
 
 LOGGING = {"debug", "info", "warning", "error", "exception", "critical", "log"}
 

@@ -1,4 +1,4 @@
-"""The soak: ranks that log for long while everything around them fails, again and again.
+"""The soak: ranks log for a long time while everything around them fails again and again.
 
 `python -m tests.crash.soak --minutes 30` starts a receiver, the service and eight training
 processes of 50 steps a second. The receiver is killed and comes back; training processes are
@@ -27,9 +27,9 @@ import click
 
 from spooler.recorder import recorder
 from spooler.records import step as step_record
-from tests.crash.lab.conservation import Arrivals
+from tests.crash.lab.children import Child, Tell
+from tests.crash.lab.conservation import ArrivedRecords
 from tests.crash.lab.laboratory import workplace
-from tests.crash.lab.lives import Life, Tell
 from tests.crash.lab.verdict import Findings
 from tests.kit.processor.store import Store
 from tests.kit.spools import environment
@@ -96,7 +96,7 @@ def train(tell: Tell) -> None:
 
 
 class Soak:
-    """One run of it below a folder."""
+    """One run of it below a directory."""
 
     def __init__(self, work: Path, rng: random.Random) -> None:
         self.rng = rng
@@ -108,7 +108,7 @@ class Soak:
         os.environ["PRIMUS_LENS_WANDB_OUTPUT_PATH"] = str(self.root)
         self.told: dict[str, list[int]] = {}
         self.faults = dict.fromkeys(("receiver", "service", "training process"), 0)
-        self.lives: dict[int, tuple[str, Life]] = {}
+        self.lives: dict[int, tuple[str, Child]] = {}
         self.count = 0
         self.receiver = self._receive()
         for rank in range(RANKS):
@@ -161,7 +161,7 @@ class Soak:
         accounts = json.loads(audit.stdout)
         found.check(accounts, "G17", "there is no account")
         _kill(self.receiver)
-        arrivals = Arrivals(Store(path=self.store))
+        arrivals = ArrivedRecords(Store(path=self.store))
         deaths = self.faults["service"] + self.faults["receiver"]
         for workload, steps in self.told.items():
             got = set(arrivals.steps(workload))
@@ -187,7 +187,7 @@ class Soak:
         name = f"rank-{rank}-life-{self.count}"
         self.count += 1
         os.environ.update(WORKLOAD_UID=name, LOCAL_RANK=str(rank))
-        self.lives[rank] = (name, Life(train))
+        self.lives[rank] = (name, Child(train))
 
     def _end(self, rank: int) -> None:
         name, life = self.lives.pop(rank)

@@ -1,7 +1,7 @@
 """A reader beside a writer, whatever comes between which two of their system calls.
 
 A real writer is traced while it appends, rotates, seals and closes. Its calls are then made again
-one by one, on copies, and a reader is let loose before each of them; amid its reading, at each of
+one by one, on copies, and a reader is let loose before each of them; during its reading, at each of
 its own calls, the writer goes on by some of its calls. What was acknowledged before the reader
 began has to be read, in order and undamaged; and everything once the writer has ended.
 """
@@ -27,7 +27,7 @@ from spooler.spool import format as fmt
 from spooler.spool.reader import Reader
 from spooler.spool.segment import Segment
 from spooler.spool.stored import Stored
-from tests.crash.lab.tracing import Fault, missing, run
+from tests.crash.lab.tracing import CallFault, missing, run
 from tests.kit import spools
 from tests.kit.shipping import OwnedReader
 
@@ -60,7 +60,7 @@ ASKED = ("open", "close", "pread", "fstat", "stat", "lstat", "listdir")
 
 
 @dataclass(frozen=True)
-class Call:
+class TracedCall:
     """One call of the writer that changes a file, or an acknowledgement (no `path`)."""
 
     what: str
@@ -101,7 +101,7 @@ class Trace:
         self._opened: dict[int, str] = {}
         self._ends: dict[str, int] = {}
 
-    def calls(self, trace: Path) -> Iterator[Call]:
+    def calls(self, trace: Path) -> Iterator[TracedCall]:
         """In order."""
         for line in trace.read_text().splitlines():
             match = _CALL.match(line)
@@ -121,41 +121,41 @@ class Trace:
         text = os.fsdecode(raw)
         return text.removeprefix(self._top) if text.startswith(self._top) else ""
 
-    def _open(self, arguments: str, descriptor: int) -> Call | None:
+    def _open(self, arguments: str, descriptor: int) -> TracedCall | None:
         path = self._below(_texts(arguments)[0])
         self._opened[descriptor] = path
         self._ends[path] = 0
-        return Call("create", path) if path and "O_CREAT" in arguments else None
+        return TracedCall("create", path) if path and "O_CREAT" in arguments else None
 
-    def _name(self, name: str, arguments: str) -> Call | None:
+    def _name(self, name: str, arguments: str) -> TracedCall | None:
         paths = [self._below(text) for text in _texts(arguments)]
         if not paths[0]:
             return None
         if name.startswith("unlink"):  # what is written to it from here on, nothing finds
             opened = self._opened.items()
             self._opened = {number: "" if path == paths[0] else path for number, path in opened}
-        return Call(name.removesuffix("at"), paths[0], data="".join(paths[1:]).encode())
+        return TracedCall(name.removesuffix("at"), paths[0], data="".join(paths[1:]).encode())
 
-    def _use(self, name: str, arguments: str) -> Call | None:
+    def _use(self, name: str, arguments: str) -> TracedCall | None:
         descriptor, last = (arguments.split(",")[0], arguments.rsplit(",", 1)[-1])
         path = self._opened.get(int(descriptor), "")
         if name == "write" and descriptor == "1":
-            return Call(_texts(arguments)[0].decode().strip())
+            return TracedCall(_texts(arguments)[0].decode().strip())
         if name == "close":
             self._opened.pop(int(descriptor), None)
         if not path or name in ("close", "fsync", "fdatasync"):
             return None
         if name == "ftruncate":
-            return Call("truncate", path, number=int(last))
+            return TracedCall("truncate", path, number=int(last))
         data = _texts(arguments)[0]
         if name == "pwrite64":
-            return Call("write", path, data, int(last))
+            return TracedCall("write", path, data, int(last))
         self._ends[path] += len(data)
-        return Call("write", path, data, self._ends[path] - len(data))
+        return TracedCall("write", path, data, self._ends[path] - len(data))
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Path]:
+def directory(tmp_path: Path) -> Iterator[Path]:
     """In memory where there is such a place: it is copied some thousand times."""
     memory = Path("/dev/shm")
     if not os.access(memory, os.W_OK):
@@ -165,7 +165,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
         yield Path(place)
 
 
-Life = tuple[list[Call], str, list[Stored]]
+Life = tuple[list[TracedCall], str, list[Stored]]
 
 
 @pytest.fixture(scope="module")
@@ -174,9 +174,9 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Life:
     return traced(tmp_path_factory.mktemp("traced"))
 
 
-def traced(folder: Path, *removed: int) -> Life:
+def traced(directory: Path, *removed: int) -> Life:
     """A life in which a cleaner removes the log after each of these records."""
-    root, trace = folder / "root", folder / "trace"
+    root, trace = directory / "root", directory / "trace"
     root.mkdir()
     subprocess.run(
         [
@@ -192,7 +192,7 @@ def traced(folder: Path, *removed: int) -> Life:
     directory = root.joinpath(*spools.BELOW, spools.spool_id())
     whole = spools.read_whole(directory)
     assert len(whole.records) == COUNT
-    copy = folder / "copy"
+    copy = directory / "copy"
     copy.mkdir()
     for call in calls:
         call.make(copy)
@@ -200,7 +200,7 @@ def traced(folder: Path, *removed: int) -> Life:
     return calls, str(directory.relative_to(root)), list(whole.records)
 
 
-def begin_of(calls: list[Call], place: str) -> int:
+def begin_of(calls: list[TracedCall], place: str) -> int:
     """The first moment at which there is a spool to be read."""
     return next(
         index + 1
@@ -209,7 +209,7 @@ def begin_of(calls: list[Call], place: str) -> int:
     )
 
 
-class Amid:
+class During:
     """Lets the writer go on at the Nth question of a reader."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,19 +252,21 @@ def test_whatever_a_killed_writer_leaves_is_read_to_the_last_acknowledged_record
         assert list(chunk.records) == records[: len(chunk.records)]
 
 
-def interleave(life: Life, folder: Path, amid: Amid, *, knows: bool, steps: int) -> Iterator[int]:
+def interleave(
+    life: Life, directory: Path, during: During, *, knows: bool, steps: int
+) -> Iterator[int]:
     """Read a spool from each moment of a life on, while `steps` calls of it come in between.
 
     They come before each question of the reader in turn. Yields how many of the records that were
     acknowledged when it began it had not found then; at the end it has found all, once.
     """
     calls, place, records = life
-    base, root = folder / "base", folder / "root"
+    base, root = directory / "base", directory / "root"
     base.mkdir()
     for index, call in enumerate(calls):
         call.make(base)
         if call.what == "write" and not call.path.endswith(".sqlite"):
-            continue  # a frame amid a commit: a reader that begins there begins a moment earlier
+            continue  # a frame inside a commit: a reader that begins there begins a moment earlier
         known = sum(call.what == "acknowledged" for call in calls[: index + 1])
         at, more = 1, index + 1 >= begin_of(calls, place)
         while more:
@@ -272,10 +274,10 @@ def interleave(life: Life, folder: Path, amid: Amid, *, knows: bool, steps: int)
             ahead = iter(calls[index + 1 :])
             reader = OwnedReader(root / place)
             found = read(reader, 0) if knows else []
-            amid.watch(at, lambda ahead=ahead: make(ahead, root, steps))
+            during.watch(at, lambda ahead=ahead: make(ahead, root, steps))
             found += read(reader, len(found))
-            more, at = amid.asked >= at, at + 1
-            amid.watch(0, lambda: None)
+            more, at = during.asked >= at, at + 1
+            during.watch(0, lambda: None)
             yield known - len(found)
             make(ahead, root)
             while len(found) < COUNT:
@@ -286,7 +288,7 @@ def interleave(life: Life, folder: Path, amid: Amid, *, knows: bool, steps: int)
             shutil.rmtree(root)
 
 
-def make(calls: Iterator[Call], root: Path, count: int = 1000) -> None:
+def make(calls: Iterator[TracedCall], root: Path, count: int = 1000) -> None:
     """Make the next calls."""
     for _, call in zip(range(count), calls, strict=False):
         call.make(root)
@@ -306,22 +308,22 @@ def read(reader: Reader, after: int) -> list[Stored]:
 
 @pytest.mark.parametrize("knows", [False, True], ids=["a new reader", "one that has read before"])
 @pytest.mark.parametrize("steps", [1, 1000])
-def test_nothing_that_comes_amid_a_read_costs_or_repeats_a_record(
-    written: Life, knows: bool, steps: int, folder: Path, monkeypatch: pytest.MonkeyPatch
+def test_nothing_that_comes_during_a_read_costs_or_repeats_a_record(
+    written: Life, knows: bool, steps: int, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    missing = list(interleave(written, folder, Amid(monkeypatch), knows=knows, steps=steps))
+    missing = list(interleave(written, directory, During(monkeypatch), knows=knows, steps=steps))
     assert len(missing) > 200
     assert max(missing) <= 0
 
 
 @pytest.mark.parametrize("steps", [1, 1000])
 def test_a_log_that_a_cleaner_removes_costs_nothing_while_its_writer_lives(
-    steps: int, folder: Path, monkeypatch: pytest.MonkeyPatch
+    steps: int, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The writer notices it, and saves what was in the log: until then a reader waits."""
-    (folder / "traced").mkdir()
-    life = traced(folder / "traced", 1, 4)
-    missing = list(interleave(life, folder, Amid(monkeypatch), knows=True, steps=steps))
+    (directory / "traced").mkdir()
+    life = traced(directory / "traced", 1, 4)
+    missing = list(interleave(life, directory, During(monkeypatch), knows=True, steps=steps))
     assert max(missing) > 0
 
 
@@ -344,7 +346,7 @@ def test_a_segment_is_only_there_if_all_of_it_is(tmp_path: Path) -> None:
                 return 1
             return 0
 
-        fault = Fault(call="pwrite64", error="EIO", at=at, forever=False)
+        fault = CallFault(call="pwrite64", error="EIO", at=at, forever=False)
         ended = run(make, fault, tmp_path / "trace", 60.0)
         struck = ended.struck
         if ended.status == 0:

@@ -90,7 +90,7 @@ class Disk:
         finally:
             os.close(descriptor)
 
-    def give_back(self, count: int) -> None:
+    def release(self, count: int) -> None:
         """Free so many bytes of what `fill` has taken."""
         filling = self.top / "filling"
         os.truncate(filling, max(0, filling.stat().st_size - count))
@@ -124,7 +124,7 @@ class Quota(Disk):
         run("btrfs", "subvolume", "create", str(self.top))
         self._limit(_QUOTA_BYTES)
 
-    def give_back(self, count: int) -> None:
+    def release(self, count: int) -> None:
         self._limit(self._bytes + count)
 
     def free(self) -> None:

@@ -25,7 +25,7 @@ from shipper.errors import Unreachable
 from shipper.http_client import Answer
 from shipper.http_client.client import HttpClient
 from shipper.ledger.ledger import Ledger
-from shipper.retention.deletable import Delivered
+from shipper.retention.deletable import DeletableCache
 from shipper.service import Service
 from shipper.sinks import DEFAULT
 from shipper.sinks.options import HttpOptions
@@ -177,19 +177,21 @@ class Node:
         if self.service is None:
             with self._patched():
                 self.service = Service(self.config)
-                self.service._tidying._delivered = Delivered(self.clock, lambda: self.wall[0])
+                self.service.app.cleaner._deletable = DeletableCache(
+                    self.clock, lambda: self.wall[0]
+                )
 
     def kill(self) -> None:
         """The service is gone; what it had in its head is lost."""
         if self.service is not None:
-            self.service._ledger.close()
+            self.service.app.ledger.close()
             self.service = None
 
     def stop(self) -> None:
         """The service ends when told to."""
         if self.service is not None:
             with self._patched():
-                self.service._tidying.end()
+                self.service.app.cleaner.stop()
             self.kill()
 
     def close(self) -> None:
@@ -202,14 +204,14 @@ class Node:
         self.start()
         assert self.service is not None
         with self._patched():
-            self.service._tidy()
+            self.service.app.clean()
 
     def look(self) -> None:
         """One walk of the root and one beat of the pulse."""
         assert self.service is not None
-        self.service.look()
-        self.service._newcomers.walk_if_due()
-        self.service._pulse.beat()
+        self.service.scan()
+        self.service.app.scanner.scan_if_due()
+        self.service.app.poller.poll()
 
     def turns(self, count: int) -> None:
         """Give so many turns to the lanes that are due, in time; death ends it."""
@@ -232,15 +234,15 @@ class Node:
         with self._patched():
             for _ in range(_TURNS):
                 self.look()
-                lanes = self.service._lanes.values()
+                lanes = self.service.app.queues.values()
                 if all(lane.caught_up() for lane in lanes):
-                    self.service._tidy()
-                    self.service._tidy()
+                    self.service.app.clean()
+                    self.service.app.clean()
                     return
                 due = min(lane.due() for lane in lanes if not lane.caught_up())
                 self.clock.pass_by(max(0.0, due - self.clock.now) + 0.001)
                 self._turn()
-        raise AssertionError(f"never at rest: {self.service.pending()}")
+        raise AssertionError(f"never at rest: {self.service.app.pending()}")
 
     def accounts(self) -> list[Account]:
         """What `lens-ship audit` says now."""
@@ -263,8 +265,8 @@ class Node:
 
     def _turn(self) -> bool:
         assert self.service is not None
-        lanes = self.service._lanes
+        lanes = self.service.app.queues
         due = [key for key in lanes if lanes[key].due() <= self.clock.now]
         for key in sorted(due, key=lambda key: lanes[key].due()):
-            self.service._give_turn(key)
+            self.service.app.turn(key)
         return bool(due)

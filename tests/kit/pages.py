@@ -10,7 +10,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from shipper.cli import EXITS, EXITS_OF
-from shipper.config.schema import SETTINGS, Setting
+from shipper.config.schema import SETTINGS, Setting, settings_of
+from shipper.sinks import REGISTRY, load_class
+from shipper.sinks.outcome import Reason
 from spooler.config import CollectorSettings, Settings, Variable, variables_of
 from tests.kit.cli_page import commands
 
@@ -57,9 +59,38 @@ def exit_codes() -> str:
     return "\n".join(rows)
 
 
+def reasons() -> str:
+    """What each reason of a sink says and asks for."""
+    rows = ["| reason | the receiver | action |", "|---|---|---|"]
+    rows += [f"| `{one.word}` | {_cell(one.sentence)} | {_cell(one.advice)} |" for one in Reason]
+    return "\n".join(rows)
+
+
+def options_of_sinks() -> str:
+    """A table of the options for each type of sink. One with the text of a setting refers to it."""
+    settings = {one.help: one.name for one in SETTINGS}
+    parts = []
+    for kind in REGISTRY:
+        rows = []
+        for one in settings_of(load_class(kind).Options):
+            same = settings.get(one.help)
+            text = "The setting of this name." if same == one.key else f"The setting `{same}`."
+            meaning, why = (text, "") if same else (one.help, one.why)
+            rows.append(_row(one.key, one.default_text, meaning, why))
+        parts.append("\n".join([f"#### {kind}", "", f"| option {_HEAD}", *rows]))
+    return "\n\n".join(parts)
+
+
 PARTS: dict[str, Callable[[], str]] = {
     one.__name__.replace("_", " "): one
-    for one in (settings_of_the_service, variables_of_the_training_side, exit_codes, commands)
+    for one in (
+        settings_of_the_service,
+        options_of_sinks,
+        variables_of_the_training_side,
+        exit_codes,
+        reasons,
+        commands,
+    )
 }
 
 

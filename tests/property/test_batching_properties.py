@@ -18,7 +18,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from shipper.delivery.pipeline import Route, Together
+from shipper.delivery.pipeline import DeliveryContext, Pipeline
 from shipper.ledger.ledger import Ledger
 from shipper.sinks.outcome import Disposition, Outcome
 from shipper.sinks.processor.metrics import Batch
@@ -88,12 +88,12 @@ class World:
         self.unheard: list[tuple[int, ...]] = []  # those whose answer was lost
         self.route = self.new_route()
 
-    def new_route(self) -> Route:
-        return Route(
+    def new_route(self) -> Pipeline:
+        return Pipeline(
             reader=OwnedReader(self.directory),
             identity=WHO,
             sink=self.sink,
-            together=Together(ledger=self.ledger, config=self.config),
+            context=DeliveryContext(ledger=self.ledger, config=self.config),
         )
 
     def log(self, drawn: list[tuple[str, bool, bool, bool] | str]) -> None:
@@ -147,7 +147,9 @@ class World:
         settled = {seq for seqs in self.accepted for seq in seqs} | set(self.buried())
         position = self.ledger.position(WHO.spool, "processor")
         for seq, (kind, body) in enumerate(self.records, 1):
-            if kind == "step" and seq <= max(position.seq, position.ahead.get(body["run"], 0)):
+            if kind == "step" and seq <= max(
+                position.seq, position.acked_by_run.get(body["run"], 0)
+            ):
                 assert seq in settled, f"{position} is past {seq}"
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from shipper.admin.curves import POINTS, Curves
-from shipper.admin.history import SAMPLES, History
+from shipper.admin.history import SAMPLES, StatusHistory
 from shipper.plot.downsample import Series
 from shipper.status.model import DiskStatus, SinkStatus, SpoolStatus, Status
 from tests.kit import shipping
@@ -27,7 +27,7 @@ NOTHING = Status(
 
 
 def test_the_history_is_an_hour_and_no_more() -> None:
-    history = History()
+    history = StatusHistory()
     for number in range(SAMPLES + 50):
         sink = SinkStatus(sink="processor", delivered=number * 30)
         history.add(replace(NOTHING, time=number * 10.0, sinks=(sink,)))
@@ -38,7 +38,7 @@ def test_the_history_is_an_hour_and_no_more() -> None:
 
 
 def test_a_count_that_goes_back_is_no_negative_rate() -> None:
-    history = History()
+    history = StatusHistory()
     for delivered in (100, 0):
         sink = SinkStatus(sink="processor", delivered=delivered)
         history.add(replace(NOTHING, time=200.0 - delivered, sinks=(sink,)))

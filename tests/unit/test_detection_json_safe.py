@@ -11,7 +11,7 @@ from typing import Any
 import numpy
 import pytest
 
-from spooler.detection.json_safe import Limits, json_safe
+from spooler.detection.json_safe import SizeLimits, json_safe
 
 
 class Precision(str, enum.Enum):
@@ -78,15 +78,15 @@ def test_each_kind_of_value(value: Any, expected: Any) -> None:
 @pytest.mark.parametrize(
     ("value", "limits", "expected"),
     [
-        (list(range(10)), Limits(items=3), [0, 1, 2, "[cut] 7 items"]),
-        ({"a": 1, "b": 2, "c": 3}, Limits(keys=2), {"a": 1, "b": 2, "[cut]": "1 keys"}),
-        ({"a": {"b": {"c": 1}}}, Limits(depth=2), {"a": {"b": "[cut] depth"}}),
-        ("a b " * 100, Limits(text=4), "a b [cut]"),
-        ({"abcdef": 1}, Limits(key=3), {"abc[cut]": 1}),
-        ([1, 2], Limits(total=10), "[cut]"),
+        (list(range(10)), SizeLimits(items=3), [0, 1, 2, "[cut] 7 items"]),
+        ({"a": 1, "b": 2, "c": 3}, SizeLimits(keys=2), {"a": 1, "b": 2, "[cut]": "1 keys"}),
+        ({"a": {"b": {"c": 1}}}, SizeLimits(depth=2), {"a": {"b": "[cut] depth"}}),
+        ("a b " * 100, SizeLimits(text=4), "a b [cut]"),
+        ({"abcdef": 1}, SizeLimits(key=3), {"abc[cut]": 1}),
+        ([1, 2], SizeLimits(total=10), "[cut]"),
     ],
 )
-def test_a_cut_is_visible(value: Any, limits: Limits, expected: Any) -> None:
+def test_a_cut_is_visible(value: Any, limits: SizeLimits, expected: Any) -> None:
     assert json_safe(value, limits=limits) == expected
 
 
@@ -95,7 +95,7 @@ def test_the_result_stays_in_its_budget(total: int) -> None:
     value = {
         f"k{n}": [{"é" * n: "\U0001f600" * n, "n": [n] * n} for _ in range(5)] for n in range(40)
     }
-    result = json_safe(value, limits=Limits(total=total))
+    result = json_safe(value, limits=SizeLimits(total=total))
     assert len(json.dumps(result)) <= total
 
 
@@ -110,7 +110,7 @@ def test_a_value_in_two_places_is_no_cycle() -> None:
 
 def test_plain_settings_go_before_nested_ones_and_keep_their_order() -> None:
     value = {"huge": ["x" * 50] * 100, "lr": 0.1, "nested": {"a": 1}}
-    result = json_safe(value, limits=Limits(total=300))
+    result = json_safe(value, limits=SizeLimits(total=300))
     assert list(result)[:2] == ["huge", "lr"]
     assert result["[cut]"] == "1 keys"
 

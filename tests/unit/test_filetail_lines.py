@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spooler.filetail.checkpoint import Position
+from spooler.filetail.checkpoint import LogPosition
 from spooler.filetail.lines import PIECE_BYTES, complete_lines, text
 
 LONG = b"x" * PIECE_BYTES
@@ -59,8 +59,8 @@ def test_bytes_that_are_no_text_are_marked() -> None:
 
 
 def test_a_position_goes_through_a_record_and_nothing_else_is_one() -> None:
-    position = Position(path="/l", device=1, inode=2, begin=3, end=4, head=5, tail=6)
-    assert Position.from_map(position.to_map()) == position
-    assert Position.from_map({**position.to_map(), "end": "4"}) is None
-    assert Position.from_map({"path": "/l"}) is None
-    assert Position.from_map(None) is None
+    position = LogPosition(path="/l", device=1, inode=2, begin=3, end=4, head=5, tail=6)
+    assert LogPosition.from_map(position.to_map()) == position
+    assert LogPosition.from_map({**position.to_map(), "end": "4"}) is None
+    assert LogPosition.from_map({"path": "/l"}) is None
+    assert LogPosition.from_map(None) is None

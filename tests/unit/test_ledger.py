@@ -15,11 +15,11 @@ from shipper.ledger import database
 from shipper.ledger.ledger import (
     DATABASE_NAME,
     LOCK_NAME,
+    CommitDelta,
     DeadLetter,
     Gap,
     Ledger,
     Position,
-    Settled,
 )
 from spooler.spool.reader import Damage
 
@@ -36,7 +36,7 @@ def other_eyes(folder: Path, sql: str) -> list[tuple[object, ...]]:
 
 def test_a_sink_that_was_never_in_a_spool_is_at_its_beginning(tmp_path: Path) -> None:
     with closing(Ledger(tmp_path)) as ledger:
-        assert ledger.position("s", "processor") == Position(seq=0, ahead={})
+        assert ledger.position("s", "processor") == Position(seq=0, acked_by_run={})
 
 
 @pytest.mark.promise("G4")
@@ -44,15 +44,15 @@ def test_a_sink_that_was_never_in_a_spool_is_at_its_beginning(tmp_path: Path) ->
     "position",
     [
         Position(seq=5),
-        Position(seq=2**62, ahead={"a": 2**62 + 1}),
-        Position(seq=1, ahead={"": 2, "a/b": 3, "\u00f6": 4, "\ud800": 5, '"': 6}),
+        Position(seq=2**62, acked_by_run={"a": 2**62 + 1}),
+        Position(seq=1, acked_by_run={"": 2, "a/b": 3, "\u00f6": 4, "\ud800": 5, '"': 6}),
     ],
 )
 def test_a_position_is_there_at_once_and_after_reopening(
     tmp_path: Path, position: Position
 ) -> None:
     with closing(Ledger(tmp_path)) as ledger:
-        ledger.acknowledge("s", "processor", position, Settled(delivered=3, requests=1))
+        ledger.acknowledge("s", "processor", position, CommitDelta(delivered=3, requests=1))
         assert ledger.position("s", "processor") == position
         assert other_eyes(tmp_path, "SELECT seq FROM position") == [(position.seq,)]
     with closing(Ledger(tmp_path)) as ledger:
@@ -61,15 +61,15 @@ def test_a_position_is_there_at_once_and_after_reopening(
 
 def test_sinks_and_spools_do_not_share_a_position(tmp_path: Path) -> None:
     with closing(Ledger(tmp_path)) as ledger:
-        ledger.acknowledge("s", "processor", Position(seq=5), Settled(delivered=5, requests=1))
+        ledger.acknowledge("s", "processor", Position(seq=5), CommitDelta(delivered=5, requests=1))
         assert ledger.position("s", "processor-detection") == Position()
         assert ledger.position("t", "processor") == Position()
 
 
 def test_counters_add_up(tmp_path: Path) -> None:
     with closing(Ledger(tmp_path)) as ledger:
-        ledger.acknowledge("s", "processor", Position(seq=5), Settled(delivered=5, requests=1))
-        ledger.acknowledge("s", "processor", Position(seq=9), Settled(delivered=3, requests=2))
+        ledger.acknowledge("s", "processor", Position(seq=5), CommitDelta(delivered=5, requests=1))
+        ledger.acknowledge("s", "processor", Position(seq=9), CommitDelta(delivered=3, requests=2))
         (row,) = ledger.positions()
         assert (row["seq"], row["delivered"], row["requests"]) == (9, 8, 3)
 
@@ -77,8 +77,8 @@ def test_counters_add_up(tmp_path: Path) -> None:
 @pytest.mark.promise("G6")
 def test_a_dead_letter_is_kept_whole_and_once(tmp_path: Path) -> None:
     with closing(Ledger(tmp_path)) as ledger:
-        assert ledger.bury(LETTER)
-        assert not ledger.bury(LETTER)
+        assert ledger.add_dead_letter(LETTER)
+        assert not ledger.add_dead_letter(LETTER)
         assert other_eyes(tmp_path, "SELECT body, reason FROM dead_letter") == [(b"\x00\xff", "r")]
         (told,) = ledger.dead_letters()
         assert (told["seq"], told["kind"], told["bytes"]) == (7, "step", 2)
@@ -88,8 +88,8 @@ def test_a_dead_letter_is_kept_whole_and_once(tmp_path: Path) -> None:
 def test_damage_is_noted_once(tmp_path: Path) -> None:
     with closing(Ledger(tmp_path)) as ledger:
         damage = Damage(path="p", first=3, last=5, reason="checksum")
-        assert ledger.note_damage("s", "processor", damage)
-        assert not ledger.note_damage("s", "processor", damage)
+        assert ledger.add_damage("s", "processor", damage)
+        assert not ledger.add_damage("s", "processor", damage)
         assert other_eyes(tmp_path, "SELECT first, last, reason FROM damage") == [
             (3, 5, "checksum")
         ]
@@ -102,9 +102,9 @@ def test_a_deleted_spool_is_known_until_it_is_pruned_and_its_dead_letters_stay(
     with closing(Ledger(tmp_path)) as ledger:
         for spool in ("s", "t"):
             ledger.remember_spool(spool, tmp_path / spool, {"spool": spool})
-            ledger.acknowledge(spool, "processor", Position(seq=5), Settled(delivered=5))
-        ledger.bury(LETTER)
-        ledger.forget("s")
+            ledger.acknowledge(spool, "processor", Position(seq=5), CommitDelta(delivered=5))
+        ledger.add_dead_letter(LETTER)
+        ledger.mark_deleted("s")
         assert [row["deleted"] is None for row in ledger.spools()] == [False, True]
         assert len(ledger.positions()) == 2
         (deleted, _) = (row["deleted"] for row in ledger.spools())
@@ -118,7 +118,7 @@ def test_a_deleted_spool_is_known_until_it_is_pruned_and_its_dead_letters_stay(
 def test_a_gap_is_noted_once(tmp_path: Path) -> None:
     with closing(Ledger(tmp_path)) as ledger:
         for _ in range(2):
-            ledger.note_gap(Gap(spool="s", seq=4, reason="disk-full", count=12))
+            ledger.add_gap(Gap(spool="s", seq=4, reason="disk-full", count=12))
         assert [(g["seq"], g["reason"], g["count"]) for g in ledger.gaps()] == [
             (4, "disk-full", 12)
         ]
@@ -136,7 +136,7 @@ def test_a_spool_is_remembered_with_who_wrote_it(tmp_path: Path) -> None:
 
 def letters(ledger: Ledger, *sizes: int) -> None:
     for seq, size in enumerate(sizes, 1):
-        ledger.bury(replace(LETTER, seq=seq, body=b"x" * size))
+        ledger.add_dead_letter(replace(LETTER, seq=seq, body=b"x" * size))
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_the_body_of_a_dead_letter_that_is_not_there_is_none(tmp_path: Path) -> 
 
 def test_a_reader_beside_the_owner_neither_needs_nor_takes_the_lock(tmp_path: Path) -> None:
     with closing(Ledger(tmp_path)) as owner:
-        owner.acknowledge("s", "processor", Position(seq=5), Settled(delivered=5))
+        owner.acknowledge("s", "processor", Position(seq=5), CommitDelta(delivered=5))
         with closing(Ledger(tmp_path, exclusive=False)) as beside:
             assert beside.position("s", "processor") == Position(seq=5)
         with pytest.raises(StateInUse):
@@ -173,7 +173,7 @@ def test_a_reader_beside_the_owner_neither_needs_nor_takes_the_lock(tmp_path: Pa
 
 
 def test_there_is_nothing_to_read_where_no_service_was(tmp_path: Path) -> None:
-    with pytest.raises(StateUnusable, match="give --state the one of the service"):
+    with pytest.raises(StateUnusable, match="Set --state to the state directory of the service"):
         Ledger(tmp_path, exclusive=False)
     assert list(tmp_path.iterdir()) == []
 
@@ -195,7 +195,7 @@ def test_a_second_owner_is_refused_and_told_what_to_do(tmp_path: Path) -> None:
 
 def test_a_place_that_cannot_be_a_directory_is_refused_with_a_next_step(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StateUnusable, match=r"nothing was read or sent.*--state") as refusal:
+    with pytest.raises(StateUnusable, match=r"Nothing was read or sent.*--state") as refusal:
         Ledger(tmp_path / "file" / "state")
     assert refusal.value.exit_code == 4
 
@@ -203,7 +203,7 @@ def test_a_place_that_cannot_be_a_directory_is_refused_with_a_next_step(tmp_path
 @pytest.mark.parametrize("name", [LOCK_NAME, DATABASE_NAME])
 def test_a_file_that_cannot_be_opened_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / name).mkdir()
-    with pytest.raises(StateUnusable, match="nothing was read or sent"):
+    with pytest.raises(StateUnusable, match="Nothing was read or sent"):
         Ledger(tmp_path)
 
 
@@ -213,7 +213,7 @@ def test_a_corrupt_database_is_refused_untouched_and_leaves_the_lock(
 ) -> None:
     (tmp_path / DATABASE_NAME).write_bytes(content)
     for _ in range(2):
-        with pytest.raises(StateUnusable, match="move it away to go on") as refusal:
+        with pytest.raises(StateUnusable, match="To continue, move the file away") as refusal:
             Ledger(tmp_path)
         assert refusal.value.exit_code == 4
     assert (tmp_path / DATABASE_NAME).read_bytes() == content
@@ -230,7 +230,7 @@ def test_a_full_disk_is_no_reason_to_move_the_database_away(
     found = os.statvfs(tmp_path)
     full = os.statvfs_result((*found[:4], 0, *found[5:]))
     monkeypatch.setattr(database.os, "statvfs", lambda path: full)
-    with pytest.raises(StateUnusable, match="The disk is full: make room"):
+    with pytest.raises(StateUnusable, match="The disk is full: free some space"):
         Ledger(tmp_path)
 
 
@@ -238,11 +238,13 @@ def test_a_write_that_fails_later_is_said_in_our_own_words(tmp_path: Path) -> No
     with closing(Ledger(tmp_path)) as ledger:
         other_eyes(tmp_path, "DROP TABLE position")
         with pytest.raises(StateUnusable, match="sent again") as refusal:
-            ledger.acknowledge("s", "processor", Position(seq=1), Settled(delivered=1, requests=1))
+            ledger.acknowledge(
+                "s", "processor", Position(seq=1), CommitDelta(delivered=1, requests=1)
+            )
         assert isinstance(refusal.value, ShipperError)
         with pytest.raises(StateUnusable):
             ledger.position("s", "processor")
-        ledger.bury(LETTER)
+        ledger.add_dead_letter(LETTER)
         assert len(ledger.dead_letters()) == 1
 
 
@@ -265,5 +267,5 @@ def test_a_state_whose_files_cannot_be_opened_says_what_to_do(
         raise OSError(24, "Too many open files")
 
     monkeypatch.setattr("shipper.ledger.database._prepare", refuse)
-    with pytest.raises(StateUnusable, match=r"Too many open files; nothing was read or sent"):
+    with pytest.raises(StateUnusable, match=r"Too many open files. Nothing was read or sent"):
         Ledger(tmp_path / "state")

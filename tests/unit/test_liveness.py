@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
-from shipper.delivery.counters import BUCKETS, Meters
-from shipper.health.liveness import HOUSEKEEPING, LOOP_SECONDS, MAIN, TURN_SECONDS, Liveness
+from shipper.delivery.counters import BUCKETS, Metrics
+from shipper.health.liveness import HOUSEKEEPING, LOOP_SECONDS, MAIN, TURN_SECONDS, ServiceLiveness
 from tests.kit.shipping import Clock
 
 
@@ -17,16 +17,16 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def meters() -> Meters:
-    return Meters()
+def meters() -> Metrics:
+    return Metrics()
 
 
 @pytest.fixture
-def live(meters: Meters, clock: Clock) -> Liveness:
-    return Liveness(meters, clock)
+def live(meters: Metrics, clock: Clock) -> ServiceLiveness:
+    return ServiceLiveness(meters, clock)
 
 
-def test_it_is_ready_once_the_root_was_scanned(live: Liveness) -> None:
+def test_it_is_ready_once_the_root_was_scanned(live: ServiceLiveness) -> None:
     live.loop_ran(MAIN)
     assert "not been scanned" in live.ready()
     live.loop_ran(HOUSEKEEPING)
@@ -34,7 +34,7 @@ def test_it_is_ready_once_the_root_was_scanned(live: Liveness) -> None:
 
 
 @pytest.mark.parametrize("hangs", [MAIN, HOUSEKEEPING])
-def test_a_loop_that_hangs_is_reported(live: Liveness, clock: Clock, hangs: str) -> None:
+def test_a_loop_that_hangs_is_reported(live: ServiceLiveness, clock: Clock, hangs: str) -> None:
     clock.pass_by(LOOP_SECONDS)
     assert live.healthy() == ""
     clock.pass_by(1)
@@ -46,7 +46,7 @@ def test_a_loop_that_hangs_is_reported(live: Liveness, clock: Clock, hangs: str)
     assert live.last_run > began
 
 
-def test_a_worker_that_has_ended_is_reported(live: Liveness) -> None:
+def test_a_worker_that_has_ended_is_reported(live: ServiceLiveness) -> None:
     worker = threading.Thread(target=lambda: None, name="worker-3")
     worker.start()
     worker.join()
@@ -54,7 +54,7 @@ def test_a_worker_that_has_ended_is_reported(live: Liveness) -> None:
     assert live.healthy() == "threads have ended: worker-3"
 
 
-def test_a_turn_that_does_not_end_is_reported(live: Liveness, clock: Clock) -> None:
+def test_a_turn_that_does_not_end_is_reported(live: ServiceLiveness, clock: Clock) -> None:
     live.turn_started()
     clock.pass_by(TURN_SECONDS + 1)
     live.loop_ran(MAIN)
@@ -65,26 +65,26 @@ def test_a_turn_that_does_not_end_is_reported(live: Liveness, clock: Clock) -> N
 
 
 def test_a_turn_that_waits_for_its_receiver_stays_alive(
-    live: Liveness, meters: Meters, clock: Clock
+    live: ServiceLiveness, meters: Metrics, clock: Clock
 ) -> None:
     live.turn_started()
-    meters.asks()
+    meters.request_started()
     clock.pass_by(1000 * TURN_SECONDS)
     live.loop_ran(MAIN)
     live.loop_ran(HOUSEKEEPING)
     assert live.healthy() == ""
 
 
-def test_outcomes_stay_few_whatever_they_are_called(meters: Meters) -> None:
+def test_outcomes_stay_few_whatever_they_are_called(meters: Metrics) -> None:
     for number in range(500):
-        meters.answered("processor", f"reason-{number}", 0.1)
+        meters.request_finished("processor", f"reason-{number}", 0.1)
     assert len(meters.requests) <= 41
     assert sum(meters.requests.values()) == 500
     assert meters.requests["processor", "other"] > 400
 
 
-def test_durations_fall_into_the_bucket_whose_bound_they_do_not_pass(meters: Meters) -> None:
+def test_durations_fall_into_the_bucket_whose_bound_they_do_not_pass(meters: Metrics) -> None:
     for seconds in (0.0, BUCKETS[0], BUCKETS[-1], BUCKETS[-1] + 1):
-        meters.answered("processor", "delivered", seconds)
+        meters.request_finished("processor", "delivered", seconds)
     counts = meters.durations["processor"].counts
     assert (counts[0], counts[-2], counts[-1], sum(counts)) == (2, 1, 1, 4)

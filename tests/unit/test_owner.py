@@ -22,7 +22,7 @@ from spooler.spool.owner import (
     LivenessEvidence,
     Lock,
     Owner,
-    Process,
+    ProcessState,
     WriterProcess,
     judge,
     this_process,
@@ -34,16 +34,16 @@ KILLED = Liveness(alive=False, certain=True, unclean=True)
 QUIET = Liveness(alive=False)  # it may have ended
 REPLACED = Liveness(alive=False, unclean=False)
 GONE, RUNNING, UNSEEN, ELSEWHERE = (
-    Process.GONE,
-    Process.RUNNING,
-    Process.UNSEEN,
-    Process.ELSEWHERE,
+    ProcessState.GONE,
+    ProcessState.RUNNING,
+    ProcessState.UNSEEN,
+    ProcessState.ELSEWHERE,
 )
 SHORT, RETAKE, LONG = QUIET_SECONDS, RETAKE_SECONDS, LONG_SECONDS
 
 # Lock, process, and the verdicts after so many seconds of quiet.
 ROWS = [
-    *((Lock.HELD, process, {0: ALIVE, 10 * LONG: ALIVE}) for process in Process),
+    *((Lock.HELD, process, {0: ALIVE, 10 * LONG: ALIVE}) for process in ProcessState),
     (Lock.ABSENT, GONE, {0: ENDED}),
     *(
         (Lock.ABSENT, process, {0: ALIVE, SHORT - 0.1: ALIVE, SHORT: QUIET, LONG: ENDED})
@@ -66,19 +66,21 @@ ROWS = [
 
 def test_every_combination_has_a_row() -> None:
     assert {(lock, process) for lock, process, _ in ROWS} == {
-        (lock, process) for lock in Lock for process in Process
+        (lock, process) for lock in Lock for process in ProcessState
     }
 
 
 @pytest.mark.parametrize(("lock", "process", "verdicts"), ROWS, ids=lambda one: str(one))
-def test_what_is_concluded(lock: Lock, process: Process, verdicts: dict[float, Liveness]) -> None:
+def test_what_is_concluded(
+    lock: Lock, process: ProcessState, verdicts: dict[float, Liveness]
+) -> None:
     for quiet, verdict in verdicts.items():
         evidence = LivenessEvidence(lock=lock, process=process, sealed=False, quiet=quiet)
         assert judge(evidence) == verdict, quiet
 
 
-@pytest.mark.parametrize("process", Process)
-def test_a_spool_without_owner_and_without_log_has_ended(process: Process) -> None:
+@pytest.mark.parametrize("process", ProcessState)
+def test_a_spool_without_owner_and_without_log_has_ended(process: ProcessState) -> None:
     """Sealed whole: its writer has closed it."""
     assert judge(LivenessEvidence(lock=Lock.ABSENT, process=process, sealed=True, quiet=0)) == ENDED
     evidence = LivenessEvidence(lock=Lock.HELD, process=process, sealed=True, quiet=LONG)
@@ -99,23 +101,23 @@ def test_only_a_final_verdict_needs_no_second_look() -> None:
 
 
 def test_this_process_is_found() -> None:
-    assert owner.find(this_process()) is Process.RUNNING
+    assert owner.find(this_process()) is ProcessState.RUNNING
 
 
 @pytest.mark.parametrize(
     ("change", "found"),
     [
-        ({"start_ticks": 1}, Process.GONE),  # the pid is another process's now
-        ({"boot_id": "another"}, Process.ELSEWHERE),
-        ({"boot_id": ""}, Process.ELSEWHERE),
-        ({"pid_namespace": 1}, Process.UNSEEN),
-        ({"start_ticks": 0}, Process.UNSEEN),
-        ({"pid": -1}, Process.UNSEEN),
-        ({"pid": 2**62}, Process.UNSEEN),
+        ({"start_ticks": 1}, ProcessState.GONE),  # the pid is another process's now
+        ({"boot_id": "another"}, ProcessState.ELSEWHERE),
+        ({"boot_id": ""}, ProcessState.ELSEWHERE),
+        ({"pid_namespace": 1}, ProcessState.UNSEEN),
+        ({"start_ticks": 0}, ProcessState.UNSEEN),
+        ({"pid": -1}, ProcessState.UNSEEN),
+        ({"pid": 2**62}, ProcessState.UNSEEN),
     ],
 )
 def test_a_process_is_known_by_more_than_its_pid(
-    change: dict[str, int | str], found: Process
+    change: dict[str, int | str], found: ProcessState
 ) -> None:
     assert owner.find(replace(this_process(), **change)) is found  # type: ignore[arg-type]
 
@@ -129,9 +131,9 @@ def test_a_zombie_is_gone_and_so_is_a_pid_without_a_process() -> None:
     life = WriterProcess(**json.loads(os.read(read, 1000)))
     os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
     assert life.pid == child
-    assert owner.find(life) is Process.GONE
+    assert owner.find(life) is ProcessState.GONE
     os.waitpid(child, 0)
-    assert owner.find(life) is Process.GONE
+    assert owner.find(life) is ProcessState.GONE
 
 
 # --- the lock -------------------------------------------------------------------------------------

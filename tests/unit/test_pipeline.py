@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from shipper.delivery.pipeline import READ_RECORDS, Progress, Route, Together
+from shipper.delivery.pipeline import READ_RECORDS, DeliveryContext, Pipeline, TurnResult
 from shipper.ledger.ledger import Ledger, Position
 from shipper.sinks.outcome import Disposition, Outcome
 from shipper.sinks.processor.metrics import Batch
@@ -47,13 +47,13 @@ class Setup:
         self.directory, self.writer = spool(folder / "spool", [], who=self.who, close=False)
         self.route = self.new_route()
 
-    def new_route(self) -> Route:
+    def new_route(self) -> Pipeline:
         """What a service does after its start."""
-        return Route(
+        return Pipeline(
             reader=OwnedReader(self.directory),
             identity=self.who,
             sink=self.sink,
-            together=Together(ledger=self.ledger, config=self.config),
+            context=DeliveryContext(ledger=self.ledger, config=self.config),
         )
 
     def log(self, *records: Record) -> None:
@@ -61,7 +61,7 @@ class Setup:
 
     def turn(
         self, *, owned: bool = True, flush_all: bool = False, seconds: float = LONG
-    ) -> Progress:
+    ) -> TurnResult:
         return self.route.turn(
             now=self.clock, until=self.clock.now + seconds, owned=owned, flush_all=flush_all
         )
@@ -89,7 +89,7 @@ def setup(tmp_path: Path) -> Iterator[Setup]:
 def test_steps_go_out_whole_and_in_the_order_they_were_logged(setup: Setup) -> None:
     setup.log(*(step(number) for number in range(25)))
     progress = setup.turn()
-    assert progress == Progress(at_end=True)
+    assert progress == TurnResult(at_end=True)
     assert setup.sink.steps == [list(range(10)), list(range(10, 20)), list(range(20, 25))]
     assert setup.route.take_delivered() == 25
     assert setup.route.take_delivered() == 0
@@ -219,7 +219,9 @@ def test_an_open_step_does_not_hold_up_another_run(setup: Setup) -> None:
     setup.log(step(1, run="a", closed=False), *(step(number, run="b") for number in range(15)))
     setup.turn()
     assert [batch.run for batch in setup.sink.sent] == ["b", "b"]
-    assert setup.saved == Position(seq=0, ahead={"b": 16}, early=frozenset(range(2, 17)))
+    assert setup.saved == Position(
+        seq=0, acked_by_run={"b": 16}, acked_seqs=frozenset(range(2, 17))
+    )
     setup.route = setup.new_route()
     setup.turn(owned=False)
     assert [(batch.run, batch.seqs) for batch in setup.sink.sent[2:]] == [("a", (1,))]
@@ -228,7 +230,7 @@ def test_an_open_step_does_not_hold_up_another_run(setup: Setup) -> None:
 
 def test_time_that_is_up_ends_a_turn_between_two_requests(setup: Setup) -> None:
     setup.log(*(step(number) for number in range(25)))
-    assert setup.turn(seconds=0.0) == Progress(more=True)
+    assert setup.turn(seconds=0.0) == TurnResult(more=True)
     assert setup.sink.steps == [list(range(10))]
     assert setup.turn(seconds=LONG).at_end
 
@@ -238,8 +240,8 @@ def test_nothing_that_can_be_read_again_is_kept_between_turns(setup: Setup) -> N
     setup.sink.judge = script(retry())
     for seconds in (LONG, 0.0, LONG):
         setup.turn(seconds=seconds)
-        assert not setup.route._parcels
-        assert not setup.route._bodies
+        assert not setup.route._batches
+        assert not setup.route._stored
 
 
 def test_a_record_that_cannot_be_sent_is_kept_apart_and_gone_past(setup: Setup) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from shipper.discovery.poller import ENDED_SECONDS, Pulse
+from shipper.discovery.poller import ENDED_SECONDS, SpoolPoller
 from tests.kit import spools
 from tests.kit.shipping import Clock, OwnedReader
 
@@ -15,27 +15,27 @@ FLUSH = 5.0
 
 
 class Setup:
-    """Two spools, felt by a pulse without a thread."""
+    """Two spools, felt by a poller without a thread."""
 
     def __init__(self, root: Path) -> None:
         self.clock = Clock()
         self.woken: list[str] = []
-        self.pulse = Pulse(self.woken.append, self.clock)
+        self.poller = SpoolPoller(self.woken.append, self.clock)
         self.writers = [
             spools.writer(root, spool=spools.spool_id(salt), segment_records=4) for salt in (1, 2)
         ]
         self.readers = [OwnedReader(writer.directory) for writer in self.writers]
         for reader in self.readers:
-            self.pulse.add(reader, FLUSH)
+            self.poller.add(reader, FLUSH)
         for _ in range(10):  # until they are no news themselves
-            self.pulse.beat()
+            self.poller.poll()
             self.clock.pass_by(FLUSH)
-        self.pulse.beat()
+        self.poller.poll()
         self.woken.clear()
 
-    def beat(self) -> list[str]:
+    def poll(self) -> list[str]:
         self.clock.pass_by(FLUSH)
-        self.pulse.beat()
+        self.poller.poll()
         woken, self.woken[:] = list(self.woken), []
         return woken
 
@@ -48,39 +48,39 @@ def setup(tmp_path: Path) -> Setup:
 def test_a_spool_wakes_when_it_has_something_new_and_not_otherwise(setup: Setup) -> None:
     first = setup.readers[0].spool
     for number in range(1, 12):
-        assert setup.beat() == []
+        assert setup.poll() == []
         setup.writers[0].append("step", spools.body(number))
-        assert setup.beat() == [first], number
+        assert setup.poll() == [first], number
         setup.writers[0].maintain()  # rotates and seals now and then
-        assert set(setup.beat()) <= {first}
+        assert set(setup.poll()) <= {first}
 
 
 def test_a_writer_that_is_gone_wakes_once(setup: Setup) -> None:
     setup.readers[1].owned = False
-    assert setup.beat() == [setup.readers[1].spool]
-    assert [setup.beat() for _ in range(20)] == [[]] * 20
+    assert setup.poll() == [setup.readers[1].spool]
+    assert [setup.poll() for _ in range(20)] == [[]] * 20
 
 
 def test_new_data_in_a_spool_that_was_called_ended_wakes(setup: Setup) -> None:
     setup.readers[1].owned = False
     for _ in range(50):  # until it is felt most rarely
-        setup.beat()
+        setup.poll()
     setup.writers[1].append("step", spools.body(1))
-    woken = [setup.beat() for _ in range(int(ENDED_SECONDS / FLUSH) + 1)]
+    woken = [setup.poll() for _ in range(int(ENDED_SECONDS / FLUSH) + 1)]
     assert woken.count([setup.readers[1].spool]) == 1
     setup.readers[1].owned = True
     setup.writers[1].append("step", spools.body(2))
-    woken = [setup.beat() for _ in range(3)]
+    woken = [setup.poll() for _ in range(3)]
     assert woken.count([setup.readers[1].spool]) == 1, "it is felt as often as before"
 
 
 def test_a_spool_that_has_ended_is_felt_ever_more_rarely(setup: Setup) -> None:
-    setup.pulse = Pulse(setup.woken.append, setup.clock)
+    setup.poller = SpoolPoller(setup.woken.append, setup.clock)
     setup.readers[0].owned = False
-    setup.pulse.add(setup.readers[0], FLUSH)
+    setup.poller.add(setup.readers[0], FLUSH)
     waits = []
     for _ in range(12):
-        waits.append(setup.pulse.beat())
+        waits.append(setup.poller.poll())
         setup.clock.pass_by(waits[-1])
     assert waits == sorted(waits)
     assert waits[-1] == ENDED_SECONDS
@@ -88,37 +88,37 @@ def test_a_spool_that_has_ended_is_felt_ever_more_rarely(setup: Setup) -> None:
 
 def test_a_spool_that_is_deleted_is_felt_no_more(setup: Setup) -> None:
     setup.readers[0].owned = setup.readers[1].owned = False
-    setup.beat()
+    setup.poll()
     for reader in setup.readers:
         shutil.rmtree(reader.directory)
     setup.clock.pass_by(ENDED_SECONDS)
-    setup.pulse.beat()
-    assert setup.pulse.beat() == float("inf")
+    setup.poller.poll()
+    assert setup.poller.poll() == float("inf")
 
 
 def test_each_spool_is_felt_once_in_its_interval(setup: Setup) -> None:
     setup.clock.pass_by(1.0)
-    assert setup.pulse.beat() == pytest.approx(FLUSH - 1.0)
+    assert setup.poller.poll() == pytest.approx(FLUSH - 1.0)
     setup.writers[0].append("step", spools.body(1))
-    setup.pulse.beat()
+    setup.poller.poll()
     assert setup.woken == []
 
 
 def test_a_folder_that_vanished_wakes_nobody(setup: Setup, tmp_path: Path) -> None:
     setup.readers[0].directory = tmp_path / "nothing"
-    setup.pulse.beat()
-    setup.beat()
-    assert setup.beat() == []
+    setup.poller.poll()
+    setup.poll()
+    assert setup.poll() == []
 
 
 def test_a_new_spool_is_felt_more_often_at_first(tmp_path: Path) -> None:
     clock, woken = Clock(), list[str]()
-    pulse = Pulse(woken.append, clock)
+    poller = SpoolPoller(woken.append, clock)
     writer = spools.writer(tmp_path)
-    pulse.add(OwnedReader(writer.directory), FLUSH)
+    poller.add(OwnedReader(writer.directory), FLUSH)
     waits = []
     for number in range(6):
-        waits.append(pulse.beat())
+        waits.append(poller.poll())
         writer.append("step", spools.body(number + 1))
         clock.pass_by(waits[-1])
     assert waits[:3] == [0.25, 0.5, 1.0]

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from shipper.delivery.pipeline import Route, Together
-from shipper.delivery.queue import SLEEP_SECONDS, TROUBLE_SECONDS, TURN_SECONDS, Lane
-from shipper.delivery.sink_state import Health
+from shipper.delivery.pipeline import DeliveryContext, Pipeline
+from shipper.delivery.queue import RETRY_SECONDS, SLEEP_SECONDS, TURN_SECONDS, DeliveryQueue
+from shipper.delivery.sink_state import SinkState
 from shipper.ledger.ledger import Ledger
 from shipper.sinks.outcome import Disposition, Outcome
 from shipper.sinks.processor.metrics import Batch
@@ -43,23 +43,23 @@ class Setup:
         self.clock = Clock()
         self.config = config(folder, flush_interval=FLUSH)
         self.sink = ScriptedSink(self.config)
-        self.health = Health("processor", self.clock)
+        self.sink_state = SinkState("processor", self.clock)
         self.ledger = Ledger(self.config.state)
         self.lane = self.another_lane("w")
         self.writers: dict[int, Any] = {}
 
-    def another_lane(self, key: str) -> Lane:
-        return Lane(key=key, sink_health=self.health, flush_all=False, now=self.clock)
+    def another_lane(self, key: str) -> DeliveryQueue:
+        return DeliveryQueue(key=key, sink_state=self.sink_state, flush_all=False, now=self.clock)
 
-    def add(self, salt: int, records: list[Record], *, owned: bool = True) -> Route:
+    def add(self, salt: int, records: list[Record], *, owned: bool = True) -> Pipeline:
         """A spool with these records joins the lane."""
         who = identity(spool_id(salt), workload_uid="w")
         directory, self.writers[salt] = spool(self.folder / "spool", records, who=who, close=False)
-        route = Route(
+        route = Pipeline(
             reader=OwnedReader(directory, owned=owned),
             identity=who,
             sink=self.sink,
-            together=Together(ledger=self.ledger, config=self.config),
+            context=DeliveryContext(ledger=self.ledger, config=self.config),
         )
         self.lane.add(route)
         return route
@@ -133,18 +133,18 @@ def test_new_data_refutes_that_a_spool_is_finished(setup: Setup) -> None:
     route.reader.owned = False
     setup.turns()
     spool = route.identity.spool
-    assert setup.lane.standing(spool) == (1, True)
+    assert setup.lane.progress(spool) == (1, True)
     append(setup.writers[1], [step(2)])
     setup.lane.wake(spool)
-    assert setup.lane.standing(spool) == (1, False)
+    assert setup.lane.progress(spool) == (1, False)
     route.reader.owned = True
     setup.turns()
     assert setup.sink.steps == [[1], [2]]
-    assert setup.lane.standing(spool) == (2, False)
+    assert setup.lane.progress(spool) == (2, False)
     route.reader.owned = False
     setup.lane.wake(spool)
     setup.turns()
-    assert setup.lane.standing(spool) == (2, True)
+    assert setup.lane.progress(spool) == (2, True)
     assert setup.lane.due() == NEVER
 
 
@@ -169,8 +169,8 @@ def test_a_spool_whose_writer_is_gone_is_finished_when_its_last_record_is_sent(
     setup.turns()
     assert setup.sink.steps == [[1], [2]]
     assert setup.lane.spools() == [route.identity.spool]
-    assert setup.lane.standing(route.identity.spool) == (2, True)
-    assert setup.lane.standing("another") is None
+    assert setup.lane.progress(route.identity.spool) == (2, True)
+    assert setup.lane.progress("another") is None
     assert setup.lane.due() == NEVER
     assert setup.lane.caught_up()
 
@@ -208,13 +208,13 @@ def test_a_failure_leaves_everything_where_it_is_and_waits(setup: Setup) -> None
     setup.judge(lambda batch, tries: retry())
     setup.lane.turn()
     assert route.position.seq == 0
-    assert setup.lane.due() == setup.lane.health.ready_at
+    assert setup.lane.due() == setup.lane.state.ready_at
     assert not setup.lane.caught_up()
     setup.judge(lambda batch, tries: DELIVERED)
     setup.clock.pass_by(60)
     setup.turns()
     assert route.position.seq == 1
-    assert setup.lane.health.trouble is None
+    assert setup.lane.state.failure is None
 
 
 @pytest.mark.promise("G15")
@@ -222,25 +222,25 @@ def test_trouble_of_the_workload_holds_up_no_other_workload(setup: Setup) -> Non
     setup.add(1, [step(1)])
     setup.judge(lambda batch, tries: retry("unknown-workload"))
     setup.lane.turn()
-    assert setup.lane.health.trouble is not None
-    assert setup.health.trouble is None
+    assert setup.lane.state.failure is not None
+    assert setup.sink_state.failure is None
     other = setup.another_lane("other")
-    other.add(setup.lane.routes()[0])
+    other.add(setup.lane.pipelines()[0])
     assert other.due() == setup.clock.now
 
 
 def test_trouble_of_the_sink_holds_up_all_its_workloads_until_it_is_over(setup: Setup) -> None:
     setup.add(1, [step(1)])
     other = setup.another_lane("other")
-    other.add(setup.lane.routes()[0])
+    other.add(setup.lane.pipelines()[0])
     setup.judge(lambda batch, tries: retry("refused", scope="sink", alarm=True))
     setup.lane.turn()
-    assert setup.health.trouble is not None
-    assert other.due() == setup.lane.due() == setup.health.ready_at
+    assert setup.sink_state.failure is not None
+    assert other.due() == setup.lane.due() == setup.sink_state.ready_at
     setup.judge(lambda batch, tries: DELIVERED)
     setup.clock.pass_by(60)
     setup.turns()
-    assert setup.health.trouble is None
+    assert setup.sink_state.failure is None
     assert other.due() <= setup.clock.now
 
 
@@ -251,7 +251,7 @@ def test_progress_before_a_failure_begins_a_new_row_of_failures(setup: Setup) ->
     setup.judge(lambda batch, tries: DELIVERED if tries > 1 else retry())
     for _ in range(30):
         setup.lane.turn()
-        assert setup.lane.health.ready_at - setup.clock.now <= 1.0
+        assert setup.lane.state.ready_at - setup.clock.now <= 1.0
         setup.clock.pass_by(60)
 
 
@@ -269,7 +269,7 @@ def test_a_spool_that_cannot_be_read_is_left_alone_and_the_others_go_on(
     setup.add(2, [step(1, run="good")])
     read = bad.reader.read
 
-    def broken(after: int, limit: int) -> Chunk:
+    def broken(*_: object) -> Chunk:
         raise error
 
     monkeypatch.setattr(bad.reader, "read", broken)
@@ -277,27 +277,27 @@ def test_a_spool_that_cannot_be_read_is_left_alone_and_the_others_go_on(
         setup.turns()
         assert [batch.run for batch in setup.sink.sent] == ["good"]
         assert not setup.lane.caught_up()
-        setup.clock.pass_by(TROUBLE_SECONDS)
+        setup.clock.pass_by(RETRY_SECONDS)
         setup.turns()
         assert len(caplog.records) == 1  # said once
-    assert str(bad.reader.directory) in caplog.text
+    assert caplog.records[0].fields["path"] == bad.reader.directory
     monkeypatch.setattr(bad.reader, "read", read)
-    setup.clock.pass_by(TROUBLE_SECONDS)
+    setup.clock.pass_by(RETRY_SECONDS)
     setup.turns()
     assert [batch.run for batch in setup.sink.sent] == ["good", "bad"]
 
 
 def test_a_spool_at_rest_comes_back(setup: Setup) -> None:
     setup.add(1, [step(1)])
-    setup.lane.rest()
-    assert setup.lane.due() == setup.clock.now + TROUBLE_SECONDS
+    setup.lane.postpone()
+    assert setup.lane.due() == setup.clock.now + RETRY_SECONDS
 
 
 def test_a_removed_spool_is_forgotten(setup: Setup) -> None:
     route = setup.add(1, [step(1)])
     setup.lane.remove(route.identity.spool)
     setup.lane.remove("never there")
-    assert setup.lane.routes() == []
+    assert setup.lane.pipelines() == []
     assert setup.lane.due() == NEVER
 
 
@@ -308,6 +308,6 @@ def test_a_refused_parcel_does_not_count_as_trouble_of_anyone(setup: Setup) -> N
         lambda batch, tries: type(dead)(disposition=Disposition.PERMANENT, reason="no-identity")
     )
     setup.turns()
-    assert setup.lane.health.trouble is None
-    assert setup.health.trouble is None
+    assert setup.lane.state.failure is None
+    assert setup.sink_state.failure is None
     assert setup.lane.caught_up()

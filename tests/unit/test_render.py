@@ -6,7 +6,7 @@ import pytest
 
 from shipper.audit.account import Account
 from shipper.cli.render import print_accounts, print_dead_letters, print_plan, print_quarantine
-from shipper.retention.quarantine import Report
+from shipper.retention.quarantine import QuarantineReport
 
 NASTY = "[red]x[/red] [/y] \x1b[2J\u202e:bug:"
 SHOWN = r"[red]x[/red] [/y] \x1b[2J\u202e:bug:"
@@ -33,7 +33,7 @@ def test_accounts(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_quarantine(capsys: pytest.CaptureFixture[str]) -> None:
-    report = Report(
+    report = QuarantineReport(
         spool="p",
         segment=1,
         path="",

@@ -6,14 +6,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shipper.retention.policy import Kept, in_order, oldest, to_delete
+from shipper.retention.policy import DeletableSegment, oldest, oldest_first, to_delete
 
 
-def kept(number: int, *, age: float, size: int = 10, save: bool = True) -> Kept:
-    return Kept(spool="s", number=number, bytes=size, age=age, save=save)
+def kept(number: int, *, age: float, size: int = 10, save: bool = True) -> DeletableSegment:
+    return DeletableSegment(spool="s", number=number, bytes=size, age=age, save=save)
 
 
-def doomed(*segments: Kept, seconds: float = 100.0, size: int = 1000) -> list[int | None]:
+def doomed(
+    *segments: DeletableSegment, seconds: float = 100.0, size: int = 1000
+) -> list[int | None]:
     return sorted(
         one.number or 0 for one in to_delete(segments, max_seconds=seconds, max_bytes=size)
     )
@@ -48,7 +50,7 @@ def test_nothing_there_is_nothing_to_delete() -> None:
 
 SEGMENTS = st.lists(
     st.builds(
-        Kept,
+        DeletableSegment,
         spool=st.just("s"),
         number=st.integers(1, 99),
         bytes=st.integers(0, 100),
@@ -60,7 +62,7 @@ SEGMENTS = st.lists(
 
 @settings(deadline=None)
 @given(SEGMENTS)
-def test_what_stays_is_wanted_young_and_within_the_bound(segments: list[Kept]) -> None:
+def test_what_stays_is_wanted_young_and_within_the_bound(segments: list[DeletableSegment]) -> None:
     gone = to_delete(segments, max_seconds=100, max_bytes=250)
     stays = list(segments)
     for one in gone:
@@ -71,13 +73,13 @@ def test_what_stays_is_wanted_young_and_within_the_bound(segments: list[Kept]) -
 
 @settings(deadline=None)
 @given(SEGMENTS)
-def test_nothing_goes_without_a_reason(segments: list[Kept]) -> None:
+def test_nothing_goes_without_a_reason(segments: list[DeletableSegment]) -> None:
     roomy = [one for one in segments if one.save and one.age <= 100]
     assert list(to_delete(roomy, max_seconds=100, max_bytes=10**9)) == []
 
 
-def place(spool: str, number: int | None, *, age: float, size: int = 10) -> Kept:
-    return Kept(spool=spool, number=number, bytes=size, age=age, save=True)
+def place(spool: str, number: int | None, *, age: float, size: int = 10) -> DeletableSegment:
+    return DeletableSegment(spool=spool, number=number, bytes=size, age=age, save=True)
 
 
 @pytest.mark.promise("G11")
@@ -92,13 +94,13 @@ def test_for_room_the_oldest_go_and_no_more_than_needed() -> None:
 @pytest.mark.promise("G11")
 def test_a_spool_is_deleted_from_its_beginning_whatever_was_touched_last() -> None:
     segments = [place("a", 1, age=5), place("a", 2, age=50), place("b", 1, age=20)]
-    order = [(one.spool, one.number) for one in in_order(segments)]
+    order = [(one.spool, one.number) for one in oldest_first(segments)]
     assert order == [("a", 1), ("a", 2), ("b", 1)]
 
 
 @given(SEGMENTS, st.integers(0, 500))
 def test_what_goes_for_room_is_enough_and_without_its_last_it_would_not_be(
-    segments: list[Kept], excess: int
+    segments: list[DeletableSegment], excess: int
 ) -> None:
     gone = oldest(segments, excess)
     if len(gone) < len(segments):

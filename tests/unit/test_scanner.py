@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from shipper.discovery.scanner import LOOK_SECONDS, MOST_AT_ONCE, Newcomers
+from shipper.discovery.scanner import MOST_AT_ONCE, TENANT_SECONDS, SpoolScanner
 from shipper.ledger.ledger import Ledger
 from spooler.errors import SpoolError
 from spooler.spool.identity import Identity
@@ -31,12 +31,12 @@ class Walker:
         self.config = config(folder, rescan_interval=RESCAN)
         self.config.spool.mkdir()
         self.ledger = Ledger(self.config.state)
-        self.newcomers = Newcomers(
+        self.scanner = SpoolScanner(
             config=self.config,
             ledger=self.ledger,
             is_known=self.taken.__contains__,
-            take_in=self._take,
-            set_aside=self._judge,
+            add_spool=self._take,
+            quarantine=self._judge,
             now=lambda: self.now,
         )
 
@@ -69,50 +69,50 @@ def test_hundreds_of_spools_are_taken_in_without_a_rest(walker: Walker) -> None:
         spools.writer(walker.config.spool, spool=spools.spool_id(salt)).close()
     walks = 0
     while len(walker.taken) < MANY:
-        assert walker.newcomers.seconds <= 0
-        walker.newcomers.walk_if_due()
+        assert walker.scanner.seconds <= 0
+        walker.scanner.scan_if_due()
         walks += 1
     assert walks == 3
-    assert walker.newcomers.is_done
-    assert walker.newcomers.seconds > RESCAN / 2
+    assert walker.scanner.is_done
+    assert walker.scanner.seconds > RESCAN / 2
 
 
 def test_between_walks_of_hundreds_that_cannot_be_read_there_is_a_rest(walker: Walker) -> None:
     for salt in range(MANY):
         bad_spool(walker.config.spool, salt)
     began = walker.now
-    walker.newcomers.walk_if_due()
+    walker.scanner.scan_if_due()
     took = walker.now - began
-    assert not walker.newcomers.is_done
-    assert walker.newcomers.seconds == pytest.approx(3 * took)
-    while not walker.newcomers.is_done:
-        walker.now += max(0.0, walker.newcomers.seconds)
-        walker.newcomers.walk_if_due()
-    assert len(walker.newcomers.unreadable) == MANY
+    assert not walker.scanner.is_done
+    assert walker.scanner.seconds == pytest.approx(3 * took)
+    while not walker.scanner.is_done:
+        walker.now += max(0.0, walker.scanner.seconds)
+        walker.scanner.scan_if_due()
+    assert len(walker.scanner.unreadable) == MANY
     assert not walker.taken
 
 
 @pytest.mark.promise("G15")
 def test_a_tenant_whose_spools_take_long_is_left_for_the_next_walk(walker: Walker) -> None:
     """Wall time counts: it may be waiting. Each walk goes on where the last one has ended."""
-    walker.seconds = LOOK_SECONDS * 0.6
+    walker.seconds = TENANT_SECONDS * 0.6
     slow = [bad_spool(walker.config.spool / "a", salt) for salt in range(6)]
     for number, folder in enumerate("bcd"):
         spools.writer(walker.config.spool / folder, spool=spools.spool_id(10 + number)).close()
-    walker.newcomers.walk_if_due()
+    walker.scanner.scan_if_due()
     assert len(walker.taken) == 3
-    assert list(walker.newcomers.unreadable) == [str(one) for one in slow[:2]]
+    assert list(walker.scanner.unreadable) == [str(one) for one in slow[:2]]
     for walks in (2, 3):
-        walker.now += max(0.0, walker.newcomers.seconds)
-        walker.newcomers.walk_if_due()
-        assert len(walker.newcomers.unreadable) == 2 * walks
+        walker.now += max(0.0, walker.scanner.seconds)
+        walker.scanner.scan_if_due()
+        assert len(walker.scanner.unreadable) == 2 * walks
     assert walker.judged == slow
 
 
 def test_it_is_not_done_amid_a_walk(walker: Walker) -> None:
     amid = []
-    walker.at_each = lambda: amid.append(walker.newcomers.is_done)
+    walker.at_each = lambda: amid.append(walker.scanner.is_done)
     bad_spool(walker.config.spool, 1)
-    walker.newcomers.walk_if_due()
+    walker.scanner.scan_if_due()
     assert amid == [False]
-    assert walker.newcomers.is_done
+    assert walker.scanner.is_done

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from shipper.delivery.scheduler import Schedule
+from shipper.delivery.scheduler import Scheduler
 from tests.kit.shipping import Clock
 
 NEVER = float("inf")
@@ -14,31 +14,31 @@ LONG = 60.0
 
 
 class Setup:
-    """A schedule whose keys are due when a test says so."""
+    """A scheduler whose keys are due when a test says so."""
 
     def __init__(self) -> None:
         self.clock = Clock()
         self.due: dict[str, float] = {}
-        self.schedule: Schedule[str] = Schedule(self.due.__getitem__, self.clock)
+        self.scheduler: Scheduler[str] = Scheduler(self.due.__getitem__, self.clock)
 
     def put(self, key: str, after: float = 0.0) -> None:
         self.due[key] = self.clock.now + after
-        self.schedule.put(key)
+        self.scheduler.put(key)
 
-    def give_back(self, key: str, after: float) -> None:
+    def release(self, key: str, after: float) -> None:
         self.due[key] = self.clock.now + after
-        self.schedule.give_back(key)
+        self.scheduler.release(key)
 
     def is_due(self) -> bool:
-        with self.schedule._lock:
-            wait = self.schedule._settle_top(None)
+        with self.scheduler._lock:
+            wait = self.scheduler._settle_top(None)
         return wait is not None and wait <= 0
 
     def taken(self) -> list[str | None]:
         """Everything that can be taken now, without waiting for more."""
         keys: list[str | None] = []
         while self.is_due():
-            keys.append(self.schedule.take())
+            keys.append(self.scheduler.take())
         return keys
 
 
@@ -76,11 +76,11 @@ def test_what_is_never_due_does_not_come_up(setup: Setup) -> None:
 def test_what_is_taken_is_not_given_to_another(setup: Setup) -> None:
     setup.put("a")
     assert setup.taken() == ["a"]
-    assert not setup.schedule.is_quiet()
+    assert not setup.scheduler.is_idle()
     setup.put("a")
     assert setup.taken() == []
-    setup.give_back("a", 0.0)
-    assert setup.schedule.is_quiet()
+    setup.release("a", 0.0)
+    assert setup.scheduler.is_idle()
     assert setup.taken() == ["a"]
 
 
@@ -106,21 +106,23 @@ def test_what_was_put_off_meanwhile_waits_on(setup: Setup) -> None:
 
 def test_the_end_sends_everyone_home(setup: Setup) -> None:
     got: list[str | None] = []
-    waiting = [threading.Thread(target=lambda: got.append(setup.schedule.take())) for _ in range(3)]
+    waiting = [
+        threading.Thread(target=lambda: got.append(setup.scheduler.take())) for _ in range(3)
+    ]
     for thread in waiting:
         thread.start()
-    setup.schedule.end()
+    setup.scheduler.close()
     for thread in waiting:
         thread.join(LONG)
     assert got == [None, None, None]
     setup.put("a")
-    assert setup.schedule.take() is None
+    assert setup.scheduler.take() is None
 
 
 def test_who_waits_is_woken_by_what_becomes_due(setup: Setup) -> None:
     setup.put("later", 1e6)
     got: list[str | None] = []
-    waiting = threading.Thread(target=lambda: got.append(setup.schedule.take()), daemon=True)
+    waiting = threading.Thread(target=lambda: got.append(setup.scheduler.take()), daemon=True)
     waiting.start()
     setup.put("now")
     waiting.join(LONG)
@@ -130,14 +132,14 @@ def test_who_waits_is_woken_by_what_becomes_due(setup: Setup) -> None:
 def test_queues_are_served_apart_and_a_key_may_change_its_queue() -> None:
     slow: set[str] = set()
     clock = Clock()
-    schedule: Schedule[str] = Schedule(lambda key: clock.now, clock, lambda key: key in slow)
-    schedule.put("a")
-    schedule.put("b")
-    assert schedule.take(False) == "a"
+    scheduler: Scheduler[str] = Scheduler(lambda key: clock.now, clock, lambda key: key in slow)
+    scheduler.put("a")
+    scheduler.put("b")
+    assert scheduler.take(False) == "a"
     slow.add("a")
-    schedule.give_back("a")
-    assert schedule.take(False) == "b"
-    assert schedule.take(True) == "a"
+    scheduler.release("a")
+    assert scheduler.take(False) == "b"
+    assert scheduler.take(True) == "a"
     slow.clear()
-    schedule.give_back("a")
-    assert schedule.take(False) == "a"
+    scheduler.release("a")
+    assert scheduler.take(False) == "a"

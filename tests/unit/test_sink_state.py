@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from shipper.delivery.backoff import CAP_SECONDS, FIRST_SECONDS
-from shipper.delivery.sink_state import Health
+from shipper.delivery.sink_state import SinkState
 from shipper.sinks.outcome import Disposition, Outcome
 from tests.kit.shipping import Clock, retry
 
@@ -19,8 +19,8 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def health(clock: Clock) -> Health:
-    return Health("processor", clock)
+def state(clock: Clock) -> SinkState:
+    return SinkState("processor", clock)
 
 
 @pytest.fixture
@@ -33,76 +33,76 @@ def levels(said: pytest.LogCaptureFixture) -> list[str]:
     return [record.levelname for record in said.records]
 
 
-def test_at_first_all_is_well_and_may_be_tried_at_once(health: Health, clock: Clock) -> None:
-    assert health.trouble is None
-    assert health.ready_at <= clock.now
+def test_at_first_all_is_well_and_may_be_tried_at_once(state: SinkState, clock: Clock) -> None:
+    assert state.failure is None
+    assert state.ready_at <= clock.now
 
 
 def test_a_failure_puts_off_the_next_try_by_the_wait_it_returns(
-    health: Health, clock: Clock
+    state: SinkState, clock: Clock
 ) -> None:
-    wait = health.failed(retry())
+    wait = state.failed(retry())
     assert 0 <= wait <= FIRST_SECONDS
-    assert health.ready_at == clock.now + wait
-    assert health.trouble == retry()
+    assert state.ready_at == clock.now + wait
+    assert state.failure == retry()
 
 
-def test_failures_of_one_moment_count_once(health: Health, clock: Clock) -> None:
-    first = health.failed(Outcome(disposition=Disposition.RETRY, reason="busy", retry_after=30.0))
-    ready = health.ready_at
+def test_failures_of_one_moment_count_once(state: SinkState, clock: Clock) -> None:
+    first = state.failed(Outcome(disposition=Disposition.RETRY, reason="busy", retry_after=30.0))
+    ready = state.ready_at
     clock.pass_by(10)
-    assert health.failed(retry("another")) == pytest.approx(first - 10)
-    assert health.ready_at == ready
-    assert health.trouble is not None
-    assert health.trouble.reason == "busy"
+    assert state.failed(retry("another")) == pytest.approx(first - 10)
+    assert state.ready_at == ready
+    assert state.failure is not None
+    assert state.failure.reason == "busy"
 
 
 def test_failures_one_after_the_other_wait_longer_up_to_the_cap(
-    health: Health, clock: Clock
+    state: SinkState, clock: Clock
 ) -> None:
     waits = []
     for _ in range(200):
-        waits.append(health.failed(retry()))
+        waits.append(state.failed(retry()))
         clock.pass_by(CAP_SECONDS)
     assert max(waits[:4]) <= FIRST_SECONDS * 8
     assert CAP_SECONDS / 2 < max(waits) <= CAP_SECONDS
 
 
-def test_a_success_ends_the_trouble_and_the_waiting(health: Health, clock: Clock) -> None:
+def test_a_success_ends_the_trouble_and_the_waiting(state: SinkState, clock: Clock) -> None:
     for _ in range(50):
-        health.failed(retry())
+        state.failed(retry())
         clock.pass_by(CAP_SECONDS)
-    health.succeeded()
-    assert health.trouble is None
-    assert health.ready_at <= clock.now
-    assert health.failed(retry()) <= FIRST_SECONDS
+    state.succeeded()
+    assert state.failure is None
+    assert state.ready_at <= clock.now
+    assert state.failed(retry()) <= FIRST_SECONDS
 
 
 def test_trouble_is_said_once_until_it_changes(
-    health: Health, clock: Clock, said: pytest.LogCaptureFixture
+    state: SinkState, clock: Clock, said: pytest.LogCaptureFixture
 ) -> None:
     for reason in ("busy", "busy", "busy", "refused", "refused"):
-        health.failed(retry(reason))
+        state.failed(retry(reason))
         clock.pass_by(CAP_SECONDS)
-    assert [record.message.split()[1] for record in said.records] == ["busy", "refused"]
+    assert [record.fields["reason"] for record in said.records] == ["busy", "refused"]
     assert all("kept" in record.message for record in said.records)
 
 
 def test_what_needs_an_operator_is_an_error_and_the_rest_a_warning(
-    health: Health, clock: Clock, said: pytest.LogCaptureFixture
+    state: SinkState, clock: Clock, said: pytest.LogCaptureFixture
 ) -> None:
-    health.failed(retry("busy"))
+    state.failed(retry("busy"))
     clock.pass_by(CAP_SECONDS)
-    health.failed(retry("wrong-address", alarm=True))
+    state.failed(retry("wrong-address", alarm=True))
     assert levels(said) == ["WARNING", "ERROR"]
 
 
 def test_the_end_of_trouble_is_said_and_a_success_without_any_is_not(
-    health: Health, said: pytest.LogCaptureFixture
+    state: SinkState, said: pytest.LogCaptureFixture
 ) -> None:
-    health.succeeded()
+    state.succeeded()
     assert not said.records
-    health.failed(retry("busy"))
-    health.succeeded()
-    health.succeeded()
-    assert [record.message for record in said.records[1:]] == ["processor: works again after busy"]
+    state.failed(retry("busy"))
+    state.succeeded()
+    state.succeeded()
+    assert [record.message for record in said.records[1:]] == ["sink resumed"]

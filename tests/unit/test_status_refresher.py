@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from shipper.admin.refresher import FULL_SECONDS, StatusRefresher
-from shipper.delivery.counters import Meters
-from shipper.health.liveness import Liveness
-from shipper.ledger.ledger import Ledger, Position, Settled
-from shipper.ledger.service_status import Sign, beat
+from shipper.delivery.counters import Metrics
+from shipper.health.liveness import ServiceLiveness
+from shipper.ledger.ledger import CommitDelta, Ledger, Position
+from shipper.ledger.service_status import Heartbeat, write_heartbeat
 from shipper.status.model import Status
 from tests.kit import shipping
 from tests.kit.shipping import Clock, step
@@ -27,12 +27,12 @@ class Setup:
         self.ledger.remember_spool(self.spool, directory, {})
         self.clock = Clock()
         self.polled: object | None = 0
-        meters = Meters()
+        meters = Metrics()
         self.refresher = StatusRefresher(
             shipping.config(folder, http_listen="127.0.0.1:0"),
             self.ledger,
             meters,
-            Liveness(meters),
+            ServiceLiveness(meters),
             lambda: None if self.polled is None else (self.polled, self.ledger.stamp()),
             self.clock,
         )
@@ -64,8 +64,8 @@ def setup(tmp_path: Path) -> Iterator[Setup]:
     made.ledger.close()
 
 
-def sign(**rates: float) -> Sign:
-    return Sign(pid=1, version="1", started=1.0, beat=2.0, rates=rates)
+def sign(**rates: float) -> Heartbeat:
+    return Heartbeat(pid=1, version="1", started=1.0, beat=2.0, rates=rates)
 
 
 def test_while_nothing_changes_everything_is_collected_once(setup: Setup) -> None:
@@ -74,7 +74,7 @@ def test_while_nothing_changes_everything_is_collected_once(setup: Setup) -> Non
 
 def test_a_heartbeat_is_shown_and_is_not_a_change(setup: Setup) -> None:
     setup.refresh()
-    beat(setup.ledger, sign(processor=7.0))
+    write_heartbeat(setup.ledger, sign(processor=7.0))
     assert setup.refresh() == 1
     assert setup.status.heartbeat == sign(processor=7.0)
     assert setup.status.running
@@ -83,7 +83,7 @@ def test_a_heartbeat_is_shown_and_is_not_a_change(setup: Setup) -> None:
 
 def test_an_acknowledgement_is_a_change(setup: Setup) -> None:
     setup.refresh()
-    setup.ledger.acknowledge(setup.spool, "processor", Position(seq=2), Settled(delivered=2))
+    setup.ledger.acknowledge(setup.spool, "processor", Position(seq=2), CommitDelta(delivered=2))
     assert setup.refresh() == 2
     assert setup.status.sinks[0].pending == 1
 
@@ -91,7 +91,7 @@ def test_an_acknowledgement_is_a_change(setup: Setup) -> None:
 def test_what_another_process_writes_is_a_change(setup: Setup) -> None:
     setup.refresh()
     beside = Ledger(setup.ledger.directory, exclusive=False)
-    beside.acknowledge(setup.spool, "processor", Position(seq=3), Settled(delivered=3))
+    beside.acknowledge(setup.spool, "processor", Position(seq=3), CommitDelta(delivered=3))
     beside.close()
     assert setup.refresh() == 2
 

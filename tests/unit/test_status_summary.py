@@ -11,13 +11,13 @@ import pytest
 from rich.console import Console
 
 from shipper.humanize import duration, short, size
-from shipper.ledger.service_status import Sign, Trouble
+from shipper.ledger.service_status import Heartbeat, OutageRow
 from shipper.status.model import DiskStatus, SinkStatus, SpoolSinkStatus, SpoolStatus, Status
 from shipper.status.summary import PAUSED_SECONDS, summarize
 from shipper.status.terminal import render
 
 NOW = time.mktime((2026, 3, 4, 12, 0, 0, 0, 0, -1))
-ALIVE = Sign(pid=7, version="1", started=NOW - 60, beat=NOW - 1)
+ALIVE = Heartbeat(pid=7, version="1", started=NOW - 60, beat=NOW - 1)
 
 
 def spool(pending: int = 0, *, number: int = 0, **fields: Any) -> SpoolStatus:
@@ -42,9 +42,9 @@ def overview(*spools: SpoolStatus, **fields: Any) -> Status:
     return Status(spools=spools, **{**known, **fields})
 
 
-def trouble(reason: str, *, alarm: bool = False, ago: float = 60.0, **fields: Any) -> Trouble:
+def trouble(reason: str, *, alarm: bool = False, ago: float = 60.0, **fields: Any) -> OutageRow:
     known = {"sink": "processor", "workload": "", "detail": "401 invalid token"}
-    return Trouble(reason=reason, alarm=alarm, since=NOW - ago, **{**known, **fields})
+    return OutageRow(reason=reason, alarm=alarm, since=NOW - ago, **{**known, **fields})
 
 
 CASES = {
@@ -64,20 +64,27 @@ CASES = {
         "Healthy: waiting for the first spool under /spool, which does not exist yet",
     ),
     "a closed root": (
-        overview(unreadable_directories={"/spool": "cannot be looked into: Permission denied"}),
+        overview(unreadable_directories={"/spool": "cannot be read: Permission denied"}),
         "action_required",
         (
-            "/spool cannot be looked into: Permission denied. Its records are not delivered, see"
+            "/spool cannot be read: Permission denied. Its records are not delivered, see"
             " lens-ship check."
         ),
     ),
     "closed folders": (
         overview(
             spool(),
-            unreadable_directories={"/spool/a": "is no folder", "/spool/b": "", "/spool/c": ""},
+            unreadable_directories={
+                "/spool/a": "is not a directory",
+                "/spool/b": "",
+                "/spool/c": "",
+            },
         ),
         "action_required",
-        ("/spool/a is no folder (and 2 more). Its records are not delivered, see lens-ship check."),
+        (
+            "/spool/a is not a directory (and 2 more). Its records are not delivered,"
+            " see lens-ship check."
+        ),
     ),
     "waiting for the first job": (
         overview(),

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from shipper.audit.account import Account
 from shipper.cli import render
-from shipper.replay.plan import Part
+from shipper.replay.plan import ReplayPart
 from shipper.tables import Column, fitted
 from spooler.spool.identity import Identity
 from tests.kit.spools import identity, spool_id
@@ -101,7 +101,7 @@ def test_a_dead_letter_has_its_number_and_its_answer(screen: Console) -> None:
 
 
 def test_a_plan_keeps_every_number(screen: Console) -> None:
-    part = Part(
+    part = ReplayPart(
         source=Spooled(identity(SPOOLS[1])),  # type: ignore[arg-type]
         sink="processor-detection",
         kinds=frozenset({"detection"}),

@@ -103,7 +103,7 @@ def _judge(
         to = answer.headers.get("location", "nowhere").partition("?")[0]
         return fail(sink, f"{status} to {to}", "set processor_url to the final address")
     if answer.status >= 500 or answer.status in (408, 425, 429):
-        return warn(sink, status, "look at the processor; everything is kept until then")
+        return warn(sink, status, "check the processor. All records are kept until it answers")
     return fail(
         sink,
         f"{status}, and not as a telemetry-processor does",
@@ -175,11 +175,11 @@ def _pods(known: set[str], identities: Sequence[Identity]) -> Iterator[Finding]:
             "pod",
             f"{pod} is not known to the processor: its job has ended, or is younger than half a"
             " minute, or the name is wrong",
-            "set WORKLOAD_UID in the job, which needs no look-up; `lens-ship dead-letter` keeps"
-            " what is refused",
+            "set WORKLOAD_UID in the job, which needs no request. `lens-ship dead-letter` keeps"
+            " what is rejected",
         )
     if len(unknown) > _NAMED:
-        yield warn("pod", f"and {len(unknown) - _NAMED} pods more", "the same as above")
+        yield warn("pod", f"and {len(unknown) - _NAMED} more pods", "the same as above")
     if asked and not unknown:
         yield ok("pod", f"{', '.join(asked[:_NAMED])}: known to the processor")
 

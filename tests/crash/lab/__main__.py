@@ -13,10 +13,10 @@ from rich.console import Console
 from rich.markup import escape
 
 from tests.crash.lab.attacks import REGISTRY, load
-from tests.crash.lab.broken import MUTANTS
+from tests.crash.lab.broken import BROKEN_BUILDS
 from tests.crash.lab.laboratory import workplace
 from tests.crash.lab.matrix import markdown, show
-from tests.crash.lab.plan import Laboratory, Ordered, Outcome
+from tests.crash.lab.plan import AttackResult, Laboratory, TrialOrder
 
 # Of the time given, the part that is kept for the broken builds.
 BROKEN_SHARE = 0.35
@@ -24,15 +24,19 @@ BROKEN_SHARE = 0.35
 
 @click.command()
 @click.option("--attack", "names", multiple=True, type=click.Choice(list(REGISTRY)))
-@click.option("--seed", type=int, help="First seed; trials take those that follow. Else random.")
-@click.option("--trials", type=int, help="Trials of each attack, instead of what it says itself.")
-@click.option("--long", "is_long", is_flag=True, help="The long run: many more trials.")
-@click.option("--minutes", default=10.0, show_default=True, help="After these nothing new begins.")
-@click.option("--workers", default=2, show_default=True, help="Trials at a time.")
-@click.option("--broken/--no-broken", default=True, help="Attack the broken builds too.")
-@click.option("--markdown", "page", type=Path, help="Write the matrix to this file as well.")
-@click.option("--keep", type=Path, help="Work in this folder and leave everything there.")
-@click.option("--list", "is_list", is_flag=True, help="Say what there is, and end.")
+@click.option(
+    "--seed", type=int, help="First seed. Trials take the ones after it. Default: random."
+)
+@click.option("--trials", type=int, help="Trials of each attack. Default: what the attack names.")
+@click.option("--long", "is_long", is_flag=True, help="Run many more trials.")
+@click.option(
+    "--minutes", default=10.0, show_default=True, help="No trial begins after these minutes."
+)
+@click.option("--workers", default=2, show_default=True, help="Trials that run at a time.")
+@click.option("--broken/--no-broken", default=True, help="Run the broken builds, too.")
+@click.option("--markdown", "page", type=Path, help="Write the matrix to this file, too.")
+@click.option("--keep", type=Path, help="Work in this directory and keep all files.")
+@click.option("--list", "is_list", is_flag=True, help="List attacks and broken builds, and exit.")
 def main(
     *,
     names: tuple[str, ...],
@@ -46,30 +50,32 @@ def main(
     keep: Path | None,
     is_list: bool,
 ) -> None:
-    """Attack every promise and print what held; exit 1 if one did not, or a broken build got by.
+    """Attack every guarantee and print which held.
 
-    What failed is tried again with --attack NAME --seed N --trials 1.
+    The exit code is 1 if one failed or a broken build was not noticed. To run a failed trial again:
+    --attack NAME --seed N --trials 1.
     """
     console = Console()
     if is_list:
         _list(console)
         return
     first = int.from_bytes(os.urandom(3), "big") if seed is None else seed
-    console.print(f"first seed {first}, {minutes:g} minutes at most")
+    console.print(f"first seed {first}, at most {minutes:g} minutes")
     began = time.monotonic()
     end = began + minutes * 60
     orders = [
-        Ordered(name=name, trials=trials or _trials(name, is_long=is_long), seed=first)
+        TrialOrder(name=name, trials=trials or _trials(name, is_long=is_long), seed=first)
         for name in names or REGISTRY
     ]
-    with workplace(keep) as folder:
+    with workplace(keep) as directory:
         laboratory = Laboratory(
-            folder=folder, workers=workers, say=lambda text: console.print(escape(text))
+            directory=directory, workers=workers, say=lambda text: console.print(escape(text))
         )
         outcomes = laboratory.attack(orders, end - (60 * minutes * BROKEN_SHARE if broken else 0))
         if broken:
             usual = [
-                Ordered(name=o.name, trials=load(o.name).trials.usual, seed=first) for o in orders
+                TrialOrder(name=o.name, trials=load(o.name).trials.usual, seed=first)
+                for o in orders
             ]
             _note_broken(outcomes, laboratory.attack_broken(usual, end))
     found = list(outcomes.values())
@@ -85,10 +91,12 @@ def _trials(name: str, *, is_long: bool) -> int:
     return trials.long if is_long else trials.usual
 
 
-def _note_broken(outcomes: dict[str, Outcome], caught: dict[str, dict[str, bool]]) -> None:
+def _note_broken(outcomes: dict[str, AttackResult], caught: dict[str, dict[str, bool]]) -> None:
     for name, outcome in outcomes.items():
         if not outcome.missing:
-            outcome.mutants = {mutant: caught[name].get(mutant) for mutant in load(name).catches}
+            outcome.broken_builds = {
+                broken_build: caught[name].get(broken_build) for broken_build in load(name).catches
+            }
 
 
 def _head(seed: int, minutes: float, *, is_long: bool) -> str:
@@ -108,8 +116,8 @@ def _list(console: Console) -> None:
         console.print(f"  must notice: {', '.join(attack.catches)}")
         if missing:
             console.print(f"  [yellow]not possible here: {missing}[/]")
-    for name, mutant in MUTANTS.items():
-        console.print(f"broken build [bold]{name}[/]: {mutant.meaning}")
+    for name, broken_build in BROKEN_BUILDS.items():
+        console.print(f"broken build [bold]{name}[/]: {broken_build.meaning}")
 
 
 if __name__ == "__main__":

@@ -9,37 +9,37 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from tests.crash.lab.broken_log import LOG_MUTANTS
-from tests.crash.lab.broken_master import MASTER_MUTANTS
-from tests.crash.lab.broken_node import NODE_MUTANTS
-from tests.crash.lab.broken_spool import SPOOL_MUTANTS
-from tests.crash.lab.broken_state import STATE_MUTANTS
-from tests.crash.lab.broken_training import TRAINING_MUTANTS
+from tests.crash.lab.broken_log import LOG_BUILDS
+from tests.crash.lab.broken_master import MASTER_BUILDS
+from tests.crash.lab.broken_node import NODE_BUILDS
+from tests.crash.lab.broken_spool import SPOOL_BUILDS
+from tests.crash.lab.broken_state import STATE_BUILDS
+from tests.crash.lab.broken_training import TRAINING_BUILDS
 from tests.crash.lab.laboratory import REPOSITORY
-from tests.crash.lab.patches import Mutant, Patch
+from tests.crash.lab.patches import BrokenBuild, Patch
 
 _COPIED = ("spooler", "shipper", "tests", "examples", "bench")
 
 
-def patched(mutant: Mutant) -> dict[str, str]:
-    """The files that a mutant changes, as they are in it.
+def patched(broken_build: BrokenBuild) -> dict[str, str]:
+    """The files that a broken build changes, as it has them.
 
     Raises:
         Stale: a patch does not apply.
     """
     texts: dict[str, str] = {}
-    for patch in mutant.patches:
+    for patch in broken_build.patches:
         before = texts.get(patch.file) or (REPOSITORY / patch.file).read_text(encoding="utf-8")
         texts[patch.file] = patch.applied(before)
     return texts
 
 
-def build(name: str, folder: Path) -> Path:
-    """Make the broken build `name` in `folder`, unless it is there; the tree to run from."""
-    tree = folder / name
+def build(name: str, directory: Path) -> Path:
+    """Make the broken build `name` in `directory`, unless it is there; the tree to run from."""
+    tree = directory / name
     if tree.exists():
         return tree
-    texts = patched(MUTANTS[name])
+    texts = patched(BROKEN_BUILDS[name])
     for part in _COPIED:
         shutil.copytree(
             REPOSITORY / part, tree / part, ignore=shutil.ignore_patterns("__pycache__")
@@ -54,9 +54,9 @@ _RECORDER = "spooler/recorder.py"
 _PIPELINE = "shipper/delivery/pipeline.py"
 _BACKOFF = "shipper/delivery/backoff.py"
 
-MUTANTS: dict[str, Mutant] = {
-    "no-commit-before-return": Mutant(
-        meaning="a record is committed with the next ones, after its append has returned",
+BROKEN_BUILDS: dict[str, BrokenBuild] = {
+    "no-commit-before-return": BrokenBuild(
+        meaning="a record is committed together with later ones, after its append has returned",
         patches=(
             Patch(
                 file=_WRITER,
@@ -69,8 +69,8 @@ MUTANTS: dict[str, Mutant] = {
             ),
         ),
     ),
-    "rotate-without-closing": Mutant(
-        meaning="the numbers of a new segment begin before the old one has got its last",
+    "rotate-without-closing": BrokenBuild(
+        meaning="the seqs of a new segment begin before the old segment has its last record",
         patches=(
             Patch(
                 file=_WRITER,
@@ -79,8 +79,8 @@ MUTANTS: dict[str, Mutant] = {
             ),
         ),
     ),
-    "rotate-early": Mutant(
-        meaning="the last record of a segment is thrown away when the next one begins",
+    "rotate-early": BrokenBuild(
+        meaning="the last record of a segment is deleted at the rotation",
         patches=(
             Patch(
                 file=_WRITER,
@@ -91,31 +91,31 @@ MUTANTS: dict[str, Mutant] = {
             ),
         ),
     ),
-    "acknowledge-before-send": Mutant(
+    "acknowledge-before-send": BrokenBuild(
         meaning="the position is saved before the receiver has the data",
         patches=(
             Patch(
                 file=_PIPELINE,
-                old="        outcome = self._send(batch, tries)\n",
-                new="        self._parcels.popleft()\n"
-                "        self._settle(batch, delivered=len(batch.seqs), requests=1)\n"
-                "        self._parcels.appendleft(batch)\n"
-                "        outcome = self._send(batch, tries)\n",
+                old="        outcome = self._send(batch, attempt)\n",
+                new="        self._batches.popleft()\n"
+                "        self._commit(batch, delivered=len(batch.seqs), requests=1)\n"
+                "        self._batches.appendleft(batch)\n"
+                "        outcome = self._send(batch, attempt)\n",
             ),
         ),
     ),
-    "position-too-high": Mutant(
-        meaning="the saved position takes in what is still to be sent",
+    "position-too-high": BrokenBuild(
+        meaning="the saved position includes records that are still pending",
         patches=(
             Patch(
                 file=_PIPELINE,
-                old="        seq = min(remaining) - 1 if remaining else self._through\n",
+                old="        seq = min(waiting) - 1 if waiting else self._through\n",
                 new="        seq = self._through\n",
             ),
         ),
     ),
-    "position-not-saved": Mutant(
-        meaning="most positions are not saved: more than one request is repeated",
+    "position-not-saved": BrokenBuild(
+        meaning="most positions are not saved, so that more than one request is repeated",
         patches=(
             Patch(
                 file=_PIPELINE,
@@ -125,19 +125,19 @@ MUTANTS: dict[str, Mutant] = {
             ),
         ),
     ),
-    "duplicates-on-retry": Mutant(
+    "duplicates-on-retry": BrokenBuild(
         meaning="a request that was delivered is sent once more",
         patches=(
             Patch(
                 file=_PIPELINE,
                 old="        if outcome.disposition is Disposition.DELIVERED:\n",
                 new="        if outcome.disposition is Disposition.DELIVERED:\n"
-                "            self.sink.send(batch, self.identity, tries)\n",
+                "            self.sink.send(batch, self.identity, attempt)\n",
             ),
         ),
     ),
-    "no-sync": Mutant(
-        meaning="the log is said to be on the disk, and was never synced",
+    "no-sync": BrokenBuild(
+        meaning="the log is reported as synced and was never synced",
         patches=(
             Patch(
                 file="spooler/spool/sync.py",
@@ -146,7 +146,7 @@ MUTANTS: dict[str, Mutant] = {
             ),
         ),
     ),
-    "no-sync-at-once": Mutant(
+    "no-sync-at-once": BrokenBuild(
         meaning="a start and a detection wait for the next sync like any record",
         patches=(
             Patch(
@@ -156,8 +156,8 @@ MUTANTS: dict[str, Mutant] = {
             ),
         ),
     ),
-    "says-yes-on-failure": Mutant(
-        meaning="a record that could not be committed is said to be safe",
+    "failure-reported-as-success": BrokenBuild(
+        meaning="a record that could not be committed is reported as recorded",
         patches=(
             Patch(
                 file=_RECORDER,
@@ -166,8 +166,8 @@ MUTANTS: dict[str, Mutant] = {
             ),
         ),
     ),
-    "losses-not-told": Mutant(
-        meaning="what was refused is forgotten instead of written as a gap",
+    "losses-not-recorded": BrokenBuild(
+        meaning="refused records are forgotten instead of written as a gap",
         patches=(
             Patch(
                 file=_RECORDER,
@@ -177,8 +177,8 @@ MUTANTS: dict[str, Mutant] = {
             ),
         ),
     ),
-    "deletion-not-noticed": Mutant(
-        meaning="files that were deleted under the writer are written on",
+    "deletion-not-noticed": BrokenBuild(
+        meaning="the writer goes on writing to files that were deleted",
         patches=(
             Patch(
                 file="spooler/spool/layout.py",
@@ -187,7 +187,7 @@ MUTANTS: dict[str, Mutant] = {
             ),
         ),
     ),
-    "parents-connection-after-fork": Mutant(
+    "parent-connection-after-fork": BrokenBuild(
         meaning="a forked child goes on with the spool of its parent",
         patches=(
             Patch(
@@ -197,8 +197,8 @@ MUTANTS: dict[str, Mutant] = {
             ),
         ),
     ),
-    "fork-without-waiting": Mutant(
-        meaning="a fork does not wait until every thread has left SQLite; the child records anyway",
+    "fork-without-waiting": BrokenBuild(
+        meaning="a fork does not wait until every thread has left SQLite, and the child records",
         patches=(
             Patch(
                 file=_RECORDER,
@@ -207,8 +207,8 @@ MUTANTS: dict[str, Mutant] = {
             ),
         ),
     ),
-    "handler-takes-the-same-number": Mutant(
-        meaning="a signal handler's record replaces the one that it has interrupted",
+    "handler-takes-the-same-number": BrokenBuild(
+        meaning="the record of a signal handler replaces the one that it has interrupted",
         patches=(
             Patch(
                 file="spooler/spool/format.py",
@@ -217,7 +217,7 @@ MUTANTS: dict[str, Mutant] = {
             ),
         ),
     ),
-    "wakes-with-a-lock": Mutant(
+    "wakes-with-a-lock": BrokenBuild(
         meaning="the background thread is woken through a lock that a signal handler cannot take",
         patches=(
             Patch(
@@ -232,8 +232,8 @@ MUTANTS: dict[str, Mutant] = {
             ),
         ),
     ),
-    "half-an-answer-counts": Mutant(
-        meaning="an answer that ends too early is taken for a whole one",
+    "partial-answer-accepted": BrokenBuild(
+        meaning="an answer that ends too early is taken for a complete one",
         patches=(
             Patch(
                 file="shipper/http_client/client.py",
@@ -245,8 +245,8 @@ MUTANTS: dict[str, Mutant] = {
             ),
         ),
     ),
-    "any-200-counts": Mutant(
-        meaning="an answer of 200 is believed, whatever it says and whoever said it",
+    "any-200-accepted": BrokenBuild(
+        meaning="an answer of 200 is accepted whatever its body holds and whichever server sent it",
         patches=(
             Patch(
                 file="shipper/sinks/processor/classify.py",
@@ -256,8 +256,8 @@ MUTANTS: dict[str, Mutant] = {
             ),
         ),
     ),
-    "links-are-followed": Mutant(
-        meaning="what lies in a spool is opened wherever it leads to",
+    "links-are-followed": BrokenBuild(
+        meaning="links and special files in a spool are opened",
         patches=(
             Patch(
                 file="spooler/spool/safe_open.py",
@@ -281,8 +281,8 @@ MUTANTS: dict[str, Mutant] = {
             ),
         ),
     ),
-    "looks-without-end": Mutant(
-        meaning="a look through a tenant's file may take as long as it likes",
+    "reads-without-limit": BrokenBuild(
+        meaning="the time for reading one file of a tenant has no limit",
         patches=(
             Patch(
                 file="spooler/spool/source.py",
@@ -291,8 +291,8 @@ MUTANTS: dict[str, Mutant] = {
             ),
         ),
     ),
-    "a-spool-says-whose-it-is": Mutant(
-        meaning="what a spool says of its pod counts, whatever folder it lies in",
+    "pod-of-a-spool-not-checked": BrokenBuild(
+        meaning="the pod UID that a spool claims is accepted, whatever directory holds the spool",
         patches=(
             Patch(
                 file="shipper/discovery/layout.py",
@@ -301,11 +301,11 @@ MUTANTS: dict[str, Mutant] = {
             ),
         ),
     ),
-    **NODE_MUTANTS,
-    **SPOOL_MUTANTS,
-    **TRAINING_MUTANTS,
-    "backoff-without-jitter": Mutant(
-        meaning="all that lost the same receiver try again at the same moments",
+    **NODE_BUILDS,
+    **SPOOL_BUILDS,
+    **TRAINING_BUILDS,
+    "backoff-without-jitter": BrokenBuild(
+        meaning="all senders of one receiver retry at the same moments",
         patches=(
             Patch(
                 file=_BACKOFF,
@@ -315,8 +315,8 @@ MUTANTS: dict[str, Mutant] = {
             ),
         ),
     ),
-    "waits-no-longer-for-a-slow-answer": Mutant(
-        meaning="the time for an answer does not grow: senders hang up just before their turn",
+    "fixed-read-timeout": BrokenBuild(
+        meaning="the read timeout does not grow, so that senders disconnect just before their turn",
         patches=(
             Patch(
                 file="shipper/sinks/processor/client.py",
@@ -325,7 +325,7 @@ MUTANTS: dict[str, Mutant] = {
             ),
         ),
     ),
-    **LOG_MUTANTS,
-    **STATE_MUTANTS,
-    **MASTER_MUTANTS,
+    **LOG_BUILDS,
+    **STATE_BUILDS,
+    **MASTER_BUILDS,
 }

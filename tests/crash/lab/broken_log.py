@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from tests.crash.lab.patches import Mutant, Patch
+from tests.crash.lab.patches import BrokenBuild, Patch
 
 _FOLLOW = "spooler/filetail/follower.py"
 
-LOG_MUTANTS: dict[str, Mutant] = {
-    "position-apart-from-the-lines": Mutant(
-        meaning="the log's position is looked for in its own file only, not in the last record",
+LOG_BUILDS: dict[str, BrokenBuild] = {
+    "position-not-read-from-records": BrokenBuild(
+        meaning="the position in a log is read from its own file only, not from the last record",
         patches=(
             Patch(
                 file="spooler/filetail/resume.py",
@@ -17,8 +17,8 @@ LOG_MUTANTS: dict[str, Mutant] = {
             ),
         ),
     ),
-    "position-before-the-lines": Mutant(
-        meaning="the log is gone past before its lines are recorded",
+    "position-before-lines": BrokenBuild(
+        meaning="the position in a log is saved before its lines are recorded",
         patches=(
             Patch(
                 file="spooler/collectors/log.py",
@@ -27,8 +27,8 @@ LOG_MUTANTS: dict[str, Mutant] = {
             ),
         ),
     ),
-    "partial-line-twice": Mutant(
-        meaning="a line without its end is recorded as it is, and again when it is whole",
+    "partial-line-twice": BrokenBuild(
+        meaning="a line without its end is recorded as it is, and again when it is complete",
         patches=(
             Patch(
                 file=_FOLLOW,
@@ -39,8 +39,8 @@ LOG_MUTANTS: dict[str, Mutant] = {
             ),
         ),
     ),
-    "rotation-forgets-the-rest": Mutant(
-        meaning="once a log is rotated, what was not read of it yet is left",
+    "rotation-skips-the-rest": BrokenBuild(
+        meaning="the unread rest of a rotated log is skipped",
         patches=(
             Patch(
                 file=_FOLLOW,
@@ -49,8 +49,8 @@ LOG_MUTANTS: dict[str, Mutant] = {
             ),
         ),
     ),
-    "truncation-not-noticed": Mutant(
-        meaning="a place in a log is known by its inode and offset, whatever stands there now",
+    "truncation-not-noticed": BrokenBuild(
+        meaning="a position in a log is an inode and an offset, without a fingerprint",
         patches=(
             Patch(
                 file=_FOLLOW,
@@ -65,8 +65,8 @@ LOG_MUTANTS: dict[str, Mutant] = {
             ),
         ),
     ),
-    "characters-are-cut": Mutant(
-        meaning="a piece of a long line may end inside a character",
+    "multibyte-characters-cut": BrokenBuild(
+        meaning="a part of a long line may end inside a character",
         patches=(
             Patch(
                 file="spooler/filetail/lines.py",

@@ -2,48 +2,48 @@
 
 from __future__ import annotations
 
-from tests.crash.lab.patches import Mutant, Patch
+from tests.crash.lab.patches import BrokenBuild, Patch
 
-_AGAIN = "shipper/delivery/resend.py"
-_FORGOTTEN = (
-    "            if self._life.name:\n                raise Forgotten(life)\n"
-    "            self._note(replace(self._life, name=life))\n"
+_RESEND = "shipper/delivery/resend.py"
+_RESTARTED = (
+    "        if self._epoch.name and not self._closed:\n"
+    "            raise ReceiverRestarted(epoch)\n"
 )
 
-MASTER_MUTANTS: dict[str, Mutant] = {
-    "forgotten-not-sent-again": Mutant(
-        meaning="what a restarted master has forgotten is not sent again",
+MASTER_BUILDS: dict[str, BrokenBuild] = {
+    "no-resend-after-restart": BrokenBuild(
+        meaning="reports that a restarted master has lost are not sent again",
         patches=(
             Patch(
-                file=_AGAIN,
-                old=_FORGOTTEN,
-                new="            self._note(replace(self._life, name=life))\n",
+                file=_RESEND,
+                old=_RESTARTED,
+                new="",
             ),
         ),
     ),
-    "newer-before-what-was-forgotten": Mutant(
-        meaning="one report more is sent before what a restarted master has forgotten",
+    "newer-before-resend": BrokenBuild(
+        meaning="one newer report is sent before the resend to a restarted master",
         patches=(
             Patch(
-                file=_AGAIN,
-                old=_FORGOTTEN,
-                new='            if self._life.name and not getattr(self, "late", False):\n'
-                "                self.late = True\n                return\n" + _FORGOTTEN,
+                file=_RESEND,
+                old=_RESTARTED,
+                new='        if self._epoch.name and not getattr(self, "late", False):\n'
+                "            self.late = True\n            return\n" + _RESTARTED,
             ),
         ),
     ),
-    "sample-in-doubt-sent-again": Mutant(
+    "ambiguous-sample-resent": BrokenBuild(
         meaning="a sample whose answer was lost is sent again to the same master",
         patches=(
             Patch(
-                file=_AGAIN,
-                old="        if once and self._flies(batch, greeting.epoch):\n",
-                new="        if False:\n",
+                file=_RESEND,
+                old="            if in_flight == (batch.first, answer.epoch):\n",
+                new="            if False:\n",
             ),
         ),
     ),
-    "reports-not-checked": Mutant(
-        meaning="a report goes out whatever its time is",
+    "reports-not-checked": BrokenBuild(
+        meaning="a report is sent however old it is",
         patches=(
             Patch(
                 file="shipper/sinks/dlrover/report.py",
@@ -57,8 +57,8 @@ MASTER_MUTANTS: dict[str, Mutant] = {
             ),
         ),
     ),
-    "reports-out-of-order": Mutant(
-        meaning="of two reports the later one goes out first",
+    "reports-out-of-order": BrokenBuild(
+        meaning="of two reports the later one is sent first",
         patches=(
             Patch(
                 file="shipper/sinks/dlrover/sink.py",

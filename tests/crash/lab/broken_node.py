@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from tests.crash.lab.patches import Mutant, Patch
+from tests.crash.lab.patches import BrokenBuild, Patch
 
-NODE_MUTANTS: dict[str, Mutant] = {
-    "ends-not-looked-for": Mutant(
-        meaning="nobody looks whether the process of a spool is still there",
+NODE_BUILDS: dict[str, BrokenBuild] = {
+    "ended-processes-not-checked": BrokenBuild(
+        meaning="the service does not check whether the process of a spool still runs",
         patches=(
             Patch(
                 file="shipper/discovery/poller.py",
-                old="        one.verdict = one.reader.liveness()\n",
-                new="        one.verdict = Liveness(alive=True)\n",
+                old="        one.liveness = one.reader.liveness()\n",
+                new="        one.liveness = Liveness(alive=True)\n",
             ),
         ),
     ),
-    "silence-is-death": Mutant(
-        meaning="a process that has not written for a moment is taken for dead",
+    "silent-processes-reported-dead": BrokenBuild(
+        meaning="a process that has written nothing for a moment is reported as dead",
         patches=(
             Patch(
                 file="spooler/spool/owner.py",
@@ -27,8 +27,8 @@ NODE_MUTANTS: dict[str, Mutant] = {
             ),
         ),
     ),
-    "goodbye-is-not-heard": Mutant(
-        meaning="a process that ended in order is said to have been cut off",
+    "clean-shutdown-not-read": BrokenBuild(
+        meaning="a clean shutdown is reported as an unclean exit",
         patches=(
             Patch(
                 file="shipper/steps.py",
@@ -42,60 +42,61 @@ NODE_MUTANTS: dict[str, Mutant] = {
             ),
         ),
     ),
-    "counts-are-saved-later": Mutant(
-        meaning="most positions are saved without what has been settled on the way",
+    "counts-saved-later": BrokenBuild(
+        meaning="most positions are saved without the counts of what was acknowledged",
         patches=(
             Patch(
                 file="shipper/ledger/ledger.py",
-                old="        if not settled.dropped:\n            with self.using() as database:\n",
+                old="        if not delta.dropped:\n"
+                "            with self.connection() as database:\n",
                 new="        self._later = getattr(self, '_later', {})\n"
-                "        before = self._later.pop((spool, sink), Settled())\n"
+                "        before = self._later.pop((spool, sink), CommitDelta())\n"
                 "        import dataclasses\n"
-                "        settled = dataclasses.replace(\n"
-                "            settled,\n"
-                "            delivered=settled.delivered + before.delivered,\n"
-                "            passed=settled.passed + before.passed,\n"
+                "        delta = dataclasses.replace(\n"
+                "            delta,\n"
+                "            delivered=delta.delivered + before.delivered,\n"
+                "            skipped=delta.skipped + before.skipped,\n"
                 "        )\n"
                 "        if position.seq % 2:\n"
-                "            self._later[spool, sink] = settled\n"
-                "            settled = Settled()\n"
-                "        if not settled.dropped:\n"
-                "            with self.using() as database:\n",
+                "            self._later[spool, sink] = delta\n"
+                "            delta = CommitDelta()\n"
+                "        if not delta.dropped:\n"
+                "            with self.connection() as database:\n",
             ),
         ),
     ),
-    "refused-and-not-kept": Mutant(
-        meaning="what the receiver refuses for good is passed over, and no dead letter",
+    "rejected-and-not-kept": BrokenBuild(
+        meaning="a record that the receiver rejects is skipped, and no dead letter is kept",
         patches=(
             Patch(
                 file="shipper/delivery/pipeline.py",
-                old="if self._ledger.bury(self._letter(one))]\n",
-                new="if one.stored.seq % 2]\n",
+                old="            if self._ledger.add_dead_letter(\n",
+                new="            if (lambda _letter: one.stored.seq % 2)(\n",
             ),
         ),
     ),
-    "refused-counts-as-delivered": Mutant(
+    "rejected-counts-as-delivered": BrokenBuild(
         meaning="a dead letter is counted as delivered, too",
         patches=(
             Patch(
                 file="shipper/delivery/pipeline.py",
-                old="        self._settle(batch, delivered=0, requests=1)\n",
-                new="        self._settle(batch, delivered=len(batch.seqs), requests=1)\n",
+                old="        self._commit(batch, requests=1)\n",
+                new="        self._commit(batch, delivered=len(batch.seqs), requests=1)\n",
             ),
         ),
     ),
-    "dropped-and-not-counted": Mutant(
-        meaning="what is deleted undelivered for the limit of the root is counted nowhere",
+    "dropped-and-not-counted": BrokenBuild(
+        meaning="records that are dropped for the limit of the root are not counted",
         patches=(
             Patch(
                 file="shipper/ledger/ledger.py",
-                old="            count = _lose(database, spool, sink, lost)\n",
+                old="            count = _add_lost(database, spool, sink, lost)\n",
                 new="            count = through - position.seq\n",
             ),
         ),
     ),
-    "spool-limit-not-kept": Mutant(
-        meaning="no writer looks at what its spool takes",
+    "spool-limit-not-kept": BrokenBuild(
+        meaning="the writer does not check how much disk its spool takes",
         patches=(
             Patch(
                 file="spooler/spool/writer.py",
@@ -104,17 +105,17 @@ NODE_MUTANTS: dict[str, Mutant] = {
             ),
         ),
     ),
-    "root-limit-not-kept": Mutant(
+    "root-limit-not-kept": BrokenBuild(
         meaning="the service does not tell writers that the root is full",
         patches=(
             Patch(
                 file="shipper/retention/cleaner.py",
-                old="full=excess > 0 and (was_crowded or not self._crowded))\n",
+                old="full=over_by > 0 and (was_blocked or not self._blocked))\n",
                 new="full=False)\n",
             ),
         ),
     ),
-    "writer-deletes-undelivered": Mutant(
+    "writer-deletes-undelivered": BrokenBuild(
         meaning="a writer deletes its oldest segments though the policy is drop-newest",
         patches=(
             Patch(
@@ -124,18 +125,18 @@ NODE_MUTANTS: dict[str, Mutant] = {
             ),
         ),
     ),
-    "service-deletes-undelivered": Mutant(
-        meaning="the service deletes what is not delivered though the policy is drop-newest",
+    "service-deletes-undelivered": BrokenBuild(
+        meaning="the service deletes pending records though the policy is drop-newest",
         patches=(
             Patch(
                 file="shipper/retention/cleaner.py",
-                old='        if excess > 0 and self._config.when_full == "drop-oldest":\n',
-                new="        if excess > 0:\n",
+                old='        if over_by > 0 and self._config.when_full == "drop-oldest":\n',
+                new="        if over_by > 0:\n",
             ),
         ),
     ),
-    "deletion-not-told": Mutant(
-        meaning="what a writer deletes is told by no gap",
+    "deletion-not-recorded": BrokenBuild(
+        meaning="a writer deletes segments and records no gap",
         patches=(
             Patch(
                 file="spooler/spool/writer.py",
@@ -144,28 +145,28 @@ NODE_MUTANTS: dict[str, Mutant] = {
             ),
         ),
     ),
-    "deleted-before-acknowledged": Mutant(
-        meaning="what was read counts as delivered when it comes to deleting",
+    "deleted-before-acknowledged": BrokenBuild(
+        meaning="records that were read count as acknowledged when segments are deleted",
         patches=(
             Patch(
                 file="shipper/delivery/queue.py",
-                old="(place.route.position.seq, place.finished)",
-                new="(place.route._through, place.finished)",
+                old="(member.pipeline.position.seq, member.finished)",
+                new="(member.pipeline._through, member.finished)",
             ),
         ),
     ),
-    "the-slow-among-the-others": Mutant(
-        meaning="workloads whose requests hang take the workers of all the others",
+    "slow-workloads-not-separated": BrokenBuild(
+        meaning="workloads whose requests hang take the workers of all others",
         patches=(
             Patch(
                 file="shipper/delivery/workers.py",
-                old="    return key[0], lanes[key].is_slow()\n",
-                new="    return key[0], False and lanes[key].is_slow()\n",
+                old="    return key[0], queues[key].is_slow()\n",
+                new="    return key[0], False and queues[key].is_slow()\n",
             ),
         ),
     ),
-    "trouble-of-one-counts-for-all": Mutant(
-        meaning="everybody waits when one workload is answered wrongly",
+    "one-failing-workload-pauses-all": BrokenBuild(
+        meaning="a wrong answer for one workload pauses the whole sink",
         patches=(
             Patch(
                 file="shipper/delivery/queue.py",
@@ -175,8 +176,8 @@ NODE_MUTANTS: dict[str, Mutant] = {
             ),
         ),
     ),
-    "a-turn-without-end": Mutant(
-        meaning="a spool has its turn until there is nothing left in it",
+    "turn-without-limit": BrokenBuild(
+        meaning="a spool keeps its turn until it has no pending records",
         patches=(
             Patch(
                 file="shipper/delivery/queue.py",
@@ -185,8 +186,8 @@ NODE_MUTANTS: dict[str, Mutant] = {
             ),
         ),
     ),
-    "rubbish-ends-the-walk": Mutant(
-        meaning="what cannot be read ends the walk over the root",
+    "garbage-ends-the-scan": BrokenBuild(
+        meaning="an unreadable spool ends the scan of the root",
         patches=(
             Patch(
                 file="shipper/discovery/scanner.py",
@@ -195,23 +196,23 @@ NODE_MUTANTS: dict[str, Mutant] = {
             ),
             Patch(
                 file="shipper/discovery/scanner.py",
-                old="            self._take_in(directory)\n        except Exception:\n",
-                new="            self._take_in(directory)\n        except ValueError:\n",
+                old="            self._try_to_add(directory)\n        except Exception:\n",
+                new="            self._try_to_add(directory)\n        except ValueError:\n",
             ),
         ),
     ),
-    "retry-by-wall-clock": Mutant(
-        meaning="everything that is waited for is reckoned by the wall clock",
+    "retry-by-wall-clock": BrokenBuild(
+        meaning="backoff and intervals are measured by the wall clock",
         patches=(
             Patch(
-                file="shipper/service.py",
-                old="        self._now = time.monotonic\n",
-                new="        self._now = time.time\n",
+                file="shipper/app.py",
+                old="        self.now = time.monotonic\n",
+                new="        self.now = time.time\n",
             ),
         ),
     ),
-    "retention-by-wall-clock": Mutant(
-        meaning="the age of a segment is what the wall clock says now",
+    "retention-by-wall-clock": BrokenBuild(
+        meaning="the age of a segment is measured by the wall clock",
         patches=(
             Patch(
                 file="shipper/retention/deletable.py",
@@ -220,8 +221,8 @@ NODE_MUTANTS: dict[str, Mutant] = {
             ),
         ),
     ),
-    "order-by-wall-clock": Mutant(
-        meaning="steps are sent in the order of the times that they hold",
+    "order-by-wall-clock": BrokenBuild(
+        meaning="steps are sent in the order of their recorded times",
         patches=(
             Patch(
                 file="shipper/sinks/processor/metrics.py",

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from tests.crash.lab.patches import Mutant, Patch
+from tests.crash.lab.patches import BrokenBuild, Patch
 
 _WRITER = "spooler/spool/writer.py"
 
-SPOOL_MUTANTS: dict[str, Mutant] = {
-    "log-removed-before-it-is-copied": Mutant(
-        meaning="the log of a segment is unlinked before the segment has what is in it",
+SPOOL_BUILDS: dict[str, BrokenBuild] = {
+    "log-removed-before-it-is-copied": BrokenBuild(
+        meaning="the log of a segment is unlinked before its records are in the segment",
         patches=(
             Patch(
                 file=_WRITER,
@@ -18,7 +18,7 @@ SPOOL_MUTANTS: dict[str, Mutant] = {
             ),
         ),
     ),
-    "log-removed-before-the-sync": Mutant(
+    "log-removed-before-the-sync": BrokenBuild(
         meaning="a segment is not synced before its log is removed",
         patches=(
             Patch(
@@ -28,8 +28,8 @@ SPOOL_MUTANTS: dict[str, Mutant] = {
             ),
         ),
     ),
-    "open-to-another-sqlite": Mutant(
-        meaning="the segment that is written is not locked against an operator's SQLite",
+    "open-to-another-sqlite": BrokenBuild(
+        meaning="the active segment is not locked against an operator's SQLite",
         patches=(
             Patch(
                 file="spooler/spool/db.py",
@@ -38,8 +38,8 @@ SPOOL_MUTANTS: dict[str, Mutant] = {
             ),
         ),
     ),
-    "descriptor-not-looked-at": Mutant(
-        meaning="a record is written to whatever file has the log's descriptor by now",
+    "descriptor-not-checked": BrokenBuild(
+        meaning="a record is written to whichever file has the descriptor of the log by now",
         patches=(
             Patch(
                 file=_WRITER,
@@ -48,7 +48,7 @@ SPOOL_MUTANTS: dict[str, Mutant] = {
             ),
         ),
     ),
-    "what-is-not-committed-is-read": Mutant(
+    "uncommitted-frames-read": BrokenBuild(
         meaning="every frame of a log is taken for the end of a commit",
         patches=(
             Patch(
@@ -58,8 +58,8 @@ SPOOL_MUTANTS: dict[str, Mutant] = {
             ),
         ),
     ),
-    "the-segment-before-is-not-asked-again": Mutant(
-        meaning="what a segment got while the reader stood before the next one counts as missing",
+    "previous-segment-not-read-again": BrokenBuild(
+        meaning="records that came while the reader moved on to the next segment count as missing",
         patches=(
             Patch(
                 file="spooler/spool/reader.py",
@@ -68,8 +68,8 @@ SPOOL_MUTANTS: dict[str, Mutant] = {
             ),
         ),
     ),
-    "what-cannot-be-read-is-damaged": Mutant(
-        meaning="an error of the disk, which may pass, is taken for damage that lasts",
+    "read-error-taken-for-damage": BrokenBuild(
+        meaning="a temporary read error is taken for permanent damage",
         patches=(
             Patch(
                 file="spooler/spool/source.py",

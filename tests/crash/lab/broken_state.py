@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from tests.crash.lab.patches import Mutant, Patch
+from tests.crash.lab.patches import BrokenBuild, Patch
 
 _LEDGER = "shipper/ledger/ledger.py"
 _REPLAY = "shipper/replay/send.py"
 _STATE = "shipper/ledger/database.py"
 
-STATE_MUTANTS: dict[str, Mutant] = {
-    "migration-in-steps": Mutant(
+STATE_BUILDS: dict[str, BrokenBuild] = {
+    "migration-in-steps": BrokenBuild(
         meaning="each statement of a migration is a transaction of its own",
         patches=(
             Patch(
@@ -20,7 +20,7 @@ STATE_MUTANTS: dict[str, Mutant] = {
             Patch(file=_STATE, old='        connection.execute("COMMIT")\n', new=""),
         ),
     ),
-    "no-copy-before-migration": Mutant(
+    "no-copy-before-migration": BrokenBuild(
         meaning="a database is migrated without a copy for the way back",
         patches=(
             Patch(
@@ -30,8 +30,8 @@ STATE_MUTANTS: dict[str, Mutant] = {
             ),
         ),
     ),
-    "copy-named-before-it-is-whole": Mutant(
-        meaning="the copy for the way back has its name while it is being written",
+    "copy-named-before-complete": BrokenBuild(
+        meaning="the copy of the database has its final name while it is written",
         patches=(
             Patch(
                 file=_STATE,
@@ -40,14 +40,14 @@ STATE_MUTANTS: dict[str, Mutant] = {
             ),
         ),
     ),
-    "newer-state-opened-anyway": Mutant(
-        meaning="a database of a later version is used as if it were of this one",
+    "newer-database-opened": BrokenBuild(
+        meaning="a database of a later version is used as if it were of the current one",
         patches=(
             Patch(file=_STATE, old="    if version > STATE_VERSION:\n", new="    if False:\n"),
         ),
     ),
-    "newer-spool-read-anyway": Mutant(
-        meaning="a spool of a later version is read as if it were of this one",
+    "newer-spool-read": BrokenBuild(
+        meaning="a spool of a later version is read as if it were of the current one",
         patches=(
             Patch(
                 file="spooler/spool/segment.py",
@@ -56,8 +56,8 @@ STATE_MUTANTS: dict[str, Mutant] = {
             ),
         ),
     ),
-    "newer-spool-set-aside": Mutant(
-        meaning="a spool of a later version is taken for one that cannot be read, and moved away",
+    "newer-spool-quarantined": BrokenBuild(
+        meaning="a spool of a later version is taken for a damaged one and moved to quarantine",
         patches=(
             Patch(
                 file="shipper/retention/quarantine.py",
@@ -66,8 +66,8 @@ STATE_MUTANTS: dict[str, Mutant] = {
             ),
         ),
     ),
-    "replay-begins-anew": Mutant(
-        meaning="a replay that was killed volatile how far it was",
+    "replay-starts-over": BrokenBuild(
+        meaning="a replay that was killed starts again from the beginning",
         patches=(
             Patch(
                 file=_LEDGER,
@@ -76,15 +76,15 @@ STATE_MUTANTS: dict[str, Mutant] = {
             ),
         ),
     ),
-    "file-sent-again-by-a-replay": Mutant(
-        meaning="how far a file was sent is kept under a name that is another one each time",
+    "replay-sends-file-again": BrokenBuild(
+        meaning="the position in a replayed file is saved under another name each time",
         patches=(
             Patch(
                 file="shipper/replay/plan.py",
-                old="    entry = sink\n    if request.resend_delivered:\n",
-                new="    entry = sink\n"
-                '    if not found.live:\n        entry = f"{sink}~file~{time.time_ns()}"\n'
-                "    if request.resend_delivered:\n",
+                old="    yield _part(request, ledger, first, sink, position.seq, resend=False)\n",
+                new="    part = _part(request, ledger, first, sink, position.seq, resend=False)\n"
+                '    entry = f"{sink}~file~{time.time_ns()}"\n'
+                "    yield part if found.live else replace(part, entry=entry)\n",
             ),
             Patch(
                 file="shipper/replay/plan.py",
@@ -93,20 +93,20 @@ STATE_MUTANTS: dict[str, Mutant] = {
             ),
         ),
     ),
-    "replay-moves-the-live-position": Mutant(
-        meaning="how far a replay is counts as how far the service is",
+    "replay-moves-the-live-position": BrokenBuild(
+        meaning="a replay moves the position of the service",
         patches=(
             Patch(
                 file=_REPLAY,
-                old="        sent = route.take_delivered()\n",
-                new="        sent = route.take_delivered()\n"
-                "        from shipper.ledger.ledger import Settled\n"
-                "        means.ledger.acknowledge("
-                "part.spool, part.sink, route.position, Settled())\n",
+                old="        sent = pipeline.take_delivered()\n",
+                new="        sent = pipeline.take_delivered()\n"
+                "        from shipper.ledger.ledger import CommitDelta\n"
+                "        context.ledger.acknowledge("
+                "part.spool, part.sink, pipeline.position, CommitDelta())\n",
             ),
         ),
     ),
-    "receipt-before-the-end": Mutant(
+    "receipt-before-the-end": BrokenBuild(
         meaning="the receipt of a replay is written before anything is sent",
         patches=(
             Patch(
@@ -117,19 +117,19 @@ STATE_MUTANTS: dict[str, Mutant] = {
             ),
         ),
     ),
-    "replay-ends-part-by-part": Mutant(
-        meaning="a part of a replay has ended when it is sent, though others are still to be sent",
+    "replay-ends-part-by-part": BrokenBuild(
+        meaning="a part of a replay is recorded as complete while others are pending",
         patches=(
             Patch(
                 file=_REPLAY,
-                old="            receipts.append(receipt_of(part))\n",
-                new="            receipts.append(receipt_of(part))\n"
+                old="            receipts.append(receipt_of(part, rejected))\n",
+                new="            receipts.append(receipt_of(part, rejected))\n"
                 "            context.ledger.end_replays(receipts[-1:])\n",
             ),
         ),
     ),
-    "receipt-not-compared": Mutant(
-        meaning="the audit believes a receipt without a look at what lies on disk",
+    "receipt-not-compared": BrokenBuild(
+        meaning="the audit accepts a receipt without comparing it with the records on disk",
         patches=(
             Patch(
                 file="shipper/replay/verify.py",

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from tests.crash.lab.patches import Mutant, Patch
+from tests.crash.lab.patches import BrokenBuild, Patch
 
 _TRACKER = "spooler/hooks/run_tracker.py"
 _CALL = "        try:\n            result = original(self, *args, **kwargs)\n"
 
-TRAINING_MUTANTS: dict[str, Mutant] = {
-    "normalises-in-place": Mutant(
-        meaning="what is no plain value is replaced in the user's own data",
+TRAINING_BUILDS: dict[str, BrokenBuild] = {
+    "converts-values-in-place": BrokenBuild(
+        meaning="values that are not plain are converted in the user's own data",
         patches=(
             Patch(
                 file=_TRACKER,
@@ -21,8 +21,8 @@ TRAINING_MUTANTS: dict[str, Mutant] = {
             ),
         ),
     ),
-    "swallows-wandb-s-exceptions": Mutant(
-        meaning="what wandb raises is taken for a fault of ours and not passed on",
+    "swallows-wandb-exceptions": BrokenBuild(
+        meaning="an exception of wandb is taken for one of lens-ship and not raised",
         patches=(
             Patch(
                 file=_TRACKER,
@@ -31,8 +31,8 @@ TRAINING_MUTANTS: dict[str, Mutant] = {
             ),
         ),
     ),
-    "consumes-an-iterator": Mutant(
-        meaning="what is to be recorded is read before wandb gets it, iterators with the rest",
+    "consumes-an-iterator": BrokenBuild(
+        meaning="values are read for the record before wandb gets them, iterators included",
         patches=(
             Patch(
                 file=_TRACKER,
@@ -44,8 +44,8 @@ TRAINING_MUTANTS: dict[str, Mutant] = {
             ),
         ),
     ),
-    "imports-what-is-installed": Mutant(
-        meaning="PyTorch is asked for its version by importing it",
+    "imports-installed-frameworks": BrokenBuild(
+        meaning="PyTorch is imported to read its version",
         patches=(
             Patch(
                 file="spooler/detection/pytorch.py",
@@ -63,8 +63,8 @@ TRAINING_MUTANTS: dict[str, Mutant] = {
             ),
         ),
     ),
-    "asks-the-vendor-s-program": Mutant(
-        meaning="a driver whose files tell nothing is asked by nvidia-smi",
+    "runs-nvidia-smi": BrokenBuild(
+        meaning="nvidia-smi is run when the files of the driver hold nothing",
         patches=(
             Patch(
                 file="spooler/detection/nvidia.py",
@@ -78,8 +78,8 @@ TRAINING_MUTANTS: dict[str, Mutant] = {
             ),
         ),
     ),
-    "asks-the-module": Mutant(
-        meaning="a loaded module is asked for its attributes; a lazy one answers by importing",
+    "reads-module-attributes": BrokenBuild(
+        meaning="attributes of loaded modules are read, and a lazy module imports for that",
         patches=(
             Patch(
                 file="spooler/detection/view.py",
@@ -88,8 +88,8 @@ TRAINING_MUTANTS: dict[str, Mutant] = {
             ),
         ),
     ),
-    "imports-requests": Mutant(
-        meaning="the recorder loads an HTTP library when it opens its spool",
+    "imports-requests": BrokenBuild(
+        meaning="the recorder imports an HTTP library when it opens its spool",
         patches=(
             Patch(
                 file="spooler/recorder.py",
@@ -106,8 +106,8 @@ TRAINING_MUTANTS: dict[str, Mutant] = {
             ),
         ),
     ),
-    "a-second-thread": Mutant(
-        meaning="there is a thread for every task that was put off",
+    "second-thread": BrokenBuild(
+        meaning="each deferred task gets a thread of its own",
         patches=(
             Patch(
                 file="spooler/background.py",
@@ -117,8 +117,8 @@ TRAINING_MUTANTS: dict[str, Mutant] = {
             ),
         ),
     ),
-    "imported-though-off": Mutant(
-        meaning="every start of the interpreter loads the package, be it on or off",
+    "imported-when-disabled": BrokenBuild(
+        meaning="every start of the interpreter imports the package, whether it is enabled or not",
         patches=(
             Patch(
                 file="spooler/lens_ship.pth",

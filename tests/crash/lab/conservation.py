@@ -1,4 +1,4 @@
-"""The oracle: what was promised is recorded, what is recorded arrives, in order, rarely twice."""
+"""The oracle: what was returned is recorded, what is recorded arrives in order, once or twice."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ALL = 10**6  # more records than any trial writes
 
 @dataclass(frozen=True, kw_only=True)
 class Recorded:
-    """One spool as it lies on disk: the steps in it, in order, and its folder."""
+    """One spool as it lies on disk: the steps in it, in order, and its directory."""
 
     directory: Path
     steps: tuple[int, ...]
@@ -62,7 +62,7 @@ def accounts_of(config: Config) -> list[Account]:
 
 
 def workloads_of(config: Config) -> dict[str, str]:
-    """Spool -> its workload, of all that the service has met."""
+    """Spool -> its workload, of all that the service has found."""
     ledger = Ledger(config.state, exclusive=False)
     try:
         return {row["id"]: row["identity"]["workload_uid"] for row in ledger.spools()}
@@ -81,7 +81,7 @@ def check_recorded(found: Findings, workload: str, steps: Sequence[int], returne
     )
 
 
-class Arrivals:
+class ArrivedRecords:
     """What a receiver holds, by workload; for spools of one run each.
 
     Of its requests the first `after` are left out.

@@ -18,22 +18,22 @@ from tests.kit import master
 from tests.kit.spools import environment
 
 REPOSITORY = Path(__file__).resolve().parents[3]
-# A trial that takes longer hangs; far above what any of them needs.
-PATIENCE_SECONDS = 600.0
+# A trial that takes longer hangs: no trial needs as much.
+TRIAL_SECONDS = 600.0
 
 
 @contextmanager
 def workplace(keep: Path | None = None) -> Iterator[Path]:
-    """A folder for trials, removed afterwards unless it is to be kept."""
+    """A directory for trials, removed afterwards unless it is to be kept."""
     if keep is not None:
         keep.mkdir(parents=True, exist_ok=True)
         yield keep.resolve()
         return
-    folder = Path(tempfile.mkdtemp(prefix="lens-ship-crash-"))
+    directory = Path(tempfile.mkdtemp(prefix="lens-ship-crash-"))
     try:
-        yield folder
+        yield directory
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def run_trial(name: str, seed: int, work: Path, tree: Path = REPOSITORY) -> Verdict:
@@ -55,11 +55,13 @@ def run_trial(name: str, seed: int, work: Path, tree: Path = REPOSITORY) -> Verd
         start_new_session=True,
     )
     try:
-        said, complained = process.communicate(timeout=PATIENCE_SECONDS)
+        said, complained = process.communicate(timeout=TRIAL_SECONDS)
     except subprocess.TimeoutExpired:
         _end_group(process.pid)
         said, complained = process.communicate()
-        return Verdict(failures=(f"hangs: no end after {PATIENCE_SECONDS:.0f} s; {_tail(said)}",))
+        return Verdict(
+            failures=(f"hangs: still running after {TRIAL_SECONDS:.0f} s; {_tail(said)}",)
+        )
     finally:
         _end_group(process.pid)
     if process.returncode != 0:
@@ -68,10 +70,10 @@ def run_trial(name: str, seed: int, work: Path, tree: Path = REPOSITORY) -> Verd
 
 
 def _end_group(leader: int) -> None:
-    """Whatever a trial has left behind ends with it."""
+    """Kill what a trial has left running."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(leader, signal.SIGKILL)
 
 
 def _tail(text: str) -> str:
-    return " | ".join(text.strip().splitlines()[-40:]) or "nothing was said"
+    return " | ".join(text.strip().splitlines()[-40:]) or "no output"

@@ -1,7 +1,7 @@
-"""A small virtual machine whose power can be cut: what its kernel had not written is gone.
+"""A small virtual machine whose power can be cut: what its kernel has not written is lost.
 
 The kernel and its drivers are Debian's cloud kernel: installed, or unpacked from its package into
-the folder that LENS_SHIP_CRASH_KERNEL names. Its memory disk holds busybox and the files of this
+the directory that LENS_SHIP_CRASH_KERNEL names. Its memory disk holds busybox and the files of this
 very interpreter that the program needs; one virtual disk with ext4 holds what is to survive. A
 SIGKILL of the emulator is the power cut: what the guest has given to its disk is in the image.
 """
@@ -63,7 +63,7 @@ def missing() -> str:
     if _kernel() is None:
         return (
             "no cloud kernel: install Debian's linux-image-cloud-amd64, or unpack the package of"
-            f" its kernel with dpkg-deb -x and name the folder in {KERNEL_VARIABLE}"
+            f" its kernel with dpkg-deb -x and name the directory in {KERNEL_VARIABLE}"
         )
     return ""
 
@@ -76,7 +76,7 @@ def _find(program: str) -> str | None:
 
 
 def _kernel() -> tuple[Path, Path] | None:
-    """The newest kernel image, and the folder of its drivers."""
+    """The newest kernel image, and the directory of its drivers."""
     root = Path(os.environ.get(KERNEL_VARIABLE) or "/")
     for image in sorted(root.glob("boot/vmlinuz-*cloud-amd64"), reverse=True):
         drivers = root / "lib/modules" / image.name.removeprefix("vmlinuz-") / "kernel/drivers"
@@ -89,7 +89,7 @@ def _kernel() -> tuple[Path, Path] | None:
 class Machine:
     """A machine that runs `program` (Python source) at its start, with its disk at /data."""
 
-    folder: Path
+    directory: Path
     tree: Path  # what the program imports
     program: str
     environ: dict[str, str]
@@ -97,11 +97,11 @@ class Machine:
     def build(self) -> None:
         """Make its disk and its memory disk."""
         subprocess.run(
-            [str(_find("mke2fs")), "-q", "-t", "ext4", str(self.folder / "data.img"), "64M"],
+            [str(_find("mke2fs")), "-q", "-t", "ext4", str(self.directory / "data.img"), "64M"],
             stdout=subprocess.DEVNULL,
             check=True,
         )
-        root = self.folder / "root"
+        root = self.directory / "root"
         for name in ("bin", "proc", "sys", "dev", "data", "drivers", "tmp"):
             (root / name).mkdir(parents=True)
         shutil.copy2(str(_find("busybox")), root / "bin/busybox")
@@ -123,7 +123,7 @@ class Machine:
             encoding="utf-8",
         )
         init.chmod(0o755)
-        with (self.folder / "memory.cpio").open("wb") as out:
+        with (self.directory / "memory.cpio").open("wb") as out:
             subprocess.run(
                 ["sh", "-c", f"find . | {_find('busybox')} cpio -o -H newc 2>/dev/null"],
                 cwd=root,
@@ -143,9 +143,9 @@ class Machine:
                 str(_find("qemu-system-x86_64")),
                 *("-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"),
                 *("-m", "320", "-smp", "1", "-serial", "stdio", "-cpu", "max"),
-                *("-kernel", str(kernel[0]), "-initrd", str(self.folder / "memory.cpio")),
+                *("-kernel", str(kernel[0]), "-initrd", str(self.directory / "memory.cpio")),
                 *("-append", words),
-                *("-drive", f"file={self.folder}/data.img,if=none,id=d,format=raw"),
+                *("-drive", f"file={self.directory}/data.img,if=none,id=d,format=raw"),
                 *("-device", "virtio-blk-pci,drive=d"),
             ],
             stdin=subprocess.DEVNULL,
@@ -156,11 +156,11 @@ class Machine:
         )
 
     def survived(self, below: str) -> Path:
-        """Folder `below` of the disk as the next start would find it, copied out."""
-        image = str(self.folder / "data.img")
+        """Directory `below` of the disk as the next start would find it, copied out."""
+        image = str(self.directory / "data.img")
         checker = str(_find("e2fsck") or "e2fsck")
         subprocess.run([checker, "-fy", image], capture_output=True, check=False)
-        out = self.folder / "survived"
+        out = self.directory / "survived"
         out.mkdir()
         subprocess.run(
             [str(_find("debugfs")), "-R", f"rdump /{below} {out}", image],
@@ -175,12 +175,12 @@ class Machine:
         return [str(Path(msgpack.__file__).parents[1])]
 
     def _copy_python(self, root: Path) -> None:
-        program = self.folder / "program.py"
+        program = self.directory / "program.py"
         program.write_text(self.program, encoding="utf-8")
         told = subprocess.run(
             [sys.executable, "-S", "-c", _LIST.format(program=str(program))],
             env={**os.environ, "PYTHONPATH": ":".join([str(self.tree), *self._site()])},
-            cwd=self.folder,
+            cwd=self.directory,
             stdout=subprocess.PIPE,
             text=True,
             check=True,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 
-class Stale(Exception):
+class StalePatch(Exception):
     """A patch does not apply to the product as it is."""
 
 
@@ -24,12 +24,14 @@ class Patch:
             Stale: `old` does not occur exactly once.
         """
         if text.count(self.old) != 1:
-            raise Stale(f"{self.file} holds {text.count(self.old)} times, not once: {self.old!r}")
+            raise StalePatch(
+                f"{self.file} holds {text.count(self.old)} times, not once: {self.old!r}"
+            )
         return text.replace(self.old, self.new)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mutant:
+class BrokenBuild:
     """One mistake."""
 
     meaning: str

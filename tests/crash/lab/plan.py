@@ -1,4 +1,4 @@
-"""What is run in which order, within a time: attacks on the product, then on broken builds."""
+"""Runs attacks within a time: first on the product, then on the broken builds."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _Job = TypeVar("_Job")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ordered:
+class TrialOrder:
     """An attack and how many trials of it are wanted, from which seed on."""
 
     name: str
@@ -27,16 +27,16 @@ class Ordered:
 
 
 @dataclass(kw_only=True)
-class Outcome:
-    """What came of one attack: verdicts by seed, and for each mutant whether it was noticed.
+class AttackResult:
+    """The result of one attack: verdicts by seed, and for each broken build whether it was noticed.
 
-    None for a mutant means that there was no time for it.
+    None for a broken build means that the time was over.
     """
 
     name: str
     missing: str = ""
     verdicts: dict[int, Verdict] = field(default_factory=dict)
-    mutants: dict[str, bool | None] = field(default_factory=dict)
+    broken_builds: dict[str, bool | None] = field(default_factory=dict)
 
     @property
     def together(self) -> Verdict:
@@ -45,26 +45,28 @@ class Outcome:
 
     @property
     def is_good(self) -> bool:
-        """Nothing failed and no mutant got away."""
-        return not self.together.failures and False not in self.mutants.values()
+        """Nothing failed, and every broken build was noticed."""
+        return not self.together.failures and False not in self.broken_builds.values()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Laboratory:
     """Where and how trials are run, `workers` at a time."""
 
-    folder: Path
+    directory: Path
     workers: int
     say: Callable[[str], None]
 
-    def attack(self, orders: Sequence[Ordered], until: float) -> dict[str, Outcome]:
+    def attack(self, orders: Sequence[TrialOrder], until: float) -> dict[str, AttackResult]:
         """Attack the product; a trial that would begin after monotonic `until` is left out."""
-        outcomes = {o.name: Outcome(name=o.name, missing=load(o.name).missing()) for o in orders}
+        outcomes = {
+            o.name: AttackResult(name=o.name, missing=load(o.name).missing()) for o in orders
+        }
         able = [order for order in orders if not outcomes[order.name].missing]
 
         def run(job: tuple[str, int]) -> None:
             name, seed = job
-            verdict = run_trial(name, seed, self.folder / f"{name}-{seed}")
+            verdict = run_trial(name, seed, self.directory / f"{name}-{seed}")
             outcomes[name].verdicts[seed] = verdict
             for failure in verdict.failures:
                 self.say(f"{name}, seed {seed}: {failure}")
@@ -72,28 +74,30 @@ class Laboratory:
         self._all(_in_turns(able), run, until)
         return outcomes
 
-    def attack_broken(self, orders: Sequence[Ordered], until: float) -> dict[str, dict[str, bool]]:
+    def attack_broken(
+        self, orders: Sequence[TrialOrder], until: float
+    ) -> dict[str, dict[str, bool]]:
         """Attack each broken build that an attack must notice, until it does."""
         caught: dict[str, dict[str, bool]] = {order.name: {} for order in orders}
 
-        def run(job: tuple[Ordered, str]) -> None:
-            order, mutant = job
-            failure = self._first_finding(order, mutant, until)
+        def run(job: tuple[TrialOrder, str]) -> None:
+            order, broken_build = job
+            failure = self._first_finding(order, broken_build, until)
             if failure is None and time.monotonic() >= until:
                 return
-            caught[order.name][mutant] = failure is not None
-            self.say(f"{order.name} on {mutant}: {(failure or 'NOT NOTICED')[:160]}")
+            caught[order.name][broken_build] = failure is not None
+            self.say(f"{order.name} on {broken_build}: {(failure or 'NOT NOTICED')[:160]}")
 
         able = [order for order in orders if not load(order.name).missing()]
         self._all([(o, m) for o in able for m in load(o.name).catches], run, until)
         return caught
 
-    def _first_finding(self, order: Ordered, mutant: str, until: float) -> str | None:
-        tree = build(mutant, self.folder / "broken" / order.name)
+    def _first_finding(self, order: TrialOrder, broken_build: str, until: float) -> str | None:
+        tree = build(broken_build, self.directory / "broken" / order.name)
         for seed in range(order.seed, order.seed + order.trials):
             if time.monotonic() >= until:
                 return None
-            work = self.folder / f"{order.name}-{mutant}-{seed}"
+            work = self.directory / f"{order.name}-{broken_build}-{seed}"
             for failure in run_trial(order.name, seed, work, tree).failures:
                 if is_finding(failure):
                     return f"seed {seed}: {failure}"
@@ -114,7 +118,7 @@ class Laboratory:
                 future.result()
 
 
-def _in_turns(orders: Sequence[Ordered]) -> Iterator[tuple[str, int]]:
+def _in_turns(orders: Sequence[TrialOrder]) -> Iterator[tuple[str, int]]:
     """One trial of each attack after the other, so that a short time is shared by all."""
     for turn in range(max((order.trials for order in orders), default=0)):
         for order in orders:

@@ -1,4 +1,4 @@
-"""Holds a child of ours before and after each of its system calls.
+"""Stops a child process before and after each of its system calls.
 
 By ptrace. Linux on x86-64 and arm64, whose number of `read` is known.
 """
@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.crash.lab.lives import Life, Tell
+from tests.crash.lab.children import Child, Tell
 
 _SYSCALL, _DETACH, _SEIZE, _INTERRUPT = 24, 17, 0x4206, 0x4207
 _READ = {"x86_64": 0, "aarch64": 63}
@@ -22,7 +22,7 @@ _READ = {"x86_64": 0, "aarch64": 63}
 _IDLE = 60
 
 
-class Ended(Exception):
+class ChildEnded(Exception):
     """A process that was stepped through has ended."""
 
 
@@ -31,11 +31,11 @@ def missing() -> str:
     """Why a child cannot be stepped through here; "" where it can."""
     if platform.machine() not in _READ:
         return f"stepping through a process is not known for {platform.machine()}"
-    worker = Worker(lambda _order, _tell: None)
+    worker = SteppedChild(lambda _order, _tell: None)
     try:
         worker.order(1)
         worker.wait()
-        with held(worker.life.pid):
+        with held(worker.child.pid):
             pass
     except OSError as error:
         return f"ptrace is not permitted: {error}"
@@ -44,7 +44,7 @@ def missing() -> str:
     return ""
 
 
-class Worker:
+class SteppedChild:
     """A child with one thread that carries out orders, one at a time; an order is a byte."""
 
     def __init__(self, work: Callable[[int, Tell], None]) -> None:
@@ -57,7 +57,7 @@ class Worker:
                 work(order[0], tell)
                 os.write(done, b".")
 
-        self.life = Life(live)
+        self.child = Child(live)
         os.close(orders)
         os.close(done)
         self._done = done_here
@@ -76,14 +76,14 @@ class Worker:
         Raises:
             Ended: it has died of it.
         """
-        with held(self.life.pid) as calls:
+        with held(self.child.pid) as calls:
             self.order(order)
             yield from calls
         self.wait()
 
     def kill(self) -> None:
         """End it with SIGKILL, wherever it stands."""
-        self.life.kill()
+        self.child.kill()
         os.close(self._orders)
         os.close(self._done)
 
@@ -118,7 +118,7 @@ def _calls(pid: int) -> Iterator[None]:
 def _wait(pid: int) -> None:
     _, status = os.waitpid(pid, 0)
     if not os.WIFSTOPPED(status):
-        raise Ended(f"status {status}")
+        raise ChildEnded(f"status {status}")
 
 
 def _is_idle(pid: int) -> bool:

@@ -1,4 +1,4 @@
-"""Makes the Nth system call of a kind fail in a process of ours, by strace.
+"""Makes the Nth system call of a kind fail in a child process, by strace.
 
 The process is forked from one that has imported everything and waits until it is traced, so that
 only what it does from then on is counted; strace counts for each thread on its own.
@@ -32,7 +32,7 @@ def missing() -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fault:
+class CallFault:
     """Fail call number `at` of `call` with `error`; all from there on if `forever`."""
 
     call: str
@@ -62,14 +62,14 @@ class Notes:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ended:
+class TracedResult:
     """How a traced process ended: its wait status (None: it hung), and whether the fault struck."""
 
     status: int | None
     struck: bool
 
 
-def run(work: Callable[[], int], fault: Fault, trace: Path, patience: float) -> Ended:
+def run(work: Callable[[], int], fault: CallFault, trace: Path, timeout: float) -> TracedResult:
     """Do `work` in a child with a fault; what it returns is the exit code."""
     ready, go = os.pipe()
     pid = os.fork()
@@ -97,10 +97,10 @@ def run(work: Callable[[], int], fault: Fault, trace: Path, patience: float) -> 
     while not _is_traced(pid):
         time.sleep(0.001)
     os.close(go)
-    status = _wait(pid, patience)
+    status = _wait(pid, timeout)
     tracer.wait()
     struck = "(INJECTED)" in trace.read_text(encoding="utf-8", errors="replace")
-    return Ended(status=status, struck=struck)
+    return TracedResult(status=status, struck=struck)
 
 
 def _is_traced(pid: int) -> bool:

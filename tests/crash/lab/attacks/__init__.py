@@ -1,9 +1,9 @@
 """The attacks, by name.
 
-An attack module holds `ATTACK`. Its `trial(seed, work)` makes all it needs below the empty folder
-`work`, hits the product, and returns a `Verdict`; consecutive seeds are consecutive variants, so
-that an attack that enumerates places visits all of them. It ends what it has started. It must fail
-on each broken build that it names in `catches`: an attack that cannot fail proves nothing.
+A module of an attack holds `ATTACK`. Its `trial(seed, work)` makes all it needs below the empty
+directory `work`, attacks the product, and returns a `Verdict`. It ends what it has started.
+Consecutive seeds are consecutive variants, so that an attack that enumerates places visits all of
+them. It must fail on each broken build in `catches`: an attack that cannot fail proves nothing.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ REGISTRY = {
     "disk-limits": "tests.crash.lab.attacks.disk_limits",
     "neighbours": "tests.crash.lab.attacks.neighbours",
     "clocks": "tests.crash.lab.attacks.clocks",
-    "evidence": "tests.crash.lab.attacks.evidence",
+    "detection": "tests.crash.lab.attacks.detection",
     "light": "tests.crash.lab.attacks.light",
 }
 
@@ -58,7 +58,7 @@ def _nothing() -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Attack:
-    """One way to hurt the product; see the head of this file."""
+    """One attack: see the docstring of this module."""
 
     meaning: str
     promises: tuple[str, ...]

@@ -10,9 +10,9 @@ from pathlib import Path
 import shipper.delivery.backoff
 from shipper.service import Service, ship_once
 from tests.crash.lab.attacks import Attack, Trials
-from tests.crash.lab.attacks.spool_kills import record_for_ever
-from tests.crash.lab.conservation import Arrivals, check_recorded, recorded
-from tests.crash.lab.lives import FarReceiver, Life, Tell
+from tests.crash.lab.attacks.spool_kills import record_forever
+from tests.crash.lab.children import Child, ReceiverProcess, Tell
+from tests.crash.lab.conservation import ArrivedRecords, check_recorded, recorded
 from tests.crash.lab.verdict import Findings, Verdict
 from tests.kit.delivery import settings
 
@@ -29,7 +29,7 @@ def trial(seed: int, work: Path) -> Verdict:
     os.environ.update(
         PRIMUS_LENS_WANDB_OUTPUT_PATH=str(root), PRIMUS_LENS_SPOOL_SEGMENT_RECORDS="60"
     )
-    receiver = FarReceiver(work / "telemetry.sqlite")
+    receiver = ReceiverProcess(work / "telemetry.sqlite")
     brisk = {"batch_max_steps": 7, "flush_interval": 0.05, "rescan_interval": 1}
     config = settings(root, work / "state", receiver.url, **brisk)
 
@@ -37,28 +37,28 @@ def trial(seed: int, work: Path) -> Verdict:
         Service(config).run()
 
     returned, deaths = {}, 0
-    service, end = Life(serve), time.monotonic() + rng.uniform(0, SERVICE_SECONDS)
+    service, end = Child(serve), time.monotonic() + rng.uniform(0, SERVICE_SECONDS)
     for number in range(TRAINERS):
-        os.environ["WORKLOAD_UID"] = f"life-{number}"
-        life = Life(record_for_ever)
+        os.environ["WORKLOAD_UID"] = f"child-{number}"
+        child = Child(record_forever)
         if rng.random() < 0.9:
-            life.wait_for_first()
+            child.wait_for_first()
         dies = time.monotonic() + rng.uniform(0, LIFE_SECONDS)
         while (left := dies - time.monotonic()) > 0:
-            life.watch(min(left, max(0.0, end - time.monotonic())))
+            child.watch(min(left, max(0.0, end - time.monotonic())))
             if time.monotonic() >= end:
                 service.kill()
                 deaths += 1
-                service, end = Life(serve), time.monotonic() + rng.uniform(0, SERVICE_SECONDS)
-        life.kill()
-        returned[f"life-{number}"] = len(life.told)
+                service, end = Child(serve), time.monotonic() + rng.uniform(0, SERVICE_SECONDS)
+        child.kill()
+        returned[f"child-{number}"] = len(child.told)
     service.kill()
     found.faults = TRAINERS + deaths + 1
     there = recorded(root, found)
     pending = ship_once(config, timeout=120)
     receiver.stop()
     found.check(not pending, "G4", f"still pending: {pending}")
-    arrivals = Arrivals(receiver.store)
+    arrivals = ArrivedRecords(receiver.store)
     for workload, count in returned.items():
         steps = there[workload].steps if workload in there else ()
         check_recorded(found, workload, steps, count)
@@ -67,7 +67,7 @@ def trial(seed: int, work: Path) -> Verdict:
 
 
 ATTACK = Attack(
-    meaning="SIGKILL of trainers and of the service beside them, at random instants",
+    meaning="SIGKILL of training processes and of the service beside them, at random instants",
     promises=("G1", "G3", "G4"),
     trial=trial,
     trials=Trials(short=1, usual=10, long=60),

@@ -1,9 +1,9 @@
-"""The wall clocks of a training process and of the service jump by ten days, amid their deaths.
+"""The wall clocks of a training process and of the service jump by ten days, during SIGKILLs.
 
-At random first; then in the one way that hurts most: while the receiver is away the clock of the
-process jumps in mid-run, and that of the service goes back by twenty days between two tries. Last
-comes retention, by turns a second, which a clock that has gone back must not hold up, and a day,
-which a clock that jumps ahead must not end.
+First the jumps come at random. Then the receiver is away: the clock of the process jumps during its
+run, and the clock of the service goes back by twenty days between two retries. Last comes
+retention. A retention of a second must not be extended by a clock that goes back. A retention of a
+day must not be ended by a clock that jumps ahead.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from pathlib import Path
 
 from shipper.discovery.layout import find_spools
 from tests.crash.lab.attacks import Attack, Trials
-from tests.crash.lab.conservation import Arrivals
-from tests.crash.lab.lives import FarReceiver
+from tests.crash.lab.children import ReceiverProcess
+from tests.crash.lab.conservation import ArrivedRecords
 from tests.crash.lab.verdict import Findings, Verdict
 from tests.kit.fake_time import LIBRARIES, MISSING, FakeTime
 from tests.kit.processor import Receiver
@@ -46,25 +46,25 @@ for number in itertools.count():
 _SERVE = """
 import sys
 import shipper.delivery.backoff, shipper.retention.cleaner
-from shipper.service import Service
-shipper.delivery.backoff.FIRST_SECONDS, shipper.retention.cleaner.TIDY_SECONDS = 0.05, 0.2
-tidy, looks = Service._tidy, open(sys.argv.pop(), "a", buffering=1)
+from shipper.app import App
+shipper.delivery.backoff.FIRST_SECONDS, shipper.retention.cleaner.CLEAN_SECONDS = 0.05, 0.2
+tidy, looks = App.clean, open(sys.argv.pop(), "a", buffering=1)
 def and_tell(service):
     tidy(service)
     looks.write("\\n")
-Service._tidy = and_tell
+App.clean = and_tell
 from shipper.cli import main
 main()
 """
 
 
-class Node:
+class ClockNode:
     """A receiver, a service, a training process, and the clocks of the latter two."""
 
     def __init__(self, work: Path, retain: float) -> None:
         self.root, self.looks = work / "spool", work / "looks"
         self.training, self.shipping = FakeTime(work, "training"), FakeTime(work, "shipping")
-        self.receiver = FarReceiver(work / "telemetry.sqlite")
+        self.receiver = ReceiverProcess(work / "telemetry.sqlite")
         self.store, self.url = self.receiver.store, self.receiver.url
         self.told: dict[str, list[int]] = {}
         self._command = [
@@ -91,16 +91,16 @@ class Node:
         """SIGKILL."""
         self.trainer.kill()
         said = self.trainer.communicate()[0]
-        self.told[f"life-{len(self.told)}"] = [int(line) for line in said.split()]
+        self.told[f"child-{len(self.told)}"] = [int(line) for line in said.split()]
 
     def come_back(self) -> None:
         """The receiver, which was stopped."""
         port = int(self.url.split(":")[2].split("/")[0])
-        self.receiver = FarReceiver(self.store.path, partial(Receiver, port=port))
+        self.receiver = ReceiverProcess(self.store.path, partial(Receiver, port=port))
 
     def last(self) -> int:
         """The last step of the present process that has arrived."""
-        return max(Arrivals(self.store).steps(f"life-{len(self.told)}"), default=-1)
+        return max(ArrivedRecords(self.store).steps(f"child-{len(self.told)}"), default=-1)
 
     def look(self, found: Findings) -> None:
         """Let the service look twice at what may be deleted."""
@@ -118,7 +118,7 @@ class Node:
         whose = {
             "PRIMUS_LENS_WANDB_OUTPUT_PATH": str(self.root),
             "PRIMUS_LENS_SPOOL_SEGMENT_RECORDS": "30",
-            "WORKLOAD_UID": f"life-{len(self.told)}",
+            "WORKLOAD_UID": f"child-{len(self.told)}",
         }
         return subprocess.Popen(
             [sys.executable, "-c", _TRAIN],
@@ -132,7 +132,7 @@ def trial(seed: int, work: Path) -> Verdict:
     """See the module."""
     rng, found = random.Random(seed), Findings()
     retain = (SHORT, LONG)[seed % 2]
-    node = Node(work, retain)
+    node = ClockNode(work, retain)
     try:
         found.check(_wait(lambda: node.last() >= 0), "G14", "nothing arrived")
         _jump_about(node, rng, retain, found)
@@ -149,8 +149,8 @@ def trial(seed: int, work: Path) -> Verdict:
     return found.verdict()
 
 
-def _jump_about(node: Node, rng: random.Random, retain: float, found: Findings) -> None:
-    """Jumps of either clock, and deaths of either process, in any order."""
+def _jump_about(node: ClockNode, rng: random.Random, retain: float, found: Findings) -> None:
+    """Jumps of both clocks and kills of both processes, in any order."""
     # A service that starts after a jump ahead takes what is delivered for older: see the README.
     ahead = DAYS if retain == SHORT else 0
     events: list[Callable[[], None]] = [
@@ -166,7 +166,7 @@ def _jump_about(node: Node, rng: random.Random, retain: float, found: Findings) 
         found.faults += 1
 
 
-def _hold_up_retry(node: Node, rng: random.Random, retain: float, found: Findings) -> None:
+def _hold_up_retry(node: ClockNode, rng: random.Random, retain: float, found: Findings) -> None:
     """Both clocks go back while the receiver is away; when it is back, everything arrives."""
     found.check(_wait(lambda: node.last() >= 0), "G14", "nothing arrived after the jumps")
     node.training.jump(DAYS)
@@ -185,12 +185,12 @@ def _hold_up_retry(node: Node, rng: random.Random, retain: float, found: Finding
     found.check(arrives, "G14", f"nothing more is sent {intervals:.0f} intervals after the jump")
 
 
-def _check_arrivals(node: Node, found: Findings) -> None:
+def _check_arrivals(node: ClockNode, found: Findings) -> None:
     """All that was told has arrived, in order."""
-    # As long as anything arrives, a busy machine is no reason to give up.
+    # As long as records arrive, the machine is only slow.
     while (missing := _missing(node)) and _wait(partial(_is_less, node, missing)):
         pass
-    arrivals = Arrivals(node.store)
+    arrivals = ArrivedRecords(node.store)
     for workload, told in node.told.items():
         got = sorted(arrivals.steps(workload))
         lost = set(told) - set(got)
@@ -201,17 +201,17 @@ def _check_arrivals(node: Node, found: Findings) -> None:
         arrivals.check(found, workload, got, deaths=2)
 
 
-def _missing(node: Node) -> int:
+def _missing(node: ClockNode) -> int:
     """How many of the records that were told have not arrived."""
-    arrivals = Arrivals(node.store)
+    arrivals = ArrivedRecords(node.store)
     return sum(len(set(told) - set(arrivals.steps(name))) for name, told in node.told.items())
 
 
-def _is_less(node: Node, missing: int) -> bool:
+def _is_less(node: ClockNode, missing: int) -> bool:
     return _missing(node) < missing
 
 
-def _check_retention(node: Node, retain: float, found: Findings) -> None:
+def _check_retention(node: ClockNode, retain: float, found: Findings) -> None:
     """What is delivered goes when it is old enough, and not before."""
     if retain == SHORT:
         gone = _wait(lambda: not list(find_spools(node.root)))
@@ -224,7 +224,7 @@ def _check_retention(node: Node, retain: float, found: Findings) -> None:
     found.check(before and _kept(node) == before, "G14", f"gone before a day: {_kept(node)}")
 
 
-def _kept(node: Node) -> list[str]:
+def _kept(node: ClockNode) -> list[str]:
     return sorted(f"{s.name}/{path.name}" for s in find_spools(node.root) for path in s.iterdir())
 
 
@@ -236,7 +236,7 @@ def _wait(holds: Callable[[], bool]) -> bool:
 
 
 ATTACK = Attack(
-    meaning="wall clocks of training processes and the service jump by 10 days, amid SIGKILLs",
+    meaning="wall clocks of training processes and of the service jump by 10 days, during SIGKILLs",
     promises=("G3", "G4", "G14"),
     trial=trial,
     trials=Trials(short=1, usual=4, long=30),

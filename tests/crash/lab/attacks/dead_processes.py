@@ -1,8 +1,8 @@
-"""Processes that die, end, stop, or are silent, while the service runs: who is said to be dead.
+"""Processes die, shut down, stop, or are silent: which of them the service reports as dead.
 
-All of them record at once. Some are killed at random instants; one says goodbye; one finishes its
-run and is killed; one is stopped for several flush intervals and one is silent for as long, and
-both are killed after that. In every second trial the service is killed, too, and starts anew.
+All of them record at once. Some are killed at random instants, one shuts down cleanly, one finishes
+its run and is killed. One is stopped for several flush intervals and one is silent for as long, and
+both are killed after that. In every second trial the service is killed, too, and restarted.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from spooler.recorder import recorder
 from spooler.records import finish
 from spooler.records import step as step_record
 from tests.crash.lab.attacks import Attack, Trials
+from tests.crash.lab.children import Child, ReceiverProcess, Tell
 from tests.crash.lab.conservation import Recorded, recorded
-from tests.crash.lab.lives import FarReceiver, Life, Tell
 from tests.crash.lab.verdict import Findings, Verdict
 from tests.kit.delivery import settings
 from tests.kit.processor import queries
@@ -38,15 +38,15 @@ FEW = 8  # records of who does something else afterwards
 
 
 @dataclass(kw_only=True)
-class Process:
-    """One of them; `died` is when it was killed, Unix seconds, None when it ended in order."""
+class RecordingProcess:
+    """A process. `died`: when it was killed, Unix seconds; None after a clean shutdown."""
 
-    life: Life
+    child: Child
     died: float | None = None
 
     def kill(self) -> None:
         """SIGKILL."""
-        self.life.kill()
+        self.child.kill()
         self.died = time.time()
 
 
@@ -56,18 +56,18 @@ def trial(seed: int, work: Path) -> Verdict:
     root = work / "spool"
     shipper.delivery.backoff.FIRST_SECONDS = 0.01
     os.environ["PRIMUS_LENS_WANDB_OUTPUT_PATH"] = str(root)
-    receiver = FarReceiver(work / "telemetry.sqlite")
+    receiver = ReceiverProcess(work / "telemetry.sqlite")
     config = settings(root, work / "state", receiver.url, flush_interval=FLUSH_SECONDS)
 
     def serve(_tell: Tell) -> None:
         Service(config).run()
 
-    service, since = Life(serve), 0.0
+    service, since = Child(serve), 0.0
     there = {f"victim-{number}": _begin(f"victim-{number}", _log) for number in range(VICTIMS)}
     others = {"ended": _end_well, "finished": _finish, "stopped": _log, "silent": _fall_silent}
     there.update({name: _begin(name, does) for name, does in others.items()})
-    there["stopped"].life.wait_for_first()
-    os.kill(there["stopped"].life.pid, signal.SIGSTOP)
+    there["stopped"].child.wait_for_first()
+    os.kill(there["stopped"].child.pid, signal.SIGSTOP)
     quiet_until = time.monotonic() + QUIET_INTERVALS * FLUSH_SECONDS
     deaths = {f"victim-{n}": rng.uniform(0.05, LIFE_SECONDS) for n in range(VICTIMS)}
     if seed % 2:
@@ -77,16 +77,16 @@ def trial(seed: int, work: Path) -> Verdict:
         _pass(there, began + deaths[name])
         if name == "service":
             service.kill()
-            service, since = Life(serve), time.time()
+            service, since = Child(serve), time.time()
         else:
             there[name].kill()
         found.faults += 1
     _pass(there, quiet_until)
-    os.kill(there["stopped"].life.pid, signal.SIGCONT)
+    os.kill(there["stopped"].child.pid, signal.SIGCONT)
     for name in ("stopped", "silent", "finished"):
         there[name].kill()
         found.faults += 1
-    there["ended"].life.end()
+    there["ended"].child.end()
     spools = recorded(root, found)
     killed = [name for name, one in there.items() if one.died is not None and name != "finished"]
     _wait(lambda: set(killed) <= set(_notes(receiver)))
@@ -98,18 +98,18 @@ def trial(seed: int, work: Path) -> Verdict:
 
 def _check(
     found: Findings,
-    receiver: FarReceiver,
-    there: dict[str, Process],
+    receiver: ReceiverProcess,
+    there: dict[str, RecordingProcess],
     spools: dict[str, Recorded],
     since: float,
 ) -> None:
-    """Who died is said to be dead in time and after the last record; nobody else ever."""
+    """Each dead process is reported in time and after its last record, and no other process is."""
     requests, notes = queries.requests(receiver.store), _notes(receiver)
     for name, one in there.items():
         steps = spools[name].steps if name in spools else ()
-        found.check(len(steps) >= len(one.life.told), "G1", f"{name}: {len(steps)} recorded")
+        found.check(len(steps) >= len(one.child.told), "G1", f"{name}: {len(steps)} recorded")
         if one.died is None or name == "finished":
-            found.check(name not in notes, "G16", f"{name}: is said to have been cut off")
+            found.check(name not in notes, "G16", f"{name}: is reported as an unclean exit")
         if one.died is None or not steps:
             continue
         last = [
@@ -135,8 +135,8 @@ def _check_time(
         )
 
 
-def _notes(receiver: FarReceiver) -> dict[str, list[float]]:
-    """Workload -> when the word came that its process was cut off."""
+def _notes(receiver: ReceiverProcess) -> dict[str, list[float]]:
+    """Workload -> when the unclean exit of its process was reported."""
     notes: dict[str, list[float]] = {}
     for request in queries.requests(receiver.store):
         if _is_note(request):
@@ -148,17 +148,17 @@ def _is_note(request: dict[str, Any]) -> bool:
     return request["status"] == 200 and str(request["lens_ship_records"]).endswith("/cut-off")
 
 
-def _begin(name: str, work: Callable[[Tell], None]) -> Process:
+def _begin(name: str, work: Callable[[Tell], None]) -> RecordingProcess:
     os.environ["WORKLOAD_UID"] = name
-    return Process(life=Life(work))
+    return RecordingProcess(child=Child(work))
 
 
-def _pass(there: dict[str, Process], until: float) -> None:
-    """Let time pass; pipes are emptied, so that nobody waits for us."""
+def _pass(there: dict[str, RecordingProcess], until: float) -> None:
+    """Wait, and empty the pipes meanwhile."""
     while time.monotonic() < until:
         for one in there.values():
-            if one.died is None and not one.life.has_ended:
-                one.life.watch(0.002)
+            if one.died is None and not one.child.has_ended:
+                one.child.watch(0.002)
 
 
 def _wait(holds: Callable[[], bool]) -> None:
@@ -205,9 +205,13 @@ def _end_well(tell: Tell) -> None:
 
 
 ATTACK = Attack(
-    meaning="SIGKILL of processes beside some that end in order, are stopped, or are silent",
+    meaning="SIGKILL of processes beside some that shut down, are stopped, or are silent",
     promises=("G16",),
     trial=trial,
     trials=Trials(short=1, usual=6, long=40),
-    catches=("ends-not-looked-for", "silence-is-death", "goodbye-is-not-heard"),
+    catches=(
+        "ended-processes-not-checked",
+        "silent-processes-reported-dead",
+        "clean-shutdown-not-read",
+    ),
 )

@@ -1,8 +1,8 @@
-"""A small disk that fills up, loses its inodes, its permissions or its files, and gets better.
+"""A small disk fills up, runs out of inodes, loses its permissions or its files, and recovers.
 
-A process records all the while. Nothing may escape to it or hold it up; what it was told is safe
-must be on the disk, what it was told is not must be counted in a gap, and recording must resume by
-itself. Consecutive seeds are consecutive faults.
+A process records all the time. No call may raise or hang. What was reported as recorded must be on
+the disk, what was refused must be counted in a gap, and recording must resume by itself.
+Consecutive seeds are consecutive faults.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from spooler.records import step as step_record
 from spooler.spool import codec
 from spooler.spool.reader import Reader
 from tests.crash.lab.attacks import Attack, Trials
-from tests.crash.lab.conservation import ALL, Arrivals
-from tests.crash.lab.lives import FarReceiver, Life, Tell
+from tests.crash.lab.children import Child, ReceiverProcess, Tell
+from tests.crash.lab.conservation import ALL, ArrivedRecords
 from tests.crash.lab.verdict import Findings, Verdict
 from tests.kit.delivery import settings
 from tests.kit.spools import PATIENCE_SECONDS
@@ -50,12 +50,12 @@ def missing() -> str:
 
 
 def mount(*arguments: str) -> None:
-    """Mount in this process's own name space, and note it in no file that others share."""
+    """Mount in the name space of this process, and write no file that others share."""
     subprocess.run(["mount", "-n", *arguments], check=True)
 
 
 def small_disk(options: str) -> Path:
-    """Mount a small disk for this process and its children alone, where anybody can get to it."""
+    """Mount a small disk for this process and its children alone, open to every user."""
     place = next(
         path
         for path in map(Path, ("/mnt", "/media", "/srv", "/opt"))
@@ -80,12 +80,12 @@ def full(place: Path) -> Callable[[], None]:
 
 def inodes(place: Path) -> Callable[[], None]:
     """No file can be made."""
-    folder = place / "many"
-    folder.mkdir()
+    directory = place / "many"
+    directory.mkdir()
     with contextlib.suppress(OSError):
         for number in range(10**6):
-            (folder / str(number)).touch()
-    return lambda: shutil.rmtree(folder)
+            (directory / str(number)).touch()
+    return lambda: shutil.rmtree(directory)
 
 
 def read_only(place: Path) -> Callable[[], None]:
@@ -100,7 +100,7 @@ def read_only(place: Path) -> Callable[[], None]:
 
 
 def permissions(place: Path) -> Callable[[], None]:
-    """Nobody but root may look into the spool root any more."""
+    """Only root may read the spool root."""
     (place / "spool").chmod(0)
     return lambda: (place / "spool").chmod(0o777)
 
@@ -147,36 +147,36 @@ def trial(seed: int, work: Path) -> Verdict:
     os.environ["PRIMUS_LENS_WANDB_OUTPUT_PATH"] = str(place / "spool")
     os.environ["PRIMUS_LENS_SPOOL_SEGMENT_RECORDS"] = str(rng.choice((30, 400)))
     os.environ["WORKLOAD_UID"] = "w"
-    receiver = FarReceiver(work / "telemetry.sqlite")
-    life = Life(lambda tell: record(tell, stop))
-    life.wait_for_first()
+    receiver = ReceiverProcess(work / "telemetry.sqlite")
+    child = Child(lambda tell: record(tell, stop))
+    child.wait_for_first()
     for _ in range(ROUNDS):
-        life.watch(rng.uniform(0.0, 0.3))
+        child.watch(rng.uniform(0.0, 0.3))
         heal = fault(place)
         found.faults += 1
-        life.watch(rng.uniform(0.05, 0.4))
+        child.watch(rng.uniform(0.05, 0.4))
         heal()
-    _wait_for_recovery(life, found)
+    _wait_for_recovery(child, found)
     stop.touch()
-    status = life.end()
+    status = child.end()
     found.check(status == 0, "G2", f"the training process died: {status}")
-    if life.told and life.told[-1] < 0:
-        found.worst("longest call ms", -1 - life.told.pop())
-    _account(life.told, place / "spool", found, whole=fault is not deleted)
+    if child.told and child.told[-1] < 0:
+        found.worst("longest call ms", -1 - child.told.pop())
+    _account(child.told, place / "spool", found, whole=fault is not deleted)
     _ship(place / "spool", work, receiver, found)
     return found.verdict()
 
 
-def _wait_for_recovery(life: Life, found: Findings) -> None:
-    """From the time that the disk is good again, records must be taken, by and by."""
-    deadline, seen = time.monotonic() + PATIENCE_SECONDS, len(life.told)
+def _wait_for_recovery(child: Child, found: Findings) -> None:
+    """Once the disk has recovered, records must be taken again within some time."""
+    deadline, seen = time.monotonic() + PATIENCE_SECONDS, len(child.told)
     while time.monotonic() < deadline:
-        life.watch(0.05)
-        later = life.told[seen:]
-        if life.has_ended:
+        child.watch(0.05)
+        later = child.told[seen:]
+        if child.has_ended:
             break
         if len(later) > 200 and all(number % 2 == 0 for number in later[-100:]):
-            life.watch(1.2)  # by now a writer whose files are gone has noticed
+            child.watch(1.2)  # by now a writer whose files are gone has noticed
             return
     found.check(False, "G2", "recording does not resume once the disk is good again")
 
@@ -212,7 +212,7 @@ def _account(told: list[int], root: Path, found: Findings, *, whole: bool) -> No
     found.check(not (there & refused), "G2", f"refused, yet there: {sorted(there & refused)[:9]}")
 
 
-def _ship(root: Path, work: Path, receiver: FarReceiver, found: Findings) -> None:
+def _ship(root: Path, work: Path, receiver: ReceiverProcess, found: Findings) -> None:
     """Everything that is there arrives."""
     recorded = {
         codec.unpack(stored.body)["step"]
@@ -222,17 +222,16 @@ def _ship(root: Path, work: Path, receiver: FarReceiver, found: Findings) -> Non
     }
     pending = ship_once(settings(root, work / "state", receiver.url), timeout=120)
     receiver.stop()
-    got = set(Arrivals(receiver.store).steps("w"))
+    got = set(ArrivedRecords(receiver.store).steps("w"))
     found.check(not pending, "G4", f"still pending: {pending[:2]}")
     found.check(got == recorded, "G4", f"recorded {len(recorded)} steps, {len(got)} arrived")
 
 
 ATTACK = Attack(
-    meaning="a small disk that fills up, loses inodes, the right to be written or its files, and"
-    " gets better",
+    meaning="a small disk that fills up, runs out of inodes, turns read-only or loses files",
     promises=("G1", "G2", "G4", "G7"),
     trial=trial,
     trials=Trials(short=len(FAULTS), usual=3 * len(FAULTS), long=20 * len(FAULTS)),
-    catches=("says-yes-on-failure", "losses-not-told", "deletion-not-noticed"),
+    catches=("failure-reported-as-success", "losses-not-recorded", "deletion-not-noticed"),
     missing=missing,
 )

@@ -1,4 +1,4 @@
-"""Forks, spawns, execs, signals, threads and abrupt ends in the midst of logging.
+"""Forks, spawns, execs, signals, threads and abrupt ends during logging.
 
 A child never touches its parent's spool, never repeats what the parent recorded, and never hangs;
 what it has recorded itself is there, whatever way it ends. The storm runs in an interpreter of its
@@ -61,7 +61,7 @@ def wait(child):
 
 CLOSES = "the program closes every descriptor and takes their numbers"
 STORM = {
-    "forks amid threads": """
+    "forks during threads": """
 stop = threading.Event()
 def run():
     while not stop.is_set():
@@ -227,7 +227,7 @@ def _storm(name: str, rng: random.Random, work: Path, found: Findings) -> None:
 
 
 def _run(command: list[str], env: dict[str, str]) -> subprocess.CompletedProcess[str] | str:
-    """What came of it, or where it hangs."""
+    """What it printed, or where it hangs."""
     storm = subprocess.Popen(
         command,
         env=env,
@@ -272,10 +272,10 @@ ATTACK = Attack(
     trial=trial,
     trials=Trials(short=len(STORM), usual=6 * len(STORM), long=60 * len(STORM)),
     catches=(
-        "parents-connection-after-fork",
+        "parent-connection-after-fork",
         "fork-without-waiting",
         "handler-takes-the-same-number",
         "wakes-with-a-lock",
-        "descriptor-not-looked-at",
+        "descriptor-not-checked",
     ),
 )

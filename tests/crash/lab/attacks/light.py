@@ -1,10 +1,10 @@
-"""The training side in an environment that has nothing else, with a trap for every import.
+"""The training side in an environment without other packages, with a trap for every import.
 
-A virtual environment of its own holds the package, msgpack, the `.pth` file, and a finder that
-comes before all others: what is not the standard library, msgpack or ours is told and not found. In
-it processes record, fork, are killed, start others, collect, and end; every third trial logs to a
-real wandb run, where only what our own code asks for counts. Threads are counted in each of them by
-the interpreter and by the system. Switched off, nothing of ours is loaded by any of them.
+A virtual environment holds the package, msgpack, the `.pth` file, and a finder that comes before
+all others. It reports and refuses every import that is not the standard library, msgpack or
+lens-ship. In it processes record, fork, are killed, start others, collect, and end. Every third
+trial logs to a real wandb run, where only imports of lens-ship count. Threads are counted by the
+interpreter and by the system. Switched off, no process may import lens-ship.
 """
 
 from __future__ import annotations
@@ -207,10 +207,10 @@ def trial(seed: int, work: Path) -> Verdict:
     return found.verdict()
 
 
-def _environment(folder: Path, *, has_wandb: bool) -> Path:
-    """An environment with us, msgpack and the trap; with everything else only for wandb's sake."""
-    venv.create(folder, symlinks=True)
-    (site,) = folder.glob("lib/python*/site-packages")
+def _environment(directory: Path, *, has_wandb: bool) -> Path:
+    """An environment with lens-ship, msgpack and the trap. With all packages only for wandb."""
+    venv.create(directory, symlinks=True)
+    (site,) = directory.glob("lib/python*/site-packages")
     (site / "spooler").symlink_to(REPOSITORY / "spooler")
     (site / "msgpack").symlink_to(Path(msgpack.__file__).parent)
     (site / "trap.py").write_text(TRAP, encoding="utf-8")
@@ -219,8 +219,8 @@ def _environment(folder: Path, *, has_wandb: bool) -> Path:
     (site / "lens_ship.pth").write_text(ours, encoding="utf-8")
     if has_wandb:
         (site / "z.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
-    (folder.parent / "program.py").write_text(PROGRAM, encoding="utf-8")
-    return folder / "bin" / "python"
+    (directory.parent / "program.py").write_text(PROGRAM, encoding="utf-8")
+    return directory / "bin" / "python"
 
 
 def _steps(root: Path) -> int:
@@ -233,9 +233,9 @@ def _steps(root: Path) -> int:
 
 
 ATTACK = Attack(
-    meaning="processes record, fork, are killed and end where nothing else can be imported",
+    meaning="processes record, fork, are killed and end where no other package can be imported",
     promises=("G9",),
     trial=trial,
     trials=Trials(short=1, usual=6, long=40),
-    catches=("imports-requests", "a-second-thread", "imported-though-off"),
+    catches=("imports-requests", "second-thread", "imported-when-disabled"),
 )

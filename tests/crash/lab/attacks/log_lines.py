@@ -21,7 +21,7 @@ from spooler.collectors.log import LogCollector
 from spooler.filetail.lines import PIECE_BYTES
 from spooler.spool.reader import Reader
 from tests.crash.lab.attacks import Attack, Trials
-from tests.crash.lab.lives import Life, Tell
+from tests.crash.lab.children import Child, Tell
 from tests.crash.lab.verdict import Findings, Verdict
 from tests.kit import spools
 
@@ -49,11 +49,11 @@ def lines(rng: random.Random) -> Iterator[bytes]:
         yield f"{BEGIN}{number} {text}\n".encode()
 
 
-def write(folder: Path, ways: tuple[str, ...], seed: int) -> None:
-    """Write, and rotate or worse, until the file `stop` is there."""
+def write(directory: Path, ways: tuple[str, ...], seed: int) -> None:
+    """Write, and rotate, truncate or delete, until the file `stop` is there."""
     rng = random.Random(seed)
-    log, stop, to_write = folder / "train.log", folder / "stop", lines(rng)
-    with (folder / "expected").open("ab", buffering=0) as expected:
+    log, stop, to_write = directory / "train.log", directory / "stop", lines(rng)
+    with (directory / "expected").open("ab", buffering=0) as expected:
         while not stop.exists():
             with log.open("ab", buffering=0) as file:
                 size = rng.randrange(FILE_BYTES)
@@ -95,7 +95,7 @@ def rotate(log: Path, way: str) -> None:
 
 
 def collect(log: Path, tell: Tell, *, to_the_end: bool) -> None:
-    """Collect for ever, or until there is nothing more."""
+    """Collect until killed, or until all is read."""
     collector = LogCollector(log_file_path=str(log))
     while True:
         if collector.is_enabled():
@@ -117,29 +117,29 @@ def begin(log: Path) -> None:
 
 
 def trial(seed: int, work: Path) -> Verdict:
-    """Kill collectors in a row while the log has a hard time."""
+    """Kill collectors in a row while the log is written, rotated and truncated."""
     rng, found = random.Random(seed), Findings()
     name, ways = list(WAYS.items())[seed % len(WAYS)]
-    folder = work / "logs"
-    folder.mkdir()
-    log = folder / "train.log"
+    directory = work / "logs"
+    directory.mkdir()
+    log = directory / "train.log"
     os.environ["PRIMUS_LENS_WANDB_OUTPUT_PATH"] = str(work / "spool")
-    found.check(Life(lambda _tell: begin(log)).end() == 0, "G20", "the log cannot be followed")
-    writer = Life(lambda _tell: write(folder, ways, seed))
+    found.check(Child(lambda _tell: begin(log)).end() == 0, "G20", "the log cannot be followed")
+    writer = Child(lambda _tell: write(directory, ways, seed))
     lived = 0
     for _ in range(LIVES):
-        life = Life(lambda tell: collect(log, tell, to_the_end=False))
-        life.watch(rng.uniform(0, LIFE_SECONDS))
-        found.check(not life.has_ended, "G20", f"{name}: a collector ended by itself")
-        life.kill()
-        lived += bool(life.told)
-    (folder / "stop").touch()
+        child = Child(lambda tell: collect(log, tell, to_the_end=False))
+        child.watch(rng.uniform(0, LIFE_SECONDS))
+        found.check(not child.has_ended, "G20", f"{name}: a collector ended by itself")
+        child.kill()
+        lived += bool(child.told)
+    (directory / "stop").touch()
     found.check(writer.end() == 0, "the attack", "its writer died")
-    last = Life(lambda tell: collect(log, tell, to_the_end=True))
+    last = Child(lambda tell: collect(log, tell, to_the_end=True))
     found.check(last.end() == 0, "G20", f"{name}: the last collector failed")
     found.faults = lived
-    compare(found, name, recorded(work / "spool"), folder / "expected")
-    found.worst("files", len(list(folder.glob("train.log*"))))
+    compare(found, name, recorded(work / "spool"), directory / "expected")
+    found.worst("files", len(list(directory.glob("train.log*"))))
     return found.verdict()
 
 
@@ -192,11 +192,11 @@ ATTACK = Attack(
     trial=trial,
     trials=Trials(short=len(WAYS), usual=12, long=300),
     catches=(
-        "position-apart-from-the-lines",
-        "position-before-the-lines",
+        "position-not-read-from-records",
+        "position-before-lines",
         "partial-line-twice",
-        "rotation-forgets-the-rest",
+        "rotation-skips-the-rest",
         "truncation-not-noticed",
-        "characters-are-cut",
+        "multibyte-characters-cut",
     ),
 )

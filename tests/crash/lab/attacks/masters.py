@@ -26,7 +26,7 @@ from shipper.ledger.ledger import Ledger
 from shipper.service import Service, ship_once
 from spooler.records import exit as exit_record
 from tests.crash.lab.attacks import Attack, Trials
-from tests.crash.lab.lives import Life, Tell
+from tests.crash.lab.children import Child, Tell
 from tests.crash.lab.verdict import Findings, Verdict
 from tests.kit import master as kit
 from tests.kit import shipping, spools
@@ -40,7 +40,7 @@ RANKS, REPORTS = 3, 360
 OLD_EVERY, POISON_EVERY = 23, 31
 TURNS = ("master",) * 2 + ("service",) * 3 + ("answer",) * 5
 # Without a single report more for so long, nothing arrives any more.
-PATIENCE_SECONDS = 30.0
+WAIT_SECONDS = 30.0
 
 
 def missing() -> str:
@@ -50,7 +50,7 @@ def missing() -> str:
     return f"no training master: no {kit.PYTHON}; make test builds it, {kit.VARIABLE} names another"
 
 
-class FarWire:
+class RemoteWire:
     """A `Wire` in a process of its own, so that the parent of lives needs no thread."""
 
     def __init__(self, port: int) -> None:
@@ -130,7 +130,7 @@ def trial(seed: int, work: Path) -> Verdict:
     shipper.delivery.backoff.FIRST_SECONDS = shipper.delivery.backoff.ALARM_FIRST_SECONDS = 0.05
     service = SERVICES[seed % len(SERVICES)]
     with kit.running(work / "master", service) as master:
-        wire = FarWire(master.port)
+        wire = RemoteWire(master.port)
         write(work / "spool", wire.address, service)
         config = settings(
             *(work / "spool", work / "state", "http://127.0.0.1:9"),
@@ -140,7 +140,7 @@ def trial(seed: int, work: Path) -> Verdict:
         turns = list(TURNS)
         rng.shuffle(turns)
         rage(found, rng, config, master, wire, turns)
-        done = Life(lambda _tell: os._exit(len(ship_once(config, timeout=60)))).end()
+        done = Child(lambda _tell: os._exit(len(ship_once(config, timeout=60)))).end()
         found.check(done == 0, "G18", f"{service}: the last service left something ({done})")
         wire.stop()
         lives = [master.stored(life + 1) for life in range(master.lives)]
@@ -164,7 +164,7 @@ def rage(
     rng: random.Random,
     config: Config,
     master: Master,
-    wire: FarWire,
+    wire: RemoteWire,
     turns: list[str],
 ) -> None:
     """One blow after the other, each after some progress."""
@@ -172,7 +172,7 @@ def rage(
     def serve(_tell: Tell) -> None:
         Service(config).run()
 
-    life = Life(serve)
+    life = Child(serve)
     for turn in turns:
         found.check(wait_for_progress(rng, master), "G18", "nothing arrives any more")
         if turn == "master":
@@ -180,7 +180,7 @@ def rage(
             master.start()
         elif turn == "service":
             life.kill()
-            life = Life(serve)
+            life = Child(serve)
         else:
             wire.lose_answer()
     life.kill()
@@ -193,17 +193,17 @@ def wait_for_progress(rng: random.Random, master: Master) -> bool:
     most = REPORTS * 8 // 10
     held = len(master.stored())
     wanted = min(held + rng.randrange(1, REPORTS // 5), most)
-    until = time.monotonic() + PATIENCE_SECONDS
+    until = time.monotonic() + WAIT_SECONDS
     while held < wanted and time.monotonic() < until:
         threading.Event().wait(0.005)
         now = len(master.stored())
         if now > held:
-            held, until = now, time.monotonic() + PATIENCE_SECONDS
+            held, until = now, time.monotonic() + WAIT_SECONDS
     return held >= wanted
 
 
 def check_accounts(found: Findings, work: Path) -> int:
-    """All is delivered, given up for a reason, or a dead letter; how many samples are in doubt."""
+    """All is delivered, dropped for a reason, or a dead letter; how many samples are ambiguous."""
     with closing(Ledger(work / "state", exclusive=False)) as ledger:
         accounts = run_audit(ledger, work / "spool", ["master"])
         dead = Counter(letter["reason"] for letter in ledger.dead_letters())
@@ -216,7 +216,7 @@ def check_accounts(found: Findings, work: Path) -> int:
     old = sum(map(is_old, range(REPORTS)))
     poison = sum(map(is_poison, range(REPORTS)))
     found.check(reasons["expired"] == old, "G18", f"{reasons}, {old} were too old")
-    found.check(set(reasons) <= {"expired", "ambiguous"}, "G18", f"given up: {reasons}")
+    found.check(set(reasons) <= {"expired", "ambiguous"}, "G18", f"dropped: {reasons}")
     found.check(dead == {"unsendable": poison}, "G19", f"dead letters {dead}, {poison} were unfit")
     return doubts
 
@@ -245,9 +245,9 @@ ATTACK = Attack(
     trial=trial,
     trials=Trials(short=2, usual=12, long=200),
     catches=(
-        "forgotten-not-sent-again",
-        "newer-before-what-was-forgotten",
-        "sample-in-doubt-sent-again",
+        "no-resend-after-restart",
+        "newer-before-resend",
+        "ambiguous-sample-resent",
         "reports-not-checked",
         "reports-out-of-order",
     ),

@@ -24,7 +24,7 @@ from spooler.recorder import recorder
 from spooler.records import step as step_record
 from spooler.spool import format as fmt
 from tests.crash.lab.attacks import Attack, Trials
-from tests.crash.lab.lives import FarReceiver, Life, Tell
+from tests.crash.lab.children import Child, ReceiverProcess, Tell
 from tests.crash.lab.verdict import Findings, Verdict
 from tests.kit.delivery import settings
 from tests.kit.processor import Receiver, answers, queries
@@ -43,10 +43,10 @@ BULK_SECONDS = 0.15  # what the receiver needs for a request of the backlog
 # Longer than without the trouble, at most: a turn of the lane (5 intervals) is part of it, the
 # rest is for a machine that is busy with something else.
 MOST_INTERVALS = 40.0
-PATIENCE_SECONDS = 30.0
+WAIT_SECONDS = 30.0
 
 
-class Troubled(Receiver):
+class FailingReceiver(Receiver):
     """Tells whose requests hang in a file, a letter for each."""
 
     def __init__(self, *, path: Path, hung: Path) -> None:
@@ -60,7 +60,7 @@ class Troubled(Receiver):
                 file.write("h")
             threading.Event().wait()
         if b'"broken-' in call.body:
-            exchange.send(answers.failure("for ever"))
+            exchange.send(answers.failure("always"))
             return
         if b'bulk"' in call.body:
             time.sleep(BULK_SECONDS)
@@ -75,22 +75,22 @@ def trial(seed: int, work: Path) -> Verdict:
     calm = _run(work / "calm", found, lambda root: 0, seconds=1.0)
     worst = _run(work / "trouble", found, partial(_make_trouble, rng), seconds=2.0)
     more = (worst - calm) / FLUSH_SECONDS
-    found.worst("flush intervals without trouble", calm / FLUSH_SECONDS)
-    found.worst("flush intervals longer with trouble", more)
+    found.worst("flush intervals alone", calm / FLUSH_SECONDS)
+    found.worst("flush intervals longer beside failing ones", more)
     found.check(
-        more <= MOST_INTERVALS, "G15", f"waits {worst:.1f} s beside trouble, else {calm:.1f}"
+        more <= MOST_INTERVALS, "G15", f"waits {worst:.1f} s beside failing ones, else {calm:.1f}"
     )
     return found.verdict()
 
 
 def _run(work: Path, found: Findings, trouble: Callable[[Path], int], *, seconds: float) -> float:
-    """Two honest processes and perhaps trouble; the longest that a record of theirs has waited."""
+    """Two honest processes and perhaps failing ones; the longest wait of an honest record."""
     root, hung = work / "spool", work / "hung"
     root.mkdir(parents=True)
     wanted = trouble(root)
     found.faults += HUNG + BROKEN + RUBBISH + 1 if wanted else 0
     os.environ["PRIMUS_LENS_WANDB_OUTPUT_PATH"] = str(root)
-    receiver = FarReceiver(work / "telemetry.sqlite", partial(Troubled, hung=hung))
+    receiver = ReceiverProcess(work / "telemetry.sqlite", partial(FailingReceiver, hung=hung))
     config = settings(
         root,
         work / "state",
@@ -103,19 +103,21 @@ def _run(work: Path, found: Findings, trouble: Callable[[Path], int], *, seconds
     def serve(_tell: Tell) -> None:
         Service(config).run()
 
-    service = Life(serve)
+    service = Child(serve)
     # Until each has been waited for once: as long as that is not over, its like is not known.
     _wait(lambda: not wanted or (hung.exists() and hung.stat().st_size > wanted))
-    lives = {}
+    children = {}
     for name in HONEST:
         os.environ["WORKLOAD_UID"] = name
-        lives[name] = Life(lambda tell: _log(time.monotonic() + seconds, tell))
-    for life in lives.values():
-        life.end()
-    _wait(lambda: all(_last(receiver.store, n) >= life.told[-1] for n, life in lives.items()))
+        children[name] = Child(lambda tell: _log(time.monotonic() + seconds, tell))
+    for child in children.values():
+        child.end()
+    _wait(lambda: all(_last(receiver.store, n) >= child.told[-1] for n, child in children.items()))
     service.kill()
     receiver.kill()
-    return max(_wait_of(receiver.store, name, life.told, found) for name, life in lives.items())
+    return max(
+        _wait_of(receiver.store, name, child.told, found) for name, child in children.items()
+    )
 
 
 def _make_trouble(rng: random.Random, root: Path) -> int:
@@ -130,10 +132,10 @@ def _make_trouble(rng: random.Random, root: Path) -> int:
     who = identity(spool_id(salt + 1), workload_uid=HONEST[0], rank=1)
     spool(root, [*bulk, goodbye()], who=who)
     for number in range(RUBBISH):
-        folder = root / "node_0" / "rank_0" / spool_id(1000 + number)
-        folder.mkdir()
+        directory = root / "node_0" / "rank_0" / spool_id(1000 + number)
+        directory.mkdir()
         rubbish = rng.choice((b"", b"SQLite format 3\0")) + rng.randbytes(rng.randrange(1, 9000))
-        (folder / fmt.segment_name(1)).write_bytes(rubbish)
+        (directory / fmt.segment_name(1)).write_bytes(rubbish)
     return HUNG
 
 
@@ -184,7 +186,7 @@ def _miss(allowance: AdaptiveTimeout) -> None:
 
 
 def _wait(holds: Callable[[], bool]) -> None:
-    end = time.monotonic() + PATIENCE_SECONDS
+    end = time.monotonic() + WAIT_SECONDS
     while not holds() and time.monotonic() < end:
         time.sleep(0.05)
 
@@ -195,9 +197,9 @@ ATTACK = Attack(
     trial=trial,
     trials=Trials(short=1, usual=3, long=20),
     catches=(
-        "the-slow-among-the-others",
-        "trouble-of-one-counts-for-all",
-        "a-turn-without-end",
-        "rubbish-ends-the-walk",
+        "slow-workloads-not-separated",
+        "one-failing-workload-pauses-all",
+        "turn-without-limit",
+        "garbage-ends-the-scan",
     ),
 )

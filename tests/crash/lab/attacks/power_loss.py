@@ -61,7 +61,7 @@ def trial(seed: int, work: Path) -> Verdict:
     rng, found = random.Random(seed), Findings()
     seconds, records = SETTINGS[seed % len(SETTINGS)]
     machine = Machine(
-        folder=work,
+        directory=work,
         tree=REPOSITORY,
         program=PROGRAM,
         environ={

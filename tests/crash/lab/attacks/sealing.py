@@ -1,9 +1,9 @@
-"""A writer is held before and after each system call while it appends, rotates, seals and closes.
+"""A writer is stopped before and after each system call, and readers read what it has written.
 
-Beside it stand a reader that follows, a new reader, and an operator who opens every segment with
-SQLite, reads it and closes it. It is killed in some of these places. Then a reader is held in the
-same way while the writer goes on. Whatever stands where: what was returned is there, in order,
-without damage, and SQLite finds no fault in what was sealed.
+The writer appends, rotates, seals and closes. At each stop a new reader, a reader that follows and
+an operator's SQLite read every segment. In some places the writer is killed. Then a reader is
+stopped in the same way while the writer goes on. In each place, what was returned must be there, in
+order and without damage, and SQLite must find no fault in sealed segments.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from spooler.spool.identity import Identity
 from spooler.spool.reader import Reader
 from spooler.spool.writer import Limits, Writer
 from tests.crash.lab.attacks import Attack, Trials
+from tests.crash.lab.children import Tell
 from tests.crash.lab.conservation import ALL
-from tests.crash.lab.lives import Tell
-from tests.crash.lab.stepping import Ended, Worker, missing
+from tests.crash.lab.stepping import ChildEnded, SteppedChild, missing
 from tests.crash.lab.verdict import Findings, Verdict
 
 RECORDS = 8
@@ -49,20 +49,20 @@ def trial(seed: int, work: Path) -> Verdict:
 
 
 def _beside(root: Path, found: Findings, *, operates: bool) -> int:
-    """Look at every place of a whole life of a writer; how many there were."""
-    worker, follower = Worker(_life(root)), _Follower(root)
+    """Look at every place of a whole writer; how many there were."""
+    worker, follower = SteppedChild(_life(root)), _Follower(root)
     places = 0
     try:
         for _ in worker.stops(1):
-            worker.life.watch(_PIPE_SECONDS)
+            worker.child.watch(_PIPE_SECONDS)
             if operates:
                 _operate(root)
                 found.faults += 1
-            returned = len(worker.life.told)
+            returned = len(worker.child.told)
             _look(root, returned, found, f"place {places}")
             follower.read(found, returned)
             places += 1
-    except Ended as error:
+    except ChildEnded as error:
         found.check(False, "G1", f"the writer has failed: {error}")
         return places
     worker.kill()
@@ -74,7 +74,7 @@ def _beside(root: Path, found: Findings, *, operates: bool) -> int:
 
 def _kill(root: Path, place: int, found: Findings) -> None:
     """Kill it there; an operator has looked before in every second place, and looks afterwards."""
-    worker = Worker(_life(root))
+    worker = SteppedChild(_life(root))
     for number, _ in enumerate(worker.stops(1)):
         if number == place:
             if place % 2:
@@ -85,7 +85,7 @@ def _kill(root: Path, place: int, found: Findings) -> None:
         worker.kill()
         return
     found.faults += 1
-    returned = len(worker.life.told)
+    returned = len(worker.child.told)
     _look(root, returned, found, f"killed in place {place}")
     _operate(root)
     _look(root, returned, found, f"killed in place {place}, then opened with SQLite")
@@ -93,10 +93,10 @@ def _kill(root: Path, place: int, found: Findings) -> None:
 
 def _hold_reader(root: Path, found: Findings) -> None:
     """The writer rotates while a reader that follows stands, in each place of its reading."""
-    writer = Worker(_go_on(root))
+    writer = SteppedChild(_go_on(root))
     writer.order(1)
     writer.wait()
-    reader = Worker(_follow(root))
+    reader = SteppedChild(_follow(root))
     places = sum(1 for _ in reader.stops(1))
     for place in range(places):
         for number, _ in enumerate(reader.stops(1)):
@@ -108,7 +108,7 @@ def _hold_reader(root: Path, found: Findings) -> None:
     reader.wait()
     reader.kill()
     writer.kill()
-    seqs, returned = reader.life.told, len(writer.life.told)
+    seqs, returned = reader.child.told, len(writer.child.told)
     found.check(_DAMAGED not in seqs, "G1", "a reader that was held took records for damaged")
     found.check(seqs == list(range(1, returned + 1)), "G1", f"{returned} returned, held: {seqs}")
     found.worst("places to hold a reader in", places)
@@ -174,7 +174,7 @@ def _check_files(root: Path, found: Findings) -> None:
 
 
 def _life(root: Path) -> Callable[[int, Tell], None]:
-    """A whole life of a writer."""
+    """All that a writer does."""
 
     def live(_order: int, tell: Tell) -> None:
         writer = _writer(root)
@@ -231,15 +231,15 @@ def _append(writer: Writer, count: int, tell: Tell) -> None:
 
 
 ATTACK = Attack(
-    meaning="a writer is held and killed between any two calls while it rotates and seals",
+    meaning="a writer is stopped and killed between any two calls while it rotates and seals",
     promises=("G1",),
     trial=trial,
     trials=Trials(short=1, usual=3, long=20),
     catches=(
         "log-removed-before-it-is-copied",
         "open-to-another-sqlite",
-        "what-is-not-committed-is-read",
-        "the-segment-before-is-not-asked-again",
+        "uncommitted-frames-read",
+        "previous-segment-not-read-again",
     ),
     missing=missing,
 )

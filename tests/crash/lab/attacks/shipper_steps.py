@@ -1,7 +1,7 @@
-"""SIGKILL of the service at its Nth crossing of a station, for every N.
+"""SIGKILL of the service at its Nth call of a station, for every N.
 
-The stations are the calls between which its state moves: reading a spool, sending a request,
-writing the ledger. For N = 1, 2, 3 … a child ships a spool of its own workload from a fresh state
+The stations are the calls that change its state: reading a spool, sending a request, writing the
+ledger. For N = 1, 2, 3 … a child ships a spool of its own workload from a fresh state
 and is killed just before or just after its Nth call of a station; then a second child, which is
 not killed, ships the rest. When a child gets to its end unharmed, the place is done. Consecutive
 seeds are consecutive places.
@@ -29,7 +29,7 @@ from spooler.spool.identity import Identity
 from spooler.spool.reader import Reader
 from spooler.spool.writer import Limits, Writer
 from tests.crash.lab.attacks import Attack, Trials
-from tests.crash.lab.lives import FarReceiver, Life, Tell
+from tests.crash.lab.children import Child, ReceiverProcess, Tell
 from tests.crash.lab.verdict import Findings, Verdict
 from tests.kit.delivery import METADATA, is_ordered, settings
 from tests.kit.processor import queries
@@ -39,14 +39,14 @@ STATIONS = (
     (Reader, "read"),
     (HttpClient, "post"),
     (Ledger, "acknowledge"),
-    (Ledger, "bury"),
+    (Ledger, "add_dead_letter"),
 )
 # (run, step) -> what the receiver must hold of it in the end.
 STEPS: dict[tuple[str, int], dict[str, Any]] = {}
 
 
 def _records() -> list[tuple[str, dict[str, Any]]]:
-    """Two runs lying between each other, steps in parts, text, NaN, one that nobody can take."""
+    """Two mixed runs, steps in parts, text, NaN, and one step that the receiver rejects."""
     made: list[tuple[str, dict[str, Any]]] = [
         ("run", run.EXAMPLE),
         ("detection", detection.EXAMPLE),
@@ -115,7 +115,7 @@ def ship(spool: Path, state: Path, url: str, fatal: str, crossing: int) -> int:
         if ship_once(settings(spool, state, url, batch_max_steps=4), timeout=60):
             os._exit(1)
 
-    return Life(work).end()
+    return Child(work).end()
 
 
 def write_spool(root: Path, number: int) -> None:
@@ -139,7 +139,7 @@ def trial(seed: int, work: Path) -> Verdict:
     """Go on at one place until a child passes it less often than that."""
     found = Findings()
     place = PLACES[seed % len(PLACES)]
-    receiver = FarReceiver(work / "telemetry.sqlite")
+    receiver = ReceiverProcess(work / "telemetry.sqlite")
     rounds = []
     for number in itertools.count(1):
         spool, state = work / f"spool-{number}", work / f"state-{number}"
@@ -187,7 +187,7 @@ def check_round(
 
 
 def check_dead_letter(found: Findings, state: Path, where: str) -> None:
-    """The one step that nobody can take is kept, once."""
+    """The one step that the receiver rejects is kept, once."""
     ledger = sqlite3.connect(state / "ledger.sqlite")
     try:
         buried = ledger.execute("SELECT sink, kind, reason FROM dead_letter").fetchall()

@@ -1,4 +1,4 @@
-"""SIGKILL of a process that only records, amid commits, rotations and seals."""
+"""SIGKILL of a process that only records, during commits, rotations and seals."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from pathlib import Path
 from spooler.recorder import recorder
 from spooler.records import step as step_record
 from tests.crash.lab.attacks import Attack, Trials
+from tests.crash.lab.children import Child, Tell
 from tests.crash.lab.conservation import check_recorded, recorded
-from tests.crash.lab.lives import Life, Tell
 from tests.crash.lab.verdict import Findings, Verdict
 
 KILLS = 100
 LIFE_SECONDS = 0.03
 
 
-def record_for_ever(tell: Tell) -> None:
+def record_forever(tell: Tell) -> None:
     """Record steps until killed, telling each one that was taken."""
     number = 0
     while True:
@@ -40,14 +40,14 @@ def trial(seed: int, work: Path) -> Verdict:
     )
     returned = {}
     for number in range(KILLS):
-        os.environ["WORKLOAD_UID"] = f"life-{number}"
-        life = Life(record_for_ever)
+        os.environ["WORKLOAD_UID"] = f"child-{number}"
+        child = Child(record_forever)
         if rng.random() < 0.9:  # the others may die while their spool is being made
-            life.wait_for_first()
-        life.watch(rng.uniform(0, LIFE_SECONDS))
-        life.kill()
+            child.wait_for_first()
+        child.watch(rng.uniform(0, LIFE_SECONDS))
+        child.kill()
         found.faults += 1
-        returned[f"life-{number}"] = len(life.told)
+        returned[f"child-{number}"] = len(child.told)
     there = recorded(work / "spool", found)
     for workload, count in returned.items():
         spool = there.get(workload)
@@ -57,7 +57,7 @@ def trial(seed: int, work: Path) -> Verdict:
 
 
 ATTACK = Attack(
-    meaning="SIGKILL of a recording process amid commits, rotations and seals",
+    meaning="SIGKILL of a recording process during commits, rotations and seals",
     promises=("G1", "G3", "G7"),
     trial=trial,
     trials=Trials(short=4, usual=16, long=70),

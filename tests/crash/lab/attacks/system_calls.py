@@ -1,8 +1,8 @@
 """The Nth system call of a kind fails, for every N, once or from there on.
 
 It does so in a log call, a rotation, a cycle of the service, a recovery and a replay. Recording
-never raises: what it said is safe is there, what it refused is counted. What ships may give up for
-the moment; the next try, without a fault, must deliver everything in order. Consecutive seeds are
+never raises: what it reported as recorded is there, what it refused is counted. Shipping may fail.
+The next attempt, without a fault, must deliver everything in order. Consecutive seeds are
 consecutive combinations of scene, call and error.
 """
 
@@ -33,9 +33,9 @@ from spooler.spool import codec
 from spooler.spool.reader import Reader
 from tests.crash.lab import tracing
 from tests.crash.lab.attacks import Attack, Trials
-from tests.crash.lab.conservation import ALL, Arrivals
-from tests.crash.lab.lives import FarReceiver, Life, Tell
-from tests.crash.lab.tracing import Fault, Notes
+from tests.crash.lab.children import Child, ReceiverProcess, Tell
+from tests.crash.lab.conservation import ALL, ArrivedRecords
+from tests.crash.lab.tracing import CallFault, Notes
 from tests.crash.lab.verdict import Findings, Verdict
 from tests.kit.delivery import settings
 
@@ -115,7 +115,7 @@ class Scene:
 
     root: Path
     state: Path
-    receiver: FarReceiver
+    receiver: ReceiverProcess
 
     def ship(self, seconds: float) -> int:
         """One cycle of the service; 1 when something is left, 3 when it said that it cannot."""
@@ -152,7 +152,7 @@ def trial(seed: int, work: Path) -> Verdict:
     os.dup2(quiet, 2)
     strike = _strike_recording if scene in RECORDING else _strike_shipping
     for at in FOR_EVER_AT if forever else itertools.count(1):
-        fault = Fault(call=call, error=error, at=at, forever=forever)
+        fault = CallFault(call=call, error=error, at=at, forever=forever)
         here = work / f"{at}"
         here.mkdir()
         if not strike(scene, fault, here, found):
@@ -161,7 +161,7 @@ def trial(seed: int, work: Path) -> Verdict:
     return found.verdict()
 
 
-def _strike_recording(scene: str, fault: Fault, work: Path, found: Findings) -> bool:
+def _strike_recording(scene: str, fault: CallFault, work: Path, found: Findings) -> bool:
     """Record with a fault; whether it struck."""
     steps = 3 if scene == "log" else STEPS
     os.environ["PRIMUS_LENS_WANDB_OUTPUT_PATH"] = str(work / "spool")
@@ -207,10 +207,10 @@ def _look(root: Path, where: str, found: Findings) -> tuple[list[int], int]:
     return steps, gaps
 
 
-def _strike_shipping(scene: str, fault: Fault, work: Path, found: Findings) -> bool:
+def _strike_shipping(scene: str, fault: CallFault, work: Path, found: Findings) -> bool:
     """Ship with a fault, then without one; whether it struck."""
     os.environ["PRIMUS_LENS_WANDB_OUTPUT_PATH"] = str(work / "spool")
-    receiver = FarReceiver(work / "telemetry.sqlite")
+    receiver = ReceiverProcess(work / "telemetry.sqlite")
     stage = Scene(root=work / "spool", state=work / "state", receiver=receiver)
 
     def fill(tell: Tell) -> None:
@@ -220,11 +220,11 @@ def _strike_shipping(scene: str, fault: Fault, work: Path, found: Findings) -> b
         tell(0)
 
     if scene == "recovery":
-        life = Life(lambda tell: _die_recording(tell))
-        life.wait_for_first()
-        life.end()
+        child = Child(lambda tell: _die_recording(tell))
+        child.wait_for_first()
+        child.end()
     else:
-        Life(fill).end()
+        Child(fill).end()
     steps, _gaps = _look(work / "spool", scene, found)
     if len(steps) < STEPS:
         raise RuntimeError(f"without a fault {len(steps)} of {STEPS} are recorded")
@@ -233,16 +233,16 @@ def _strike_shipping(scene: str, fault: Fault, work: Path, found: Findings) -> b
     where = f"{scene}, {fault}"
     found.check(ended.status is not None, "G6", f"{where}: hangs")
     code = None if ended.status is None else os.waitstatus_to_exitcode(ended.status)
-    found.check(code != 99, "G6", f"{where}: ended by an exception that nobody foresaw")
+    found.check(code != 99, "G6", f"{where}: ended by an unexpected exception")
     again: Callable[[Tell], None] = lambda _tell: os._exit(  # noqa: E731 - one line for one call
         stage.replay() if scene == "replay" else stage.ship(60.0)
     )
-    rest = Life(again).end()
+    rest = Child(again).end()
     found.check(rest == 0, "G6", f"{where}: the next try ended with {rest}")
     receiver.stop()
     aside = len(list(work.glob("spool/quarantine/*/*.sqlite")))
     found.check(not aside, "G7", f"{where}: {aside} segments were taken for damaged")
-    arrivals = Arrivals(receiver.store)
+    arrivals = ArrivedRecords(receiver.store)
     arrivals.check(found, "w", steps, deaths=STEPS)
     return ended.struck
 
@@ -263,6 +263,10 @@ ATTACK = Attack(
     promises=("G1", "G2", "G3", "G4", "G6", "G7"),
     trial=trial,
     trials=Trials(short=2, usual=len(COMBINATIONS), long=len(COMBINATIONS)),
-    catches=("says-yes-on-failure", "acknowledge-before-send", "what-cannot-be-read-is-damaged"),
+    catches=(
+        "failure-reported-as-success",
+        "acknowledge-before-send",
+        "read-error-taken-for-damage",
+    ),
     missing=tracing.missing,
 )

@@ -9,8 +9,8 @@ from pathlib import Path
 import spooler
 from shipper.service import ship_once
 from tests.crash.lab.attacks import Attack, Trials
-from tests.crash.lab.conservation import Arrivals, check_recorded, recorded
-from tests.crash.lab.lives import FarReceiver, Life, Tell
+from tests.crash.lab.children import Child, ReceiverProcess, Tell
+from tests.crash.lab.conservation import ArrivedRecords, check_recorded, recorded
 from tests.crash.lab.verdict import Findings, Verdict
 from tests.kit.delivery import settings
 
@@ -44,25 +44,25 @@ def trial(seed: int, work: Path) -> Verdict:
     os.environ.update(
         PRIMUS_LENS_WANDB_OUTPUT_PATH=str(root), WANDB_MODE="offline", WANDB_DIR=str(work)
     )
-    receiver = FarReceiver(work / "telemetry.sqlite")
+    receiver = ReceiverProcess(work / "telemetry.sqlite")
     spooler.install()
-    import wandb  # noqa: F401 - once, for all lives
+    import wandb  # noqa: F401 - once, for all children
 
     returned = {}
     for number in range(KILLS):
-        os.environ["WORKLOAD_UID"] = f"life-{number}"
-        life = Life(lambda tell: train(tell, work))
-        life.wait_for_first()
-        life.watch(rng.uniform(0, LIFE_SECONDS))
-        life.kill()
+        os.environ["WORKLOAD_UID"] = f"child-{number}"
+        child = Child(lambda tell: train(tell, work))
+        child.wait_for_first()
+        child.watch(rng.uniform(0, LIFE_SECONDS))
+        child.kill()
         found.faults += 1
-        returned[f"life-{number}"] = len(life.told) - 1
+        returned[f"child-{number}"] = len(child.told) - 1
     there = recorded(root, found)
     pending = ship_once(settings(root, work / "state", receiver.url), timeout=120)
     receiver.stop()
     found.check(not pending, "G4", f"still pending: {pending}")
     found.check(sum(returned.values()) > KILLS, "G1", "nothing was logged")
-    arrivals = Arrivals(receiver.store)
+    arrivals = ArrivedRecords(receiver.store)
     for workload, count in returned.items():
         steps = there[workload].steps
         check_recorded(found, workload, steps, count)

@@ -1,4 +1,4 @@
-"""SIGKILL of an upgrade anywhere, and what a later version has left is met by this one.
+"""SIGKILL of an upgrade anywhere, and files of a later version.
 
 First a database of an older version is opened by children that are killed: before every line of the
 module that migrates it, and at random instants, inside SQLite too. Then the service ships beside a
@@ -34,8 +34,8 @@ from spooler.records import exit as exit_record
 from spooler.records import step
 from spooler.spool import format as fmt
 from tests.crash.lab.attacks import Attack, Trials
-from tests.crash.lab.conservation import Arrivals
-from tests.crash.lab.lives import FarReceiver, Life, Tell
+from tests.crash.lab.children import Child, ReceiverProcess, Tell
+from tests.crash.lab.conservation import ArrivedRecords
 from tests.crash.lab.verdict import Findings, Verdict
 from tests.kit import shipping, spools
 from tests.kit.delivery import settings
@@ -72,14 +72,14 @@ def migrate(found: Findings, rng: random.Random, work: Path, seed: int) -> None:
     lines = range(1 + seed % LINES_APART, sys.maxsize, LINES_APART)
     old = work / "old"
     old.mkdir()
-    Life(lambda _tell: make_older(old, version)).end()
+    Child(lambda _tell: make_older(old, version)).end()
     before = known(old, work / "look")
     found.check(before[0] == version, "the attack", f"version {before[0]} instead of {version}")
     after: Known | None = None
     fates = {True: 0, False: 0}
-    for name, killed, folder in killings(rng, work, old, lines, exclusive=exclusive):
+    for name, killed, directory in killings(rng, work, old, lines, exclusive=exclusive):
         found.faults += killed
-        seen = known(folder, work / "look")
+        seen = known(directory, work / "look")
         where = f"version {version}, {name}"
         if not killed and after is None:
             after = seen
@@ -88,13 +88,13 @@ def migrate(found: Findings, rng: random.Random, work: Path, seed: int) -> None:
         found.check(
             seen == before or seen[0] == STATE_VERSION, "G12", f"{where}: something in between"
         )
-        check_copy(found, folder / f"{DATABASE_NAME}.v{version}", before, seen, where)
+        check_copy(found, directory / f"{DATABASE_NAME}.v{version}", before, seen, where)
         try:
-            Ledger(folder).close()
+            Ledger(directory).close()
         except StateUnusable as error:
             found.check(False, "G12", f"{where}: it cannot be opened any more: {error}")
-        check_new(found, before, contents(folder / DATABASE_NAME), where)
-        shutil.rmtree(folder)
+        check_new(found, before, contents(directory / DATABASE_NAME), where)
+        shutil.rmtree(directory)
     found.check(min(fates.values()) > 1, "the attack", f"nothing was killed in time: {fates}")
 
 
@@ -103,31 +103,31 @@ def killings(
 ) -> Iterator[tuple[str, bool, Path]]:
     """One child after the other: before these lines, until none is left; then at random."""
     for line in lines:
-        folder = shutil.copytree(old, work / f"line-{line}")
-        life = Life(lambda _tell, at=folder, n=line: open_until(at, n, exclusive=exclusive))
-        killed = os.WIFSIGNALED(life.end())
-        yield f"killed before line {line}", killed, folder
+        directory = shutil.copytree(old, work / f"line-{line}")
+        child = Child(lambda _tell, at=directory, n=line: open_until(at, n, exclusive=exclusive))
+        killed = os.WIFSIGNALED(child.end())
+        yield f"killed before line {line}", killed, directory
         if not killed:
             break
     for number in range(RANDOM_KILLS):
-        folder = shutil.copytree(old, work / f"random-{number}")
-        life = Life(lambda tell, at=folder: open_at_once(at, tell, exclusive=exclusive))
-        life.wait_for_first()
+        directory = shutil.copytree(old, work / f"random-{number}")
+        child = Child(lambda tell, at=directory: open_at_once(at, tell, exclusive=exclusive))
+        child.wait_for_first()
         time.sleep(rng.uniform(0, MIGRATION_SECONDS))
-        yield f"random kill {number}", os.WIFSIGNALED(life.kill()), folder
+        yield f"random kill {number}", os.WIFSIGNALED(child.kill()), directory
 
 
-def make_older(folder: Path, version: int) -> None:
+def make_older(directory: Path, version: int) -> None:
     """The kept database as the release of this version had it, with a write-ahead log."""
-    path = folder / DATABASE_NAME
+    path = directory / DATABASE_NAME
     shutil.copy(GOLDEN, path)
     with closing(sqlite3.connect(path)) as early:
         early.execute("DROP TABLE replay")
         early.execute("ALTER TABLE position DROP COLUMN cut_off_told")
         early.commit()
     state.MIGRATIONS, state.STATE_VERSION = MIGRATIONS[:version], version
-    Ledger(folder).close()
-    for copy in folder.glob(f"{DATABASE_NAME}.v*"):
+    Ledger(directory).close()
+    for copy in directory.glob(f"{DATABASE_NAME}.v*"):
         copy.unlink()
     last = sqlite3.connect(path)
     last.execute("INSERT INTO gap VALUES ('s', 1, 'full', 3, 0, 0, 1.0)")
@@ -135,7 +135,7 @@ def make_older(folder: Path, version: int) -> None:
     os.kill(os.getpid(), signal.SIGKILL)  # that row is in the log only
 
 
-def open_until(folder: Path, fatal: int, *, exclusive: bool) -> None:
+def open_until(directory: Path, fatal: int, *, exclusive: bool) -> None:
     """Open the ledger; die before the `fatal`th line of the module that migrates."""
     left = fatal
 
@@ -150,21 +150,21 @@ def open_until(folder: Path, fatal: int, *, exclusive: bool) -> None:
         return trace
 
     sys.settrace(trace)
-    Ledger(folder, exclusive=exclusive).close()
+    Ledger(directory, exclusive=exclusive).close()
     sys.settrace(None)
 
 
-def open_at_once(folder: Path, tell: Tell, *, exclusive: bool) -> None:
+def open_at_once(directory: Path, tell: Tell, *, exclusive: bool) -> None:
     """Open the ledger and stay."""
     tell(1)
-    Ledger(folder, exclusive=exclusive)
+    Ledger(directory, exclusive=exclusive)
     time.sleep(MIGRATION_SECONDS * 10)
 
 
-def known(folder: Path, aside: Path) -> Known:
+def known(directory: Path, aside: Path) -> Known:
     """All that a database holds, read from a copy by plain SQLite."""
     shutil.rmtree(aside, ignore_errors=True)
-    shutil.copytree(folder, aside)
+    shutil.copytree(directory, aside)
     return contents(aside / DATABASE_NAME)
 
 
@@ -207,9 +207,9 @@ def check_copy(found: Findings, copy: Path, before: Known, seen: Known, where: s
 
 
 def meet_later(found: Findings, rng: random.Random, work: Path) -> None:
-    """Ship beside a spool of the next version, amid kills; then be upgraded."""
+    """Ship beside a spool of the next version, with kills. Then upgrade."""
     shipper.delivery.backoff.FIRST_SECONDS = 0.01
-    receiver = FarReceiver(work / "telemetry.sqlite")
+    receiver = ReceiverProcess(work / "telemetry.sqlite")
     config = settings(
         *(work / "spool", work / "state", receiver.url),
         batch_max_steps=3,
@@ -222,19 +222,19 @@ def meet_later(found: Findings, rng: random.Random, work: Path) -> None:
     write_spool(work / "spool", "today", 2)
     deaths = 0
     for _ in range(SERVICE_KILLS):
-        life = Life(lambda _tell: Service(config).run())
-        life.watch(rng.uniform(0, SERVICE_SECONDS))
-        found.check(not life.has_ended, "G12", "the service ended by itself")
-        life.kill()
+        child = Child(lambda _tell: Service(config).run())
+        child.watch(rng.uniform(0, SERVICE_SECONDS))
+        found.check(not child.has_ended, "G12", "the service ended by itself")
+        child.kill()
         deaths += 1
     found.check(files(directory) == left, "G12", "a spool of a later version was touched")
     write_spool(work / "spool", "upgraded", 3)
     refuse_later_state(found, config)
     found.check(files(directory) == left, "G12", "a spool of a later version was touched")
-    ended = Life(lambda _tell: ship_upgraded(config)).end()
+    ended = Child(lambda _tell: ship_upgraded(config)).end()
     found.check(ended == 0, "G12", "after the upgrade something is left to send")
     receiver.stop()
-    arrivals, found_here = Arrivals(receiver.store), Findings()
+    arrivals, found_here = ArrivedRecords(receiver.store), Findings()
     for workload in ("later", "today", "upgraded"):
         arrivals.check(found_here, workload, range(STEPS), deaths if workload == "today" else 0)
     found.failures += [f"G12: {failure}" for failure in found_here.failures]
@@ -243,7 +243,7 @@ def meet_later(found: Findings, rng: random.Random, work: Path) -> None:
 
 
 def write_spool(root: Path, workload: str, salt: int) -> Path:
-    """Steps in several segments, and a goodbye."""
+    """Steps in several segments, and a clean shutdown."""
     who = spools.identity(spools.spool_id(salt), workload_uid=workload)
     records = [
         ("step", step.encode(run="r", step=number, time=1.0, closed=True, data={"x": number}))
@@ -265,7 +265,7 @@ def make_later(directory: Path) -> dict[str, bytes]:
 
 
 def files(directory: Path) -> dict[str, bytes]:
-    """All files of a folder; none where it is gone."""
+    """All files of a directory, or none if it is gone."""
     return {path.name: path.read_bytes() for path in directory.glob("*")}
 
 
@@ -289,14 +289,14 @@ def refuse_later_state(found: Findings, config: Config) -> None:
         os._exit(5)
 
     for exclusive in (True, False):
-        ended = Life(lambda tell, alone=exclusive: use(tell, alone)).end()
+        ended = Child(lambda tell, alone=exclusive: use(tell, alone)).end()
         found.check(ended == 0, "G12", "a database of a later version was opened")
     now = {name: held for name, held in files(aside).items() if name != state.LOCK_NAME}
     found.check(now == before, "G12", f"a database of a later version was touched: {list(now)}")
 
 
-def _with_state(config: Config, folder: Path) -> Config:
-    return settings(config.spool, folder, config.processor_url)
+def _with_state(config: Config, directory: Path) -> Config:
+    return settings(config.spool, directory, config.processor_url)
 
 
 def ship_upgraded(config: Config) -> None:
@@ -308,16 +308,16 @@ def ship_upgraded(config: Config) -> None:
 
 
 ATTACK = Attack(
-    meaning="SIGKILL at every step of a migration, and beside what a later version has left",
+    meaning="SIGKILL at every step of a migration, and files of a later version",
     promises=("G12",),
     trial=trial,
     trials=Trials(short=2, usual=24, long=2 * EVERY),
     catches=(
         "migration-in-steps",
         "no-copy-before-migration",
-        "copy-named-before-it-is-whole",
-        "newer-state-opened-anyway",
-        "newer-spool-read-anyway",
-        "newer-spool-set-aside",
+        "copy-named-before-complete",
+        "newer-database-opened",
+        "newer-spool-read",
+        "newer-spool-quarantined",
     ),
 )

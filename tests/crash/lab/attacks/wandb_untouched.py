@@ -1,10 +1,10 @@
-"""wandb beside itself: the same program with the hook and without, and what wandb made of it.
+"""The same program with the hook and without, and what wandb made of it.
 
-A program is drawn from the seed: values of every kind (`tests.kit.zoo`), call shapes right and
-wrong, data changed by the user right after the call and by another thread while we still read it.
-It is run three times, each in a process of its own: without the hook, with it, and with it while
-the disk or functions of ours fail. What wandb's own file and folder hold, what every call returned
-or raised and from where, and how the user's values stand afterwards must be the same.
+The seed makes a program: values of every kind (`tests.kit.zoo`), valid and invalid calls, and data
+that the user changes right after the call or that another thread changes during it. It runs three
+times, each time in a process of its own: without the hook, with it, and with it while the disk or
+functions of lens-ship fail. The file and directory of wandb, the results and exceptions of every
+call, and the user's values afterwards must be the same.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from typing import Any
 import spooler
 from shipper.importers.wandb_datastore import CorruptEntry, LogOffset, entries
 from tests.crash.lab.attacks import Attack, Trials
+from tests.crash.lab.children import Child
 from tests.crash.lab.conservation import recorded
-from tests.crash.lab.lives import Life
 from tests.crash.lab.verdict import Findings, Verdict
 from tests.kit.spools import PATIENCE_SECONDS
 from tests.kit.zoo import ERRORS, Zoo, condition, identities
@@ -42,7 +42,7 @@ DISK = 3
 FAILING = 0.1  # share of the calls of our functions that fail
 _HEADER_BYTES = 7
 _VOLATILE = {"_timestamp", "_runtime"}
-_CLIENT = re.compile(r"(?<=wandb-client-artifact://)\w+")  # drawn anew each time
+_CLIENT = re.compile(r"(?<=wandb-client-artifact://)\w+")  # another one each time
 # The guards themselves, and what does nothing but call wandb's own.
 _GUARDS = {"_wrap_init", "wrap_log", "_wrap_finish", "guarded", "count", "_interrupted"}
 _BORDER = "spooler.async_exceptions"  # tells what the guards keep from what they pass on
@@ -50,20 +50,20 @@ _BORDER = "spooler.async_exceptions"  # tells what the guards keep from what the
 
 def trial(seed: int, work: Path) -> Verdict:
     """Run one program three ways and compare."""
-    import wandb  # noqa: F401 - once, for all lives
+    import wandb  # noqa: F401 - once, for all children
 
     found = Findings()
     os.environ.update(WANDB_MODE="offline", WANDB_SILENT="true", WORKLOAD_UID="w")
-    lives = {}
+    children = {}
     for arm in ARMS:
         (work / arm).mkdir()
-        lives[arm] = Life(lambda _, arm=arm: _live(arm, seed, work / arm))  # type: ignore[misc]
-    for arm, life in lives.items():
-        life.watch(PATIENCE_SECONDS * 2)
-        if not life.has_ended:
-            life.kill()
+        children[arm] = Child(lambda _, arm=arm: _live(arm, seed, work / arm))  # type: ignore[misc]
+    for arm, child in children.items():
+        child.watch(PATIENCE_SECONDS * 2)
+        if not child.has_ended:
+            child.kill()
             found.check(False, "G8", f"{arm}: hangs")
-        elif life.end() != 0:
+        elif child.end() != 0:
             if arm == "plain":
                 raise RuntimeError("the program fails without the hook too")
             found.check(False, "G8", f"{arm}: the program died")
@@ -250,19 +250,19 @@ def _shown(error: BaseException) -> str:
 
 
 def _disk(arm: str, seed: int, root: Path) -> None:
-    """In the middle of the program: the folder is gone, and cannot come back."""
+    """In the middle of the program: the directory is gone, and cannot come back."""
     if arm == "troubled" and seed % DISK == 0 and root.is_dir():
         shutil.rmtree(root, ignore_errors=True)
         with contextlib.suppress(OSError):
-            root.write_text("a file where the folder was", encoding="utf-8")
+            root.write_text("a file where the directory was", encoding="utf-8")
 
 
 @contextlib.contextmanager
 def _trouble(seed: int, root: Path) -> Iterator[None]:
-    """The disk, or every function of ours now and then, for as long as this lasts."""
+    """Let the disk fail, or each function of lens-ship now and then, inside this block."""
     if seed % DISK == 0:
         if seed % 2:
-            root.write_text("a file where the folder should be", encoding="utf-8")
+            root.write_text("a file where the directory should be", encoding="utf-8")
         yield
         return
     rng = random.Random(seed)
@@ -355,9 +355,9 @@ def _differ(expected: Any, got: Any) -> str:
 
 
 ATTACK = Attack(
-    meaning="the same program of unusual values, calls and changes with the hook and without",
+    meaning="the same program of unusual values, calls and changes, with the hook and without",
     promises=("G8",),
     trial=trial,
     trials=Trials(short=1, usual=6, long=60),
-    catches=("normalises-in-place", "swallows-wandb-s-exceptions", "consumes-an-iterator"),
+    catches=("converts-values-in-place", "swallows-wandb-exceptions", "consumes-an-iterator"),
 )

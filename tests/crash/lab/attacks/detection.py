@@ -1,11 +1,11 @@
 """Detection among traps: machines, packages, modules and variables of any content.
 
-A machine is made from the seed: folders of packages with metadata of any name, GPUs' files of any
-content, some of them FIFOs, links in circles, folders or enormous; modules that raise when somebody
-touches them; variables of any text. An audit hook of the interpreter watches while the
-product looks: no import but of the standard library and our own, no program, no fork, no socket, no
-library loaded, no file of a device opened, and nothing of a trapped module run. What is there to be
-found, must be.
+The seed makes a machine: packages with metadata of any name, files of GPUs with any content,
+modules that raise when an attribute is read, and variables of any text. Some files are FIFOs, links
+in circles, directories or very large. An audit hook of the interpreter watches the detection. It
+must import only the standard library and lens-ship. It must run no program, fork, open no socket,
+load no library, open no file of a device, and run nothing of a trapped module. It must find all
+that is there.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.crash.lab.attacks import Attack, Trials
-from tests.crash.lab.lives import Life, Tell
+from tests.crash.lab.children import Child, Tell
 from tests.crash.lab.verdict import Findings, Verdict
 from tests.kit.spools import PATIENCE_SECONDS
 
@@ -53,7 +53,7 @@ _FRAMEWORKS = (
 )
 
 
-class Watch:
+class AuditHook:
     """What the interpreter was asked to do while it is on; an audit hook cannot be taken off."""
 
     def __init__(self) -> None:
@@ -75,7 +75,7 @@ class Watch:
 
 
 class Trapped(types.ModuleType):
-    """A lazy module: whoever asks it for anything makes it import, open its device, or raise."""
+    """A lazy module: reading an attribute makes it import, open a device, or raise."""
 
     asked: list[str] = []  # noqa: RUF012 - all of them tell in one place
 
@@ -84,8 +84,8 @@ class Trapped(types.ModuleType):
         raise RuntimeError(f"the driver was asked for {name}")
 
 
-class Surly:
-    """No module at all, without a dictionary, that lies about its class."""
+class NoModule:
+    """An object without a dictionary that claims to be a module."""
 
     __slots__ = ()
 
@@ -98,23 +98,23 @@ def trial(seed: int, work: Path) -> Verdict:
     """Look at `MACHINES` machines in a process with the trap."""
     found = Findings()
     report = work / "report.json"
-    life = Life(lambda tell: _look_at_all(seed, work, report, tell))
-    life.watch(PATIENCE_SECONDS * 2)
-    if not life.has_ended:
-        life.kill()
-        found.check(False, "G10", f"hangs at machine {life.told[-1:]}")
+    child = Child(lambda tell: _look_at_all(seed, work, report, tell))
+    child.watch(PATIENCE_SECONDS * 2)
+    if not child.has_ended:
+        child.kill()
+        found.check(False, "G10", f"hangs at machine {child.told[-1:]}")
         return found.verdict()
-    found.check(life.end() == 0, "G10", f"died at machine {life.told[-1:]}")
+    found.check(child.end() == 0, "G10", f"died at machine {child.told[-1:]}")
     told = json.loads(report.read_text(encoding="utf-8")) if report.exists() else []
     found.failures += [f"G10: {text}" for text in dict.fromkeys(told)]
-    found.faults += len(life.told)
+    found.faults += len(child.told)
     return found.verdict()
 
 
 def _look_at_all(seed: int, work: Path, report: Path, tell: Tell) -> None:
     from spooler import detection
 
-    watch, told = Watch(), list[str]()
+    watch, told = AuditHook(), list[str]()
     for number in range(MACHINES):
         rng = random.Random(seed * MACHINES + number)
         machine = _machine(rng, work / f"{number}")
@@ -146,7 +146,7 @@ def _look_at_all(seed: int, work: Path, report: Path, tell: Tell) -> None:
 
 
 class _Machine:
-    """Files below a folder, modules, variables; and what of it has to be found."""
+    """Files below a directory, modules, variables; and what of it has to be found."""
 
     def __init__(self, files: Path) -> None:
         self.files = files
@@ -157,7 +157,7 @@ class _Machine:
         self.gpus: int | None = None
 
     def missed(self, got: dict[str, Any]) -> list[str]:
-        """What was there and was not found."""
+        """What should be found and was not."""
         text = json.dumps(got, allow_nan=False)
         missed = [f"gives {len(text)} bytes"] if len(text) > 2 * 1024 * 1024 else []
         errors = got["evidence"].get("system", {}).get("evidence_errors")
@@ -174,9 +174,9 @@ class _Machine:
         return missed
 
 
-def _machine(rng: random.Random, folder: Path) -> _Machine:
-    machine = _Machine(folder)
-    folder.mkdir()
+def _machine(rng: random.Random, directory: Path) -> _Machine:
+    machine = _Machine(directory)
+    directory.mkdir()
     _packages(rng, machine)
     _hardware(rng, machine)
     _modules(rng, machine)
@@ -235,12 +235,14 @@ def _file_name(rng: random.Random) -> str:
 
 
 def _put(rng: random.Random, path: Path) -> None:
-    """A file, folder, FIFO, link or nothing, of any content."""
+    """A file, directory, FIFO, link or nothing, of any content."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    kind = rng.choices(("file", "folder", "fifo", "link", "large", "sealed"), (8, 2, 1, 1, 1, 1))[0]
+    kind = rng.choices(
+        ("file", "directory", "fifo", "link", "large", "sealed"), (8, 2, 1, 1, 1, 1)
+    )[0]
     if os.path.lexists(path):
         return
-    if kind == "folder":
+    if kind == "directory":
         path.mkdir()
     elif kind == "fifo":
         os.mkfifo(path)
@@ -308,14 +310,14 @@ def _spoken(rng: random.Random, name: str) -> types.ModuleType:
     """A module whose attributes are anything."""
     made = types.ModuleType(name)
     for attribute in ("__version__", "cuda", "hip", "_initialized", "__package__"):
-        vars(made)[attribute] = rng.choice((_text(rng), None, 7, Surly(), b"1", ["2.0"], True))
+        vars(made)[attribute] = rng.choice((_text(rng), None, 7, NoModule(), b"1", ["2.0"], True))
     return made
 
 
 _KINDS: tuple[Callable[[random.Random, str], Any], ...] = (
     lambda _, name: Trapped(name),
     _spoken,
-    lambda _, __: Surly(),
+    lambda _, __: NoModule(),
     lambda _, __: None,
     lambda _, __: 7,
     lambda _, name: types.SimpleNamespace(__version__=name),
@@ -323,7 +325,7 @@ _KINDS: tuple[Callable[[random.Random, str], Any], ...] = (
 
 
 def _config(rng: random.Random) -> dict[Any, Any]:
-    config: dict[Any, Any] = {_text(rng): _text(rng), 7: Surly(), "model": Trapped("torch")}
+    config: dict[Any, Any] = {_text(rng): _text(rng), 7: NoModule(), "model": Trapped("torch")}
     if rng.random() < 0.3:
         config["itself"] = config
     return config
@@ -368,9 +370,9 @@ def _bytes(rng: random.Random) -> bytes:
 
 
 ATTACK = Attack(
-    meaning="machines, packages, modules and variables of any content, each with traps",
+    meaning="detection among traps: machines, packages, modules and variables of any content",
     promises=("G10",),
     trial=trial,
     trials=Trials(short=1, usual=8, long=100),
-    catches=("imports-what-is-installed", "asks-the-vendor-s-program", "asks-the-module"),
+    catches=("imports-installed-frameworks", "runs-nvidia-smi", "reads-module-attributes"),
 )

@@ -1,6 +1,6 @@
-"""Cheap processes to kill: forked from one that has imported everything, telling what they did.
+"""Cheap processes to kill: forked from one that has imported everything.
 
-A life writes each number that was returned to it to a pipe, so that its parent knows what had been
+A child writes a number to a pipe for each call that has returned, so that its parent knows what was
 promised when it died. The parent has no threads, so that forking it is safe.
 """
 
@@ -22,7 +22,7 @@ from tests.kit.processor.store import Store
 Tell = Callable[[int], None]
 
 
-class Life:
+class Child:
     """A child that does `work` until it ends or is killed; `told` are the numbers it has told."""
 
     def __init__(self, work: Callable[[Tell], None]) -> None:
@@ -80,8 +80,8 @@ def _live(work: Callable[[Tell], None], tell: Tell) -> None:
     os._exit(0)
 
 
-class FarReceiver:
-    """A receiver in a process of its own, so that the parent of lives needs no thread."""
+class ReceiverProcess:
+    """A receiver in a process of its own, so that the parent of children needs no thread."""
 
     def __init__(self, path: Path, make: Callable[..., Receiver] = Receiver) -> None:
         """`make` is given the path."""
@@ -102,7 +102,7 @@ class FarReceiver:
         os.close(ready)
 
     def pause(self, *, over: bool = False) -> None:
-        """Let it answer nobody for now, and let it go on."""
+        """Stop it with SIGSTOP; let it go on if `over`."""
         os.kill(self._pid, signal.SIGCONT if over else signal.SIGSTOP)
 
     def kill(self) -> None:
@@ -114,6 +114,6 @@ class FarReceiver:
     def stop(self) -> None:
         """End it; `store` may be read afterwards."""
         self.pause(over=True)
-        os.write(self._end, b".")  # lives that were begun since then hold this end, too
+        os.write(self._end, b".")  # children that were begun since then hold this end, too
         os.close(self._end)
         os.waitpid(self._pid, 0)

@@ -10,8 +10,7 @@ import pytest
 from shipper import service as service_module
 from shipper.errors import StateUnusable
 from shipper.retention import cleaner
-from shipper.retention.maintenance import Housekeeping
-from shipper.service import Service, ship_once
+from shipper.service import Housekeeping, Service, ship_once
 from spooler.spool.identity import Identity
 from spooler.spool.reader import Reader
 from tests.kit import spools
@@ -32,7 +31,7 @@ def test_it_works_at_once_when_it_is_woken_and_ends_with_the_last() -> None:
     for _ in range(3):
         assert rounds.acquire(timeout=spools.PATIENCE_SECONDS)
         house.wake()
-    assert house.end(done.set, within=spools.PATIENCE_SECONDS)
+    assert house.stop(done.set, within=spools.PATIENCE_SECONDS)
     assert done.is_set()
     house.check()
 
@@ -48,9 +47,9 @@ def test_one_that_hangs_is_waited_for_no_longer_than_asked() -> None:
     house = Housekeeping(work, lambda: None)
     house.start()
     assert begun.wait(spools.PATIENCE_SECONDS)
-    assert not house.end(lambda: None, within=0.01)
+    assert not house.stop(lambda: None, within=0.01)
     release.set()
-    assert house.end(lambda: None, within=spools.PATIENCE_SECONDS)
+    assert house.stop(lambda: None, within=spools.PATIENCE_SECONDS)
 
 
 def test_what_it_raises_ends_the_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,7 +59,7 @@ def test_what_it_raises_ends_the_service(tmp_path: Path, monkeypatch: pytest.Mon
     def full() -> None:
         raise StateUnusable("the disk is full")
 
-    monkeypatch.setattr(service._newcomers, "walk_if_due", full)
+    monkeypatch.setattr(service.app.scanner, "scan_if_due", full)
     with pytest.raises(StateUnusable, match="the disk is full"):
         service.run()
 
@@ -81,7 +80,7 @@ def test_once_says_that_a_walk_has_not_come_to_its_end(
     monkeypatch.setattr(service_module, "STOP_SECONDS", 0.1)
     before = set(threading.enumerate())
     pending = ship_once(config(tmp_path, processor_url="http://127.0.0.1:9/v1"), timeout=0.2)
-    assert pending == [f"{tmp_path / 'spool'}: not walked to its end, perhaps more spools"]
+    assert pending == [f"{tmp_path / 'spool'}: not scanned to its end, perhaps more spools"]
     release.set()
     for thread in set(threading.enumerate()) - before:
         thread.join(spools.PATIENCE_SECONDS)
@@ -99,25 +98,25 @@ def test_a_spool_that_takes_long_to_tidy_is_left_alone_for_a_while(
         tmp_path / "spool", [step(1), goodbye()], who=spools.identity(spools.spool_id(2))
     )
     service = Service(config(tmp_path, processor_url="http://127.0.0.1:9/v1"))
-    service._newcomers.walk_if_due()
+    service.app.scanner.scan_if_due()
     clock, looked = Clock(), list[Path]()
     monkeypatch.setattr(cleaner.time, "monotonic", clock)
     damaged = Reader.damaged
 
     def look(reader: Reader) -> dict[int, str]:
         looked.append(reader.directory)
-        clock.pass_by(2 * cleaner.LOOK_SECONDS if reader.directory == slow else 0.1)
+        clock.pass_by(2 * cleaner.REFRESH_SECONDS if reader.directory == slow else 0.1)
         return damaged(reader)
 
     monkeypatch.setattr(Reader, "damaged", look)
-    service._tidy()
+    service.app.clean()
     assert sorted(looked) == [slow, quick]
     for directory in (slow, quick):
-        service._tidying._delivered.look_again(directory.name)
-        service._tidying.touch(service._spools[directory.name].lanes[0])
-    service._tidy()
+        service.app.cleaner._deletable.invalidate(directory.name)
+        service.app.cleaner.mark_dirty(service.app.spools[directory.name].queues[0])
+    service.app.clean()
     assert looked[2:] == [quick]
-    clock.pass_by(4 * 2 * cleaner.LOOK_SECONDS)
-    service._tidy()
+    clock.pass_by(4 * 2 * cleaner.REFRESH_SECONDS)
+    service.app.clean()
     assert looked[3:] == [slow]
-    service._ledger.close()
+    service.app.ledger.close()

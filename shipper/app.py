@@ -1,0 +1,230 @@
+"""Wires the parts of one service process: spools, queues, sinks, and who works on them.
+
+Three kinds of threads use them. Housekeeping scans the root and cleans it, and is the only one that
+adds or removes spools and queues; the others iterate over copies. The poller wakes queues. Workers
+give queues their turns.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from shipper.config.schema import Config
+from shipper.delivery.counters import Metrics, instrument
+from shipper.delivery.credential_watch import CredentialWatch
+from shipper.delivery.new_sinks import start_new_sinks
+from shipper.delivery.pipeline import DeliveryContext, Pipeline
+from shipper.delivery.queue import DeliveryQueue, QueueKey, pending
+from shipper.delivery.resend import ResendingPipeline
+from shipper.delivery.scheduler import Scheduler
+from shipper.delivery.sink_state import SinkState
+from shipper.delivery.workers import Workers, pool_of
+from shipper.discovery.poller import SpoolPoller, poll_interval
+from shipper.discovery.scanner import SpoolScanner
+from shipper.health.liveness import ServiceLiveness
+from shipper.ledger.ledger import Ledger
+from shipper.log import fields
+from shipper.retention.cleaner import Cleaner, TrackedSpool
+from shipper.sinks import ResolvesIdentity, Sink, Volatile, build_sinks, enabled_sinks, workload_key
+from spooler.spool.identity import Identity
+from spooler.spool.reader import Reader
+
+log = logging.getLogger(__name__)
+
+# How long the ledger keeps the positions of spools whose files are deleted.
+MEMORY_SECONDS = 30 * 86400.0
+
+
+class App:
+    """The parts of one service process."""
+
+    def __init__(self, config: Config, *, once: bool, changed: Callable[[], None]) -> None:
+        """`changed` is called when the main thread has something to do; from any thread."""
+        self.config = config
+        self.now = time.monotonic
+        self.ledger = Ledger(config.state)
+        self.metrics = Metrics()
+        self.liveness = ServiceLiveness(self.metrics)
+        self._context = DeliveryContext(ledger=self.ledger, config=config)
+        enabled = enabled_sinks(config)
+        start_new_sinks(self.ledger, {name: one.type for name, one in enabled.items()})
+        self.sinks: dict[str, Sink] = {
+            name: instrument(sink, self.metrics) for name, sink in build_sinks(enabled).items()
+        }
+        self.states = {name: SinkState(name, self.now) for name in self.sinks}
+        self.spools: dict[str, TrackedSpool] = {}
+        self.queues: dict[QueueKey, DeliveryQueue] = {}
+        self.scheduler: Scheduler[QueueKey] = Scheduler(
+            lambda key: self.queues[key].due(), self.now, lambda key: pool_of(key, self.queues)
+        )
+        self.workers = Workers(
+            scheduler=self.scheduler,
+            queues=self.queues,
+            count=config.workers,
+            turn=self.turn,
+            after=changed if once else lambda: None,
+        )
+        self.cleaner = Cleaner(
+            context=self._context,
+            scheduler=self.scheduler,
+            spools=self.spools,
+            queues=self.queues,
+            sinks=self.sinks.keys(),
+            metrics=self.metrics,
+        )
+        self.scanner = SpoolScanner(
+            config=config,
+            ledger=self.ledger,
+            is_known=self._is_known,
+            add_spool=self.add_spool,
+            quarantine=self.cleaner.quarantine.move_unattributed,
+            now=self.now,
+        )
+        self.poller = SpoolPoller(self.wake, self.now)
+        self._once = once
+        self._changed = changed
+        self._credentials = CredentialWatch(self.sinks, self.states, self.now, config.read_timeout)
+
+    # --- spools -----------------------------------------------------------------------------------
+
+    def add_spool(self, reader: Reader, identity: Identity) -> None:
+        """Ship a spool from now on, unless its job or the operator has disabled that."""
+        directory, spool = reader.directory, identity.spool
+        enabled = self.config.api_reporting and identity.api_reporting
+        keys = [(name, sink.ordering_key(identity)) for name, sink in self.sinks.items()]
+        self.spools[spool] = TrackedSpool(
+            reader=reader, identity=identity, queues=tuple(keys), disabled=not enabled
+        )
+        self.ledger.remember_spool(spool, directory, identity.to_map())
+        values = fields(spool=spool, path=directory, workload=workload_key(identity))
+        if not enabled:
+            log.info("spool recorded, shipping is disabled for it", extra=values)
+        else:
+            log.info("shipping spool", extra=values)
+            for key in keys:
+                self._add_pipeline(key, Reader(directory, reader.place), identity)
+            # What was delivered before this process began can be deleted before it has a turn.
+            if keys:
+                self.cleaner.mark_dirty(keys[0])
+        # Last: the first poll must find the queues to wake.
+        seconds = poll_interval(self.config.seconds_to_flush(identity))
+        self.poller.add(Reader(directory, reader.place), seconds)
+
+    def _is_known(self, directory: Path) -> bool:
+        known = self.spools.get(directory.name)
+        return known is not None and known.reader.directory == directory
+
+    def _add_pipeline(self, key: QueueKey, reader: Reader, identity: Identity) -> None:
+        sink = self.sinks[key[0]]
+        if key not in self.queues:
+            self.queues[key] = DeliveryQueue(
+                key=key[1],
+                sink_state=self.states[sink.name],
+                flush_all=self._once,
+                now=self.now,
+                resolve=self._resolver(sink),
+            )
+        make = ResendingPipeline if isinstance(sink, Volatile) else Pipeline
+        self.queues[key].add(
+            make(reader=reader, identity=identity, sink=sink, context=self._context)
+        )
+        self.scheduler.put(key)
+        self._changed()  # its sink may have no workers yet
+
+    def _resolver(self, sink: Sink) -> Callable[[Identity, bool], Identity] | None:
+        """What completes identities for this sink."""
+        if not isinstance(sink, ResolvesIdentity):
+            return None
+        resolve = sink.resolve
+        return lambda identity, alive: resolve(identity, self.ledger, alive=alive)
+
+    # --- turns ------------------------------------------------------------------------------------
+
+    def wake(self, spool: str) -> None:
+        """A spool has new records, or its writer is gone."""
+        known = self.spools.get(spool)
+        for key in known.queues if known is not None else ():
+            queue = self.queues.get(key)
+            if queue is not None:
+                queue.wake(spool)
+                self.scheduler.put(key)
+
+    def turn(self, key: QueueKey) -> None:
+        """Give a queue its turn, on a worker's thread."""
+        self.liveness.turn_started()
+        try:
+            self.queues[key].turn()
+        except Exception:
+            # An internal error in one queue must not end the thread that all queues share.
+            values = fields(sink=key[0], workload=key[1])
+            log.exception("internal error, queue retried later", extra=values)
+            self.queues[key].postpone()
+        finally:
+            self.cleaner.mark_dirty(key)
+            self.liveness.turn_ended()
+
+    def retry_renewed(self) -> None:
+        """Retry the sinks whose credentials have changed on disk."""
+        renewed = self._credentials.renewed()
+        for key in list(self.queues) if renewed else ():
+            if key[0] in renewed:
+                self.scheduler.put(key)
+
+    # --- state ------------------------------------------------------------------------------------
+
+    def is_done(self) -> bool:
+        """Whether everything that is there has been delivered."""
+        return (
+            self.scanner.is_done
+            and self.scheduler.is_idle()
+            and all(queue.caught_up() for queue in list(self.queues.values()))
+        )
+
+    def needs_operator(self) -> bool:
+        """Whether a sink has a failure that no waiting ends."""
+        return any(state.needs_operator for state in self.states.values())
+
+    def pending(self) -> list[str]:
+        """One line for each spool and sink that has records to send, and why."""
+        lines = [f"{path}: {why}" for path, why in sorted(self.scanner.unreadable.items())]
+        if not self.scanner.is_done:
+            lines.append(f"{self.config.spool}: not scanned to its end, perhaps more spools")
+        return [*lines, *pending(self.queues, self.states)]
+
+    def outages(self) -> Iterator[tuple[QueueKey, SinkState]]:
+        """The states of the sinks, with workload "", and of every queue that ever failed."""
+        for name, state in self.states.items():
+            yield (name, ""), state
+        for key, queue in list(self.queues.items()):
+            if queue.state.failure is not None and queue.due() == float("inf"):
+                queue.state.clear()  # each of its spools is delivered, and its writer gone
+            if queue.state.outage is not None:
+                yield key, queue.state
+
+    def changes(self) -> object | None:
+        """A value that changes with any spool or the ledger; None while that is not known."""
+        if self.scanner.unreadable:
+            return None
+        return self.ledger.stamp(), self.poller.changes_seen, self.metrics.deletions()
+
+    def clean(self) -> None:
+        """Delete what retention and the limits do not keep."""
+        self.cleaner.clean()
+        discarded = self.ledger.trim_dead_letters(
+            max_count=self.config.dead_letter_count, max_bytes=self.config.dead_letter_bytes
+        )
+        if discarded:
+            log.error(
+                "dead letters above their limit, oldest discarded",
+                extra=fields(count=discarded, reason="dead-letter-limit"),
+            )
+        self.ledger.prune(before=time.time() - MEMORY_SECONDS)
+
+    def close(self) -> None:
+        """Close sinks and ledger; nothing may use them any more."""
+        for sink in self.sinks.values():
+            sink.close()
+        self.ledger.close()
