@@ -1,16 +1,16 @@
-"""Foreign sources: files that other programs wrote about a training, read as if they were spools.
+"""Importers: files that other tools wrote about a training, read as if they were spools.
 
-A format is one file with one class and one line in `REGISTRY`. An instance stands for one file and
-has the side of a spool's reader from which records are shipped (`Source`). Rules for every format:
+An importer is one file with one class and one line in `REGISTRY`. An instance is one file and reads
+like a spool (`ImportSource`):
 
 - Records have the kinds "run", "step" and "finish" of `spooler.records` and are numbered 1, 2, 3 …
-  in the order of the file. A number stays with its record in every call and every process, also
-  when the file has grown; a stretch that cannot be read has one number and is reported as damage.
+  in the order of the file. A record keeps its number in every call and process, also when the file
+  has grown. A range that cannot be read has one number and is reported as damage.
 - `spool` follows from the file's resolved path: a file that was moved or copied is another source.
-- What a writer has not finished (the last line, the last record) is not there yet; it is no damage.
-- Files are opened read-only and for the length of one call, and streamed: no call holds more than
-  one record beyond those that it returns.
-- Nothing but `spooler.errors` is raised for what a file holds.
+- A last line or record that is not complete is not there yet, and is not damage.
+- Files are opened read-only for one call and streamed: a call holds at most one record more than it
+  returns.
+- The content of a file raises nothing but `spooler.errors`.
 - An instance is used by one thread at a time.
 """
 
@@ -34,16 +34,16 @@ REGISTRY: dict[str, str] = {
     "wandb-run": "shipper.importers.wandb_run:WandbFile",
 }
 
-_STRANGE = re.compile(r"[^A-Za-z0-9._]+")
+_UNSAFE = re.compile(r"[^A-Za-z0-9._]+")
 _NAME_LIMIT = 48  # characters of a name inside a spool id
 
 
 @dataclass(frozen=True, kw_only=True)
 class SourceInfo:
-    """What no foreign file says about itself; unknown where left as it is.
+    """What the file does not say about its source; unknown by default.
 
-    `run` names the run where the file has no id of it. The global rank is `rank`, which fits a
-    single file, or follows from node and local rank where `ranks_per_node` is given.
+    `run` is the run id if the file has none. The global rank is `rank`, for a single file, or
+    follows from node and local rank if `ranks_per_node` is given.
     """
 
     workload_uid: str = ""
@@ -60,7 +60,7 @@ class SourceInfo:
     def identity(
         self, *, spool: str, created: float, host: str, place: tuple[int | None, int | None]
     ) -> Identity:
-        """The identity of a source; `place` is node and local rank as its path has them."""
+        """The identity of a source; `place` is node and local rank according to its path."""
         node = place[0] if self.node_rank is None else self.node_rank
         local = place[1] if self.local_rank is None else self.local_rank
         rank = self.rank
@@ -83,26 +83,25 @@ class SourceInfo:
 
 
 class ImportSource(Protocol):
-    """One foreign file; for the meaning of the methods see `spooler.spool.reader.Reader`."""
+    """One file; the methods are those of `spooler.spool.reader.Reader`."""
 
     path: Path
     directory: Path
 
     @property
     def spool(self) -> str:
-        """A name like a spool id, but of another form than any live one."""
+        """An id that no spool has; see `source_id`."""
 
-    def identity(self) -> Identity:
-        """Where the records come from, as far as file, path and options tell."""
+    def identity(self) -> Identity: ...
 
     def read(self, after: int, limit: int) -> Chunk:
-        """At most `limit` records and stretches of damage beyond `after`, in order."""
+        """At most `limit` records and damaged ranges after `after`, in order."""
 
     def last_seq(self) -> int:
-        """Number of the last record there is; reads the rest of the file once."""
+        """Number of the last record; reads the rest of the file once."""
 
     def is_owned(self) -> bool:
-        """Always False: whoever writes the file, it is not one of our processes."""
+        """Always False: the file does not belong to a writer of spools."""
 
 
 class Format(Protocol):
@@ -112,14 +111,13 @@ class Format(Protocol):
         """The source for one file; opens nothing."""
 
     def recognises(self, path: Path) -> bool:
-        """Whether a file looks like one of this format, by its name or by its first bytes."""
+        """Whether a file is of this format, by its name or its first bytes."""
 
     def find(self, folder: Path) -> Iterator[Path]:
-        """Files of this format below a folder, by their names; links are not followed."""
+        """Files of this format below a directory, by name; links are not followed."""
 
 
 def formats() -> dict[str, Format]:
-    """All formats by name."""
     loaded: dict[str, Format] = {}
     for name, place in REGISTRY.items():
         module, _, class_name = place.partition(":")
@@ -133,33 +131,33 @@ def open_imports(path: Path, *, format_name: str = "", **origin: Any) -> list[Im
     `format_name` restricts this to one format; the other arguments are the fields of `Origin`.
 
     Raises:
-        NotASpool: there is no such path, or no such format, or the file is of no format.
+        NotASpool: `path` or the format does not exist, or the file is of no known format.
     """
     known = formats()
     if format_name:
         if format_name not in known:
             raise NotASpool(f"{format_name}: no such format; there are {', '.join(known)}")
         known = {format_name: known[format_name]}
-    whence = SourceInfo(**origin)
+    info = SourceInfo(**origin)
     if path.is_dir():
         found = {file: one for one in known.values() for file in one.find(path)}
-        return [one(file, whence) for file, one in sorted(found.items())]
+        return [one(file, info) for file, one in sorted(found.items())]
     if not path.is_file():
-        raise NotASpool(f"{path}: no such file or folder")
+        raise NotASpool(f"{path}: no such file or directory")
     for one in known.values():
         if one.recognises(path):
-            return [one(path, whence)]
-    raise NotASpool(f"{path}: of no format that can be imported ({', '.join(known)})")
+            return [one(path, info)]
+    raise NotASpool(f"{path}: not a format that can be imported ({', '.join(known)})")
 
 
 def files_below(folder: Path) -> Iterator[Path]:
-    """Regular files below a folder, however deep; links are not followed."""
+    """Regular files below a directory, at any depth; links are not followed."""
     waiting = [folder]
     while waiting:
         try:
             entries = sorted(os.scandir(waiting.pop()), key=lambda entry: entry.name)
         except OSError:
-            continue  # gone meanwhile, or another user's
+            continue  # deleted meanwhile, or not readable
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):
                 waiting.append(Path(entry.path))
@@ -170,7 +168,7 @@ def files_below(folder: Path) -> Iterator[Path]:
 def source_id(kind: str, name: str, path: Path) -> str:
     """`import-<kind>-<name>-<hash of the resolved path>`; safe in a header and a file name."""
     digest = path_digest(path)
-    plain = _STRANGE.sub("_", name)[:_NAME_LIMIT] or "unnamed"
+    plain = _UNSAFE.sub("_", name)[:_NAME_LIMIT] or "unnamed"
     return f"import-{kind}-{plain}-{digest}"
 
 

@@ -1,4 +1,4 @@
-r"""Metric files of the exporter: one JSON object a line for each call of `wandb.log`.
+r"""Metric files of the older exporter: one line of JSON for each call of `wandb.log`.
 
 Layout: ``<root>/node_<N>/rank_<R>/wandb_metrics.jsonl``, appended to by the training process::
 
@@ -6,29 +6,29 @@ Layout: ``<root>/node_<N>/rank_<R>/wandb_metrics.jsonl``, appended to by the tra
 
 | member    | type          | meaning                                                            |
 |-----------|---------------|--------------------------------------------------------------------|
-| timestamp | number        | Unix seconds; where it is none, the time of the line before counts |
+| timestamp | number        | Unix seconds; the time of the line before if it is not a number    |
 | step      | integer, null | what the call passed as `step`                                     |
-| data      | map           | what the call logged, `_primus_lens_enabled` beside it as a mark   |
+| data      | map           | what the call logged, with the mark `_primus_lens_enabled`         |
 
-The file is written by Python's `json`: `NaN`, `Infinity` and `-Infinity` occur as tokens, text is
-UTF-8, of a name that occurs twice the later value counts. Rules:
+Python's `json` wrote the file: `NaN`, `Infinity` and `-Infinity` are tokens, text is UTF-8, and of
+a name that occurs twice the later value counts.
 
-- A line without a step gets the number that wandb gives to it: a counter that begins at 0, moves
-  up by one after such a line, and is put forward to the step of a line that has one. A step given
-  stays open, so the line after it that has none belongs to it: steps 5, null, null are 5, 5, 6. A
-  step given below the counter stays as it is. The file has no `commit`, so that parts logged with
-  ``commit=False`` and no step count as steps of their own.
-- The first whole line is preceded by a "run" record. There is no "finish": nothing marks the end.
-- The file has no run id: it is the option's, or `import-<hash of the root>`, the same for all
-  ranks. Node and local rank come from the path; the global rank does not.
+- A line without a step gets the number that wandb gives it: a counter that starts at 0, is
+  incremented after such a line, and moves up to the step of a line that has one. That step stays
+  open: steps 5, null, null are 5, 5, 6. A step below the counter stays as it is. The file does not
+  have `commit`: parts logged with ``commit=False`` and no step become steps of their own.
+- A "run" record precedes the first complete line. There is no "finish": the file has no end mark.
+- The run id is the option's, or `import-<hash of the root>`, the same for all ranks. Node and local
+  rank come from the path, which does not have the global rank.
 - The key `_primus_lens_enabled` is left out, `_primus_sys_*` and `_primus_gpu_*` are metrics.
-- What follows the last line end is not there yet, unless it is a whole object. An empty line is
-  passed over. A line that cannot be read is damage; where a killed writer's line, half or whole,
-  and the next writer's share a line, each counts for itself, and so does what follows an object.
+- The text after the last line end is not written yet, unless it is a complete object. Empty lines
+  are skipped. A line that cannot be read is damage. When a killed writer's line and the next
+  writer's share a line, each is read on its own, and so is what follows an object.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
@@ -38,7 +38,15 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from shipper.importers import SourceInfo, files_below, path_digest, source_id
-from shipper.importers.scan import ImportedRecord, Item, ScannedFile, Unreadable, pack, run_item
+from shipper.importers.scan import (
+    ImportedRecord,
+    Item,
+    ScannedFile,
+    Unreadable,
+    next_data,
+    pack,
+    run_item,
+)
 from spooler.records import step
 from spooler.spool import format as fmt
 from spooler.spool import safe_open
@@ -60,7 +68,7 @@ class JsonlState:
     """Where the next line begins, and what it depends on."""
 
     offset: int = 0
-    number: int = 1  # of the line, for people
+    number: int = 1  # of the line, for messages
     announced: bool = False  # the "run" record has been given
     counter: int = 0  # step of the next line without one
     time: float = 0.0  # of the last line
@@ -68,11 +76,9 @@ class JsonlState:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Line:
-    """One line: its bytes, or None when it is too long, and where the next one begins."""
-
-    raw: bytes | None
-    end: int
-    ended: bool  # by a line end, not by that of the file
+    raw: bytes | None  # None when it is too long
+    end: int  # offset of the next line
+    ended: bool  # by a line end, not by the end of the file
 
 
 class _BadLine(ValueError):
@@ -80,7 +86,7 @@ class _BadLine(ValueError):
 
 
 class ExporterFile(ScannedFile[JsonlState]):
-    """One rank's file; see the module."""
+    """One rank's file."""
 
     def __init__(self, path: Path, origin: SourceInfo) -> None:
         super().__init__(path, origin, JsonlState())
@@ -88,7 +94,6 @@ class ExporterFile(ScannedFile[JsonlState]):
 
     @classmethod
     def recognises(cls, path: Path) -> bool:
-        """Whether it has the exporter's name, or begins as its lines do."""
         if not path.is_file():
             return False
         if path.name == FILE_NAME:
@@ -102,24 +107,21 @@ class ExporterFile(ScannedFile[JsonlState]):
 
     @classmethod
     def find(cls, folder: Path) -> Iterator[Path]:
-        """See `shipper.importers.Format`."""
         return (path for path in files_below(folder) if path.name == FILE_NAME)
 
     @property
     def spool(self) -> str:
-        """See `shipper.importers.Source`."""
         node, local = _place(self.path)
         name = self.path.stem if node is None else f"node{node}.rank{local}"
         return source_id("jsonl", name, self.path)
 
     def identity(self) -> Identity:
-        """See `shipper.importers.Source`; `created` is the time of the first whole line."""
+        # Created at the time of the first complete line.
         return self.origin.identity(
             spool=self.spool, created=self.first_state().time, host="", place=_place(self.path)
         )
 
     def scan(self, file: BinaryIO, state: JsonlState) -> Iterator[tuple[Item, JsonlState]]:
-        """See `ScannedFile`."""
         while True:
             line = _read_line(file, state.offset)
             if line is None:
@@ -131,13 +133,12 @@ class ExporterFile(ScannedFile[JsonlState]):
                 items = list(self._line(line, state))
             except _BadLine as error:
                 if not line.ended:
-                    return  # not written to its end yet, or never to be
+                    return  # not complete yet
                 items = [_broken(line, state, f"{error}")]
             yield from items
             state = items[-1][1]
 
     def _line(self, line: _Line, state: JsonlState) -> Iterator[tuple[Item, JsonlState]]:
-        """What a line that can be read holds."""
         values, rest = _parse(line.raw)
         after, body = self._step(values, state)
         number = state.number + (line.ended and not rest)
@@ -151,10 +152,10 @@ class ExporterFile(ScannedFile[JsonlState]):
             raise _BadLine(f"{error}") from error
 
     def _step(self, values: dict[str, Any], state: JsonlState) -> tuple[JsonlState, dict[str, Any]]:
-        """The body of a line, and the state after it but for the place."""
+        """The state after a line, without the offset, and the body."""
         data = values.get("data")
         if not isinstance(data, dict):
-            raise _BadLine("data is no map")
+            raise _BadLine("data is not a map")
         data.pop(MARKER, None)
         given = _given_step(values.get("step"))
         time = _time(values.get("timestamp"), state.time)
@@ -172,17 +173,18 @@ class ExporterFile(ScannedFile[JsonlState]):
 
 
 def _broken(line: _Line, state: JsonlState, reason: str) -> tuple[Item, JsonlState]:
-    """The damage of a line, up to a whole line that may follow a half one without a line end."""
+    """The damage of a line, which ends where a second, complete one begins in it."""
     end, number = line.end, state.number + 1
     again = (line.raw or b"").rfind(_LINE_START, 1)
-    if again > 0 and _is_readable((line.raw or b"")[again:]):
-        end, number = state.offset + again, state.number
+    with contextlib.suppress(_BadLine):
+        if again > 0 and isinstance(_parse((line.raw or b"")[again:])[0].get("data"), dict):
+            end, number = state.offset + again, state.number
     place = f"line {state.number}, bytes {state.offset} to {end - 1}"
     return Unreadable(reason=f"{place}: {reason}"), replace(state, offset=end, number=number)
 
 
 def _read_line(file: BinaryIO, offset: int) -> _Line | None:
-    """The line at `offset`; None at the end, or when it is too long and has no end yet."""
+    """The line at `offset`; None at the end, or when it is too long and not complete yet."""
     file.seek(offset)
     raw = file.readline(fmt.BODY_LIMIT + 1)
     if not raw:
@@ -191,18 +193,25 @@ def _read_line(file: BinaryIO, offset: int) -> _Line | None:
     ended = raw.endswith(b"\n")
     if ended or len(raw) <= fmt.BODY_LIMIT:
         return _Line(raw=raw, end=end, ended=ended)
-    while piece := file.readline(1024 * 1024):
+    while True:
+        end = next_data(file, end)
+        file.seek(end)
+        piece = file.readline(1024 * 1024)
+        if not piece:
+            return None
         end += len(piece)
         if piece.endswith(b"\n"):
             return _Line(raw=None, end=end, ended=True)
-    return None
 
 
 def _parse(raw: bytes | None) -> tuple[dict[str, Any], int]:
-    """The object that a line begins with, and how many bytes of the line follow it."""
+    """The object at the start of a line, and how many bytes of the line follow it."""
     if raw is None:
         raise _BadLine(f"longer than {fmt.BODY_LIMIT} bytes")
-    text, strange = _decode(raw)
+    try:
+        text, strange = raw.decode("utf-8"), -1
+    except UnicodeDecodeError as error:
+        text, strange = raw.decode("utf-8", "surrogateescape"), error.start
     try:
         values, end = _DECODER.raw_decode(text, len(text) - len(text.lstrip(_SPACE)))
     except RecursionError as error:
@@ -211,7 +220,7 @@ def _parse(raw: bytes | None) -> tuple[dict[str, Any], int]:
         reason = f"not JSON: {error}" if strange < 0 else f"not UTF-8 at its byte {strange}"
         raise _BadLine(reason[:200]) from error
     if not isinstance(values, dict):
-        raise _BadLine("no JSON object")
+        raise _BadLine("not a JSON object")
     following = text[end:]
     rest = len(following.encode("utf-8", "surrogateescape")) if following.strip(_SPACE) else 0
     if 0 <= strange < len(raw) - rest:
@@ -219,23 +228,8 @@ def _parse(raw: bytes | None) -> tuple[dict[str, Any], int]:
     return values, rest
 
 
-def _decode(raw: bytes) -> tuple[str, int]:
-    """A line as text, and where its first byte that is not UTF-8 is, or -1."""
-    try:
-        return raw.decode("utf-8"), -1
-    except UnicodeDecodeError as error:
-        return raw.decode("utf-8", "surrogateescape"), error.start
-
-
-def _is_readable(raw: bytes) -> bool:
-    try:
-        return isinstance(_parse(raw)[0].get("data"), dict)
-    except _BadLine:
-        return False
-
-
 def _given_step(value: Any) -> int | None:
-    """The step of a line; whole floats count, as numbers that JSON does not tell apart."""
+    """The step of a line; a float that is a whole number is one."""
     if value is None:
         return None
     if isinstance(value, float) and value.is_integer():
@@ -246,7 +240,6 @@ def _given_step(value: Any) -> int | None:
 
 
 def _time(value: Any, before: float) -> float:
-    """Unix seconds of a line."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return before
     try:
@@ -257,11 +250,11 @@ def _time(value: Any, before: float) -> float:
 
 
 def _place(path: Path) -> tuple[int | None, int | None]:
-    """Node and local rank that the two folders above the file name."""
+    """Node and local rank, from the names of the two directories above the file."""
     match = _PLACE.fullmatch("/".join(path.absolute().parts[-3:-1]))
     return (int(match[1]), int(match[2])) if match else (None, None)
 
 
 def _root(path: Path) -> Path:
-    """The folder that all ranks of the training share."""
+    """The directory that all ranks of the training share."""
     return path.parent if _place(path) == (None, None) else path.parent.parent.parent

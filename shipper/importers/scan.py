@@ -1,9 +1,9 @@
-"""The part of a foreign source that all formats share: numbering, and finding the way back in.
+"""What all importers share: numbering of records, and resuming in the middle of a file.
 
-A format gives `scan`: from a state on, the items of the file, each with the state after it. States
-are small immutable values that hold everything the following items depend on, so that reading may
-go on from any of them, in any process. The index remembers some of them, evenly spread over what
-has been read, and the last one: going on costs nothing, going back costs one stretch.
+An importer gives `scan`: the items of the file from a state on, each with the state after it. A
+state is a small immutable value that holds everything the following items depend on. The index
+keeps some states, evenly spread over the part that was read, and the last one: continuing is free,
+going back reads at most the records between two of them.
 """
 
 from __future__ import annotations
@@ -11,6 +11,9 @@ from __future__ import annotations
 import abc
 import bisect
 import contextlib
+import errno
+import io
+import os
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +28,9 @@ from spooler.spool import format as fmt
 from spooler.spool.identity import Identity
 from spooler.spool.reader import Chunk, Damage, Stored
 
-State = TypeVar("State")
+StateT = TypeVar("StateT")
 
-# A chunk ends early, though not before its second record, when its bodies are larger than this.
+# Bytes of bodies after which a chunk ends, with two records at least.
 CHUNK_BYTES = 16 * 1024 * 1024
 LARGE_BODY = 1024 * 1024  # above this, long texts and lists are cut as in the training process
 _MARKS = 512
@@ -36,7 +39,7 @@ _STRIDE = 256  # records between two marks, at first
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImportedRecord:
-    """One record of the file."""
+    """One record that was read from the file."""
 
     kind: str
     body: bytes
@@ -44,18 +47,18 @@ class ImportedRecord:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Unreadable:
-    """A stretch of the file that cannot be read, and why; `reason` says where it is."""
+    """A range of the file that cannot be read."""
 
-    reason: str
+    reason: str  # with the place in the file
 
 
 Item = ImportedRecord | Unreadable
 
 
-class ResumeIndex(Generic[State]):
-    """Places to go on from: state after record `seq`, for some of them. Constant in size."""
+class ResumeIndex(Generic[StateT]):
+    """The states after some of the records. Constant in size."""
 
-    def __init__(self, start: State) -> None:
+    def __init__(self, start: StateT) -> None:
         self._seqs = [0]
         self._states = [start]
         self._stride = _STRIDE
@@ -64,14 +67,13 @@ class ResumeIndex(Generic[State]):
     def __len__(self) -> int:
         return len(self._seqs)
 
-    def before(self, after: int) -> tuple[int, State]:
-        """The nearest known place at or before record `after`."""
+    def before(self, after: int) -> tuple[int, StateT]:
+        """The nearest record at or before `after` whose state is known, and that state."""
         number = bisect.bisect_right(self._seqs, after) - 1
         near = (self._seqs[number], self._states[number])
         return self._latest if near[0] <= self._latest[0] <= after else near
 
-    def note(self, seq: int, state: State) -> None:
-        """Remember the state after record `seq`, if it is a mark's distance from the last one."""
+    def note(self, seq: int, state: StateT) -> None:
         self._latest = (seq, state)
         if seq < self._seqs[-1] + self._stride:
             return
@@ -82,10 +84,10 @@ class ResumeIndex(Generic[State]):
             self._stride *= 2
 
 
-class ScannedFile(abc.ABC, Generic[State]):
-    """A foreign file read by scanning it; see the module and `shipper.importers.Source`."""
+class ScannedFile(abc.ABC, Generic[StateT]):
+    """An `ImportSource` read by scanning its file."""
 
-    def __init__(self, path: Path, origin: SourceInfo, start: State) -> None:
+    def __init__(self, path: Path, origin: SourceInfo, start: StateT) -> None:
         self.path = path
         self.directory = path.parent
         self.origin = origin
@@ -94,21 +96,19 @@ class ScannedFile(abc.ABC, Generic[State]):
 
     @property
     @abc.abstractmethod
-    def spool(self) -> str:
-        """See `Source`."""
+    def spool(self) -> str: ...
 
     @abc.abstractmethod
-    def identity(self) -> Identity:
-        """See `Source`."""
+    def identity(self) -> Identity: ...
 
     @abc.abstractmethod
-    def scan(self, file: BinaryIO, state: State) -> Iterator[tuple[Item, State]]:
-        """Items from `state` on, each with the state after it, up to what is whole by now."""
+    def scan(self, file: BinaryIO, state: StateT) -> Iterator[tuple[Item, StateT]]:
+        """Items from `state` on, each with the state after it, up to the last complete one."""
 
     def read(self, after: int, limit: int) -> Chunk:
-        """At most `limit` records and stretches of damage beyond `after`, in order.
+        """At most `limit` records and damaged ranges after `after`, in order.
 
-        A call that meets something unreadable returns what lies before it.
+        Where the file cannot be read any further, the records before that place are returned.
 
         Raises:
             NotASpool, NewerFormat, SpoolDamaged: the file cannot be read at all.
@@ -125,7 +125,8 @@ class ScannedFile(abc.ABC, Generic[State]):
                         records.append(Stored(seq=seq, kind=item.kind, body=item.body))
                         size += len(item.body)
                     else:
-                        damage.append(self._damage(seq, item))
+                        lost = Damage(path=str(self.path), first=seq, last=seq, reason=item.reason)
+                        damage.append(lost)
                     full = size > CHUNK_BYTES and len(records) > 1
                     if full or len(records) + len(damage) >= limit:
                         return _chunk(records, damage, through, at_end=False)
@@ -136,18 +137,16 @@ class ScannedFile(abc.ABC, Generic[State]):
         return _chunk(records, damage, through, at_end=True)
 
     def last_seq(self) -> int:
-        """See `Source`."""
         last, _ = self._index.before(2**63)
         for seq, _ in self._items(last):
             last = seq
         return last
 
     def is_owned(self) -> bool:
-        """See `Source`."""
         return False
 
-    def first_state(self) -> State:
-        """The state after the first record, or after all there is without any."""
+    def first_state(self) -> StateT:
+        """The state after the first record, or at the end of a file without any."""
         state = self._start
         with _opened(self.path) as file:
             for item, after in self.scan(file, self._start):
@@ -155,9 +154,6 @@ class ScannedFile(abc.ABC, Generic[State]):
                 if isinstance(item, ImportedRecord):
                     break
         return state
-
-    def _damage(self, seq: int, lost: Unreadable) -> Damage:
-        return Damage(path=str(self.path), first=seq, last=seq, reason=lost.reason)
 
     def _items(self, after: int) -> Generator[tuple[int, Item], None, None]:
         seq, state = self._index.before(after)
@@ -172,17 +168,32 @@ class ScannedFile(abc.ABC, Generic[State]):
                 raise SpoolDamaged(str(self.path), seq, f"{error}") from error
 
 
+def next_data(file: BinaryIO, offset: int) -> int:
+    """Offset of the first data at `offset` or later, or the end: skips holes of a sparse file."""
+    try:
+        number = file.fileno()
+    except io.UnsupportedOperation:
+        return offset  # in memory
+    here = os.lseek(number, 0, os.SEEK_CUR)
+    try:
+        return os.lseek(number, offset, os.SEEK_DATA)
+    except OSError as error:
+        return max(offset, os.fstat(number).st_size) if error.errno == errno.ENXIO else offset
+    finally:
+        os.lseek(number, here, os.SEEK_SET)
+
+
 def run_item(*, run: str, time: float, **known: Any) -> ImportedRecord:
-    """The "run" record of a source, with the facts that are `known` of it."""
+    """A "run" record; `known` are more fields of it."""
     body = run_record.encode(run=run, time=time, **known)
     return ImportedRecord(kind=run_record.NAME, body=pack(body))
 
 
 def pack(body: dict[str, Any]) -> bytes:
-    """A body as the training process would have packed it.
+    """A body, packed as in the training process.
 
     Raises:
-        ValueError: it is more than a record may have.
+        ValueError: it is larger than a record may be.
     """
     try:
         packed = codec.pack(body, plain)
@@ -191,7 +202,7 @@ def pack(body: dict[str, Any]) -> bytes:
     if len(packed) > LARGE_BODY:
         packed = codec.pack(careful(body))
     if len(packed) > fmt.BODY_LIMIT:
-        raise ValueError(f"{len(packed)} bytes, more than a record may have")
+        raise ValueError(f"{len(packed)} bytes, a record has at most {fmt.BODY_LIMIT}")
     return packed
 
 

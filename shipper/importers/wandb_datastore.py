@@ -1,23 +1,20 @@
-"""The framing of a LevelDB log, as wandb uses it: records in blocks of 32 KiB. Meaning: none.
+"""The framing of a LevelDB log, as wandb uses it: records in blocks of 32 KiB.
 
-Blocks are counted from the start of the file. A record is one FULL fragment or a FIRST, any number
-of MIDDLE and a LAST one; a fragment never crosses a block's end. A fragment::
+Blocks are counted from the start of the file. A record is one FULL fragment, or a FIRST, any number
+of MIDDLE and a LAST one. A fragment never crosses the end of a block::
 
-    checksum  4 bytes  little-endian CRC-32 as of zlib over type and data; LevelDB itself has a
-                       masked CRC-32C here, wandb has not
+    checksum  4 bytes  little-endian CRC-32 (zlib) over type and data; LevelDB has a masked CRC-32C
     length    2 bytes  little-endian, of the data
     type      1 byte   FULL 1, FIRST 2, MIDDLE 3, LAST 4
     data
 
 The last bytes of a block are zero where no fragment's head fits.
 
-Rules for what is not as it should be:
-
-- A record that the file ends in, or zeros up to its end, is not written yet: the end, no damage.
-- Everything else is damage of one record, found where the record begins; reading goes on at the
-  next byte where a whole record begins, which is mostly the very next one.
-- What is decided about a place depends on the bytes there alone, so a file that grows tells the
-  same. One thing cannot be told: a last record whose length is wrong looks like one half-written.
+- A record that the end of the file cuts off, or zeros up to the end, are not written yet: the end.
+- Everything else that is not a record is damage of one record, where the record begins. Reading
+  resumes at the next byte where a whole record begins.
+- A decision about a place depends only on the bytes there, so it holds when the file has grown.
+  Exception: a last record whose length is wrong looks like one that is not written yet.
 """
 
 from __future__ import annotations
@@ -29,6 +26,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from shipper.importers.scan import next_data
 from spooler.spool import format as fmt
 
 BLOCK = 32 * 1024
@@ -38,21 +36,21 @@ HEAD = struct.Struct("<IHB")  # checksum, length, type
 _TYPES = (FULL, FIRST, MIDDLE, LAST)
 _TYPE_BYTE = re.compile(rb"[\x01-\x04]")
 _SEEDS = {kind: zlib.crc32(bytes([kind])) for kind in _TYPES}
-# A record that ends in this many zeros, and zeros to the end of the file: never written there.
+# A record whose last bytes are zeros up to the end of the file was allocated and not written.
 _ZEROS = 16
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LogOffset:
-    """Where to go on; `lost` says that a record may begin at any byte from there, or at none."""
+    """Where to resume."""
 
     offset: int
-    lost: bool = False
+    lost: bool = False  # the next record may begin at any byte from `offset` on
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LogEntry:
-    """One whole record and the place after it."""
+    """One complete record."""
 
     start: int
     data: bytes
@@ -61,7 +59,7 @@ class LogEntry:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CorruptEntry:
-    """A record that cannot be read, why, and the place after it."""
+    """A record that cannot be read."""
 
     start: int
     reason: str
@@ -83,7 +81,7 @@ class _Flaw:
 
 
 def entries(file: BinaryIO, place: LogOffset) -> Iterator[LogEntry | CorruptEntry]:
-    """The records of a log from `place` on, up to the last whole one."""
+    """The records of a log from `place` on, up to the last complete one."""
     blocks = _Blocks(file)
     while (found := _next(blocks, place)) is not None:
         yield found
@@ -169,7 +167,7 @@ class _Blocks:
         if not any(block[within : within + HEAD.size]):
             return None if self._is_zero(offset) else _Flaw(start=offset, reason="zeros")
         if kind not in _TYPES or HEAD.size + length > BLOCK - within:
-            return _Flaw(start=offset, reason="no head of a record")
+            return _Flaw(start=offset, reason="not the head of a record")
         end = offset + HEAD.size + length
         if within + HEAD.size + length > len(block):
             if self.next_whole(offset + 1) is None:
@@ -188,8 +186,12 @@ class _Blocks:
                 found = _whole(block, at, number * BLOCK + at)
                 if found is not None:
                     return found
-            number, within = number + 1, 0
+            number, within = self._next_data(number + 1), 0
         return None
+
+    def _next_data(self, number: int) -> int:
+        """The first block at `number` or later that is not a hole."""
+        return max(number, next_data(self._file, number * BLOCK) // BLOCK)
 
     def _at(self, number: int) -> bytes:
         if number != self._number:
@@ -204,7 +206,7 @@ class _Blocks:
         while block := self._at(number):
             if any(block[within:]):
                 return False
-            number, within = number + 1, 0
+            number, within = self._next_data(number + 1), 0
         return True
 
 

@@ -2,36 +2,49 @@
 
 Layout: ``wandb/offline-run-<start>-<run id>/run-<run id>.wandb``, and ``wandb/run-…`` the same for
 a run that was online. The file is a header of 7 bytes, ``:W&B``, 0xBEE1 (little-endian), version 0,
-and from there on a log (`shipper.importers.wandb_datastore`) of protobuf messages
-(`shipper.importers.wandb_record`). Rules:
+and then a log (`shipper.importers.wandb_datastore`) of protobuf messages. Fields that are read,
+with the numbers of `wandb_internal.proto` and `wandb_telemetry.proto` (wandb 0.16 to 0.31)::
 
-- Each history record is one step, whole: wandb has merged what was logged with ``commit=False``.
-  Only those count: a summary says the same once more, and requests for parts of a step are passed
-  over, as what becomes of them is history.
-- A step's number is its `_step`, else the record's, else the one after the last step's; its time
-  is its `_timestamp`, else start and `_runtime`, else that of the step before.
-- The first run record is the "run"; later ones only change its description. Where it cannot be
-  read, the run id is the one in the file's name.
-- "finish" stands where the run's exit does. In files of the service before wandb-core, known by a
-  header record without a version, the last step may come after that, so there it stands at the
-  record that ends the file.
-- Images, tables and the like are not in the file, only that they were logged; nor is what wandb
-  samples of the system, the console or the configuration: that is passed over.
+    Record         history 2, run 17, exit 18, final 20, header 21, footer 22
+    HistoryRecord  item 1 (repeated), step 2 {num 1}
+    HistoryItem    key 1 or nested_key 2 (repeated), value_json 16, and from 0.31 on, on request:
+                   none 3, boolean 4, integer 5 (zigzag), number 6, text 7, json 8
+    RunRecord      run_id 1, entity 2, project 3, run_group 6, job_type 7, display_name 8, tags 10
+                   (repeated), host 13, starting_step 14, start_time 17 {seconds 1, nanos 2},
+                   resumed 18, telemetry 19 {cli_version 5}
+    RunExitRecord  exit_code 1
+    HeaderRecord   version_info 1: written by wandb-core, not by the service before it
+
+- Each history record is one whole step: wandb has merged parts logged with ``commit=False``.
+  Summaries and requests for parts of a step repeat the history and are skipped.
+- A step's number is its `_step`, else the record's, else the one after the last step. Its time is
+  its `_timestamp`, else start and `_runtime`, else the time of the step before.
+- The first run record is the "run". Later ones only change its description. If it cannot be read,
+  the run id is the one in the file's name.
+- "finish" is at the run's exit. In files of the service before wandb-core, known by a header
+  record without a version, the last step may follow the exit: there, "finish" is at the record
+  that ends the file.
+- wandb-core writes a logged map as one item for each leaf, named by `nested_key`. The older
+  service writes it whole. Both become the map again. `NaN` and infinities are JSON tokens.
+- Media are maps with `_type` and become the placeholders of `spooler.records.values`. The file
+  says only that they were logged. System metrics, console output and configuration are skipped.
 """
 
 from __future__ import annotations
 
+import json
+import math
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-from shipper.importers import SourceInfo, files_below, source_id, wandb_record
+from shipper.importers import SourceInfo, files_below, source_id
 from shipper.importers.scan import ImportedRecord, Item, ScannedFile, Unreadable, pack, run_item
 from shipper.importers.wandb_datastore import CorruptEntry, LogEntry, LogOffset, entries
-from shipper.protobuf import MalformedMessage
+from shipper.protobuf import MalformedMessage, double, fields, message, signed, text, zigzag
 from spooler.errors import NewerFormat, NotASpool
 from spooler.records import finish, step
 from spooler.spool import safe_open
@@ -45,11 +58,33 @@ _VERSION = 0
 _FILE_NAME = re.compile(r"run-(.+)\.wandb")
 _MODES = {"offline-run-": "offline", "run-": "online"}
 _PACKED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2", b"\xfd7zXZ": "xz"}
+_KEY, _NESTED_KEY, _VALUE_JSON = 1, 2, 16
+_TEXTS = {1: "run", 2: "entity", 3: "project", 6: "group", 7: "job_type", 8: "name", 13: "host"}
+_TAGS, _STARTING_STEP, _START_TIME, _RESUMED, _TELEMETRY, _CLI_VERSION = 10, 14, 17, 18, 19, 5
+_DEPTH_LIMIT = 32
+
+# `_type` in the file -> the placeholder of the object that was logged.
+_MEDIA = {
+    kind: {"_type": logged, "class": f"wandb.sdk.data_types.{name}"}
+    for kind, logged, name in (
+        ("audio-file", "audio-file", "audio.Audio"),
+        ("bokeh-file", "bokeh-file", "bokeh.Bokeh"),
+        ("graph-file", "graph-file", "graph.Graph"),
+        ("histogram", "histogram", "histogram.Histogram"),
+        ("html-file", "html-file", "html.Html"),
+        ("image-file", "image-file", "image.Image"),
+        ("molecule-file", "molecule-file", "molecule.Molecule"),
+        ("object3D-file", "object3D-file", "object_3d.Object3D"),
+        ("plotly-file", "plotly-file", "plotly.Plotly"),
+        ("table-file", "table", "table.Table"),
+        ("video-file", "video-file", "video.Video"),
+    )
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WandbState:
-    """The place in the log, and what later records depend on."""
+    """The offset in the log, and what later records depend on."""
 
     place: LogOffset
     run: str
@@ -59,13 +94,13 @@ class WandbState:
     start: float = 0.0
     time: float = 0.0  # of the last record
     step: int | None = None  # the last one
-    following: int = 0  # number of a step that has none
+    following: int = 0  # number of the next step, if it has none
     exits_early: bool = False  # the last step comes after the exit
     exit_code: int | None = None  # of an exit that has not been given yet
 
 
 class WandbFile(ScannedFile[WandbState]):
-    """One run's file; see the module."""
+    """One run's file."""
 
     def __init__(self, path: Path, origin: SourceInfo) -> None:
         folder = path.absolute().parent.name
@@ -75,7 +110,6 @@ class WandbFile(ScannedFile[WandbState]):
 
     @classmethod
     def recognises(cls, path: Path) -> bool:
-        """Whether it has a run file's name or header."""
         if not path.is_file():
             return False
         if path.suffix == SUFFIX:
@@ -88,26 +122,23 @@ class WandbFile(ScannedFile[WandbState]):
 
     @classmethod
     def find(cls, folder: Path) -> Iterator[Path]:
-        """See `shipper.importers.Format`."""
         return (path for path in files_below(folder) if _FILE_NAME.fullmatch(path.name))
 
     @property
     def spool(self) -> str:
-        """See `shipper.importers.Source`."""
         return source_id("wandb", _run_in_name(self.path), self.path)
 
     def identity(self) -> Identity:
-        """See `shipper.importers.Source`; `created` and `host` are the run's."""
         known = self.first_state()
         return self.origin.identity(
             spool=self.spool, created=known.start, host=known.host, place=(None, None)
         )
 
     def scan(self, file: BinaryIO, state: WandbState) -> Iterator[tuple[Item, WandbState]]:
-        """See `ScannedFile`.
+        """As in the base class.
 
         Raises:
-            NotASpool, NewerFormat: the file's header is another one.
+            NotASpool, NewerFormat: the header is not that of a run file.
         """
         if not _has_header(self.path, file):
             return
@@ -118,83 +149,181 @@ class WandbFile(ScannedFile[WandbState]):
 
 
 def _read(entry: LogEntry | CorruptEntry, state: WandbState) -> tuple[Item | None, WandbState]:
-    """What one record of the log adds, and the state after it."""
+    """The item that an entry of the log becomes, if any, and the state after it."""
     after = replace(state, place=entry.then)
     if isinstance(entry, CorruptEntry):
         return Unreadable(reason=f"record at byte {entry.start}: {entry.reason}"), after
+    found = None
     try:
-        kind, body = wandb_record.content(entry.data)
-        reader = _READERS.get(kind)
-        return (None, after) if reader is None else reader(body, after)
+        for number, value in fields(entry.data):
+            if number in _READERS:
+                found = _READERS[number], message(value)
+        return found[0](found[1], after) if found else (None, after)
     except MalformedMessage as error:
         return Unreadable(
-            reason=f"record at byte {entry.start}: no message of wandb's: {error}"
+            reason=f"record at byte {entry.start}: not a message of wandb's: {error}"
         ), after
     except ValueError as error:
         return Unreadable(reason=f"record at byte {entry.start}: {error}"), after
 
 
 def _header(body: bytes, state: WandbState) -> tuple[Item | None, WandbState]:
-    return None, replace(state, exits_early=not wandb_record.has_version(body))
+    has_version = any(number == 1 for number, _ in fields(body))
+    return None, replace(state, exits_early=not has_version)
 
 
 def _run(body: bytes, state: WandbState) -> tuple[Item | None, WandbState]:
     if state.announced:
         return None, state
-    known = wandb_record.run(body)
+    texts = dict.fromkeys(_TEXTS.values(), "")
+    tags: list[str] = []
+    starting_step = resumed = 0
+    start, version = 0.0, ""
+    for number, value in fields(body):
+        if number in _TEXTS:
+            texts[_TEXTS[number]] = text(value)
+        elif number == _TAGS:
+            tags.append(text(value))
+        elif number == _STARTING_STEP:
+            starting_step = signed(value)
+        elif number == _RESUMED:
+            resumed = signed(value)
+        elif number == _START_TIME:
+            parts = {part: signed(one) for part, one in fields(message(value))}
+            start = float(parts.get(1, 0)) + parts.get(2, 0) / 1e9
+        elif number == _TELEMETRY:
+            versions = [text(one) for part, one in fields(message(value)) if part == _CLI_VERSION]
+            version = versions[-1] if versions else ""
+    run, host = texts.pop("run") or state.run, texts.pop("host")
     state = replace(
         state,
-        run=known.texts.get("run") or state.run,
+        run=run,
         announced=True,
-        host=known.texts.get("host", ""),
-        start=known.start,
-        time=state.time or known.start,
-        following=max(state.following, known.starting_step),
+        host=host,
+        start=start,
+        time=state.time or start,
+        following=max(state.following, starting_step),
     )
-    facts = {**known.texts, "tags": list(known.tags), "resumed": known.resumed}
-    facts |= {"step": known.starting_step, "mode": state.mode}
-    facts["tracker_version"] = known.wandb
-    facts.pop("run", None)
-    facts.pop("host", None)
-    return run_item(run=state.run, time=state.start, **facts), state
+    facts = {"tags": tags, "resumed": bool(resumed), "step": starting_step, "mode": state.mode}
+    return run_item(run=run, time=start, **texts, **facts, tracker_version=version), state
 
 
 def _history(body: bytes, state: WandbState) -> tuple[Item | None, WandbState]:
-    found = wandb_record.history(body)
-    number = state.following if found.step is None else found.step
-    time = found.time
+    data: dict[str, Any] = {}
+    number: int | None = None
+    for field_number, value in fields(body):
+        if field_number == 1:
+            path, logged = _item(message(value))
+            _put(data, path, logged)
+        elif field_number == 2:
+            number = sum(signed(one) for part, one in fields(message(value)) if part == 1)
+    own, time, runtime = (data.pop(name, None) for name in ("_step", "_timestamp", "_runtime"))
+    if isinstance(own, int) and not isinstance(own, bool):
+        number = own
+    number = state.following if number is None else number
+    time, runtime = _finite(time), _finite(runtime)
     if time is None:
-        time = state.time if found.runtime is None else state.start + found.runtime
-    made = step.encode(run=state.run, step=number, time=time, closed=True, data=found.data)
+        time = state.time if runtime is None else state.start + runtime
+    made = step.encode(
+        run=state.run,
+        step=number,
+        time=time,
+        closed=True,
+        data={name: _without_media(value, 0) for name, value in data.items()},
+    )
     state = replace(state, step=number, following=number + 1, time=time)
     return ImportedRecord(kind=step.NAME, body=pack(made)), state
 
 
 def _exit(body: bytes, state: WandbState) -> tuple[Item | None, WandbState]:
-    state = replace(state, exit_code=wandb_record.exit_code(body))
+    state = replace(state, exit_code=sum(signed(one) for part, one in fields(body) if part == 1))
     return (None, state) if state.exits_early else _end(b"", state)
 
 
 def _end(_body: bytes, state: WandbState) -> tuple[Item | None, WandbState]:
-    """Give the exit that has come, if one has."""
+    """The exit that was read before, if there was one."""
     if state.exit_code is None:
         return None, state
     made = finish.encode(run=state.run, time=state.time, step=state.step, exit_code=state.exit_code)
     return ImportedRecord(kind=finish.NAME, body=pack(made)), replace(state, exit_code=None)
 
 
-_READERS = {
-    wandb_record.HEADER: _header,
-    wandb_record.RUN: _run,
-    wandb_record.HISTORY: _history,
-    wandb_record.EXIT: _exit,
-    wandb_record.FINAL: _end,
-    wandb_record.FOOTER: _end,
+_READERS = {2: _history, 17: _run, 18: _exit, 20: _end, 21: _header, 22: _end}  # by field of Record
+
+
+def _item(body: bytes) -> tuple[tuple[str, ...], Any]:
+    """Name and value of one HistoryItem; a typed value overrides its JSON."""
+    key, nested, loaded = "", list[str](), None
+    typed: list[Any] = []
+    for number, value in fields(body):
+        if number == _KEY:
+            key = text(value)
+        elif number == _NESTED_KEY:
+            nested.append(text(value))
+        elif number == _VALUE_JSON:
+            loaded = _load(value)
+        elif number in _TYPED:
+            typed.append(_TYPED[number](value))
+    return tuple(nested) or (key,), typed[-1] if typed else loaded
+
+
+def _load(value: int | bytes) -> Any:
+    """A JSON text; one that cannot be read becomes a placeholder, so that the step is kept."""
+    try:
+        return json.loads(text(value))
+    except (ValueError, RecursionError) as error:
+        return {"_type": "error", "class": "", "error": type(error).__name__}
+
+
+_TYPED: dict[int, Callable[[int | bytes], Any]] = {
+    3: lambda _: None,
+    4: bool,
+    5: zigzag,
+    6: double,
+    7: text,
+    8: _load,
 }
 
 
+def _put(data: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
+    """Set a leaf; where a value that is not a map has its name, the names are joined by dots."""
+    at = data
+    for name in path[:-1]:
+        below = at.setdefault(name, {})
+        if not isinstance(below, dict):
+            data[".".join(path)] = value
+            return
+        at = below
+    at[path[-1]] = value
+
+
+def _without_media(value: Any, depth: int) -> Any:
+    """The value with media as placeholders, at any depth that is shipped."""
+    if depth > _DEPTH_LIMIT:
+        return value
+    if isinstance(value, list):
+        return [_without_media(item, depth + 1) for item in value]
+    if not isinstance(value, dict):
+        return value
+    kind = value.get("_type")
+    if isinstance(kind, str):
+        is_placeholder = "class" in value and kind == "error"
+        return value if is_placeholder else dict(_MEDIA.get(kind, {"_type": kind, "class": ""}))
+    return {name: _without_media(item, depth + 1) for name, item in value.items()}
+
+
+def _finite(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
+
+
 def _has_header(path: Path, file: BinaryIO) -> bool:
-    """Whether the header is there; False while it is not whole."""
+    """Whether the header is there; False while it is not complete."""
     file.seek(0)
     head = file.read(_HEADER.size)
     expected = _HEADER.pack(*_IDENT, _VERSION)
@@ -207,7 +336,7 @@ def _has_header(path: Path, file: BinaryIO) -> bool:
         raise NotASpool(f"{path}: compressed with {packed}: unpack it first")
     if head[:-1] == expected[:-1]:
         raise NewerFormat(f"{path}: version {head[-1]} of wandb's run file, known is {_VERSION}")
-    raise NotASpool(f"{path}: does not begin as wandb's run files do")
+    raise NotASpool(f"{path}: not a run file of wandb")
 
 
 def _run_in_name(path: Path) -> str:

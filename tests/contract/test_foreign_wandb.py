@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from shipper.delivery.pipeline import ClosedRoute, DeliveryContext
+from shipper.delivery.pipeline import ClosedRange, DeliveryContext, Pipeline
 from shipper.importers import SourceInfo, open_imports
 from shipper.importers.wandb_run import WandbFile
 from shipper.ledger.ledger import Ledger
@@ -348,7 +348,7 @@ def test_a_record_that_is_no_message_is_damage(tmp_path: Path) -> None:
     found = read_all(made(tmp_path, history(0), b"\xff\xff", put(2, b"\x0a\x7f"), history(1)))
     assert [number for number, _ in steps(found)] == [0, 1]
     assert [damage.first for damage in found.damage] == [2, 3]
-    assert "no message of wandb's" in found.damage[0].reason
+    assert "not a message of wandb's" in found.damage[0].reason
 
 
 def test_a_map_nested_without_end_is_cut(tmp_path: Path) -> None:
@@ -367,8 +367,8 @@ def test_a_map_nested_without_end_is_cut(tmp_path: Path) -> None:
         (gzip.compress(log([history(0)]), mtime=0), NotASpool, "compressed with gzip"),
         (b"\x28\xb5\x2f\xfd\x00\x00\x00\x00", NotASpool, "compressed with zstd"),
         (WANDB_HEADER[:-1] + b"\x01", NewerFormat, "version 1"),
-        (b"hello", NotASpool, "does not begin"),
-        (b":W&C\xe1\xbe\x00", NotASpool, "does not begin"),
+        (b"hello", NotASpool, "not a run file"),
+        (b":W&C\xe1\xbe\x00", NotASpool, "not a run file"),
     ],
 )
 def test_another_kind_of_file_is_named(
@@ -416,11 +416,12 @@ def test_the_records_go_through_a_route_like_live_ones(tmp_path: Path) -> None:
     sent, config = _Taken(), settings(folder, tmp_path / "state", "http://127.0.0.1:1")
     ledger, who = Ledger(tmp_path / "state"), one.identity()
     options = from_settings(MetricsSink.Options, config)
-    route = ClosedRoute(
-        reader=one,  # type: ignore[arg-type]
+    route = Pipeline(
+        reader=ClosedRange(reader=one, through=one.last_seq()),
         identity=who,
         sink=MetricsSink("processor", options, {(ProcessorClient, options.http()): sent}),
         context=DeliveryContext(ledger=ledger, config=config),
+        closed=True,
     )
     progress = route.turn(now=lambda: 0.0, until=1.0, owned=one.is_owned(), flush_all=False)
     assert progress.at_end

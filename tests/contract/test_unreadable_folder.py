@@ -1,4 +1,4 @@
-"""A spool folder that cannot be looked into costs itself: the service ships the others."""
+"""A spool directory that cannot be read costs itself: the service delivers the others."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_a_closed_folder_on_the_way_to_spools_is_told_by_everybody(
     closed = tmp_path / "spool" / "uid_1000"
     spool(closed, records, who=identity(spool_id(1), workload_uid="closed"))
     spool(tmp_path / "spool", records, who=identity(spool_id(2), workload_uid="open"))
-    why = "cannot be looked into: Permission denied"
+    why = "cannot be read: Permission denied"
     with Receiver(path=tmp_path / "received.sqlite") as receiver:
         settings = config(tmp_path, processor_url=receiver.url)
         _refusing(monkeypatch, closed)
@@ -111,7 +111,7 @@ def test_a_root_that_is_a_file_is_refused(words: list[str], tmp_path: Path) -> N
     (tmp_path / "file").touch()
     places = {"LENS_SHIP_SPOOL": str(tmp_path / "file"), "LENS_SHIP_STATE": str(tmp_path / "state")}
     done = lens_ship(*words, **places)
-    assert (done.code, done.err) == (2, f"lens-ship: {tmp_path}/file is no folder\n")
+    assert (done.code, done.err) == (2, f"lens-ship: {tmp_path}/file is not a directory\n")
 
 
 def test_the_service_and_status_say_that_a_root_is_a_file(tmp_path: Path) -> None:
@@ -119,11 +119,11 @@ def test_the_service_and_status_say_that_a_root_is_a_file(tmp_path: Path) -> Non
     places = {"LENS_SHIP_SPOOL": str(tmp_path / "file"), "LENS_SHIP_STATE": str(tmp_path / "state")}
     once = lens_ship("run", "--once", **places)
     assert once.code == 1
-    assert f"still pending: {tmp_path}/file: is no folder" in once.err
+    assert f"still pending: {tmp_path}/file: is not a directory" in once.err
     looked = lens_ship("status", **places)
     assert looked.code == 1
-    assert f"▲ {tmp_path}/file is no folder" in looked.out
+    assert f"▲ {tmp_path}/file is not a directory" in looked.out
     check = lens_ship("check", **places)
     assert check.code == 1
-    assert "is no folder" in check.out
+    assert "is not a directory" in check.out
     assert "chmod" not in check.out

@@ -67,16 +67,18 @@ def reasons() -> str:
 
 
 def options_of_sinks() -> str:
-    """A table of the options for each type of sink."""
+    """A table of the options for each type of sink. One with the text of a setting refers to it."""
+    settings = {one.help: one.name for one in SETTINGS}
     parts = []
     for kind in REGISTRY:
-        rows = [_row(one.key, one.default_text, one.help, one.why) for one in _options(kind)]
+        rows = []
+        for one in settings_of(load_class(kind).Options):
+            same = settings.get(one.help)
+            text = "The setting of this name." if same == one.key else f"The setting `{same}`."
+            meaning, why = (text, "") if same else (one.help, one.why)
+            rows.append(_row(one.key, one.default_text, meaning, why))
         parts.append("\n".join([f"#### {kind}", "", f"| option {_HEAD}", *rows]))
     return "\n\n".join(parts)
-
-
-def _options(kind: str) -> tuple[Setting, ...]:
-    return settings_of(load_class(kind).Options)
 
 
 PARTS: dict[str, Callable[[], str]] = {

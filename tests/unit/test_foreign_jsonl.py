@@ -11,12 +11,13 @@ import pytest
 
 from shipper.importers import ImportSource, SourceInfo, exporter_jsonl, formats, open_imports, scan
 from shipper.importers.exporter_jsonl import ExporterFile
+from shipper.importers.wandb_run import WandbFile
 from spooler.errors import NotASpool, SpoolDamaged
 from spooler.records import step
 from spooler.records.step import StepRecord
 from spooler.spool import codec
 from spooler.spool import format as fmt
-from tests.kit.foreign import is_same, read_all, steps
+from tests.kit.foreign import history, is_same, log, read_all, run_record, steps
 from tests.kit.holding import held, own
 
 
@@ -39,6 +40,28 @@ def source(tmp_path: Path, *lines: bytes, **origin: Any) -> ExporterFile:
 
 def numbers(one: ImportSource) -> list[int]:
     return [number for number, _ in steps(read_all(one))]
+
+
+# --- sparse files ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [ExporterFile, WandbFile])
+def test_the_holes_of_a_sparse_file_are_not_read(kind: Any, tmp_path: Path) -> None:
+    """A read of every byte of it would take an hour."""
+    name = {ExporterFile: "wandb_metrics.jsonl", WandbFile: "run-r.wandb"}[kind]
+    content = {ExporterFile: line(0), WandbFile: log([run_record(), history(0)])}[kind]
+    path = tmp_path / name
+    path.write_bytes(content)
+    try:
+        os.truncate(path, 2**42)
+    except OSError:
+        pytest.skip("this file system has no files of that size")
+    with path.open("r+b") as file:
+        file.seek(2**41)
+        file.write(b"x")
+    found = read_all(kind(path, SourceInfo()))
+    assert [stored.kind for stored in found.records] == ["run", "step"]
+    assert kind(path, SourceInfo()).last_seq() == found.through
 
 
 # --- what a line becomes --------------------------------------------------------------------------
@@ -139,10 +162,10 @@ def test_a_line_of_megabytes(tmp_path: Path) -> None:
         (b"{broken}\n", "not JSON"),
         (b'{"timestamp": 1.0, "step": 1, "da\n', "not JSON"),
         (b'{"timestamp": 1.0, "data": {"x": "\xff"}}\n', "not UTF-8"),
-        (b"[1, 2]\n", "no JSON object"),
+        (b"[1, 2]\n", "not a JSON object"),
         (b"\x00\x00\x00\n", "not JSON"),
-        (line(1, [1]), "data is no map"),
-        (b'{"timestamp": 1.0, "step": 1}\n', "data is no map"),
+        (line(1, [1]), "data is not a map"),
+        (b'{"timestamp": 1.0, "step": 1}\n', "data is not a map"),
         (line("7"), "step is not a 64-bit integer"),
         (line(1.5), "step is not a 64-bit integer"),
         (line(True), "step is not a 64-bit integer"),

@@ -64,10 +64,10 @@ CASES = {
         "Healthy: waiting for the first spool under /spool, which does not exist yet",
     ),
     "a closed root": (
-        overview(unreadable_directories={"/spool": "cannot be looked into: Permission denied"}),
+        overview(unreadable_directories={"/spool": "cannot be read: Permission denied"}),
         "action_required",
         (
-            "/spool cannot be looked into: Permission denied. Its records are not delivered, see"
+            "/spool cannot be read: Permission denied. Its records are not delivered, see"
             " lens-ship check."
         ),
     ),

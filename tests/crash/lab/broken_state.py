@@ -81,10 +81,10 @@ STATE_BUILDS: dict[str, BrokenBuild] = {
         patches=(
             Patch(
                 file="shipper/replay/plan.py",
-                old="    entry = sink\n    if request.resend_delivered:\n",
-                new="    entry = sink\n"
-                '    if not found.live:\n        entry = f"{sink}~file~{time.time_ns()}"\n'
-                "    if request.resend_delivered:\n",
+                old="    yield _part(request, ledger, first, sink, position.seq, resend=False)\n",
+                new="    part = _part(request, ledger, first, sink, position.seq, resend=False)\n"
+                '    entry = f"{sink}~file~{time.time_ns()}"\n'
+                "    yield part if found.live else replace(part, entry=entry)\n",
             ),
             Patch(
                 file="shipper/replay/plan.py",
@@ -101,7 +101,7 @@ STATE_BUILDS: dict[str, BrokenBuild] = {
                 old="        sent = pipeline.take_delivered()\n",
                 new="        sent = pipeline.take_delivered()\n"
                 "        from shipper.ledger.ledger import CommitDelta\n"
-                "        means.ledger.acknowledge("
+                "        context.ledger.acknowledge("
                 "part.spool, part.sink, pipeline.position, CommitDelta())\n",
             ),
         ),
@@ -122,8 +122,8 @@ STATE_BUILDS: dict[str, BrokenBuild] = {
         patches=(
             Patch(
                 file=_REPLAY,
-                old="            receipts.append(receipt_of(part))\n",
-                new="            receipts.append(receipt_of(part))\n"
+                old="            receipts.append(receipt_of(part, rejected))\n",
+                new="            receipts.append(receipt_of(part, rejected))\n"
                 "            context.ledger.end_replays(receipts[-1:])\n",
             ),
         ),
