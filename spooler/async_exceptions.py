@@ -29,7 +29,7 @@ _CALLS_OTHERS = (
     "spooler.spool.codec",
     "spooler.dlrover.metric",
     "spooler.stderr",
-    "spooler.hooks.wandb",
+    "spooler.hooks",
     "spooler.diagnosis",
     "spooler.collectors",
     "spooler.dlrover.master_client",

@@ -87,7 +87,7 @@ class Recorder:
         self._ends_with_child = False  # multiprocessing calls `shutdown`
         self._background: BackgroundThread | None = None
         self._alone = False  # there is no background thread
-        self._tend_at = 0.0  # monotonic: when the caller does its work then
+        self._maintain_at = 0.0  # monotonic: when the caller does its work then
         self._left: list[Writer] = []  # not used any more, and still open
         self._held: Writer | None = None
         self._forking = False  # a thread wants to fork, or does
@@ -187,7 +187,7 @@ class Recorder:
             self._fail(error, None if kept else packed)
             return False
         if self._alone:
-            self._tend_here()
+            self._maintain_here()
         return True
 
     def _open(self) -> Writer | None:
@@ -220,7 +220,7 @@ class Recorder:
             limits=replace(settings, group=_group_id(settings.group_name, settings.root)),
         )
         writer.wake = background.wake
-        self._tend_at = time.monotonic() + TICK_SECONDS
+        self._maintain_at = time.monotonic() + TICK_SECONDS
         self._writer, self.last_seq = writer, 0
         self.generation += 1
         self._end_with_child()
@@ -305,12 +305,12 @@ class Recorder:
         self._alone = not self._background.start()
         return self._background
 
-    def _tend_here(self) -> None:
+    def _maintain_here(self) -> None:
         """Try to start the thread; without one do its work in the caller, without waiting."""
         now = time.monotonic()
-        if now < self._tend_at:
+        if now < self._maintain_at:
             return
-        self._tend_at = now + TICK_SECONDS
+        self._maintain_at = now + TICK_SECONDS
         self._start_background()
         if self._alone:
             self._maintain(durable=False)

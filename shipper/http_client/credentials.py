@@ -155,7 +155,7 @@ def _secret(file: Path | None, name: str) -> str:
     """The one line of a file."""
     text = _text(file, name)
     if not text.isprintable():
-        raise _unusable(f"{name}: {file} holds what cannot stand in a header of one line")
+        raise _unusable(f"{name}: {file} holds what cannot be part of one header line")
     return text
 
 
@@ -183,7 +183,7 @@ def _text(file: Path | None, name: str) -> str:
     if not raw:
         raise _unusable(f"{name}: {file} is empty")
     if len(raw) > _LARGEST or not raw.isascii():
-        raise _unusable(f"{name}: {file} holds what cannot stand in a header of one line")
+        raise _unusable(f"{name}: {file} holds what cannot be part of one header line")
     return raw.decode("ascii")
 
 
@@ -193,7 +193,7 @@ def _demand(problem: str) -> None:
 
 
 def _unusable(text: str) -> Unreachable:
-    return Unreachable("no-credential", f"{text}; sent again when the file is right", sent=False)
+    return Unreachable("no-credential", f"{text}; retried when the file is correct", sent=False)
 
 
 def _stamp(file: Path) -> tuple[int, int, int] | None:

@@ -23,14 +23,14 @@ _ADVICE = (
     (
         ("hostname mismatch", "ip address mismatch", "doesn't match"),
         (
-            "the receiver's certificate is for another name: use a name that stands in it in"
-            " processor_url"
+            "the receiver's certificate is for another name: use a name of the certificate in"
+            " the URL"
         ),
     ),
     (
         ("self-signed certificate", "self signed certificate", "unable to get local issuer"),
         (
-            "the receiver's certificate is signed by an authority that is not trusted here: set"
+            "the receiver's certificate is signed by an authority that is not trusted: set"
             " ca_file to that authority's certificate"
         ),
     ),

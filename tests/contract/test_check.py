@@ -218,12 +218,12 @@ def becomes(**changes: Any) -> Change:
 
 
 ANSWERS: dict[str, tuple[Change, str, str]] = {
-    "no processor": (becomes(only="/nowhere"), "fail", "not as a telemetry-processor does"),
-    "another page": (becomes(body=b"<html>"), "fail", "not as a telemetry-processor does"),
+    "no processor": (becomes(only="/nowhere"), "fail", "not the answer of a telemetry-processor"),
+    "another page": (becomes(body=b"<html>"), "fail", "not the answer of a telemetry-processor"),
     "another code": (
         becomes(body=b'{"meta":{"code":4001,"message":"?"}}'),
         "fail",
-        "not as a telemetry-processor does",
+        "not the answer of a telemetry-processor",
     ),
     "wants a token": (becomes(status=401), "fail", "token_file and cookie_file are not set"),
     "forbids": (becomes(status=403), "fail", "token_file and cookie_file are not set"),
@@ -252,7 +252,7 @@ def test_a_token_that_is_not_accepted_is_named_and_not_shown(tmp_path: Path, pag
     token = tmp_path / "token"
     token.write_text("s3cret")
     every = findings(tmp_path, page.url, token_file=token)
-    assert f"it does not accept what stands in {token}" in the_only(every, "processor").text
+    assert f"it rejects the content of {token}" in the_only(every, "processor").text
     assert f"sends token_file {token}" in the_only(every, "access").text
     assert page.asked[0]["authorization"] == "Bearer s3cret"
     assert "s3cret" not in repr(every)

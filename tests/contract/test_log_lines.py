@@ -102,7 +102,7 @@ def test_a_name_from_elsewhere_cannot_forge_a_line(
     evil = "w\n<0>forged line\x1b[2J"
     spool(tmp_path / "spool", [step(1), goodbye()], who=identity(workload_uid=evil))
     lines = run(tmp_path, receiver)
-    assert any("w\\n<0>forged line\\x1b[2J" in line for line in lines)
+    assert any(r'"w\\n<0>forged line\\x1b[2J"' in line for line in lines)
     assert all(line.isprintable() and not line.startswith("<0>") for line in lines)
 
 

@@ -28,13 +28,8 @@ BANNED = re.compile(
     r"|(?<!there )\b(is|are) no (\w+ )?(number|address|URL|list|setting|command)\b",
     re.IGNORECASE,
 )
-# Sources and pages that still have to be rewritten.
-OLD: set[str] = set()
-OLD_EVENTS: set[str] = set()
-
 # A class of DLRover that programs import by this name, and what its messages are pickled as.
 TWICE = {"WorkerTrainingMetric"}
-OLD_NAMES = {"Delivered", "Mark", "Piece", "Report"}
 
 LOGGING = {"debug", "info", "warning", "error", "exception", "critical", "log"}
 
@@ -65,7 +60,7 @@ def literals(path: Path) -> Iterator[str]:
 def check_words(text: str, where: str) -> None:
     for line in text.splitlines():
         found = BANNED.search(line)
-        assert found is None or where in OLD, f"{where}: {found[0]!r} in {line!r}"
+        assert found is None, f"{where}: {found[0]!r} in {line!r}"
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=name)
@@ -87,13 +82,11 @@ def test_a_class_name_means_one_thing() -> None:
             if isinstance(node, ast.ClassDef):
                 defined[node.name.lstrip("_")].append(name(path))
     twice = {word: files for word, files in defined.items() if len(files) > 1}
-    assert set(twice) - OLD_NAMES == TWICE, twice
+    assert set(twice) == TWICE, twice
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=name)
 def test_a_log_message_is_a_fixed_phrase_and_what_varies_is_in_fields(path: Path) -> None:
-    if name(path) in OLD_EVENTS:
-        return
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Call) and is_log_call(node):
             event = node.args[0]

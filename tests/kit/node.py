@@ -17,7 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
-from shipper import service as service_module
+from shipper import app as app_module
 from shipper.audit.account import Account
 from shipper.audit.audit import run_audit
 from shipper.config.schema import Config
@@ -159,7 +159,7 @@ class Node:
     def _patched(self) -> Iterator[None]:
         times = SimpleNamespace(monotonic=self.clock, time=lambda: self.wall[0])
         with (
-            mock.patch.object(service_module, "time", times),
+            mock.patch.object(app_module, "time", times),
             mock.patch.object(client_module, "time", times),
             mock.patch.object(ProcessorClient, "of", self._client),
             mock.patch.object(Segments, "liveness", self._verdict()),
@@ -268,5 +268,7 @@ class Node:
         lanes = self.service.app.queues
         due = [key for key in lanes if lanes[key].due() <= self.clock.now]
         for key in sorted(due, key=lambda key: lanes[key].due()):
-            self.service.app.turn(key)
+            # Not `app.turn`: it would swallow an internal error.
+            lanes[key].turn()
+            self.service.app.cleaner.mark_dirty(key)
         return bool(due)

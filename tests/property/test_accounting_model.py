@@ -29,7 +29,6 @@ from shipper.config.load import load
 from shipper.replay.plan import ReplayRequest, make_plan
 from shipper.replay.send import ReplayContext, carry_out
 from shipper.sinks import carried_kinds
-from shipper.sinks.processor.workloads import Workloads
 from spooler.errors import SpoolUnavailable
 from spooler.spool import codec
 from spooler.spool.segments import Segments
@@ -296,7 +295,6 @@ class Accounting(RuleBasedStateMachine):
                 ledger=ledger,
                 config=self.node.config,
                 sinks=self.sinks(),
-                workloads=Workloads(self.node._address(self.node.config), ledger, self.node.clock),
                 now=self.node.clock,
                 stop=Waits(self.node),  # type: ignore[arg-type]
                 rate=None,

@@ -7,7 +7,6 @@ kinds once and in order, and counts all the others as skipped.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from unittest import mock
 
@@ -17,10 +16,8 @@ from hypothesis import strategies as st
 from shipper.delivery import pipeline
 from shipper.delivery.pipeline import DeliveryContext, Pipeline
 from shipper.ledger.ledger import Ledger
-from shipper.sinks import Plan, PlanInput
-from shipper.sinks.dlrover.sink import ReportParcel
+from shipper.sinks import Batch, Plan, PlanInput
 from shipper.sinks.outcome import Outcome
-from shipper.steps import Skipped
 from spooler.spool import reader as reader_module
 from spooler.spool import segment as segment_module
 from spooler.spool.identity import Identity
@@ -35,33 +32,21 @@ KINDS = ["step", "step", "step", "detection", "report", "gap"]
 class KindSink:
     """Takes the records of some kinds, one by one; refuses now and then, as drawn."""
 
-    by_workload = False
-    volatile = False
-
     def __init__(self, name: str, kinds: frozenset[str] | None, answers: list[bool]) -> None:
         self.name = name
         self.kinds = kinds
         self.answers = answers
         self.got: list[int] = []
 
-    def plan(self, stretch: PlanInput) -> Plan:
-        wanted = {r.seq for r in stretch.records if self.kinds is None or r.kind in self.kinds}
-        return Plan(
-            batches=tuple(
-                ReportParcel(seq=seq, report=None, seqs=(seq,))  # type: ignore[arg-type]
-                for seq in sorted(wanted)
-            ),
-            passed=tuple(Skipped(seq=r.seq) for r in stretch.records if r.seq not in wanted),
-        )
+    def plan(self, chunk: PlanInput) -> Plan:
+        assert all(self.kinds is None or one.kind in self.kinds for one in chunk.records)
+        return Plan(batches=tuple(Batch(seqs=(one.seq,), payload=None) for one in chunk.records))
 
-    def send(self, batch: ReportParcel, identity: Identity, tries: int) -> Outcome:
+    def send(self, batch: Batch, identity: Identity, attempt: int) -> Outcome:
         if self.answers and not self.answers.pop():
             return retry()
-        self.got.append(batch.seq)
+        self.got.append(batch.first)
         return DELIVERED
-
-    def exit_notice(self, steps: Sequence[object], identity: Identity) -> tuple[()]:
-        return ()
 
 
 def record(kind: str) -> Record:

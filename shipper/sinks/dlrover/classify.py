@@ -47,7 +47,7 @@ DELIVERED = Outcome(disposition=Disposition.DELIVERED, reason="delivered")
 AMBIGUOUS = Outcome(
     disposition=Disposition.DROPPED,
     reason="ambiguous",
-    detail=f"sent {TRIES_AMBIGUOUS} times without an answer; the master may have it as often",
+    detail=f"sent {TRIES_AMBIGUOUS} times without an answer: the master may have it as often",
 )
 
 
@@ -56,7 +56,7 @@ def expired(age: float) -> Outcome:
     return Outcome(
         disposition=Disposition.DROPPED,
         reason="expired",
-        detail=f"{age:.0f} s old: the master would drop it at once",
+        detail=f"{age:.0f} s old: the master would ignore it",
     )
 
 
@@ -80,9 +80,11 @@ def judge_report(reply: Reply, *, refusals: int) -> Outcome:
     if reply.status == "OK" and reply.success:
         return DELIVERED
     if reply.status == "OK" and reply.success is False:
-        return rejected("refused", "success is false: a wrong job uid, or not understood", refusals)
+        return rejected(
+            "refused", "success is false: a wrong job uid, or an unknown message", refusals
+        )
     if reply.status in ("UNKNOWN", "500"):
-        detail = f"{_told(reply)}; it may have been stored all the same"
+        detail = f"{_told(reply)}; it may have been stored"
         return Outcome(disposition=Disposition.PERMANENT, reason="master-error", detail=detail)
     if reply.status == "413" or (
         reply.status == "RESOURCE_EXHAUSTED" and _TOO_LARGE in reply.detail
@@ -95,9 +97,9 @@ def judge_report(reply: Reply, *, refusals: int) -> Outcome:
 def judge_status(reply: Reply, *, refusals: int = 0, ambiguous: bool = False) -> Outcome:
     """What an answer means that is neither yes nor no."""
     if reply.status in ("UNAUTHENTICATED", "406"):
-        return rejected("wrong-job", f"{_told(reply)}; the master is another job's", refusals)
+        return rejected("wrong-job", f"{_told(reply)}; it is the master of another job", refusals)
     if reply.status in ("UNIMPLEMENTED", "404", "405", "OK"):
-        return _pause("other-service", f"{_told(reply)}; no master is there", needs_operator=True)
+        return _pause("other-service", f"{_told(reply)}; it is not a master", needs_operator=True)
     if reply.status in ("RESOURCE_EXHAUSTED", "429", "503"):
         return _pause("busy", _told(reply))
     return _pause("unexpected", _told(reply), needs_operator=True, ambiguous=ambiguous)

@@ -177,7 +177,7 @@ class Session:
                     )
                 self._generation = generation
                 return kept
-        return judge_status(Reply(status="OK", detail="asked, and not understood"))
+        return judge_status(Reply(status="OK", detail="the request was not understood"))
 
     def _report(self, report: Report, content: str, node: JobNode) -> Outcome:
         if not self._generation:

@@ -181,16 +181,16 @@ class DLRoverSink:
     def probe(self, identities: Sequence[Identity]) -> Iterator[Finding]:
         """Whether the masters of these jobs answer, and which generation of messages they speak."""
         if self._make_client is not None:
-            yield ok(self.name, f"{self._options.client}: a client of your own, not asked")
+            yield ok(self.name, f"{self._options.client}: a client of your own, not checked")
             return
         named = {self._options.endpoint(who): who for who in identities}
         masters = [(endpoint, who) for endpoint, who in named.items() if endpoint[0]]
         if not masters:
-            yield ok(self.name, "no job names one; there is nothing to ask")
+            yield ok(self.name, "no job recorded one")
         for (address, protocol), who in masters[:_PROBED]:
             yield self._probe(address, protocol, who)
         if len(masters) > _PROBED:
-            yield ok(self.name, f"and {len(masters) - _PROBED} more, not asked")
+            yield ok(self.name, f"and {len(masters) - _PROBED} more, not checked")
 
     def _probe(self, address: str, protocol: str, who: Identity) -> Finding:
         try:
@@ -208,7 +208,7 @@ class DLRoverSink:
         return warn(
             self.name,
             f"{address}: {spoken.reason}: {spoken.detail}",
-            "nothing, if its job has ended; else compare with DLROVER_MASTER_ADDR in the job",
+            "nothing if its job has ended, else compare with DLROVER_MASTER_ADDR in the job",
         )
 
     def close(self) -> None:

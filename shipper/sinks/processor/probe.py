@@ -33,7 +33,7 @@ _NEXT = {
     "no-credential": "correct the file",
     "proxy": "correct the setting proxy",
     "bad-url": "correct processor_url",
-    "connection-lost": "look what listens on that port",
+    "connection-lost": "check what listens on that port",
 }
 
 
@@ -98,7 +98,7 @@ def _judge(
         return ok(sink, f"{name} is a telemetry-processor ({seconds * 1000:.0f} ms)")
     status = f"{name} answers {answer.status}"
     if answer.status in (401, 403):
-        return fail(sink, f"{status}: {_refused(credentials, base)}", "give it the right one")
+        return fail(sink, f"{status}: {_refused(credentials, base)}", "give the right one")
     if 300 <= answer.status < 400:
         to = answer.headers.get("location", "nowhere").partition("?")[0]
         return fail(sink, f"{status} to {to}", "set processor_url to the final address")
@@ -106,7 +106,7 @@ def _judge(
         return warn(sink, status, "check the processor. All records are kept until it answers")
     return fail(
         sink,
-        f"{status}, and not as a telemetry-processor does",
+        f"{status}, which is not the answer of a telemetry-processor",
         "correct processor_url: host, port (8989) and prefix (/v1)",
     )
 
@@ -114,10 +114,10 @@ def _judge(
 def _refused(credentials: Credentials, base: str) -> str:
     files = [str(file) for file in (credentials.token_file, credentials.cookie_file) if file]
     if files and credentials.is_for(base):
-        return f"it does not accept what stands in {' and '.join(files)}"
+        return f"it rejects the content of {' and '.join(files)}"
     if files:
-        return "it is an address that a job has recorded, which our token is not sent to"
-    return "it wants a token or a cookie: token_file and cookie_file are not set"
+        return "a job recorded this address, and the token is not sent there"
+    return "it needs a token or a cookie: token_file and cookie_file are not set"
 
 
 def _security(base: str, credentials: Credentials) -> Iterator[Finding]:
@@ -138,7 +138,7 @@ def _certificate(host: str, port: int, credentials: Credentials, base: str) -> I
         pair = keys.pair if credentials.is_for(base) else ("", None)
         peer = tls.peer_of(host, port, seconds=5.0, authorities=keys.authorities, pair=pair)
     except (Unreachable, OSError) as error:
-        yield warn("tls", f"{host}:{port}: {error}", "look again; the answer above did come")
+        yield warn("tls", f"{host}:{port}: {error}", "run the check again; the receiver did answer")
         return
     days = (peer.expires - time.time()) / 86400
     text = f"the certificate of {host} is valid for {days:.0f} days"
@@ -160,7 +160,7 @@ def _clock(answer: Answer) -> Iterator[Finding]:
             "clock",
             f"this host's clock is {abs(difference):.0f} s {ahead} the receiver's: curves are"
             " shifted by that much",
-            "timedatectl set-ntp true, on whichever of the two is wrong",
+            "timedatectl set-ntp true, on the host that is wrong",
         )
     else:
         yield ok("clock", "agrees with the receiver's")
@@ -191,8 +191,8 @@ def _nameless(identities: Sequence[Identity]) -> Iterator[Finding]:
             "pod",
             f"neither WORKLOAD_UID nor POD_NAME is named by {len(nameless)} of the spools (the"
             f" first is {nameless[0]}): the processor refuses their records",
-            "set WORKLOAD_UID in the jobs; what is there goes out with `lens-ship replay"
-            " --as-workload`",
+            "set WORKLOAD_UID in the jobs; send what is recorded with"
+            " `lens-ship replay --as-workload`",
         )
 
 

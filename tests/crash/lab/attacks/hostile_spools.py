@@ -110,7 +110,7 @@ class HostileRoot:
 
 
 def log_steps(root: HostileRoot, tell: Tell) -> None:
-    """The honest process: it logs, and children on until it is told to end."""
+    """The honest process: it logs, and waits until it is killed."""
     who = Identity(
         spool=root.victim.name, created=1.0, pid=1, host="h", workload_uid=MARK, pod_uid=root.pod
     )
@@ -146,13 +146,14 @@ def _trial(root: HostileRoot, seed: int, work: Path, holds: ExitStack) -> Verdic
     found.faults = len(hostile.BUILDERS) + 4
     service = _command(root, "run", "--processor-url", receiver.url, "--flush-interval", "0.2")
     _wait(lambda: _count(receiver.store, MARK) > 0, service)
+    if seed % 2:
+        service.kill()
+        service.wait()
     root.build()
     for how, directory in root.held.items():
         holds.enter_context(held(directory, how))
     if seed % 2:
         # A service that restarts finds all of them at once.
-        service.kill()
-        service.wait()
         service = _command(root, "run", "--processor-url", receiver.url, "--flush-interval", "0.2")
         found.faults += 1
     began = time.monotonic()
@@ -168,16 +169,20 @@ def _trial(root: HostileRoot, seed: int, work: Path, holds: ExitStack) -> Verdic
         growing.set()
         grower.join()
         service.terminate()
-        service.wait(WAIT_SECONDS)
+        try:
+            service.wait(WAIT_SECONDS)
+        except subprocess.TimeoutExpired:
+            service.kill()
+            service.wait()
         honest.kill()
     words = root.log.read_text(errors="replace")
     found.check(service.returncode == 0, "G15", f"ended with {service.returncode}: {words[-500:]}")
     found.check("internal error" not in words, "G15", _line(words, "internal error"))
-    found.check("unexpected; tried" not in words, "G15", _line(words, "unexpected; tried"))
     receiver.stop()
     _check_arrivals(root, receiver.store, found)
     for command in _COMMANDS:
-        _check_command(root, command, found)
+        if not found.failures:  # each that hangs takes its time
+            _check_command(root, command, found)
     return found.verdict()
 
 
@@ -302,11 +307,11 @@ def _check_command(root: HostileRoot, words: tuple[str, ...], found: Findings) -
         found.check(False, "G15", f"{words}: no end")
         return
     found.worst(f"seconds of {words[0]}", time.monotonic() - began)
-    broken = "Traceback" in complained or "this check broke" in said
+    broken = "Traceback" in complained or "this check failed" in said
     found.check(
         process.returncode in (0, 1) and not broken,
         "G15",
-        f"{words}: {process.returncode}: {complained[-400:]}{_line(said, 'check broke')}",
+        f"{words}: {process.returncode}: {complained[-400:]}{_line(said, 'this check failed')}",
     )
     found.check("password" not in said, "G15", f"{words}: shows what a link leads to")
 

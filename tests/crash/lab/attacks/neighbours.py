@@ -1,9 +1,9 @@
-"""Workloads, receivers and spools in every kind of trouble, beside two honest processes.
+"""Failing workloads and spools of every kind, beside two honest processes.
 
-Workloads whose requests hang for ever, more of them than there are workers; workloads that are
-answered 500 for ever; spools of rubbish; and, in the very workload of an honest process, another
-rank with thousands of records that the receiver takes slowly. The same two processes record once
-without all that: what they wait then is what their wait is compared with.
+The requests of some workloads hang, and these are more than there are workers. Some workloads are
+always answered with 500. Some spools are unreadable. In the workload of an honest process another
+rank has thousands of records that the receiver accepts slowly. The same two processes record once
+without all that, and their waits are compared.
 """
 
 from __future__ import annotations

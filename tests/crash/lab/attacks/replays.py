@@ -1,4 +1,4 @@
-"""SIGKILL of `lens-ship replay` at its Nth crossing of a station, for every N; then it is resumed.
+"""SIGKILL of `lens-ship replay` at its Nth call of a station, for every N. Then it is resumed.
 
 The stations are the calls between which a replay's state moves: reading the source, sending a
 request, writing the ledger. For N = 1, 2, 3 … a source of its own is replayed by a child that is
@@ -143,8 +143,8 @@ def attack(
         deaths += os.WIFSIGNALED(ended)
         if one.has_receipts():
             break  # also when it was killed right after: it had said so
-        found.check(os.WIFSIGNALED(ended), "G13", f"{where}: something is left ({ended})")
-    found.check(one.has_receipts(), "G13", f"{where}: it never ends")
+        found.check(os.WIFSIGNALED(ended), "G13", f"{where}: it ended too early ({ended})")
+    found.check(one.has_receipts(), "G13", f"{where}: it does not end")
     found.faults += deaths
     arrivals = ArrivedRecords(receiver.store, begun)
     check_sent(found, arrivals, one, deaths, where)
