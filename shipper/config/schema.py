@@ -429,13 +429,6 @@ class Config:
     given: Mapping[str, str] = field(default_factory=dict)  # setting -> where its value came from
     warnings: tuple[str, ...] = ()  # likely mistakes that do not stop the service
 
-    def steps_per_request(self, identity: Identity) -> int:
-        """The operator's number, else the one the job recorded, else the default."""
-        asked = identity.batch_size
-        if "batch_max_steps" in self.given or asked is None:
-            return self.batch_max_steps
-        return min(max(asked, 1), 1000)
-
     def seconds_to_flush(self, identity: Identity) -> float:
         """The operator's interval, else the one the job recorded, else the default."""
         asked = identity.flush_interval

@@ -15,12 +15,17 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
-import spooler
 from shipper.errors import ShipperError
 from spooler import config
 
 PTH_NAME = "lens_ship.pth"
-PTH_LINE = Path(spooler.__file__).with_name(PTH_NAME).read_text(encoding="utf-8")
+# The text of spooler/lens_ship.pth. The build moves that file out of the package, so an installed
+# lens-ship cannot read it once `hook uninstall` has deleted it.
+PTH_LINE = (
+    'import os; (os.environ.get("PRIMUS_LENS_WANDB_OUTPUT_PATH") and os.environ.get('
+    '"PRIMUS_LENS_WANDB_HOOK", "").strip().lower() not in ("false", "0", "no", "off"))'
+    ' and __import__("spooler.activate").activate.activate()\n'
+)
 _FIRST_LINE = '"""Hooks wandb for lens-ship; written by `lens-ship hook export`."""'
 _SITECUSTOMIZE = f"""{_FIRST_LINE}
 import sys

@@ -16,6 +16,7 @@ from shipper.config.load import default_state, load, read_options
 from shipper.config.parse import integer, url
 from shipper.config.schema import SETTINGS, Config, setting, settings_of
 from shipper.errors import ConfigError
+from shipper.sinks import enabled_sinks
 from tests.kit.spools import identity
 
 BASE = {"spool": "/spool", "state": "/state"}
@@ -348,7 +349,8 @@ def test_the_number_of_steps_of_a_job_applies_unless_the_operator_sets_one(
     asked: int | None, flags: dict[str, Any], steps: int
 ) -> None:
     config = load({**BASE, **flags}, {})
-    assert config.steps_per_request(identity(batch_size=asked)) == steps
+    options = enabled_sinks(config)["processor"].options
+    assert options.steps_per_request(identity(batch_size=asked)) == steps
 
 
 @pytest.mark.parametrize(

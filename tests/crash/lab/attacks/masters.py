@@ -1,9 +1,9 @@
-"""SIGKILL of DLRover's own master and of the service that reports to it; and answers that are lost.
+"""SIGKILL of a real DLRover master and of the service that reports to it, and lost answers.
 
-Three processes have reported logs, samples and stacks: some too old for a master, some that would
-poison one. The seed says who is hit when: the master dies and another life of it begins, the
-service dies and another one goes on, or an answer is torn on its way back after the master has
-stored what was sent. Every store of every life is written down by the master's own process.
+Three processes have reported logs, samples and stacks. Some reports are too old for a master, some
+would harm it. The seed decides the faults and their order: the master is killed and restarted,
+which begins another epoch, the service is killed and restarted, or an answer is cut after the
+master has stored the report. The master's own process writes down all that each epoch stores.
 Consecutive seeds report over gRPC and over HTTP.
 """
 
@@ -39,7 +39,7 @@ XPU = KINDS[1]
 RANKS, REPORTS = 3, 360
 OLD_EVERY, POISON_EVERY = 23, 31
 TURNS = ("master",) * 2 + ("service",) * 3 + ("answer",) * 5
-# Without a single report more for so long, nothing arrives any more.
+# If no report arrives for so long, none will.
 WAIT_SECONDS = 30.0
 
 
@@ -51,7 +51,7 @@ def missing() -> str:
 
 
 class RemoteWire:
-    """A `Wire` in a process of its own, so that the parent of lives needs no thread."""
+    """A `Wire` in a process of its own, so that the parent of children needs no thread."""
 
     def __init__(self, port: int) -> None:
         ready, telling = os.pipe()
@@ -71,11 +71,11 @@ class RemoteWire:
         os.close(ready)
 
     def lose_answer(self) -> None:
-        """The next one does not arrive."""
+        """The next answer does not arrive."""
         os.write(self._orders, b"\x01")
 
     def lose_none(self) -> None:
-        """All that come from now on arrive."""
+        """All answers from now on arrive."""
         os.write(self._orders, b"\x00")
 
     def stop(self) -> None:
@@ -90,12 +90,12 @@ def is_old(number: int) -> bool:
 
 
 def is_poison(number: int) -> bool:
-    """These would make a master refuse what comes after them."""
+    """These would make a master reject all later ones."""
     return number % POISON_EVERY == 7
 
 
 def kind_of(number: int) -> str:
-    """What a report is of."""
+    """The kind of a report."""
     return KINDS[number // RANKS % len(KINDS)]
 
 
@@ -124,7 +124,7 @@ def write(root: Path, address: str, service: str) -> None:
 
 
 def trial(seed: int, work: Path) -> Verdict:
-    """Hit everything at moments that are drawn, then ship the rest and look at every life."""
+    """Run the faults at random moments, then ship the rest and check every epoch."""
     rng, found = random.Random(seed), Findings()
     shipper.sinks.dlrover.classify.RETRY_SECONDS = 0.05
     shipper.delivery.backoff.FIRST_SECONDS = shipper.delivery.backoff.ALARM_FIRST_SECONDS = 0.05
@@ -139,27 +139,27 @@ def trial(seed: int, work: Path) -> Verdict:
         )
         turns = list(TURNS)
         rng.shuffle(turns)
-        rage(found, rng, config, master, wire, turns)
+        run_faults(found, rng, config, master, wire, turns)
         done = Child(lambda _tell: os._exit(len(ship_once(config, timeout=60)))).end()
-        found.check(done == 0, "G18", f"{service}: the last service left something ({done})")
+        found.check(done == 0, "G18", f"{service}: records are pending in the end ({done})")
         wire.stop()
-        lives = [master.stored(life + 1) for life in range(master.lives)]
+        epochs = [master.stored(number + 1) for number in range(master.lives)]
     found.faults = len(turns)
-    in_doubt = check_accounts(found, work)
-    for number, rows in enumerate(lives, 1):
-        check_life(found, f"{service}, life {number}", rows, turns)
+    ambiguous = check_accounts(found, work)
+    for number, rows in enumerate(epochs, 1):
+        check_epoch(found, f"{service}, epoch {number}", rows, turns)
     young = {n for n in range(REPORTS) if not is_old(n) and not is_poison(n)}
-    lost = young - set(numbers(lives[-1]))
-    found.worst("samples in doubt", in_doubt)
+    lost = young - set(numbers(epochs[-1]))
+    found.worst("ambiguous samples", ambiguous)
     found.check(
-        len(lost) <= in_doubt and {kind_of(number) for number in lost} <= {XPU},
+        len(lost) <= ambiguous and {kind_of(number) for number in lost} <= {XPU},
         "G18",
-        f"{service}: the last life lacks {sorted(lost)[:9]}, {in_doubt} were in doubt",
+        f"{service}: the last epoch lacks {sorted(lost)[:9]}, {ambiguous} were ambiguous",
     )
     return found.verdict()
 
 
-def rage(
+def run_faults(
     found: Findings,
     rng: random.Random,
     config: Config,
@@ -167,29 +167,30 @@ def rage(
     wire: RemoteWire,
     turns: list[str],
 ) -> None:
-    """One blow after the other, each after some progress."""
+    """One fault after the other, each after some progress."""
 
     def serve(_tell: Tell) -> None:
         Service(config).run()
 
-    life = Child(serve)
+    child = Child(serve)
     for turn in turns:
-        found.check(wait_for_progress(rng, master), "G18", "nothing arrives any more")
+        if not found.check(wait_for_progress(rng, master), "G18", "no more reports arrive"):
+            break
         if turn == "master":
             master.kill()
             master.start()
         elif turn == "service":
-            life.kill()
-            life = Child(serve)
+            child.kill()
+            child = Child(serve)
         else:
             wire.lose_answer()
-    life.kill()
-    # A last service that gets no answer at all has no reason to wait for a master.
+    child.kill()
+    # A service that gets no answer at all has no reason to wait for a master.
     wire.lose_none()
 
 
 def wait_for_progress(rng: random.Random, master: Master) -> bool:
-    """Until this life has so many reports more, or nearly as many as there can be."""
+    """Until this epoch has so many reports more, or nearly all."""
     most = REPORTS * 8 // 10
     held = len(master.stored())
     wanted = min(held + rng.randrange(1, REPORTS // 5), most)
@@ -217,22 +218,24 @@ def check_accounts(found: Findings, work: Path) -> int:
     poison = sum(map(is_poison, range(REPORTS)))
     found.check(reasons["expired"] == old, "G18", f"{reasons}, {old} were too old")
     found.check(set(reasons) <= {"expired", "ambiguous"}, "G18", f"dropped: {reasons}")
-    found.check(dead == {"unsendable": poison}, "G19", f"dead letters {dead}, {poison} were unfit")
+    found.check(
+        dead == {"unsendable": poison}, "G19", f"dead letters {dead}, {poison} were harmful"
+    )
     return doubts
 
 
-def check_life(found: Findings, where: str, rows: list[dict[str, Any]], turns: list[str]) -> None:
-    """Nothing unfit or too old, no sample twice, little else twice, each rank in its order."""
+def check_epoch(found: Findings, where: str, rows: list[dict[str, Any]], turns: list[str]) -> None:
+    """Nothing harmful or too old, no sample twice, little else twice, each rank in its order."""
     held = numbers(rows)
     unfit = [number for number in held if is_poison(number)]
-    found.check(not unfit, "G19", f"{where}: was sent what poisons it: {unfit}")
-    found.check(not any(map(is_old, held)), "G19", f"{where}: was sent what is too old")
+    found.check(not unfit, "G19", f"{where}: was sent harmful reports: {unfit}")
+    found.check(not any(map(is_old, held)), "G19", f"{where}: was sent reports that are too old")
     twice = {number: times for number, times in Counter(held).items() if times > 1}
     samples = [number for number in twice if kind_of(number) == XPU]
     found.check(not samples, "G19", f"{where}: has samples twice: {samples}")
     again = sum(times - 1 for times in twice.values())
     allowed = RANKS * turns.count("service") + turns.count("answer")
-    found.worst("logs and stacks twice in a life", again)
+    found.worst("logs and stacks twice in an epoch", again)
     found.check(again <= allowed, "G19", f"{where}: has twice {twice}")
     for rank in range(RANKS):
         mine = [number for number in held if number % RANKS == rank]
@@ -240,7 +243,7 @@ def check_life(found: Findings, where: str, rows: list[dict[str, Any]], turns: l
 
 
 ATTACK = Attack(
-    meaning="SIGKILL of DLRover's own master and of the service, and answers that are lost",
+    meaning="SIGKILL of a real DLRover master and of the service, and lost answers",
     promises=("G18", "G19"),
     trial=trial,
     trials=Trials(short=2, usual=12, long=200),

@@ -1,4 +1,4 @@
-"""SIGKILL of `lens-ship replay` at its Nth crossing of a station, for every N; then it is resumed.
+"""SIGKILL of `lens-ship replay` at its Nth call of a station, for every N. Then it is resumed.
 
 The stations are the calls between which a replay's state moves: reading the source, sending a
 request, writing the ledger. For N = 1, 2, 3 … a source of its own is replayed by a child that is
@@ -61,7 +61,7 @@ class Replay:
     again: bool
 
     def run(self, fatal: str = "", crossing: int = 0) -> int:
-        """Replay it in a child that dies where it is told to; the wait status."""
+        """Replay it in a child that is killed at the given place. The wait status."""
 
         def work(_tell: Tell) -> None:
             if fatal:
@@ -143,8 +143,8 @@ def attack(
         deaths += os.WIFSIGNALED(ended)
         if one.has_receipts():
             break  # also when it was killed right after: it had said so
-        found.check(os.WIFSIGNALED(ended), "G13", f"{where}: something is left ({ended})")
-    found.check(one.has_receipts(), "G13", f"{where}: it never ends")
+        found.check(os.WIFSIGNALED(ended), "G13", f"{where}: it ended too early ({ended})")
+    found.check(one.has_receipts(), "G13", f"{where}: it does not end")
     found.faults += deaths
     arrivals = ArrivedRecords(receiver.store, begun)
     check_sent(found, arrivals, one, deaths, where)
@@ -182,7 +182,7 @@ def check_sent(
 
 
 def twice(found: Findings, one: Replay, receiver: ReceiverProcess, where: str) -> None:
-    """Once more, all of it or nothing, as it was asked for; then the source is changed."""
+    """Replay once more, then change the source."""
     begun = len(queries.requests(receiver.store))
     values, live = ArrivedRecords(receiver.store).steps(one.workload), one.live()
     found.check(one.run() == 0, "G13", f"{where}: it cannot be done twice")
