@@ -310,5 +310,6 @@ ATTACK = Attack(
         "rejected-and-not-kept",
         "rejected-counts-as-delivered",
         "dropped-and-not-counted",
+        "deletion-not-recorded",
     ),
 )
