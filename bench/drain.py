@@ -68,7 +68,7 @@ def write_backlog(root: Path, *, steps: int, metrics: int, spools: int) -> int:
             identity=codec.pack(who.to_map()),
             limits=Limits(max_bytes=1 << 40),
         )
-        writer.append(run.NAME, codec.pack(run.encode(run="r", time=time.time(), facts={})))
+        writer.append(run.NAME, codec.pack(run.encode(run="r", time=time.time())))
         for index in range(steps // spools):
             data = {name: draw.random() for name in names}
             writer.append(

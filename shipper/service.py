@@ -18,6 +18,7 @@ from shipper.config.schema import Config
 from shipper.delivery.credential_watch import CHECK_SECONDS
 from shipper.delivery.queue import summary
 from shipper.discovery.root_watcher import RootWatcher
+from shipper.discovery.scanner import is_missing
 from shipper.health.heartbeat import HeartbeatWriter
 from shipper.health.liveness import HOUSEKEEPING, MAIN
 from shipper.health.sd_notify import SystemdNotifier
@@ -228,4 +229,5 @@ def ship_once(config: Config, *, timeout: float) -> list[str]:
         service.run()
     finally:
         timer.cancel()
-    return service.app.pending()
+    missing = [f"{config.spool}: does not exist"] if is_missing(config.spool) else []
+    return missing + service.app.pending()

@@ -17,6 +17,7 @@ _OLDEST_SQLITE = (3, 22, 0)
 # One process resets the log while another writes; fixed in the version after the last.
 _WAL_RESET = ((3, 7, 0), (3, 51, 2))
 _KERNEL = Path("/proc/sys/fs/inotify")
+_OF_NAMESPACE = Path("/proc/sys/user/max_inotify_instances")
 
 
 def findings(context: CheckContext) -> Iterator[Finding]:
@@ -43,7 +44,8 @@ def _sqlite() -> Finding:
 
 def _inotify(root: Path) -> Iterator[Finding]:
     try:
-        max_instances = int((_KERNEL / "max_user_instances").read_text())
+        limits_of_instances = (_KERNEL / "max_user_instances", _OF_NAMESPACE)
+        max_instances = min(int(path.read_text()) for path in limits_of_instances)
         max_watches = int((_KERNEL / "max_user_watches").read_text())
     except (OSError, ValueError):
         return  # a kernel without inotify; the root is scanned instead

@@ -48,9 +48,9 @@ EXITS: dict[int, str] = {
 }
 EXITS_OF: dict[str, str] = {
     "run": "with `--once`: records are still pending, one line for each reason. Without: never",
-    "status": "operator action is required",
+    "status": "operator action is required, or the spool root does not exist",
     "check": "a check failed, or with `--strict` gave a warning",
-    "audit": "an account does not balance, or a directory cannot be read",
+    "audit": "an account does not balance, or a directory cannot be read or does not exist",
     "inspect": "a path has a problem or is not a spool",
     "tail": "no spool was found (without `--follow`)",
     "plot": "no such run, or no such metric",

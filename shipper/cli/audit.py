@@ -8,7 +8,13 @@ from typing import Any
 
 import click
 
-from shipper.cli.options import load_config, need_readable, open_ledger, settings
+from shipper.cli.options import (
+    load_config,
+    need_readable,
+    open_ledger,
+    report_missing_root,
+    settings,
+)
 
 
 @click.command()
@@ -17,8 +23,8 @@ from shipper.cli.options import load_config, need_readable, open_ledger, setting
 def audit(as_json: bool, config_file: Path | None, **flags: Any) -> None:
     """Account for every record of every spool, and check the receipts of replays.
 
-    Exits 1 if an account does not balance, if a directory cannot be read, or if replayed records
-    differ from those on disk.
+    Exits 1 if an account does not balance, if a directory cannot be read, if the spool root
+    does not exist, or if replayed records differ from those on disk.
     """
     from shipper.audit.audit import removed_sinks, run_audit
     from shipper.cli.render import print_accounts
@@ -40,4 +46,5 @@ def audit(as_json: bool, config_file: Path | None, **flags: Any) -> None:
     print_accounts(accounts, receipts=receipts, closed=closed, as_json=as_json)
     differs = any(receipt.state == DIFFERS for receipt in receipts)
     balanced = all(account.balances for account in accounts)
-    sys.exit(0 if balanced and not closed and not differs else 1)
+    missing = report_missing_root(config.spool)
+    sys.exit(0 if balanced and not closed and not differs and not missing else 1)

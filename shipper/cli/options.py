@@ -87,6 +87,16 @@ def need_readable(*places: Path) -> None:
         raise ConfigError(problems)
 
 
+def report_missing_root(root: Path) -> bool:
+    """Whether the spool root does not exist, which is reported: it would look healthy."""
+    from shipper.discovery.scanner import is_missing
+
+    missing = is_missing(root)
+    if missing:
+        click.echo(f"lens-ship: spool root {root} does not exist", err=True)
+    return missing
+
+
 @contextmanager
 def open_ledger(config: Any) -> Iterator[Any]:
     """The ledger in the state directory; a service may be running."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from shipper.cli.options import load_config, settings
+from shipper.cli.options import load_config, report_missing_root, settings
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -47,14 +47,15 @@ def status(
     """Show delivery status: backlog, lag, errors and losses per sink and spool.
 
     Reads only, and can run next to the service. Exits 1 if operator action is required, otherwise
-    0. docs/monitoring.md lists what requires action.
+    0. A spool root that does not exist is an error. docs/monitoring.md lists what requires action.
     """
     from shipper.status.collect import StatusCollector
 
     config = load_config({"spool": spool, "state": state}, config_file)
     with StatusCollector(config) as collector:
         if not options["watch"]:
-            sys.exit(1 if _show(collector, options) else 0)
+            action_required = _show(collector, options)
+            sys.exit(1 if report_missing_root(config.spool) or action_required else 0)
         with suppress(KeyboardInterrupt):
             _watch(collector, options)
 

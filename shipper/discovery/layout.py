@@ -99,9 +99,13 @@ def identity_of(reader: Reader, root: Path, *, by_directory: bool) -> Identity:
     """Who wrote a spool below `root`; `by_directory`: the pod is the one whose directory it is in.
 
     Raises:
-        Misplaced: the spool lies in no pod's directory.
+        Misplaced: the spool is not in a pod's directory, or its path is not UTF-8.
         NotASpool, NewerFormat, SpoolDamaged, OSError: as for reading.
     """
+    try:
+        str(reader.directory).encode()
+    except UnicodeEncodeError:
+        raise Misplaced(f"{reader.directory}: its path is not UTF-8") from None
     if reader.place != Path(os.path.realpath(root)) / reader.directory.relative_to(root):
         why = "a directory on the way to it has become a symbolic link"
         raise SpoolDamaged(str(reader.directory), 0, why)

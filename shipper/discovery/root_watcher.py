@@ -22,6 +22,7 @@ from watchdog.events import (
     FileSystemEventHandler,
 )
 from watchdog.observers import Observer
+from watchdog.observers.api import BaseObserver
 
 from shipper.log import fields
 
@@ -41,29 +42,28 @@ _EVENTS: list[type[FileSystemEvent]] = [
 class RootWatcher:
     """Calls `notice` when a directory or file appears anywhere below `root`, until stopped.
 
-    With `writes`, also when a file is written to. Where the kernel refuses (too many watches, a
-    file system without events), it logs that once, and periodic scans find new spools.
+    With `writes`, also when a file is written to. Where the kernel refuses (too many watches or
+    instances, a file system without events), it logs that once, and periodic scans find new spools.
     """
 
     def __init__(self, root: Path, notice: Callable[[], None], *, writes: bool = False) -> None:
-        self._observer = Observer()
-        self._started = False
+        self._observer: BaseObserver | None = None
         events = [*_EVENTS, FileModifiedEvent] if writes else _EVENTS
         try:
-            self._observer.schedule(
-                _Handler(notice), str(root), recursive=True, event_filter=events
-            )
-            self._observer.start()
-            self._started = True
-        except OSError as error:
+            observer = Observer()  # takes one of the user's inotify instances
+            observer.schedule(_Handler(notice), str(root), recursive=True, event_filter=events)
+            observer.start()
+        except (OSError, RuntimeError) as error:
             log.warning(
                 "spool root cannot be watched, periodic scans find new spools",
                 extra=fields(path=root, detail=error),
             )
+        else:
+            self._observer = observer
 
     def stop(self) -> None:
         """End the watching thread."""
-        if self._started:
+        if self._observer is not None:
             self._observer.stop()
             self._observer.join(2.0)
 

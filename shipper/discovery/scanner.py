@@ -33,6 +33,8 @@ RETRY_SECONDS = 30.0
 _PAUSE_FACTOR = 3.0
 # A spool directory is made a moment before its first segment.
 NEW_SPOOL_SECONDS = 0.2
+# How often to look for a root that does not exist yet: nothing can watch it.
+MISSING_ROOT_SECONDS = 1.0
 
 
 class SpoolScanner:
@@ -88,7 +90,8 @@ class SpoolScanner:
         self._began = self._now()
         self._due = self._began + self._config.rescan_interval
         before, self.unreadable = self.unreadable, {}
-        if _is_missing(root):
+        if is_missing(root):
+            self._due = min(self._due, self._began + MISSING_ROOT_SECONDS)
             if self._is_news(root, "missing"):
                 log.warning("spool root does not exist yet, waiting", extra=fields(path=root))
         else:
@@ -190,7 +193,7 @@ def _user(directory: Path) -> int:
         return -1
 
 
-def _is_missing(root: Path) -> bool:
+def is_missing(root: Path) -> bool:
     """Whether the root does not exist; one that cannot be read exists."""
     try:
         os.stat(root)

@@ -1,13 +1,13 @@
-"""Sends again, or for the first time, what lies on disk: `lens-ship replay`.
+"""Replay: resends records that are on disk, or sends them for the first time (`lens-ship replay`).
 
-Replay is the ordinary way out with another source: the same `Route`, sinks and ledger, fed from a
-closed range of records instead of a live tail. Its positions stand in the ledger under names of
-their own, so that it resumes after being killed and never moves a live position.
+A replay uses the pipelines, sinks and ledger of the service and reads a closed range of records
+instead of a growing spool. Its positions have entries of their own in the ledger: it resumes after
+a kill and never moves the position of the service.
 
-- A spool under the root that the service ships: what is delivered is sent only with
-  `resend_delivered`; what is pending is left to the service.
-- A file of another tool (`shipper.importers`) has no live position: its own is kept, and what is
-  delivered of it is not sent twice without `resend_delivered`.
-- Steps that a later process of the same workload has written since are left out unless
-  `overwrite_newer` is given: the receiver would put the older values over the newer ones.
+- Of a spool below the root of the service, delivered records are sent only with
+  `resend_delivered`. Pending records are left to the service.
+- A file of another tool (`shipper.importers`) has a position of its own. Its delivered records are
+  not sent again without `resend_delivered`. Its rejected records are.
+- Steps that a later process of the same workload has written since are left out without
+  `overwrite_newer`: older values would replace the newer ones at the receiver.
 """

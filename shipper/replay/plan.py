@@ -1,4 +1,4 @@
-"""What a replay would do: for each source and sink, what there is, and what of it would go out."""
+"""The plan of a replay: the records of each source for each sink, and how many would be sent."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from spooler.spool.reader import Reader
 
 @dataclass(frozen=True, kw_only=True)
 class ReplayRequest:
-    """What is asked for on the command line."""
+    """The options of the command."""
 
     root: Path | None  # where the service ships; None: paths to spools cannot be judged
     pod_directories: bool = False
@@ -55,12 +55,10 @@ class ReplayPart:
 
     @property
     def to_send(self) -> int:
-        """Records that would go out."""
         return self.records if self.resend else self.records - self.delivered
 
     @property
     def spool(self) -> str:
-        """Whose records these are."""
         return self.source.identity.spool
 
 
@@ -72,7 +70,7 @@ class _Found:
 
 
 def make_plan(request: ReplayRequest, ledger: Ledger) -> tuple[list[ReplayPart], list[str]]:
-    """All parts in the order in which they are sent, and what could not be read, in words."""
+    """All parts in the order in which they are sent, and a message for each unreadable source."""
     found, problems = _find(request, ledger)
     newer = _NewerSteps(found)
     parts: list[ReplayPart] = []
@@ -129,7 +127,7 @@ def _find(request: ReplayRequest, ledger: Ledger) -> tuple[list[_Found], list[st
 
 
 def _about(path: Path, error: Exception) -> str:
-    """What is wrong, with the path named once."""
+    """A message that names the path once."""
     text = str(error)
     return text if text.startswith(str(path)) else f"{path}: {text}"
 
@@ -210,7 +208,6 @@ def rejected_in(ledger: Ledger, spool: str, sink: str) -> frozenset[int]:
 
 
 def _count(source: RecordRange, kinds: Kinds, delivered_to: int) -> dict[str, Any]:
-    """One walk over the source."""
     counts: Counter[str] = Counter()
     steps: list[int] = []
     runs: dict[str, None] = {}
@@ -238,14 +235,13 @@ def _count(source: RecordRange, kinds: Kinds, delivered_to: int) -> dict[str, An
 
 
 class _NewerSteps:
-    """Step numbers that later spools of the same workload and rank hold."""
+    """Step numbers in later spools of the same workload and rank."""
 
     def __init__(self, found: Iterable[_Found]) -> None:
         self._found = list(found)
         self._steps: Mapping[str, frozenset[int]] = {}
 
     def than(self, one: _Found) -> frozenset[int]:
-        """Steps that were written after `one` by another process of its workload and rank."""
         later = [
             other
             for other in self._found
@@ -263,7 +259,7 @@ class _NewerSteps:
 
 
 def _rows(identity: Identity) -> tuple[str, int]:
-    """What decides whether two spools write to the same names of the same rows."""
+    """Spools with the same key write to the same rows of the receiver."""
     return identity.workload_uid or identity.pod_name, identity.rank or 0
 
 

@@ -1,4 +1,4 @@
-"""Which records are meant. Pure."""
+"""Selects the records of a replay. Pure."""
 
 from __future__ import annotations
 
@@ -16,13 +16,12 @@ Kinds = frozenset[str] | None  # what a sink carries; None for every kind
 
 
 def carries(kinds: Kinds, kind: str) -> bool:
-    """Whether a record of this kind counts for a sink that carries `kinds`."""
     return kinds is None or kind in kinds
 
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """Every condition that is given must hold; `since` and `until` are Unix seconds."""
+    """Conditions that must all hold; `since` and `until` are Unix seconds."""
 
     run: str = ""
     workload: str = ""
@@ -33,7 +32,7 @@ class Selection:
     until: float | None = None
 
     def takes(self, stored: Stored, body: Mapping[str, Any]) -> bool:
-        """Whether a record with this decoded body is meant; `MARKS` are never left out."""
+        """Whether a record with this decoded body is selected; `MARKS` always are."""
         if stored.kind in MARKS:
             return True
         if self.kind not in ("", stored.kind):
@@ -43,7 +42,7 @@ class Selection:
         return self._takes_step(stored, body) and self._takes_time(body.get("time"))
 
     def digest(self, *more: str) -> str:
-        """A short name for this selection, with whatever else makes a replay the same one."""
+        """A short id: replays with the same selection and the same `more` are the same replay."""
         text = orjson.dumps([asdict(self), sorted(more)], option=orjson.OPT_SORT_KEYS)
         return hashlib.sha256(text).hexdigest()[:12]
 

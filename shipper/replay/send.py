@@ -1,4 +1,4 @@
-"""Carries out a plan: the ordinary route for each part, at a chosen pace, then a receipt."""
+"""Sends the parts of a plan through the pipelines of the service, and makes their receipts."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TURN_SECONDS = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class ReplayContext:
-    """What a replay works with."""
+    """The dependencies of a replay."""
 
     ledger: Ledger
     config: Config

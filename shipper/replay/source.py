@@ -48,7 +48,7 @@ def records_in(source: Records) -> Iterator[Stored]:
 
 
 def decode(stored: Stored) -> dict[str, Any]:
-    """A record's body; nothing for one that cannot be decoded, which its sink will refuse."""
+    """A record's body; empty if it cannot be decoded, then the sink rejects the record."""
     try:
         return codec.unpack(stored.body)
     except BodyUnreadable:

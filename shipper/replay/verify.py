@@ -1,4 +1,4 @@
-"""Reads again what finished replays have sent, and compares it with their receipts."""
+"""Compares the records on disk with the receipts of finished replays."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from spooler.spool import format as fmt
 from spooler.spool.reader import Reader, Stored
 
 HOLDS = "holds"
-DIFFERS = "differs"  # what lies on disk is not what was sent
-UNCHECKED = "unchecked"  # it cannot be compared any more; `why` tells
+DIFFERS = "differs"  # the records on disk are not those that were sent
+UNCHECKED = "unchecked"  # it cannot be compared any more, see `why`
 
 _READ_RECORDS = 1000
 _PIECE_RECORDS = 10_000
@@ -26,7 +26,7 @@ _PIECE_RECORDS = 10_000
 
 @dataclass(frozen=True, kw_only=True)
 class Checked:
-    """What became of one receipt; `why` is "" when it holds."""
+    """The result for one receipt; `why` is "" if it holds."""
 
     spool: str
     sink: str

@@ -179,9 +179,9 @@ def test_a_token_that_is_rotated_behind_a_link_is_noticed(serve: Serve, tmp_path
         (None, "cannot be read"),
         (b"", "is empty"),
         (b" \n", "is empty"),
-        (b"one\r\nX-Evil: 2", "cannot stand in a header"),
-        ("t\u00f6ken".encode(), "cannot stand in a header"),
-        (b"x" * 70_000, "cannot stand in a header"),
+        (b"one\r\nX-Evil: 2", "cannot be part of one header line"),
+        ("t\u00f6ken".encode(), "cannot be part of one header line"),
+        (b"x" * 70_000, "cannot be part of one header line"),
     ],
 )
 def test_without_a_usable_token_nothing_is_sent_and_all_is_kept(

@@ -287,7 +287,7 @@ def test_a_restarted_master_is_told_again_what_it_forgot_before_anything_newer(
     ages = [0, 650, 500, 100, 0, 0]
     kind, _ = report(0)
     records = [
-        (kind, {"time": now - age, **metric(n, KINDS[n % 3], timestamp=now - age)})
+        (kind, {"time": float(now - age), **metric(n, KINDS[n % 3], timestamp=now - age)})
         for n, age in enumerate(ages)
     ]
     directory, writer = spool(

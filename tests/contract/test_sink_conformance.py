@@ -34,7 +34,7 @@ from shipper.sinks.options import HttpOptions
 from spooler.records import report
 from spooler.spool.identity import Identity
 from tests.kit import spools
-from tests.kit.command import start_lens_ship
+from tests.kit.command import lens_ship, start_lens_ship
 from tests.kit.master import wait_for
 from tests.kit.shipping import Record, detection, goodbye, spool, step
 
@@ -363,3 +363,19 @@ def test_a_stop_ends_in_time_and_loses_nothing(
     found.released.set()
     assert ship_once(settings(tmp_path, file), timeout=60) == []
     assert set(found.arrivals()) == set(range(1, COUNT + 1))
+
+
+@pytest.mark.promise("G13")
+def test_a_replay_sends_what_the_sink_carries_once_more(
+    tmp_path: Path, kind: str, receiver: tuple[Receiver, str]
+) -> None:
+    found, at = receiver
+    file = write(tmp_path, at, kind)
+    assert ship_once(settings(tmp_path, file), timeout=60) == []
+    places = ("--spool", str(tmp_path / "spool"), "--state", str(tmp_path / "state"))
+    words = ("replay", "--resend-delivered", "--sink", "one", "--config", str(file))
+    done = lens_ship(*words, *places)
+    assert done.code == 0, done
+    assert Counter(found.arrivals()) == dict.fromkeys(range(1, COUNT + 1), 2)
+    audit = lens_ship("audit", "--config", str(file), *places)
+    assert audit.code == 0, audit

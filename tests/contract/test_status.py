@@ -193,7 +193,8 @@ def status(tmp_path: Path, *words: str) -> tuple[int, dict[str, Any]]:
     return done.code, json.loads(done.out)
 
 
-def test_with_nothing_there_it_says_so_and_exits_0(tmp_path: Path) -> None:
+def test_with_an_empty_root_it_says_so_and_exits_0(tmp_path: Path) -> None:
+    (tmp_path / "spool").mkdir()
     code, told = status(tmp_path)
     assert (code, told["status"]["level"], told["running"]) == (0, "healthy", False)
     assert "no service has run yet" in told["status"]["headline"]

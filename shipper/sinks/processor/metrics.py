@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
+from operator import attrgetter
 from typing import Any
 
 from shipper.finding import Finding
@@ -105,18 +107,17 @@ class MetricsSink(ProcessorBase):
 
 
 def _batch(request: encode.Request) -> Batch:
-    seqs: tuple[int, ...] = ()
-    points = nonfinite = left_out = 0
-    for step in request.steps:
-        seqs += step.seqs
-        points += step.points - step.nonfinite
-        nonfinite += step.nonfinite
-        left_out += step.left_out
+    steps = request.steps
+    nonfinite = sum(map(attrgetter("nonfinite"), steps))
     return Batch(
         run=request.run,
-        seqs=seqs,
+        seqs=tuple(chain.from_iterable(map(attrgetter("seqs"), steps))),
         payload=request,
-        counts={"points": points, "nonfinite": nonfinite, "left_out": left_out},
+        counts={
+            "points": sum(map(attrgetter("points"), steps)) - nonfinite,
+            "nonfinite": nonfinite,
+            "left_out": sum(map(attrgetter("left_out"), steps)),
+        },
         split=partial(_halves, request) if len(request.steps) > 1 else None,
     )
 

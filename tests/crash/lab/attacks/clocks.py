@@ -186,7 +186,7 @@ def _hold_up_retry(node: ClockNode, rng: random.Random, retain: float, found: Fi
 
 
 def _check_arrivals(node: ClockNode, found: Findings) -> None:
-    """All that was told has arrived, in order."""
+    """All told records have arrived, in order."""
     # As long as records arrive, the machine is only slow.
     while (missing := _missing(node)) and _wait(partial(_is_less, node, missing)):
         pass

@@ -119,9 +119,11 @@ def _check(
         ]
         _check_time(found, "the last record", name, last[:1], max(one.died, since))
         if name != "finished":
-            _check_time(found, "the word of the end", name, notes.get(name, []), one.died, since)
+            _check_time(
+                found, "the report of the unclean exit", name, notes.get(name, []), one.died, since
+            )
             early = [when for when in notes.get(name, []) if when < one.died - FLUSH_SECONDS / 2]
-            found.check(not early, "G16", f"{name}: was said to be dead while it lived")
+            found.check(not early, "G16", f"{name}: was reported as dead while it ran")
 
 
 def _check_time(

@@ -139,7 +139,7 @@ class LimitedNode:
             self.most[spool] = max(taken, self.most.get(spool, 0))
 
     def note_unmarked(self) -> None:
-        """Count what the service that has just ended told of the root."""
+        """Count at how many looks of the ended service a full root was not marked."""
         self.unmarked += self.service.told.count(UNMARKED)
 
     def _serve(self, tell: Tell) -> None:

@@ -40,7 +40,7 @@ WORKERS = 2
 FLUSH_SECONDS = 0.1
 READ_SECONDS = 0.7
 BULK_SECONDS = 0.15  # what the receiver needs for a request of the backlog
-# Longer than without the trouble, at most: a turn of the lane (5 intervals) is part of it, the
+# Longer than alone, at most: a turn of the queue (5 intervals) is part of it, the
 # rest is for a machine that is busy with something else.
 MOST_INTERVALS = 40.0
 WAIT_SECONDS = 30.0
@@ -73,7 +73,7 @@ def trial(seed: int, work: Path) -> Verdict:
     shipper.delivery.backoff.FIRST_SECONDS = 0.05
     AdaptiveTimeout.missed = _miss  # type: ignore[method-assign]
     calm = _run(work / "calm", found, lambda root: 0, seconds=1.0)
-    worst = _run(work / "trouble", found, partial(_make_trouble, rng), seconds=2.0)
+    worst = _run(work / "failing", found, partial(_make_failing, rng), seconds=2.0)
     more = (worst - calm) / FLUSH_SECONDS
     found.worst("flush intervals alone", calm / FLUSH_SECONDS)
     found.worst("flush intervals longer beside failing ones", more)
@@ -83,11 +83,11 @@ def trial(seed: int, work: Path) -> Verdict:
     return found.verdict()
 
 
-def _run(work: Path, found: Findings, trouble: Callable[[Path], int], *, seconds: float) -> float:
+def _run(work: Path, found: Findings, failing: Callable[[Path], int], *, seconds: float) -> float:
     """Two honest processes and perhaps failing ones; the longest wait of an honest record."""
     root, hung = work / "spool", work / "hung"
     root.mkdir(parents=True)
-    wanted = trouble(root)
+    wanted = failing(root)
     found.faults += HUNG + BROKEN + RUBBISH + 1 if wanted else 0
     os.environ["PRIMUS_LENS_WANDB_OUTPUT_PATH"] = str(root)
     receiver = ReceiverProcess(work / "telemetry.sqlite", partial(FailingReceiver, hung=hung))
@@ -120,7 +120,7 @@ def _run(work: Path, found: Findings, trouble: Callable[[Path], int], *, seconds
     )
 
 
-def _make_trouble(rng: random.Random, root: Path) -> int:
+def _make_failing(rng: random.Random, root: Path) -> int:
     """All of it; how many workloads hang."""
     few: list[Record] = [*(step(number) for number in range(20)), goodbye()]
     salt = 0
@@ -134,8 +134,8 @@ def _make_trouble(rng: random.Random, root: Path) -> int:
     for number in range(RUBBISH):
         directory = root / "node_0" / "rank_0" / spool_id(1000 + number)
         directory.mkdir()
-        rubbish = rng.choice((b"", b"SQLite format 3\0")) + rng.randbytes(rng.randrange(1, 9000))
-        (directory / fmt.segment_name(1)).write_bytes(rubbish)
+        garbage = rng.choice((b"", b"SQLite format 3\0")) + rng.randbytes(rng.randrange(1, 9000))
+        (directory / fmt.segment_name(1)).write_bytes(garbage)
     return HUNG
 
 
@@ -192,7 +192,7 @@ def _wait(holds: Callable[[], bool]) -> None:
 
 
 ATTACK = Attack(
-    meaning="hanging and failing workloads, rubbish and a huge backlog beside honest processes",
+    meaning="hanging and failing workloads, garbage and a huge backlog beside honest processes",
     promises=("G15",),
     trial=trial,
     trials=Trials(short=1, usual=3, long=20),

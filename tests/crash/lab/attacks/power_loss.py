@@ -74,7 +74,7 @@ def trial(seed: int, work: Path) -> Verdict:
     told = _live_and_lose_power(machine, rng.uniform(1.0, 7.0))
     found.faults += 1
     if len(told) < 20:
-        raise RuntimeError(f"the machine did not get to record: {told}")
+        raise RuntimeError(f"the machine did not begin to record: {told}")
     survivors = _survivors(machine.survived("spool"), found)
     _compare(told, survivors, float(seconds), found)
     return found.verdict()

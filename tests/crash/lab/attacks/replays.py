@@ -61,7 +61,7 @@ class Replay:
     again: bool
 
     def run(self, fatal: str = "", crossing: int = 0) -> int:
-        """Replay it in a child that dies where it is told to; the wait status."""
+        """Replay it in a child that is killed at the given place. The wait status."""
 
         def work(_tell: Tell) -> None:
             if fatal:
@@ -182,7 +182,7 @@ def check_sent(
 
 
 def twice(found: Findings, one: Replay, receiver: ReceiverProcess, where: str) -> None:
-    """Once more, all of it or nothing, as it was asked for; then the source is changed."""
+    """Replay once more, then change the source."""
     begun = len(queries.requests(receiver.store))
     values, live = ArrivedRecords(receiver.store).steps(one.workload), one.live()
     found.check(one.run() == 0, "G13", f"{where}: it cannot be done twice")

@@ -118,7 +118,7 @@ class Scene:
     receiver: ReceiverProcess
 
     def ship(self, seconds: float) -> int:
-        """One cycle of the service; 1 when something is left, 3 when it said that it cannot."""
+        """One cycle of the service: 1 when records are pending, 3 when it reported an error."""
         try:
             pending = ship_once(
                 settings(self.root, self.state, self.receiver.url, batch_max_steps=7),
