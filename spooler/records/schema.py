@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Generic, NoReturn, ParamSpec, TypeVar
 
 from spooler.errors import MalformedBody
@@ -20,6 +20,7 @@ _TYPES: dict[str, tuple[type, str]] = {
     "None": (type(None), "nothing"),
 }
 _WORDS = dict(_TYPES.values())
+_FLOAT_LIMIT = 2**53  # whole numbers below it are floats without loss
 RUN_CHARACTERS = 1024  # of a run id, at most: wandb takes 128
 
 
@@ -62,18 +63,23 @@ class Schema(Generic[Fields, Record]):
             body = {new: body[old] for new, old in self._renamed.items() if old in body} | {**body}
         values = tuple(map(body.get, self._names, self._defaults))
         if tuple(map(type, values)) != self._usual:
-            self._check(values)
+            values = tuple(self._checked(values))
         if self._names[0] == "run" and len(values[0]) > RUN_CHARACTERS:
             raise MalformedBody(f"run is longer than {RUN_CHARACTERS} characters")
         return self._make(values)
 
-    def _check(self, values: tuple[Any, ...]) -> None:
+    def _checked(self, values: tuple[Any, ...]) -> Iterator[Any]:
+        """The values, whole numbers as floats where a field is one."""
         for name, value, default, accepted in zip(
             self._names, values, self._defaults, self._accepted, strict=True
         ):
             if value is self:
                 raise MalformedBody(f"{name} is missing")
-            if value is not default and type(value) not in accepted:
+            if accepted == (float,) and type(value) is int and abs(value) < _FLOAT_LIMIT:
+                yield float(value)
+            elif value is default or type(value) in accepted:
+                yield value
+            else:
                 _refuse(name, value, accepted)
 
 

@@ -139,3 +139,12 @@ def test_nested_data_gets_the_names_that_wandb_shows(
 def test_flat_data_stays_as_it_is() -> None:
     data = {"loss": 2.5, "image": "a.png", "none": None}
     assert step.flatten(dict(data)) == data
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_time_that_is_a_whole_number_is_a_time(kind: str) -> None:
+    module = import_module(REGISTRY[kind])
+    record = module.decode({**module.EXAMPLE, "time": 1_700_000_000})
+    assert (record.time, type(record.time)) == (1.7e9, float)
+    with pytest.raises(MalformedBody, match="time is"):
+        module.decode({**module.EXAMPLE, "time": True})
