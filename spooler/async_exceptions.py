@@ -55,6 +55,24 @@ def passed_through(error: BaseException, function: Callable[..., Any]) -> bool:
     )
 
 
+def uncovered(error: BaseException, handled: BaseException | None) -> BaseException:
+    """`error`, or the user's exception that it was raised over.
+
+    Clean-up code of the standard library fails when it does not expect an exception there:
+    `Thread.start` raises KeyError when a handler raises just after the thread has begun.
+
+    Args:
+        error: what was caught.
+        handled: what the caller was handling before, `sys.exc_info()[1]`. It is not looked at.
+    """
+    covered = error.__context__
+    while covered is not None and covered is not handled:
+        if is_async(covered):
+            return covered
+        covered = covered.__context__
+    return error
+
+
 def interrupted_here(error: BaseException) -> bool:
     """Whether `error` interrupted the very frame that caught it, between what that frame calls."""
     entries = list(_entries(error.__traceback__))

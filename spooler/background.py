@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -36,6 +37,7 @@ class BackgroundThread:
         """
         if self._thread is None and threading.main_thread().is_alive():
             thread = threading.Thread(target=self._run, name="lens-ship-recorder", daemon=True)
+            handled = sys.exc_info()[1]
             try:
                 thread.start()
             except RuntimeError as error:
@@ -47,9 +49,9 @@ class BackgroundThread:
                     f"lens-ship cannot start its thread ({error}). Recording continues. The start"
                     " is retried every second. Until then the training thread seals segments.",
                 )
-            except BaseException:
+            except BaseException as error:  # noqa: BLE001 - raised on below
                 self.cancel()
-                raise
+                raise async_exceptions.uncovered(error, handled)  # noqa: B904
             else:
                 self._thread = thread
         return self.is_running

@@ -154,7 +154,7 @@ def steps() -> None:
 
 
 def plain() -> None:
-    """A script that has never heard of us, and volatile to finish."""
+    """A script that has never heard of us, and forgets to finish."""
     import wandb
 
     REPORT["run"] = start(name="plain").id
