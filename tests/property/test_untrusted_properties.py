@@ -168,7 +168,7 @@ def test_any_record_is_taken_passed_or_refused(records: list[tuple[str, bytes]])
     stored = [Stored(seq, kind, body) for seq, (kind, body) in enumerate(records, 1)]
     found = collect_steps(stored)
     told = [s for step in (*found.complete, *found.open) for s in step.seqs]
-    told += [one.stored.seq for one in found.refused] + [one.seq for one in found.passed]
+    told += [one.stored.seq for one in found.rejected] + [one.seq for one in found.skipped]
     told += found.gaps
     assert sorted(set(told)) == [one.seq for one in stored]
     cut_off(stored)
