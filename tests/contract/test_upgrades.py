@@ -65,8 +65,9 @@ def test_a_newer_spool_waits_untouched_and_is_delivered_after_the_upgrade(
         pending = ship_once(config, timeout=60)
         told = f"format version {NEXT}, this reader knows {fmt.FORMAT_VERSION}"
         assert any(told in line and str(newer) in line for line in pending)
-        (said,) = [r.getMessage() for r in caplog.records if told in r.getMessage()]
-        assert "it is kept untouched: upgrade lens-ship to ship it" in said
+        reasons = [str(getattr(r, "fields", {}).get("reason", "")) for r in caplog.records]
+        (logged,) = [reason for reason in reasons if told in reason]
+        assert "it is kept untouched: upgrade lens-ship to ship it" in logged
         assert not [line for line in pending if str(today) in line]
         assert {path.name: path.read_bytes() for path in sorted(newer.iterdir())} == before
     assert arrived(receiver.store, "today").order == list(range(25))
