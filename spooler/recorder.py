@@ -113,6 +113,7 @@ class Recorder:
             return False
 
     def _commit(self, kind: str, packed: bytes, kept: bool) -> bool:
+        """Everything in one function: it runs at every call of the user's."""
         if self._forking:
             time.sleep(_YIELD_SECONDS)  # the lock is not fair: threads at full speed keep it
         with self._lock:
@@ -120,7 +121,22 @@ class Recorder:
                 if not kept:
                     self._lose(self._trouble, packed)
                 return False
-            return self._append(kind, packed, kept)
+            try:
+                writer = self._writer or self._open()
+                if writer is None:
+                    return False
+                if self._losses:
+                    self._write_gaps(writer)
+                self.last_seq = writer.append(kind, packed)
+                self.recorded[kind] += 1
+                if kind in _SYNCED_AT_ONCE:
+                    writer.request_sync()
+            except SpoolUnavailable as error:
+                self._fail(error, None if kept else packed)
+                return False
+            if self._alone:
+                self._maintain_here()
+            return True
 
     def _is_ours(
         self, error: BaseException, kind: str, packed: bytes | None, *, kept: bool = False
@@ -171,24 +187,6 @@ class Recorder:
         return str(self._writer.directory) if self._writer else None
 
     # --- opening, failing, coming back ----------------------------------------------------------
-
-    def _append(self, kind: str, packed: bytes, kept: bool) -> bool:
-        try:
-            writer = self._writer or self._open()
-            if writer is None:
-                return False
-            if self._losses:
-                self._write_gaps(writer)
-            self.last_seq = writer.append(kind, packed)
-            self.recorded[kind] += 1
-            if kind in _SYNCED_AT_ONCE:
-                writer.request_sync()
-        except SpoolUnavailable as error:
-            self._fail(error, None if kept else packed)
-            return False
-        if self._alone:
-            self._maintain_here()
-        return True
 
     def _open(self) -> Writer | None:
         settings = config.from_environ(os.environ)
@@ -485,8 +483,8 @@ def _pack(body: dict[str, Any]) -> bytes:
         packed = codec.pack(careful(body))
     if len(packed) > _LARGE_BODY:
         packed = codec.pack(careful(body))
-    if len(packed) > fmt.BODY_LIMIT:
-        raise ValueError(f"{len(packed)} bytes, more than a record may have")
+        if len(packed) > fmt.BODY_LIMIT:
+            raise ValueError(f"{len(packed)} bytes, more than a record may have")
     return packed
 
 

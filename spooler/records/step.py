@@ -10,6 +10,7 @@ from spooler.records.schema import RUN_CHARACTERS, Schema
 
 NAME = "step"
 _TEXTS = frozenset({str})
+_WANDB = "wandb"  # most steps come from it, and it need not be written a million times
 
 
 class StepRecord(NamedTuple):
@@ -24,7 +25,7 @@ class StepRecord(NamedTuple):
     time: float
     closed: bool  # the tracker ended the step with this call; otherwise more parts may follow
     data: dict[str, Any]
-    tracker: str = "wandb"  # a key of `spooler.hooks.REGISTRY`, or of a service's importer
+    tracker: str = _WANDB  # a key of `spooler.hooks.REGISTRY`, or of a service's importer
     step_given: bool = False  # the caller named the step; otherwise the tracker counted
     inherited: bool = False  # logged by a forked child to a run of its parent
 
@@ -38,19 +39,14 @@ def encode(  # noqa: PLR0913 - the fields of a step
     time: float,
     closed: bool,
     data: Mapping[str, Any],
-    tracker: str = "wandb",
+    tracker: str = _WANDB,
     step_given: bool = False,
     inherited: bool = False,
 ) -> dict[str, Any]:
     """The body of a step; a dict display, as it is built at every call of the user's."""
-    body = {
-        "run": run,
-        "step": step,
-        "time": time,
-        "closed": closed,
-        "data": data,
-        "tracker": tracker,
-    }
+    body = {"run": run, "step": step, "time": time, "closed": closed, "data": data}
+    if tracker != _WANDB:
+        body["tracker"] = tracker
     if step_given:
         body["step_given"] = True
     if inherited:
@@ -66,7 +62,7 @@ def decode(body: Mapping[str, Any]) -> StepRecord:
     """
     run, step, time = body.get("run"), body.get("step"), body.get("time")
     closed, data = body.get("closed"), body.get("data")
-    tracker = body.get("tracker", "wandb")
+    tracker = body.get("tracker", _WANDB)
     given, inherited = body.get("step_given", False), body.get("inherited", False)
     if (  # what the schema says, in half the time: a service decodes millions of these
         type(run) is str

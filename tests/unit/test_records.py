@@ -63,7 +63,6 @@ def test_a_body_holds_what_it_was_given_and_no_empty_optional_field() -> None:
         "time": 1.5,
         "closed": False,
         "data": {"a": 1},
-        "tracker": "wandb",
     }
     assert finish.encode(run="r", time=1.5, step=None, exit_code=1) == {
         "run": "r",

@@ -161,8 +161,8 @@ BROKEN_BUILDS: dict[str, BrokenBuild] = {
         patches=(
             Patch(
                 file=_RECORDER,
-                old="None if kept else packed)\n            return False\n",
-                new="None if kept else packed)\n            return True\n",
+                old="None if kept else packed)\n                return False\n",
+                new="None if kept else packed)\n                return True\n",
             ),
         ),
     ),
