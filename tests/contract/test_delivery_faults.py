@@ -141,16 +141,21 @@ def test_the_wrong_prefix_is_found_out(tmp_path: Path, served: str, given: str) 
         check(receiver)
 
 
-class Said(logging.Handler):
-    """Waits for the service to say something, instead of for time to pass."""
+PAUSED = "sink paused, data is kept"
 
-    def __init__(self, word: str) -> None:
+
+class Said(logging.Handler):
+    """Waits for an event in the log with these fields, instead of for time to pass."""
+
+    def __init__(self, event: str, **values: str) -> None:
         super().__init__()
-        self.word = word
+        self.event = event
+        self.values = values
         self.heard = threading.Event()
 
     def emit(self, record: logging.LogRecord) -> None:
-        if self.word in record.getMessage():
+        found = record.__dict__.get("fields", {})
+        if self.event == record.getMessage() and self.values.items() <= found.items():
             self.heard.set()
 
     def __enter__(self) -> Said:
@@ -181,7 +186,7 @@ def test_a_receiver_that_comes_back_is_found_without_help(
 ) -> None:
     write(tmp_path)
     receiver.go_away()
-    with Said("refused") as away, serving(settings(tmp_path, receiver)):
+    with Said(PAUSED, reason="refused") as away, serving(settings(tmp_path, receiver)):
         assert away.heard.wait(LONG)
         receiver.come_back()
         receiver.wait_for(lambda seen: sum(post.processed for post in seen) == STEPS / BATCH)
@@ -195,7 +200,7 @@ def test_a_receiver_that_went_away_in_the_middle_is_found_again(
     write(tmp_path)
     receiver.then(Normal(), Normal(), Hang())
     made = settings(tmp_path, receiver, read_timeout=LONG, workers=1)
-    with Said("connection-lost") as lost, serving(made):
+    with Said(PAUSED, reason="connection-lost") as lost, serving(made):
         receiver.wait_for(lambda seen: len(seen) == 3)
         receiver.go_away()
         assert lost.heard.wait(LONG)
@@ -258,7 +263,7 @@ def test_a_dead_address_of_one_job_does_not_hold_up_another(
             who = identity(spool_id(salt), workload_uid=workload, api_base_url=url)
             spool(tmp_path / "spool", [*(step(n) for n in range(STEPS)), goodbye()], who=who)
         made = settings(tmp_path, receiver, processor_url="", workers=1)
-        with Said("workload dead: refused") as refused, serving(made):
+        with Said(PAUSED, workload="dead", reason="refused") as refused, serving(made):
             assert refused.heard.wait(LONG)
             receiver.wait_for(lambda seen: sum(p.processed for p in seen) == STEPS / BATCH)
     check(receiver, workload="good")

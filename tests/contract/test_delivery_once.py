@@ -62,11 +62,10 @@ def age(directory: Path, *numbers: int) -> None:
             os.utime(path, (then, then))
 
 
-def test_no_root_yet_is_nothing_to_do(tmp_path: Path, receiver: FaultyReceiver) -> None:
+def test_a_root_that_does_not_exist_is_an_error(tmp_path: Path, receiver: FaultyReceiver) -> None:
     done = once(tmp_path, receiver.url)
-    assert done.code == 0
-    assert "does not exist yet" in done.err
-    assert "pending" not in done.err
+    assert done.code == 1
+    assert f"{tmp_path / 'spool'}: does not exist" in done.err
 
 
 def test_an_empty_root_is_nothing_to_do(tmp_path: Path, receiver: FaultyReceiver) -> None:
