@@ -32,7 +32,7 @@ TENANTS = {
     "leased files": ("locked",),
 }
 HELD = {"locked files": "lock", "leased files": "lease"}
-COMMANDS = ("status", "audit", "check", "inspect ROOT", "tail ROOT", "replay --plan ROOT")
+COMMANDS = ("status", "audit", "check", "inspect ROOT", "tail ROOT", "replay --dry-run ROOT")
 
 
 class Node:
