@@ -48,7 +48,7 @@ def ship(folder, url):
         segment.execute("DELETE FROM record WHERE seq = 7")
         segment.commit()
     assert ship_once(settings(folder / "spool", folder / "state", url), timeout=60) == []
-    again = [sys.executable, "-c", "from shipper.cli import main; main()", "replay", "--resend-delivered"]
+    again = [sys.executable, "-m", "shipper", "replay", "--resend-delivered"]
     place = ["--spool", folder / "spool", "--state", folder / "state", "--processor-url", url]
     subprocess.run([*again, *place, "--run", "r"], check=True)
 
