@@ -80,7 +80,7 @@ class LogCollector(Collector):
         except OSError as error:
             if async_exceptions.is_async(error):
                 raise
-            # A disk that fails, a server of files that restarts: opened anew, it may come back.
+            # A disk that fails, a server of files that restarts: opened again, it may come back.
             self._say(logging.WARNING, f"{self.path} cannot be read now: {error}")
             self._follower.close()
             return ""
@@ -160,7 +160,7 @@ class LogCollector(Collector):
         return True
 
     def _leave_to_parent(self) -> None:
-        """In a forked child: the parent follows the file; begin anew, when it is gone."""
+        """In a forked child: the parent follows the file; begin again, when it is gone."""
         if self._pid != os.getpid():
             self._pid = os.getpid()
             self._checkpoint = None  # closed by its own handler of forks

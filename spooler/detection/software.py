@@ -1,7 +1,7 @@
 """The installed packages that matter to a training job, with their versions.
 
 Rules:
-- An allow-list under the names the package index uses; what else is installed is nobody's concern.
+- An allow-list under the names the package index uses; other packages are left out.
 - A package that is loaded but has no metadata (a source tree) gives the version it states itself.
 """
 

@@ -135,7 +135,7 @@ class DiagnosisAgent:
         with self._lock:
             if self.is_running:
                 return
-            recorder()  # its goodbye is registered before ours, and so comes after it
+            recorder()  # its shutdown is registered before ours, and so comes after it
             self._stopping = threading.Event()
             thread = threading.Thread(target=self._run, name="lens-ship-diagnosis", daemon=True)
             try:
@@ -281,7 +281,7 @@ class DiagnosisAgent:
             self._dumper.end()
 
     def _after_fork(self) -> None:
-        """In a child there is no thread, and nobody holds a lock."""
+        """In a child there is no thread, and no thread holds a lock."""
         self._thread = None
         self._lock = threading.Lock()
         self._stopping = threading.Event()
@@ -331,7 +331,7 @@ def _name(collector: Any) -> str:
 
 
 def _children() -> tuple[int, ...]:
-    """Whom to ask py-spy about, nobody without it."""
+    """The processes to ask py-spy about; none without it."""
     from spooler.collectors import pyspy
 
     return pyspy.child_processes() if pyspy.program() else ()

@@ -6,7 +6,7 @@ from __future__ import annotations
 class HangWatch:
     """`seconds` without a step are a hang; 0: nothing ever is.
 
-    It begins to count with the first step: how long a program may load and compile, nobody knows.
+    It begins to count with the first step: how long a program loads and compiles is unknown.
     """
 
     def __init__(self, seconds: float) -> None:

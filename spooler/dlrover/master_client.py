@@ -56,7 +56,7 @@ class SpoolMasterClient:
 
         `data` is a `WorkerTrainingMetric`, ours or DLRover's. What no master could take is counted
         as dropped, by reason, with a warning. A report that has a `source` is not counted when the
-        spool refuses it: whoever has read it there can do so again.
+        spool refuses it: its collector can read it there again.
         """
         now = time.time()
         try:

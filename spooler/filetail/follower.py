@@ -103,7 +103,7 @@ class Follower:
     def next(self, now: float, *, last: bool = False) -> Piece | None:
         """The next piece, None while there is none; `now` in monotonic seconds.
 
-        `last`: nobody will ask again, so a line without its end need not wait.
+        `last`: there is no later call, so a line without its end need not wait.
         """
         with contextlib.suppress(FileMoved):  # in the middle of a rotation: it will be over soon
             return self._next(now, last=last)
@@ -135,7 +135,7 @@ class Follower:
         self._waiting = None
 
     def close(self) -> None:
-        """Close the file; `next` would begin anew from the last position."""
+        """Close the file; `next` would begin again from the last position."""
         if self.is_open:
             self._sought = self._mark if self._mark.path else None
             os.close(self._fd)

@@ -4,8 +4,8 @@ Each kind has one module and one line in `REGISTRY`. The module has:
 
 - `NAME`: the `kind` column of the record.
 - A NamedTuple: the fields of the body, with their types. It is the only schema.
-- `encode(...)`: the body, a map that msgpack can hold. Whoever writes this kind calls it.
-- `decode(body)`: the record, checked. Whoever reads this kind calls it. It raises `MalformedBody`.
+- `encode(...)`: the body, a map that msgpack can hold. Called by the code that writes this kind.
+- `decode(body)`: the record, checked. Called by the readers of this kind. Raises `MalformedBody`.
 - `EXAMPLE`: one real body.
 
 Every body has `time`, Unix seconds as a float by the clock of the training process. The order of

@@ -49,7 +49,7 @@ def pack(body: dict[str, Any], default: Callable[[Any], Any] | None = None) -> b
     """Encode a body as msgpack; `default` turns what msgpack does not know into what it does.
 
     Raises what msgpack raises (TypeError, ValueError, OverflowError) when that is not enough, and
-    ValueError when a map or list was changed by somebody else meanwhile, or lies about its length.
+    ValueError when a map or list was changed by other code meanwhile, or lies about its length.
     """
     idle = _idle.setdefault(default, [])
     try:
@@ -136,7 +136,7 @@ def _decode(body: bytes, pairs_hook: Callable[[Any], Any] | None = None) -> Any:
 
 
 class _Count:
-    """Counts what a body decodes to, and stops before that is too much for whoever reads it."""
+    """Counts what a body decodes to, and stops before that is too much for its reader."""
 
     def __init__(self) -> None:
         self.values = 0

@@ -48,7 +48,7 @@ def group_of(root: Path) -> int | None:
 
 
 def user_folder(root: Path) -> tuple[str, ...]:
-    """The folder of this user's own in such a root, where nobody may touch another's (sticky)."""
+    """The folder of this user's own in such a root, where no user may touch another's (sticky)."""
     status = _status(root)
     if group_of(root) is None or status is None or not status.st_mode & stat.S_ISVTX:
         return ()

@@ -20,7 +20,7 @@ from spooler.spool.descriptor import Descriptor
 
 
 def sync_file(path: Path) -> None:
-    """Bring a file that nobody else has open to the disk.
+    """Bring a file that no other process has open to the disk.
 
     Raises:
         SpoolUnavailable: the disk refuses.

@@ -89,7 +89,7 @@ class Writer:
             self._owner = Owner.take(self.directory, limits.file_mode)
         except OSError as error:
             with suppress(OSError):
-                self.directory.rmdir()  # if it is ours and empty; tried anew every second
+                self.directory.rmdir()  # if it is ours and empty; retried every second
             raise db.unavailable(error, self.directory) from error
         try:
             self._segment = self._prepare(1)
@@ -181,7 +181,7 @@ class Writer:
     def _maintain(self, *, durable: bool) -> None:
         if not self._tending.acquire(blocking=durable):
             return
-        self._nesting += not durable  # a signal handler's append amid this must not rotate
+        self._nesting += not durable  # a signal handler's append during this must not rotate
         try:
             self._durable = durable
             self._check()
@@ -343,7 +343,7 @@ class Writer:
     def _turn_over(self) -> None:
         """Prepare the next segment, change to it and seal the last, as far as each is due."""
         unprepared = self._next is None
-        # In this order: without a prepared segment nobody rotates, so this one stays the
+        # In this order: without a prepared segment no rotation happens, so this one stays the
         # current one. The other way round, the number prepared could be one in use.
         segment = self._segment
         if unprepared and self._wants_next(segment):
@@ -408,7 +408,7 @@ class Writer:
         new.opened = time.monotonic()
         new.previous = segment
         self._segment = new
-        # From here on nobody appends to the old segment, so its last number is final. Were the
+        # From here on nothing is appended to the old segment, so its last number is final. Were the
         # number counted here and stored before, a signal handler in between could take it twice.
         new.next_seq = max(new.next_seq, _next_seq(new))
         new.previous = None

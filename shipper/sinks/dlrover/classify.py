@@ -2,11 +2,11 @@
 
 - Stored: delivered, into the master's memory, for as long as it keeps it.
 - Answered "no" (`success` false, a wrong job uid): it has nothing to do with the record as such.
-  That master pauses, its generation is found out anew, and a report that is still refused after a
+  That master pauses, its epoch is checked again, and a report that is still refused after a
   few tries becomes a dead letter.
 - An exception in the master (`UNKNOWN`, 500): a dead letter after one try. It says nothing about
   whether the report was stored, and trying again stores it again.
-- No answer: nobody knows whether the report was stored (``ambiguous``) unless it was never sent.
+- No answer: it is unknown whether the report was stored (``ambiguous``) unless it was never sent.
 """
 
 from __future__ import annotations

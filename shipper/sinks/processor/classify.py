@@ -129,7 +129,7 @@ def _judge_bad_request(answer: Answer, tries: int) -> Outcome:
             needs_operator=True,
         )
     if message == NO_WORKLOAD:
-        # The processor looks its pods up anew every 20 seconds or so.
+        # The processor looks its pods up again about every 20 seconds.
         return replace(retry(UNKNOWN_WORKLOAD, _said(answer)), retry_after=UNKNOWN_WORKLOAD_SECONDS)
     return retry("other-service", _said(answer), needs_operator=True, scope="sink")
 

@@ -153,7 +153,7 @@ class ProcessorClient:
             return None
         answer = self.http.post(other + path, body, headers)
         if not is_processors(answer):
-            # A page of somebody else must not become the address.
+            # A page of another service must not become the address.
             return None
         with self._lock:
             known = self._working.get(given) == other
