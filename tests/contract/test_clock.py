@@ -37,6 +37,8 @@ def test_a_jump_in_either_process_changes_no_order_and_loses_nothing(
     )
     try:
         wait_until(lambda: 49 in arrived(receiver.store, "w").steps)
+        # A request that is cut before its answer would rightly be repeated.
+        receiver.wait_for(lambda seen: all(post.answered for post in seen))
         training.jump(days)
         shipping.jump(-days)
         receiver.stop()

@@ -41,6 +41,7 @@ class Seen:
     raw: bytes
     processed: bool = False
     status: int | None = None
+    answered: bool = False  # the whole answer is on its way
 
 
 class Turn:
@@ -73,6 +74,7 @@ class Turn:
         """Answer the client."""
         self.answering(reply)
         self._exchange.send(reply)
+        self._receiver.note(self._index, answered=True)
 
     def answering(self, reply: Reply) -> None:
         """Remember the status of an answer that is about to be sent."""

@@ -154,7 +154,7 @@ GOOD: dict[str, Any] = step(2)[1]
 WRONG = {
     "run": [None, 7, b"r", ["r"]],
     "step": [None, 2.0, "2", True, [2]],
-    "time": [None, 17, "now", [T0]],
+    "time": [None, True, "now", [T0]],
     "data": [None, 7, "loss", [["loss", 1]], {5: 1}, {b"loss": 1}, {None: 1}],
     "closed": [None, 1, "true"],
 }
