@@ -356,13 +356,14 @@ class Accounting(RuleBasedStateMachine):
 
     def append(self, one: Written, kind: str, body: Any) -> bool:
         packed = codec.pack(body) if body is not None else b"\xc1"
+        segment = one.writer._segment.number  # the record that fills it also ends it
         try:
             one.last = one.writer.append(kind, packed)
         except SpoolUnavailable as error:
             if error.reason not in ("cap", "root-cap"):
                 raise
             return False
-        one.segment[one.last] = one.writer._segment.number
+        one.segment[one.last] = segment
         return True
 
     def maintain(self, one: Written) -> None:
