@@ -197,7 +197,7 @@ def tail(
 ) -> int:
     """Print the last `count` records, and with `follow` new ones until interrupted.
 
-    Returns the exit code: 1 when there is no spool and `follow` is off.
+    Returns the exit code: 1 if no spool was found and `follow` is off.
     """
     follower = SpoolsFollower(places=places, wanted=wanted)
     for record in follower.last(count):

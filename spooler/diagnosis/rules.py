@@ -31,6 +31,9 @@ _RESTART = DiagnosisActionType.RESTART_WORKER
 _RELAUNCH = DiagnosisActionType.RELAUNCH_WORKER
 _ABORT = DiagnosisActionType.JOB_ABORT
 
+_NO_MEMORY = "the memory of the node was not enough: another node may have more"
+_WRONG_PROGRAM = "the program or its arguments are wrong: it would fail in the same way again"
+
 NODE, CAUSE, KILLED, PROGRAM, SYMPTOM = range(5)
 
 _LAST_LINES = 100  # of a log: what is older is about something else
@@ -49,7 +52,11 @@ _PATH = re.compile(r"(?<![\w.~-])[\w.~-]{0,100}/[\w.~/-]{1,500}")
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """One row: any of `signs` (regular expressions) or `codes` (exit codes) matches."""
+    """One row: any of `signs` (regular expressions) or `codes` (exit codes) matches.
+
+    `raised`: the signs name exceptions, which libraries raise and catch. A log needs more than a
+    name: it has to be the last exception of a traceback.
+    """
 
     name: str
     action: DiagnosisActionType
@@ -57,6 +64,7 @@ class Rule:
     reason: str
     signs: tuple[str, ...] = ()
     codes: frozenset[int] = frozenset()
+    raised: bool = False
 
 
 RULES = (
@@ -112,7 +120,7 @@ RULES = (
         name="host-memory",
         action=_RELAUNCH,
         weight=NODE,
-        reason="the memory of the node was not enough: another node may have more",
+        reason=_NO_MEMORY,
         signs=(
             r"\bOOM-?Killed\b|\boom[-_]kill\b|Out of memory: Kill(?:ed)? process",
             r"Memory cgroup out of memory|OUT_OF_MEMORY|\btask \d{1,9}.{0,20}?: Out Of Memory",
@@ -133,7 +141,7 @@ RULES = (
         name="host-memory",
         action=_RELAUNCH,
         weight=CAUSE,
-        reason="the memory of the node was not enough: another node may have more",
+        reason=_NO_MEMORY,
         signs=(
             r"(?:^|[\s.:'\"(])MemoryError\b|Cannot allocate memory|std::bad_alloc",
             r"DefaultCPUAllocator: (?:can't|not enough)|insufficient shared memory",
@@ -190,7 +198,7 @@ RULES = (
         name="user-error",
         action=_ABORT,
         weight=PROGRAM,
-        reason="the program or its arguments are wrong: it would fail in the same way again",
+        reason=_WRONG_PROGRAM,
         signs=(
             r"(?:^|[\s:\]>'\"(])(?-i:SyntaxError|IndentationError|TabError|NameError)\b",
             r"(?:^|[\s:\]>'\"(])(?-i:ImportError|ModuleNotFoundError|FileNotFoundError)\b",
@@ -199,12 +207,13 @@ RULES = (
             r"(?:^|: )name '\w{1,200}' is not defined|(?:^|: )invalid syntax",
         ),
         codes=frozenset({126, 127}),
+        raised=True,
     ),
     Rule(
         name="user-error",
         action=_ABORT,
         weight=PROGRAM,
-        reason="the program or its arguments are wrong: it would fail in the same way again",
+        reason=_WRONG_PROGRAM,
         signs=(
             r"(?:^|: )[\w.-]{1,200}: error: (?:unrecognized|the following|argument|ambiguous) ",
             r"(?:^|[/ ])python[\d.]{0,5}: (?:can't open file|No module named)",
@@ -222,6 +231,7 @@ RULES = (
             r"\b401 (?:Client Error|Unauthorized)|\b403 (?:Client Error|Forbidden)",
             r"Invalid (?:user token|credentials|API key)|\bAccessDenied\b",
         ),
+        raised=True,
     ),
     Rule(
         name="collective",
@@ -247,8 +257,6 @@ RULES = (
 )
 
 _COMPILED = tuple((rule, re.compile("|".join(rule.signs), re.IGNORECASE)) for rule in RULES)
-# Exceptions are raised by libraries and caught, so a log needs more than their name.
-_RAISED = frozenset({RULES[9], RULES[11]})
 _NAMES_A_PATH = re.compile(r"\[Errno|python|cannot open", re.IGNORECASE)
 
 
@@ -314,7 +322,7 @@ def _matches(source: int, lines: list[str]) -> Iterator[_Match]:
         words = line if _NAMES_A_PATH.search(line) else _PATH.sub(" ", line)
         codes = exit_codes(line)
         for row, (rule, signs) in enumerate(_COMPILED):
-            if rule in _RAISED and not _is_last_word(source, number, raised):
+            if rule.raised and not _is_last_word(source, number, raised):
                 continue
             if signs.search(words):
                 text = lines[number].strip()[:_EVIDENCE_LIMIT]

@@ -60,7 +60,7 @@ _KEPT_NAMES = 16384  # characters of the names of one step; of longer ones nothi
 class Options:
     """What an operator may choose about the encoding."""
 
-    drop_non_numeric: bool = False  # leave out what is no number instead of sending it to /logs
+    drop_non_numeric: bool = False  # leave out other values instead of sending them to /logs
     rank_prefix: bool = True  # `rank<R>/` before the names of ranks other than 0
 
 
