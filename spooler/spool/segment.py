@@ -161,6 +161,7 @@ class Segment(Source):
             for index, cell in enumerate(cells):
                 if skip and pages.kind(window.data, cell) in skip and len(found) < scanned:
                     found.append((cell[0], "", b"", SKIPPED))
+                    last = max(last, cell[0])
                     continue
                 full = wanted == limit or len(found) == scanned
                 if full or (found and size + cell[1] > CHUNK_BYTES):
@@ -168,9 +169,11 @@ class Segment(Source):
                 row = pages.row(window.data, cell, chain)
                 if row is not None:
                     found.append(row)
+                    last = max(last, cell[0])
                     wanted += 1
                     size += len(row[2])
-            last = max(last, cells[-1][0] if cells else 0)
+            # Else by records alone: the row of `identity` has number 1 as well.
+            last = max(last, 0 if are_all else cells[-1][0])
             offset += window.bytes if are_all else 0
             if time.monotonic() > self._end:
                 safe_open.penalize(os.path.dirname(self.path))

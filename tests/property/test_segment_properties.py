@@ -11,7 +11,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from spooler.spool import pages
@@ -64,6 +64,7 @@ def read(path: Path, limit: int) -> list[Row]:
 
 
 @given(records=RECORDS, limit=st.integers(1, 70), after=st.integers(0, 70))
+@example(records=[("step", 8640), ("step", 8645)], limit=1, after=0)  # 1 lies a window behind
 def test_every_record_is_read_as_sqlite_reads_it(
     records: list[tuple[str, int]], limit: int, after: int
 ) -> None:
