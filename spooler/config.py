@@ -315,8 +315,9 @@ class CollectorSettings:
         "PRIMUS_LENS_HANG_DUMP",
         False,
         is_true,
-        "`true`: a timer in C dumps the stacks even while a call holds the interpreter's lock.",
-        "Python has one such timer, and the program may use it itself.",
+        "`true`: a timer in C dumps the main thread's stack even while a call holds the"
+        " interpreter's lock.",
+        "It takes a real-time signal of the program.",
     )
     max_restarts: int = variable(
         "PRIMUS_LENS_MAX_RESTARTS",

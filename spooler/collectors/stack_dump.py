@@ -1,21 +1,26 @@
 """Stack dumps for when no Python code of this process can run: on a signal, or by a timer in C.
 
 A call that holds the interpreter's lock stops every Python thread, ours too. `faulthandler` needs
-no lock: its signal handler and its timer write the stacks of all threads to a file. That file lies
-in `collectors_<uid>/` below the spool root and is named for the process. This process reports what
-stands in it as soon as it runs again, otherwise the next one that starts a diagnosis agent there.
+no lock: its signal handler writes to a file. It writes the stack of the thread that takes the
+signal, as a rule the main thread, and of no other: the frames of a thread that runs may be freed
+while they are read, which kills the process. The other threads follow as soon as Python runs.
 
-Python has one such timer for the whole process, so it is used only on request.
+The file lies in `collectors_<uid>/` below the spool root and is named for the process. This process
+reports what stands in it as soon as it runs again, otherwise the next one that starts a diagnosis
+agent there.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import errno
 import faulthandler
 import fcntl
 import logging
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -45,6 +50,7 @@ class DumpFile:
         os.rename(draft, self.path)  # locked before another process finds it
         self._seen = 0
         self._signals: list[int] = []
+        self._is_kept = False  # a signal of a timer may still be on its way
 
     def on_signal(self, name: str) -> None:
         """Write the stacks at every signal `name`; an earlier handler is called too.
@@ -56,15 +62,24 @@ class DumpFile:
         if not isinstance(number, signal.Signals):
             raise ValueError(f"{name} is not a signal")
         try:
-            chain = _is_handled(number)
-            faulthandler.register(number, file=self._file, all_threads=True, chain=chain)
+            self._register(number, chain=_is_handled(number))
         except (OSError, RuntimeError, ValueError) as error:
             raise ValueError(f"{name} cannot be handled: {error}") from error
         self._signals.append(number)
 
-    def in_seconds(self, seconds: float) -> None:
-        """Write the stacks after `seconds`, unless this is called again before."""
-        faulthandler.dump_traceback_later(seconds, repeat=False, file=self._file)
+    def on_timer(self) -> SignalTimer:
+        """A timer that has a stack written when it runs out.
+
+        Raises:
+            OSError: the system gives none.
+        """
+        timer = SignalTimer(_free_signal())
+        self._register(timer.number, chain=False)
+        self._is_kept = True
+        return timer
+
+    def _register(self, number: int, *, chain: bool) -> None:
+        faulthandler.register(number, file=self._file, all_threads=False, chain=chain)
 
     def read_new(self) -> str:
         """What was written since the last call."""
@@ -81,15 +96,56 @@ class DumpFile:
             os.ftruncate(descriptor, 0)
             self._seen = 0
 
-    def close(self, *, timer: bool) -> None:
-        """Write no more, and remove the file."""
-        if timer:
-            faulthandler.cancel_dump_traceback_later()
+    def close(self) -> None:
+        """Write no more on a signal, and remove the file."""
         for number in self._signals:
             faulthandler.unregister(number)
-        self._file.close()
+        if not self._is_kept:
+            self._file.close()
         with contextlib.suppress(OSError):
             self.path.unlink()
+
+
+class SignalTimer:
+    """Sends a signal to this process when it was not set again for some time.
+
+    A POSIX timer: it needs neither the interpreter's lock nor one of the timers that Python has
+    only once in a process (`setitimer`, `faulthandler.dump_traceback_later`). No child inherits it.
+    Its signal stays handled after `cancel`, because it may be pending, and kills by default.
+
+    Raises:
+        OSError: the system gives no timer.
+    """
+
+    _MONOTONIC = 1  # CLOCK_MONOTONIC of Linux
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self._library = ctypes.CDLL(None, use_errno=True)
+        if not hasattr(self._library, "timer_create"):
+            self._library = ctypes.CDLL("librt.so.1", use_errno=True)  # glibc before 2.34
+        self._timer = ctypes.c_void_p()
+        # struct sigevent: value, signal, SIGEV_SIGNAL, padding up to 64 bytes.
+        event = (ctypes.c_int * 16)()
+        event[ctypes.sizeof(ctypes.c_void_p) // ctypes.sizeof(ctypes.c_int)] = number
+        made = self._library.timer_create(self._MONOTONIC, event, ctypes.byref(self._timer))
+        self._check(made)
+
+    def set(self, seconds: float) -> None:
+        """Send the signal after `seconds`, unless this is called again before."""
+        whole = int(seconds)
+        # struct itimerspec: interval and value, each seconds and nanoseconds.
+        times = (ctypes.c_long * 4)(0, 0, whole, int((seconds - whole) * 1e9))
+        self._check(self._library.timer_settime(self._timer, 0, times, None))
+
+    def cancel(self) -> None:
+        """End the timer."""
+        self._library.timer_delete(self._timer)
+
+    def _check(self, answer: int) -> None:
+        if answer != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, f"no timer: {os.strerror(number)}")
 
 
 def left_behind(root: Path) -> Iterator[tuple[str, str]]:
@@ -117,23 +173,27 @@ class StackDumper:
         self._settings = settings
         self._stack = stack
         self._file: DumpFile | None = None
+        self._timer: SignalTimer | None = None
         self._pid = 0
+        self._polled = 0.0  # monotonic
 
     @property
-    def _timer(self) -> float:
+    def _seconds(self) -> float:
         return self._settings.hang_seconds * _TIMER_FACTOR if self._settings.hang_dump else 0.0
 
     def begin(self) -> None:
         """Install the signal handler and the timer."""
         root = config.from_environ(os.environ).root
-        wanted = self._settings.stack_signal or self._timer
+        wanted = self._settings.stack_signal or self._seconds
         if root is None or self.is_on or not wanted:
             return
         try:
             self._file = DumpFile(root)
-            self._pid = os.getpid()
+            self._pid, self._polled, self._timer = os.getpid(), time.monotonic(), None
             if self._settings.stack_signal:
                 self._file.on_signal(self._settings.stack_signal)
+            if self._seconds:
+                self._timer = self._file.on_timer()
         except (OSError, ValueError) as error:
             if async_exceptions.is_async(error):
                 raise
@@ -144,25 +204,20 @@ class StackDumper:
         return self._file is not None and self._pid == os.getpid()
 
     def poll(self) -> None:
-        """Restart the timer, and report new dumps.
-
-        After a signal it reports the stacks that this process takes now: they are more readable.
-        """
+        """Set the timer again, and report a new dump with the stacks of all threads as of now."""
         if self._file is None or not self.is_on:
             return
-        if self._timer:
-            self._file.in_seconds(self._timer)
+        idle = time.monotonic() - self._polled
+        self._polled += idle
+        if self._timer is not None:
+            self._timer.set(self._seconds)
         written = self._file.read_new()
         if not written:
             return
-        if written.startswith("Timeout"):
-            taken = self._stack.store_data(
-                {"written while no Python code could run": written},
-                why=f"the interpreter was blocked for {self._timer:.0f} s",
-            )
-        else:
-            taken = self._stack.store_data(self._stack.collect_data(), why="requested by a signal")
-        if taken:
+        stacks = {"the thread that took the signal, then": written, **self._stack.collect_data()}
+        blocked = self._timer is not None and idle >= self._seconds
+        why = f"the agent could not run for {idle:.0f} s" if blocked else "requested by a signal"
+        if self._stack.store_data(stacks, why=why):
             self._file.reported()
 
     def report_left_behind(self) -> None:
@@ -180,8 +235,20 @@ class StackDumper:
         """Remove the signal handler, the timer and the file."""
         with async_exceptions.suppress(OSError, RuntimeError, ValueError):
             if self._file is not None and self.is_on:
-                self._file.close(timer=bool(self._timer))
-        self._file = None
+                if self._timer is not None:
+                    self._timer.cancel()
+                self._file.close()
+        self._file = self._timer = None
+
+
+def _free_signal() -> int:
+    """A real-time signal without a handler, the highest. Programs take the lowest first."""
+    numbers = range(signal.SIGRTMAX, signal.SIGRTMIN, -1)
+    free = (number for number in numbers if signal.getsignal(number) is signal.SIG_DFL)
+    number = next(free, None)
+    if number is None:
+        raise OSError(errno.EBUSY, "every real-time signal has a handler")
+    return number
 
 
 def _is_handled(number: signal.Signals) -> bool:

@@ -261,11 +261,13 @@ class DiagnosisAgent:
     # --- the end, the fork ------------------------------------------------------------------------
 
     def _end(self, thread: threading.Thread) -> None:
-        """End the thread and take the last lines of the log."""
+        """End the thread, and take the last dump and the last lines of the log."""
         deadline = time.monotonic() + _LAST_SECONDS
         self._stopping.set()
         if thread is not threading.current_thread():
             thread.join(_LAST_SECONDS)
+        if not thread.is_alive():
+            self._guarded("stack", self._dumper.poll)
         self._dumper.end()
         if self._log in self._collectors and not thread.is_alive():
             self._guarded("log", _take_last, self._log, deadline)

@@ -403,6 +403,24 @@ for number in (1, 2):
     assert [line.partition(": ")[2] for line in told] == ["requested by a signal"] * 2
 
 
+def test_stacks_that_are_requested_right_before_the_end_are_reported(tmp_path: Path) -> None:
+    done = agent(
+        """
+agent = spooler.DiagnosisAgent()
+agent.start()
+until(lambda: agent._dumper.is_on)
+os.kill(os.getpid(), signal.SIGUSR2)
+agent.stop()
+""",
+        tmp_path,
+        PRIMUS_LENS_STACK_SIGNAL="SIGUSR2",
+        PRIMUS_LENS_STACK_SECONDS="0",
+    )
+    assert done.returncode == 0, done.stderr
+    (report,) = reports_of(tmp_path)
+    assert "requested by a signal" in report["data_content"]
+
+
 def test_a_signal_without_a_handler_does_not_kill_and_a_wrong_name_is_said(tmp_path: Path) -> None:
     code = """
 agent = spooler.DiagnosisAgent()
@@ -454,8 +472,44 @@ agent.stop()
     )
     assert done.returncode == 0, done.stderr
     texts = [report["data_content"] for report in reports_of(tmp_path)]
-    assert any("written while no Python code could run" in text for text in texts)
+    assert any("the agent could not run for" in text for text in texts)
     assert any("in stuck_in_the_driver" in text for text in texts)
+
+
+_BUSY = '''
+import dataclasses, subprocess, sys
+from pathlib import Path
+from spooler.collectors.stack_dump import DumpFile
+
+@dataclasses.dataclass
+class Node:
+    children: list
+
+def busy():
+    tree = Node([Node([Node([]) for _ in range(3)]) for _ in range(3)])
+    while True:
+        dataclasses.asdict(tree)
+
+threading.Thread(target=busy, daemon=True).start()
+file = DumpFile(Path(os.environ["PRIMUS_LENS_WANDB_OUTPUT_PATH"]))
+file.on_signal("USR2")
+number = {"signal": int(signal.SIGUSR2), "timer": file.on_timer().number}[how]
+send = """import os, sys, time
+for _ in range(1000): os.kill(*map(int, sys.argv[1:])); time.sleep(5e-4)"""
+with subprocess.Popen([sys.executable, "-Sc", send, str(os.getpid()), str(number)]) as sender:
+    while sender.poll() is None:
+        time.sleep(0.0001)  # without the interpreter's lock, as in a call of C
+print(json.dumps(file.read_new().count("most recent call first")))
+'''
+
+
+@pytest.mark.promise("G2")
+@pytest.mark.parametrize("how", ["signal", "timer"])
+def test_no_dump_kills_a_process_whose_threads_run(tmp_path: Path, how: str) -> None:
+    """A thousand dumps, each while another thread makes and frees frames."""
+    done = agent(f"how = {how!r}\n{_BUSY}", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert spools.answer(done) > 100  # signals that come together are one
 
 
 def test_stacks_of_a_process_that_died_stuck_are_reported_by_the_next(tmp_path: Path) -> None:
