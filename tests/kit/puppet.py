@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -80,7 +79,9 @@ class Puppet:
 
     def kill(self) -> None:
         """SIGKILL."""
-        self.process.send_signal(signal.SIGKILL)
+        self.process.kill()
+        # Before its input is closed, which a child of its own would take for the end.
+        self.process.wait(spools.PATIENCE_SECONDS)
         self.process.communicate(timeout=spools.PATIENCE_SECONDS)
 
     def end(self) -> None:
