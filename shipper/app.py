@@ -95,17 +95,22 @@ class App:
         directory, spool = reader.directory, identity.spool
         enabled = self.config.api_reporting and identity.api_reporting
         keys = [(name, sink.ordering_key(identity)) for name, sink in self.sinks.items()]
+        # What may fail comes first: a spool that is known here is shipped.
+        self.ledger.remember_spool(spool, directory, identity.to_map())
+        pipelines = {
+            key: self._pipeline(key, Reader(directory, reader.place), identity)
+            for key in keys * enabled
+        }
         self.spools[spool] = TrackedSpool(
             reader=reader, identity=identity, queues=tuple(keys), disabled=not enabled
         )
-        self.ledger.remember_spool(spool, directory, identity.to_map())
         values = fields(spool=spool, path=directory, workload=workload_key(identity))
         if not enabled:
             log.info("spool recorded, shipping is disabled for it", extra=values)
         else:
             log.info("shipping spool", extra=values)
-            for key in keys:
-                self._add_pipeline(key, Reader(directory, reader.place), identity)
+            for key, pipeline in pipelines.items():
+                self._add_pipeline(key, pipeline)
             # What was delivered before this process began can be deleted before it has a turn.
             if keys:
                 self.cleaner.mark_dirty(keys[0])
@@ -117,7 +122,12 @@ class App:
         known = self.spools.get(directory.name)
         return known is not None and known.reader.directory == directory
 
-    def _add_pipeline(self, key: QueueKey, reader: Reader, identity: Identity) -> None:
+    def _pipeline(self, key: QueueKey, reader: Reader, identity: Identity) -> Pipeline:
+        sink = self.sinks[key[0]]
+        make = ResendingPipeline if isinstance(sink, Volatile) else Pipeline
+        return make(reader=reader, identity=identity, sink=sink, context=self._context)
+
+    def _add_pipeline(self, key: QueueKey, pipeline: Pipeline) -> None:
         sink = self.sinks[key[0]]
         if key not in self.queues:
             self.queues[key] = DeliveryQueue(
@@ -127,10 +137,7 @@ class App:
                 now=self.now,
                 resolve=self._resolver(sink),
             )
-        make = ResendingPipeline if isinstance(sink, Volatile) else Pipeline
-        self.queues[key].add(
-            make(reader=reader, identity=identity, sink=sink, context=self._context)
-        )
+        self.queues[key].add(pipeline)
         self.scheduler.put(key)
         self._changed()  # its sink may have no workers yet
 

@@ -19,6 +19,7 @@ from shipper.delivery.credential_watch import CHECK_SECONDS
 from shipper.delivery.queue import summary
 from shipper.discovery.root_watcher import RootWatcher
 from shipper.discovery.scanner import is_missing
+from shipper.errors import ShipperError
 from shipper.health.heartbeat import HeartbeatWriter
 from shipper.health.liveness import HOUSEKEEPING, MAIN
 from shipper.health.sd_notify import SystemdNotifier
@@ -30,6 +31,8 @@ log = logging.getLogger(__name__)
 STOP_SECONDS = 8.0
 # What housekeeping and the HTTP port get when others have used all of that.
 LAST_SECONDS = 0.5
+# Housekeeping that could not write the state, or not read a directory, is repeated after this.
+RETRY_SECONDS = 10.0
 
 
 class Housekeeping:
@@ -140,6 +143,15 @@ class Service:
 
     def _keep_house(self) -> float:
         """Scan for new spools and clean; seconds until the next time."""
+        try:
+            return self._scan_and_clean()
+        except (ShipperError, OSError) as error:
+            _log_failure(error)
+            return RETRY_SECONDS
+        finally:
+            self.app.liveness.loop_ran(HOUSEKEEPING)
+
+    def _scan_and_clean(self) -> float:
         scanner, cleaner, root = self.app.scanner, self.app.cleaner, self._config.spool
         if not self._stopping:
             readable = os.access(root, os.R_OK | os.X_OK) and os.path.isdir(root)
@@ -152,14 +164,16 @@ class Service:
                 if self._manager.is_used:
                     app = self.app
                     self._manager.status(summary(app.queues, app.states, spools=len(app.spools)))
-            self.app.liveness.loop_ran(HOUSEKEEPING)
         return min(scanner.seconds, self._cleaned + cleaner.seconds - self._now())
 
     def _keep_house_last(self, *, clean: bool) -> None:
         if self._watcher is not None:
             self._watcher.stop()
-        if clean:
-            self.app.clean()
+        try:
+            if clean:
+                self.app.clean()
+        except (ShipperError, OSError) as error:
+            _log_failure(error)
 
     # --- main thread ------------------------------------------------------------------------------
 
@@ -217,6 +231,13 @@ class Service:
         if idle and kept:
             app.close()
             log.info("service stopped", extra=fields(state=self._config.state))
+
+
+def _log_failure(error: Exception) -> None:
+    log.error(
+        "housekeeping failed, nothing is deleted until it works again",
+        extra=fields(detail=error, retry_in=RETRY_SECONDS),
+    )
 
 
 def ship_once(config: Config, *, timeout: float) -> list[str]:

@@ -181,11 +181,17 @@ class Pipeline:
         self._delivered = 0
         self._since: dict[int, float] = {}  # pending step -> monotonic seconds when first seen
         self._attempt = (0, 0)  # first seq of the current batch, attempts to send it
+        self._failed = False  # the last turn: perhaps it was saved only in part
         self.reset()
 
     def reset(self) -> None:
         """Continue from the position in the ledger, which something else may have moved."""
-        self.position = self._ledger.position(self.identity.spool, self._entry)
+        spool = self.identity.spool
+        self.position = self._ledger.position(spool, self._entry)
+        # A rejected record is final, also if its position could not be saved.
+        self._rejected = frozenset(
+            () if self._closed else self._ledger.rejected_beyond(spool, self._entry)
+        )
         self._batches: deque[Batch] = deque()
         self._split = False  # the batches are halves of one that was rejected
         self._stored: dict[int, Stored] = {}
@@ -204,6 +210,16 @@ class Pipeline:
         `owned` tells whether the writer was alive before this turn; `flush_all` sends open steps
         without waiting for their next part.
         """
+        if self._failed:
+            self.reset()
+        self._failed = True
+        result = self._turn(now, until, owned=owned, flush_all=flush_all)
+        self._failed = False
+        return result
+
+    def _turn(
+        self, now: Callable[[], float], until: float, *, owned: bool, flush_all: bool
+    ) -> TurnResult:
         self._at_end = False  # what was written since lies behind what is still held here
         self._owned = owned
         try:
@@ -250,7 +266,7 @@ class Pipeline:
         chunk = self.reader.read(self.position.seq, READ_RECORDS, self._skip)
         self._note_damage(chunk)
         deleted = self._note_gaps(chunk)
-        kinds, acked = self.sink.kinds, self.position.acked_seqs
+        kinds, acked = self.sink.kinds, self.position.acked_seqs | self._rejected
         records = [one for one in chunk.records if kinds is None or one.kind in kinds]
         records = [one for one in records if one.seq not in acked] if acked else records
         plan = self.sink.plan(

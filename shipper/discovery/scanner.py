@@ -14,7 +14,7 @@ from pathlib import Path
 
 from shipper.config.schema import Config
 from shipper.discovery.layout import find_spools, identity_of, is_empty, unreadable_text
-from shipper.errors import Misplaced
+from shipper.errors import Misplaced, StateUnusable
 from shipper.ledger.ledger import Ledger
 from shipper.log import fields
 from spooler.errors import NotASpool, SpoolDamaged, SpoolError
@@ -139,6 +139,13 @@ class SpoolScanner:
         """Add a spool; whatever is wrong with it, the others are found all the same."""
         try:
             self._try_to_add(directory)
+        except StateUnusable as error:
+            self.unreadable[str(directory)] = str(error)
+            if self._is_news(directory, str(error)):
+                log.error(
+                    "state cannot be written, spool not shipped yet",
+                    extra=fields(path=directory, detail=error),
+                )
         except Exception:
             why = "internal error, please report it"
             self.unreadable[str(directory)] = why

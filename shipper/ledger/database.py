@@ -32,7 +32,10 @@ log = logging.getLogger(__name__)
 
 DATABASE_NAME = "ledger.sqlite"
 LOCK_NAME = "lock"
+# How long a write waits for another program's transaction. The service waits less: its threads
+# wait one after the other, and each of its writes is repeated.
 _BUSY_SECONDS = 10.0
+_SERVICE_BUSY_SECONDS = 1.0
 _LOCK_TRIES = 4
 _LOCK_SECONDS = 0.05
 
@@ -79,10 +82,10 @@ class StateDatabase:
             database.execute("BEGIN IMMEDIATE")
             try:
                 yield database
+                database.execute("COMMIT")
             except BaseException:
-                database.execute("ROLLBACK")
+                database.conn.rollback()  # without effect where SQLite has done it
                 raise
-            database.execute("COMMIT")
 
     def insert_new(self, table: str, row: Mapping[str, Any]) -> bool:
         """Insert a row; False when a row with its key existed, which stays unchanged."""
@@ -116,7 +119,7 @@ class StateDatabase:
             except sqlite3.Error as error:
                 raise StateUnusable(
                     f"{self.directory / DATABASE_NAME}: {error}. Records sent since the last"
-                    " saved position are sent again. Check for a full or read-only disk."
+                    f" saved position are sent again. {_advice_on(error)}"
                 ) from error
 
     def close(self) -> None:
@@ -192,7 +195,7 @@ def _lock_directory(directory: Path) -> int:
 def _open(path: Path, *, create: bool, locked: bool) -> sqlite_utils.Database:
     """Connect to the database at `path` and migrate it to the current version."""
     try:
-        connection = _connect(path, create=create)
+        connection = _connect(path, create=create, locked=locked)
         try:
             return _prepare(connection, path, locked=locked)
         except BaseException:
@@ -202,6 +205,13 @@ def _open(path: Path, *, create: bool, locked: bool) -> sqlite_utils.Database:
         raise StateUnusable(
             f"{path}: {error}. Nothing was read or sent. {_advice(path)}"
         ) from error
+
+
+def _advice_on(error: sqlite3.Error) -> str:
+    """What to do about a statement that failed."""
+    if "locked" in str(error):
+        return "Another program has a transaction open in it: end that program."
+    return "Check for a full or read-only disk."
 
 
 def _advice(path: Path) -> str:
@@ -217,14 +227,14 @@ def _advice(path: Path) -> str:
     )
 
 
-def _connect(path: Path, *, create: bool) -> sqlite3.Connection:
+def _connect(path: Path, *, create: bool, locked: bool) -> sqlite3.Connection:
     mode = "rwc" if create else "rw"
     return sqlite3.connect(
         f"file:{quote(str(path))}?mode={mode}",
         uri=True,
         check_same_thread=False,
         isolation_level=None,
-        timeout=_BUSY_SECONDS,
+        timeout=_SERVICE_BUSY_SECONDS if locked else _BUSY_SECONDS,
     )
 
 

@@ -284,6 +284,15 @@ class Ledger(StateDatabase):
                 database.table("dead_letter").rows_where(*_of(spool), select=columns, order_by="id")
             )
 
+    def rejected_beyond(self, spool: str, sink: str) -> list[int]:
+        """Seqs of the dead letters of a sink that are not acknowledged yet."""
+        with self.connection() as database:
+            rows = database.execute(
+                "SELECT seq FROM dead_letter WHERE spool = ? AND sink = ? AND seq > ?",
+                (spool, sink, _position(database, spool, sink).seq),
+            ).fetchall()
+        return [row[0] for row in rows]
+
     def dead_letter_body(self, number: int) -> bytes | None:
         """The body of dead letter `number` as it was in the spool; None for an unknown one."""
         with self.connection() as database:

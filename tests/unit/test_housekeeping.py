@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from shipper import service as service_module
-from shipper.errors import StateUnusable
 from shipper.retention import cleaner
 from shipper.service import Housekeeping, Service, ship_once
 from spooler.spool.identity import Identity
@@ -56,11 +55,11 @@ def test_what_it_raises_ends_the_service(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "spool").mkdir()
     service = Service(config(tmp_path, processor_url="http://127.0.0.1:9/v1"))
 
-    def full() -> None:
-        raise StateUnusable("the disk is full")
+    def broken() -> None:
+        raise RuntimeError("an internal error")
 
-    monkeypatch.setattr(service.app.scanner, "scan_if_due", full)
-    with pytest.raises(StateUnusable, match="the disk is full"):
+    monkeypatch.setattr(service.app.scanner, "scan_if_due", broken)
+    with pytest.raises(RuntimeError, match="an internal error"):
         service.run()
 
 

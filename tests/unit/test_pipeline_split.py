@@ -6,13 +6,14 @@ import logging
 import math
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from shipper.delivery.pipeline import DeliveryContext, Pipeline, TurnResult
+from shipper.errors import StateUnusable
 from shipper.ledger.ledger import DATABASE_NAME, Ledger
 from shipper.sinks.outcome import Disposition, Outcome
 from shipper.sinks.processor.metrics import Batch
@@ -241,3 +242,61 @@ def test_halves_of_what_took_too_long_go_out_after_a_wait(setup: Setup) -> None:
     assert setup.turn() == TurnResult(at_end=True)
     assert [len(batch.seqs) for batch in setup.sink.sent] == [100, 50, 50]
     assert setup.delivered() == list(range(100))
+
+
+@contextmanager
+def unwritable(setup: Setup, table: str) -> Iterator[None]:
+    """Nothing can be written to a table, as when the disk is full at that moment."""
+    name = setup.config.state / DATABASE_NAME
+    with closing(sqlite3.connect(name, isolation_level=None)) as other:
+        for verb in ("INSERT", "UPDATE"):
+            other.execute(
+                f"CREATE TRIGGER no_{verb} BEFORE {verb} ON {table}"
+                " BEGIN SELECT RAISE(ABORT, 'disk full'); END"
+            )
+        try:
+            yield
+        finally:
+            other.execute("DROP TRIGGER no_INSERT")
+            other.execute("DROP TRIGGER no_UPDATE")
+
+
+@pytest.mark.promise("G17")
+@pytest.mark.parametrize("cut", [1, 2, 3])
+def test_a_position_that_cannot_be_saved_costs_a_repetition_and_no_count(
+    setup: Setup, cut: int
+) -> None:
+    """The halves of a batch were gone from memory before their position was saved."""
+    setup.sink.judge = lambda batch, _: SPLIT if len(batch.seqs) > 30 else DELIVERED
+    with ExitStack() as stack:
+        judge, accepted = setup.sink.judge, list[int]()
+
+        def fail_after(batch: Batch, attempt: int) -> Outcome:
+            outcome = judge(batch, attempt)
+            accepted.extend(batch.seqs if outcome is DELIVERED else ())
+            if outcome is DELIVERED and len(accepted) >= 25 * cut:
+                stack.enter_context(unwritable(setup, "position"))
+            return outcome
+
+        setup.sink.judge = fail_after
+        with pytest.raises(StateUnusable, match="disk full"):
+            setup.turn()
+    setup.sink.judge = judge
+    assert setup.turn().at_end
+    (row,) = setup.ledger.positions()
+    assert (row["seq"], row["delivered"]) == (100, 100)
+
+
+@pytest.mark.promise("G17")
+def test_a_record_that_was_rejected_is_not_delivered_as_well(setup: Setup) -> None:
+    """Its position could not be saved, and the receiver accepts it the next time."""
+    rejected = Outcome(disposition=Disposition.PERMANENT, reason="bad-request")
+    setup.sink.judge = lambda batch, _: rejected if 7 in batch.seqs else DELIVERED
+    with unwritable(setup, "position"), pytest.raises(StateUnusable):
+        setup.turn()
+    dead = len(setup.buried())
+    assert dead
+    setup.sink.judge = lambda batch, _: DELIVERED
+    assert setup.turn().at_end
+    (row,) = setup.ledger.positions()
+    assert (row["seq"], row["delivered"] + dead) == (100, 100)

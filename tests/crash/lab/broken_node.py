@@ -196,8 +196,8 @@ NODE_BUILDS: dict[str, BrokenBuild] = {
             ),
             Patch(
                 file="shipper/discovery/scanner.py",
-                old="            self._try_to_add(directory)\n        except Exception:\n",
-                new="            self._try_to_add(directory)\n        except ValueError:\n",
+                old='        except Exception:\n            why = "internal error',
+                new='        except ValueError:\n            why = "internal error',
             ),
         ),
     ),
