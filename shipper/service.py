@@ -19,10 +19,11 @@ from shipper.delivery.credential_watch import CHECK_SECONDS
 from shipper.delivery.queue import summary
 from shipper.discovery.root_watcher import RootWatcher
 from shipper.discovery.scanner import is_missing
-from shipper.errors import ShipperError
+from shipper.errors import ShipperError, StateUnusable
 from shipper.health.heartbeat import HeartbeatWriter
 from shipper.health.liveness import HOUSEKEEPING, MAIN
 from shipper.health.sd_notify import SystemdNotifier
+from shipper.ledger.database import DATABASE_NAME, LOCK_NAME
 from shipper.log import fields, flush_repeats
 
 log = logging.getLogger(__name__)
@@ -92,6 +93,7 @@ class Service:
         self.app = App(config, once=once, changed=self._woken.set)
         self._now = self.app.now
         self._cleaned = self._now()
+        self._state_missed = 0  # heartbeats
         self._watcher: RootWatcher | None = None
         self._housekeeping = Housekeeping(self._keep_house, self._woken.set)
         self._manager = SystemdNotifier(os.environ, now=self._now)
@@ -190,11 +192,27 @@ class Service:
         """Write the heartbeat, and the repeats that the log has held back."""
         if self._heartbeat.seconds > 0:
             return
+        self._check_state()
         if self._refresher is not None:
             self._heartbeat.address = self._refresher.address
             self._heartbeat.problem = self._refresher.problem
         self._heartbeat.beat(self.app.outages())
         flush_repeats()
+
+    def _check_state(self) -> None:
+        """End the service when its state was removed, before a second one works beside it.
+
+        Raises:
+            StateUnusable: at two heartbeats; a directory that is moved may come back.
+        """
+        ledger = self.app.ledger
+        self._state_missed = 0 if ledger.is_in_place() else self._state_missed + 1
+        if self._state_missed > 1:
+            raise StateUnusable(
+                f"state directory {ledger.directory}: {LOCK_NAME} or {DATABASE_NAME} was removed or"
+                " replaced. The service ends. What it delivered last is sent again by the next"
+                " service unless the directory is put back."
+            )
 
     def _notify_manager(self) -> None:
         """Report that the service is ready, and ping the watchdog while it is healthy."""

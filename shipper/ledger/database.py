@@ -10,6 +10,7 @@ first copied to `ledger.sqlite.v<version>`, for a downgrade, then migrated in on
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import logging
 import os
@@ -74,6 +75,9 @@ class StateDatabase:
             if exclusive:
                 os.close(self._guard)
             raise
+        self._marks = {
+            path: _mark(path) for path in (directory / LOCK_NAME, directory / DATABASE_NAME)
+        }
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite_utils.Database]:
@@ -93,6 +97,13 @@ class StateDatabase:
             before = database.conn.total_changes
             database.table(table).insert(dict(row), ignore=True)
             return bool(database.conn.total_changes > before)
+
+    def is_in_place(self) -> bool:
+        """Whether the locked file and the database still have their names in the directory.
+
+        Without them this process writes what no other one sees, and a second service can start.
+        """
+        return all(_mark(path) in (mark, None) for path, mark in self._marks.items())
 
     def stamp(self) -> tuple[int, int]:
         """A value that changes when any process writes anything but a heartbeat."""
@@ -148,6 +159,17 @@ def exists(directory: Path) -> bool:
     return True
 
 
+def _mark(path: Path) -> tuple[int, int] | None:
+    """Device and inode, zeros where there is nothing; None where that cannot be told now."""
+    try:
+        found = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return 0, 0
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 def _make_directory(directory: Path) -> None:
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -195,7 +217,11 @@ def _lock_directory(directory: Path) -> int:
 def _open(path: Path, *, create: bool, locked: bool) -> sqlite_utils.Database:
     """Connect to the database at `path` and migrate it to the current version."""
     try:
-        connection = _connect(path, create=create, locked=locked)
+        if create and not os.path.lexists(path):
+            _create(path)
+        if os.stat(path).st_size == 0:
+            raise sqlite3.DatabaseError("it is empty: a crash or a full disk has cost its content")
+        connection = _connect(path, locked=locked)
         try:
             return _prepare(connection, path, locked=locked)
         except BaseException:
@@ -227,10 +253,26 @@ def _advice(path: Path) -> str:
     )
 
 
-def _connect(path: Path, *, create: bool, locked: bool) -> sqlite3.Connection:
-    mode = "rwc" if create else "rw"
+def _create(path: Path) -> None:
+    """Make the database. It gets its name when it is complete, so an empty one was damaged."""
+    draft = path.with_name(f"{path.name}.{os.getpid()}.new")
+    os.close(os.open(draft, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600))
+    try:
+        connection = _connect(draft, locked=True)
+        try:
+            _migrate(sqlite_utils.Database(connection, execute_plugins=False), draft)
+        finally:
+            connection.close()
+        _sync(draft)
+        with contextlib.suppress(FileExistsError):  # another process was first
+            os.link(draft, path)
+    finally:
+        draft.unlink()
+
+
+def _connect(path: Path, *, locked: bool) -> sqlite3.Connection:
     return sqlite3.connect(
-        f"file:{quote(str(path))}?mode={mode}",
+        f"file:{quote(str(path))}?mode=rw",
         uri=True,
         check_same_thread=False,
         isolation_level=None,
@@ -329,7 +371,11 @@ def _back_up(connection: sqlite3.Connection, path: Path, version: int) -> Path:
         connection.backup(target)
     finally:
         target.close()
-    with draft.open("rb") as written:
-        os.fsync(written.fileno())
+    _sync(draft)
     draft.rename(final)
     return final
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as written:
+        os.fsync(written.fileno())

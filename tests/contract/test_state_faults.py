@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -18,6 +20,7 @@ from shipper.config.schema import Config
 from shipper.delivery import queue
 from shipper.discovery import scanner
 from shipper.errors import StateUnusable
+from shipper.health import heartbeat
 from shipper.ledger import database
 from shipper.ledger.ledger import Ledger
 from shipper.retention import cleaner
@@ -27,7 +30,7 @@ from tests.kit.delivery import arrived
 from tests.kit.faulty_receiver import FaultyReceiver
 from tests.kit.images import disk
 from tests.kit.shipping import config, goodbye, spool, step
-from tests.kit.spools import identity, spool_id, wait_until
+from tests.kit.spools import identity, python, spool_id, wait_until
 
 RECORDS = [*(step(number) for number in range(20)), goodbye()]
 
@@ -161,3 +164,70 @@ def test_a_transaction_that_fails_leaves_the_connection_usable(tmp_path: Path) -
         place.free()
         assert ledger.drop_through("t", "x", 5, path="p", why="root-cap") == 5
         assert ledger.position("t", "x").seq == 5
+
+
+@pytest.mark.parametrize("away", ["directory", "database", "replaced"])
+def test_a_service_whose_state_is_removed_ends(
+    away: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It went on without a word, and a second service was let in beside it."""
+    monkeypatch.setattr(heartbeat, "BEAT_SECONDS", 0.1)
+    given = config(tmp_path, processor_url="http://127.0.0.1:9")
+    given.spool.mkdir()
+    service = Service(given)
+    service.app.now()
+    if away == "directory":
+        shutil.rmtree(given.state)
+    elif away == "database":
+        (given.state / database.DATABASE_NAME).unlink()
+    else:
+        given.state.rename(tmp_path / "old")
+        Ledger(given.state).close()
+    with pytest.raises(StateUnusable, match=r"was removed or replaced.*sent again"):
+        service.run()
+
+
+def test_a_state_that_comes_back_is_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = config(tmp_path)
+    with closing(Ledger(given.state)) as ledger:
+        given.state.rename(tmp_path / "away")
+        assert not ledger.is_in_place()
+        (tmp_path / "away").rename(given.state)
+        assert ledger.is_in_place()
+
+
+@pytest.mark.promise("G12")
+@pytest.mark.parametrize("exclusive", [True, False])
+def test_an_empty_database_is_not_taken_for_a_new_one(tmp_path: Path, exclusive: bool) -> None:
+    """It is what a power cut leaves of a full one: all accounts would begin again, in silence."""
+    Ledger(tmp_path).close()
+    path = tmp_path / database.DATABASE_NAME
+    os.truncate(path, 0)
+    with pytest.raises(StateUnusable, match=r"is empty.*move the file away"):
+        Ledger(tmp_path, exclusive=exclusive, create=True)
+    assert path.stat().st_size == 0
+    path.rename(tmp_path / "broken")
+    Ledger(tmp_path).close()
+
+
+@pytest.mark.promise("G4")
+def test_a_service_that_is_killed_at_its_first_start_can_start_again(tmp_path: Path) -> None:
+    """Whenever the kill comes: a database that is not complete has no name yet."""
+    code = (
+        "import os, sqlite_utils, sys, threading\n"
+        "from pathlib import Path\n"
+        "from shipper.ledger import database\n"
+        "apply, left = database._apply, [int(sys.argv[2])]\n"
+        "def count(*args):\n"
+        "    left[0] -= 1\n"
+        "    left[0] >= 0 or os._exit(9)\n"
+        "    apply(*args)\n"
+        "database._apply = count\n"
+        "database.StateDatabase(Path(sys.argv[1]))\n"
+    )
+    for number in range(3):
+        assert python(code, tmp_path, number).returncode == 9
+        assert not (tmp_path / database.DATABASE_NAME).exists()
+    Ledger(tmp_path).close()
