@@ -285,8 +285,8 @@ class Config:
     read_timeout: float = setting(
         30.0,
         number(0.1, 3600),
-        help="Seconds to wait for a response. The timeout grows up to ten times for a workload"
-        " whose responses take longer.",
+        help="Seconds for a request and its whole response. The timeout grows up to ten times for a"
+        " workload whose responses take longer.",
         why="The processor stops storing a request when the client disconnects. Waiting costs less"
         " than a retry.",
     )

@@ -1,6 +1,8 @@
-"""Posts bytes to a base URL over kept-alive connections; the only importer of requests.
+"""Posts bytes to a base URL over kept-alive connections.
 
-Library exceptions end here: what comes out is an `Answer` read whole, or `Unreachable`.
+Library exceptions end here: what comes out is an `Answer` read whole, or `Unreachable`. After
+anything but a success the connection is closed: behind a balancer of connections the next try
+reaches another replica.
 Redirects are not followed (the receiver answers 307 to a wrong slash, and a body must not be sent
 to wherever a stranger points). Nothing is taken from the environment: no `.netrc`, and a proxy only
 when the settings say so. Certificates are always checked; there is no switch for that.
@@ -17,12 +19,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import requests
-import requests.adapters
 import requests.utils
 import urllib3
 
 from shipper.errors import Unreachable
 from shipper.http_client import Answer, tls
+from shipper.http_client.connection import DeadlineAdapter, begin_exchange
 from shipper.http_client.credentials import CredentialCache, Credentials, LoadedCredentials
 from shipper.http_client.redact import masked
 
@@ -73,7 +75,7 @@ class HttpClient:
         *,
         read_seconds: float | None = None,
     ) -> Answer:
-        """POST `body` as JSON and return the whole answer, waiting `read_seconds` for it at most.
+        """POST `body` as JSON and return the whole answer, after `read_seconds` at most.
 
         Raises:
             Unreachable: no answer, or only a part of one.
@@ -82,12 +84,19 @@ class HttpClient:
         return self._request("POST", url, body, headers, read_seconds or self.read_seconds)
 
     def get(self, url: str) -> Answer:
-        """GET `url` and return the whole answer.
+        """GET `url` and return the whole answer, after `read_seconds` at most.
 
         Raises:
             Unreachable: no answer, or only a part of one.
         """
         return self._request("GET", url, None, {}, self.read_seconds)
+
+    def disconnect(self) -> None:
+        """Close this thread's connection: what answers there is not what was asked for."""
+        session: requests.Session | None = getattr(self._local, "session", None)
+        self._local.session = None
+        if session is not None:
+            session.close()
 
     def close(self) -> None:
         """Let go of every kept connection."""
@@ -107,6 +116,7 @@ class HttpClient:
         own = {**headers, **(keys.headers if mine else {})}
         try:
             session = self._session(keys)
+            begin_exchange(read_seconds)
             with session.send(
                 self._prepared(session, method, url, body, own),
                 timeout=(self._connect_seconds, read_seconds),
@@ -120,10 +130,13 @@ class HttpClient:
                 content = response.raw.read(limit, decode_content=True)
                 if not content and _ends_in_head(response):
                     raise urllib3.exceptions.ProtocolError("the answer ends within its head")
-                return _answer(response, content, keys)
+                answer = _answer(response, content, keys)
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-            self._local.session = None
+            self.disconnect()
             raise _translate(error, url) from error
+        if not 200 <= answer.status < 300:
+            self.disconnect()
+        return answer
 
     def _prepared(
         self,
@@ -163,7 +176,7 @@ class HttpClient:
             session.trust_env = False
             session.headers["User-Agent"] = self._agent
             session.auth = _NoCredentials()
-            adapter = requests.adapters.HTTPAdapter(pool_connections=1, pool_maxsize=1)
+            adapter = DeadlineAdapter()
             session.mount("http://", adapter)
             session.mount("https://", adapter)
             self._local.session, self._local.keys = session, keys
@@ -216,7 +229,9 @@ def _translate(error: Exception, url: str) -> Unreachable:
     text = f"{host}: {_innermost(error)}"
     if isinstance(error, requests.exceptions.ConnectTimeout):
         return Unreachable("connect-timeout", text, sent=False)
-    if isinstance(error, requests.exceptions.Timeout | urllib3.exceptions.TimeoutError):
+    if isinstance(error, requests.exceptions.Timeout | urllib3.exceptions.TimeoutError) or (
+        isinstance(_cause(error), TimeoutError)
+    ):
         return Unreachable("timeout", text, sent=True)
     if isinstance(error, requests.exceptions.ProxyError):
         return Unreachable("proxy", f"{text}; check the setting proxy", sent=False)
@@ -249,16 +264,22 @@ def _guess(url: str, chain: str) -> str:
     return "; a receiver that speaks TLS on this port may do so: then the URL begins with https://"
 
 
+def _cause(error: BaseException) -> BaseException:
+    """The first cause of a failure, which the library has wrapped in others."""
+    inner: BaseException | None = error
+    while isinstance(inner, BaseException):
+        error = inner
+        args = [one for one in error.args if isinstance(one, BaseException)]
+        inner = getattr(error, "reason", None) or (args[0] if args else None)
+    return error
+
+
 # urllib3 begins with the object that it is about; the host stands in our line already.
-_WHO_SAYS_IT = re.compile(r"^(?:<[^>]*>|HTTPS?Connection\([^)]*\)): ")
+_WHO_SAYS_IT = re.compile(r"^(?:<[^>]*>|\w+\([^)]*\)): ")
 
 
 def _innermost(error: BaseException) -> str:
     """The sentence of the first cause, without the layers that requests puts around it."""
-    while True:
-        inner = getattr(error, "reason", None) or (error.args[0] if error.args else None)
-        if not isinstance(inner, BaseException):
-            break
-        error = inner
+    error = _cause(error)
     said = str(error).split("Failed to establish a new connection: ")[-1]
     return _WHO_SAYS_IT.sub("", said) or type(error).__name__

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Iterator
-from contextlib import ExitStack, closing
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from shipper.errors import Unreachable
+from shipper.http_client import Answer as HttpAnswer
 from shipper.http_client.client import ANSWER_LIMIT, HttpClient
 from tests.kit.faulty_receiver import (
     Answer,
@@ -201,6 +204,101 @@ def test_no_password_is_taken_from_a_netrc(
     monkeypatch.setenv("NETRC", str(tmp_path / ".netrc"))
     poster.post(metrics(receiver), BODY, {})
     assert "authorization" not in {name.lower() for name in receiver.seen[0].headers}
+
+
+class Raw:
+    """Plays one script of bytes and pauses for each connection, whatever is asked."""
+
+    def __init__(self, *scripts: Sequence[bytes | float], reads: bool = True) -> None:
+        self._scripts = list(scripts)
+        self._reads = reads
+        self.connections = 0
+        self._left = threading.Event()
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}/v1"
+
+    def __enter__(self) -> Raw:
+        threading.Thread(target=self._serve, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._left.set()
+        with suppress(OSError):  # wakes the accepting thread
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+
+    def _serve(self) -> None:
+        for script in self._scripts:
+            with suppress(OSError):
+                connection, _ = self._socket.accept()
+                self.connections += 1
+                with closing(connection):
+                    while self._reads and connection.recv(65536):
+                        self._play(connection, script)
+                    self._left.wait(0 if self._reads else 60)
+
+    def _play(self, connection: socket.socket, script: Sequence[bytes | float]) -> None:
+        for act in script:
+            if isinstance(act, float):
+                self._left.wait(act)
+            else:
+                connection.sendall(act)
+
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
+DRIPPING = {
+    "head": [one for byte in OK for one in (bytes([byte]), 0.1)],
+    "body": [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 600\r\n\r\n",
+        *[one for _ in range(600) for one in (b"x", 0.1)],
+    ],
+    "interim": [one for _ in range(600) for one in (b"HTTP/1.1 102 Processing\r\n\r\n", 0.1)],
+    "chunks": [
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+        *[one for _ in range(600) for one in (b"1\r\nx\r\n", 0.1)],
+    ],
+}
+
+
+@pytest.mark.promise("G15")
+@pytest.mark.parametrize("method", ["POST", "GET"])
+@pytest.mark.parametrize("part", DRIPPING)
+def test_an_answer_that_drips_ends_at_the_deadline_of_the_whole_exchange(
+    part: str, method: str
+) -> None:
+    hasty = HttpClient(user_agent="lens-ship/test", connect_seconds=10.0, read_seconds=0.5)
+    ask = hasty.get if method == "GET" else partial(hasty.post, body=b"", headers={})
+    begun = time.monotonic()
+    with Raw(DRIPPING[part]) as raw, pytest.raises(Unreachable) as raised:
+        ask(raw.url)
+    assert (raised.value.reason, raised.value.sent) == ("timeout", True)
+    assert 0.5 <= time.monotonic() - begun < 5.0
+
+
+def test_a_receiver_that_does_not_read_ends_at_the_deadline(hasty: HttpClient) -> None:
+    with Raw([], reads=False) as raw, pytest.raises(Unreachable) as raised:
+        hasty.post(raw.url, b"x" * 32 * 1024 * 1024, {})
+    assert (raised.value.reason, raised.value.sent) == ("timeout", True)
+
+
+@pytest.mark.parametrize("interim", [100, 102, 103])
+def test_an_interim_answer_is_not_the_final_one(poster: HttpClient, interim: int) -> None:
+    early = f"HTTP/1.1 {interim} Early\r\nLink: </style.css>\r\n\r\n".encode()
+    with Raw([early, early, OK]) as raw:
+        for _ in range(2):
+            assert poster.post(raw.url, b"", {}) == HttpAnswer(
+                status=200, headers={"content-length": "2"}, body=b"{}"
+            )
+        assert raw.connections == 1
+
+
+@pytest.mark.promise("G4")
+@pytest.mark.parametrize("status", [404, 429, 503, 307, 400])
+def test_a_connection_that_refuses_is_left_for_another_one(poster: HttpClient, status: int) -> None:
+    """As a balancer of connections spreads them: the next one may reach a replica that is well."""
+    bad = f"HTTP/1.1 {status} No\r\nContent-Length: 0\r\n\r\n".encode()
+    with Raw([bad], [OK]) as raw:
+        assert [poster.post(raw.url, b"", {}).status for _ in range(3)] == [status, 200, 200]
 
 
 def test_one_thread_keeps_one_connection(poster: HttpClient) -> None:

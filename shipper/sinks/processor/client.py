@@ -21,7 +21,7 @@ from shipper.http_client.client import HttpClient
 from shipper.log import fields
 from shipper.sinks import Memory, workload_key
 from shipper.sinks.options import HttpOptions, http_client
-from shipper.sinks.outcome import TIMEOUT, Outcome, classify_failure
+from shipper.sinks.outcome import TIMEOUT, Disposition, Outcome, classify_failure
 from shipper.sinks.processor.classify import classify, is_processors, pods_in
 from shipper.sinks.processor.workloads import Workloads
 from spooler.spool.identity import Identity
@@ -94,6 +94,8 @@ class ProcessorClient:
             outcome = classify(self._post(identity, path, body, headers), items=items, tries=tries)
         except Unreachable as failure:
             outcome = classify_failure(failure, tries=tries)
+        if outcome.disposition is not Disposition.DELIVERED:
+            self.http.disconnect()
         return outcome if self._base_url else replace(outcome, scope="workload")
 
     def pods(self, identity: Identity) -> Mapping[str, Any] | None:
