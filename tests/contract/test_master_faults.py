@@ -15,6 +15,7 @@ import pytest
 from shipper.audit.account import Account
 from shipper.audit.audit import run_audit
 from shipper.config.schema import Config
+from shipper.errors import Unreachable
 from shipper.ledger.ledger import Ledger
 from shipper.service import Service, ship_once
 from shipper.sinks import PlanInput
@@ -102,13 +103,17 @@ def serving(settings: Config) -> Iterator[Service]:
 
 def dial(master: Master) -> Transport:
     patience = Timeouts(connect_seconds=5, answer_seconds=5, proxy="")
-    if master.service == "http":
+    return transport_of(master.service, master.address, patience)
+
+
+def transport_of(service: str, address: str, patience: Timeouts) -> Transport:
+    if service == "http":
         from shipper.sinks.dlrover.http_transport import HttpTransport
 
-        return HttpTransport(master.address, patience)
+        return HttpTransport(address, patience)
     from shipper.sinks.dlrover.grpc_transport import GrpcTransport
 
-    return GrpcTransport(master.address, patience)
+    return GrpcTransport(address, patience)
 
 
 @pytest.mark.promise("G19")
@@ -195,6 +200,21 @@ def test_nobody_there_keeps_everything(tmp_path: Path, service: str, where: str)
         assert (outcome.disposition, outcome.ambiguous) == (Disposition.RETRY, False), outcome
         assert outcome.reason
         sending.sink.close()
+
+
+@pytest.mark.parametrize("where", ["refused", "mute", "no-such-host.invalid:1", "host"])
+def test_what_was_not_connected_was_not_sent(service: str, where: str) -> None:
+    """Whatever words the transport has for it."""
+    with Wire(kit.free_port(), mute=True) as mute:
+        places = {"refused": f"127.0.0.1:{kit.free_port()}", "mute": mute.address}
+        patience = Timeouts(connect_seconds=0.5, answer_seconds=0.5, proxy="")
+        transport = transport_of(service, places.get(where, where), patience)
+        message = encode.Message(node_id=0, node_type="worker", data=b"")
+        with pytest.raises(Unreachable) as failed:
+            transport.report(message, "")
+        # Over HTTP a connection is all that there is before the message.
+        assert failed.value.sent is (service == "http" and where == "mute")
+        transport.close()
 
 
 def test_without_grpcio_it_says_what_to_install(

@@ -3,10 +3,17 @@
 A channel here reconnects within two seconds (the default may wait two minutes after a long
 outage), shares nothing with other channels, and goes past proxies unless told otherwise: grpcio
 obeys `http_proxy` even for 127.0.0.1.
+
+Whether a call that failed may have arrived is decided by states, not by the words of an error,
+which differ between versions of grpcio: the first call waits until the channel is connected. Before
+that nothing was sent. `UNAVAILABLE` later is a lost connection. The session asks the master just
+before each report, over the same channel, and gives up a channel after any failure.
 """
 
 from __future__ import annotations
 
+import queue
+import time
 from typing import Any
 
 import grpc
@@ -23,8 +30,7 @@ _OPTIONS = (
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", encode.ANSWER_LIMIT),
 )
-# Words of a failure that happened before anything was sent.
-_UNSENT = ("failed to connect", "connections to all backends failing", "resolution", "resolver")
+_FAILED = (grpc.ChannelConnectivity.TRANSIENT_FAILURE, grpc.ChannelConnectivity.SHUTDOWN)
 
 
 class GrpcTransport:
@@ -37,6 +43,8 @@ class GrpcTransport:
     def __init__(self, target: str, timeouts: Timeouts) -> None:
         self._target = target
         self._seconds = timeouts.answer_seconds
+        self._connect_seconds = timeouts.connect_seconds
+        self._is_connected = False
         options: list[tuple[str, Any]] = [
             *_OPTIONS,
             ("grpc.enable_http_proxy", int(bool(timeouts.proxy))),
@@ -67,7 +75,30 @@ class GrpcTransport:
         """Let go of the connection; what is under way is cancelled."""
         self._channel.close()
 
+    def _connect(self) -> None:
+        """Wait until the channel is connected; returns at once when it was before."""
+        if self._is_connected:
+            return
+        states = queue.SimpleQueue[grpc.ChannelConnectivity]()
+        self._channel.subscribe(states.put, try_to_connect=True)
+        until = time.monotonic() + self._connect_seconds
+        state = None
+        try:
+            while state is not grpc.ChannelConnectivity.READY:
+                state = states.get(timeout=max(until - time.monotonic(), 0.0))
+                if state in _FAILED:
+                    raise self._unsent("it refuses connections, or its name is not known")
+        except queue.Empty:
+            raise self._unsent(f"no connection within {self._connect_seconds:g} s") from None
+        finally:
+            self._channel.unsubscribe(states.put)
+        self._is_connected = True
+
+    def _unsent(self, why: str) -> Unreachable:
+        return Unreachable("no-connection", f"{self._target}: {why}", sent=False)
+
     def _call(self, method: Any, message: encode.Message, job_uid: str) -> bytes | Reply:
+        self._connect()
         try:
             answer: bytes = method(
                 encode.to_protobuf(message),
@@ -84,7 +115,5 @@ class GrpcTransport:
         if name == "DEADLINE_EXCEEDED":
             raise Unreachable("timeout", f"{self._target}: {detail}", sent=True) from error
         if name in ("UNAVAILABLE", "CANCELLED"):
-            unsent = any(word in detail.lower() for word in _UNSENT)
-            reason = "no-connection" if unsent else "connection-lost"
-            raise Unreachable(reason, f"{self._target}: {detail}", sent=not unsent) from error
+            raise Unreachable("connection-lost", f"{self._target}: {detail}", sent=True) from error
         return Reply(status=name, detail=detail)
