@@ -8,20 +8,35 @@ collects. The network modules of the standard library are loaded at the first lo
 from __future__ import annotations
 
 import os
+import re
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from spooler import async_exceptions, config
 from spooler.collectors import Collector, logger
 from spooler.dlrover.metric import DiagnosisDataType
 from spooler.filetail.checkpoint import Checkpoint
 
+if TYPE_CHECKING:
+    from http.client import HTTPResponse
+
 _HOST = "127.0.0.1"
 _CONNECT_SECONDS = 1.0
 _ANSWER_SECONDS = 5.0
 _SAMPLE_BYTES = 3 * 1024 * 1024  # what a master takes in one message, with room for its encoding
 _CHUNK = 64 * 1024
+# Media types of an exposition; a page that names none may be one.
+_TYPES = frozenset({"", "text/plain", "application/openmetrics-text"})
+_NUMBER = r"[-+]?(?:\d+(?:\.\d*)?(?:e[-+]?\d+)?|\.\d+(?:e[-+]?\d+)?|inf(?:inity)?|nan)"
+# A name, labels, a value, perhaps a time. Each part begins where the one before has ended, so a
+# line takes time in proportion to its length.
+_SAMPLE = re.compile(
+    r"[a-z_:][\w:]*"
+    r'(?:[ \t]*\{(?:[^"}]|"(?:[^"\\]|\\.)*")*\}[ \t]*|[ \t]+)'
+    rf"{_NUMBER}(?:[ \t]+{_NUMBER})?[ \t]*(?:# .*)?",
+    re.ASCII | re.IGNORECASE,
+)
 
 
 class MetricCollector(Collector):
@@ -57,7 +72,7 @@ class MetricCollector(Collector):
         if port is None:
             return ""
         try:
-            return clean(_fetch(port))
+            return _checked(clean(_fetch(port)))
         except Exception as error:  # whatever answers there may answer anything
             if async_exceptions.is_async(error):
                 raise
@@ -97,6 +112,18 @@ def clean(page: str) -> str:
     return "\n".join(lines)
 
 
+def _checked(sample: str) -> str:
+    """The sample.
+
+    Raises:
+        ValueError: it is not the text of an exposition: any page may answer at a port.
+    """
+    for line in sample.splitlines():
+        if line.strip() and not _SAMPLE.fullmatch(line):
+            raise ValueError(f"{line[:80]!r} is not a sample of a metric")
+    return sample
+
+
 def _listens(port: int) -> bool:
     import socket
 
@@ -124,6 +151,7 @@ def _fetch(port: int) -> str:
         answer = connection.getresponse()
         if answer.status != http.client.OK:
             raise ValueError(f"HTTP status {answer.status} {answer.reason}")
+        _check_type(answer)
         page = b""
         while chunk := answer.read1(_CHUNK):
             page += chunk
@@ -133,6 +161,20 @@ def _fetch(port: int) -> str:
                 raise ValueError(f"no complete answer within {_ANSWER_SECONDS:.0f} s")
         if answer.length:
             raise ValueError(f"the last {answer.length} bytes are missing")
-        return page.decode("utf-8", "replace")
+        return page.decode("utf-8")
     finally:
         connection.close()
+
+
+def _check_type(answer: HTTPResponse) -> None:
+    """Refuse a page that says of itself that it is none.
+
+    Raises:
+        ValueError: it is of another type, or encoded though we accept no encoding.
+    """
+    encoding = answer.getheader("Content-Encoding", "identity").strip().lower()
+    if encoding not in ("", "identity"):
+        raise ValueError(f"the answer is encoded as {encoding:.40}")
+    kind = answer.getheader("Content-Type", "").partition(";")[0].strip().lower()
+    if kind not in _TYPES:
+        raise ValueError(f"the answer is of type {kind:.80}, not text/plain")
