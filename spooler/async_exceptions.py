@@ -40,8 +40,11 @@ _BARE = (MemoryError, StopIteration, AssertionError)
 
 def is_async(error: BaseException) -> bool:
     """Whether `error`, just caught, was raised through our code and has to be raised on."""
-    if not isinstance(error, Exception):
-        return True
+    return not isinstance(error, Exception) or is_from_outside(error)
+
+
+def is_from_outside(error: BaseException) -> bool:
+    """As `is_async`, for where called code may leave by `SystemExit`: that one is its own."""
     entries = list(_entries(error.__traceback__))
     return _is_of_handler(entries) or _is_asynchronous(error, entries)
 
@@ -129,7 +132,7 @@ def _codes_of_handlers() -> Iterator[CodeType]:
             yield handler.__code__
 
 
-def _is_asynchronous(error: Exception, entries: list[TracebackType]) -> bool:
+def _is_asynchronous(error: BaseException, entries: list[TracebackType]) -> bool:
     if not entries or isinstance(error, _BARE):
         return False
     last = _module(entries[-1].tb_frame)

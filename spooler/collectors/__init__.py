@@ -106,8 +106,8 @@ class Collector:
             metric.node_rank = self.node_rank
         try:
             taken = client.report_diagnosis_agent_metrics(metric) is not False
-        except Exception as error:  # a user's client may raise anything
-            if async_exceptions.is_async(error):
+        except (Exception, SystemExit) as error:  # a user's client may raise anything
+            if async_exceptions.is_from_outside(error):
                 raise
             self._say(logging.ERROR, f"Failed to report {self.name} data to master: {error}")
             return False

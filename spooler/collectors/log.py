@@ -47,10 +47,9 @@ class LogCollector(Collector):
     title = "log content"
     data_type = DiagnosisDataType.TRAINING_LOG
 
-    def __init__(self, log_file_path: str | os.PathLike[str] = "") -> None:
+    def __init__(self, log_file_path: str | os.PathLike[str] | None = "") -> None:
         super().__init__()
-        given = os.fspath(log_file_path) or os.environ.get(config.LOG_FILE, "")
-        self.path = Path(os.path.abspath(given)) if given else None
+        self.path = _path(log_file_path) or _path(os.environ.get(config.LOG_FILE))
         self._pid = os.getpid()
         self._follower: Follower | None = None
         self._checkpoint: Checkpoint | None = None
@@ -63,7 +62,7 @@ class LogCollector(Collector):
         if self.path is None:
             return False
         self._leave_to_parent()
-        if self._follower is None and not self.path.is_file() and not is_rotated(self.path):
+        if self._follower is None and not self._is_there(self.path):
             return False
         return self._begin()
 
@@ -120,8 +119,10 @@ class LogCollector(Collector):
     def tail(self, size: int = 65536) -> str:
         """The last `size` bytes of the file as text; does not change what is collected."""
         try:
-            with open(self.path or "", "rb") as file:
-                file.seek(max(0, os.fstat(file.fileno()).st_size - size))
+            # A pipe would make us wait for its writer.
+            descriptor = os.open(self.path or "", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            with open(descriptor, "rb") as file:
+                file.seek(max(0, os.fstat(descriptor).st_size - size))
                 return file.read(size).decode("utf-8", "replace")
         except OSError as error:
             if async_exceptions.is_async(error):
@@ -129,6 +130,21 @@ class LogCollector(Collector):
             return ""
 
     # --- beginning --------------------------------------------------------------------------------
+
+    def _is_there(self, path: Path) -> bool:
+        """Whether there is a file to follow; what is wrong is said once."""
+        if path.is_file():
+            trouble = "" if os.access(path, os.R_OK) else "cannot be read by this user"
+        elif is_rotated(path):
+            trouble = ""
+        else:
+            trouble = "is not a regular file" if os.path.lexists(path) else "does not exist"
+        if trouble:
+            stderr.report_once(
+                f"log {path} {trouble}",
+                f"The training log {path} {trouble}. Nothing of it is recorded until that changes.",
+            )
+        return not trouble
 
     def _begin(self) -> bool:
         """Have a follower that is at the right place; whether there is one."""
@@ -215,6 +231,22 @@ class LogCollector(Collector):
                 " Lines that were not read are not recorded.",
                 self.path,
             )
+
+
+def _path(given: str | os.PathLike[str] | None) -> Path | None:
+    """The absolute path that is meant, None for none."""
+    if given is None or given == "":
+        return None
+    try:
+        text = os.fsdecode(given)
+    except TypeError as error:
+        if async_exceptions.is_async(error):
+            raise
+        text = "\0"
+    if "\0" in text:
+        logger.warning("%r is not the path of a training log. It is ignored.", given)
+        return None
+    return Path(os.path.abspath(text))
 
 
 def _fresh(path: Path) -> Follower:

@@ -4,6 +4,9 @@ Taken periodically, on a signal, and when training makes no progress any more. T
 the threads of this process from its own thread. The main thread may wait in a C call, as long as
 that has released the interpreter's lock. `spooler.collectors.stack_dump` is for when it has not.
 Other processes are read by py-spy, where it is installed.
+
+A frame is a file, a line's number and a function. The text of the line is not read from the file:
+that may be a pipe, or on a file server that does not answer, and would block the reader for good.
 """
 
 from __future__ import annotations
@@ -12,7 +15,6 @@ import os
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterable, Mapping
 from types import FrameType
 from typing import Any
@@ -85,14 +87,9 @@ def own_stacks() -> dict[str, str]:
 
 def _stack(frame: FrameType | None) -> str:
     """Outermost call first, as in a traceback."""
-    frames = traceback.StackSummary.extract(_walk(frame), lookup_lines=True)
-    frames.reverse()
-    return "".join(frames.format())
-
-
-def _walk(frame: FrameType | None) -> Iterable[tuple[FrameType, int]]:
-    for _ in range(_FRAMES_LIMIT):
-        if frame is None:
-            return
-        yield frame, frame.f_lineno
+    found: list[str] = []
+    while frame is not None and len(found) < _FRAMES_LIMIT:
+        code = frame.f_code
+        found.append(f'  File "{code.co_filename}", line {frame.f_lineno}, in {code.co_name}\n')
         frame = frame.f_back
+    return "".join(reversed(found))

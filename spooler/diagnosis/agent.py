@@ -2,9 +2,11 @@
 
 Rules:
 
-- One daemon thread, from `start` to `stop` or the end of the process; it never delays the end by
-  more than `_LAST_SECONDS`. A forked child has none, and collects nothing until it starts its own.
-- Nothing that a collector raises ends the thread: it is counted, and said once.
+- Each collector has a daemon thread, so that a slow one delays no other. One more looks for hangs.
+  They run from `start` to `stop` or the end of the process, and never delay the end by more than
+  `_LAST_SECONDS`. A forked child has none, and collects nothing until it starts its own.
+- Nothing that a collector or a client raises ends a thread: it is counted, and said once.
+- No argument raises into training: what cannot be meant counts as not given.
 - Without a client of the program's own, reports go to the spool, where one is configured.
 """
 
@@ -34,6 +36,7 @@ from spooler.records import decision, step
 logger = logging.getLogger("lens_ship.diagnosis")
 
 _TICK_SECONDS = 1.0
+_KEEP_SECONDS = 5.0  # between two signs of life of a collector that waits for its turn
 _LAST_SECONDS = 2.0
 _PIECES_AT_ONCE = 16  # of the log, 256 KiB each
 _FAILURES_LIMIT = 8192
@@ -42,11 +45,12 @@ _ALL = frozenset({"log", "metric", "stack"})
 
 @dataclass(kw_only=True)
 class _Turn:
-    """A collector and when it is due, in monotonic seconds."""
+    """A collector, when it is due in monotonic seconds, and the thread that it has while we run."""
 
     collector: Any
     seconds: float
     due: float
+    thread: threading.Thread | None = None
 
 
 class DiagnosisAgent:
@@ -62,18 +66,19 @@ class DiagnosisAgent:
 
     def __init__(
         self,
-        training_log_file: str | os.PathLike[str] = "",
+        training_log_file: str | os.PathLike[str] | None = "",
         node_rank: int | None = None,
         local_world_size: int | None = None,
         collectors: frozenset[str] = _ALL,
     ) -> None:
         self.failures: dict[str, int] = {}  # collector -> how often it has raised
         self._settings = settings = config.collectors_from_environ(os.environ)
-        self._node_rank = node_rank
+        rank = _whole(node_rank)
+        self._node_rank = rank if rank is not None and rank >= 0 else None
         self._client: Any = None
         self._turns: list[_Turn] = []
         self._log = LogCollector(training_log_file)
-        self._stack = StackCollector(_children if (local_world_size or 1) > 1 else ())
+        self._stack = StackCollector(_children if (_whole(local_world_size) or 1) > 1 else ())
         self._hang = HangWatch(settings.hang_seconds if "stack" in collectors else 0.0)
         self._dumper = StackDumper(settings, self._stack)
         self._is_set = False  # by arguments
@@ -93,13 +98,13 @@ class DiagnosisAgent:
     @classmethod
     def singleton_instance(
         cls,
-        training_log_file: str | os.PathLike[str] = "",
+        training_log_file: str | os.PathLike[str] | None = "",
         node_rank: int | None = None,
         local_world_size: int | None = None,
     ) -> DiagnosisAgent:
         """The one agent of this process, with the arguments of the first call that has any."""
         arguments = (training_log_file, node_rank, local_world_size)
-        given = arguments != ("", None, None)
+        given = not (training_log_file in ("", None) and node_rank is local_world_size is None)
         with cls._instance_lock:
             agent = cls._instance
             if agent is None:
@@ -123,7 +128,10 @@ class DiagnosisAgent:
         It needs `is_enabled`, `collect_data` and `store_data`; `set_client` is called where it is.
         """
         self._adopt(collector)
-        self._add(collector, max(float(time_interval), _TICK_SECONDS), 0.0)
+        turn = self._add(collector, _interval(time_interval), 0.0)
+        with self._lock:
+            if self.is_running:
+                self._attend(turn)
 
     @property
     def is_running(self) -> bool:
@@ -131,22 +139,18 @@ class DiagnosisAgent:
         return self._thread is not None and self._thread.is_alive()
 
     def start(self) -> None:
-        """Begin to collect, on a thread of its own; does nothing when it has begun."""
+        """Begin to collect, on threads of its own; does nothing when it has begun."""
         with self._lock:
             if self.is_running:
                 return
             recorder()  # its shutdown is registered before ours, and so comes after it
             self._stopping = threading.Event()
-            thread = threading.Thread(target=self._run, name="lens-ship-diagnosis", daemon=True)
-            try:
-                thread.start()
-            except RuntimeError as error:
-                if async_exceptions.is_async(error):
-                    raise
-                logger.warning("Collectors are off, the thread cannot start: %s", error)
+            self._thread = _started("lens-ship-diagnosis", self._run)
+            if self._thread is None:
                 return
+            for turn in self._turns:
+                self._attend(turn)
             self._dumper.begin()
-            self._thread = thread
             atexit.register(self._at_exit)
 
     def stop(self) -> None:
@@ -157,11 +161,10 @@ class DiagnosisAgent:
                 return
             atexit.unregister(self._at_exit)
             self._end(thread)
-            if thread.is_alive():
-                return  # a client makes it wait: what it uses stays open
-            for collector in self._collectors:
-                if hasattr(collector, "close"):
-                    self._guarded(_name(collector), collector.close)
+            for turn in self._turns:
+                # A client makes one wait that is alive: what it uses stays open.
+                if hasattr(turn.collector, "close") and not _is_alive(turn.thread):
+                    self._guarded(_name(turn.collector), turn.collector.close)
 
     def diagnose_training_failure(
         self, failures: Any = None, restart_count: int = 0
@@ -171,7 +174,7 @@ class DiagnosisAgent:
         The decision is recorded too. Nothing is done about it here.
         """
         described = failure.describe(failures)
-        restarts = restart_count if isinstance(restart_count, int) else 0
+        restarts = max(_whole(restart_count) or 0, 0)
         action = rules.decide(described, self._log.tail(), restarts, self._settings.max_restarts)
         logger.info("Diagnosis: %s: %s", action.action_type.name, action.reason)
         if os.environ.get(config.OUTPUT_PATH):
@@ -190,7 +193,7 @@ class DiagnosisAgent:
             )
         return action
 
-    # --- the thread -------------------------------------------------------------------------------
+    # --- the threads ------------------------------------------------------------------------------
 
     @property
     def _collectors(self) -> list[Any]:
@@ -203,9 +206,15 @@ class DiagnosisAgent:
         if self._client is not None and hasattr(collector, "set_client"):
             collector.set_client(self._client)
 
-    def _add(self, collector: Any, seconds: float, first: float) -> None:
-        due = time.monotonic() + first
-        self._turns.append(_Turn(collector=collector, seconds=seconds, due=due))
+    def _add(self, collector: Any, seconds: float, first: float) -> _Turn:
+        turn = _Turn(collector=collector, seconds=seconds, due=time.monotonic() + first)
+        self._turns.append(turn)
+        return turn
+
+    def _attend(self, turn: _Turn) -> None:
+        """Give a collector its thread."""
+        name = f"lens-ship-{_name(turn.collector)}"
+        turn.thread = _started(name, self._take_turns, turn, self._stopping)
 
     def _replaced(self, *arguments: Any) -> DiagnosisAgent:
         """An agent with these arguments; this one, if it has begun already."""
@@ -220,19 +229,20 @@ class DiagnosisAgent:
     def _run(self) -> None:
         stopping = self._stopping
         self._guarded("stack", self._dumper.report_left_behind)
-        while not stopping.is_set():
-            self._round(time.monotonic(), stopping)
-            now = time.monotonic()
-            due = min((turn.due for turn in list(self._turns)), default=now + _TICK_SECONDS)
-            stopping.wait(min(max(due - now, 0.05), _TICK_SECONDS))
+        while not stopping.wait(_TICK_SECONDS):
+            self._guarded("stack", self._look_for_hang, time.monotonic())
+            self._guarded("stack", self._dumper.poll)
 
-    def _round(self, now: float, stopping: threading.Event) -> None:
-        for turn in list(self._turns):
-            if turn.due <= now and not stopping.is_set():
+    def _take_turns(self, turn: _Turn, stopping: threading.Event) -> None:
+        name, keep = _name(turn.collector), getattr(turn.collector, "keep_turn", None)
+        while not stopping.is_set():
+            now = time.monotonic()
+            if turn.due <= now:
                 turn.due = now + turn.seconds
-                self._guarded(_name(turn.collector), _collect, turn.collector)
-        self._guarded("stack", self._look_for_hang, now)
-        self._guarded("stack", self._dumper.poll)
+                self._guarded(name, _collect, turn.collector)
+            elif keep is not None:
+                self._guarded(name, keep)
+            stopping.wait(min(max(turn.due - time.monotonic(), 0.0), _KEEP_SECONDS))
 
     def _look_for_hang(self, now: float) -> None:
         mine = recorder()
@@ -244,8 +254,8 @@ class DiagnosisAgent:
     def _guarded(self, name: str, work: Any, *arguments: Any) -> None:
         try:
             work(*arguments)
-        except Exception as error:
-            if async_exceptions.is_async(error):
+        except BaseException as error:
+            if not self._is_own_thread() and async_exceptions.is_async(error):
                 raise
             first = name not in self.failures
             self.failures[name] = self.failures.get(name, 0) + 1
@@ -258,18 +268,25 @@ class DiagnosisAgent:
                     error,
                 )
 
+    def _is_own_thread(self) -> bool:
+        """Whether this is a thread of ours, where no exception is meant for the program."""
+        mine = (self._thread, *(turn.thread for turn in list(self._turns)))
+        return threading.current_thread() in mine
+
     # --- the end, the fork ------------------------------------------------------------------------
 
     def _end(self, thread: threading.Thread) -> None:
-        """End the thread, and take the last dump and the last lines of the log."""
+        """End the threads, and take the last dump and the last lines of the log."""
         deadline = time.monotonic() + _LAST_SECONDS
         self._stopping.set()
-        if thread is not threading.current_thread():
-            thread.join(_LAST_SECONDS)
+        for one in (thread, *(turn.thread for turn in self._turns)):
+            if one is not None and one is not threading.current_thread():
+                one.join(max(deadline - time.monotonic(), 0.0))
         if not thread.is_alive():
             self._guarded("stack", self._dumper.poll)
         self._dumper.end()
-        if self._log in self._collectors and not thread.is_alive():
+        following = [turn for turn in self._turns if turn.collector is self._log]
+        if following and not _is_alive(following[0].thread):
             self._guarded("log", _take_last, self._log, deadline)
 
     def _at_exit(self) -> None:
@@ -285,6 +302,8 @@ class DiagnosisAgent:
     def _after_fork(self) -> None:
         """In a child there is no thread, and no thread holds a lock."""
         self._thread = None
+        for turn in self._turns:
+            turn.thread = None
         self._lock = threading.Lock()
         self._stopping = threading.Event()
 
@@ -298,8 +317,7 @@ def start_from_environ() -> None:
             f"{config.COLLECTORS} has unknown collectors: {', '.join(sorted(settings.unknown))}."
             f" Known are {', '.join(sorted(_ALL))}.",
         )
-    if "log" in settings.wanted and not os.environ.get(config.LOG_FILE):
-        stderr.debug(f"The log collector is off: {config.LOG_FILE} is not set")
+    _report_unset(settings.wanted)
     if not settings.wanted:
         return
     with DiagnosisAgent._instance_lock:
@@ -307,6 +325,59 @@ def start_from_environ() -> None:
             DiagnosisAgent._instance = DiagnosisAgent(collectors=settings.wanted)
         agent = DiagnosisAgent._instance
     agent.start()
+
+
+def _report_unset(wanted: frozenset[str]) -> None:
+    """Say which collectors that were asked for have nothing to collect from."""
+    needed = {"log": config.LOG_FILE}
+    if wanted != _ALL:  # by its name: a node without a timer is not unusual
+        needed["metric"] = config.XPU_TIMER_PORT
+    for name, variable in needed.items():
+        if name in wanted and not os.environ.get(variable):
+            stderr.report_once(
+                f"unset {name}", f"The {name} collector is off: {variable} is not set."
+            )
+
+
+def _started(name: str, work: Any, *arguments: Any) -> threading.Thread | None:
+    """A daemon thread that does `work`; None when the system gives none."""
+    thread = threading.Thread(target=work, args=arguments, name=name, daemon=True)
+    try:
+        thread.start()
+    except RuntimeError as error:
+        if async_exceptions.is_async(error):
+            raise
+        logger.warning("Collectors are off, the thread %s cannot start: %s", name, error)
+        return None
+    return thread
+
+
+def _is_alive(thread: threading.Thread | None) -> bool:
+    return thread is not None and thread.is_alive()
+
+
+def _whole(value: Any) -> int | None:
+    """A whole number, also one given as text; None for anything else."""
+    if value is None:
+        return None
+    try:
+        return int(value)
+    except Exception as error:  # a number may be an object of any library
+        if async_exceptions.is_async(error):
+            raise
+        return None
+
+
+def _interval(seconds: Any) -> float:
+    """Seconds between two turns, at least a tick."""
+    try:
+        given = float(seconds)
+    except Exception as error:  # as above
+        if async_exceptions.is_async(error):
+            raise
+        given = 0.0
+        logger.warning("%r is not a number of seconds. %s s are used.", seconds, _TICK_SECONDS)
+    return given if given > _TICK_SECONDS else _TICK_SECONDS
 
 
 def _collect(collector: Any) -> None:

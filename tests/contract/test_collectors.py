@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import os
 import subprocess
 import sysconfig
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import import_module
@@ -16,9 +19,18 @@ import pytest
 
 import spooler.collectors
 from shipper.service import ship_once
-from spooler import DiagnosisDataType, MetricCollector, StackCollector, WorkerTrainingMetric
+from spooler import (
+    DiagnosisAgent,
+    DiagnosisDataType,
+    LogCollector,
+    MetricCollector,
+    StackCollector,
+    WorkerTrainingMetric,
+)
 from spooler.collectors import REGISTRY, Collector, pyspy
+from spooler.collectors import metric as metric_module
 from spooler.collectors.metric import clean
+from spooler.diagnosis import agent as agent_module
 from spooler.spool.reader import Reader
 from tests.kit import master, spools
 from tests.kit.master import PYTHON, needs_master
@@ -69,12 +81,16 @@ class Timer(ThreadingHTTPServer):
         self.server_close()
 
 
-def page(text: str, status: int = 200, length: int | None = None) -> Any:
+def page(text: str | bytes, status: int = 200, length: int | None = None, **headers: str) -> Any:
+    data = text.encode() if isinstance(text, str) else text
+
     def answer(request: BaseHTTPRequestHandler) -> None:
         request.send_response(status)
-        request.send_header("Content-Length", str(len(text) if length is None else length))
+        request.send_header("Content-Length", str(len(data) if length is None else length))
+        for name, value in headers.items():
+            request.send_header(name.replace("_", "-"), value)
         request.end_headers()
-        request.wfile.write(text.encode())
+        request.wfile.write(data)
 
     return answer
 
@@ -166,8 +182,28 @@ def slow(request: BaseHTTPRequestHandler) -> None:
         slow,
         lambda request: request.connection.close(),
         lambda request: request.wfile.write(b"\x00\x01 nothing of http\r\n\r\n"),
+        page(gzip.compress(PAGE.encode()), Content_Encoding="gzip", Content_Type="text/plain"),
+        page(gzip.compress(PAGE.encode())),
+        page("<html><body>Please log in</body></html>", Content_Type="text/html"),
+        page("Please log in"),
+        page('{"hang": 0}', Content_Type="application/json"),
+        page(PAGE + "<html>"),
+        page(PAGE.encode("utf-16")),
     ],
-    ids=["error", "redirect", "cut", "large", "endless", "closed", "garbage"],
+    ids=[
+        *(
+            "error",
+            "redirect",
+            "cut",
+            "large",
+            "endless",
+            "closed",
+            "garbage",
+            "gzip",
+            "unsaid gzip",
+        ),
+        *("login", "text", "json", "half a page", "utf-16"),
+    ],
 )
 @pytest.mark.promise("G2")
 def test_what_is_no_sample_is_nothing_and_told(
@@ -180,6 +216,34 @@ def test_what_is_no_sample_is_nothing_and_told(
     assert "No sample from the XPU timer" in caplog.text
     assert collector.store_data("") is False
     assert reports.taken == []
+
+
+@pytest.mark.parametrize(
+    "kind", ["text/plain", "text/plain; version=0.0.4", "application/openmetrics-text; charset=x"]
+)
+def test_every_form_of_a_sample_is_one(timer: Callable[..., Timer], kind: str) -> None:
+    lines = [
+        "hang 1",
+        'mm{op="a, \\"b\\" {c}",rank="0"} 1.5e-3 1700000000',
+        "a:b {} NaN",
+        'le_bucket{le="+Inf",} +Inf # {trace="x"} 0.5',
+    ]
+    timer(page("# HELP x\n" + "\n".join(lines) + "\n", Content_Type=kind))
+    assert MetricCollector().collect_data().splitlines() == lines
+
+
+def test_a_line_is_checked_in_time_that_grows_with_its_length() -> None:
+    for form in ("a{%s", 'a{"%s', "a %s!", "a{}%s!", "a 1%s!", "a 1 1%s!"):
+        for part in (" ", "x", '"', '\\"', "1", "{}", "#"):
+            checked = timed(metric_module._SAMPLE.fullmatch, form % (part * 20_000))
+            assert timed(metric_module._SAMPLE.fullmatch, form % (part * 160_000)) < 64 * checked
+
+
+def timed(check: Callable[[str], object], line: str) -> float:
+    """Seconds of this thread, never 0."""
+    begun = time.thread_time()
+    assert check(line) is None
+    return max(time.thread_time() - begun, 1e-3)
 
 
 @pytest.mark.parametrize("port", [None, "", "0", "70000", "http", "9"])
@@ -232,8 +296,19 @@ def test_the_stacks_of_all_threads_are_readable_text() -> None:
     assert ": asked\n" in text
     assert f"--- thread 'loader-7' ({thread.native_id}, daemon)" in text
     assert f'File "{__file__}", line' in text
-    place = text.index("end.wait(spools.PATIENCE_SECONDS)")
+    place = text.index("in waits_here")
     assert text.index("_bootstrap", text.index("loader-7")) < place, "outermost call first"
+
+
+@pytest.mark.promise("G2")
+def test_no_source_file_is_read_for_a_stack(tmp_path: Path) -> None:
+    """It may be a pipe, or on a file server that is gone: to open it would block for good."""
+    os.mkfifo(tmp_path / "code.py")
+    code = compile("stacks = take()", str(tmp_path / "code.py"), "exec")
+    known: dict[str, Any] = {"take": StackCollector().collect_data}
+    exec(code, known)
+    (main, *_) = known["stacks"].values()
+    assert f'File "{tmp_path}/code.py", line 1, in <module>\n' in main
 
 
 def test_stacks_may_be_given_as_lists_of_lines() -> None:
@@ -319,14 +394,127 @@ agent = spooler.DiagnosisAgent()
 agent.register_periodical_data_collector(Mine(), 0.01)
 agent.start(); agent.start()
 until(lambda: Mine.asked > 5)
-assert threading.active_count() == 2, threading.enumerate()
 agent.stop(); agent.stop()
+assert threading.active_count() == 1, threading.enumerate()
 print(json.dumps([agent.failures["Mine"] == Mine.asked, agent.is_running]))
 """,
         tmp_path,
     )
     assert spools.answer(done) == [True, False]
     assert done.stderr.count("ZeroDivisionError") == 1
+
+
+@pytest.mark.promise("G2")
+def test_a_client_that_raises_systemexit_ends_no_thread(tmp_path: Path) -> None:
+    done = agent(
+        """
+class Client:
+    called = 0
+    def report_diagnosis_agent_metrics(self, data):
+        Client.called += 1
+        sys.exit("the master is gone")
+agent = spooler.DiagnosisAgent(os.environ["LOG"])
+agent.set_client(Client())
+agent._turns[0].seconds = 0.01
+agent.start()
+until(lambda: Client.called > 3)
+agent.stop()
+print(json.dumps(agent.failures))
+""",
+        tmp_path / "spool",
+        LOG=str(written(tmp_path / "train.log")),
+    )
+    assert spools.answer(done) == {}
+    assert "Failed to report log data to master: the master is gone" in done.stderr
+
+
+def written(path: Path) -> Path:
+    path.write_text("one\n")
+    return path
+
+
+def test_a_slow_collector_delays_no_other(tmp_path: Path) -> None:
+    done = agent(
+        """
+class Slow:
+    asked = 0
+    def is_enabled(self): return True
+    def collect_data(self):
+        Slow.asked += 1
+        end.wait()
+    def store_data(self, data): pass
+class Quick(Slow):
+    def collect_data(self):
+        Quick.asked += 1
+end = threading.Event()
+agent = spooler.DiagnosisAgent()
+agent.register_periodical_data_collector(Slow(), 0.01)
+agent.register_periodical_data_collector(Quick(), 0.01)
+agent.start()
+until(lambda: Quick.asked > 5 and Slow.asked == 1)
+late = Quick()
+agent.register_periodical_data_collector(late, 0.01)
+end.set()
+agent.stop()
+""",
+        tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.promise("G2")
+def test_no_argument_raises_into_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PRIMUS_LENS_WANDB_OUTPUT_PATH", raising=False)
+    monkeypatch.delenv("TRAINING_LOG_FILE", raising=False)
+    odd: list[Any] = [None, "", 7, 1.5, [], {}, object(), b"/bytes", "/a\0b", float("nan")]
+    for value in odd:
+        one = DiagnosisAgent(value, node_rank=value, local_world_size=value)
+        assert one._node_rank in (None, 7, 1)
+        one.register_periodical_data_collector(StackCollector(), value)
+        assert one._turns[-1].seconds >= 1.0
+        one.diagnose_training_failure(value, restart_count=value)
+        LogCollector(value).tail()
+
+
+def test_numbers_may_be_given_as_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PRIMUS_LENS_WANDB_OUTPUT_PATH", raising=False)
+    monkeypatch.delenv("TRAINING_LOG_FILE", raising=False)
+    given: Any = {"node_rank": "3", "local_world_size": "4"}
+    one = DiagnosisAgent(**given)
+    assert (one._node_rank, one._stack._pids) == (3, agent_module._children)
+    assert DiagnosisAgent(node_rank=-1)._node_rank is None, "the environment knows it"
+    restarts: Any = "5"
+    action = one.diagnose_training_failure("CUDA error", restart_count=restarts)
+    assert action.action_type.name == "RELAUNCH_WORKER"
+
+
+@pytest.mark.parametrize("log", ["unset", "missing", "unreadable", "pipe"])
+def test_a_log_that_cannot_be_followed_is_said_once(tmp_path: Path, log: str) -> None:
+    path = tmp_path / "train.log"
+    if log == "unreadable":
+        path.write_text("one\n")
+        path.chmod(0)
+    if log == "pipe":
+        os.mkfifo(path)
+    environ = {} if log == "unset" else {"TRAINING_LOG_FILE": str(path)}
+    code = """
+from spooler.diagnosis.agent import DiagnosisAgent, start_from_environ
+if os.geteuid() == 0: os.access = lambda path, mode: os.stat(path).st_mode & 0o400
+start_from_environ()
+log = DiagnosisAgent._instance._log
+for _ in range(3): log.is_enabled()
+assert log.tail() in ("", "one\\n")
+DiagnosisAgent._instance.stop()
+"""
+    done = agent(code, tmp_path / "spool", PRIMUS_LENS_COLLECTORS="log", **environ)
+    said = {
+        "unset": "The log collector is off: TRAINING_LOG_FILE is not set.",
+        "missing": f"The training log {path} does not exist.",
+        "unreadable": f"The training log {path} cannot be read by this user.",
+        "pipe": f"The training log {path} is not a regular file.",
+    }
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("[Primus Lens WandB]") == done.stderr.count(said[log]) == 1
 
 
 def test_a_hang_takes_the_stacks_once_and_again_after_progress(tmp_path: Path) -> None:
