@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
 
 from shipper.config.schema import Config
 from shipper.delivery.counters import Metrics, instrument
@@ -78,8 +77,7 @@ class App:
         self.scanner = SpoolScanner(
             config=config,
             ledger=self.ledger,
-            is_known=self._is_known,
-            add_spool=self.add_spool,
+            shipping=self,
             quarantine=self.cleaner.quarantine.move_unattributed,
             now=self.now,
         )
@@ -118,9 +116,20 @@ class App:
         seconds = poll_interval(self.config.seconds_to_flush(identity))
         self.poller.add(Reader(directory, reader.place), seconds)
 
-    def _is_known(self, directory: Path) -> bool:
-        known = self.spools.get(directory.name)
-        return known is not None and known.reader.directory == directory
+    def shipped(self) -> Mapping[str, Reader]:
+        """The readers of all spools that were found, by id; of housekeeping alone."""
+        return {spool: one.reader for spool, one in self.spools.items()}
+
+    def remove_spool(self, spool: str) -> bool:
+        """Ship a spool no more, until it is added again; False while one of its queues is busy."""
+        keys = [key for key in self.spools[spool].queues if key in self.queues]
+        if not self.scheduler.hold(keys):
+            return False
+        self.cleaner.forget(spool)
+        self.poller.keep(self.spools.keys())
+        for key in keys:
+            self.scheduler.release(key)
+        return True
 
     def _pipeline(self, key: QueueKey, reader: Reader, identity: Identity) -> Pipeline:
         sink = self.sinks[key[0]]
@@ -220,6 +229,7 @@ class App:
     def clean(self) -> None:
         """Delete what retention and the limits do not keep."""
         self.cleaner.clean()
+        self.poller.keep(self.spools.keys())
         discarded = self.ledger.trim_dead_letters(
             max_count=self.config.dead_letter_count, max_bytes=self.config.dead_letter_bytes
         )

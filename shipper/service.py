@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 STOP_SECONDS = 8.0
 # What housekeeping and the HTTP port get when others have used all of that.
 LAST_SECONDS = 0.5
+# How often to look whether the root is still the directory that is watched.
+ROOT_SECONDS = 1.0
 # Housekeeping that could not write the state, or not read a directory, is repeated after this.
 RETRY_SECONDS = 10.0
 
@@ -95,6 +97,7 @@ class Service:
         self._cleaned = self._now()
         self._state_missed = 0  # heartbeats
         self._watcher: RootWatcher | None = None
+        self._watched: tuple[int, int] | None = None  # device and inode of the root
         self._housekeeping = Housekeeping(self._keep_house, self._woken.set)
         self._manager = SystemdNotifier(os.environ, now=self._now)
         self._heartbeat = HeartbeatWriter(self.app.ledger, self._now)
@@ -154,11 +157,9 @@ class Service:
             self.app.liveness.loop_ran(HOUSEKEEPING)
 
     def _scan_and_clean(self) -> float:
-        scanner, cleaner, root = self.app.scanner, self.app.cleaner, self._config.spool
+        scanner, cleaner = self.app.scanner, self.app.cleaner
         if not self._stopping:
-            readable = os.access(root, os.R_OK | os.X_OK) and os.path.isdir(root)
-            if self._watcher is None and readable:
-                self._watcher = RootWatcher(root, self.scan)
+            self._watch()
             scanner.scan_if_due()
             if self._now() - self._cleaned >= cleaner.seconds:
                 self._cleaned = self._now()
@@ -166,7 +167,26 @@ class Service:
                 if self._manager.is_used:
                     app = self.app
                     self._manager.status(summary(app.queues, app.states, spools=len(app.spools)))
-        return min(scanner.seconds, self._cleaned + cleaner.seconds - self._now())
+        due = min(scanner.seconds, self._cleaned + cleaner.seconds - self._now())
+        return min(due, ROOT_SECONDS)
+
+    def _watch(self) -> None:
+        """Watch the root, and whatever takes its place: after a mount it is another directory."""
+        root = self._config.spool
+        try:
+            found = os.stat(root)
+            usable = os.access(root, os.R_OK | os.X_OK) and os.path.isdir(root)
+        except OSError:
+            usable = False
+        mark = (found.st_dev, found.st_ino) if usable else None
+        ended = self._watcher is not None and self._watcher.has_ended
+        if mark == self._watched and not ended:
+            return
+        if self._watcher is not None:
+            self._watcher.stop()
+        self._watched = mark
+        self._watcher = RootWatcher(root, self.scan) if mark else None
+        self.app.scanner.request_scan()
 
     def _keep_house_last(self, *, clean: bool) -> None:
         if self._watcher is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from spooler.spool.owner import Liveness
@@ -67,6 +67,11 @@ class SpoolPoller:
             self._polled[reader.spool] = _Polled(reader=reader, seconds=seconds, due=self._now())
         self._changed.set()
 
+    def keep(self, spools: Collection[str]) -> None:
+        """Poll only these spools from now on."""
+        with self._lock:
+            self._polled = {name: one for name, one in self._polled.items() if name in spools}
+
     def poll(self) -> float:
         """Poll every spool that is due; seconds until the next one is, infinity without any."""
         now = self._now()
@@ -85,9 +90,6 @@ class SpoolPoller:
         if known.is_final and not news:
             return
         one.liveness = one.reader.liveness()
-        if not one.liveness.alive and not one.reader.changed_at():
-            with self._lock:
-                self._polled.pop(one.reader.spool, None)  # it has been deleted
         if news:
             one.pause = min(one.pause, one.seconds)
         if news or one.liveness != known:

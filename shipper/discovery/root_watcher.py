@@ -61,6 +61,12 @@ class RootWatcher:
         else:
             self._observer = observer
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the directory was deleted, which ends the watching."""
+        emitters = () if self._observer is None else self._observer.emitters
+        return not all(emitter.is_alive() for emitter in emitters)
+
     def stop(self) -> None:
         """End the watching thread."""
         if self._observer is not None:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Protocol
 
 from shipper.config.schema import Config
 from shipper.discovery.layout import find_spools, identity_of, is_empty, unreadable_text
@@ -37,9 +38,23 @@ NEW_SPOOL_SECONDS = 0.2
 MISSING_ROOT_SECONDS = 1.0
 
 
-class SpoolScanner:
-    """Scans the root when it is due, and passes each new spool to `add_spool`, once.
+class Shipping(Protocol):
+    """The spools that are shipped."""
 
+    def shipped(self) -> Mapping[str, Reader]:
+        """All of them, by id."""
+
+    def add_spool(self, reader: Reader, identity: Identity) -> None:
+        """Ship a spool from now on."""
+
+    def remove_spool(self, spool: str) -> bool:
+        """Ship a spool no more, until it is added again; False while it is in use."""
+
+
+class SpoolScanner:
+    """Scans the root when it is due, adds each new spool and removes each that is gone.
+
+    One that is gone is known by the ledger alone, and added again when it is found again.
     `quarantine` is asked first about a spool that cannot be read: whether it moved the spool away.
     """
 
@@ -48,16 +63,14 @@ class SpoolScanner:
         *,
         config: Config,
         ledger: Ledger,
-        is_known: Callable[[Path], bool],
-        add_spool: Callable[[Reader, Identity], None],
+        shipping: Shipping,
         quarantine: Callable[[Reader, SpoolError], bool],
         now: Callable[[], float],
     ) -> None:
         self.unreadable: dict[str, str] = {}  # directory -> why
         self._config = config
         self._ledger = ledger
-        self._is_known = is_known
-        self._add_spool = add_spool
+        self._shipping = shipping
         self._quarantine = quarantine
         self._now = now
         self._requested = True
@@ -90,6 +103,7 @@ class SpoolScanner:
         self._began = self._now()
         self._due = self._began + self._config.rescan_interval
         before, self.unreadable = self.unreadable, {}
+        self._remove_missing()
         if is_missing(root):
             self._due = min(self._due, self._began + MISSING_ROOT_SECONDS)
             if self._is_news(root, "missing"):
@@ -99,11 +113,24 @@ class SpoolScanner:
             self._retry_at = {n: due for n, due in self._retry_at.items() if n in self.unreadable}
         self._scanning = False
 
+    def _remove_missing(self) -> None:
+        shipped = self._shipping.shipped()
+        missing = [name for name, reader in shipped.items() if is_missing(reader.place)]
+        removed = [name for name in missing if self._shipping.remove_spool(name)]
+        if len(removed) < len(missing):
+            self._due = min(self._due, self._began + NEW_SPOOL_SECONDS)
+        if removed:
+            log.warning(
+                "spools are not there any more, lens-ship audit says what was delivered",
+                extra=fields(path=self._config.spool, count=len(removed)),
+            )
+
     def _scan(self, root: Path, before: dict[str, str]) -> None:
+        shipped = {reader.directory for reader in self._shipping.shipped().values()}
         spent: defaultdict[tuple[str, int], float] = defaultdict(float)  # seconds, by tenant
         bad = 0
         for directory in find_spools(root, self._on_unreadable):
-            if self._is_known(directory) or is_empty(directory):
+            if directory in shipped or is_empty(directory):
                 continue
             name, tenant = str(directory), (directory.relative_to(root).parts[0], _user(directory))
             if self._began < self._retry_at.get(name, 0.0):
@@ -171,7 +198,7 @@ class SpoolScanner:
                 return
             self._not_shipped(directory, f"cannot be read: {error}")
             return
-        self._add_spool(reader, identity)
+        self._shipping.add_spool(reader, identity)
 
     def _not_shipped(self, directory: Path, why: str) -> None:
         self.unreadable[str(directory)] = why
@@ -200,11 +227,11 @@ def _user(directory: Path) -> int:
         return -1
 
 
-def is_missing(root: Path) -> bool:
-    """Whether the root does not exist; one that cannot be read exists."""
+def is_missing(path: Path) -> bool:
+    """Whether a directory does not exist; one that cannot be read exists."""
     try:
-        os.stat(root)
-    except FileNotFoundError:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
         return True
     except OSError:
         return False

@@ -83,6 +83,14 @@ class Cleaner:
         """Something may have changed in the spools of a queue; from any thread."""
         self._dirty.append(queue)
 
+    def forget(self, spool: str) -> None:
+        """Discard what is known of a spool that is not there any more."""
+        for queue in self._queues.values():
+            queue.remove(spool)
+        self._spools.pop(spool, None)
+        self._deletable.forget(spool)
+        self._paused.pop(spool, None)
+
     def clean(self) -> None:
         """Delete what is delivered and not retained, then enforce the limits."""
         self._refresh()
@@ -105,8 +113,11 @@ class Cleaner:
                 self.mark_dirty(self._spools[spool_id].queues[0])
                 continue
             progress = self._progress(spool_id)
-            if self._deletable.has_changed(self._spools[spool_id].reader, progress):
-                changed[spool_id] = progress
+            try:
+                if self._deletable.has_changed(self._spools[spool_id].reader, progress):
+                    changed[spool_id] = progress
+            except OSError:  # its pipeline logs what is wrong
+                self.mark_dirty(self._spools[spool_id].queues[0])
         if not changed:
             return
         damage: dict[str, list[dict[str, Any]]] = {}
@@ -180,20 +191,16 @@ class Cleaner:
 
     def _delete(self, segment: DeletableSegment, why: str = "delivered") -> None:
         reader = self._spools[segment.spool].reader
-        segments = len(reader.segments()) if segment.number is None else 1
         self._deletable.invalidate(segment.spool)
         self.mark_dirty(self._spools[segment.spool].queues[0])
         values = {"spool": segment.spool, "path": reader.directory}
         try:
+            segments = len(reader.segments()) if segment.number is None else 1
             if segment.number is None:
                 if why == "delivered" and not self._has_ended(segment.spool):
                     return  # something was written since
                 reader.delete_spool()
-                for queue in self._queues.values():
-                    queue.remove(segment.spool)
-                del self._spools[segment.spool]
-                self._deletable.forget(segment.spool)
-                self._paused.pop(segment.spool, None)
+                self.forget(segment.spool)
                 self._ledger.mark_deleted(segment.spool)
             else:
                 reader.delete_segment(segment.number)
@@ -251,7 +258,11 @@ class Cleaner:
     def _undelivered(self) -> Iterator[DeletableSegment]:
         for spool_id, spool in self._spools.items():
             through = self._progress(spool_id).through
-            for number, last in spool.reader.final_segments():
+            try:
+                final = spool.reader.final_segments()
+            except OSError:
+                continue
+            for number, last in final:
                 if last > through:
                     yield DeletableSegment(
                         spool=spool_id,

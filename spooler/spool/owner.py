@@ -51,6 +51,7 @@ class Lock(Enum):
     FREE = "free"  # its writer held a POSIX lock, as older versions do, or does not say
     ABSENT = "absent"
     UNKNOWN = "unknown"  # this file system does not lock
+    AWAY = "away"  # the folder cannot be seen now: it was moved, unmounted, closed or deleted
 
 
 class ProcessState(Enum):
@@ -101,6 +102,7 @@ def judge(evidence: LivenessEvidence) -> Liveness:
     | lock     | process   | verdict                                                            |
     |----------|-----------|--------------------------------------------------------------------|
     | held     | any       | alive                                                              |
+    | away     | any       | alive: that nothing is seen proves nothing                         |
     | absent   | any       | sealed: ended                                                      |
     | absent   | gone      | ended                                                              |
     | absent   | others    | ended after 10 s, certain after 120 s: a cleaner may have removed  |
@@ -118,7 +120,7 @@ def judge(evidence: LivenessEvidence) -> Liveness:
     "Killed" is ended, certain and unclean; "ended" without a time is certain and not unclean.
     """
     lock, process, quiet = evidence.lock, evidence.process, evidence.quiet
-    if lock is Lock.HELD:
+    if lock in (Lock.HELD, Lock.AWAY):
         return _ALIVE
     if lock is Lock.ABSENT:
         if evidence.sealed or process is ProcessState.GONE:
@@ -358,7 +360,7 @@ class LivenessCheck:
         try:
             names = frozenset(os.listdir(self._folder))
         except OSError:
-            names = frozenset()
+            lock, names = Lock.AWAY, frozenset()
         open_ = sorted(name for name in names if f"{name}-wal" in names)
         return LivenessEvidence(
             lock=lock, process=process, sealed=not open_, quiet=self._quiet(open_[-_LOGS:])

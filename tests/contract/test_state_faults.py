@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -29,32 +28,11 @@ from shipper.sinks import DEFAULT
 from tests.kit.delivery import arrived
 from tests.kit.faulty_receiver import FaultyReceiver
 from tests.kit.images import disk
+from tests.kit.running import running
 from tests.kit.shipping import config, goodbye, spool, step
 from tests.kit.spools import identity, python, spool_id, wait_until
 
 RECORDS = [*(step(number) for number in range(20)), goodbye()]
-
-
-@contextmanager
-def running(given: Config) -> Iterator[Service]:
-    """A service on a thread of its own, which must end by itself and without an error."""
-    service, errors = Service(given), list[BaseException]()
-
-    def work() -> None:
-        try:
-            service.run()
-        except BaseException as error:  # noqa: BLE001 - the test raises it
-            errors.append(error)
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    try:
-        yield service
-        assert not errors, errors
-    finally:
-        service.stop()
-        thread.join()
-    assert not errors, errors
 
 
 def differences(given: Config) -> list[int]:

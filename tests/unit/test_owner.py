@@ -44,6 +44,7 @@ SHORT, RETAKE, LONG = QUIET_SECONDS, RETAKE_SECONDS, LONG_SECONDS
 # Lock, process, and the verdicts after so many seconds of quiet.
 ROWS = [
     *((Lock.HELD, process, {0: ALIVE, 10 * LONG: ALIVE}) for process in ProcessState),
+    *((Lock.AWAY, process, {0: ALIVE, 10 * LONG: ALIVE}) for process in ProcessState),
     (Lock.ABSENT, GONE, {0: ENDED}),
     *(
         (Lock.ABSENT, process, {0: ALIVE, SHORT - 0.1: ALIVE, SHORT: QUIET, LONG: ENDED})

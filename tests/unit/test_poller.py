@@ -91,6 +91,7 @@ def test_a_spool_that_is_deleted_is_felt_no_more(setup: Setup) -> None:
     setup.poll()
     for reader in setup.readers:
         shutil.rmtree(reader.directory)
+    setup.poller.keep(())
     setup.clock.pass_by(ENDED_SECONDS)
     setup.poller.poll()
     assert setup.poller.poll() == float("inf")

@@ -106,7 +106,7 @@ def test_a_directory_that_is_not_there_is_an_empty_spool(tmp_path: Path) -> None
     assert reader.segments() == []
     assert reader.read(0, 5).at_end
     assert reader.last_seq() == 0
-    assert not reader.is_owned()
+    assert reader.is_owned(), "nothing proves that it is not"
     reader.has_news()
     assert not reader.has_news()
     with pytest.raises(NotASpool):

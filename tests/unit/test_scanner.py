@@ -27,21 +27,26 @@ class Walker:
         self.seconds = 0.01  # what a look at a bad one takes
         self.judged: list[Path] = []
         self.at_each: Callable[[], None] = lambda: None
-        self.taken: dict[Path, Identity] = {}
+        self.known: dict[str, Reader] = {}
         self.config = config(folder, rescan_interval=RESCAN)
         self.config.spool.mkdir()
         self.ledger = Ledger(self.config.state)
         self.scanner = SpoolScanner(
             config=self.config,
             ledger=self.ledger,
-            is_known=self.taken.__contains__,
-            add_spool=self._take,
+            shipping=self,
             quarantine=self._judge,
             now=lambda: self.now,
         )
 
-    def _take(self, reader: Reader, identity: Identity) -> None:
-        self.taken[reader.directory] = identity
+    def shipped(self) -> dict[str, Reader]:
+        return self.known
+
+    def add_spool(self, reader: Reader, identity: Identity) -> None:
+        self.known[identity.spool] = reader
+
+    def remove_spool(self, spool: str) -> bool:
+        return bool(self.known.pop(spool))
 
     def _judge(self, reader: Reader, error: SpoolError) -> bool:
         self.now += self.seconds
@@ -68,7 +73,7 @@ def test_hundreds_of_spools_are_taken_in_without_a_rest(walker: Walker) -> None:
     for salt in range(MANY):
         spools.writer(walker.config.spool, spool=spools.spool_id(salt)).close()
     walks = 0
-    while len(walker.taken) < MANY:
+    while len(walker.known) < MANY:
         assert walker.scanner.seconds <= 0
         walker.scanner.scan_if_due()
         walks += 1
@@ -89,7 +94,7 @@ def test_between_walks_of_hundreds_that_cannot_be_read_there_is_a_rest(walker: W
         walker.now += max(0.0, walker.scanner.seconds)
         walker.scanner.scan_if_due()
     assert len(walker.scanner.unreadable) == MANY
-    assert not walker.taken
+    assert not walker.known
 
 
 @pytest.mark.promise("G15")
@@ -100,7 +105,7 @@ def test_a_tenant_whose_spools_take_long_is_left_for_the_next_walk(walker: Walke
     for number, folder in enumerate("bcd"):
         spools.writer(walker.config.spool / folder, spool=spools.spool_id(10 + number)).close()
     walker.scanner.scan_if_due()
-    assert len(walker.taken) == 3
+    assert len(walker.known) == 3
     assert list(walker.scanner.unreadable) == [str(one) for one in slow[:2]]
     for walks in (2, 3):
         walker.now += max(0.0, walker.scanner.seconds)
