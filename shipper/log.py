@@ -4,17 +4,23 @@
 
 At info there is a line for each change of state and none for each request. Control characters are
 escaped, so that no value can forge a line or move the cursor of a terminal.
+
+No thread waits for the reader of stderr: one thread of its own writes there.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import queue
 import re
+import select
 import sys
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -22,9 +28,11 @@ import orjson
 
 from shipper.humanize import sanitize
 
+log = logging.getLogger(__name__)
+
 # Python 3.10 knows the parameter of this class only while types are checked.
 if TYPE_CHECKING:
-    _ToStream = logging.StreamHandler[TextIO]
+    _ToStream = logging.StreamHandler["TextIO | BackgroundStream"]
 else:
     _ToStream = logging.StreamHandler
 
@@ -32,6 +40,9 @@ else:
 SUBJECT = ("sink", "workload", "spool", "path", "url", "receiver", "reason")
 _MAX_SUBJECTS = 4096
 _PRIORITY = ((50, 2), (40, 3), (30, 4), (20, 6), (0, 7))  # level at least -> that of syslog
+# What waits for a reader of stderr at most, and how long the end of the process waits for him.
+_MAX_WAITING_BYTES = 1024 * 1024
+_DRAIN_SECONDS = 2.0
 _BARE = re.compile(r"[^\s\"=\\]+")
 
 
@@ -42,7 +53,7 @@ def fields(**values: Any) -> dict[str, Any]:
 
 def start(level: str, style: str = "text", repeat_seconds: float = 0.0) -> None:
     """Log to stderr from `level` on, in one of `FORMATS`."""
-    handler = RateLimitHandler(sys.stderr, repeat_seconds)
+    handler = RateLimitHandler(BackgroundStream(sys.stderr), repeat_seconds)
     handler.setFormatter(FORMATS[style](journal=is_journal(sys.stderr, os.environ)))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for chatty in ("urllib3", "watchdog"):
@@ -54,6 +65,9 @@ def flush_repeats() -> None:
     for handler in logging.getLogger().handlers:
         if isinstance(handler, RateLimitHandler):
             handler.flush_repeats()
+            stream = handler.stream
+            if isinstance(stream, BackgroundStream) and (count := stream.take_discarded()):
+                log.warning("log lines discarded, stderr was not read", extra=fields(count=count))
 
 
 def is_journal(stream: TextIO, environ: Mapping[str, str]) -> bool:
@@ -64,6 +78,65 @@ def is_journal(stream: TextIO, environ: Mapping[str, str]) -> bool:
     except (OSError, ValueError):
         return False
     return (device, inode) == (str(found.st_dev), str(found.st_ino))
+
+
+class BackgroundStream:
+    """Writes to a stream's descriptor on a thread of its own, which ends with the process.
+
+    A pipe that no process reads, or a disk that hangs, would stop the thread that logs. Text beyond
+    `_MAX_WAITING_BYTES` is discarded and counted. What the descriptor refuses has no other place.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._discarded = 0  # writes
+        self._descriptor = stream.fileno()
+        self._encoding = stream.encoding
+        # It may be used in a signal handler, in the middle of a `put` of the same thread.
+        self._waiting: queue.SimpleQueue[bytes | threading.Event] = queue.SimpleQueue()
+        self._put = self._written = 0  # bytes
+        threading.Thread(target=self._run, name="log", daemon=True).start()
+
+    def write(self, text: str) -> None:
+        """Never waits."""
+        data = text.encode(self._encoding, "backslashreplace")
+        if self._put - self._written > _MAX_WAITING_BYTES:
+            self._discarded += 1
+        else:
+            self._put += len(data)
+            self._waiting.put(data)
+
+    def flush(self) -> None:
+        """Nothing: `drain` waits."""
+
+    def take_discarded(self) -> int:
+        """How many writes were discarded, once there is space for that line again."""
+        if self._put - self._written > _MAX_WAITING_BYTES / 2:
+            return 0
+        count, self._discarded = self._discarded, 0
+        return count
+
+    def drain(self) -> None:
+        """Wait until everything before is written, or `_DRAIN_SECONDS`."""
+        done = threading.Event()
+        self._waiting.put(done)
+        done.wait(_DRAIN_SECONDS)
+
+    def _run(self) -> None:
+        while True:
+            item = self._waiting.get()
+            if isinstance(item, threading.Event):
+                item.set()
+                continue
+            with suppress(OSError):  # closed, or its disk is full
+                self._write(item)
+            self._written += len(item)
+
+    def _write(self, data: bytes) -> None:
+        while data:
+            try:
+                data = data[os.write(self._descriptor, data) :]
+            except BlockingIOError:  # another process of the terminal has made it non-blocking
+                select.select([], [self._descriptor], [])
 
 
 @dataclass(kw_only=True)
@@ -83,7 +156,7 @@ class RateLimitHandler(_ToStream):
 
     def __init__(
         self,
-        stream: TextIO,
+        stream: TextIO | BackgroundStream,
         repeat_seconds: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -127,6 +200,8 @@ class RateLimitHandler(_ToStream):
     def close(self) -> None:
         """Write what is still held back."""
         self.flush_repeats(everything=True)
+        if isinstance(self.stream, BackgroundStream):
+            self.stream.drain()
         super().close()
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import io
+import os
 import sys
 from importlib import import_module
 
@@ -63,6 +64,7 @@ EXITS_OF: dict[str, str] = {
 
 def main() -> None:
     """Entry point of the `lens-ship` command."""
+    _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # paths, and terminals without UTF-8
@@ -80,6 +82,20 @@ def main() -> None:
         for line in str(error).splitlines():
             click.echo(f"lens-ship: {line}", err=True)
         sys.exit(error.exit_code)
+
+
+def _open_closed_streams() -> None:
+    """Put /dev/null in the place of standard streams that are closed (`2>&-`).
+
+    Their numbers would otherwise go to the next file that is opened, and what the interpreter
+    prints on a fatal error would end up in that file.
+    """
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
+            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115
 
 
 class _Registered(Group):

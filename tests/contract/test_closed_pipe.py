@@ -34,3 +34,34 @@ def test_a_closed_pipe_has_an_exit_code_of_its_own(words: list[str], tmp_path: P
     finally:
         os.close(writing)
     assert (process.returncode, said) == (141, "")
+
+
+@pytest.mark.parametrize("closed", [[0], [1], [2], [0, 1, 2]])
+def test_a_stream_that_is_closed_from_the_start_is_no_error(
+    closed: list[int], tmp_path: Path
+) -> None:
+    """Nor does its number go to a file of ours, which fatal errors would be written into."""
+    spool(tmp_path / "spool", [step(1), goodbye()])
+    before = "\n".join(
+        ["import os, sys", *(f"os.close({number})" for number in closed)]
+        + [
+            f"sys.{name} = None"
+            for number, name in enumerate(("stdin", "stdout", "stderr"))
+            if number in closed
+        ]
+    )
+    after = tmp_path / "descriptors"
+    before += f"""
+import atexit
+links = lambda: [os.readlink(f"/proc/self/fd/{{n}}") for n in {closed}]
+atexit.register(lambda: open({str(after)!r}, "w").write("\\n".join(links())))
+"""
+    process = start_lens_ship(
+        *("run", "--once", "--timeout", "1", "--processor-url", "http://127.0.0.1:9/v1"),
+        before=before,
+        LENS_SHIP_SPOOL=str(tmp_path / "spool"),
+        LENS_SHIP_STATE=str(tmp_path / "state"),
+    )
+    process.communicate(timeout=PATIENCE_SECONDS)
+    assert process.returncode == 1, "its record is pending"
+    assert after.read_text().split() == ["/dev/null"] * len(closed)

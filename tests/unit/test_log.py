@@ -13,7 +13,15 @@ from typing import Any
 import pytest
 
 from shipper.humanize import sanitize
-from shipper.log import FORMATS, RateLimitHandler, fields, is_journal, start
+from shipper.log import (
+    FORMATS,
+    BackgroundStream,
+    RateLimitHandler,
+    fields,
+    flush_repeats,
+    is_journal,
+    start,
+)
 
 EVENT = "sink paused, data is kept"
 
@@ -193,6 +201,53 @@ def test_at_the_end_what_is_held_is_written() -> None:
     assert log.stream.getvalue().splitlines()[1:] == ["<4>down sink=a detail=2 suppressed=1"]
 
 
+# --- a reader that does not read ------------------------------------------------------------------
+
+
+def test_a_pipe_that_is_full_stops_no_thread_and_what_is_discarded_is_counted() -> None:
+    reading, writing = os.pipe()
+    root = logging.getLogger()
+    before, level = list(root.handlers), root.level
+    with open(writing, "w") as pipe:
+        stream = BackgroundStream(pipe)
+        handler = RateLimitHandler(stream, 0.0)
+        handler.setFormatter(FORMATS["json"](journal=True))
+        root.handlers = [handler]
+        try:
+            for number in range(30_000):  # megabytes: a pipe takes 64 KiB
+                handler.handle(record("flood", detail=f"{number} {'x' * 100}"))
+            flush_repeats()  # no space for a line yet
+            lines: list[dict[str, Any]] = []
+            with open(reading) as reader:
+                while not lines or "discarded" not in lines[-1]["msg"]:
+                    flush_repeats()
+                    lines.append(json.loads(reader.readline()[3:]))
+                assert lines[-1]["msg"] == "log lines discarded, stderr was not read"
+                assert lines[-1]["count"] + len(lines) - 1 == 30_000
+                stream.drain()
+        finally:
+            root.handlers, root.level = before, level
+
+
+def test_a_reader_that_is_gone_is_no_error() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "w") as pipe:
+        stream = BackgroundStream(pipe)
+        stream.write("lost\n")
+        stream.drain()
+
+
+def test_a_descriptor_that_does_not_block_gets_every_line() -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with open(writing, "w") as pipe, open(reading) as reader:
+        stream = BackgroundStream(pipe)
+        for number in range(5000):
+            stream.write(f"{number:099}\n")
+        assert [int(reader.readline()) for _ in range(5000)] == list(range(5000))
+
+
 # --- the journal ----------------------------------------------------------------------------------
 
 
@@ -216,7 +271,7 @@ def test_starting_replaces_what_was_there(capfd: pytest.CaptureFixture[str]) -> 
         logging.getLogger("shipper.x").warning("seen", extra=fields(sink="s"))
         logging.getLogger("shipper.x").info("unseen")
         (handler,) = root.handlers
-        handler.flush()
+        handler.close()
     finally:
         root.handlers, root.level = before, level
     (said,) = capfd.readouterr().err.splitlines()
