@@ -192,11 +192,13 @@ class App:
     # --- state ------------------------------------------------------------------------------------
 
     def is_done(self) -> bool:
-        """Whether everything that is there has been delivered."""
+        """Whether all that is there has been delivered, except what has no address to go to."""
         return (
             self.scanner.is_done
             and self.scheduler.is_idle()
-            and all(queue.caught_up() for queue in list(self.queues.values()))
+            and all(
+                queue.caught_up() or queue.is_hopeless() for queue in list(self.queues.values())
+            )
         )
 
     def needs_operator(self) -> bool:

@@ -16,7 +16,7 @@ from shipper.delivery.pipeline import Pipeline, TurnResult
 from shipper.delivery.sink_state import SinkState
 from shipper.errors import ShipperError
 from shipper.log import fields
-from shipper.sinks.outcome import TIMEOUT, Disposition, Outcome
+from shipper.sinks.outcome import NO_URL, TIMEOUT, Disposition, Outcome
 from spooler.errors import SpoolError
 from spooler.spool.identity import Identity
 
@@ -111,6 +111,11 @@ class DeliveryQueue:
         """Whether its last request timed out: the next one may take as long."""
         failure = self.state.failure
         return failure is not None and failure.reason == TIMEOUT
+
+    def is_hopeless(self) -> bool:
+        """Whether its records have no address to go to, which takes other settings."""
+        failure = self.state.failure
+        return failure is not None and failure.reason == NO_URL
 
     def caught_up(self) -> bool:
         """Whether every spool was read to its end and nothing is left to send."""

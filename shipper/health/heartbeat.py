@@ -9,8 +9,8 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
 
 import spooler
 from shipper.delivery.sink_state import SinkState
@@ -41,9 +41,10 @@ class HeartbeatWriter:
         self._started = time.time()
         self._next = now()
         self._expire_at = now()
+        self.delivered = Counter[str]()  # records by sink, since the start
+        self._stamp = ledger.stamp()  # the ledger's at the last reading
         # Monotonic time, delivered records by sink.
-        self._readings: deque[tuple[float, Mapping[str, int]]] = deque()
-        self._stamp: tuple[int, int] | None = None  # the ledger's at the last reading
+        self._readings = deque([(now(), totals.delivered_by_sink(ledger))])
         self._written: dict[Key, OutageRow] | None = None
 
     @property
@@ -112,9 +113,11 @@ class HeartbeatWriter:
         """Records delivered per second by sink over the last `RATE_SECONDS`."""
         now, stamp = self._now(), self._ledger.stamp()
         # Counted only where something was written since.
-        known = self._readings[-1][1] if self._readings and stamp == self._stamp else None
-        delivered = totals.delivered_by_sink(self._ledger) if known is None else known
+        known = self._readings[-1][1]
+        delivered = known if stamp == self._stamp else totals.delivered_by_sink(self._ledger)
         self._stamp = stamp
+        for sink, count in delivered.items():
+            self._note_delivered(sink, count - known.get(sink, 0))
         self._readings.append((now, delivered))
         while len(self._readings) > 2 and self._readings[1][0] <= now - RATE_SECONDS:
             self._readings.popleft()
@@ -125,3 +128,8 @@ class HeartbeatWriter:
             sink: round(max(0, count - before.get(sink, 0)) / (now - began), 3)
             for sink, count in delivered.items()
         }
+
+    def _note_delivered(self, sink: str, count: int) -> None:
+        if count > 0:
+            self.delivered[sink] += count
+            log.info("records delivered", extra=fields(sink=sink, total=self.delivered[sink]))

@@ -33,6 +33,14 @@ class LedgerTotals:
     dead: Counter[tuple[str, str, str]]  # (sink, reason, state)
     dropped: Counter[str]  # never written by the training side, by reason
 
+    @property
+    def delivered(self) -> Counter[str]:
+        """By sink."""
+        return Counter({sink: n for (sink, what), n in self.settled.items() if what == "delivered"})
+
+
+NO_TOTALS = LedgerTotals(settled=Counter(), lost=Counter(), dead=Counter(), dropped=Counter())
+
 
 def read_totals(state: StateDatabase) -> LedgerTotals:
     with state.connection() as database:

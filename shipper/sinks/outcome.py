@@ -100,6 +100,7 @@ class Reason(Enum):
 _BY_WORD = {reason.word: reason for reason in Reason}
 UNKNOWN_WORKLOAD = Reason.UNKNOWN_WORKLOAD.word
 TIMEOUT = Reason.TIMEOUT.word
+NO_URL = Reason.NO_URL.word
 # Failures that no waiting ends.
 _FOR_OPERATORS = frozenset(
     reason.word for reason in (Reason.NO_URL, Reason.BAD_URL, Reason.TLS, Reason.NO_CREDENTIAL)
@@ -167,7 +168,8 @@ def classify_failure(failure: Unreachable, *, tries: int) -> Outcome:
         return Outcome(
             disposition=Disposition.SPLIT, reason=TIMEOUT, detail=failure.detail, ambiguous=True
         )
-    scope = "workload" if failure.sent else "sink"
+    # Another workload's job may have recorded a URL.
+    scope = "workload" if failure.sent or failure.reason == NO_URL else "sink"
     needs_operator = failure.reason in _FOR_OPERATORS
     return retry(failure.reason, failure.detail, scope=scope, needs_operator=needs_operator)
 

@@ -38,7 +38,6 @@ from spooler.spool.layout import is_marked_full
 from spooler.spool.reader import Reader
 from spooler.spool.summary import SpoolSummary, SummaryReader
 
-_NO_TOTALS = LedgerTotals(settled=Counter(), lost=Counter(), dead=Counter(), dropped=Counter())
 _NO_ROWS = SpoolRows()
 _NO_SINK_ROWS = SinkRows()
 
@@ -65,7 +64,7 @@ class StatusCollector:
         """The status now, of every spool or of those whose id begins with `only`."""
         config, ledger = self._config, self._ledger()
         snapshot = read_snapshot(ledger) if ledger else {}
-        counted = totals.read_totals(ledger) if ledger else _NO_TOTALS
+        counted = totals.read_totals(ledger) if ledger else totals.NO_TOTALS
         outages = service_status.outages(ledger) if ledger else []
         unreadable: dict[str, str] = {}
         spools = self._collect_spools(snapshot, only, unreadable)

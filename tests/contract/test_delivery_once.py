@@ -79,12 +79,32 @@ def test_everything_delivered_is_success_and_is_kept_for_replay(
 ) -> None:
     directory = write(tmp_path)
     done = once(tmp_path, receiver.url)
-    assert (done.code, done.out) == (0, "")
+    assert (done.code, done.out) == (0, f"{STEPS - 1} records delivered\n")
     assert sorted(arrived(receiver.store, "w").steps) == list(range(STEPS - 1))
     assert Reader(directory).last_seq() == STEPS
     before = len(receiver.seen)
-    assert once(tmp_path, receiver.url).code == 0
+    done = once(tmp_path, receiver.url)
+    assert (done.code, done.out) == (0, "0 records delivered\n")
     assert len(receiver.seen) == before
+
+
+def test_rejected_records_are_named_at_the_end(tmp_path: Path, receiver: FaultyReceiver) -> None:
+    spool(tmp_path / "spool", [step(1), goodbye()], who=identity())  # no workload, no pod
+    done = once(tmp_path, receiver.url)
+    assert (done.code, done.out) == (
+        0,
+        "0 records delivered. 1 dead letter kept, see `lens-ship dead-letter list`\n",
+    )
+
+
+def test_what_has_no_address_is_not_waited_for(tmp_path: Path) -> None:
+    """Only other settings would change that; the time-out of this test is that of the command."""
+    write(tmp_path)
+    places = ("--spool", str(tmp_path / "spool"), "--state", str(tmp_path / "state"))
+    done = lens_ship("run", "--once", "--timeout", "10000", *places)
+    assert done.code == 1
+    assert f"{STEPS} records for processor (no-url: " in done.err
+    assert done.out == "0 records delivered\n"
 
 
 @pytest.mark.promise("G4")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -142,3 +144,36 @@ def test_a_root_that_is_made_later_is_found(
     write(tmp_path)
     receiver.wait_for(lambda seen: [post.status for post in seen] == [200] * 3, LONG)
     assert end(process, signal.SIGTERM)[0] == 0
+
+
+def test_a_hangup_is_logged_and_ends_nothing(
+    tmp_path: Path, receiver: FaultyReceiver, start: Start
+) -> None:
+    write(tmp_path)
+    service = start()
+    receiver.wait_for(lambda seen: len(seen) >= 1, LONG)
+    service.send_signal(signal.SIGHUP)
+    assert service.stderr is not None
+    while "SIGHUP ignored" not in (line := service.stderr.readline()):
+        assert line, "the service has ended"
+    service.terminate()
+    assert service.wait(LONG) == 0
+
+
+def test_a_log_that_no_process_reads_does_not_stop_the_service(
+    tmp_path: Path, receiver: FaultyReceiver, start: Start
+) -> None:
+    write(tmp_path)
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with suppress(BlockingIOError):
+        while True:  # full from the start
+            os.write(writing, b"x" * 4096)
+    os.set_blocking(writing, True)
+    flags = ("run", *settings(tmp_path, receiver), "--log-level", "debug")
+    with open(writing, "w") as pipe:
+        service = start_lens_ship(*flags, stderr=pipe)
+    receiver.wait_for(lambda seen: len(seen) >= 3, LONG)
+    service.terminate()
+    assert service.wait(PROMISED_SECONDS) == 0
+    os.close(reading)

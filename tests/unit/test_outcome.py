@@ -161,7 +161,7 @@ def test_a_redirect_says_where_to() -> None:
         ("refused", False, 99, RETRY, S),
         ("no-connection", False, 99, RETRY, S),
         ("connect-timeout", False, 99, RETRY, S),
-        ("no-url", False, 99, RETRY, S),
+        ("no-url", False, 99, RETRY, W),
         ("bad-url", False, 99, RETRY, S),
         ("tls", False, 99, RETRY, S),
         ("connection-lost", True, 99, RETRY, W),

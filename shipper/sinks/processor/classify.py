@@ -163,4 +163,4 @@ def _envelope(body: bytes) -> dict[str, Any] | None:
 
 def _said(answer: Answer) -> str:
     text = answer.body[:200].decode("utf-8", "replace").strip()
-    return f"{answer.status} {text}".strip()
+    return f"{answer.status} {text.removeprefix(str(answer.status)).lstrip()}".strip()
