@@ -19,6 +19,7 @@ class SinkRows:
     """One sink in one spool: every record up to `seq` is acknowledged or otherwise final."""
 
     seq: int = 0
+    updated: float = 0.0  # Unix seconds of the last move of `seq`
     delivered: int = 0
     skipped: int = 0
     dead_letters: int = 0  # kept
@@ -62,10 +63,12 @@ def read_snapshot(state: StateDatabase, spool: str = "") -> LedgerSnapshot:
     found: dict[str, dict[str, dict[str, Any]]] = defaultdict(lambda: defaultdict(dict))
     gaps: dict[str, list[Gap]] = defaultdict(list)
     with state.connection() as database:
-        for name, sink, seq, early, delivered, skipped in database.execute(
-            f"SELECT spool, sink, seq, early, delivered, passed FROM position{known}", values
+        for name, sink, seq, early, delivered, skipped, updated in database.execute(
+            f"SELECT spool, sink, seq, early, delivered, passed, updated FROM position{known}",
+            values,
         ):
             found[name][sink] |= {"seq": seq, "delivered": delivered, "skipped": skipped}
+            found[name][sink]["updated"] = updated or 0.0
             found[name][sink]["acked_beyond"] = tuple(map(tuple, json.loads(early or "[]")))
         for name, sink, kept, count in database.execute(
             "SELECT spool, sink, sum(state = 'kept'), count(*) FROM dead_letter"

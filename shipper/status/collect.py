@@ -128,10 +128,11 @@ class _SpoolCollector:
     def __init__(self, directory: Path, sinks: tuple[str, ...], config: Config) -> None:
         self._directory = directory
         self._sinks = sinks
-        self._reporting = config.api_reporting
+        self._config = config
         self._summary_reader = SummaryReader(directory)
         self._reader = Reader(directory)
         self._identity: Identity | None = None
+        self._made = 0.0  # Unix seconds of the last new or deleted file
         # Most sinks are at the same seq, and the next collection may find them there too.
         self._times: dict[tuple[Callable[[int], float | None], int], float | None] = {}
         self._ended: tuple[object, SpoolStatus] | None = None
@@ -139,9 +140,10 @@ class _SpoolCollector:
     def collect(self, rows: SpoolRows) -> SpoolStatus:
         """The status now; that of a spool that has ended is kept while nothing has changed."""
         try:
-            mark = (self._directory.stat().st_mtime_ns, rows)
+            found = self._directory.stat()
         except OSError:
             return self._read(rows)
+        mark, self._made = (found.st_mtime_ns, rows), found.st_mtime
         if self._ended is None or self._ended[0] != mark:
             status = self._read(rows)
             self._ended = (mark, status) if status.state == "ended" else None
@@ -153,7 +155,7 @@ class _SpoolCollector:
         summary = self._summary_reader.read()
         identity, problem = self._identify()
         problem = summary.problem or problem
-        reporting = self._reporting and (identity is None or identity.api_reporting)
+        reporting = self._config.api_reporting and (identity is None or identity.api_reporting)
         state = "writing" if owned else "ended"
         if not reporting:
             state = "disabled"
@@ -177,6 +179,7 @@ class _SpoolCollector:
             pid=identity.pid if identity else 0,
             rank=identity.rank if identity else None,
             problem=problem,
+            flush_interval=self._config.seconds_to_flush(identity) if identity else 0.0,
             producer_dropped=dict(producer_dropped(rows.gaps)),
             sinks=tuple(
                 self._of_sink(name, one, rows, summary, reporting=reporting)
@@ -202,14 +205,16 @@ class _SpoolCollector:
         acknowledged = summary.newest
         if mine.seq < summary.last:
             acknowledged = self._time(self._summary_reader.time_of, mine.seq)
+        oldest = self._time(self._summary_reader.time_beyond, mine.seq) if pending else None
         return SpoolSinkStatus(
             sink=name,
             delivered=mine.delivered,
             skipped=mine.skipped,
             pending=pending,
             pending_bytes=self._summary_reader.bytes_beyond(mine.seq) if pending else 0,
-            oldest=self._time(self._summary_reader.time_beyond, mine.seq) if pending else None,
+            oldest=oldest,
             newest_acknowledged=acknowledged,
+            waiting_since=None if oldest is None else max(oldest, mine.updated, self._made),
             dead_letters=mine.dead_letters,
             corrupt=losses.corrupt,
             dropped=losses.evicted.total() + sum(mine.dropped.values()),

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from shipper.humanize import most_frequent
 from shipper.ledger.service_status import Heartbeat, OutageRow
 
 # The service writes a heartbeat every few seconds. Without one for so long, it is stuck.
@@ -30,6 +31,7 @@ class SpoolSinkStatus:
     pending_bytes: int = 0
     oldest: float | None = None  # time of the first pending record
     newest_acknowledged: float | None = None  # time of the last record that is not pending
+    waiting_since: float | None = None  # what is pending was written, and nothing delivered since
     dead_letters: int = 0  # kept
     corrupt: int = 0
     dropped: int = 0  # deleted undelivered to keep a limit, or by a rule of the sink
@@ -50,6 +52,7 @@ class SpoolStatus:
     pid: int = 0
     rank: int | None = None
     problem: str = ""
+    flush_interval: float = 0.0  # seconds
     producer_dropped: Mapping[str, int] = field(default_factory=dict)  # never written, by reason
     sinks: tuple[SpoolSinkStatus, ...] = ()
     unconfigured: Mapping[str, int] = field(default_factory=dict)  # removed sink -> unsent records
@@ -194,6 +197,7 @@ class Status:
         """For JSON, with every spool or only the worst ones."""
         spools = self.spools if most_spools is None else tuple(self.worst_first[:most_spools])
         found = asdict(replace(self, spools=spools)) | {
+            "producer_dropped": most_frequent(self.producer_dropped),
             "pending": self.pending,
             "pending_bytes": self.pending_bytes,
             "oldest_age_seconds": self.age(self.oldest),
@@ -209,6 +213,7 @@ class Status:
                 outage["action_required"] = outage.pop("alarm")
         for made, spool in zip(found["spools"], spools, strict=True):
             made |= {
+                "producer_dropped": most_frequent(spool.producer_dropped),
                 "pending": spool.pending,
                 "oldest_age_seconds": self.age(spool.oldest),
                 "dead_letters": spool.dead_letters,

@@ -3,6 +3,7 @@
 An operator has to act when:
 
 - records are pending and no service runs, or the service is stuck;
+- a spool is not shipped for `STALLED_SECONDS` and some flush intervals, and no outage is why;
 - a receiver rejects in a way that no waiting ends (token, address, certificate), or nothing has
   been delivered for `PAUSED_SECONDS`;
 - the spool root is full and new records are dropped;
@@ -12,17 +13,22 @@ An operator has to act when:
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from enum import Enum
 from typing import Any
 
-from shipper.humanize import counted, duration, time_of_day
+from shipper.humanize import counted, duration, sanitize, time_of_day
 from shipper.ledger.service_status import OutageRow
 from shipper.sinks.outcome import Reason
-from shipper.status.model import SinkStatus, Status
+from shipper.status.model import SinkStatus, SpoolSinkStatus, SpoolStatus, Status
 
 PAUSED_SECONDS = 900.0
+STALLED_SECONDS = 300.0
+_FLUSHES = 10
+# The spools of a workload have their turns one after the other.
+_TURN_SECONDS = 2.0
 
 
 class HealthState(str, Enum):
@@ -82,6 +88,14 @@ def _urgent(status: Status, max_dead_letters: int) -> Iterator[str]:
         problem = broken[0].problem.replace(f"{status.root}/", "")
         others = f", and {len(broken) - 1} more" if len(broken) > 1 else ""
         yield f"{counted(len(broken), 'spool')} cannot be read: {problem}{others}"
+    if stalled := stalled_spools(status):
+        oldest = min(one.oldest for one in stalled if one.oldest is not None)
+        not_shipped = "spool is not" if len(stalled) == 1 else "spools are not"
+        yield (
+            f"{len(stalled):,} {not_shipped} shipped although the service runs, the oldest record"
+            f" is {duration(status.age(oldest))} old. See its log, then restart it: no records are"
+            " lost."
+        )
     if status.dead_letters > max_dead_letters:
         yield f"{counted(status.dead_letters, 'dead letter')}: see lens-ship dead-letter list"
 
@@ -104,6 +118,43 @@ def _service(status: Status) -> Iterator[str]:
         yield f"{pending} It exited uncleanly at {time_of_day(heartbeat.beat, status.time)}."
 
 
+def stalled_spools(status: Status) -> list[SpoolStatus]:
+    """Spools of which a sink has delivered nothing for too long, and no outage is the reason."""
+    if not status.running or status.heartbeat is None:
+        return []
+    paused_until = _paused_until(status)
+    waiting = Counter(one.workload for one in status.spools if one.pending)
+
+    def is_stalled(spool: SpoolStatus, sink: SpoolSinkStatus) -> bool:
+        since = (
+            sink.waiting_since or status.time,
+            started,
+            paused_until[sink.sink, ""],
+            paused_until[sink.sink, spool.workload],
+        )
+        allowed = STALLED_SECONDS + _FLUSHES * spool.flush_interval
+        return status.time - max(since) > allowed + _TURN_SECONDS * waiting[spool.workload]
+
+    started = status.heartbeat.started
+    return [
+        spool
+        for spool in status.spools
+        if not spool.problem and any(is_stalled(spool, sink) for sink in spool.sinks)
+    ]
+
+
+def _paused_until(status: Status) -> defaultdict[tuple[str, str], float]:
+    """When the last outage of a sink or workload ended, infinity while it lasts."""
+    known = {spool.workload for spool in status.spools}
+    ends = defaultdict[tuple[str, str], float](float)
+    for sink in status.sinks:
+        for outage in sink.outages:
+            # A sink may name its queues otherwise, so that their spools are not known here.
+            key = sink.sink, outage.workload if outage.workload in known else ""
+            ends[key] = max(ends[key], float("inf") if outage.until is None else outage.until)
+    return ends
+
+
 def _ongoing(status: Status) -> Iterator[tuple[SinkStatus, OutageRow]]:
     """What is wrong now, the first outage of each reason; only a running service knows."""
     for sink in status.sinks if status.running else ():
@@ -121,7 +172,8 @@ def _outage_text(status: Status, sink: SinkStatus, outage: OutageRow) -> str:
     others = sum(one.reason == outage.reason for one in sink.ongoing) - 1
     workload = ""
     if outage.workload:
-        workload = f" (workload {outage.workload}{f' and {others} more' if others else ''})"
+        name = sanitize(outage.workload, 80)
+        workload = f" (workload {name}{f' and {others} more' if others else ''})"
     backlog = f"{counted(status.pending, 'record')} pending. " if status.pending else ""
     since = time_of_day(outage.since, status.time)
     text = _capital(f"{sink.sink} {text}{workload} since {since}.")

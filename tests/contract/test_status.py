@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -358,6 +360,24 @@ def test_the_outage_of_a_workload_is_over_when_nothing_of_it_is_pending(
         assert sum(1 for _ in ledger.dead_letters()) == 1
         told = service_status.outages(ledger)
     assert [(one.workload != "", one.until is not None) for one in told] == [(True, True)]
+
+
+def test_a_spool_that_a_service_leaves_alone_requires_action(tmp_path: Path) -> None:
+    """Whatever the reason: the spool is readable, and no sink has a failure."""
+    directory, _ = spool(tmp_path / "spool", [step(1), goodbye()])  # its records are years old
+    now = time.time()
+    with closing(Ledger(tmp_path / "state")) as ledger:
+        beat = service_status.Heartbeat(pid=1, version="1", started=now - 7200, beat=now)
+        service_status.write_heartbeat(ledger, beat)
+        assert status(tmp_path)[0] == 0, "its files are new"
+        os.utime(directory, (now - 7200, now - 7200))
+        code, shown = status(tmp_path)
+        assert (code, shown["status"]["level"]) == (1, "action_required")
+        assert "not shipped although the service runs" in shown["status"]["headline"]
+        ledger.remember_spool(directory.name, directory, {})
+        for sink in DEFAULT:  # one that is slow has a turn now and then
+            ledger.acknowledge(directory.name, sink, Position(seq=1), CommitDelta(delivered=1))
+        assert status(tmp_path)[0] == 0
 
 
 def test_status_does_not_keep_a_service_from_starting(tmp_path: Path) -> None:

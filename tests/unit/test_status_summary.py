@@ -312,3 +312,57 @@ def test_losses_are_shown_by_reason() -> None:
     assert "processor: dropped: 4 corrupt" in text
     assert "dropped by producer: 17 disk-full" in text
     assert "processor: 3 values skipped, not numeric" in text
+
+
+# --- spools that are not shipped ------------------------------------------------------------------
+
+HOUR = 3600.0
+LONG_ALIVE = replace(ALIVE, started=NOW - 5 * HOUR)
+
+
+def waiting(seconds: float, *, number: int = 0, workload: str = "w", **fields: Any) -> SpoolStatus:
+    since = NOW - seconds
+    one = SpoolSinkStatus(sink="processor", pending=3, oldest=since, waiting_since=since)
+    return spool(number=number, sinks=(one,), workload=workload, flush_interval=5.0, **fields)
+
+
+def ended(ago: float, *, workload: str = "") -> OutageRow:
+    return replace(trouble("refused", ago=4 * HOUR, workload=workload), until=NOW - ago)
+
+
+@pytest.mark.parametrize(
+    ("status", "stalled"),
+    [
+        (overview(waiting(2 * HOUR), heartbeat=LONG_ALIVE), True),
+        (overview(waiting(300), heartbeat=LONG_ALIVE), False),
+        (overview(waiting(2 * HOUR), heartbeat=LONG_ALIVE, running=False), False),
+        (overview(waiting(2 * HOUR), heartbeat=ALIVE), False),  # the service has just started
+        (overview(waiting(2 * HOUR, problem="torn"), heartbeat=LONG_ALIVE), False),
+        (overview(waiting(2 * HOUR), heartbeat=LONG_ALIVE, outages=(ended(60),)), False),
+        (overview(waiting(2 * HOUR), heartbeat=LONG_ALIVE, outages=(ended(HOUR),)), True),
+        (
+            overview(
+                waiting(2 * HOUR),
+                waiting(1, number=1, workload="x"),
+                heartbeat=LONG_ALIVE,
+                outages=(trouble("unknown-workload", workload="x"),),
+            ),
+            True,
+        ),
+        (overview(*(waiting(900, number=n) for n in range(400)), heartbeat=LONG_ALIVE), False),
+    ],
+)
+def test_a_spool_that_is_not_shipped_needs_an_operator(status: Status, stalled: bool) -> None:
+    found = summarize(status)
+    assert found.action_required == (
+        stalled or not status.running or bool(status.spools[0].problem)
+    )
+    assert ("not shipped although the service runs" in found.headline) == stalled
+
+
+def test_the_spools_that_are_not_shipped_are_counted() -> None:
+    status = overview(waiting(2 * HOUR), waiting(HOUR, number=1), heartbeat=LONG_ALIVE)
+    assert summarize(status).headline == (
+        "2 spools are not shipped although the service runs, the oldest record is 2.0 h old."
+        " See its log, then restart it: no records are lost."
+    )
