@@ -10,6 +10,7 @@ from typing import Any
 
 import orjson
 
+_MOST_NAMES = 10
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
@@ -64,8 +65,19 @@ def counted(number: int, noun: str) -> str:
 
 
 def by_reason(counts: Mapping[str, int]) -> str:
-    """Counts by reason: `3 disk-full, 1 root-cap`."""
-    return ", ".join(f"{count:,} {sanitize(name)}" for name, count in sorted(counts.items()))
+    """Counts by reason: `3 disk-full, 1 root-cap`; those that are rare as one number."""
+    pieces = most_frequent(counts).items()
+    return ", ".join(f"{count:,} {sanitize(name, 64)}" for name, count in pieces)
+
+
+def most_frequent(counts: Mapping[str, int]) -> dict[str, int]:
+    """By name; of more than `_MOST_NAMES`, which a stranger may have made up, the others as one."""
+    if len(counts) <= _MOST_NAMES:
+        return dict(sorted(counts.items()))
+    by_count = sorted(counts, key=lambda name: (-counts[name], name))
+    few = {name: counts[name] for name in sorted(by_count[:_MOST_NAMES])}
+    others = by_count[_MOST_NAMES:]
+    return {**few, f"of {len(others):,} other reasons": sum(counts[name] for name in others)}
 
 
 def short(number: int) -> str:

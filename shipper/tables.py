@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
@@ -84,6 +85,19 @@ def fitted(columns: Sequence[Column], rows: Sequence[Sequence[Text]], width: int
 
 
 class _Output(Console):
+    """The one way of text to a terminal: tenants, receivers and file names wrote parts of it."""
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterator[Segment]:
+        """With everything escaped that a terminal acts upon; styles are not in the text."""
+        for text, style, control in super().render(renderable, options):
+            if text.isprintable() or control:
+                yield Segment(text, style, control)
+            else:
+                lines = text.split("\n")
+                yield Segment("\n".join(sanitize(line, None) for line in lines), style)
+
     def on_broken_pipe(self) -> None:
         """Leave it to the command line: rich would exit with code 1."""
         raise BrokenPipeError

@@ -14,6 +14,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from shipper.humanize import most_frequent
+
 _COUNTS = (
     *("written", "delivered", "skipped", "pending", "dead_letters", "corrupt", "unaccounted"),
     "resent",
@@ -51,7 +53,8 @@ class Account:
 
     def to_map(self) -> dict[str, Any]:
         """For JSON."""
-        return {**asdict(self), "balances": self.balances}
+        producer = most_frequent(self.dropped_by_producer)
+        return {**asdict(self), "dropped_by_producer": producer, "balances": self.balances}
 
 
 def total(sink: str, accounts: Iterable[Account]) -> Account:

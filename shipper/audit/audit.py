@@ -28,6 +28,7 @@ from shipper.ledger.snapshot import (
     read_snapshot,
 )
 from shipper.retention.quarantine import Quarantine, QuarantineReport
+from spooler.errors import SpoolError
 from spooler.spool.reader import Reader
 
 _TRIES = 5
@@ -64,7 +65,7 @@ def run_audit(
     """The account of every spool in the ledger or below `root`, for each of `sinks`.
 
     Of sinks that were `removed` from the configuration only what the ledger knows is reported.
-    `closed` is called with directories that cannot be read.
+    `closed` is called with directories and spools that cannot be read, which have no account.
     """
     spools = {
         row["id"]: _AuditedSpool(
@@ -88,7 +89,13 @@ def run_audit(
             found = _AuditedSpool(id=reader.spool, directory=str(directory), reader=reader)
             audited.append(found)
         found.sinks += [sink for sink in sinks if (found.id, sink) not in known]
-    accounts = [account for spool in audited for account in _accounts(ledger, spool)]
+    accounts = []
+    for spool in audited:
+        try:
+            accounts += _accounts(ledger, spool)
+        except (SpoolError, OSError) as error:  # of a later format, or it cannot be read now
+            if closed is not None:
+                closed(Path(spool.directory), OSError(0, str(error)))
     accounts += _unattributed(root, sinks, known)
     return sorted(accounts, key=lambda account: (account.spool, account.sink))
 

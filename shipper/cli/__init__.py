@@ -17,6 +17,7 @@ import click
 import spooler
 from shipper.cli.options import Group, quiet_on_closed_pipe
 from shipper.errors import ShipperError
+from shipper.humanize import sanitize
 
 REGISTRY: dict[str, str] = {
     "run": "shipper.cli.run:run",
@@ -76,11 +77,11 @@ def main() -> None:
         error.show()
         sys.exit(2)
     except click.ClickException as error:
-        click.echo(f"lens-ship: {error.format_message()}", err=True)
+        click.echo(f"lens-ship: {sanitize(error.format_message(), None)}", err=True)
         sys.exit(2)
     except ShipperError as error:
         for line in str(error).splitlines():
-            click.echo(f"lens-ship: {line}", err=True)
+            click.echo(f"lens-ship: {sanitize(line, None)}", err=True)
         sys.exit(error.exit_code)
 
 

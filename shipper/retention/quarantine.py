@@ -29,6 +29,7 @@ from typing import Any
 
 import orjson
 
+from shipper.humanize import sanitize
 from shipper.ledger import ranges
 from shipper.ledger.ranges import Range
 from shipper.log import fields
@@ -325,7 +326,7 @@ def _text(report: QuarantineReport, place: Path) -> str:
     if report.last:
         lines.append("          It was the last segment: what came after it is unknown.")
     lines += ["", *_next(report, place)]
-    return "\n".join(lines) + "\n"
+    return "".join(f"{sanitize(line, None)}\n" for line in lines)
 
 
 def _next(report: QuarantineReport, place: Path) -> list[str]:

@@ -127,7 +127,7 @@ def _last_error(sink: SinkStatus, status: Status) -> Text:
     ongoing = outage.until is None and status.running
     since = f"since {time_of_day(outage.since, status.time)}"
     when = since if outage.until is None else f"until {time_of_day(outage.until, status.time)}"
-    workload = f", workload {outage.workload}" if outage.workload else ""
+    workload = f", workload {sanitize(outage.workload, 80)}" if outage.workload else ""
     return Text(
         f"{sink.sink}: {'error' if ongoing else 'last error'} {outage.reason} {when}{workload}:"
         f" {sanitize(' '.join(outage.detail.split()), 1000)}",

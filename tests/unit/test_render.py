@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from rich.text import Text
 
 from shipper.audit.account import Account
 from shipper.cli.render import print_accounts, print_dead_letters, print_plan, print_quarantine
+from shipper.humanize import by_reason, most_frequent
 from shipper.retention.quarantine import QuarantineReport
+from shipper.tables import console
 
 NASTY = "[red]x[/red] [/y] \x1b[2J\u202e:bug:"
 SHOWN = r"[red]x[/red] [/y] \x1b[2J\u202e:bug:"
@@ -61,3 +64,18 @@ def test_plans(capsys: pytest.CaptureFixture[str]) -> None:
     out = " ".join(capsys.readouterr().out.split())
     assert f"cannot be read: {SHOWN}" in out
     assert "destination" not in out
+
+
+def test_of_many_reasons_the_rare_ones_are_one_number() -> None:
+    counts = {f"reason-{number}": number for number in range(1, 20_001)}
+    few = most_frequent(counts)
+    assert sum(few.values()) == sum(counts.values())
+    assert few["reason-20000"] == 20_000
+    assert "of 19,990 other reasons" in few
+    assert len(by_reason({"x" * 9999 + str(number): 1 for number in range(99)})) < 1000
+    assert by_reason({"disk-full": 2, "cap": 1}) == "1 cap, 2 disk-full"
+
+
+def test_the_console_escapes_whatever_it_is_given(capsys: pytest.CaptureFixture[str]) -> None:
+    console().print(Text(NASTY), NASTY, soft_wrap=True)
+    assert capsys.readouterr().out == f"{SHOWN} {SHOWN}\n"
