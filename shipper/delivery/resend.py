@@ -21,7 +21,7 @@ from typing import Any
 
 from shipper.delivery.pipeline import ClosedRange, Pipeline, TurnResult
 from shipper.ledger.ledger import CommitDelta, Position, ReceiverEpoch
-from shipper.sinks import Batch, VolatileSink
+from shipper.sinks import Batch, PlanInput, VolatileSink
 from shipper.sinks.outcome import Disposition, Outcome
 from shipper.steps import Rejected
 from spooler.errors import BodyUnreadable
@@ -65,7 +65,7 @@ class AtMostOncePipeline(Pipeline):
         self._receiver = sink
         self._key = f"lens-ship/{self._ledger.instance()}"
         self._epoch = self._ledger.epoch(self.identity.spool, self._entry)
-        self._newest = 0.0  # Unix seconds: event time of the newest record that was delivered
+        self._kept_until = 0.0  # monotonic seconds: the receiver forgets all of it then
 
     @property
     def epoch(self) -> str:
@@ -73,9 +73,9 @@ class AtMostOncePipeline(Pipeline):
         return self._epoch.name
 
     @property
-    def newest(self) -> float:
-        """Event time of the newest record that was delivered, Unix seconds."""
-        return self._newest
+    def kept_until(self) -> float:
+        """When the receiver has forgotten all that was delivered, monotonic seconds."""
+        return self._kept_until
 
     def _send(self, batch: Batch, attempt: int) -> Outcome:
         answer = self._receiver.handshake(batch, self.identity, self._key)
@@ -90,7 +90,9 @@ class AtMostOncePipeline(Pipeline):
             self._save(in_flight=batch.first, in_flight_epoch=answer.epoch)
         outcome = super()._send(batch, attempt)
         if outcome.disposition is Disposition.DELIVERED:
-            self._newest = max(self._newest, self._receiver.event_time(batch))
+            age = self._receiver.age(batch, self.identity) or 0.0
+            until = time.monotonic() + self._receiver.receiver_retention - age
+            self._kept_until = max(self._kept_until, until)
         elif once and outcome.disposition is Disposition.RETRY and not outcome.ambiguous:
             self._save(in_flight=0, in_flight_epoch="")
         return outcome
@@ -121,7 +123,8 @@ class ResendingPipeline(AtMostOncePipeline):
         self._given = given
         self._resend: _Resend | None = None
         self._probed = float("-inf")  # monotonic seconds
-        self._newest_is_known = not self._epoch.name
+        if self._epoch.name:  # something was delivered, at an unknown time
+            self._kept_until = time.monotonic() + self._receiver.receiver_retention
 
     def turn(
         self, *, now: Callable[[], float], until: float, owned: bool, flush_all: bool
@@ -137,11 +140,7 @@ class ResendingPipeline(AtMostOncePipeline):
 
     def linger_seconds(self) -> float | None:
         """The probe interval, as long as the receiver should keep something of this spool."""
-        if not self._newest_is_known:
-            self._newest_is_known = True
-            chunk = self.reader.read(max(0, self.position.seq - 1), 1)
-            self._newest = max((_time_of(stored.body) for stored in chunk.records), default=0.0)
-        keeps = time.time() < self._newest + self._receiver.receiver_retention
+        keeps = time.monotonic() < self._kept_until
         return self._receiver.probe_interval if keeps else None
 
     def take_delivered(self) -> int:
@@ -181,23 +180,38 @@ class ResendingPipeline(AtMostOncePipeline):
             return TurnResult(failure=result.failure)
         if result.at_end:
             self._delivered += resend.take_delivered()
-            self._newest = max(self._newest, resend.newest)
+            self._kept_until = max(self._kept_until, resend.kept_until)
             self._save(name=resend.epoch)
             self._resend = None
             self._events.resent(self.sink.ordering_key(self.identity), resend.sent)
         return TurnResult(more=True)
 
     def _first_kept(self) -> int:
-        """Seq of the first record that is recent enough for the receiver to keep it."""
-        oldest = time.time() - self._receiver.receiver_retention - _SLACK_SECONDS
+        """Seq of a record before which none is recent enough for the receiver to keep it."""
         lowest = max(1, self.reader.first_seq())
-        first = self.position.seq + 1
+        first, newest = self.position.seq + 1, 0.0
         while first > lowest:
             first = max(lowest, first - _STEP_BACK_RECORDS)
-            found = self.reader.read(first - 1, 1).records
-            if found and _time_of(found[0].body) < oldest:
+            records = self.reader.read(first - 1, _STEP_BACK_RECORDS).records
+            newest = newest or (_time_of(records[-1].body) if records else 0.0)
+            if records and self._is_forgotten(records, newest):
                 break
         return first
+
+    def _is_forgotten(self, records: Sequence[Stored], newest: float) -> bool:
+        """Whether the receiver has forgotten the first of these by itself.
+
+        Where no record tells its age, the clock of the process does: `newest` is when its newest
+        record was made.
+        """
+        limit, kinds = self._receiver.receiver_retention + _SLACK_SECONDS, self._receiver.kinds
+        own = [one for one in records if kinds is None or one.kind in kinds]
+        plan = self._receiver.plan(PlanInput(identity=self.identity, records=own, ended=False))
+        for batch in plan.batches:
+            age = self._receiver.age(batch, self.identity)
+            if age is not None:
+                return age > limit
+        return newest - _time_of(records[0].body) > limit
 
 
 class _Resend(AtMostOncePipeline):

@@ -140,7 +140,7 @@ class Volatile(Protocol):
     """The receiver loses what it acknowledged when it restarts, and cannot detect a repetition.
 
     Attributes:
-        receiver_retention: seconds for which it remembers a batch, from its `event_time` on.
+        receiver_retention: the `age` in seconds up to which it remembers a batch.
         probe_interval: seconds between two handshakes while it should remember something.
     """
 
@@ -156,8 +156,11 @@ class Volatile(Protocol):
     def is_idempotent(self, batch: Batch) -> bool:
         """Whether the receiver may get this batch twice without harm."""
 
-    def event_time(self, batch: Batch) -> float:
-        """When the data of a batch was taken, Unix seconds."""
+    def age(self, batch: Batch, identity: Identity) -> float | None:
+        """Seconds since the data was taken; None without a clock that is the process's and ours.
+
+        Wall clocks of two processes differ, and jump: no age comes from them.
+        """
 
 
 class VolatileSink(Sink, Volatile, Protocol):

@@ -67,6 +67,7 @@ class SpoolMasterClient:
                 **metric,
                 source=None if source is None else dict(source),
                 master=self.master_addr,
+                monotonic=time.monotonic(),
             )
             packed = codec.pack(body)
             if len(packed) > fmt.BODY_LIMIT:

@@ -26,6 +26,8 @@ class ReportRecord(NamedTuple):
     # "host:port" of the master that the program named. The identity of the spool names it too,
     # unless the spool was opened before: then it explains why the report went elsewhere.
     master: str = ""
+    # The monotonic clock at the time of the record, which processes of the same boot share.
+    monotonic: float | None = None
 
 
 # What a master is sent of a record: exactly these fields.

@@ -274,12 +274,12 @@ def this_process() -> WriterProcess:
     """This process."""
     pid = os.getpid()
     _, ticks = _state_of("self")
-    return WriterProcess(pid=pid, start_ticks=ticks, pid_namespace=_namespace(), boot_id=_boot_id())
+    return WriterProcess(pid=pid, start_ticks=ticks, pid_namespace=_namespace(), boot_id=boot_id())
 
 
 def find(writer: WriterProcess) -> ProcessState:
     """Whether a process runs, as far as this process can see it."""
-    if not writer.boot_id or writer.boot_id != _boot_id():
+    if not writer.boot_id or writer.boot_id != boot_id():
         return ProcessState.ELSEWHERE
     if not writer.start_ticks or writer.pid < 1 or writer.pid_namespace != _namespace():
         return ProcessState.UNSEEN
@@ -314,7 +314,8 @@ def _exists(pid: int) -> bool:
 
 
 @functools.cache
-def _boot_id() -> str:
+def boot_id() -> str:
+    """This boot of this host, "" where that is unknown."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_bytes().decode("utf-8").strip()
     except (OSError, ValueError) as error:

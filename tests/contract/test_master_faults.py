@@ -25,6 +25,7 @@ from shipper.sinks.dlrover.session import JobNode, Session, Timeouts, Transport
 from shipper.sinks.dlrover.sink import DLRoverSink
 from shipper.sinks.options import from_settings
 from shipper.sinks.outcome import Disposition, Outcome
+from spooler.spool import owner
 from spooler.spool.identity import Identity
 from tests.kit import master as kit
 from tests.kit import spools
@@ -120,7 +121,7 @@ def transport_of(service: str, address: str, patience: Timeouts) -> Transport:
 def test_an_exception_in_the_master_is_a_dead_letter_after_one_try(master: Master) -> None:
     """A field too many is one way to have one; `test_master` shows that none is ever sent."""
     talk = Session(master.address, lambda: dial(master), time.monotonic)
-    sent = talk.report(read({"time": 1.0, **metric(1)}), ['{"a": 1}'], NOBODY)
+    sent = talk.report(read({"time": time.time(), **metric(1)}), ['{"a": 1}'], NOBODY)
     assert (sent.outcome.disposition, sent.outcome.reason) == (
         Disposition.PERMANENT,
         "master-error",
@@ -134,7 +135,7 @@ def test_a_no_is_neither_delivered_nor_tried_for_ever(
 ) -> None:
     talk = Session(master.address, lambda: dial(master), time.monotonic)
     monkeypatch.setattr(encode, "report_data", lambda *_: b"\x80\x04no pickle.")
-    one = read({"time": 1.0, **metric(1)})
+    one = read({"time": time.time(), **metric(1)})
     outcomes = [talk.report(one, ["{}"], NOBODY).outcome for _ in range(3)]
     assert [(o.disposition, o.reason, o.needs_operator) for o in outcomes] == [
         (Disposition.RETRY, "refused", True),
@@ -307,12 +308,18 @@ def test_a_restarted_master_is_told_again_what_it_forgot_before_anything_newer(
     ages = [0, 650, 500, 100, 0, 0]
     kind, _ = report(0)
     records = [
-        (kind, {"time": float(now - age), **metric(n, KINDS[n % 3], timestamp=now - age)})
+        (
+            kind,
+            {
+                "time": float(now - age),
+                "monotonic": max(time.monotonic() - age, 0.0),
+                **metric(n, KINDS[n % 3], timestamp=now - age),
+            },
+        )
         for n, age in enumerate(ages)
     ]
-    directory, writer = spool(
-        tmp_path / "spool", records, who=whose(master.address, master.service), close=False
-    )
+    who = whose(master.address, master.service, boot_id=owner.boot_id())
+    directory, writer = spool(tmp_path / "spool", records, who=who, close=False)
     assert ship_once(config(tmp_path), timeout=60) == []
     assert numbers(master.stored()) == [0, 2, 3, 4, 5]
     master.kill()

@@ -24,8 +24,8 @@ class FakeTime:
             "NO_FAKE_STAT": "1",
         }
 
-    def jump(self, days: int) -> None:
+    def jump(self, days: float) -> None:
         """Be so many days off from now on."""
         draft = self._file.with_suffix(".new")
-        draft.write_text(f"{days:+d}d\n")
+        draft.write_text(f"{days:+g}d\n")
         draft.replace(self._file)

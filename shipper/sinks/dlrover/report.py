@@ -24,6 +24,8 @@ _SPLITTABLE = frozenset({"TRAINING_LOG", "STACK_TRACE"})
 # A repetition of such a report makes the master see a hang that is none.
 _ONCE = frozenset({"XPU_TIMER_METRIC"})
 
+# A timestamp so much later than its record is none: a master would not tidy up until then.
+AHEAD_SECONDS = 600.0
 # Below this there is no room for text worth sending.
 _LEAST_ROOM = 64
 
@@ -36,12 +38,14 @@ class InvalidReport(Exception):
 class Report:
     """The eight fields, checked; `time` is when the record was made, in Unix seconds.
 
-    `master` is the address that the program itself has named, "" for none.
+    `master` is the address that the program itself has named, "" for none. `made` is `time` by the
+    monotonic clock of that boot, None where it was not recorded.
     """
 
     metric: Mapping[str, Any]
     time: float
     master: str = ""
+    made: float | None = None
 
     @property
     def timestamp(self) -> int:
@@ -63,7 +67,7 @@ def read(body: Mapping[str, Any]) -> Report:
     """Check the decoded body of a `report` record.
 
     Raises:
-        Unfit: a field is missing or not what it should be.
+        InvalidReport: a field is missing or not what it should be.
     """
     try:
         record = decode(body)
@@ -73,7 +77,10 @@ def read(body: Mapping[str, Any]) -> Report:
         raise InvalidReport("data_type is empty")
     metric = {name: getattr(record, name) for name in FIELDS}
     metric["timestamp"] = _seconds(record.timestamp, record.time)
-    return Report(metric=metric, time=record.time, master=record.master)
+    ahead = metric["timestamp"] - record.time  # both by the clock of the process
+    if ahead > AHEAD_SECONDS:
+        raise InvalidReport(f"timestamp is {ahead:.0f} s later than the record")
+    return Report(metric=metric, time=record.time, master=record.master, made=record.monotonic)
 
 
 def contents(report: Report, limit: int) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from shipper.errors import Unreachable
 from shipper.finding import Finding, fail, ok, warn
 from shipper.sinks import Batch, Plan, PlanInput, workload_key
 from shipper.sinks.dlrover import report as reports
+from shipper.sinks.dlrover.age import Ages, exact
 from shipper.sinks.dlrover.classify import (
     AMBIGUOUS,
     TRIES_AMBIGUOUS,
@@ -104,6 +105,7 @@ class DLRoverSink:
             self._make_client = custom_client.load(options.client)
         self._sessions: dict[_Endpoint, MasterSession] = {}
         self._tried: dict[tuple[str, int], _Tried] = {}
+        self._ages = Ages()
         # Spool -> the master that its program has named first; a process has one.
         self._named: dict[str, str] = {}
         self._lock = threading.Lock()
@@ -114,6 +116,8 @@ class DLRoverSink:
 
     def plan(self, chunk: PlanInput) -> Plan:
         """Every valid report is a batch."""
+        if chunk.records:
+            self._ages.note(chunk.identity, chunk.records[-1].seq)
         batches: list[Batch] = []
         rejected: list[Rejected] = []
         for stored in chunk.records:
@@ -146,7 +150,7 @@ class DLRoverSink:
         return (Batch(seqs=last.seqs, payload=Report(metric=metric, time=now)),)
 
     def handshake(self, batch: Batch | None, identity: Identity, key: str) -> Handshake:
-        outcome = self._needless(batch.payload, identity) if batch is not None else None
+        outcome = self._needless(batch, identity) if batch is not None else None
         if outcome is not None:
             return Handshake(outcome=outcome)
         try:
@@ -159,14 +163,13 @@ class DLRoverSink:
         report: Report = batch.payload
         return not report.once
 
-    def event_time(self, batch: Batch) -> float:
-        report: Report = batch.payload
-        return report.timestamp
+    def age(self, batch: Batch, identity: Identity) -> float | None:
+        return exact(batch.payload, identity)
 
     def send(self, batch: Batch, identity: Identity, attempt: int) -> Outcome:
         """Send one report, all of its messages."""
         report: Report = batch.payload
-        outcome = self._needless(report, identity)
+        outcome = self._needless(batch, identity)
         if outcome is not None:
             return outcome
         try:
@@ -239,18 +242,17 @@ class DLRoverSink:
             self._tried.pop(key, None)
         return outcome
 
-    def _needless(self, report: Report, identity: Identity) -> Outcome | None:
+    def _needless(self, batch: Batch, identity: Identity) -> Outcome | None:
         """What becomes of a report that need not be sent; None when it is to be sent."""
+        report: Report = batch.payload
         if report.master:
             self._named.setdefault(identity.spool, report.master)
-        now = time.time()
-        age = now - report.timestamp
         if not self._has_receiver(identity):
-            return no_endpoint(wait=now - report.time < self._options.wait_for_endpoint)
+            recorded = self._ages.recorded(report, identity, batch.first)
+            return no_endpoint(wait=recorded < self._options.wait_for_endpoint)
+        age = self._ages.taken(report, identity, batch.first)
         if self._options.max_age and age >= self._options.max_age:
             return expired(age)
-        if age < -RETENTION_SECONDS:
-            return invalid(f"timestamp {report.timestamp} is {-age:.0f} s in the future")
         return None
 
     # --- sessions ---------------------------------------------------------------------------------

@@ -51,9 +51,9 @@ MASTER_BUILDS: dict[str, BrokenBuild] = {
                 new="    if False:\n",
             ),
             Patch(
-                file="shipper/sinks/dlrover/sink.py",
-                old="        if age < -RETENTION_SECONDS:\n",
-                new="        if False:\n",
+                file="shipper/sinks/dlrover/report.py",
+                old="    if ahead > AHEAD_SECONDS:\n",
+                new="    if False:\n",
             ),
         ),
     ),
