@@ -36,6 +36,8 @@ class Step(NamedTuple):
     data: Mapping[str, Any]  # flat: name -> value
     seqs: tuple[int, ...]
     tracker: str = "wandb"
+    # Counted by a process that did not begin the run: the tracker has given it another number.
+    own_count: bool = False
 
     @property
     def first(self) -> int:
@@ -83,13 +85,14 @@ class CollectedSteps:
 class _Building:
     """A step whose next part may be the next record."""
 
-    __slots__ = ("data", "run", "seqs", "step", "time", "tracker")
+    __slots__ = ("data", "own_count", "run", "seqs", "step", "time", "tracker")
 
     def __init__(self, first: StepRecord) -> None:
         self.run = first.run
         self.step = first.step
         self.time = first.time
         self.tracker = first.tracker
+        self.own_count = first.inherited and not first.step_given
         self.data: Mapping[str, Any] = {}
         self.seqs: list[int] = []
 
@@ -106,6 +109,7 @@ class _Building:
             data=self.data,
             seqs=tuple(self.seqs),
             tracker=self.tracker,
+            own_count=self.own_count,
         )
 
 
@@ -199,7 +203,8 @@ class _StepCollector:
         started = self._building.get(run)
         if started is None and record.closed and not gaps:  # what almost every record is
             # As a plain tuple: the constructor takes three times as long.
-            fields = (run, record.step, record.time, data, (stored.seq,), record.tracker)
+            own_count = record.inherited and not record.step_given
+            fields = (run, record.step, record.time, data, (stored.seq,), record.tracker, own_count)
             self._complete.append(tuple.__new__(Step, fields))
             return
         if started is None or started.step != record.step:

@@ -30,13 +30,13 @@ class TrackedRun(abc.ABC):
 
     tracker: str  # a key of `spooler.hooks.REGISTRY`
 
-    def __init__(self, run_id: str, *, ignored: bool = False) -> None:
+    def __init__(self, run_id: str, *, ignored: bool = False, pid: int | None = None) -> None:
         self.run = run_id
         self.ignored = ignored  # the tracker itself is disabled for it
         self.generation = -1  # of the recorder, when the run was last announced
         self.finished = False
-        self.pid = os.getpid()  # of the process that began it
-        self.inherited = False  # this process is a forked child of that one
+        self.pid = pid or os.getpid()  # of the process that began it
+        self.inherited = False  # another process has begun it
         self.last_step: int | None = None
 
     @abc.abstractmethod
@@ -82,6 +82,8 @@ class RunTracker:
         """Record the end of a run, once."""
         if tracked is None or tracked.ignored or tracked.finished:
             return
+        if tracked.pid != os.getpid():
+            return  # it goes on in the process that began it
         tracked.finished = True
         self._active.discard(tracked)
         body = finish.encode(
@@ -93,13 +95,9 @@ class RunTracker:
         recorder().record(finish.NAME, body)
 
     def finish_all(self) -> None:
-        """Record the end of runs that are active when the interpreter ends.
-
-        A run that a forked child has inherited goes on in its parent.
-        """
+        """Record the end of runs that are active when the interpreter ends."""
         for tracked in list(self._active):
-            if tracked.pid == os.getpid():
-                guarded(self.finish, tracked)
+            guarded(self.finish, tracked)
 
     def announce(self, mine: Recorder, tracked: TrackedRun) -> None:
         """Record which run the following steps belong to; start its detection.
@@ -171,6 +169,7 @@ def wrap_log(hook: Any, original: Callable[..., Any]) -> Callable[..., Any]:
     - `before_log(self)`: what has to be read before the tracker's own call.
     - `observe_log(self, before, *args, **kwargs)`: called when that call has returned.
     - `known_run(self)`: the `TrackedRun`, None if there is none yet.
+    - `missed_log(self)`, optional: called when a call may have been accepted, and not observed.
     """
 
     @functools.wraps(original)
@@ -188,8 +187,10 @@ def wrap_log(hook: Any, original: Callable[..., Any]) -> Callable[..., Any]:
         except BaseException as error:
             if async_exceptions.interrupted_here(error):
                 _interrupted(hook, self, error)  # the tracker had already accepted it
+            _missed(hook, self)
             raise
         if before is None:
+            _missed(hook, self)
             return result
         try:
             hook.observe_log(self, before, *args, **kwargs)
@@ -197,8 +198,10 @@ def wrap_log(hook: Any, original: Callable[..., Any]) -> Callable[..., Any]:
             if async_exceptions.is_async(error):
                 if not async_exceptions.interrupted_here(error):  # else all is done
                     _interrupted(hook, self, error)
+                    _missed(hook, self)
                 raise
             count(error)
+            _missed(hook, self)
         return result
 
     return log
@@ -218,6 +221,12 @@ def count(error: BaseException) -> None:
     """Count a failure of ours. Where even that fails, training continues."""
     with async_exceptions.suppress(Exception):
         recorder().bug(error)
+
+
+def _missed(hook: Any, subject: Any) -> None:
+    missed_log = getattr(hook, "missed_log", None)
+    if missed_log is not None:
+        guarded(missed_log, subject)
 
 
 def _interrupted(hook: Any, subject: Any, error: BaseException) -> None:

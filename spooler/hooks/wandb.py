@@ -34,6 +34,8 @@ def wrap(wandb: Any) -> None:
     log = functools.partial(wrap_log, sys.modules[__name__])
     wrap_functions(_places(wandb), {"init": _wrap_init, "log": log, "_finish": _wrap_finish})
     _rebind_log(wandb)
+    if wandb.run is not None:
+        missed_log(wandb.run)  # what it logged while it was not wrapped
 
 
 def unwrap(wandb: Any) -> None:
@@ -61,15 +63,65 @@ def _rebind_log(wandb: Any) -> None:
 
 
 class _WandbRun(TrackedRun):
-    """A run of wandb; wandb's settings are asked before properties that may wait."""
+    """A run of wandb; wandb's settings are asked before properties that may wait.
+
+    wandb numbers the calls in a process of its own, in the order in which they arrive there, and
+    tells no number back. This object counts as that process does, so calls of several threads,
+    greenlets and signal handlers have numbers of their own. Which of two such calls at one moment
+    has arrived first remains unknown. So do the calls of other processes.
+    """
 
     tracker = "wandb"
 
-    def __init__(self, subject: Any) -> None:
+    def __init__(self, subject: Any, next_step: int = 0) -> None:
         settings = getattr(subject, "_settings", None)
         run_id = getattr(settings, "run_id", None) or getattr(subject, "id", None) or "unknown"
-        super().__init__(str(run_id), ignored=bool(getattr(settings, "_noop", False)))
+        super().__init__(
+            str(run_id),
+            ignored=bool(getattr(settings, "_noop", False)),
+            pid=getattr(subject, "_init_pid", None),  # of another process if it was pickled
+        )
         self._subject = weakref.ref(subject)  # which carries this object
+        self.next_step = next_step  # of a call that names none
+        self._discarded = 0  # calls that only wandb's counter in this process has counted
+        # The receiver of a shared run numbers the calls of all its processes.
+        self.shared = bool(getattr(settings, "_shared", False))
+
+    def number(self, closed: bool) -> int:
+        """The number of a call that names no step.
+
+        Between reading and writing there is no call and no jump, so CPython runs neither another
+        thread nor a signal handler there.
+        """
+        number = self.next_step
+        self.next_step = number + closed
+        return number
+
+    def number_given(self, step: int, before: int, closed: bool) -> int | None:
+        """The number of a call that names `step`, None if wandb has discarded the call.
+
+        Args:
+            step: what the call names.
+            before: `next_step` when the call began. Against a later one, of other threads, wandb
+                may have accepted it.
+            closed: the call ends the step.
+        """
+        if step < before:
+            self._discarded += closed
+            return None
+        following = step + closed
+        if following > self.next_step:
+            self.next_step = following
+        return step
+
+    def catch_up(self, local_step: int) -> None:
+        """Count on from wandb's counter in this process, after calls that were not observed.
+
+        It lags when threads have called at one moment: then it changes nothing.
+        """
+        local_step -= self._discarded
+        if local_step > self.next_step:
+            self.next_step = local_step
 
     def facts(self) -> dict[str, Any]:
         """What wandb knows of the run."""
@@ -88,7 +140,7 @@ class _WandbRun(TrackedRun):
             "tags": [str(tag) for tag in (getattr(settings, "run_tags", None) or ())],
             "mode": text(getattr(settings, "mode", None)),
             "resumed": bool(getattr(settings, "resumed", False)),
-            "step": before_log(subject),
+            "step": self.next_step,
             "tracker_version": str(getattr(sys.modules.get("wandb"), "__version__", "")),
         }
 
@@ -129,7 +181,7 @@ def _wrap_finish(original: Callable[..., Any]) -> Callable[..., Any]:
 def _observe_init(subject: Any) -> None:
     stderr.debug("Intercepted wandb.init()")
     if isinstance(subject, sys.modules[_RUN_MODULE].Run):
-        runs.begin(known_run(subject) or _track(subject))
+        runs.begin(known_run(subject) or _track(subject, _local_step(subject)))
 
 
 def observe_log(
@@ -142,17 +194,29 @@ def observe_log(
     **named: Any,
 ) -> None:
     """One accepted `Run.log(data, step, commit)`; further arguments of old versions are idle."""
-    tracked = subject.__dict__.get(_STATE) or _track(subject)
+    tracked = subject.__dict__.get(_STATE) or _track(subject, before)
     if tracked.ignored:
         return
-    given = step is not None
-    runs.log(
-        tracked,
-        int(step) if given else before,
-        not given if commit is None else bool(commit),
-        data,
-        given,
-    )
+    if step is None or tracked.shared or _is_mirrored():
+        closed = commit is None or bool(commit)
+        runs.log(tracked, tracked.number(closed), closed, data, False)
+        return
+    closed = bool(commit)
+    number = tracked.number_given(int(step), before, closed)
+    if number is not None:
+        runs.log(tracked, number, closed, data, True)
+
+
+def _is_mirrored() -> bool:
+    """Whether wandb copies TensorBoard's steps, and ignores those of its own calls."""
+    return bool(getattr(sys.modules.get("wandb"), "patched", {}).get("tensorboard"))
+
+
+def missed_log(subject: Any) -> None:
+    """A call of `Run.log` may have been accepted without `observe_log`."""
+    tracked = known_run(subject)
+    if tracked is not None and not tracked.shared and not _is_mirrored():
+        tracked.catch_up(_local_step(subject))
 
 
 def _observe_finish(subject: Any) -> None:
@@ -164,19 +228,23 @@ def known_run(subject: Any) -> _WandbRun | None:
     return tracked
 
 
-def _track(subject: Any) -> _WandbRun:
-    tracked: _WandbRun = subject.__dict__.setdefault(_STATE, _WandbRun(subject))
+def _track(subject: Any, next_step: int) -> _WandbRun:
+    tracked: _WandbRun = subject.__dict__.setdefault(_STATE, _WandbRun(subject, next_step))
     return tracked
 
 
 def before_log(subject: Any) -> int:
-    """The number that wandb gives to a step which is logged without one, at this moment.
+    """The number of the next call without a step, before this one has begun."""
+    tracked = subject.__dict__.get(_STATE)
+    return _local_step(subject) if tracked is None else tracked.next_step
+
+
+def _local_step(subject: Any) -> int:
+    """How far wandb has counted in this process, without the answer of its own process.
 
     It is `_local_step` from wandb 0.23 on and `_step` before. The public `Run.step` asks wandb's
     service process and waits for its answer.
     """
     known = subject.__dict__
     number = known.get("_local_step")
-    if number is None:
-        number = known.get("_step", 0)
-    return number if isinstance(number, int) else 0
+    return int(known.get("_step", 0) if number is None else number)

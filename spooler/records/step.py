@@ -27,7 +27,7 @@ class StepRecord(NamedTuple):
     data: dict[str, Any]
     tracker: str = _WANDB  # a key of `spooler.hooks.REGISTRY`, or of a service's importer
     step_given: bool = False  # the caller named the step; otherwise the tracker counted
-    inherited: bool = False  # logged by a forked child to a run of its parent
+    inherited: bool = False  # another process has begun the run
 
 
 _schema = Schema(StepRecord)

@@ -1,13 +1,15 @@
 """Values of `wandb.log` that msgpack cannot hold, turned into ones that it can.
 
-Numbers stay numbers (numpy and torch 0-d values by their own `item`). What is no number, text,
-boolean, None, list or map becomes a placeholder: a map with `_type` and what there is to say about
-the value, so that it is seen to have been logged. Frameworks are never imported; values are
-recognised by their shape.
+Numbers stay numbers (numpy and torch 0-d values by their own `item`, members of an enumeration by
+their value), and a data class is the map of its fields. What is no number, text, boolean, None,
+list or map becomes a placeholder: a map with `_type` and what there is to say about the value, so
+that it is seen to have been logged. Frameworks are never imported; values are recognised by their
+shape.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import enum
 import math
@@ -38,7 +40,9 @@ def plain(value: Any) -> Any:
     if isinstance(value, datetime.date | datetime.time):
         return value.isoformat()
     if isinstance(value, enum.Enum):
-        return value.name
+        return value.value
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     return _number(value)
 
 

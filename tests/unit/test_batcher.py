@@ -219,9 +219,17 @@ def test_one_refused_part_leaves_the_other_parts_of_the_step() -> None:
 
 
 def inherited(number: int, run: str = "r") -> Record:
-    """A step that a forked child logged to its parent's run."""
+    """A step that a child logged to its parent's run."""
     kind, body = step(number, run=run)
     return kind, {**body, "inherited": True}
+
+
+def test_a_step_knows_whether_another_process_has_begun_its_run() -> None:
+    kind, body = inherited(2)
+    part = (kind, {**body, "closed": False})
+    given = (kind, {**body, "step_given": True})
+    assert [one.own_count for one in collected(step(1), inherited(1)).complete] == [False, True]
+    assert [one.own_count for one in collected(part, inherited(2), given).complete] == [True, False]
 
 
 @pytest.mark.promise("G16")

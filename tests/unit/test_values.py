@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 import datetime
 import decimal
 import enum
@@ -24,6 +25,16 @@ from spooler.spool import codec
 
 class Colour(enum.Enum):
     RED = 1
+
+
+class Mood(enum.Enum):
+    CALM = "calm"
+
+
+@dataclasses.dataclass
+class Losses:
+    main: Any = 0.5
+    parts: Any = Colour.RED
 
 
 class Level(enum.IntEnum):
@@ -79,6 +90,7 @@ NUMBERS = {
     "Decimal": (decimal.Decimal("0.25"), 0.25),
     "Fraction": (fractions.Fraction(1, 4), 0.25),
     "has a float": (Float(), 0.5),
+    "Enum": (Colour.RED, 1),
     "IntEnum": (Level.HIGH, 3),
     "infinity": (math.inf, math.inf),
     "numpy infinity": (np.float32(-np.inf), -math.inf),
@@ -115,7 +127,9 @@ OTHERS = {
     "empty array": (np.array([]), []),
     "date": (datetime.date(2024, 1, 2), "2024-01-02"),
     "moment": (datetime.datetime(2024, 1, 2, 3, 4, tzinfo=datetime.timezone.utc),) * 2,
-    "enum": (Colour.RED, "RED"),
+    "text enum": (Mood.CALM, "calm"),
+    "data class": (Losses(parts=Losses()), {"main": 0.5, "parts": {"main": 0.5, "parts": 1}}),
+    "class": (Losses, {"_type": "object", "class": "builtins.type"}),
     "array": (np.zeros((5, 20)), {"_type": "array", "shape": [5, 20], "dtype": "float64"}),
     "media": (Media(), {"_type": "histogram", "class": f"{__name__}.Media"}),
     "path": (Path("/x"), {"_type": "object", "class": "pathlib.PosixPath"}),

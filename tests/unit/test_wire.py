@@ -24,6 +24,16 @@ def a_step(data: dict[str, Any], *, step: int = 7, time: float = T0, run: str = 
     return Step(run=run, step=step, time=time, data=data, seqs=(1,))
 
 
+def test_a_process_that_counts_on_its_own_has_names_of_its_own() -> None:
+    step = a_step({"loss": 1})._replace(own_count=True)
+    for who, name in (
+        (identity(pid=7), "process7/loss"),
+        (identity(pid=7, rank=2), "rank2/process7/loss"),
+    ):
+        encoded = encode.encode_step(step, who, encode.Options())
+        assert json.loads(encoded.fragment)["name"] == name
+
+
 def encoded(data: dict[str, Any], who: Identity = WHO, **options: bool) -> encode.EncodedStep:
     return encode.encode_step(a_step(data), who, encode.Options(**options))
 

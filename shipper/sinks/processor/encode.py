@@ -22,6 +22,8 @@ What the receiver does with them decides how they are built:
 - It works through the steps of a request one by one, 5 to 15 ms each, and stops when the client
   hangs up: at most about 100 steps and 512 KiB a request, and a patient timeout.
 - All ranks of a workload share its rows: ranks other than 0 send `rank<R>/<name>`.
+- A process that logs to a run of another process, and names no step, counts on its own: it sends
+  `process<PID>/<name>`.
 - Success is HTTP 200 and `meta.code` 2000 (`shipper.sinks.outcome`).
 
 Every request carries `Lens-Ship-Records: <spool id>/<sink>/<first seq>-<last seq>`; the same
@@ -114,6 +116,8 @@ def encode_step(step: Step, identity: Identity, options: Options) -> EncodedStep
     """Encode one step for the path that fits its values."""
     numbers, others, nonfinite, nulls = _sort_values(step.data)
     prefix = rank_prefix(identity) if options.rank_prefix else ""
+    if step.own_count:
+        prefix = f"{prefix}process{identity.pid}/"
     time = sane_time(step.time, identity)
     for name in nonfinite:
         numbers.setdefault(f"{name}/nonfinite", 1)

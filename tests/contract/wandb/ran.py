@@ -68,7 +68,7 @@ class Ran:
 
     def stored(self, run: str) -> dict[int, dict[str, Any]]:
         """Wandb's steps of a run: a LevelDB log of protobuf records, names flattened."""
-        (path,) = self.wandb.glob(f"wandb/offline-run-*/run-{run}.wandb")
+        (path,) = self.wandb.glob(f"wandb/*run-*/run-{run}.wandb")
         rows: dict[int, dict[str, Any]] = {}
         for raw in _chunks(path.read_bytes()):
             record = pb.Record()
@@ -82,7 +82,7 @@ class Ran:
                 for key in outer:
                     place = place.setdefault(key, {})
                 place[name] = json.loads(item.value_json)
-            number = row.pop("_step")
+            number = row.pop("_step", len(rows))  # a shared run has none
             rows[number] = {
                 name: value
                 for name, value in step.flatten(row).items()
