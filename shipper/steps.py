@@ -8,7 +8,7 @@ for at most one flush interval, so that its parts travel together, and no longer
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -126,16 +126,16 @@ def collect_steps(
     return collector.result()
 
 
-def cut_off(tail: Sequence[Stored]) -> tuple[Step, ...]:
+def cut_off(tail: Iterable[Stored]) -> tuple[Step, ...]:
     """From the last records of a process that died: the last step of each run it left open.
 
     Empty when the process ended cleanly, or had no run open. A run that a forked child has
     inherited is its parent's to end.
     """
-    if any(stored.kind == "exit" for stored in tail):
-        return ()
     open_runs: dict[str, Step] = {}
     for stored in tail:
+        if stored.kind == "exit":
+            return ()
         if stored.kind not in ("step", "finish"):
             continue
         try:

@@ -50,6 +50,12 @@ class BodyUnreadable(SpoolError):
     reason = "unreadable"
 
 
+class BodyTooLarge(BodyUnreadable):
+    """A record's body would take more memory than its readers have."""
+
+    reason = "too-large"
+
+
 class MalformedBody(BodyUnreadable):
     """A record's body decodes, but is not one of its kind; the text says which field and why."""
 

@@ -7,7 +7,7 @@ Read-only and bounded: the last `RECORDS` records of at most `SPOOLS` spools, do
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from shipper.plot.downsample import Series
 from shipper.plot.series import StepValues, read_step
 from shipper.status.model import SpoolStatus, Status
 from spooler.errors import BodyUnreadable, SpoolError
-from spooler.spool.reader import Reader
+from spooler.spool.reader import Reader, Stored
 
 SPOOLS = 24
 RECORDS = 2000
@@ -55,18 +55,12 @@ def _chosen(spools: Iterable[SpoolStatus]) -> Iterable[SpoolStatus]:
 
 
 def _read(spool: SpoolStatus) -> list[Curve]:
-    reader = Reader(Path(spool.directory))
-    try:
-        records = reader.read(max(0, spool.written - RECORDS), RECORDS).records
-    except (SpoolError, OSError):
-        return []
     runs: dict[str, list[StepValues]] = {}
-    for stored in records:
-        if len(stored.body) <= _MAX_BODY_BYTES:
-            with suppress(BodyUnreadable):
-                step = read_step(stored)
-                if step is not None:
-                    runs.setdefault(step.run, []).append(step)
+    with suppress(SpoolError, OSError):
+        for stored in _records(Reader(Path(spool.directory)), max(0, spool.written - RECORDS)):
+            step = _step(stored)
+            if step is not None:
+                runs.setdefault(step.run, []).append(step)
     curves = []
     for run, steps in runs.items():
         metric, series = _loss_metric(steps), Series()
@@ -88,11 +82,29 @@ def _read(spool: SpoolStatus) -> list[Curve]:
     return curves
 
 
+def _records(reader: Reader, after: int) -> Iterator[Stored]:
+    at_end, last = False, after + RECORDS
+    while not at_end and after < last:
+        chunk = reader.read(after, last - after)
+        yield from chunk.records
+        at_end, after = chunk.at_end or chunk.through <= after, chunk.through
+
+
+def _step(stored: Stored) -> StepValues | None:
+    """The losses of a step: a thousand other metrics would take as much memory each."""
+    step = None
+    if len(stored.body) <= _MAX_BODY_BYTES:
+        with suppress(BodyUnreadable):
+            step = read_step(stored)
+    if step is None:
+        return None
+    return step._replace(values={k: v for k, v in step.values.items() if "loss" in k.lower()})
+
+
 def _loss_metric(steps: list[StepValues]) -> str | None:
     """`loss`, else a name that contains it: training before others, then the shortest."""
-    names = {name for step in steps[-50:] for name, y in step.values.items() if math.isfinite(y)}
     return min(
-        (name for name in names if "loss" in name.lower()),
+        {name for step in steps[-50:] for name, y in step.values.items() if math.isfinite(y)},
         key=lambda name: ("train" not in name and name != "loss", len(name), name),
         default=None,
     )

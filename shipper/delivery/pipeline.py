@@ -6,15 +6,17 @@ A crash between the two repeats one request and loses nothing.
 
 from __future__ import annotations
 
+import threading
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from shipper.config.schema import Config
 from shipper.delivery.events import PipelineEvents
+from shipper.delivery.large import READ_BYTES, LargeRecordBusy, LargeRecordPlace, LargeRecords
 from shipper.ledger.ledger import CommitDelta, DeadLetter, Gap, Ledger, Position
 from shipper.sinks import Batch, ExitNotice, PlanInput, Sink
 from shipper.sinks.outcome import TIMEOUT, UNKNOWN_WORKLOAD, Disposition, Outcome
@@ -28,6 +30,7 @@ from spooler.spool.reader import Chunk, Stored
 
 # Records read at once: enough for several requests, little enough for a thousand spools.
 READ_RECORDS = 500
+LARGE_SECONDS = 0.5  # until a large record that found no place tries again
 _REASON_CHARACTERS = 64  # of a gap, as far as they are kept
 # How long a workload may be unknown to the receiver while its job runs, and after it has ended.
 UNKNOWN_ALIVE_SECONDS = 600.0
@@ -69,8 +72,17 @@ class Readable(Protocol):
     def directory(self) -> Path:
         """Where the records are."""
 
-    def read(self, after: int, limit: int, skip: AbstractSet[str] = frozenset()) -> Chunk:
-        """At most `limit` records with a seq above `after`, in order, without kinds to skip."""
+    def read(
+        self,
+        after: int,
+        limit: int,
+        skip: AbstractSet[str] = frozenset(),
+        most: int | None = None,
+    ) -> Chunk:
+        """At most `limit` records with a seq above `after`, in order, without kinds to skip.
+
+        Their bodies have at most `most` bytes; None: a usual amount, or there is one.
+        """
 
     def first_seq(self) -> int:
         """Seq of the first record there is, 0 without any."""
@@ -124,11 +136,21 @@ class ClosedRange:
         """Whether a record is to be sent."""
         return True
 
-    def read(self, after: int, limit: int, skip: AbstractSet[str] = frozenset()) -> Chunk:
+    def chunk(self, after: int, limit: int, most: int | None) -> Chunk:
+        """What `reader` gives."""
+        return self.reader.read(after, limit)
+
+    def read(
+        self,
+        after: int,
+        limit: int,
+        skip: AbstractSet[str] = frozenset(),
+        most: int | None = None,
+    ) -> Chunk:
         """The records of the range that are to be sent, of any kind."""
         if after >= self.through:
             return Chunk(records=(), damage=(), through=after, at_end=True)
-        chunk = self.reader.read(after, limit)
+        chunk = self.chunk(after, limit, most)
         return Chunk(
             records=tuple(
                 one for one in chunk.records if one.seq <= self.through and self.takes(one)
@@ -136,15 +158,21 @@ class ClosedRange:
             damage=tuple(one for one in chunk.damage if one.first <= self.through),
             through=min(chunk.through, self.through),
             at_end=chunk.at_end or chunk.through >= self.through,
+            large=chunk.large,
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class DeliveryContext:
-    """What the pipelines of a service share."""
+    """What the pipelines of a service share.
+
+    `planning`: records are decoded and encoded by one thread at a time, for their memory.
+    """
 
     ledger: Ledger
     config: Config
+    planning: threading.Lock = field(default_factory=threading.Lock)
+    large: LargeRecords = field(default_factory=LargeRecords)
 
 
 class Pipeline:
@@ -172,6 +200,7 @@ class Pipeline:
         self._ledger = context.ledger
         self._entry = entry or sink.name
         self._closed = closed
+        self._large = LargeRecordPlace(context.large)
         # A gap is reported to every sink; kinds that are unknown here are verified and skipped.
         wanted = KINDS.keys() if sink.kinds is None else {*sink.kinds, "gap"}
         self._skip = KINDS.keys() - wanted
@@ -239,7 +268,10 @@ class Pipeline:
                 if self.position == before:
                     # The whole chunk waits for one open step: come back when that is due.
                     return TurnResult(wait=self._wait(now()))
+        except LargeRecordBusy:
+            return TurnResult(wait=LARGE_SECONDS)
         finally:
+            self._large.release()
             if not self._split:
                 # Keep nothing between turns that can be read again: there may be 1000 pipelines.
                 self._batches.clear()
@@ -263,23 +295,23 @@ class Pipeline:
 
     def _load(self, now: float, *, ended: bool) -> None:
         """Read and plan the next chunk; acknowledge at once what needs no sending."""
-        chunk = self.reader.read(self.position.seq, READ_RECORDS, self._skip)
+        chunk = self._read(self.position.seq, self._skip)
         self._note_damage(chunk)
         deleted = self._note_gaps(chunk)
         kinds, acked = self.sink.kinds, self.position.acked_seqs | self._rejected
         records = [one for one in chunk.records if kinds is None or one.kind in kinds]
         records = [one for one in records if one.seq not in acked] if acked else records
-        plan = self.sink.plan(
-            PlanInput(
-                identity=self.identity,
-                records=records,
-                ended=ended and chunk.at_end,
-                deleted=deleted,
-                waited=frozenset(
-                    seq for seq, since in self._since.items() if now - since >= self.flush_seconds
-                ),
-            )
+        given = PlanInput(
+            identity=self.identity,
+            records=records,
+            ended=ended and chunk.at_end,
+            deleted=deleted,
+            waited=frozenset(
+                seq for seq, since in self._since.items() if now - since >= self.flush_seconds
+            ),
         )
+        with self._context.planning:
+            plan = self.sink.plan(given)
         self._add_dead_letters(plan.rejected)
         self._batches.extend(plan.batches)
         self._skipped = list(plan.skipped)
@@ -293,6 +325,21 @@ class Pipeline:
         self._stored = {stored.seq: stored for stored in records}
         if not self._batches:
             self._commit()
+        self._large.is_read()
+
+    def _read(self, after: int, skip: AbstractSet[str] = frozenset()) -> Chunk:
+        """The next chunk; one large record is a chunk of its own.
+
+        Raises:
+            LargeRecordBusy: the next record is large and has to wait.
+        """
+        chunk = self.reader.read(after, READ_RECORDS, skip, READ_BYTES)
+        salvaged = any(len(stored.body) > READ_BYTES for stored in chunk.records[:1])
+        if not chunk.large and not salvaged:
+            return chunk
+        del chunk
+        self._large.take()
+        return self.reader.read(after, 1, skip)
 
     def _note_damage(self, chunk: Chunk) -> None:
         for damage in chunk.damage:
@@ -382,8 +429,7 @@ class Pipeline:
         # Stored even where there is nothing to report: a program that has replaced its own image
         # (exec) looks like one that was killed as soon as its process ends.
         last = self.reader.last_seq()
-        tail = self.reader.read(max(0, last - READ_RECORDS), READ_RECORDS).records
-        steps = cut_off(tail) if unclean else ()
+        steps = cut_off(self._tail(last)) if unclean else ()
         batches: tuple[Batch, ...] = ()
         if steps and isinstance(self.sink, ExitNotice):
             batches = self.sink.exit_notice(steps, self.identity)
@@ -395,6 +441,14 @@ class Pipeline:
             self._events.unclean_exit(steps, last)
         self._ledger.mark_unclean_exit_reported(spool, self._entry)
         return None
+
+    def _tail(self, last: int) -> Iterator[Stored]:
+        """The last records."""
+        after, chunk = max(0, last - READ_RECORDS), None
+        while chunk is None or (not chunk.at_end and chunk.through > after):
+            after = after if chunk is None else chunk.through
+            chunk = self._read(after)
+            yield from chunk.records
 
     def _reject(self, batch: Batch, outcome: Outcome) -> None:
         """Keep the records of a rejected batch as dead letters and go past them."""

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from shipper.delivery.pipeline import ClosedRange, Pipeline, TurnResult
+from shipper.delivery.pipeline import ClosedRange, Pipeline, Readable, TurnResult
 from shipper.ledger.ledger import CommitDelta, Position, ReceiverEpoch
 from shipper.sinks import Batch, PlanInput, VolatileSink
 from shipper.sinks.outcome import Disposition, Outcome
@@ -246,7 +246,11 @@ class _Resend(AtMostOncePipeline):
 class _Delivered(ClosedRange):
     """Records that were sent before, without the dead letters among them."""
 
+    reader: Readable
     dead: frozenset[int]
+
+    def chunk(self, after: int, limit: int, most: int | None) -> Chunk:
+        return self.reader.read(after, limit, most=most)
 
     def takes(self, stored: Stored) -> bool:
         return stored.seq not in self.dead

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from spooler.errors import MalformedBody
+from spooler.errors import BodyTooLarge, MalformedBody
 from spooler.records.schema import RUN_CHARACTERS, Schema
 
 NAME = "step"
 _TEXTS = frozenset({str})
+NAMES_LIMIT = 8 * 1024 * 1024  # characters: each value repeats the names of all maps that it is in
 _WANDB = "wandb"  # most steps come from it, and it need not be written a million times
 
 
@@ -95,21 +96,27 @@ def flatten(data: dict[str, Any]) -> dict[str, Any]:
 
     Raises:
         MalformedBody: it is nested too deeply.
+        BodyTooLarge: the names become too long together.
     """
     if dict not in map(type, data.values()):
         return data
     flat: dict[str, Any] = {}
     try:
-        _flatten_into(flat, "", data)
+        _flatten_into(flat, "", data, NAMES_LIMIT)
     except RecursionError:
         raise MalformedBody("data is nested too deeply") from None
     return flat
 
 
-def _flatten_into(flat: dict[str, Any], prefix: str, data: Mapping[str, Any]) -> None:
+def _flatten_into(flat: dict[str, Any], prefix: str, data: Mapping[str, Any], left: int) -> int:
+    """Flatten `data` into `flat`; of `left` characters of names, how many are left."""
     for key, value in data.items():
         name = f"{prefix}{key}"
+        left -= len(name)
+        if left < 0:
+            raise BodyTooLarge(f"names have more than {NAMES_LIMIT} characters once flattened")
         if isinstance(value, dict) and "_type" not in value:
-            _flatten_into(flat, f"{name}.", value)
+            left = _flatten_into(flat, f"{name}.", value, left)
         else:
             flat[name] = value
+    return left

@@ -5,6 +5,8 @@ The only importer of msgpack in the training process and of the record format in
 
 from __future__ import annotations
 
+import functools
+import re
 import zlib
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -12,7 +14,7 @@ from typing import Any
 import msgpack
 
 from spooler.async_exceptions import is_async
-from spooler.errors import BodyUnreadable
+from spooler.errors import BodyTooLarge, BodyUnreadable
 
 _prefixes: dict[str, int] = {}
 # Packers at rest, by their `default`. One is never in two hands: other threads, a signal handler or
@@ -22,11 +24,9 @@ _idle: dict[Callable[[Any], Any] | None, list[Any]] = {}
 _walkers: list[Any] = []
 _KEPT_BYTES = 64 * 1024
 _KIND_CHARACTERS = 64  # of a kind that is worth keeping
-# A body of this size is counted while it is decoded: a byte of msgpack may become a hundred in
-# memory. As many numbers as a body can hold are fine; a container counts as eight of them.
-_COUNTED_BYTES = 1024 * 1024
-_MOST_VALUES = 8 * 1024 * 1024
-_NOT_COUNTED: dict[str, Any] = {}
+# What a body may take once it is decoded: a byte of msgpack may become eighty in memory.
+DECODED_BYTES = 32 * 1024 * 1024
+_MEASURED_BYTES = DECODED_BYTES // 128  # a smaller body never takes so much
 
 
 def _prefix(kind: str) -> int:
@@ -43,6 +43,16 @@ def checksum(kind: str, body: bytes, seq: int) -> int:
     if state is None:
         state = _prefix(kind)
     return zlib.crc32(seq.to_bytes(8, "big"), zlib.crc32(body, state))
+
+
+def checksum_begin(kind: str) -> int:
+    """The state of a checksum that body follows in parts, by `zlib.crc32`."""
+    return _prefix(kind)
+
+
+def checksum_end(state: int, seq: int) -> int:
+    """The checksum of a record whose body `state` has seen."""
+    return zlib.crc32(seq.to_bytes(8, "big"), state)
 
 
 def pack(body: dict[str, Any], default: Callable[[Any], Any] | None = None) -> bytes:
@@ -93,9 +103,12 @@ def unpack(body: bytes) -> dict[str, Any]:
     """Decode a body.
 
     Raises:
+        BodyTooLarge: it takes more than `DECODED_BYTES` of memory.
         BodyUnreadable: it is not a msgpack map, or holds extension types, which no writer of
             this format produces.
     """
+    if len(body) > _MEASURED_BYTES and decoded_bytes(body) > DECODED_BYTES:
+        raise BodyTooLarge(f"takes more than {DECODED_BYTES >> 20} MiB of memory once decoded")
     try:
         try:
             value = _decode(body)
@@ -110,23 +123,8 @@ def unpack(body: bytes) -> dict[str, Any]:
 
 
 def _decode(body: bytes, pairs_hook: Callable[[Any], Any] | None = None) -> Any:
-    if len(body) < _COUNTED_BYTES:
-        counting = _NOT_COUNTED
-    else:
-        count = _Count()
-        counting = {
-            "list_hook": count.list,
-            "max_array_len": _MOST_VALUES,
-            "max_map_len": _MOST_VALUES,
-        }
-        if pairs_hook is None:
-            counting["object_hook"] = count.map
-        else:
-            inner = pairs_hook
-            pairs_hook = lambda pairs: count.map(inner(pairs))  # noqa: E731 - one line in one place
     return msgpack.unpackb(
         body,
-        **counting,
         ext_hook=_refuse_extension,
         timestamp=1,  # Unix seconds: what msgpack itself knows stays a number
         strict_map_key=False,
@@ -135,24 +133,56 @@ def _decode(body: bytes, pairs_hook: Callable[[Any], Any] | None = None) -> Any:
     )
 
 
-class _Count:
-    """Counts what a body decodes to, and stops before that is too much for its reader."""
+def decoded_bytes(body: bytes) -> int:
+    """About how many bytes of memory a body takes once decoded; counted to `DECODED_BYTES`.
 
-    def __init__(self) -> None:
-        self.values = 0
+    Values follow one another, whatever they are nested in, so nothing is decoded for this.
+    """
+    forms, at, total, end = _forms(), 0, 0, len(body)
+    while at < end and total <= DECODED_BYTES:
+        own, member, size, count, skip = forms[body[at]]
+        at += 1
+        if size:
+            count = min(int.from_bytes(body[at : at + size], "big"), end - at)
+            at += size
+        total += own + member * count
+        if member == 1:
+            text = body[at : at + count]
+            total += 0 if text.isascii() else _width(text) * len(text) - count
+            at += count
+        at += skip
+    return total
 
-    def list(self, found: list[Any]) -> list[Any]:
-        self._more(len(found))
-        return found
 
-    def map(self, found: dict[Any, Any]) -> dict[Any, Any]:
-        self._more(2 * len(found))
-        return found
+def _width(text: bytes) -> int:
+    """How many bytes each character of a text takes, by its largest one."""
+    return 4 if re.search(rb"[\xf0-\xf7]", text) else 2 if re.search(rb"[\xc4-\xef]", text) else 1
 
-    def _more(self, values: int) -> None:
-        self.values += values + 8
-        if self.values > _MOST_VALUES:
-            raise ValueError(f"more than {_MOST_VALUES} values")
+
+@functools.cache
+def _forms() -> tuple[tuple[int, int, int, int, int], ...]:
+    """What each first byte of a value says.
+
+    Memory for the value and for each of its members, bytes of the number of members, or that
+    number, and bytes to skip. The members of a text are its bytes.
+    """
+    text, container_map, container_list = (64, 1), (240, 72), (72, 8)
+    forms = [(0, 0, 0, 0, 0)] * 256  # small numbers, nil, true and false: made once
+    for count in range(32):
+        forms[0xA0 + count] = (*text, 0, count, 0)
+        forms[0x90 + count % 16] = (*container_list, 0, count % 16, 0)
+        forms[0x80 + count % 16] = (*container_map, 0, count % 16, 0)
+    for place, size in enumerate((1, 2, 4)):
+        forms[0xC4 + place] = forms[0xD9 + place] = (*text, size, 0, 0)
+        forms[0xC7 + place] = (*text, size, 0, 1)  # an extension, and its type
+    for place, size in enumerate((4, 8, 1, 2, 4, 8, 1, 2, 4, 8)):
+        forms[0xCA + place] = (32, 0, 0, 0, size)
+    for place in range(5):
+        forms[0xD4 + place] = (64, 0, 0, 0, 1 + 2**place)
+    for place, size in enumerate((2, 4)):
+        forms[0xDC + place] = (*container_list, size, 0, 0)
+        forms[0xDE + place] = (*container_map, size, 0, 0)
+    return tuple(forms)
 
 
 def _map_with_text_keys(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:

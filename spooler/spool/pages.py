@@ -9,11 +9,14 @@ Damage costs the cells that it hits: one that makes no sense is passed over.
 
 from __future__ import annotations
 
+import itertools
 import struct
+import zlib
 from collections.abc import Callable, Iterator
 
+from spooler.spool import codec
 from spooler.spool import format as fmt
-from spooler.spool.stored import Row
+from spooler.spool.stored import SKIPPED, Row
 
 PAGE = fmt.PAGE_SIZE
 _INTERIOR = 0x05  # of a page above the leaves
@@ -22,8 +25,8 @@ LOG_HEADER = 32
 FRAME_HEADER = 24
 FRAME = FRAME_HEADER + PAGE
 
-# Bytes of the payload of `size` bytes that lie from overflow page `number` on.
-Chain = Callable[[int, int], bytes]
+# The `size` bytes of a payload that lie from overflow page `number` on, page by page.
+Chain = Callable[[int, int], Iterator[bytes]]
 # Number, bytes of the payload, where that begins in the data, where the page ends.
 Cell = tuple[int, int, int, int]
 _Value = str | bytes | int | None
@@ -52,6 +55,15 @@ def committed(data: bytes, salts: int) -> tuple[dict[int, int], list[int]]:
             ends.append(len(numbers))
     del numbers[ends[-1] if ends else 0 :]
     return {page: index * FRAME + FRAME_HEADER for index, page in enumerate(numbers)}, ends
+
+
+def frames(data: bytes, salts: int) -> Iterator[tuple[int, int, bool]]:
+    """Of each frame of the log with these salts: where its page is, its number, if it commits."""
+    whole = memoryview(data)[: len(data) - len(data) % FRAME]
+    for index, (page, size, salt) in enumerate(_FRAMES.iter_unpack(whole)):
+        if salt != salts or not page:
+            return
+        yield index * FRAME + FRAME_HEADER, page, size > 0
 
 
 def images(data: bytes) -> dict[int, int]:
@@ -110,6 +122,34 @@ def row(data: bytes, cell: Cell, chain: Chain) -> Row | None:
         if size > _MOST_LOCAL or data[at] != 6:
             return _record(_payload(data, at, end, size, chain), seq)
         return _usual_record(data, at, at + size, seq)
+    except (IndexError, ValueError):
+        return None
+
+
+def long_row(data: bytes, cell: Cell, chain: Chain) -> Row | None:
+    """A record that goes beyond its page, without its body; None unless its checksum holds."""
+    seq, size, at, end = cell
+    try:
+        local = _local(size)
+        begin = data[at : at + local]
+        head, place = varint(begin, 0)
+        is_null, place = varint(begin, place)
+        kind_type, place = varint(begin, place)
+        body_type, place = varint(begin, place)
+        sum_type, place = varint(begin, place)
+        body_at, left = head + _size(kind_type), _size(body_type)
+        usual = seq > 0 and not is_null and kind_type % 2 and not body_type % 2 and place == head
+        if not usual or size > fmt.BODY_LIMIT + PAGE or body_at > local or at + local > end:
+            return None
+        kind = begin[head:body_at].decode("utf-8", "surrogateescape")
+        state, rest = codec.checksum_begin(kind), b""
+        overflow = int.from_bytes(data[at + local : at + local + 4], "big")
+        for part in itertools.chain((begin[body_at:],), chain(overflow, size - local)):
+            state = zlib.crc32(part[:left], state)
+            rest += part[left:]
+            left -= min(left, len(part))
+        found = codec.checksum_end(state, seq)
+        return (seq, kind, b"", SKIPPED) if found == _value(sum_type, rest) else None
     except (IndexError, ValueError):
         return None
 
@@ -188,24 +228,22 @@ def _payload(data: bytes, at: int, end: int, size: int, chain: Chain) -> bytes:
     if local == size:
         return data[at : at + size]
     overflow = int.from_bytes(data[at + local : at + local + 4], "big")
-    return data[at : at + local] + chain(overflow, size - local)
+    return b"".join(itertools.chain((data[at : at + local],), chain(overflow, size - local)))
 
 
-def follow(number: int, size: int, page_of: Callable[[int], bytes]) -> bytes:
+def follow(number: int, size: int, page_of: Callable[[int], bytes]) -> Iterator[bytes]:
     """`size` bytes from overflow page `number` on; `page_of` gives a page by its number.
 
     Raises:
         ValueError: the chain ends before them.
     """
-    parts = []
     while size > 0:
         page = page_of(number) if number else b""
         if len(page) < PAGE:
             raise ValueError("its chain of pages is broken")
-        parts.append(page[4 : 4 + size])
-        size -= len(parts[-1])
+        yield page[4 : 4 + size]
+        size -= PAGE - 4
         number = int.from_bytes(page[:4], "big")
-    return b"".join(parts)
 
 
 def _local(size: int) -> int:

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from spooler.errors import NotASpool, SpoolDamaged, SpoolError
 from spooler.spool.identity import Identity
-from spooler.spool.segment import SCANNED, Mark, Rows, Segment, is_lasting
+from spooler.spool.segment import CHUNK_BYTES, SCANNED, Mark, Rows, Segment, is_lasting
 from spooler.spool.segments import Segments
 from spooler.spool.stored import Chunk as Chunk
 from spooler.spool.stored import Damage as Damage
@@ -40,7 +40,8 @@ class _Part:
     """What a segment gives of the records that are wanted; `whole`: no more at the moment.
 
     Either `records`, sound and all that is wanted up to `through`, or `rows` that are still to be
-    verified. `inside`: the segment is known to hold the first record that is wanted.
+    verified. `inside`: the segment is known to hold the first record that is wanted. `large`: that
+    is larger than what is left.
     """
 
     records: list[Stored] = field(default_factory=list)
@@ -48,6 +49,7 @@ class _Part:
     rows: list[Row] = field(default_factory=list)
     whole: bool = True
     inside: bool = True
+    large: bool = False
 
 
 class Reader(Segments):
@@ -91,10 +93,17 @@ class Reader(Segments):
             raise NotASpool(f"{path}: belongs to spool {found.spool}, not to this directory")
         return found
 
-    def read(self, after: int, limit: int, skip: AbstractSet[str] = frozenset()) -> Chunk:
+    def read(
+        self,
+        after: int,
+        limit: int,
+        skip: AbstractSet[str] = frozenset(),
+        most: int | None = None,
+    ) -> Chunk:
         """Return at most `limit` records with a seq above `after`, in order.
 
-        Records of kinds to `skip` are not verified, and returned as ranges of seqs.
+        Records of kinds to `skip` are not verified, and returned as ranges of seqs. The bodies have
+        at most `most` bytes, unless a segment is damaged; None: a usual amount, or one record.
 
         A call that meets something unreadable returns what lies before it. Of a segment that is
         permanently damaged all sound records are returned, and the rest is reported as damage, as
@@ -108,7 +117,7 @@ class Reader(Segments):
         damage: list[Damage] = []
         skipped: list[tuple[int, int]] = []
         kinds = frozenset(kind.encode() for kind in skip)
-        position, whole = after, True
+        position, whole, large = after, True, False
         last = after + limit * SCANNED if skip else _LAST_SEQ
         listed = self.segments()
         waiting, asked_again = deque(self._from(listed, after)), set[int]()
@@ -118,7 +127,8 @@ class Reader(Segments):
             before = listed[max(0, place - 1) : place]  # the segment before it, if there is one
             problem: SpoolError | None = None
             try:
-                part = self._part(number, position, room, kinds)
+                left = _left(most, records)
+                part = self._part(number, position, room, kinds, left)
             except FileNotFoundError:
                 waiting.popleft()
                 continue
@@ -137,9 +147,10 @@ class Reader(Segments):
                 waiting.extendleft(before)
                 continue
             waiting.popleft()
-            whole = part.whole
+            whole, large = part.whole, part.large
             if problem:
-                position = self._rescue(number, (position, room), problem, records, damage)
+                rest = (position, room, left)
+                position, whole = self._rescue(number, rest, problem, records, damage)
             elif part.rows:
                 path, inside = self._path(number), part.inside
                 position = verify(
@@ -155,6 +166,7 @@ class Reader(Segments):
             through=position,
             at_end=whole and not waiting and len(records) < limit,
             skipped=tuple(skipped),
+            large=large and position == after,
         )
 
     def count_after(self, position: int) -> int:
@@ -195,13 +207,15 @@ class Reader(Segments):
 
     # --- one segment ------------------------------------------------------------------------------
 
-    def _part(self, number: int, after: int, limit: int, skip: AbstractSet[bytes]) -> _Part:
+    def _part(
+        self, number: int, after: int, limit: int, skip: AbstractSet[bytes], most: int | None
+    ) -> _Part:
         """The next rows of a segment, with all that can be found of those that seem to miss."""
         if self._is_read(number, after):
             return _Part()
         with Segment(self._path(number)) as one:
             mark = self._marks.get(number)
-            found = one.read(after, limit, mark, skip)
+            found = one.read(after, limit, mark, skip, most)
             if mark is None or mark.inode != found.mark.inode:
                 one.check()
             if one.is_logged or one.is_sealed:  # else it is about to be written, or just was
@@ -211,11 +225,11 @@ class Reader(Segments):
                 if found.rows:  # once it is known where it begins, those before are not asked again
                     self._begins_by(number, after + 1, one)
                 through = found.rows[-1][0] if found.rows else after
-                return _Part(records=records, through=through, whole=found.whole)
+                return _Part(records, through, whole=found.whole, large=found.large)
             inside = self._begins_by(number, after + 1, one)
             if not found.rest and in_order(found.rows, found.rows[0][0] - 1) is not None:
                 return _Part(rows=found.rows, whole=found.whole, inside=inside)
-            rows, whole = self._doubtful(number, one, found, after, limit)
+            rows, whole = self._doubtful(number, one, found, (after, limit, most))
             return _Part(rows=rows, whole=whole, inside=inside)
 
     def _is_read(self, number: int, after: int) -> bool:
@@ -239,56 +253,64 @@ class Reader(Segments):
         return self._first_seqs[number] <= seq
 
     def _doubtful(
-        self, number: int, one: Segment, found: Rows, after: int, limit: int
+        self, number: int, one: Segment, found: Rows, asked: tuple[int, int, int | None]
     ) -> tuple[list[Row], bool]:
         """Rows among which some miss or are damaged, or behind which something lies.
 
         While the segment may be written, what is doubtful at its end is not there yet. Once it gets
-        no more records, or where later ones follow, the whole segment is searched for them.
+        no more records, or where later ones follow, the whole segment is searched for them. `asked`
+        are position, limit and bytes of the read.
         """
+        after, limit, most = asked
         hides = found.rest > 0 and one.has_hidden_commits()
         if not hides and in_order(found.rows, after) is not None:
             return found.rows, found.whole
         final = self._is_final(number)
         rows = {row[0]: row for row in found.rows}
-        salvaged = one.salvage(after, limit, final=final)
+        salvaged, is_all = one.salvage(
+            after, limit, final=final, most=CHUNK_BYTES if most is None else most
+        )
+        if not is_all:
+            rows = {seq: row for seq, row in rows.items() if seq <= salvaged[-1][0]}
         rows.update((row[0], row) for row in salvaged)
         self._marks.pop(number, None)  # what lies where it should not is not found from there
         merged = [rows[seq] for seq in sorted(rows)][:limit]
         while merged and not final and not is_sound(merged[-1]):
             merged.pop()
-        return merged, found.whole and len(salvaged) < limit and len(rows) <= limit
+        return merged, found.whole and is_all and len(rows) <= limit
 
     def _rescue(
         self,
         number: int,
-        asked: tuple[int, int],
+        asked: tuple[int, int, int | None],
         error: SpoolError,
         records: list[Stored],
         damage: list[Damage],
-    ) -> int:
-        """Give what can be found in a damaged segment; return the position reached.
+    ) -> tuple[int, bool]:
+        """Give what can be found in a damaged segment; the position reached, and if that is all.
 
-        `asked` are the position and limit of the read that failed.
+        `asked` are position, limit and bytes of the read that failed.
 
         Raises:
             SpoolError: `error`, it may become readable later.
         """
-        position, limit = asked
+        position, limit, most = asked
         if not (is_lasting(error) and self._is_final(number)):
             raise error
         following = self.first_after(number)
         if following is not None and following <= position + 1:
-            return position
+            return position, True
         path = self._path(number)
         with Segment(path) as one:
-            rows = one.salvage(position, limit, final=True)
+            rows, is_all = one.salvage(
+                position, limit, final=True, most=CHUNK_BYTES if most is None else most
+            )
         position = verify(path, rows, position, records, damage, inside=True)
-        if following is not None and len(rows) < limit and position < following - 1:
+        if following is not None and is_all and position < following - 1:
             last = following - 1
             damage.append(Damage(path=str(path), first=position + 1, last=last, reason=str(error)))
             position = last
-        return position
+        return position, is_all
 
     def _count(self, number: int, first: int, last: int) -> int:
         try:
@@ -302,3 +324,10 @@ class Reader(Segments):
             if not (is_lasting(error) and self._is_final(number)):
                 return 0
         return sum(first <= seq <= last for seq in self.seqs_in(number))
+
+
+def _left(most: int | None, records: list[Stored]) -> int | None:
+    """Bytes that bodies may still have; None: one record of any size fits."""
+    if not records:
+        return most
+    return (CHUNK_BYTES if most is None else most) - sum(len(one.body) for one in records)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,13 +19,15 @@ from spooler.spool.identity import Identity
 from spooler.spool.source import WINDOW, Source, Window, translated
 from spooler.spool.stored import SKIPPED, Row, is_sound
 
-# Of bodies given at once; a record that is larger comes alone.
-CHUNK_BYTES = 64 * 1024 * 1024
+# Of bodies given at once; a record that is larger comes alone, unless a limit was asked for.
+CHUNK_BYTES = 4 * 1024 * 1024
 _NEAR = 128  # frames or pages that are rather read through than halved
 _PROBE = 16  # frames or pages that are read to find any leaf
 _FIRST = 8  # records that are read to find the first sound one
 # Rows that are scanned at a time for each that is wanted, where some kinds are skipped.
 SCANNED = 20
+_END_BYTES = 64 * 1024  # of a body that is read where only its place matters
+_LAST = 2**63  # no record has this seq
 _ROWS = 4096  # that are read at a time where all are wanted
 
 Bounds = tuple[int, int]  # first and last seq
@@ -54,13 +56,15 @@ class Rows:
     """What a read found: rows in order, their checksums not verified, and where to continue.
 
     `whole`: there were no more. `rest`: bytes behind them that are no whole commit: one that is
-    being written, or what a failed or interrupted one left.
+    being written, or what a failed or interrupted one left. `large`: the next one exceeds the bytes
+    that were asked for.
     """
 
     rows: list[Row]
     whole: bool
     rest: int
     mark: Mark
+    large: bool = False
 
 
 class Segment(Source):
@@ -129,18 +133,29 @@ class Segment(Source):
         limit: int,
         mark: Mark | None = None,
         skip: AbstractSet[bytes] = frozenset(),
+        most: int | None = None,
     ) -> Rows:
         """At most `limit` rows with a seq above `after`; `mark` is that of an earlier read.
 
-        Of kinds to `skip` come rows without a body, and up to `SCANNED` times as many.
+        Of kinds to `skip` come rows without a body, and up to `SCANNED` times as many. The bodies
+        have at most `most` bytes; None: `CHUNK_BYTES`, or there is one.
 
         Raises:
             SpoolDamaged: the disk does not let us.
         """
         with translated(self.path):
-            return self._read(after, limit, mark, skip)
+            return self._read(after, limit, mark, skip, most)
 
-    def _read(self, after: int, limit: int, mark: Mark | None, skip: AbstractSet[bytes]) -> Rows:
+    def _read(
+        self,
+        after: int,
+        limit: int,
+        mark: Mark | None,
+        skip: AbstractSet[bytes],
+        most: int | None,
+        *,
+        row_of: Callable[[bytes, pages.Cell, pages.Chain], Row | None] = pages.row,
+    ) -> Rows:
         status = os.fstat(self._source)
         if mark is None or mark.inode != status.st_ino or mark.seq > after:
             mark = Mark(status.st_ino, 0, 0, self._start)
@@ -148,25 +163,27 @@ class Segment(Source):
         if mark.seq < after:
             offset = self._near(after, offset, status.st_size)
         last, size, wanted, found = after, 0, 0, list[Row]()
+        bound = (CHUNK_BYTES if most is None else most) + pages.PAGE
         scanned = limit * SCANNED if skip else limit
-        most = min(WINDOW, (limit + 8) * 2 * self._unit)
+        window_bytes = min(WINDOW, (limit + 8) * 2 * self._unit)
         while True:
             mark = Mark(status.st_ino, status.st_mtime_ns, last, offset)
             rest = status.st_size - offset
-            window = self._window(offset, min(most, rest), rest)
+            window = self._window(offset, min(window_bytes, rest), rest)
             if not window.bytes:
                 return Rows(found, True, max(0, rest), mark)
             cells, are_all = self._cells(window, last, scanned - len(found))
-            chain = self._chain_near(window.data, window.places)
+            chain = self._chain_near(window.data, window.places, window.far)
             for index, cell in enumerate(cells):
                 if skip and pages.kind(window.data, cell) in skip and len(found) < scanned:
                     found.append((cell[0], "", b"", SKIPPED))
                     last = max(last, cell[0])
                     continue
-                full = wanted == limit or len(found) == scanned
-                if full or (found and size + cell[1] > CHUNK_BYTES):
-                    return Rows(found, False, 0, self._within(mark, window, cells, index))
-                row = pages.row(window.data, cell, chain)
+                large = size + cell[1] > bound and (bool(found) or most is not None)
+                if large or wanted == limit or len(found) == scanned:
+                    within = self._within(mark, window, cells, index)
+                    return Rows(found, False, 0, within, large=large and not found)
+                row = row_of(window.data, cell, chain)
                 if row is not None:
                     found.append(row)
                     last = max(last, cell[0])
@@ -264,15 +281,17 @@ class Segment(Source):
         return self.first(last)[0], last[0]
 
     def first(self, last: Row) -> Row:
-        """The first sound record, where `last` is the last one.
+        """The first sound record, a large one without its body; `last` is the last one.
 
         Raises:
             SpoolDamaged: the disk does not let us.
         """
-        return next(filter(is_sound, self.read(0, _FIRST).rows), last)
+        with translated(self.path):
+            found = self._read(0, _FIRST, None, frozenset(), None, row_of=_end_row)
+        return next(filter(is_sound, found.rows), last)
 
     def last(self) -> Row | None:
-        """The last sound record; None without any.
+        """The last sound record, a large one without its body; None without any.
 
         Raises:
             SpoolDamaged: the disk does not let us.
@@ -285,35 +304,40 @@ class Segment(Source):
                     continue
                 chain = self._chain_near(data, pages.images(data) if self.is_logged else {})
                 for cell in pages.cells(data, at, 0):
-                    row = pages.row(data, cell, chain)
+                    row = _end_row(data, cell, chain)
                     if row is not None and is_sound(row):
                         return row
         return None
 
     # --- whatever is damaged ----------------------------------------------------------------------
 
-    def salvage(self, after: int, limit: int, *, final: bool) -> list[Row]:
+    def salvage(
+        self, after: int, limit: int, *, final: bool, most: int = CHUNK_BYTES
+    ) -> tuple[list[Row], bool]:
         """At most `limit` sound rows above `after`, the lowest, in order, wherever they lie.
 
-        `final`: nothing is written any more. Then what lies behind damage in the log counts too.
+        The bodies have at most `most` bytes, or there is one row. Returns, too, whether these are
+        all. `final`: nothing is written any more. Then what lies behind damage in the log counts.
 
         Raises:
             SpoolDamaged: it takes too long, or the disk does not let us.
         """
         found: dict[int, Row] = {}
-        size = 0
+        size, end = 0, _LAST
         with translated(self.path):
             for data, cell, chain in self._every_cell(after, final=final):
                 # Of two with one seq the first counts: a failed write may lie behind the end.
-                row = pages.row(data, cell, chain) if cell[0] not in found else None
+                wanted = cell[0] < end and cell[0] not in found
+                row = pages.row(data, cell, chain) if wanted else None
                 if row is None or not is_sound(row):
                     continue
                 found[row[0]] = row
                 size += len(row[2])
-                if len(found) >= 2 * limit + 100 or size > 2 * CHUNK_BYTES:
-                    found = _lowest(found, limit)
+                if len(found) >= 2 * limit + 100 or size > 2 * most:
+                    found, end = _lowest(found, limit, most, end)
                     size = sum(len(one[2]) for one in found.values())
-        return list(_lowest(found, limit).values())
+        found, end = _lowest(found, limit, most, end)
+        return list(found.values()), end == _LAST
 
     def seqs(self) -> list[int]:
         """The numbers of all sound records wherever they lie, in order.
@@ -339,6 +363,11 @@ class Segment(Source):
             return self.is_logged and self._last_commit() > self._end_of_commits()
 
 
+def _end_row(data: bytes, cell: pages.Cell, chain: pages.Chain) -> Row | None:
+    """A row of which the body does not matter."""
+    return (pages.long_row if cell[1] > _END_BYTES else pages.row)(data, cell, chain)
+
+
 def last_seq(path: Path) -> int:
     """The last seq in a segment that a reader would find now, 0 for none.
 
@@ -360,16 +389,16 @@ def is_lasting(error: SpoolError) -> bool:
     return isinstance(error, NotASpool) or (isinstance(error, SpoolDamaged) and error.lasting)
 
 
-def _lowest(found: dict[int, Row], limit: int) -> dict[int, Row]:
-    """The first of these, as many as are wanted and fit."""
+def _lowest(found: dict[int, Row], limit: int, most: int, end: int) -> tuple[dict[int, Row], int]:
+    """The first of these, as many as are wanted and fit, and the seq at which they end."""
     kept: dict[int, Row] = {}
     size = 0
-    for seq in sorted(found)[:limit]:
+    for seq in sorted(found):
         size += len(found[seq][2])
-        if kept and size > CHUNK_BYTES:
-            break
+        if len(kept) == limit or (kept and size > most):
+            return kept, seq
         kept[seq] = found[seq]
-    return kept
+    return kept, end
 
 
 def _decoded(path: Path, body: bytes) -> Identity:

@@ -17,9 +17,10 @@ import contextlib
 import errno
 import os
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TypeVar
 
 from spooler import async_exceptions
@@ -32,7 +33,9 @@ _Self = TypeVar("_Self", bound="Source")
 SECONDS = 5.0
 WINDOW = 512 * 1024  # bytes that are read at a time
 _MOST_COMMIT = 2 * fmt.BODY_LIMIT  # bytes; more than the frames of the largest record
-_MOST_PAGES = 1024 * 1024  # of a log that are remembered for what lies far from its page
+_STEP = WINDOW // pages.FRAME * pages.FRAME  # of whole frames
+_MOST_PAGES = 256 * 1024  # of a log that are remembered for what lies far from its page
+_NONE: Mapping[int, int] = MappingProxyType({})
 _TAIL = 64  # frames or pages that are read at a time from the end back
 
 
@@ -41,13 +44,15 @@ class Window:
     """Consecutive frames of whole commits, or pages of a file, that were read together.
 
     `places`: page number -> where its newest image begins. `ends`: frames up to the end of each
-    commit, none of a file. `bytes`: how far it goes.
+    commit, none of a file. `bytes`: how far it goes. `far`: page number -> where in the log those
+    of a long commit begin that are not in `data`.
     """
 
     data: bytes
     places: dict[int, int]
     ends: list[int]
     bytes: int
+    far: dict[int, int] = field(default_factory=dict)
 
 
 class Source:
@@ -119,11 +124,30 @@ class Source:
             places.pop(1, None)  # the first holds the schema
             return Window(data, places, [], whole)
         places, ends = pages.committed(data, self._salts)
-        while not ends and len(data) == size < min(most, _MOST_COMMIT):
-            size = min(4 * size, most)  # a commit that is longer than this
-            data = os.pread(self._source, size, offset)
-            places, ends = pages.committed(data, self._salts)
+        if not ends and len(data) == size < most:
+            return self._long_commit(offset, min(most, _MOST_COMMIT))
         return Window(data, places, ends, ends[-1] * pages.FRAME if ends else 0)
+
+    def _long_commit(self, offset: int, most: int) -> Window:
+        """One commit of at most `most` bytes: its leaves, and where its other pages are."""
+        leaves, places, far = bytearray(), dict[int, int](), dict[int, int]()
+        count = 0
+        while data := os.pread(self._log, _STEP, offset + count * pages.FRAME):
+            self._check_deadline()
+            for at, number, is_end in pages.frames(data, self._salts):
+                if data[at] == pages.LEAF:
+                    places[number] = len(leaves)
+                    leaves += data[at : at + pages.PAGE]
+                else:
+                    far[number] = offset + count * pages.FRAME + pages.FRAME_HEADER
+                count += 1
+                if is_end:
+                    return Window(bytes(leaves), places, [count], count * pages.FRAME, far)
+            if len(data) < _STEP or count % (_STEP // pages.FRAME) or len(leaves) > WINDOW:
+                break
+            if count * pages.FRAME > most:
+                break
+        return Window(b"", {}, [], 0)
 
     def _backwards(self) -> Iterator[tuple[bytes, int]]:
         """Frames, or pages, from the last one on back."""
@@ -164,7 +188,7 @@ class Source:
     ) -> Iterator[tuple[bytes, int, pages.Chain]]:
         unit, size = head + pages.PAGE, 16 * pages.FRAME
 
-        def chain(number: int, length: int) -> bytes:
+        def chain(number: int, length: int) -> Iterator[bytes]:
             return pages.follow(number, length, page_of)
 
         while end - offset >= unit:
@@ -198,14 +222,19 @@ class Source:
             offset += step
         return offset
 
-    def _chain_near(self, data: bytes, places: dict[int, int]) -> pages.Chain:
-        """For overflow pages of which most are in `data`, at `places`."""
+    def _chain_near(
+        self, data: bytes, places: dict[int, int], far: Mapping[int, int] = _NONE
+    ) -> pages.Chain:
+        """For overflow pages of which most are in `data`, at `places`, or in the log, `far`."""
 
         def page(number: int) -> bytes:
             at = places.get(number)
-            return self._page(number) if at is None else data[at : at + pages.PAGE]
+            if at is not None:
+                return data[at : at + pages.PAGE]
+            at = far.get(number)
+            return self._page(number) if at is None else os.pread(self._log, pages.PAGE, at)
 
-        def chain(number: int, size: int) -> bytes:
+        def chain(number: int, size: int) -> Iterator[bytes]:
             self._check_deadline()
             return pages.follow(number, size, page)
 

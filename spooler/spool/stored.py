@@ -42,7 +42,8 @@ class Chunk:
 
     `through` is the position up to which everything is in `records`, in `damage`, or in `skipped`
     (first and last seq of records whose kinds were not wanted, their checksums not verified);
-    `at_end` says that there was nothing further at the time of reading.
+    `at_end` says that there was nothing further at the time of reading; `large`, that there are no
+    records because the next one is larger than what was asked for.
     """
 
     records: tuple[Stored, ...]
@@ -50,6 +51,7 @@ class Chunk:
     through: int
     at_end: bool
     skipped: tuple[tuple[int, int], ...] = ()
+    large: bool = False
 
 
 def is_sound(row: Row) -> bool:

@@ -36,7 +36,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import chain, repeat
+from itertools import chain, islice, repeat
 from typing import Any, NamedTuple
 
 import orjson
@@ -55,6 +55,7 @@ _RESERVED = ("step", "run_id", "source", "history", "created_at", "updated_at", 
 # Levels of nesting inside one value; what lies deeper is cut, as no JSON library reads it all.
 _DEEPEST = 100
 _FLOATS = {float}
+_AT_ONCE = 4096  # values that are encoded together, each with objects of its own
 _KEPT_NAMES = 16384  # characters of the names of one step; of longer ones nothing is kept
 
 
@@ -140,11 +141,26 @@ def _points(prefix: str, numbers: Mapping[str, int | float], step: int, time: fl
     The names of a run recur together, so their JSON is kept; the values and the time are encoded as
     one list, which is cut at its commas: numbers hold none.
     """
-    if not numbers:
+    if len(numbers) <= _AT_ONCE:
+        return _some_points(prefix, tuple(numbers), numbers.values(), step, time)
+    left, parts = iter(numbers.items()), []
+    while some := tuple(islice(left, _AT_ONCE)):
+        names, values = zip(*some, strict=True)
+        parts.append(_some_points(prefix, names, values, step, time))
+    return b",".join(parts)
+
+
+def _some_points(
+    prefix: str,
+    names: tuple[str, ...],
+    numbers: Iterable[int | float],
+    step: int,
+    time: float,
+) -> bytes:
+    if not names:
         return b""
-    *values, stamp = dump([*numbers.values(), time])[1:-1].split(b",")
+    *values, stamp = dump([*numbers, time])[1:-1].split(b",")
     tail = b',"step":%d,"timestamp":%b,"tags":{}},' % (step, stamp)
-    names = tuple(numbers)
     heads = _kept_heads if len("".join(names)) <= _KEPT_NAMES else _heads
     parts = zip(heads(prefix, names), values, repeat(tail))
     return b"".join(chain.from_iterable(parts))[:-1]
@@ -154,7 +170,7 @@ def _heads(prefix: str, names: tuple[str, ...]) -> tuple[bytes, ...]:
     return tuple(b'{"name":%b,"value":' % dump(_name(prefix, name)) for name in names)
 
 
-_kept_heads = lru_cache(maxsize=256)(_heads)
+_kept_heads = lru_cache(maxsize=64)(_heads)
 
 
 def problem(step: Step) -> str:
@@ -203,8 +219,10 @@ def body(request: Request, identity: Identity) -> bytes:
         "timestamp": request.steps[-1].time,
     }
     list_name = b"logs" if request.path.endswith("logs") else b"metrics"
-    fragments = b",".join(step.fragment for step in request.steps)
-    return b'%s,"%s":[%s]}' % (dump(_clean(head))[:-1], list_name, fragments)
+    begin = b'%s,"%s":[' % (dump(_clean(head))[:-1], list_name)
+    # In one go: what a large step takes is copied once.
+    commas = chain.from_iterable((b",", step.fragment) for step in request.steps[1:])
+    return b"".join((begin, request.steps[0].fragment, *commas, b"]}"))
 
 
 def detection_body(record: DetectionRecord, identity: Identity) -> bytes:

@@ -32,8 +32,8 @@ NODE_BUILDS: dict[str, BrokenBuild] = {
         patches=(
             Patch(
                 file="shipper/steps.py",
-                old='    if any(stored.kind == "exit" for stored in tail):\n',
-                new="    if not tail:\n",
+                old='        if stored.kind == "exit":\n            return ()\n',
+                new='        if stored.kind == "exit":\n            continue\n',
             ),
             Patch(
                 file="spooler/spool/owner.py",
