@@ -11,11 +11,15 @@ from itertools import groupby
 from pathlib import Path
 
 from shipper.check import CheckContext
-from shipper.discovery.layout import why_unreadable
+from shipper.discovery.layout import (
+    TakenDirectory,
+    find_spools,
+    unreadable_text,
+    why_unreadable,
+)
 from shipper.finding import FAIL, Finding, fail, ok, warn
 from shipper.humanize import counted
 from spooler.errors import NewerFormat, SpoolError
-from spooler.spool import format as fmt
 from spooler.spool.filesystem import file_system_of
 from spooler.spool.layout import is_marked_full
 from spooler.spool.reader import Reader
@@ -47,7 +51,7 @@ def findings(context: CheckContext) -> Iterator[Finding]:
                 "raise root_bytes, set when_full = drop-oldest, or find out why nothing is"
                 " delivered",
             )
-        yield from _limited([_unreadable(path) for path in _unreadable_below(root)], "path")
+        yield from _limited(_unreadable_below(root), "path")
         yield from _spools(context.spools)
 
 
@@ -76,15 +80,32 @@ def _file_system(root: Path) -> Finding:
     return ok("spool", f"{name}, local to this host")
 
 
-def _unreadable_below(root: Path) -> Iterator[Path]:
-    """Directories that spools may be in and that cannot be entered."""
-    for folder, names, _ in os.walk(root):
-        depth = len(Path(folder).relative_to(root).parts)
-        for name in names:
-            path = Path(folder) / name
-            if not os.access(path, os.R_OK | os.X_OK):
-                yield path
-        names[:] = [] if depth >= 5 else [name for name in names if not fmt.is_spool_id(name)]
+def _unreadable_below(root: Path) -> list[Finding]:
+    """Directories that spools may be in and that cannot be entered, or used."""
+    found: list[Finding] = []
+
+    def note(path: Path, error: OSError) -> None:
+        if isinstance(error, TakenDirectory):
+            taken.add(path)
+            found.append(_taken(path, error))
+        elif path not in taken:
+            found.append(_unreadable(path))
+
+    taken: set[Path] = set()
+    for _ in find_spools(root, note):
+        pass
+    return found
+
+
+def _taken(path: Path, error: TakenDirectory) -> Finding:
+    """A change of its mode or group would leave it to its maker."""
+    aside, group = f"{path.parent}/taken_{path.name}", _group(os.stat(path.parent).st_gid)
+    return fail(
+        "spool",
+        f"{path} {unreadable_text(error)} ({_owner(path)})",
+        f"as root: mv -T {path} {aside} && install -d -o {error.user} -g {group} -m 2770 {path};"
+        f" spools in {aside} are shipped from there; ask user {_user(error.owner)} why it was made",
+    )
 
 
 def _limited(found: list[Finding], what: str) -> Iterator[Finding]:

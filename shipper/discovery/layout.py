@@ -6,9 +6,11 @@ guarantees that name. The pod in a spool is only the claim of the pod, so the di
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import re
+import stat
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -34,13 +36,28 @@ _POD_UID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{32}")
 _logged: set[Path] = set()  # directories with too many entries
 
 
+class TakenDirectory(PermissionError):
+    """A user's directory belongs to another user."""
+
+    strerror: str
+
+    def __init__(self, user: int, owner: int) -> None:
+        self.user, self.owner = user, owner
+        why = f"belongs to user {owner}, so that user {user} cannot record"
+        super().__init__(errno.EPERM, why)
+
+
 def find_spools(root: Path, on_unreadable: OnUnreadable | None = None) -> Iterator[Path]:
     """Directories whose name is a spool id, at most `DEPTH` levels down.
 
-    Links are not followed, and the quarantine is left out. Below each directory of the root the
-    first `MOST_ENTRIES` entries are read. `on_unreadable` gets each directory on the way, the root
-    included, that exists and cannot be read.
+    Links are not followed. The quarantine and the collectors' own directories are left out. Below
+    each directory of the root the first `MOST_ENTRIES` entries are read. `on_unreadable` gets each
+    directory on the way, the root included, that exists and cannot be read, and the directories of
+    users that others have made.
     """
+    if on_unreadable is not None:
+        for taken, problem in taken_directories(root):
+            on_unreadable(taken, problem)
     for directory in _directories(root, [MOST_ENTRIES], on_unreadable):
         left = [MOST_ENTRIES]  # for each, so that no tenant uses up the entries of another
         if fmt.is_spool_id(directory.name):
@@ -67,7 +84,9 @@ def why_unreadable(root: Path) -> str:
 
 
 def unreadable_text(error: OSError) -> str:
-    """What is wrong with a directory that cannot be read."""
+    """What is wrong with a directory that cannot be read, or used."""
+    if isinstance(error, TakenDirectory):
+        return error.strerror
     if isinstance(error, NotADirectoryError):
         return "is not a directory"
     return f"cannot be read: {error.strerror}"
@@ -80,6 +99,33 @@ def collect_unreadable(found: dict[str, str]) -> OnUnreadable:
         found[str(directory)] = unreadable_text(error)
 
     return note
+
+
+def taken_directories(root: Path) -> Iterator[tuple[Path, TakenDirectory]]:
+    """What has the name of a user's directory in a shared root and belongs to another user.
+
+    Writers refuse it, so that this user cannot record.
+    """
+    try:
+        if not os.stat(root).st_mode & stat.S_ISVTX:
+            return
+        with os.scandir(root) as entries:
+            names = [entry.name for entry, _ in zip(entries, range(MOST_ENTRIES), strict=False)]
+    except OSError:
+        return
+    for name in sorted(names):
+        user, path = fmt.user_of(name), root / name
+        owner = owner_of(path) if user is not None else user
+        if user is not None and owner not in (user, None):
+            yield path, TakenDirectory(user, owner or 0)
+
+
+def owner_of(path: Path) -> int | None:
+    """The uid that a path belongs to; None when it is gone."""
+    try:
+        return os.lstat(path).st_uid
+    except OSError:
+        return None
 
 
 def pod_directories(root: Path) -> list[Path]:
@@ -151,7 +197,7 @@ def _directories(
                 left[0] -= 1
                 if left[0] < 0:
                     break
-                if entry.is_dir(follow_symlinks=False) and entry.name != fmt.QUARANTINE_NAME:
+                if entry.is_dir(follow_symlinks=False) and not fmt.holds_no_spools(entry.name):
                     found.append(Path(entry.path))
     except FileNotFoundError:
         pass  # deleted meanwhile, or not there yet

@@ -14,7 +14,14 @@ from pathlib import Path
 from typing import Protocol
 
 from shipper.config.schema import Config
-from shipper.discovery.layout import find_spools, identity_of, is_empty, unreadable_text
+from shipper.discovery.layout import (
+    TakenDirectory,
+    find_spools,
+    identity_of,
+    is_empty,
+    owner_of,
+    unreadable_text,
+)
 from shipper.errors import Misplaced, StateUnusable
 from shipper.ledger.ledger import Ledger
 from shipper.log import fields
@@ -127,12 +134,15 @@ class SpoolScanner:
 
     def _scan(self, root: Path, before: dict[str, str]) -> None:
         shipped = {reader.directory for reader in self._shipping.shipped().values()}
-        spent: defaultdict[tuple[str, int], float] = defaultdict(float)  # seconds, by tenant
+        spent: defaultdict[tuple[str, int | None], float] = defaultdict(float)  # seconds, by tenant
         bad = 0
         for directory in find_spools(root, self._on_unreadable):
             if directory in shipped or is_empty(directory):
                 continue
-            name, tenant = str(directory), (directory.relative_to(root).parts[0], _user(directory))
+            name, tenant = (
+                str(directory),
+                (directory.relative_to(root).parts[0], owner_of(directory)),
+            )
             if self._began < self._retry_at.get(name, 0.0):
                 self.unreadable[name] = before.get(name, "cannot be read")
             elif spent[tenant] >= TENANT_SECONDS:
@@ -151,10 +161,13 @@ class SpoolScanner:
     def _on_unreadable(self, directory: Path, error: OSError) -> None:
         why = unreadable_text(error)
         if self._is_news(directory, why):
-            log.warning(
-                "directory cannot be read, see lens-ship check",
-                extra=fields(path=directory, reason=why),
-            )
+            values = fields(path=directory, reason=why)
+            if isinstance(error, TakenDirectory):
+                log.warning(
+                    "user's directory belongs to another, see lens-ship check", extra=values
+                )
+            else:
+                log.warning("directory cannot be read, see lens-ship check", extra=values)
         self.unreadable[str(directory)] = why
 
     def _is_news(self, path: Path, why: str) -> bool:
@@ -217,14 +230,6 @@ class SpoolScanner:
             if known is None or self._ledger.directory_of(reader.spool) != reader.directory:
                 raise
             return known
-
-
-def _user(directory: Path) -> int:
-    """Who owns it; -1 when it is gone."""
-    try:
-        return os.lstat(directory).st_uid
-    except OSError:
-        return -1
 
 
 def is_missing(path: Path) -> bool:

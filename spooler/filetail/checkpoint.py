@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from spooler.async_exceptions import is_async
+from spooler.spool import format as fmt
 
 # Bytes at the beginning of the file, and before the position, that identify it; fewer when there
 # are fewer.
@@ -196,7 +197,7 @@ def state_folder(root: Path) -> Path:
     Raises:
         OSError: it cannot be made.
     """
-    folder = root / f"collectors_{os.geteuid()}"
+    folder = root / fmt.collectors_name(os.geteuid())
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     if os.stat(folder).st_uid != os.geteuid():
         raise PermissionError(errno.EPERM, "another user has made it", str(folder))

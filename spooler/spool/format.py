@@ -9,6 +9,7 @@ Layout below the spool root::
 
     full                     written by the service; see "Limits"
     quarantine/              damaged segments that the service has set aside; no spools
+    collectors_<user id>/    what a user's collectors keep, for that user alone; no spools
     node_<NODE_RANK>/rank_<LOCAL_RANK>/<spool id>/
         owner                says that the writer lives; see "Owner file"
         .owner.new           the owner file before it is locked
@@ -174,6 +175,8 @@ IDENTITY_KIND = "identity"
 
 START = "%Y%m%dT%H%M%S"  # how a spool id begins, in UTC
 
+_USER_NAME = re.compile(r"uid_([0-9]{1,10})")
+_COLLECTORS_NAME = re.compile(r"collectors_[0-9]{1,10}")
 _SEGMENT_NAME = re.compile(r"([0-9]{8,18})\.sqlite")
 _SPOOL_ID = re.compile(r"[0-9]{8}T[0-9]{6}-[0-9]+-[0-9a-f]{8}")
 
@@ -206,6 +209,22 @@ def is_spool_id(name: str) -> bool:
 def user_name(uid: int) -> str:
     """Name of the folder of one user's own, in a root that several share."""
     return f"uid_{uid}"
+
+
+def user_of(name: str) -> int | None:
+    """The user whose folder has this name."""
+    match = _USER_NAME.fullmatch(name)
+    return int(match[1]) if match else None
+
+
+def collectors_name(uid: int) -> str:
+    """Name of the folder in which a user's collectors keep their state."""
+    return f"collectors_{uid}"
+
+
+def holds_no_spools(name: str) -> bool:
+    """Whether a folder of this name is ours and is not looked into for spools."""
+    return name == QUARANTINE_NAME or _COLLECTORS_NAME.fullmatch(name) is not None
 
 
 def spool_id(start: str, pid: int, salt: str) -> str:

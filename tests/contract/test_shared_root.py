@@ -6,6 +6,7 @@ read, delete, rename or stop the recording of a spool.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -87,6 +88,25 @@ def ship(spool, state):
 assert ship(sys.argv[4], sys.argv[5]) == []
 become(int(sys.argv[1]), int(sys.argv[2]), 0o077)
 print(json.dumps(ship(sys.argv[6], sys.argv[7])))
+"""
+)
+
+COLLECTORS = (
+    BECOME
+    + """
+from spooler.filetail.checkpoint import state_folder
+become(int(sys.argv[1]), int(sys.argv[1]), 0)
+state_folder(Path(os.environ["PRIMUS_LENS_WANDB_OUTPUT_PATH"]))
+"""
+)
+LOOK = (
+    BECOME
+    + """
+from shipper.discovery.layout import find_spools
+become(int(sys.argv[1]), int(sys.argv[2]), 0)
+closed = []
+found = list(find_spools(Path(sys.argv[3]), lambda path, error: closed.append(str(path))))
+print(json.dumps([len(found), closed]))
 """
 )
 
@@ -229,6 +249,42 @@ def test_a_directory_that_another_user_created_is_not_used(root: Path) -> None:
     squatted.chmod(0o2777)
     assert record(root, ALICE, 3) == 0
     assert list(squatted.iterdir()) == []
+
+
+def test_a_directory_that_another_user_created_is_named_and_the_advice_helps(
+    machine: Path, root: Path, tmp_path: Path
+) -> None:
+    squatted = root / f"uid_{ALICE}"
+    squatted.mkdir(mode=0o700)
+    os.chown(squatted, BOB, GROUP)
+    assert record(root, ALICE, 3) == 0
+    environ = {"LENS_SHIP_SPOOL": str(root), "LENS_SHIP_STATE": str(tmp_path / "state")}
+    why = f"belongs to user {BOB}, so that user {ALICE} cannot record"
+    status = lens_ship("status", **environ)
+    assert status.code == 1
+    assert why in status.out
+    found = lens_ship("check", "--json", **environ)
+    findings = [one for one in json.loads(found.out)["findings"] if why in one["text"]]
+    assert len(findings) == 1, "it is not unreadable as well"
+    step = findings[0]["next"]
+    assert "chmod" not in step
+    assert "chgrp" not in step
+    command = step.removeprefix("as root: ").partition(";")[0]
+    subprocess.run(command, shell=True, check=True)
+    assert record(root, ALICE, 3) == 3
+    assert lens_ship("status", **environ).out.count("belongs to user") == 0
+
+
+def test_the_state_of_collectors_is_no_directory_that_cannot_be_read(
+    machine: Path, root: Path, tmp_path: Path
+) -> None:
+    """Each user's is closed to all others, the service included."""
+    made = spools.python(COLLECTORS, str(ALICE), PRIMUS_LENS_WANDB_OUTPUT_PATH=str(root))
+    assert made.returncode == 0, made.stderr
+    assert (root / f"collectors_{ALICE}").stat().st_mode & 0o777 == 0o700
+    assert record(root, ALICE, 3) == 3
+    looked = spools.python(LOOK, str(SERVICE), str(GROUP), str(root))
+    assert spools.answer(looked) == [1, []]
 
 
 def test_the_directory_of_a_pod_gives_its_spools_to_the_service(
