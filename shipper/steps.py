@@ -8,7 +8,7 @@ for at most one flush interval, so that its parts travel together, and no longer
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -81,6 +81,26 @@ class CollectedSteps:
     skipped: tuple[Skipped, ...] = ()
     gaps: tuple[int, ...] = ()
 
+    def due(self, *, ended: bool, waited: Container[int]) -> DueSteps:
+        """What is sent now: an open step and a gap once they have waited, or nothing follows."""
+        ripe = [one for one in self.open if ended or one.first in waited]
+        told = [gap for gap in self.gaps if ended or gap in waited]
+        pending = [one.first for one in self.open if one not in ripe]
+        pending += [gap for gap in self.gaps if gap not in told]
+        return DueSteps(
+            steps=sorted([*self.complete, *ripe], key=lambda one: one.first),
+            pending=tuple(pending),
+            skipped=[*self.skipped, *(Skipped(seq=gap) for gap in told)],
+        )
+
+
+class DueSteps(NamedTuple):
+    """Steps to send in order, first seqs of what waits, and records that are part of no step."""
+
+    steps: list[Step]
+    pending: tuple[int, ...]
+    skipped: list[Skipped]
+
 
 class _Building:
     """A step whose next part may be the next record."""
@@ -124,6 +144,15 @@ def collect_steps(
     for stored in records:
         collector.take(stored)
     return collector.result()
+
+
+def unsendable(step: Step, records: Iterable[Stored], problem: str) -> list[Rejected]:
+    """The records of a step that can never be sent."""
+    return [
+        Rejected(stored=stored, reason="unsendable", detail=problem)
+        for stored in records
+        if stored.seq in step.seqs
+    ]
 
 
 def cut_off(tail: Iterable[Stored]) -> tuple[Step, ...]:

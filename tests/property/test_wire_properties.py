@@ -9,6 +9,7 @@ from typing import Any
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from shipper.sinks import values
 from shipper.sinks.processor import encode
 from shipper.steps import Step, collect_steps
 from spooler.records import detection
@@ -83,7 +84,7 @@ def test_every_step_is_taken(
     assert len(elements) == request.items
     for element in elements:
         assert element.step == number
-        assert 0 <= element.timestamp <= encode.TIME_MAX
+        assert 0 <= element.timestamp <= values.TIME_MAX
 
 
 @settings(deadline=None)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from shipper.sinks import values
 from shipper.sinks.processor import encode
 from shipper.steps import Step
 from spooler.spool.identity import Identity
@@ -235,12 +236,12 @@ def test_a_time_that_the_receiver_cannot_hold_becomes_that_of_the_spool(time: An
 
 @pytest.mark.parametrize("created", [math.nan, math.inf, -5.0, 1e13])
 def test_a_spool_without_a_sane_time_either_is_of_the_beginning(created: float) -> None:
-    assert encode.sane_time(math.nan, identity(created=created)) == 0.0
+    assert values.sane_time(math.nan, identity(created=created)) == 0.0
 
 
-@pytest.mark.parametrize("time", [0.0, T0, encode.TIME_MAX])
+@pytest.mark.parametrize("time", [0.0, T0, values.TIME_MAX])
 def test_a_sane_time_stays(time: float) -> None:
-    assert encode.sane_time(time, WHO) == time
+    assert values.sane_time(time, WHO) == time
 
 
 @pytest.mark.parametrize("step", [0, 1, 2**31 - 1])

@@ -32,15 +32,13 @@ records get the same value when they are sent again, so a receiver can tell a re
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import chain, islice, repeat
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import orjson
-
+from shipper.sinks.values import clean, clean_text, dump, sane_time, sort_values
 from shipper.steps import Step
 from spooler.records.detection import DetectionRecord
 from spooler.spool.identity import Identity
@@ -48,13 +46,9 @@ from spooler.spool.identity import Identity
 RECORDS_HEADER = "Lens-Ship-Records"
 STEP_MAX = 2**31 - 1
 ID_LIMIT = 256  # characters of source, workload_uid and pod_uid
-TIME_MAX = 9.2e9  # seconds; beyond it the receiver's clock arithmetic overflows
 
 # The empty name is none that a reader could ask for.
 _RESERVED = ("step", "run_id", "source", "history", "created_at", "updated_at", "iteration", "")
-# Levels of nesting inside one value; what lies deeper is cut, as no JSON library reads it all.
-_DEEPEST = 100
-_FLOATS = {float}
 _AT_ONCE = 4096  # values that are encoded together, each with objects of its own
 _KEPT_NAMES = 16384  # characters of the names of one step; of longer ones nothing is kept
 
@@ -115,7 +109,7 @@ class Request:
 
 def encode_step(step: Step, identity: Identity, options: Options) -> EncodedStep:
     """Encode one step for the path that fits its values."""
-    numbers, others, nonfinite, nulls = _sort_values(step.data)
+    numbers, others, nonfinite, nulls = sort_values(step.data)
     prefix = rank_prefix(identity) if options.rank_prefix else ""
     if step.own_count:
         prefix = f"{prefix}process{identity.pid}/"
@@ -219,7 +213,7 @@ def body(request: Request, identity: Identity) -> bytes:
         "timestamp": request.steps[-1].time,
     }
     list_name = b"logs" if request.path.endswith("logs") else b"metrics"
-    begin = b'%s,"%s":[' % (dump(_clean(head))[:-1], list_name)
+    begin = b'%s,"%s":[' % (dump(clean(head))[:-1], list_name)
     # In one go: what a large step takes is copied once.
     commas = chain.from_iterable((b",", step.fragment) for step in request.steps[1:])
     return b"".join((begin, request.steps[0].fragment, *commas, b"]}"))
@@ -228,7 +222,7 @@ def body(request: Request, identity: Identity) -> bytes:
 def detection_body(record: DetectionRecord, identity: Identity) -> bytes:
     """The JSON of a detection request."""
     return dump(
-        _clean(
+        clean(
             {
                 "source": record.tracker[:ID_LIMIT],
                 "type": "framework_detection_raw",
@@ -255,71 +249,6 @@ def records_header(
 def rank_prefix(identity: Identity) -> str:
     """What sets the names of a rank apart: nothing for the first one, or where none is known."""
     return f"rank{identity.rank}/" if identity.rank else ""
-
-
-def sane_time(time: Any, identity: Identity) -> float:
-    """`time` if the receiver can hold it, else the time at which the spool was begun."""
-    if isinstance(time, float) and 0 <= time <= TIME_MAX:
-        return time
-    return identity.created if 0 <= identity.created <= TIME_MAX else 0.0
-
-
-def dump(value: Any) -> bytes:
-    """JSON bytes; lone surrogates are replaced, as UTF-8 cannot hold them."""
-    try:
-        return orjson.dumps(value)
-    except TypeError:
-        return orjson.dumps(_clean(value))
-
-
-def clean_text(text: str) -> str:
-    """`text` without what the receiver's database or UTF-8 refuses."""
-    return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode("utf-8")
-
-
-def _sort_values(
-    data: Mapping[str, Any],
-) -> tuple[dict[str, int | float], dict[str, Any], list[str], int]:
-    """Numbers, other values made fit for JSON, names of non-finite ones, and the count of None."""
-    if set(map(type, data.values())) == _FLOATS and all(map(math.isfinite, data.values())):
-        return dict(data), {}, [], 0  # what almost every step is
-    numbers: dict[str, int | float] = {}
-    others: dict[str, Any] = {}
-    nonfinite: list[str] = []
-    nulls = 0
-    for name, value in data.items():
-        if isinstance(value, float):
-            if math.isfinite(value):
-                numbers[name] = value
-            else:
-                nonfinite.append(name)
-        elif isinstance(value, int):
-            numbers[name] = int(value)
-        elif value is None:
-            nulls += 1
-        elif isinstance(value, dict) and value.get("_type") == "integer":
-            # Beyond the range of a float: as far from finite as an infinity.
-            nonfinite.append(name)
-        else:
-            others[name] = _clean(value)
-    return numbers, others, nonfinite, nulls
-
-
-def _clean(value: Any, depth: int = 0) -> Any:
-    """Any decoded msgpack value as JSON that the receiver takes."""
-    if isinstance(value, str):
-        return clean_text(value)
-    if isinstance(value, float):
-        return value if math.isfinite(value) else str(value)
-    if isinstance(value, dict | list) and depth >= _DEEPEST:
-        return f"nested deeper than {_DEEPEST} levels"
-    if isinstance(value, dict):
-        return {clean_text(str(key)): _clean(item, depth + 1) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_clean(item, depth + 1) for item in value]
-    if isinstance(value, bytes):
-        return f"{len(value)} bytes"
-    return value
 
 
 def _name(prefix: str, name: str) -> str:

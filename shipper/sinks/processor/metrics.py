@@ -16,9 +16,8 @@ from shipper.sinks.outcome import Outcome
 from shipper.sinks.processor import encode
 from shipper.sinks.processor.client import ProcessorBase
 from shipper.sinks.processor.probe import probe
-from shipper.steps import Rejected, Skipped, Step, collect_steps
+from shipper.steps import Skipped, Step, collect_steps, unsendable
 from spooler.spool.identity import Identity
-from spooler.spool.reader import Stored
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,17 +53,13 @@ class MetricsSink(ProcessorBase):
     def plan(self, chunk: PlanInput) -> Plan:
         """Complete steps become requests. Open ones wait for at most one flush interval."""
         steps = collect_steps(chunk.records, chunk.deleted)
-        ripe = [s for s in steps.open if chunk.ended or s.first in chunk.waited]
-        told = [gap for gap in steps.gaps if chunk.ended or gap in chunk.waited]
-        pending = [s.first for s in steps.open if s not in ripe]
-        pending += [gap for gap in steps.gaps if gap not in told]
-        going = sorted([*steps.complete, *ripe], key=lambda step: step.first)
+        due = steps.due(ended=chunk.ended, waited=chunk.waited)
         rejected = list(steps.rejected)
         encoded = []
-        for step in going:
+        for step in due.steps:
             problem = encode.problem(step)
             if problem:
-                rejected.extend(_reject(step, chunk.records, problem))
+                rejected.extend(unsendable(step, chunk.records, problem))
                 continue
             encoded.append(encode.encode_step(step, chunk.identity, self._encoding))
         requests = encode.group(
@@ -74,9 +69,9 @@ class MetricsSink(ProcessorBase):
         )
         return Plan(
             batches=tuple(map(_batch, requests)),
-            pending=tuple(pending),
+            pending=due.pending,
             rejected=tuple(rejected),
-            skipped=(*steps.skipped, *(Skipped(seq=gap) for gap in told), *_empty(encoded)),
+            skipped=(*due.skipped, *_empty(encoded)),
         )
 
     def exit_notice(self, steps: Sequence[Step], identity: Identity) -> tuple[Batch, ...]:
@@ -134,12 +129,4 @@ def _empty(encoded: list[encode.EncodedStep]) -> list[Skipped]:
         for step in encoded
         if not step.items
         for seq in step.seqs
-    ]
-
-
-def _reject(step: Step, records: Sequence[Stored], problem: str) -> list[Rejected]:
-    return [
-        Rejected(stored=stored, reason="unsendable", detail=problem)
-        for stored in records
-        if stored.seq in step.seqs
     ]
