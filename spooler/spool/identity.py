@@ -51,6 +51,11 @@ class Identity:
     pod_name: str = variable("POD_NAME", "", str)
     namespace: str = variable("POD_NAMESPACE", "", str)
 
+    node_name: str = variable(("K8S_NODE_NAME", "NODE_NAME"), "", str)
+    slurm_job_id: str = variable("SLURM_JOB_ID", "", str)
+    otel_service_name: str = variable("OTEL_SERVICE_NAME", "", str)
+    otel_resource_attributes: str = variable("OTEL_RESOURCE_ATTRIBUTES", "", str)
+
     rank: int | None = variable(_RANK, None, integer)  # over the whole job
     local_rank: int | None = variable(_LOCAL_RANK, None, integer)  # on this node
     node_rank: int | None = variable(_NODE_RANK, None, integer)
