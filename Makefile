@@ -33,7 +33,7 @@ check: $(VENV)/.test ## style, types, import rules
 docs: $(VENV)/.test ## write the tables of docs/ from the code
 	$(BIN)/python -m tests.kit.pages
 
-unit: $(VENV)/.test $(VENV)/.debian $(VENV)/.dlrover-$(DLROVER) ## the tests, with the newest wandb
+unit: $(VENV)/.test $(VENV)/.debian $(VENV)/.engines $(VENV)/.dlrover-$(DLROVER) ## the tests, with the newest wandb
 	$(BIN)/python -m pytest -n 3 --dist worksteal -q
 
 wandb-oldest: $(VENV)/.test $(VENV)/.wandb-$(WANDB_OLDEST) ## the hook against the oldest wandb
@@ -157,6 +157,28 @@ $(VENV)/.debian: Makefile | $(BIN)/python
 	    || { apt-get update -q >/dev/null 2>&1 && $$install >/dev/null 2>&1; }; } \
 	    || echo "not installed: $$package; some tests will skip"; \
 	done
+	@touch $@
+
+# Receivers for the tests of sinks. VictoriaMetrics takes OTLP from the version of Debian trixie on, so
+# it is fetched from there and not installed. Never fails: without them, tests are skipped.
+ROTEL = 0.0.1a15
+TRIXIE = $(abspath $(VENV))/victoria-metrics/apt
+
+$(VENV)/.engines: Makefile | $(BIN)/python
+	@mkdir -p $(TRIXIE)/lists/partial $(TRIXIE)/cache/archives/partial
+	@echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]" \
+	  "http://deb.debian.org/debian trixie main" > $(TRIXIE)/trixie.list
+	@printf 'Dir::Etc::sourcelist "%s";\nDir::Etc::sourceparts "-";\nDir::State::lists "%s";\nDir::Cache "%s";\n' \
+	  $(TRIXIE)/trixie.list $(TRIXIE)/lists $(TRIXIE)/cache > $(TRIXIE)/apt.conf
+	@test -x $(VENV)/victoria-metrics/victoria-metrics || { cd $(TRIXIE) && export APT_CONFIG=$(TRIXIE)/apt.conf \
+	  && apt-get update -q && apt-get download -q victoria-metrics && dpkg-deb -x victoria-metrics_*.deb root \
+	  && mv root/usr/bin/victoria-metrics ..; } >/dev/null 2>&1 \
+	  || echo "VictoriaMetrics cannot be fetched: some tests will skip"
+	@rm -rf $(TRIXIE)
+	@test -x $(VENV)/rotel/rotel-agent || { $(BIN)/python -m pip install -q --no-deps \
+	  --target $(VENV)/rotel/package rotel==$(ROTEL) && mv $(VENV)/rotel/package/rotel/rotel-agent $(VENV)/rotel; } \
+	  >/dev/null 2>&1 || echo "rotel cannot be installed: some tests will skip"
+	@rm -rf $(VENV)/rotel/package
 	@touch $@
 
 # Each wandb has an environment of its own, with the wheel and without the service.

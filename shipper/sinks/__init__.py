@@ -37,6 +37,8 @@ REGISTRY: dict[str, str] = {
     "telemetry-processor": "shipper.sinks.processor.metrics:MetricsSink",
     "telemetry-processor-detection": "shipper.sinks.processor.detection:DetectionSink",
     "dlrover": "shipper.sinks.dlrover.sink:DLRoverSink",
+    "otlp": "shipper.sinks.otlp.sink:OtlpSink",
+    "prometheus": "shipper.sinks.prometheus.sink:PrometheusSink",
 }
 # Name and type of the sinks that exist when no [sinks.NAME] is given.
 DEFAULT: dict[str, str] = {

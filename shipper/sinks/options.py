@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any, TypeVar
 import spooler
 from shipper.config.load import read_options
 from shipper.config.parse import optional_path
-from shipper.config.schema import SETTINGS, Config, setting
+from shipper.config.schema import SETTINGS, Config, setting, settings_of
 from shipper.http_client.client import HttpClient
 from shipper.http_client.credentials import Credentials, file_problems
 
@@ -94,8 +95,13 @@ def from_settings(cls: type[T], config: Config) -> T:
 
 
 def from_table(cls: type[T], table: Mapping[str, Any], where: str) -> tuple[T, list[str]]:
-    """Options from a table [sinks.NAME], and every problem of them; `where` begins each."""
-    options, problems = read_options(cls, table, where)
+    """Options from a table [sinks.NAME], and every problem of them; `where` begins each.
+
+    What the table does not give may come from a variable of another tool (`alias`).
+    """
+    aliases = {one.alias for one in settings_of(cls) if one.alias}
+    environ = {name: os.environ[name] for name in aliases & os.environ.keys()}
+    options, problems = read_options(cls, table, where, environ=environ)
     together = getattr(options, "problems", None)
     if together is not None and not problems:
         problems += [f"{where}: {one}" for one in together()]

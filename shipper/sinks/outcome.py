@@ -84,6 +84,26 @@ class Reason(Enum):
         "see lens-ship dead-letter list",
     )
     EXPIRED = ("expired", "ignores reports of this age", "raise dlrover_max_age if it does not")
+    TOO_OLD = (
+        "too-old",
+        "takes no data of this age",
+        "widen its window for late data, then lens-ship dead-letter retry",
+    )
+    ALREADY_THERE = (
+        "already-there",
+        "has this already, or newer data of the series",
+        "widen its window for data that is out of order",
+    )
+    CLOCK_AHEAD = (
+        "clock-ahead",
+        "is not sent times of the future",
+        "set the clock of the training node",
+    )
+    ALL_REJECTED = (
+        "all-rejected",
+        "stores nothing of a request",
+        "see lens-ship dead-letter list",
+    )
     AMBIGUOUS = ("ambiguous", "may have this already", "nothing: a repetition would do harm")
 
     def __init__(self, word: str, sentence: str, advice: str) -> None:

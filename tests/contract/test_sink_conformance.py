@@ -69,6 +69,17 @@ def processor(record: Callable[[int], Record]) -> Peer:
     )
 
 
+def series(path: str, stored: Reply) -> Peer:
+    return Peer(
+        record=step,
+        options=lambda at: f'url = "http://{at}{path}"\nbatch_max_points = 15',
+        who=lambda at: {},
+        seqs=lambda path, headers, body: span(headers.get("lens-ship-records", "")),
+        stored=lambda path, body: stored,
+        rejected=(400, b"invalid label"),
+    )
+
+
 def span(header: str) -> list[int]:
     first, _, last = header.rpartition("/")[2].partition("-")
     return list(range(int(first), int(last) + 1)) if last else []
@@ -121,6 +132,8 @@ PEERS: dict[str, Peer] = {
         stored=_master,
         rejected=(200, _pickled(success=False)),
     ),
+    "otlp": series("", (200, b"")),
+    "prometheus": series("/api/v1/write", (204, b"")),
     PLUGIN: Peer(
         record=step,
         options=lambda at: f'url = "http://{at}/lines"\nbatch_records = 7',

@@ -1,0 +1,1 @@
+"""Receivers of OTLP over HTTP: Collectors, and the back ends that take it themselves."""

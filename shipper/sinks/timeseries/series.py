@@ -1,0 +1,367 @@
+"""From records to points of time series and to log records, the same for every receiver. Pure.
+
+- A number becomes a point of the series `<prefix><name>`, with the labels `run` and `rank`. Where a
+  name has a character that receivers change, `lens.name` is the name itself: without it, `loss/a`
+  and `loss.a` would be one series in Prometheus, and the receiver would refuse the whole request.
+- The step is a series of its own, `<prefix>step`, with the same labels and times. As a label it
+  would make a new series for each step.
+- `<prefix>run.status` is 0 when a run begins, 1 when it has finished, 2 when it has failed, 3 when
+  its process exited uncleanly.
+- NaN and infinities are left out and announced as `<name>/nonfinite` = 1.
+- A time is in whole milliseconds and is the record's own. So a repetition is identical, and a
+  receiver that keeps one value for a time keeps one.
+- A log record has its time in nanoseconds: lines of one record differ in the last digits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, NamedTuple
+from urllib.parse import unquote
+
+from shipper.sinks import PlanInput
+from shipper.sinks.values import clean, clean_text, dump, sane_time, sort_values
+from shipper.steps import Rejected, Skipped, Step, collect_steps, unsendable
+from spooler.errors import BodyUnreadable
+from spooler.records import decision, finish, report, run
+from spooler.records import exit as exit_record
+from spooler.spool import codec
+from spooler.spool.identity import Identity
+
+KINDS = frozenset({"step", "run", "finish", "gap", "exit", "report", "decision"})
+ORIGINAL = "lens.name"
+LATE = "lens-ship/late"  # a point of it asks whether a receiver takes data of a time
+RUNNING, FINISHED, FAILED, CUT_OFF = 0, 1, 2, 3
+INFO, WARN, ERROR = 9, 13, 17  # severity numbers of OpenTelemetry
+
+CACHED = 8192  # series that are kept made, each less than a kilobyte
+_KEPT_CHARACTERS = 128  # of the longest name among them
+_NAME_CHARACTERS = 255
+_LABEL_CHARACTERS = 1024
+_CHANGED = re.compile(r"[^A-Za-z0-9_.\-/]")
+_PLAIN = re.compile(r"[A-Za-z0-9_]+")
+_OWN = frozenset({"step"})  # names that the sink itself gives
+_LEVELS = (
+    (re.compile(r"\b(ERROR|CRITICAL|FATAL|Traceback|\w+Error)\b"), ERROR),
+    (re.compile(r"\bWARN(ING)?\b", re.IGNORECASE), WARN),
+)
+_REPORTS = {"STACK_TRACE": "training.stack", "XPU_TIMER_METRIC": "training.xpu_timer"}
+_INTEGERS = range(-(2**63), 2**63)
+_NANOSECONDS = 10**6  # in a millisecond
+Labels = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SeriesOptions:
+    """What an operator may choose about points and log records."""
+
+    prefix: str = "training."
+    numbers: bool = True
+    step_series: bool = True
+    logs: bool = False
+
+
+class SeriesKey(NamedTuple):
+    """A time series: its name, and what tells it from others of the name, sorted."""
+
+    name: str
+    labels: Labels
+
+
+class LoggingProcess(NamedTuple):
+    """What tells the processes of a run apart; None where a label would say nothing."""
+
+    rank: int | None
+    # The pid of a process that logs to a run of another one, and counts its steps on its own.
+    process: int | None = None
+
+
+class Log(NamedTuple):
+    """A log record; the time is in Unix nanoseconds."""
+
+    time: int
+    severity: int
+    event: str
+    body: str
+    attributes: tuple[tuple[str, str | int], ...]
+
+
+class Item(NamedTuple):
+    """What one record, or the records of one step, become; the smallest part of a request."""
+
+    seqs: tuple[int, ...]
+    run: str
+    time: int  # Unix milliseconds
+    points: tuple[tuple[SeriesKey, float | int], ...]
+    logs: tuple[Log, ...] = ()
+    step: int | None = None
+    values: int = 0  # of the user's, as far as they are sent
+    nonfinite: int = 0
+    left_out: int = 0
+
+    @property
+    def size(self) -> int:
+        """Points and log records in it."""
+        return len(self.points) + len(self.logs)
+
+
+class Collected(NamedTuple):
+    """What becomes of the records of a chunk."""
+
+    items: list[Item]  # in the order of their first records
+    pending: tuple[int, ...]
+    rejected: tuple[Rejected, ...]
+    skipped: tuple[Skipped, ...]
+
+
+def collect(chunk: PlanInput, options: SeriesOptions) -> Collected:
+    """Steps and events of a chunk as items; what has nothing to send is skipped."""
+    steps = collect_steps(chunk.records, chunk.deleted)
+    due = steps.due(ended=chunk.ended, waited=chunk.waited)
+    rejected = list(steps.rejected)
+    items: list[Item] = []
+    for step in due.steps:
+        if step.step not in _INTEGERS:
+            problem = f"step {step.step} is no integer of 64 bits"
+            rejected += unsendable(step, chunk.records, problem)
+            continue
+        items.append(_of_step(step, chunk.identity, options))
+    for stored in chunk.records:
+        if stored.kind not in _EVENTS:
+            continue
+        try:
+            event = _EVENTS[stored.kind](codec.unpack(stored.body))
+        except BodyUnreadable as error:
+            if stored.kind != finish.NAME:  # which `collect_steps` has rejected
+                rejected.append(Rejected(stored=stored, reason=error.reason, detail=str(error)))
+            continue
+        items.append(_of_event(stored.seq, event, chunk.identity, options))
+    full = [item for item in items if item.size]
+    taken = {seq for item in full for seq in item.seqs}
+    taken.update(one.stored.seq for one in rejected)
+    empty = (_skipped(item) for item in items if not item.size)
+    skipped = {one.seq: one for one in due.skipped if one.seq not in taken}
+    skipped |= {one.seq: one for ones in empty for one in ones}
+    return Collected(
+        items=sorted(full, key=lambda item: item.seqs[0]),
+        pending=due.pending,
+        rejected=tuple(rejected),
+        skipped=tuple(skipped.values()),
+    )
+
+
+def group(items: Iterable[Item], *, max_items: int, max_bytes: int) -> list[tuple[Item, ...]]:
+    """Cut items into requests of one run each, within the limits where one item allows it.
+
+    Each run keeps its own order, and requests come in the order of their first record.
+    """
+    requests: list[list[Item]] = []
+    latest: dict[str, list[Item]] = {}
+    sizes: dict[str, tuple[int, int]] = {}
+    for item in items:
+        text = sum(len(log.body) for log in item.logs)
+        count, size = sizes.get(item.run, (0, 0))
+        if item.run not in latest or count + item.size > max_items or size + text > max_bytes:
+            requests.append([])
+            latest[item.run] = requests[-1]
+            count = size = 0
+        latest[item.run].append(item)
+        sizes[item.run] = count + item.size, size + text
+    return [tuple(one) for one in requests]
+
+
+def cut_off_item(step: Step, identity: Identity, options: SeriesOptions) -> Item:
+    """The end of a run whose process exited uncleanly, at the time of its last step."""
+    text = f"process exited uncleanly after step {step.step}"
+    logs = [(ERROR, "training.cut_off", text)]
+    return _of_event(step.last, _Event(step.run, step.time, logs, CUT_OFF), identity, options)
+
+
+def late_item(newest: Item, identity: Identity, options: SeriesOptions, *, logs: bool) -> Item:
+    """What asks a receiver whether it takes points, or logs, of the time of `newest`.
+
+    A point has a series of its own: after a point of a series, some receivers refuse what is older
+    in it. Log records have no such order.
+    """
+    if logs:
+        return newest._replace(points=())
+    points = ((series_of(options.prefix, LATE, newest.run, LoggingProcess(identity.rank)), 1.0),)
+    return newest._replace(points=points, logs=())
+
+
+def service_name(identity: Identity, given: str) -> str:
+    """The operator's, else what the job says of itself."""
+    told = otel_attributes(identity).get("service.name", "")
+    return given or identity.otel_service_name or told or "training"
+
+
+def instance(identity: Identity, run: str) -> str:
+    """What tells the processes of a service apart, the same after a restart."""
+    who = identity.workload_uid or run or identity.pod_name or identity.host
+    return who if identity.rank is None else f"{who}-rank{identity.rank}"
+
+
+def otel_attributes(identity: Identity) -> dict[str, str]:
+    """The job's OTEL_RESOURCE_ATTRIBUTES: `key=value`, with commas between, percent-encoded."""
+    pairs = (one.partition("=") for one in identity.otel_resource_attributes.split(","))
+    return {unquote(key.strip()): unquote(value.strip()) for key, _, value in pairs if key.strip()}
+
+
+def series_of(prefix: str, name: str, run: str, who: LoggingProcess) -> SeriesKey:
+    """The series of a name that a user has given."""
+    find = _kept_series if len(name) <= _KEPT_CHARACTERS else _series
+    return find(prefix, name, run, who)
+
+
+def _series(prefix: str, name: str, run: str, who: LoggingProcess) -> SeriesKey:
+    labels = {"run": _label(run)} if run else {}
+    labels.update((key, str(number)) for key, number in who._asdict().items() if number is not None)
+    full = _CHANGED.sub("_", prefix + name)
+    if not _PLAIN.fullmatch(name) or name in _OWN or len(full) > _NAME_CHARACTERS:
+        labels[ORIGINAL] = _label(name)
+    return SeriesKey(full[:_NAME_CHARACTERS], tuple(sorted(labels.items())))
+
+
+_kept_series = lru_cache(maxsize=CACHED)(_series)
+
+
+# --- one record -----------------------------------------------------------------------------------
+
+
+def _of_step(step: Step, identity: Identity, options: SeriesOptions) -> Item:
+    numbers, others, nonfinite, nulls = sort_values(step.data)
+    for name in nonfinite:
+        numbers.setdefault(f"{name}/nonfinite", 1)
+    prefix, run = options.prefix, step.run
+    who = LoggingProcess(identity.rank, identity.pid if step.own_count else None)
+    points: list[tuple[SeriesKey, float | int]] = []
+    if options.numbers and numbers:
+        for name, value in numbers.items():
+            points.append((series_of(prefix, name, run, who), float(value)))
+        if options.step_series:
+            points.append((_own(prefix, "step", run, who), step.step))
+    time = _milliseconds(step.time, identity)
+    logs: tuple[Log, ...] = ()
+    if options.logs and (numbers or others):
+        names = {clean_text(name): value for name, value in {**numbers, **others}.items()}
+        more = (("step", step.step), *_place(step.seqs[0], run, identity))
+        logs = (Log(time * _NANOSECONDS, INFO, "training.step", dump(names).decode(), more),)
+    values = len(numbers) * bool(points or logs) - len(nonfinite) + len(others) * bool(logs)
+    left_out = nulls if logs else nulls + len(others)
+    counts = (max(0, values), len(nonfinite), left_out)
+    # As a plain tuple: this is done for every step, and the constructor takes twice as long.
+    fields = (step.seqs, run, time, tuple(points), logs, step.step, *counts)
+    return tuple.__new__(Item, fields)
+
+
+class _Event(NamedTuple):
+    """A record that is no step: a status of its run, and log records of severity, event, text."""
+
+    run: str
+    time: float
+    logs: Sequence[tuple[int, str, str]]
+    status: int | None = None
+    attributes: Mapping[str, str] = {}
+
+
+def _of_run(body: Mapping[str, Any]) -> _Event:
+    record = run.decode(body)
+    return _Event(record.run, record.time, [(INFO, "training.run", _json(body))], RUNNING)
+
+
+def _of_finish(body: Mapping[str, Any]) -> _Event:
+    record = finish.decode(body)
+    severity, status = (ERROR, FAILED) if record.exit_code else (INFO, FINISHED)
+    logs = [(severity, "training.finish", _json(body))]
+    return _Event(record.run, record.time, logs, status)
+
+
+def _of_exit(body: Mapping[str, Any]) -> _Event:
+    return _Event("", exit_record.decode(body).time, [(INFO, "training.exit", _json(body))])
+
+
+def _of_decision(body: Mapping[str, Any]) -> _Event:
+    return _Event("", decision.decode(body).time, [(ERROR, "training.decision", _json(body))])
+
+
+def _of_report(body: Mapping[str, Any]) -> _Event:
+    record = report.decode(body)
+    more = {"lens.data_type": _label(record.data_type)}
+    path = record.source.get("path") if record.source else None
+    if isinstance(path, str):
+        more["log.file.path"] = _label(path)
+    text = clean_text(record.data_content)
+    logs = [(INFO, _REPORTS.get(record.data_type, "training.report"), text)] if text else []
+    if record.data_type == "TRAINING_LOG":
+        logs = [(_severity(line), "", line) for line in text.splitlines() if line.strip()]
+    return _Event("", record.time, logs, None, more)
+
+
+_EVENTS: dict[str, Callable[[Mapping[str, Any]], _Event]] = {
+    "run": _of_run,
+    "finish": _of_finish,
+    "exit": _of_exit,
+    "decision": _of_decision,
+    "report": _of_report,
+}
+
+
+def _of_event(seq: int, event: _Event, identity: Identity, options: SeriesOptions) -> Item:
+    begun = _milliseconds(event.time, identity)
+    points: tuple[tuple[SeriesKey, float | int], ...] = ()
+    if event.status is not None and options.numbers:
+        series = _own(options.prefix, "run.status", event.run, LoggingProcess(identity.rank))
+        points = ((series, event.status),)
+    attributes = (*event.attributes.items(), *_place(seq, event.run, identity))
+    logs = tuple(
+        Log(begun * _NANOSECONDS + number, severity, name, body, attributes)
+        for number, (severity, name, body) in enumerate(event.logs if options.logs else ())
+    )
+    return Item((seq,), event.run, begun, points, logs)
+
+
+@lru_cache(maxsize=CACHED)
+def _own(prefix: str, name: str, run: str, who: LoggingProcess) -> SeriesKey:
+    """A series that the sink itself names: without the original name it is no user's."""
+    labels = [label for label in _series(prefix, name, run, who).labels if label[0] != ORIGINAL]
+    return SeriesKey(_CHANGED.sub("_", prefix + name), tuple(labels))
+
+
+def _place(seq: int, run: str, identity: Identity) -> Iterator[tuple[str, str | int]]:
+    """What identifies a log record for a receiver that removes repetitions."""
+    if run:
+        yield "run", _label(run)
+    if identity.rank is not None:
+        yield "rank", str(identity.rank)
+    yield "lens.spool", identity.spool
+    yield "lens.seq", seq
+
+
+def _skipped(item: Item) -> Iterator[Skipped]:
+    for number, seq in enumerate(item.seqs):
+        yield Skipped(seq=seq, run=item.run, left_out=0 if number else item.left_out)
+
+
+def _milliseconds(time: float, identity: Identity) -> int:
+    return round(sane_time(time, identity) * 1000)
+
+
+def _json(body: Mapping[str, Any]) -> str:
+    return dump(clean(dict(body))).decode()
+
+
+def _severity(line: str) -> int:
+    return next((number for words, number in _LEVELS if words.search(line)), INFO)
+
+
+def _label(text: str) -> str:
+    """Text as the value of a label; of longer text the beginning and a digest."""
+    text = clean_text(text)
+    if len(text) <= _LABEL_CHARACTERS:
+        return text
+    digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+    return f"{text[: _LABEL_CHARACTERS - 13]}~{digest}"

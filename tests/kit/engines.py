@@ -1,0 +1,179 @@
+"""Real receivers of time series: VictoriaMetrics, Prometheus and rotel, each a process of its own.
+
+`make unit` puts them into place. Without one, the tests that need it are skipped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import urllib.error
+import urllib.parse
+import urllib.request
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.kit.master import wait_for
+from tests.kit.spools import REPOSITORY
+
+VICTORIA = Path(
+    os.environ.get("LENS_SHIP_TEST_VICTORIA_METRICS")
+    or REPOSITORY / ".venv/victoria-metrics/victoria-metrics"
+)
+ROTEL = Path(os.environ.get("LENS_SHIP_TEST_ROTEL") or REPOSITORY / ".venv/rotel/rotel-agent")
+PROMETHEUS = shutil.which("prometheus")
+
+needs_victoria = pytest.mark.skipif(
+    not VICTORIA.exists(), reason=f"no {VICTORIA}; `make unit` gets it from Debian trixie"
+)
+needs_rotel = pytest.mark.skipif(not ROTEL.exists(), reason=f"no {ROTEL}; `make unit` installs it")
+needs_prometheus = pytest.mark.skipif(
+    PROMETHEUS is None, reason="no prometheus here: apt-get install prometheus"
+)
+
+# Labels and name of a series -> what it holds: Unix milliseconds and values, in this order.
+Samples = list[tuple[int, float]]
+Found = dict[tuple[tuple[str, str], ...], Samples]
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+@dataclass(kw_only=True)
+class Engine:
+    """A process that listens on one port, over all of its lives."""
+
+    folder: Path
+    port: int = field(default_factory=free_port)
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def command(self) -> list[str]:
+        raise NotImplementedError
+
+    def ready(self) -> str:
+        """The path that answers when it takes requests."""
+        raise NotImplementedError
+
+    def start(self, *more: str) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [*self.command(), *more], stdout=log, stderr=log, cwd=self.folder
+            )
+        wait_for(self._answers, f"{self.folder.name} does not start, see {self.folder}/log")
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        if self.process is not None:
+            self.process.send_signal(number)
+            self.process.wait(60)
+            self.process = None
+
+    def get(self, path: str, **query: str) -> bytes:
+        text = urllib.parse.urlencode(query)
+        with urllib.request.urlopen(f"{self.url}{path}?{text}", timeout=30) as answer:
+            return bytes(answer.read())
+
+    def _answers(self) -> bool:
+        try:
+            self.get(self.ready())
+        except urllib.error.HTTPError as error:
+            return error.code in (404, 405)
+        except OSError:
+            return False
+        return True
+
+
+@dataclass(kw_only=True)
+class VictoriaMetrics(Engine):
+    """Keeps everything for a hundred years, in any order."""
+
+    def command(self) -> list[str]:
+        return [
+            str(VICTORIA),
+            f"-storageDataPath={self.folder}/data",
+            f"-httpListenAddr=127.0.0.1:{self.port}",
+            "-retentionPeriod=100y",
+            "-inmemoryDataFlushInterval=1s",
+            "-memory.allowedBytes=64MiB",
+        ]
+
+    def ready(self) -> str:
+        return "/health"
+
+    def found(self) -> Found:
+        """Everything it has, each point as often as it is stored."""
+        self.get("/internal/force_flush")
+        text = self.get("/api/v1/export", **{"match[]": '{__name__!=""}'})
+        return _found(
+            (one["metric"], zip(one["timestamps"], one["values"], strict=True))
+            for one in map(json.loads, text.splitlines())
+        )
+
+
+@dataclass(kw_only=True)
+class Prometheus(Engine):
+    """Takes remote write; `window` is how far out of order, as its configuration has it."""
+
+    window: str = ""
+
+    def command(self) -> list[str]:
+        storage = f"storage:\n  tsdb:\n    out_of_order_time_window: {self.window}\n"
+        (self.folder / "prometheus.yml").write_text(storage if self.window else "")
+        return [
+            str(PROMETHEUS),
+            f"--config.file={self.folder}/prometheus.yml",
+            "--web.enable-remote-write-receiver",
+            f"--storage.tsdb.path={self.folder}/data",
+            f"--web.listen-address=127.0.0.1:{self.port}",
+        ]
+
+    def ready(self) -> str:
+        return "/-/ready"
+
+    def found(self) -> Found:
+        """Everything it has of the last day."""
+        query = {"query": '{__name__!=""}[1d]'}
+        answer = json.loads(self.get("/api/v1/query", **query))
+        return _found(
+            (one["metric"], ((round(float(at) * 1000), value) for at, value in one["values"]))
+            for one in answer["data"]["result"]
+        )
+
+
+@dataclass(kw_only=True)
+class Rotel(Engine):
+    """Takes OTLP and hands everything on to `target`."""
+
+    target: str
+
+    def command(self) -> list[str]:
+        return [
+            *(str(ROTEL), "start", f"--otlp-http-endpoint=127.0.0.1:{self.port}"),
+            f"--otlp-grpc-endpoint=127.0.0.1:{free_port()}",
+            *("--exporter=otlp", f"--otlp-exporter-endpoint={self.target}"),
+            *("--otlp-exporter-protocol=http", f"--pid-file={self.folder}/pid"),
+        ]
+
+    def ready(self) -> str:
+        return "/v1/metrics"
+
+
+def _found(series: Any) -> Found:
+    return {
+        tuple(sorted(labels.items())): [(int(at), float(value)) for at, value in samples]
+        for labels, samples in series
+    }

@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shipper.sinks import PlanInput
+from shipper.sinks.timeseries.series import (
+    CUT_OFF,
+    ERROR,
+    INFO,
+    WARN,
+    Item,
+    LoggingProcess,
+    SeriesOptions,
+    collect,
+    cut_off_item,
+    group,
+    instance,
+    otel_attributes,
+    series_of,
+    service_name,
+)
+from shipper.steps import cut_off
+from spooler.records import decision, report
+from tests.kit.shipping import T0, Record, finish, goodbye, step, stored
+from tests.kit.spools import identity
+
+WHO = identity(workload_uid="w", rank=3)
+ALL = SeriesOptions(logs=True)
+
+
+def items(*records: Record, options: SeriesOptions = ALL, who: Any = WHO) -> list[Item]:
+    chunk = PlanInput(identity=who, records=stored(*records), ended=True)
+    return collect(chunk, options).items
+
+
+def points(item: Item) -> dict[str, float | int]:
+    return {series.name: value for series, value in item.points}
+
+
+def test_a_number_is_a_point_beside_its_step() -> None:
+    (item,) = items(step(7, loss=0.5, ok=True, count=2**63))
+    assert points(item) == {
+        "training.loss": 0.5,
+        "training.ok": 1.0,
+        "training.count": 2.0**63,
+        "training.step": 7,
+    }
+    assert item.time == round((T0 + 7) * 1000)
+    assert {series.labels for series, _ in item.points} == {(("rank", "3"), ("run", "r"))}
+
+
+def test_a_value_that_is_not_finite_is_announced() -> None:
+    (item,) = items(step(1, loss=math.nan, other=1.0))
+    assert points(item) == {
+        "training.loss/nonfinite": 1.0,
+        "training.other": 1.0,
+        "training.step": 1,
+    }
+    assert (item.values, item.nonfinite) == (1, 1)
+
+
+def test_names_that_receivers_fold_into_one_stay_apart() -> None:
+    names = ["loss/a", "loss.a", "loss_a", "loss a", "loss-a", "step", "a" * 300, "a" * 301]
+    found = [series_of("training.", name, "r", LoggingProcess(None)) for name in names]
+    folded = {(one.name.replace(".", "_").replace("/", "_"), one.labels) for one in found}
+    assert len(folded) == len(names)
+    assert all(len(one.name) <= 255 for one in found)
+
+
+@given(st.text(), st.text())
+def test_two_names_are_never_one_series(one: str, other: str) -> None:
+    found = [series_of("training.", name, "r", LoggingProcess(0)) for name in (one, other)]
+    assert (found[0] == found[1]) == (one == other) or "\0" in one + other
+
+
+def test_a_process_that_counts_on_its_own_has_series_of_its_own() -> None:
+    kind, body = step(4)
+    (item,) = items((kind, {**body, "inherited": True}))
+    assert {dict(series.labels)["process"] for series, _ in item.points} == {str(WHO.pid)}
+
+
+def test_the_users_step_is_not_the_sinks() -> None:
+    (item,) = items(step(1, step=99.0))
+    values = {dict(series.labels).get("lens.name", ""): value for series, value in item.points}
+    assert values == {"step": 99.0, "": 1}
+
+
+def test_the_status_of_a_run_is_a_series() -> None:
+    run = ("run", {"run": "r", "time": T0, "project": "p"})
+    failed = ("finish", {"run": "s", "time": T0, "step": None, "exit_code": 1})
+    status = "training.run.status"
+    found = items(run, finish(), failed, goodbye(), options=SeriesOptions())
+    assert [points(item)[status] for item in found] == [0, 1, 2]
+    (last,) = cut_off(stored(step(4)))
+    assert points(cut_off_item(last, WHO, ALL))[status] == CUT_OFF
+
+
+def test_what_has_nothing_to_send_is_skipped_once() -> None:
+    chunk = PlanInput(
+        identity=WHO,
+        records=stored(step(1, text="a"), step(2, none=None), goodbye(), finish()),
+        ended=True,
+    )
+    found = collect(chunk, SeriesOptions(numbers=False))
+    assert not found.items
+    assert sorted(one.seq for one in found.skipped) == [1, 2, 3, 4]
+    assert [one.left_out for one in found.skipped if one.seq < 3] == [1, 1]
+
+
+def test_a_log_has_a_record_for_each_line() -> None:
+    text = "step 1 loss 2.5\n\nWARNING: slow\nTraceback (most recent call last):\n"
+    body = {**report.EXAMPLE, "data_content": text, "source": {"path": "/var/log/train.log"}}
+    (item,) = items(("report", body))
+    assert [(log.severity, log.body) for log in item.logs] == [
+        (INFO, "step 1 loss 2.5"),
+        (WARN, "WARNING: slow"),
+        (ERROR, "Traceback (most recent call last):"),
+    ]
+    times = [log.time for log in item.logs]
+    assert times == sorted(set(times))
+    assert dict(item.logs[0].attributes)["log.file.path"] == "/var/log/train.log"
+    assert dict(item.logs[0].attributes)["lens.seq"] == 1
+
+
+def test_stacks_and_decisions_are_log_records() -> None:
+    stack = {**report.EXAMPLE, "data_type": "STACK_TRACE", "data_content": "a\nb"}
+    found = items(("report", stack), ("decision", decision.EXAMPLE))
+    logs = [log for item in found for log in item.logs]
+    assert [(log.event, log.severity) for log in logs] == [
+        ("training.stack", INFO),
+        ("training.decision", ERROR),
+    ]
+    assert logs[0].body == "a\nb"
+
+
+def test_a_repetition_is_identical() -> None:
+    records = [step(number, loss=number / 7, text="é\ud800") for number in range(5)]
+    assert items(*records) == items(*records)
+
+
+def test_a_step_beyond_64_bits_is_rejected() -> None:
+    chunk = PlanInput(identity=WHO, records=stored(step(2**63), step(1)), ended=True)
+    found = collect(chunk, ALL)
+    assert [one.reason for one in found.rejected] == ["unsendable"]
+    assert [item.step for item in found.items] == [1]
+
+
+def test_a_record_that_cannot_be_read_is_rejected_once() -> None:
+    broken: Record = ("finish", {"run": 5})
+    unread: Record = ("report", {"time": "x"})
+    chunk = PlanInput(identity=WHO, records=stored(broken, unread), ended=True)
+    found = collect(chunk, ALL)
+    assert sorted(one.stored.seq for one in found.rejected) == [1, 2]
+    assert not found.skipped
+
+
+def test_requests_stay_within_their_limits_and_runs_apart() -> None:
+    found = items(*(step(n, run=f"r{n % 2}", a=1.0, b=2.0) for n in range(20)), options=ALL)
+    requests = group(found, max_items=8, max_bytes=10**6)
+    assert all(sum(item.size for item in one) <= 8 for one in requests)
+    assert all(len({item.run for item in one}) == 1 for one in requests)
+    assert sorted(item.seqs for one in requests for item in one) == [(n,) for n in range(1, 21)]
+    assert len(group(found, max_items=1, max_bytes=1)) == 20
+
+
+def test_a_job_is_named_as_it_names_itself() -> None:
+    attributes = "service.name=from%20attributes,team=a%2Cb,=x,bad"
+    who = identity(otel_resource_attributes=attributes, rank=1)
+    assert otel_attributes(who) == {"service.name": "from attributes", "team": "a,b", "bad": ""}
+    assert service_name(who, "") == "from attributes"
+    assert service_name(identity(otel_service_name="o"), "") == "o"
+    assert service_name(identity(otel_service_name="o"), "given") == "given"
+    assert service_name(identity(), "") == "training"
+    assert instance(who, "run-1") == "run-1-rank1"
+    assert instance(identity(workload_uid="w"), "run-1") == "w"
