@@ -75,7 +75,8 @@ def options_of_sinks() -> str:
         for one in settings_of(load_class(kind).Options):
             same = settings.get(one.help)
             text = "The setting of this name." if same == one.key else f"The setting `{same}`."
-            meaning, why = (text, "") if same else (one.help, one.why)
+            older = f" Also read from `{one.alias}`." if one.alias else ""
+            meaning, why = (text, "") if same else (one.help + older, one.why)
             rows.append(_row(one.key, one.default_text, meaning, why))
         parts.append("\n".join([f"#### {kind}", "", f"| option {_HEAD}", *rows]))
     return "\n\n".join(parts)
