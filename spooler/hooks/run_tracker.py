@@ -23,6 +23,9 @@ from spooler.records import detection as detection_record
 from spooler.records import finish, run, step
 
 _MARK = "_lens_ship_original"
+# Between two steps of a run: receivers of time series keep one value for a millisecond, and two
+# times that are further apart than one are never rounded to the same.
+_APART_SECONDS = 0.0011
 
 
 class TrackedRun(abc.ABC):
@@ -38,6 +41,7 @@ class TrackedRun(abc.ABC):
         self.pid = pid or os.getpid()  # of the process that began it
         self.inherited = False  # another process has begun it
         self.last_step: int | None = None
+        self.next_time = 0.0  # Unix seconds before which the next step is not dated
 
     @abc.abstractmethod
     def facts(self) -> dict[str, Any]:
@@ -71,6 +75,9 @@ class RunTracker:
         if tracked.generation != mine.generation:
             self.announce(mine, tracked)
         now, given = time.time(), step_given
+        if now < tracked.next_time and number != tracked.last_step:
+            now = tracked.next_time
+        tracked.next_time = now + _APART_SECONDS
         # By position: names would take longer than the rest of it.
         body = step.encode(
             tracked.run, number, now, closed, data, tracked.tracker, given, tracked.inherited

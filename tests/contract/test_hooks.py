@@ -196,6 +196,22 @@ def test_what_is_logged_is_recorded_with_its_tracker_and_who_gave_the_step(
     assert sources(reader) == [tracker]
 
 
+def test_no_two_steps_of_a_run_have_one_time(tracker: str, tmp_path: Path) -> None:
+    p = PROGRAMS[tracker]
+    play(
+        tmp_path,
+        f"{p.begin}\nimport time; real = time.time; frozen = real()\ntime.time = lambda: frozen\n"
+        f"for number in range(50):\n    {p.log_at.format(data={'a': 1}, step='number')}\n"
+        f"    frozen -= number == 20\n"
+        f"time.time = real\n{p.finish}\nprint(json.dumps(None))",
+    )
+    _, bodies = recorded(tmp_path)
+    times = [round(step.decode(body).time * 1000) for body in bodies["step"]]
+    assert len(times) == 50
+    assert times == sorted(set(times))
+    assert times[-1] - times[0] < 60
+
+
 def sources(reader: Reader) -> list[str]:
     """The `source` of the requests that the steps of a spool become."""
     import json
