@@ -29,7 +29,7 @@ from shipper.log import fields
 from shipper.retention.cleaner import Cleaner, TrackedSpool
 from shipper.sinks import ResolvesIdentity, Sink, Volatile, build_sinks, enabled_sinks, workload_key
 from spooler.spool.identity import Identity
-from spooler.spool.reader import Reader
+from spooler.spool.reader import Chunk, Reader
 
 log = logging.getLogger(__name__)
 
@@ -159,14 +159,34 @@ class App:
 
     # --- turns ------------------------------------------------------------------------------------
 
-    def wake(self, spool: str) -> None:
-        """A spool has new records, or its writer is gone."""
+    def wake(self, changed: Mapping[str, Reader | None]) -> None:
+        """Wake queues of spools that have grown, as their readers noticed, or lost their writer.
+
+        What they have grown by is read once for all sinks, and before any queue gets its turn:
+        threads that read beside each other hinder each other at every system call.
+        """
+        woken = [key for spool, reader in changed.items() for key in self._wake(spool, reader)]
+        for key in woken:
+            self.scheduler.put(key)
+
+    def _wake(self, spool: str, reader: Reader | None) -> Iterator[QueueKey]:
+        """The queues that need a turn; the position of the others moves at once."""
         known = self.spools.get(spool)
-        for key in known.queues if known is not None else ():
-            queue = self.queues.get(key)
-            if queue is not None:
-                queue.wake(spool)
-                self.scheduler.put(key)
+        keys = [key for key in known.queues if key in self.queues] if known is not None else []
+        ends = [end for key in keys if (end := self.queues[key].end_of(spool)) is not None]
+        news = reader.growth(min(ends)) if reader is not None and ends else None
+        for key in keys:
+            if news is None or not self._pass_over(key, spool, news):
+                self.queues[key].wake(spool, news)
+                yield key
+
+    def _pass_over(self, key: QueueKey, spool: str, news: Chunk) -> bool:
+        if not self.scheduler.hold([key]):
+            return False
+        try:
+            return self.queues[key].pass_over(spool, news)
+        finally:
+            self.scheduler.release(key)
 
     def turn(self, key: QueueKey) -> None:
         """Give a queue its turn, on a worker's thread."""

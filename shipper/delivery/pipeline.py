@@ -10,7 +10,7 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -210,6 +210,7 @@ class Pipeline:
         self._delivered = 0
         self._since: dict[int, float] = {}  # pending step -> monotonic seconds when first seen
         self._attempt = (0, 0)  # first seq of the current batch, attempts to send it
+        self.news: Chunk | None = None  # for the next turn: what the spool has grown by
         self._failed = False  # the last turn: perhaps it was saved only in part
         self.reset()
 
@@ -272,10 +273,31 @@ class Pipeline:
             return TurnResult(wait=LARGE_SECONDS)
         finally:
             self._large.release()
+            self.news = None
             if not self._split:
                 # Keep nothing between turns that can be read again: there may be 1000 pipelines.
                 self._batches.clear()
                 self._stored = {}
+
+    def pass_over(self, news: Chunk) -> bool:
+        """Go past records of which the sink takes none; whether it could.
+
+        Only between turns, and only of a pipeline that is at its end.
+        """
+        rest = self._beyond(news)
+        if rest is None or self._failed or any(one.kind not in self._skip for one in rest):
+            return False
+        self._failed = True
+        self._through, self._unread = news.through, [(self.position.seq + 1, news.through)]
+        self._commit()
+        self._failed = False
+        return True
+
+    def _beyond(self, news: Chunk) -> tuple[Stored, ...] | None:
+        """The records beyond the position; None if not all that follow it are in `news`."""
+        count = news.through - self.position.seq
+        known = len(news.records)
+        return news.records[known - count :] if 0 <= count <= known else None
 
     def linger_seconds(self) -> float | None:
         """Seconds after which it wants a turn though nothing is new; None: it does not."""
@@ -295,7 +317,7 @@ class Pipeline:
 
     def _load(self, now: float, *, ended: bool) -> None:
         """Read and plan the next chunk; acknowledge at once what needs no sending."""
-        chunk = self._read(self.position.seq, self._skip)
+        chunk = self._take_news() or self._read(self.position.seq, self._skip)
         self._note_damage(chunk)
         deleted = self._note_gaps(chunk)
         kinds, acked = self.sink.kinds, self.position.acked_seqs | self._rejected
@@ -340,6 +362,12 @@ class Pipeline:
         del chunk
         self._large.take()
         return self.reader.read(after, 1, skip)
+
+    def _take_news(self) -> Chunk | None:
+        """What the poller has just read; None once the writer is gone, as it may lack the last."""
+        news, self.news = self.news, None
+        rest = self._beyond(news) if news is not None and self._owned else None
+        return replace(news, records=rest) if news is not None and rest is not None else None
 
     def _note_damage(self, chunk: Chunk) -> None:
         for damage in chunk.damage:

@@ -19,6 +19,7 @@ from shipper.log import fields
 from shipper.sinks.outcome import NO_URL, TIMEOUT, Disposition, Outcome
 from spooler.errors import SpoolError
 from spooler.spool.identity import Identity
+from spooler.spool.reader import Chunk
 
 log = logging.getLogger(__name__)
 
@@ -96,12 +97,35 @@ class DeliveryQueue:
             member = self._members.get(spool)
             return None if member is None else (member.pipeline.position.seq, member.finished)
 
-    def wake(self, spool: str) -> None:
-        """A spool has changed: continue to read it if it was read to its end."""
+    def end_of(self, spool: str) -> int | None:
+        """Up to where a spool is acknowledged that was read to its end; None for others."""
+        with self._lock:
+            member = self._members.get(spool)
+            at_end = member is not None and member.caught_up and not member.finished
+            return member.pipeline.position.seq if member is not None and at_end else None
+
+    def pass_over(self, spool: str, news: Chunk) -> bool:
+        """Go past what a spool has grown by if the sink takes none of it; whether it could.
+
+        Not during a turn.
+        """
+        if self.end_of(spool) is None:
+            return False
+        with contextlib.suppress(ShipperError):  # the turn that follows logs it
+            return self._members[spool].pipeline.pass_over(news)
+        return False
+
+    def wake(self, spool: str, news: Chunk | None = None) -> None:
+        """A spool has changed: continue to read it if it was read to its end.
+
+        `news` is all that it has grown by.
+        """
         with self._lock:
             member = self._members.get(spool)
             if member is not None:
                 member.woken = True
+                # What is not the end any more must not be taken for it.
+                member.pipeline.news = news if member.caught_up else None
                 if member.caught_up:
                     # New data refutes that its process has ended.
                     member.caught_up, member.finished = False, False

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from spooler.spool.owner import Liveness
@@ -16,6 +16,8 @@ from spooler.spool.reader import Reader
 
 # Spools that are due within this time are polled together: each wake-up has a cost.
 TOGETHER_SECONDS = 0.2
+# Of these, so many are polled before the queues of the first ones are woken.
+_MOST_TOGETHER = 100
 # The second poll of a new spool comes after this time, the next ones after twice as long each, up
 # to its interval: a spool is found when it is made, a moment before its first record.
 YOUNG_SECONDS = 0.25
@@ -41,9 +43,14 @@ class _Polled:
 
 
 class SpoolPoller:
-    """Calls `wake` with a spool's id when its files changed or its writer is gone."""
+    """Calls `wake` with the ids of spools whose files changed or whose writer is gone.
 
-    def __init__(self, wake: Callable[[str], None], now: Callable[[], float]) -> None:
+    With an id comes the reader that has noticed it, if nothing but records is new.
+    """
+
+    def __init__(
+        self, wake: Callable[[Mapping[str, Reader | None]], None], now: Callable[[], float]
+    ) -> None:
         self.changes_seen = 0
         self._wake = wake
         self._now = now
@@ -77,15 +84,20 @@ class SpoolPoller:
         now = self._now()
         with self._lock:
             due = [one for one in self._polled.values() if one.due <= now]
-        for one in due:
-            with contextlib.suppress(OSError):  # the pipeline that reads it logs what is wrong
-                self._poll(one)
-            one.due = _next(one, now)
+        for start in range(0, len(due), _MOST_TOGETHER):
+            changed: dict[str, Reader | None] = {}
+            for one in due[start : start + _MOST_TOGETHER]:
+                with contextlib.suppress(OSError):  # the pipeline that reads it logs what is wrong
+                    self._poll(one, changed)
+                one.due = _next(one, now)
+            self.changes_seen += len(changed)
+            if changed:
+                self._wake(changed)
         with self._lock:
             first = min((one.due for one in self._polled.values()), default=float("inf"))
         return first - self._now()
 
-    def _poll(self, one: _Polled) -> None:
+    def _poll(self, one: _Polled, changed: dict[str, Reader | None]) -> None:
         known, news = one.liveness, one.reader.has_news()
         if known.is_final and not news:
             return
@@ -93,8 +105,7 @@ class SpoolPoller:
         if news:
             one.pause = min(one.pause, one.seconds)
         if news or one.liveness != known:
-            self.changes_seen += 1
-            self._wake(one.reader.spool)
+            changed[one.reader.spool] = one.reader if one.liveness == known else None
 
     def _run(self) -> None:
         while not self._stopped:

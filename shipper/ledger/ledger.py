@@ -413,7 +413,7 @@ def _move(
             "early": json.dumps(ranges.of_numbers(position.acked_seqs))
             if position.acked_seqs
             else "",
-            **asdict(delta),
+            **vars(delta),
             "updated": time.time(),
         },
     )

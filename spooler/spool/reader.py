@@ -21,6 +21,7 @@ from itertools import takewhile
 from pathlib import Path
 
 from spooler.errors import NotASpool, SpoolDamaged, SpoolError
+from spooler.spool import format as fmt
 from spooler.spool.identity import Identity
 from spooler.spool.segment import CHUNK_BYTES, SCANNED, Mark, Rows, Segment, is_lasting
 from spooler.spool.segments import Segments
@@ -32,6 +33,9 @@ from spooler.spool.stored import Stored as Stored
 _LAST_SEQ = 2**63 - 1
 # Every segment says who wrote it. If so many cannot be read, none can.
 _IDENTITY_SEGMENTS = 16
+# What may be read at each poll of a spool. Each record takes a page of the log.
+_GROWTH_BYTES = 128 * 1024
+_GROWTH_RECORDS = _GROWTH_BYTES // fmt.PAGE_SIZE
 _BEING_SEALED = "its log was removed, it is being sealed"
 
 
@@ -59,6 +63,7 @@ class Reader(Segments):
         super().__init__(directory, place)
         self._first_seqs: dict[int, int] = {}  # segment number -> seq of its first record
         self._marks: dict[int, Mark] = {}  # segment number -> where to continue
+        self._growth_mark: Mark | None = None
 
     def identity(self) -> Identity:
         """Who wrote this spool, from the first segment that can be read.
@@ -168,6 +173,25 @@ class Reader(Segments):
             skipped=tuple(skipped),
             large=large and position == after,
         )
+
+    def growth(self, after: int) -> Chunk | None:
+        """All records above `after`, if one log has grown a little since `has_news` was last true.
+
+        None where only `read` can tell. The cost is bounded.
+        """
+        if len(self._grown) != 1:
+            return None
+        path = Path(self._grown[0].removesuffix("-wal"))
+        with contextlib.suppress(OSError, SpoolError), Segment(path) as one:
+            if not one.is_logged or one.bytes_beyond(after, self._growth_mark) > _GROWTH_BYTES:
+                return None
+            found = one.read(after, _GROWTH_RECORDS, self._growth_mark)
+            self._growth_mark = found.mark
+            records = in_order(found.rows, after)
+            if records is not None and found.whole and not found.rest:
+                through = after + len(records)
+                return Chunk(records=tuple(records), damage=(), through=through, at_end=True)
+        return None
 
     def count_after(self, position: int) -> int:
         """How many records there are beyond `position`, damaged ones included.

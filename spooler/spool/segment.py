@@ -157,11 +157,7 @@ class Segment(Source):
         row_of: Callable[[bytes, pages.Cell, pages.Chain], Row | None] = pages.row,
     ) -> Rows:
         status = os.fstat(self._source)
-        if mark is None or mark.inode != status.st_ino or mark.seq > after:
-            mark = Mark(status.st_ino, 0, 0, self._start)
-        offset = mark.offset
-        if mark.seq < after:
-            offset = self._near(after, offset, status.st_size)
+        offset = self._begin_of(after, mark, status)
         last, size, wanted, found = after, 0, 0, list[Row]()
         bound = (CHUNK_BYTES if most is None else most) + pages.PAGE
         scanned = limit * SCANNED if skip else limit
@@ -195,6 +191,22 @@ class Segment(Source):
             if time.monotonic() > self._end:
                 safe_open.penalize(os.path.dirname(self.path))
                 return Rows(found, False, 0, replace(mark, seq=last, offset=offset))
+
+    def bytes_beyond(self, after: int, mark: Mark | None) -> int:
+        """How many bytes a read with these arguments has before it, or a little less.
+
+        Raises:
+            SpoolDamaged: the disk does not let us.
+        """
+        with translated(self.path):
+            status = os.fstat(self._source)
+            return status.st_size - self._begin_of(after, mark, status)
+
+    def _begin_of(self, after: int, mark: Mark | None, status: os.stat_result) -> int:
+        """Where to look for the first record above `after`."""
+        if mark is None or mark.inode != status.st_ino or mark.seq > after:
+            mark = Mark(status.st_ino, 0, 0, self._start)
+        return mark.offset if mark.seq == after else self._near(after, mark.offset, status.st_size)
 
     def _cells(self, window: Window, after: int, limit: int) -> tuple[list[pages.Cell], bool]:
         """Cells above `after` in order, and whether these are all: more than `limit` will do."""

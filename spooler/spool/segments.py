@@ -42,8 +42,9 @@ class Segments:
         # Of files that do not change any more: (number, whether it is sound) -> state, bounds.
         self._known: dict[tuple[int, bool], tuple[tuple[int, int, int], Bounds | None]] = {}
         self._highest = 0  # the last segment that there has been
-        self._watermark: tuple[int, tuple[int, ...]] = (-1, ())
-        self._growing: list[str] = []  # files that get longer when there is news
+        # When the directory was last changed, and the sizes of the logs that grow.
+        self._watermark: tuple[int, dict[str, int]] = (-1, {})
+        self._grown: list[str] = []  # of these, at the last look
         self._folder = str(self.place)
         self._liveness_check = LivenessCheck(self.place, self._writer_process)
 
@@ -96,12 +97,14 @@ class Segments:
         Records go to the last segment, or to the one before it while the last is only prepared.
         """
         folder = self.changed_at()
-        if folder != self._watermark[0]:
-            self._growing = [f"{self._path(number)}-wal" for number in self.segments()[-2:]]
-        mark = (folder, tuple(map(_size, self._growing)))
-        changed = mark != self._watermark
-        self._watermark = mark
-        return changed
+        known, before = self._watermark
+        if folder != known:
+            before = {f"{self._path(number)}-wal": -1 for number in self.segments()[-2:]}
+        sizes = {name: _size(name) for name in before}
+        grown = [name for name, size in sizes.items() if size != before[name]]
+        self._grown = grown if folder == known else []
+        self._watermark = folder, sizes
+        return folder != known or bool(grown)
 
     def changed_at(self) -> int:
         """When a file was last made, renamed or removed here, nanoseconds; 0 when all is gone."""

@@ -20,7 +20,7 @@ class Setup:
     def __init__(self, root: Path) -> None:
         self.clock = Clock()
         self.woken: list[str] = []
-        self.poller = SpoolPoller(self.woken.append, self.clock)
+        self.poller = SpoolPoller(self.woken.extend, self.clock)
         self.writers = [
             spools.writer(root, spool=spools.spool_id(salt), segment_records=4) for salt in (1, 2)
         ]
@@ -75,7 +75,7 @@ def test_new_data_in_a_spool_that_was_called_ended_wakes(setup: Setup) -> None:
 
 
 def test_a_spool_that_has_ended_is_felt_ever_more_rarely(setup: Setup) -> None:
-    setup.poller = SpoolPoller(setup.woken.append, setup.clock)
+    setup.poller = SpoolPoller(setup.woken.extend, setup.clock)
     setup.readers[0].owned = False
     setup.poller.add(setup.readers[0], FLUSH)
     waits = []
@@ -114,7 +114,7 @@ def test_a_folder_that_vanished_wakes_nobody(setup: Setup, tmp_path: Path) -> No
 
 def test_a_new_spool_is_felt_more_often_at_first(tmp_path: Path) -> None:
     clock, woken = Clock(), list[str]()
-    poller = SpoolPoller(woken.append, clock)
+    poller = SpoolPoller(woken.extend, clock)
     writer = spools.writer(tmp_path)
     poller.add(OwnedReader(writer.directory), FLUSH)
     waits = []
