@@ -225,9 +225,9 @@ NODE_BUILDS: dict[str, BrokenBuild] = {
         meaning="steps are sent in the order of their recorded times",
         patches=(
             Patch(
-                file="shipper/sinks/processor/metrics.py",
-                old="sorted([*steps.complete, *ripe], key=lambda step: step.first)",
-                new="sorted([*steps.complete, *ripe], key=lambda step: step.time)",
+                file="shipper/steps.py",
+                old="sorted([*self.complete, *ripe], key=lambda one: one.first)",
+                new="sorted([*self.complete, *ripe], key=lambda one: one.time)",
             ),
         ),
     ),
