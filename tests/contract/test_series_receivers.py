@@ -253,6 +253,28 @@ def test_what_is_not_too_late_arrives(tmp_path: Path, start: Callable[..., Any])
         assert len(found[key]) >= 200 - late
 
 
+@needs_prometheus
+def test_what_was_too_late_arrives_once_the_window_is_wider(
+    tmp_path: Path, start: Callable[..., Any]
+) -> None:
+    engine = start(Prometheus)
+    url = f"{engine.url}/api/v1/write"
+    fresh(tmp_path, "prometheus", url)
+    begun = time.time() - 3 * 3600
+    write(tmp_path, begun, count=40, ranks=1)
+    assert ship_once(settings(tmp_path, "prometheus", url), timeout=60) == []
+    assert dead(tmp_path)["too-old"] >= 40
+    engine.kill(signal.SIGTERM)
+    engine.window = "24h"
+    engine.start()
+    places = ("--spool", str(tmp_path / "spool"), "--state", str(tmp_path / "state"))
+    file = ("--config", str(tmp_path / "lens.toml"))
+    done = lens_ship("dead-letter", "retry", *file, *places)
+    assert done.code == 0, done
+    mine = {key: one for key, one in returned(engine.found()).items() if len(one) > 1}
+    assert mine == expected(begun, count=40, ranks=1)
+
+
 @needs_victoria
 def test_victoria_metrics_takes_any_order(tmp_path: Path, start: Callable[..., Any]) -> None:
     engine = start(VictoriaMetrics)
