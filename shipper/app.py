@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import partial
 
 from shipper.config.schema import Config
 from shipper.delivery.counters import Metrics, instrument
@@ -53,7 +54,10 @@ class App:
         self.sinks: dict[str, Sink] = {
             name: instrument(sink, self.metrics) for name, sink in build_sinks(enabled).items()
         }
-        self.states = {name: SinkState(name, self.now) for name in self.sinks}
+        self.states = {
+            name: SinkState(name, self.now, resumed=partial(self._put_all, (name,)))
+            for name in self.sinks
+        }
         self.spools: dict[str, TrackedSpool] = {}
         self.queues: dict[QueueKey, DeliveryQueue] = {}
         self.scheduler: Scheduler[QueueKey] = Scheduler(
@@ -205,8 +209,15 @@ class App:
     def retry_renewed(self) -> None:
         """Retry the sinks whose credentials have changed on disk."""
         renewed = self._credentials.renewed()
-        for key in list(self.queues) if renewed else ():
+        for key, queue in list(self.queues.items()) if renewed else ():
             if key[0] in renewed:
+                queue.retry_now()
+        self._put_all(renewed)
+
+    def _put_all(self, sinks: Collection[str]) -> None:
+        """The queues of these sinks may be due earlier than they were."""
+        for key in list(self.queues) if sinks else ():
+            if key[0] in sinks:
                 self.scheduler.put(key)
 
     # --- state ------------------------------------------------------------------------------------

@@ -92,6 +92,7 @@ class Service:
         self._once = once
         self._woken = threading.Event()  # the main thread has something to do
         self._stopping = False
+        self._stop_seconds = STOP_SECONDS
         self.app = App(config, once=once, changed=self._woken.set)
         self._now = self.app.now
         self._cleaned = self._now()
@@ -109,7 +110,7 @@ class Service:
             )
 
     def run(self) -> None:
-        """Ship until `stop` is called; returns within `STOP_SECONDS` of that."""
+        """Ship until `stop` is called; returns within its seconds of that."""
         log.info("service started", extra=fields(path=self._config.spool, state=self._config.state))
         app = self.app
         app.poller.start()
@@ -134,8 +135,9 @@ class Service:
             self._shut_down()
         self._housekeeping.check()
 
-    def stop(self) -> None:
-        """Shut down soon; safe from any thread and from a signal handler."""
+    def stop(self, *, within: float = STOP_SECONDS) -> None:
+        """Shut down, at most `within` seconds later; from any thread and from a signal handler."""
+        self._stop_seconds = within
         self._stopping = True
         self._woken.set()
 
@@ -247,8 +249,8 @@ class Service:
         app.scheduler.close()
         if self._refresher is not None:
             self._refresher.end()
-        deadline = self._now() + STOP_SECONDS
-        idle = app.workers.join(within=STOP_SECONDS)
+        deadline = self._now() + self._stop_seconds
+        idle = app.workers.join(within=self._stop_seconds)
         last = partial(self._keep_house_last, clean=idle)
         kept = self._housekeeping.stop(last, within=max(LAST_SECONDS, deadline - self._now()))
         if self._refresher is not None:
@@ -281,7 +283,8 @@ def _log_failure(error: Exception) -> None:
 def ship_once(config: Config, *, timeout: float) -> list[str]:
     """Ship everything that is there; return what is still pending after `timeout` seconds."""
     service = Service(config, once=True)
-    timer = threading.Timer(timeout, service.stop)
+    # Its time is over then: a request in flight is sent again by the next service.
+    timer = threading.Timer(timeout, partial(service.stop, within=LAST_SECONDS))
     timer.daemon = True
     timer.start()
     try:

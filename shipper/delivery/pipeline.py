@@ -17,6 +17,7 @@ from typing import Protocol
 from shipper.config.schema import Config
 from shipper.delivery.events import PipelineEvents
 from shipper.delivery.large import READ_BYTES, LargeRecordBusy, LargeRecordPlace, LargeRecords
+from shipper.delivery.policy import RefusalBrake
 from shipper.ledger.ledger import CommitDelta, DeadLetter, Gap, Ledger, Position
 from shipper.sinks import Batch, ExitNotice, PlanInput, Sink
 from shipper.sinks.outcome import TIMEOUT, UNKNOWN_WORKLOAD, Disposition, Outcome
@@ -195,6 +196,7 @@ class Pipeline:
         self.reader = reader
         self.identity = identity
         self.sink = sink
+        self.brake = RefusalBrake()
         self.flush_seconds = context.config.seconds_to_flush(identity)
         self._context = context
         self._ledger = context.ledger
@@ -390,7 +392,7 @@ class Pipeline:
 
     def _deliver_all(self, now: Callable[[], float], until: float) -> Outcome | None:
         while self._batches:
-            failure = self._deliver(self._batches[0])
+            failure = self._deliver(self._batches[0], now)
             if failure is not None:
                 if not self._stays_unknown(failure, now()):
                     return failure
@@ -400,7 +402,7 @@ class Pipeline:
         self._split = self._split and bool(self._batches)
         return None
 
-    def _deliver(self, batch: Batch) -> Outcome | None:
+    def _deliver(self, batch: Batch, now: Callable[[], float]) -> Outcome | None:
         """Send one batch and acknowledge it; the outcome if it must be retried."""
         attempt = self._attempt[1] + 1 if self._attempt[0] == batch.first else 1
         self._attempt = (batch.first, attempt)
@@ -408,6 +410,7 @@ class Pipeline:
         if outcome.disposition is Disposition.DELIVERED:
             self._events.delivered(outcome)
             self._batches.popleft()
+            self.brake.delivered()
             self._unknown_since = None
             self._commit(batch, delivered=len(batch.seqs), requests=1)
             self._delivered += len(batch.seqs)
@@ -426,9 +429,11 @@ class Pipeline:
             return outcome
         if outcome.disposition is Disposition.DROPPED:
             self._drop(batch, outcome)
-        else:
+            return None
+        stopped = self.brake.stop(outcome, now())
+        if stopped is None:
             self._reject(batch, outcome)
-        return None
+        return stopped
 
     def _send(self, batch: Batch, attempt: int) -> Outcome:
         return self.sink.send(batch, self.identity, attempt)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from shipper.delivery.pipeline import Pipeline, TurnResult
+from shipper.delivery.policy import Pace, RefusalBrake
 from shipper.delivery.sink_state import SinkState
 from shipper.errors import ShipperError
 from shipper.log import fields
@@ -64,9 +65,13 @@ class DeliveryQueue:
         self._now = now
         self._members: dict[str, _Member] = {}
         self._lock = threading.Lock()
+        self._brake = RefusalBrake()
+        self._pace = Pace()
+        self._held_until = 0.0  # monotonic; a failure that may be the sink's
 
     def add(self, pipeline: Pipeline) -> None:
         """Add a spool; it is due at once."""
+        pipeline.brake = self._brake
         with self._lock:
             spool = pipeline.identity.spool
             self._members[spool] = _Member(pipeline=pipeline, due=self._now())
@@ -89,7 +94,7 @@ class DeliveryQueue:
             dues = [member.due for member in self._members.values() if not member.finished]
         if not dues:
             return float("inf")
-        return max(min(dues), self._sink.ready_at, self.state.ready_at)
+        return max(min(dues), self._sink.ready_at, self.state.ready_at, self._held_until)
 
     def progress(self, spool: str) -> tuple[int, bool] | None:
         """Up to where a spool is acknowledged, and whether it is at its end and its writer gone."""
@@ -132,9 +137,9 @@ class DeliveryQueue:
                     member.due = min(member.due, self._now())
 
     def is_slow(self) -> bool:
-        """Whether its last request timed out: the next one may take as long."""
+        """Whether its last request timed out, or took long: the next one may take as long."""
         failure = self.state.failure
-        return failure is not None and failure.reason == TIMEOUT
+        return self._pace.is_slow or (failure is not None and failure.reason == TIMEOUT)
 
     def is_hopeless(self) -> bool:
         """Whether its records have no address to go to, which takes other settings."""
@@ -146,6 +151,11 @@ class DeliveryQueue:
         with self._lock:
             return all(member.caught_up for member in self._members.values())
 
+    def retry_now(self) -> None:
+        """What caused its failures may be gone."""
+        self._held_until = 0.0
+        self.state.retry_now()
+
     def postpone(self) -> None:
         """Pause the whole queue after an internal error."""
         with self._lock:
@@ -156,9 +166,12 @@ class DeliveryQueue:
         """Give one turn to the spool that is due longest."""
         with self._lock:
             waiting = [member for member in self._members.values() if not member.finished]
-        if not waiting:
-            return
-        member = min(waiting, key=lambda member: member.due)
+        if waiting:
+            begun = self._now()
+            self._turn(min(waiting, key=lambda member: member.due))
+            self._pace.took(self._now() - begun)
+
+    def _turn(self, member: _Member) -> None:
         member.woken = False
         pipeline = member.pipeline
         try:
@@ -180,8 +193,9 @@ class DeliveryQueue:
         now, pipeline = self._now(), member.pipeline
         if pipeline.take_delivered():
             # Before the failure that may have ended the turn, which starts a new backoff.
-            self._sink.succeeded()
+            self._sink.succeeded(key=self.key)
             self.state.succeeded()
+            self._held_until = 0.0
         if result.failure is not None:
             member.caught_up = False
             self._note_failure(result.failure)
@@ -203,8 +217,9 @@ class DeliveryQueue:
                 member.due = now + pipeline.flush_seconds
 
     def _note_failure(self, outcome: Outcome) -> None:
-        if outcome.disposition is Disposition.RETRY and outcome.scope == "sink":
-            self._sink.failed(outcome)
+        of_sink = outcome.disposition is Disposition.RETRY and outcome.scope == "sink"
+        if of_sink and not self._sink.is_alone(self.key):
+            self._held_until = self._now() + self._sink.failed(outcome, key=self.key)
         else:
             self.state.failed(outcome)
 

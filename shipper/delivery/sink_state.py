@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from shipper.delivery.backoff import Backoff
+from shipper.delivery.policy import Blame
 from shipper.log import fields
 from shipper.sinks.outcome import Outcome
 
@@ -27,13 +28,23 @@ class Outage:
 class SinkState:
     """Safe for several threads. Logs when an outage begins, changes its reason, or ends."""
 
-    def __init__(self, sink: str, now: Callable[[], float], *, workload: str | None = None) -> None:
+    def __init__(
+        self,
+        sink: str,
+        now: Callable[[], float],
+        *,
+        workload: str | None = None,
+        resumed: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`resumed` is called when a pause has ended early."""
         self.sink = sink
         self._subject = {"sink": sink, "workload": workload}
         self.failure: Outcome | None = None  # the current one
         self.outage: Outage | None = None  # the current or else the last one
         self.ready_at = 0.0  # monotonic seconds before which no request is made
         self._backoff = Backoff()
+        self._blame = Blame()
+        self._resumed = resumed
         self._now = now
         self._lock = threading.Lock()
 
@@ -42,8 +53,16 @@ class SinkState:
         """Whether the failure will not end by itself."""
         return self.failure is not None and self.failure.needs_operator
 
-    def failed(self, outcome: Outcome) -> float:
-        """Note a failure; return the seconds to wait. Failures of one moment count once."""
+    def is_alone(self, key: str) -> bool:
+        """Whether the queue of `key` fails while others succeed."""
+        with self._lock:
+            return key in self._blame.alone
+
+    def failed(self, outcome: Outcome, *, key: str | None = None) -> float:
+        """Note a failure; return the seconds to wait. Failures of one moment count once.
+
+        With the `key` of a queue, the others have to wait only when one of them has failed, too.
+        """
         with self._lock:
             now = self._now()
             if now < self.ready_at:
@@ -51,7 +70,8 @@ class SinkState:
             wait = self._backoff.failed(
                 alarm=outcome.needs_operator, retry_after=outcome.retry_after
             )
-            self.ready_at = now + wait
+            if key is None or self._blame.failed(key):
+                self.ready_at = now + wait
             changed = self.failure is None or self.failure.reason != outcome.reason
             self.failure = outcome
             if changed or self.outage is None:
@@ -81,12 +101,17 @@ class SinkState:
         with self._lock:
             self._end_outage()
 
-    def succeeded(self) -> None:
-        """Note a success; the outage is over."""
+    def succeeded(self, *, key: str | None = None) -> None:
+        """Note a success, of the queue of `key`; the outage is over."""
         with self._lock:
             failure = self._end_outage()
+            early = self._now() < self.ready_at
             self._backoff.succeeded()
             self.ready_at = 0.0
+            if key is not None:
+                self._blame.succeeded(key)
+        if early:
+            self._resumed()
         if failure is not None:
             log.info("sink resumed", extra=fields(**self._subject, reason=failure.reason))
 

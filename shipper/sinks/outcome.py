@@ -10,8 +10,9 @@ Five dispositions:
 - ``DROPPED``: this data is of no use to the receiver any more, or may do harm there. A rule of the
   sink drops it, counted by reason.
 
-``scope`` says who has to wait: ``sink`` when every request would get the same answer (no
-connection, wrong address, no permission), ``workload`` when the others need not.
+``scope`` says who has to wait: ``sink`` when every request should get the same answer (no
+connection, wrong address, no permission), ``workload`` when the others need not. Whether the others
+do get it decides in the end (`shipper.delivery.policy`).
 """
 
 from __future__ import annotations
@@ -78,6 +79,11 @@ class Reason(Enum):
     MISCOUNTED = ("miscounted", "counts other than was sent", "check the proxy between")
     BAD_REQUEST = ("bad-request", "rejects the request", "see lens-ship dead-letter list")
     TOO_LARGE = ("too-large", "rejects the size of a request", "see lens-ship dead-letter list")
+    ALL_REFUSED = (
+        "all-refused",
+        "refuses everything",
+        "check the proxy between, then lens-ship dead-letter retry",
+    )
     UNSENDABLE = (
         "unsendable",
         "cannot be sent a record of this content",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import socket
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from shipper.config.schema import Config
-from shipper.service import Service, ship_once
+from shipper.service import STOP_SECONDS, Service, ship_once
 from tests.kit.delivery import arrived, is_ordered
 from tests.kit.faulty_receiver import (
     Answer,
@@ -25,6 +26,7 @@ from tests.kit.faulty_receiver import (
     Hang,
     Normal,
     Reset,
+    SlowBody,
     not_json,
     other_code,
     redirect,
@@ -212,8 +214,13 @@ def test_a_receiver_that_went_away_in_the_middle_is_found_again(
 class Holding(FaultyReceiver):
     """Keeps every request with `word` in its path or body waiting, without reading it."""
 
-    def __init__(self, path: Path, word: str) -> None:
-        super().__init__(path=path)
+    def __init__(
+        self,
+        path: Path,
+        word: str,
+        pods: Mapping[str, Sequence[tuple[str, str]]] | None = None,
+    ) -> None:
+        super().__init__(path=path, pods=pods)
         self.word = word
         self.gate = threading.Event()
 
@@ -300,3 +307,81 @@ def test_workloads_that_hang_leave_the_others_their_workers(tmp_path: Path) -> N
             )
             receiver.gate.set()
         check(receiver, workload="quick")
+
+
+class Limiting(FaultyReceiver):
+    """Answers this to one workload, and truly to the others."""
+
+    def __init__(self, path: Path, workload: str, answer: Answer) -> None:
+        super().__init__(path=path)
+        self._limited = f'"workload_uid":"{workload}"'.encode()
+        self._limit = answer
+
+    def arrived(self, call: Call) -> tuple[Behaviour, int]:
+        behaviour, index = super().arrived(call)
+        return (self._limit if self._limited in call.body else behaviour), index
+
+
+@pytest.mark.promise("G15")
+@pytest.mark.parametrize(
+    "answer", [Answer(status=429, headers=(("Retry-After", "600"),)), Answer(status=403)]
+)
+def test_an_answer_to_one_workload_pauses_no_other(tmp_path: Path, answer: Answer) -> None:
+    others = ["w1", "w2"]
+    for salt, workload in enumerate(["limited", *others]):
+        write(tmp_path, workload=workload, salt=salt)
+    with Limiting(tmp_path / "received.sqlite", "limited", answer) as receiver:
+        with (
+            Said(PAUSED) as paused,
+            serving(settings(tmp_path, receiver, workers=1)),
+        ):
+            assert paused.heard.wait(LONG)
+            receiver.wait_for(
+                lambda seen: sum(one.processed for one in seen) == 2 * STEPS / BATCH, LONG
+            )
+        for workload in others:
+            check(receiver, workload=workload)
+
+
+@pytest.mark.promise("G15")
+def test_a_list_of_pods_that_hangs_holds_up_nothing(tmp_path: Path) -> None:
+    pods = {f"pod-{number}": [("job", f"uid-{number}")] for number in range(3)}
+    for salt, pod in enumerate(pods):
+        who = identity(spool_id(salt), workload_uid="", pod_name=pod)
+        spool(tmp_path / "spool", [*(step(n) for n in range(STEPS)), goodbye()], who=who)
+    with Holding(tmp_path / "received.sqlite", "pods/workload/cache", pods) as receiver:
+        made = settings(tmp_path, receiver, read_timeout=LONG, workers=1)
+        assert ship_once(made, timeout=LONG) == []
+        receiver.gate.set()
+        for number in range(3):
+            check(receiver, workload=f"uid-{number}")
+
+
+@pytest.mark.promise("G15")
+def test_answers_that_drip_leave_the_others_their_workers(
+    tmp_path: Path, receiver: FaultyReceiver
+) -> None:
+    """Receivers of single jobs, more than there are workers."""
+    dripping = SlowBody(pause=0.2, pieces=1000)
+    with FaultyReceiver(path=tmp_path / "other.sqlite", otherwise=dripping) as other:
+        for salt in range(4):
+            who = identity(spool_id(salt), workload_uid=f"slow-{salt}", api_base_url=other.url)
+            spool(tmp_path / "spool", [*(step(n) for n in range(STEPS)), goodbye()], who=who)
+        with serving(settings(tmp_path, other, processor_url="", read_timeout=1.0, workers=2)):
+            other.wait_for(lambda seen: len(seen) >= 2)
+            who = identity(spool_id(9), workload_uid="w", api_base_url=receiver.url)
+            spool(tmp_path / "spool", [*(step(n) for n in range(STEPS)), goodbye()], who=who)
+            receiver.wait_for(lambda seen: sum(p.processed for p in seen) == STEPS / BATCH, LONG)
+    check(receiver)
+
+
+def test_a_single_run_ends_when_it_was_told_to(tmp_path: Path, receiver: FaultyReceiver) -> None:
+    write(tmp_path)
+    receiver.then(Hang())
+    begun = time.monotonic()
+    assert ship_once(settings(tmp_path, receiver, read_timeout=LONG), timeout=1.0) != []
+    assert time.monotonic() - begun < 1.0 + STOP_SECONDS / 2
+    receiver.release()
+    # The first state is locked until its process ends.
+    assert ship_once(settings(tmp_path, receiver, state=tmp_path / "new"), timeout=LONG) == []
+    check(receiver)

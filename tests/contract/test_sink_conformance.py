@@ -13,7 +13,7 @@ import threading
 import time
 from base64 import b64decode
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -26,6 +26,7 @@ import pytest
 from shipper.config.load import load
 from shipper.config.schema import Config
 from shipper.delivery import backoff
+from shipper.delivery.policy import REFUSALS_IN_A_ROW
 from shipper.ledger.ledger import Ledger
 from shipper.service import STOP_SECONDS, Service, ship_once
 from shipper.sinks import REGISTRY, load_class, table_problems
@@ -165,7 +166,7 @@ class Receiver:
 
     peer: Peer
     script: list[str] = field(default_factory=list)
-    bad: int = 0  # the seq that is rejected permanently
+    bad: Collection[int] = ()  # the seqs that are rejected permanently
     token: str = ""
     refused: int = 0  # requests with another token
     ill: bytes | None = None  # how the first connection answers everything: a bad replica
@@ -182,7 +183,7 @@ class Receiver:
                 self.refused += 1
                 return 401, b""
             word = self.script.pop(0) if seqs and self.script else "store"
-            rejects = self.bad in seqs
+            rejects = not set(self.bad).isdisjoint(seqs)
             stored = word in ("store", "store, no answer", "hang") and not rejects
             if seqs:
                 self.seen.append(Seen(seqs=seqs, stored=stored, at=time.monotonic()))
@@ -331,10 +332,58 @@ def test_what_is_rejected_permanently_is_a_dead_letter_and_the_rest_arrives(
     tmp_path: Path, kind: str, receiver: tuple[Receiver, str]
 ) -> None:
     found, at = receiver
-    found.bad = 11
+    found.bad = [11]
     assert ship_once(settings(tmp_path, write(tmp_path, at, kind)), timeout=60) == []
     assert dead(tmp_path) == [11]
     assert set(found.arrivals()) == set(range(1, COUNT + 1)) - {11}
+
+
+@pytest.mark.promise("G15")
+def test_a_record_that_is_rejected_costs_no_pause_each(
+    tmp_path: Path,
+    kind: str,
+    receiver: tuple[Receiver, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found, at = receiver
+    found.bad = range(11, 20)
+    for name in ("FIRST_SECONDS", "ALARM_FIRST_SECONDS", "CAP_SECONDS"):
+        monkeypatch.setattr(backoff, name, 2.0)
+    monkeypatch.setattr("random.uniform", lambda low, high: high)
+    begun = time.monotonic()
+    assert ship_once(settings(tmp_path, write(tmp_path, at, kind)), timeout=60) == []
+    assert time.monotonic() - begun < 12.0  # a few pauses, whether it is the receiver's fault
+    assert dead(tmp_path) == list(found.bad)
+
+
+@pytest.mark.promise("G6")
+def test_a_receiver_that_rejects_everything_pauses_the_sink(
+    tmp_path: Path, kind: str, receiver: tuple[Receiver, str]
+) -> None:
+    found, at = receiver
+    found.bad = range(1, COUNT + 1)
+    file = write(tmp_path, at, kind)
+    service = Service(settings(tmp_path, file))
+    thread = threading.Thread(target=service.run)
+    thread.start()
+    try:
+        wait_for(
+            lambda: [
+                one
+                for _, one in service.app.outages()
+                if one.failure is not None and one.failure.reason == "all-refused"
+            ],
+            "nothing is paused",
+        )
+        rejected = dead(tmp_path)
+        assert len(rejected) <= REFUSALS_IN_A_ROW
+        found.bad = ()
+        wait_for(lambda: len(found.arrivals()) >= COUNT - len(rejected), "it does not resume")
+    finally:
+        service.stop()
+        thread.join(60)
+    assert dead(tmp_path) == rejected
+    assert set(found.arrivals()) == set(range(1, COUNT + 1)) - set(rejected)
 
 
 def test_a_receiver_that_asks_to_wait_is_not_asked_sooner(

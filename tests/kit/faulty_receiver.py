@@ -329,7 +329,7 @@ class FaultyReceiver(Receiver):
         if call.method != "POST":
             super().conclude(exchange, call)
             return
-        behaviour, index = self._arrived(call)
+        behaviour, index = self.arrived(call)
         behaviour.play(Turn(receiver=self, exchange=exchange, call=call, index=index))
 
     def note(self, index: int, **became: Any) -> None:
@@ -348,7 +348,8 @@ class FaultyReceiver(Receiver):
         with self._changed:
             self._held.remove(event)
 
-    def _arrived(self, call: Call) -> tuple[Behaviour, int]:
+    def arrived(self, call: Call) -> tuple[Behaviour, int]:
+        """Remember a POST; what is to be done with it, and its number."""
         seen = Seen(
             path=call.path,
             headers=call.headers,

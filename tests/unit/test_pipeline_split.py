@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from shipper.delivery.pipeline import DeliveryContext, Pipeline, TurnResult
+from shipper.delivery.policy import ONE_MORE_SECONDS, REFUSALS_IN_A_ROW
 from shipper.errors import StateUnusable
 from shipper.ledger.ledger import DATABASE_NAME, Ledger
 from shipper.sinks.outcome import Disposition, Outcome
@@ -170,6 +171,58 @@ def test_a_restart_in_the_middle_of_a_split_begins_it_again_where_it_was_saved(
     setup.sink.judge = script()
     assert setup.turn().at_end
     assert setup.sink.steps[-1] == list(range(50, 100))
+
+
+def turns(setup: Setup, *, waiting: float, limit: int = 1000) -> int:
+    """Turns until everything is gone past, with a pause after each failure; their number."""
+    for number in range(1, limit):
+        if setup.turn().at_end:
+            return number
+        setup.clock.pass_by(waiting)
+    raise AssertionError("it does not come to its end")
+
+
+@pytest.mark.promise("G6")
+def test_when_everything_is_refused_it_is_not_the_fault_of_the_data(setup: Setup) -> None:
+    """Ten are believed to be it, then it pauses and needs an operator; the rest arrives later."""
+    setup.sink.judge = lambda batch, tries: SPLIT
+    for _ in range(50):
+        failure = setup.turn().failure
+        assert failure is not None
+        assert (failure.reason, failure.needs_operator) == ("all-refused", True)
+        assert "bad-request" in failure.detail
+        setup.clock.pass_by(ONE_MORE_SECONDS / 100)
+    assert len(setup.buried()) == REFUSALS_IN_A_ROW
+    setup.sink.judge = refusing()
+    assert setup.turn().at_end
+    assert setup.delivered()[-1] == 99
+    assert len(setup.buried()) == REFUSALS_IN_A_ROW
+
+
+@pytest.mark.promise("G6")
+def test_data_that_is_really_refused_blocks_its_spool_not_without_end(setup: Setup) -> None:
+    setup.sink.judge = refusing(*range(20))
+    turns(setup, waiting=ONE_MORE_SECONDS / 2)
+    assert setup.buried() == list(range(1, 21))
+    assert setup.route.position.seq == 100
+
+
+@pytest.mark.promise("G6")
+def test_a_receiver_that_accepts_some_may_refuse_any_number(setup: Setup) -> None:
+    setup.sink.judge = refusing(*range(0, 100, 2))
+    assert setup.turn() == TurnResult(at_end=True)
+    assert len(setup.buried()) == 50
+
+
+@pytest.mark.parametrize("reason", ["no-identity", "too-old"])
+def test_what_the_receiver_says_about_job_and_age_is_believed(setup: Setup, reason: str) -> None:
+    setup.config = config(setup.directory.parent.parent, batch_max_steps=1)
+    setup.sink = ScriptedSink(setup.config)
+    setup.route = setup.new_route()
+    nameless = Outcome(disposition=Disposition.PERMANENT, reason=reason)
+    setup.sink.judge = lambda batch, tries: nameless
+    assert setup.turn() == TurnResult(at_end=True)
+    assert len(setup.buried()) == 100
 
 
 def damaged(directory: Path, sql: str) -> None:

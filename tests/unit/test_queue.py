@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from shipper.delivery.pipeline import DeliveryContext, Pipeline
+from shipper.delivery.policy import SLOW_SECONDS, Pace
 from shipper.delivery.queue import RETRY_SECONDS, SLEEP_SECONDS, TURN_SECONDS, DeliveryQueue
 from shipper.delivery.sink_state import SinkState
 from shipper.ledger.ledger import Ledger
@@ -229,19 +230,93 @@ def test_trouble_of_the_workload_holds_up_no_other_workload(setup: Setup) -> Non
     assert other.due() == setup.clock.now
 
 
-def test_trouble_of_the_sink_holds_up_all_its_workloads_until_it_is_over(setup: Setup) -> None:
+def three_lanes(setup: Setup) -> list[DeliveryQueue]:
+    """Three workloads of one sink, each with a record to send."""
+    lanes = [setup.lane]
     setup.add(1, [step(1)])
-    other = setup.another_lane("other")
-    other.add(setup.lane.pipelines()[0])
+    for salt in (2, 3):
+        lanes.append(setup.another_lane(f"w{salt}"))
+        setup.lane = lanes[-1]
+        setup.add(salt, [step(1)])
+    setup.lane = lanes[0]
+    return lanes
+
+
+def test_trouble_of_the_sink_holds_up_all_its_workloads_until_it_is_over(setup: Setup) -> None:
+    one, other, third = three_lanes(setup)
     setup.judge(lambda batch, tries: retry("refused", scope="sink", alarm=True))
-    setup.lane.turn()
+    one.turn()
     assert setup.sink_state.failure is not None
-    assert other.due() == setup.lane.due() == setup.sink_state.ready_at
+    assert one.due() > setup.clock.now
+    assert other.due() == setup.clock.now  # it says whether the sink has failed, or this one
+    other.turn()
+    assert third.due() == other.due() == setup.sink_state.ready_at > setup.clock.now
     setup.judge(lambda batch, tries: DELIVERED)
     setup.clock.pass_by(60)
-    setup.turns()
+    third.turn()
     assert setup.sink_state.failure is None
-    assert other.due() <= setup.clock.now
+    assert max(one.due(), other.due()) <= setup.clock.now
+
+
+@pytest.mark.promise("G15")
+def test_an_answer_to_one_workload_pauses_no_other(setup: Setup) -> None:
+    """It succeeds meanwhile for others, so it is not about the sink."""
+    one, other, third = three_lanes(setup)
+    wish = Outcome(disposition=Disposition.RETRY, reason="busy", scope="sink", retry_after=30.0)
+    setup.judge(lambda batch, tries: wish)
+    one.turn()
+    setup.judge(lambda batch, tries: DELIVERED)
+    other.turn()
+    assert setup.sink_state.failure is None
+    assert third.due() == setup.clock.now
+    assert one.due() >= setup.clock.now + 30.0
+    setup.clock.pass_by(31)
+    setup.judge(lambda batch, tries: wish)
+    one.turn()
+    assert one.state.failure == wish
+    assert setup.sink_state.failure is None
+    assert third.due() <= setup.clock.now
+    setup.judge(lambda batch, tries: DELIVERED)
+    setup.clock.pass_by(31)
+    one.turn()
+    assert one.state.failure is None
+
+
+def test_what_caused_a_pause_may_be_gone_for_a_workload_too(setup: Setup) -> None:
+    setup.add(1, [step(1)])
+    setup.judge(lambda batch, tries: retry("not-allowed", scope="sink", alarm=True))
+    setup.lane.turn()
+    setup.lane.retry_now()
+    assert setup.lane.due() == setup.clock.now
+
+
+@pytest.mark.promise("G15")
+def test_a_lane_whose_requests_take_long_is_slow_until_they_have_been_quick_for_a_while(
+    setup: Setup,
+) -> None:
+    """Whatever is answered: an answer that drips in may be a good one."""
+    setup.add(1, [step(number) for number in range(100)])
+    setup.config = config(setup.folder, batch_max_steps=1)
+    took = [SLOW_SECONDS]
+
+    def judge(batch: Any, tries: int) -> Outcome:
+        setup.clock.pass_by(took[-1])
+        return DELIVERED
+
+    setup.judge(judge)
+    assert not setup.lane.is_slow()
+    setup.lane.turn()
+    assert setup.lane.is_slow()
+
+
+def test_one_quick_turn_does_not_make_up_for_a_slow_one() -> None:
+    pace = Pace()
+    pace.took(30.0)
+    pace.took(0.1)
+    assert pace.is_slow
+    for _ in range(20):
+        pace.took(0.1)
+    assert not pace.is_slow
 
 
 def test_progress_before_a_failure_begins_a_new_row_of_failures(setup: Setup) -> None:

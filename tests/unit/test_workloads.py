@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -19,7 +19,7 @@ class Asked:
         self.answer = pods
         self.times = 0
 
-    def pods(self, identity: Identity) -> Mapping[str, Any] | None:
+    def pods(self, base: str) -> Mapping[str, Any] | None:
         self.times += 1
         return self.answer
 
@@ -41,10 +41,15 @@ def identity(**more: Any) -> Identity:
 POD = identity(pod_name="p")
 
 
+def at_once(ask: Callable[[str], Mapping[str, Any] | None], clock: Clock) -> Workloads:
+    """They ask on the thread of the caller."""
+    return Workloads(ask, lambda who: "http://processor", clock, lambda work: work())
+
+
 def test_a_workload_that_is_known_is_not_asked_for() -> None:
     asked = Asked({})
     memory = Memory()
-    workloads = Workloads(asked.pods, Clock())
+    workloads = at_once(asked.pods, Clock())
     known, nameless = identity(workload_uid="w", pod_name="p"), identity()
     assert workloads.complete(known, memory, alive=True) == known
     assert workloads.complete(nameless, memory, alive=True) == nameless
@@ -53,8 +58,8 @@ def test_a_workload_that_is_known_is_not_asked_for() -> None:
 
 def test_it_is_asked_for_once_and_survives_the_pod() -> None:
     asked, memory = Asked({"p": [["job", "uid-1"]]}), Memory()
-    assert Workloads(asked.pods, Clock()).complete(POD, memory, alive=True).workload_uid == "uid-1"
-    later = Workloads(Asked(None).pods, Clock())
+    assert at_once(asked.pods, Clock()).complete(POD, memory, alive=True).workload_uid == "uid-1"
+    later = at_once(Asked(None).pods, Clock())
     assert later.complete(POD, memory, alive=False).workload_uid == "uid-1"
     assert asked.times == 1
 
@@ -62,7 +67,7 @@ def test_it_is_asked_for_once_and_survives_the_pod() -> None:
 def test_an_unknown_pod_is_asked_for_again_but_not_at_once() -> None:
     asked, clock = Asked({}), Clock()
     memory = Memory()
-    workloads = Workloads(asked.pods, clock)
+    workloads = at_once(asked.pods, clock)
     for _ in range(3):
         assert workloads.complete(POD, memory, alive=True).workload_uid == ""
     assert asked.times == 1
@@ -74,7 +79,7 @@ def test_an_unknown_pod_is_asked_for_again_but_not_at_once() -> None:
 def test_a_pod_of_several_workloads_is_left_to_the_receiver_while_it_lives() -> None:
     asked = Asked({"p": [["job", "uid-1"], ["parent", "uid-2"]]})
     memory = Memory()
-    workloads = Workloads(asked.pods, Clock())
+    workloads = at_once(asked.pods, Clock())
     assert workloads.complete(POD, memory, alive=True).workload_uid == ""
     assert workloads.complete(POD, memory, alive=False).workload_uid == "uid-1"
     assert asked.times == 1
@@ -85,5 +90,21 @@ def test_a_pod_of_several_workloads_is_left_to_the_receiver_while_it_lives() -> 
 )
 def test_an_answer_of_another_shape_is_no_answer(answer: Any) -> None:
     memory = Memory()
-    workloads = Workloads(Asked(answer).pods, Clock())
+    workloads = at_once(Asked(answer).pods, Clock())
     assert workloads.complete(POD, memory, alive=True).workload_uid == ""
+
+
+@pytest.mark.promise("G15")
+def test_nothing_waits_for_a_processor_that_does_not_answer() -> None:
+    """One question at a time, and its answer is for all that came meanwhile."""
+    asked, memory = Asked({"p": [["job", "uid-1"]], "q": [["other", "uid-2"]]}), Memory()
+    later: list[Callable[[], None]] = []
+    workloads = Workloads(asked.pods, lambda who: "http://processor", Clock(), later.append)
+    other = Identity(spool="t", created=1.0, pid=2, host="h", pod_name="q")
+    for who in (POD, other, POD):
+        assert workloads.complete(who, memory, alive=True) == who
+    (learn,) = later
+    learn()
+    assert workloads.complete(POD, memory, alive=True).workload_uid == "uid-1"
+    assert workloads.complete(other, memory, alive=True).workload_uid == "uid-2"
+    assert asked.times == 1

@@ -196,11 +196,11 @@ class Session:
 
     def _after(self, outcome: Outcome) -> None:
         """Count a rejection. After a failure disconnect, so that the next handshake is new."""
-        if outcome.disposition is not Disposition.RETRY:
+        if outcome.disposition is Disposition.DELIVERED:
             self._refusals = 0
-            return
-        self._refusals += outcome.reason in ("refused", "wrong-job")
-        self._disconnect()
+        elif outcome.disposition is Disposition.RETRY:
+            self._refusals += outcome.reason in ("refused", "wrong-job")
+            self._disconnect()
 
     def _disconnect(self) -> None:
         transport, self._transport = self._transport, None

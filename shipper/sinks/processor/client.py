@@ -21,7 +21,7 @@ from shipper.http_client.client import HttpClient
 from shipper.log import fields
 from shipper.sinks import Memory, workload_key
 from shipper.sinks.options import HttpOptions, http_client
-from shipper.sinks.outcome import TIMEOUT, Disposition, Outcome, classify_failure
+from shipper.sinks.outcome import TIMEOUT, Disposition, Outcome, Reason, classify_failure
 from shipper.sinks.processor.classify import classify, is_processors, pods_in
 from shipper.sinks.processor.workloads import Workloads
 from spooler.spool.identity import Identity
@@ -70,7 +70,7 @@ class ProcessorClient:
         # Workload and path -> how long its answers may take, where that is not what is set.
         self._timeouts: dict[tuple[str, str], AdaptiveTimeout] = {}
         self._lock = threading.Lock()
-        self.workloads = Workloads(self.pods, time.monotonic)
+        self.workloads = Workloads(self.pods, self.base_url, time.monotonic)
 
     @classmethod
     def of(cls, options: HttpOptions) -> ProcessorClient:
@@ -90,24 +90,38 @@ class ProcessorClient:
 
         An address that a job recorded is that job's own: others need not wait for its trouble.
         """
+        outcome = self._send(identity, path, body, headers, items=items, tries=tries)
+        if outcome.disposition is Disposition.RETRY and outcome.reason == Reason.BAD_REQUEST.word:
+            # At once, on another connection: a pause would not change what was cut on its way.
+            outcome = self._send(identity, path, body, headers, items=items, tries=tries + 1)
+        return outcome if self._base_url else replace(outcome, scope="workload")
+
+    def _send(
+        self,
+        identity: Identity,
+        path: str,
+        body: bytes,
+        headers: Mapping[str, str],
+        *,
+        items: int | None,
+        tries: int,
+    ) -> Outcome:
         try:
             outcome = classify(self._post(identity, path, body, headers), items=items, tries=tries)
         except Unreachable as failure:
             outcome = classify_failure(failure, tries=tries)
         if outcome.disposition is not Disposition.DELIVERED:
             self.http.disconnect()
-        return outcome if self._base_url else replace(outcome, scope="workload")
+        return outcome
 
-    def pods(self, identity: Identity) -> Mapping[str, Any] | None:
+    def pods(self, base: str) -> Mapping[str, Any] | None:
         """The processor's map from pod name to its workloads; None when it cannot be had now."""
-        given = self.base_url(identity)
-        if not given:
-            return None
         try:
-            answer = self.http.get(self._working.get(given, given) + PODS_PATH)
+            return pods_in(self.http.get(self._working.get(base, base) + PODS_PATH))
         except Unreachable:
             return None
-        return pods_in(answer)
+        finally:
+            self.http.disconnect()
 
     def base_url(self, identity: Identity) -> str:
         """The operator's, else the one that the job recorded."""
