@@ -55,6 +55,7 @@ class LogCollector(Collector):
         self._checkpoint: Checkpoint | None = None
         self._ask_again = 0.0
         self._saved_at = 0.0
+        self._scheme = ""  # as it was saved
         self._lost = 0
 
     def is_enabled(self) -> bool:
@@ -193,7 +194,8 @@ class LogCollector(Collector):
             self._save()
 
     def _refresh(self) -> None:
-        if not self._saved_at or time.monotonic() - self._saved_at >= _REFRESH_SECONDS:
+        is_old = not self._saved_at or time.monotonic() - self._saved_at >= _REFRESH_SECONDS
+        if is_old or (self._follower is not None and self._follower.scheme != self._scheme):
             self._save()
 
     def _save(self) -> None:
@@ -201,11 +203,12 @@ class LogCollector(Collector):
         if follower is None or checkpoint is None or follower.position is None:
             return
         mine = recorder()
-        self._saved_at = time.monotonic()
+        self._saved_at, self._scheme = time.monotonic(), follower.scheme
         spool = os.path.basename(mine.directory or "")
         saved = CheckpointState(
             position=follower.position,
             known=follower.known,
+            scheme=follower.scheme,
             spool=spool,
             seq=mine.last_seq,
             start=spool.split("-")[0] or time.strftime(fmt.START, time.gmtime()),
@@ -260,7 +263,9 @@ def _resumed(path: Path, root: Path, checkpoint: Checkpoint) -> Follower:
     if not positions:
         return _fresh(path)
     newest, *earlier = positions
-    return Follower(path, newest, saved.known if saved is not None else None, earlier=earlier)
+    if saved is None:
+        return Follower(path, newest, earlier=earlier)
+    return Follower(path, newest, saved.known, earlier=earlier, scheme=saved.scheme)
 
 
 def _is_our_own(lines: str) -> bool:

@@ -90,6 +90,7 @@ class CheckpointState:
 
     position: LogPosition | None
     known: frozenset[str]
+    scheme: str = ""  # how the log is rotated, see `spooler.filetail.rotation`
     spool: str = ""  # its id; "" when the process had none yet
     seq: int = 0
     start: str = ""  # as a spool id begins
@@ -135,6 +136,7 @@ class Checkpoint:
         return CheckpointState(
             position=LogPosition.from_map(newest.get("position")),
             known=frozenset(newest.get("known", ())),
+            scheme=str(newest.get("scheme", "")),
             spool=str(newest.get("spool", "")),
             seq=int(newest.get("seq", 0)),
             start=str(newest.get("start", "")),
@@ -153,6 +155,7 @@ class Checkpoint:
             "count": self._count,
             "position": saved.position.to_map() if saved.position else None,
             "known": sorted(saved.known),
+            "scheme": saved.scheme,
             "spool": saved.spool,
             "seq": saved.seq,
             "start": saved.start,

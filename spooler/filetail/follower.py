@@ -4,11 +4,19 @@ Rules:
 
 - `next` reads and does not move; `advance` moves past a piece that is safe. A piece that was not
   safe is read again.
+- Bytes are ours when the path has them, or when evidence says so, and never because of a name or
+  a time. The file that we have open, or that has our inode and what we read, is ours under any
+  name. The form of that name is the `scheme` of this log's rotation: other files in it, unless
+  they were there before, are generations of the log.
 - A file that was renamed or deleted is read to its end through the descriptor. It has ended when
-  the path has another file with something in it; what has been rotated in between comes first.
+  the path has another file with something new in it; what has been rotated in between comes first.
 - That a file is still the one that it was is verified *after* reading from it, by the bytes at its
   beginning and before the position: had it been truncated before, they would be others. What a
   copy-and-truncate has copied away is read from the copy.
+- A file that was edited (`sed -i`, an editor's save) is read on after what was read last, where
+  that stands now.
+- Bytes of 0 are not text: a hole, or a part that a file server has not got yet. They are passed
+  over when data follow a hole, or when they have stayed what they are for `PARTIAL_SECONDS`.
 - A position that is nowhere any more, since the file was deleted or compressed with a part unread,
   is given up, and told by `lost`.
 """
@@ -22,16 +30,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from spooler.async_exceptions import is_async, suppress
+from spooler.async_exceptions import suppress
 from spooler.filetail import lines
 from spooler.filetail.checkpoint import WINDOW, LogPosition
 from spooler.filetail.rotation import FileMoved, RotatedFile, rotated_files, stat_file
 
 # A line without its end waits this long for it: a progress bar never ends its own.
 PARTIAL_SECONDS = 30.0
-_KNOWN_LIMIT = 64
+_KNOWN_LIMIT = 64  # files of one scheme, the youngest
+_KEYS_LIMIT = 256
 # What stands at the path under another inode is a copy of ours only on evidence this long.
 _COPY_BYTES = WINDOW
+# What was read last is looked for in an edited file where it stood, so far before and after.
+_SHIFT_BYTES = 1024 * 1024
+_ZEROS_BYTES = 64 * 1024 * 1024  # looked at for what follows zeros
 _FILES_LIMIT = 1000  # files passed in one call
 
 
@@ -52,8 +64,9 @@ class Piece:
 class Follower:
     """Follows the file at `path`, from `position` or else from its beginning, or its end.
 
-    `known` are the rotated files that are older than the position, by `Sibling.key`; None to look
-    which they are. `earlier` are the ends of those that may be missing there, the newest first.
+    `known` are the rotated files that are older than the position, by `RotatedFile.key`; None to
+    look which they are. `earlier` are the ends of those that may be missing there, the newest
+    first. `scheme` is how this log is rotated, "" as long as no rotation was seen.
     """
 
     def __init__(
@@ -63,9 +76,11 @@ class Follower:
         known: frozenset[str] | None = None,
         *,
         earlier: Sequence[LogPosition] = (),
+        scheme: str = "",
         from_end: bool = False,
     ) -> None:
         self.path = path
+        self.scheme = scheme
         self._earlier = earlier
         self._known = known
         self._from_end = from_end
@@ -77,6 +92,7 @@ class Follower:
         self._mark = _NOWHERE
         self._head = self._tail = b""
         self._waiting: tuple[int, float] | None = None  # offset of a line begun, and since when
+        self._edited = (0, 0)  # inode and size of an edited copy of this file that has no more
 
     @property
     def known(self) -> frozenset[str]:
@@ -118,14 +134,16 @@ class Follower:
             data = self._read()
             if data is None:
                 self._seek_again()
-            elif size := lines.complete_lines(
-                data, ended=ended, impatient=last or self._is_due(data, now)
-            ):
-                return self._piece(data[:size])
-            elif ended:
-                self._open_next()
-            else:
+                continue
+            impatient = last or self._is_due(data, now)
+            text = data.partition(b"\0")[0]
+            if size := lines.complete_lines(text, ended=ended, impatient=impatient):
+                return self._piece(text[:size])
+            if data and not text and self._pass_zeros(ended=ended, impatient=impatient):
+                continue
+            if not ended:
                 return None
+            self._open_next()
         return None
 
     def advance(self, piece: Piece) -> None:
@@ -175,12 +193,31 @@ class Follower:
             self._waiting = (self._offset, now)
         return now - self._waiting[1] >= PARTIAL_SECONDS
 
+    def _pass_zeros(self, *, ended: bool, impatient: bool) -> bool:
+        """Go on after the zeros at the position, if that is allowed and something follows them."""
+        place = self._offset
+        with suppress(OSError):  # file systems without holes say so in several ways
+            place = os.lseek(self._fd, place, os.SEEK_DATA)
+        if not (ended or impatient or place > self._offset):
+            return False
+        for begin in range(place, place + _ZEROS_BYTES, lines.PIECE_BYTES):
+            data = os.pread(self._fd, lines.PIECE_BYTES, begin)
+            rest = data.lstrip(b"\0")
+            if rest or (ended and data):
+                self._stand_at(begin + len(data) - len(rest))
+                return True
+        return False
+
     def _is_same(self) -> bool:
         window = len(self._head)
-        return (
-            os.pread(self._fd, window, 0) == self._head
-            and os.pread(self._fd, window, self._offset - window) == self._tail
-        )
+        head = os.pread(self._fd, window, 0)
+        tail = os.pread(self._fd, window, self._offset - window)
+        if (head, tail) == (self._head, self._tail):
+            return True
+        if not (_is_filled(self._head, head) and _is_filled(self._tail, tail)):
+            return False
+        self._stand_at(self._offset)
+        return True
 
     def _was_copied(self, data: bytes) -> bool:
         """Whether what this file had has been copied away, before any of it was read.
@@ -188,7 +225,7 @@ class Follower:
         What is older than it was known when it was opened, so what is not is a copy. One that
         begins like the file is being made: the file still has it all.
         """
-        rotated = rotated_files(self.path)
+        rotated = self._rotated()
         mine = next((one.age for one in rotated if self._is_here(one)), None)
         new = [
             one
@@ -198,7 +235,8 @@ class Follower:
         there = stat_file(self.path)
         if mine is None and (there is None or not self._is_here(there)):
             return False  # it was deleted
-        return bool(new) and not any(data.startswith(one.head()) for one in new)
+        heads = [one.head(lines.PIECE_BYTES) for one in new]
+        return bool(new) and not any(map(data.startswith, heads))
 
     # --- from file to file ------------------------------------------------------------------------
 
@@ -207,7 +245,27 @@ class Follower:
         there = stat_file(self.path)
         if there is not None and self._is_here(there):
             return False
-        return _size(self.path) > 0 or bool(self._unread(self._this(), rotated_files(self.path)))
+        is_rotated = self._is_rotated()
+        if there is not None and there.size:
+            # An edited copy of ours takes its place only when it has more than ours.
+            if not is_rotated and _place_in(there, self._mark) == there.size:
+                self._edited = (there.inode, there.size)
+            return (there.inode, there.size) != self._edited
+        return bool(self._unread(self._inode, self._rotated()))
+
+    def _is_rotated(self) -> bool:
+        """Whether the file at hand has the name of a rotated one, which proves the scheme."""
+        for one in rotated_files(self.path):
+            if self._is_here(one):
+                self.scheme = one.scheme
+                return True
+        return False
+
+    def _rotated(self) -> list[RotatedFile]:
+        """The generations of this log, as far as that is proved, the oldest first."""
+        if not self.scheme:
+            return []
+        return [one for one in rotated_files(self.path) if one.scheme == self.scheme]
 
     def _begin(self) -> bool:
         """Open the file to begin with; whether there is one."""
@@ -220,12 +278,12 @@ class Follower:
             found = self._find(position) or self._find(position)
         if self._known is None:
             older = rotated_files(self.path)
-            if found is not None and found.path != self.path:
-                older = [one for one in older if one.age < found.age]
+            if found is not None and found.scheme:
+                older = [one for one in older if one.scheme != found.scheme or one.age < found.age]
             self._known = _keys(older)
         before = [one for one in map(self._find, positions) if one is not None]
         passed = _keys([one for one in before if found and one.inode != found.inode])
-        if not (self._open(found, position.end, position) if found else self._open_unread(None)):
+        if not (self._resume(found, position) if found else self._open_unread(0)):
             return False
         self._known |= passed
         self.lost += position != self._sought or found is None
@@ -244,50 +302,51 @@ class Follower:
         return True
 
     def _seek_again(self) -> None:
-        """The file at hand was truncated: go on in the copy of it, or from its new beginning."""
+        """The file at hand has changed: go on in the copy of it, or where that is here now."""
         mark, self._waiting = self._mark, None
         self.close()
-        copy = self._copy_of(mark)
-        if copy is None:
-            self._open_unread(None)
-        else:
-            self._open(copy, mark.end, mark)
+        found = self._copy_of(mark) or stat_file(self.path)
+        if found is None or not mark.end or not self._resume(found, mark):
+            self._open_unread(0)
 
     def _open_next(self) -> None:
         """The file at hand has ended: open the one that came after it."""
-        done = self._this()
+        mark, inode = None if self._is_rotated() else self._mark, self._inode
+        held = os.dup(self._fd)  # so that its inode does not become another's meanwhile
         self.close()
-        self._open_unread(done)
+        try:
+            self._open_unread(inode, mark)
+        finally:
+            os.close(held)
 
-    def _open_unread(self, done: RotatedFile | None) -> bool:
-        """Open the oldest file that is not known and younger than `done`, or else the path."""
+    def _open_unread(self, done: int, mark: LogPosition | None = None) -> bool:
+        """Open the oldest file that is not known, or else the path; `done` is the inode before.
+
+        What the path has may be an edited copy of that, which was read up to `mark`.
+        """
         # In this order: a rotation in between makes the file at the path one of the rotated.
         there = stat_file(self.path)
-        rotated = rotated_files(self.path)
+        rotated = self._rotated()
         unread = self._unread(done, rotated)
         chosen = unread[0] if unread else there
         if chosen is None:
             return False
-        known = _keys([one for one in rotated if not unread or one.age < chosen.age])
-        if not self._open(chosen, 0):
+        inodes = {one.inode for one in unread}
+        known = _keys([one for one in rotated if one.inode not in inodes])
+        offset = _place_in(chosen, mark) if mark is not None and not unread else None
+        if not self._open(chosen, offset or 0):
             return False
         self._known = known
         return True
 
-    def _unread(self, done: RotatedFile | None, rotated: list[RotatedFile]) -> list[RotatedFile]:
-        """Those that are not known and younger than `done`, which may have another name now."""
-        new = self._new(rotated)
-        if done is None:
-            return new
-        after = next((one.age for one in rotated if one.inode == done.inode), None)
-        if after is None:  # deleted: a file that was written in the same tick came after it
-            return [one for one in new if one.written >= done.written]
-        return [one for one in new if one.age > after]
+    def _unread(self, done: int, rotated: list[RotatedFile]) -> list[RotatedFile]:
+        """Those that are not known, without the one of the inode `done`."""
+        return [one for one in self._new(rotated) if one.inode != done]
 
     def _new(self, rotated: list[RotatedFile]) -> list[RotatedFile]:
-        """Those that are not known. What is older than all that are known is, too."""
+        """Those that are not known. Of more than can be, what is older than all known is known."""
         known = [one.age for one in rotated if self._is_known(one)]
-        oldest = min(known, default=None)
+        oldest = min(known) if len(known) >= _KNOWN_LIMIT else None
         return [
             one for one in rotated if one.age not in known and (oldest is None or one.age > oldest)
         ]
@@ -298,53 +357,64 @@ class Follower:
             one.key() in self.known
         )
 
-    def _this(self) -> RotatedFile:
-        """The file at hand, which may have been deleted."""
-        status = os.fstat(self._fd)
-        return RotatedFile(
-            path=Path(),
-            device=status.st_dev,
-            inode=status.st_ino,
-            written=status.st_mtime_ns,
-            number=0,
-        )
-
     def _find(self, position: LogPosition) -> RotatedFile | None:
-        """The file that `position` is in: by its inode, or as a copy."""
+        """The file that `position` is in: by its inode, as a copy, or edited."""
         there = stat_file(self.path)
         files = [*([there] if there is not None else []), *rotated_files(self.path)]
         for one in files:
             if one.inode == position.inode and _holds(one, position):
+                self.scheme = one.scheme or self.scheme
                 return one
         if there is not None and position.end >= _COPY_BYTES and _holds(there, position):
             return there
-        return self._copy_of(position)
+        copy = self._copy_of(position)
+        if copy is None and there is not None and _place_in(there, position) is not None:
+            copy = there
+        return copy
 
     def _copy_of(self, position: LogPosition) -> RotatedFile | None:
-        """The youngest rotated file that has what was recorded up to `position`."""
+        """The youngest rotated file that has what was recorded up to `position`.
+
+        Another rank's log may begin like ours. So it must not have been there before, and short
+        evidence counts only under a name that is usual for a rotation.
+        """
         if not position.end:
             return None
-        for one in reversed(rotated_files(self.path)):
-            if _holds(one, position) and not self._is_known(one):
+        for one in reversed(self._rotated() or rotated_files(self.path)):
+            is_evident = self.scheme or one.is_usual or position.end >= _COPY_BYTES
+            if is_evident and _holds(one, position) and not self._is_known(one):
+                self.scheme = one.scheme
                 return one
         return None
 
     def _is_here(self, one: RotatedFile) -> bool:
         return (one.device, one.inode) == (self._device, self._inode)
 
-    def _open(self, one: RotatedFile, offset: int, position: LogPosition | None = None) -> bool:
-        """Open a file at `offset`, which is that of `position` where there is one."""
+    def _resume(self, one: RotatedFile, position: LogPosition) -> bool:
+        """Open a file after what it has of ours; whether it has any, and can be read.
+
+        Raises:
+            FileMoved: it has changed since it was found.
+        """
+        offset = position.end if _holds(one, position) else _place_in(one, position)
+        before = self._mark
+        if offset is None or not self._open(one, offset):
+            return False
+        if zlib.crc32(self._tail) != position.tail:
+            os.close(self._fd)
+            self._fd, self._mark = -1, before
+            raise FileMoved(one.path)
+        if position.is_in(self._head, self._tail):
+            self._mark = position
+        return True
+
+    def _open(self, one: RotatedFile, offset: int) -> bool:
+        """Open a file at `offset`."""
         descriptor = one.open()
         if descriptor is None:
             return False
         self._fd, self._device, self._inode = descriptor, one.device, one.inode
-        before = self._mark
-        self._stand_at(offset or _first_data(descriptor))
-        if position is not None and not position.is_in(self._head, self._tail):
-            os.close(descriptor)
-            self._fd, self._mark = -1, before
-            raise FileMoved(one.path)
-        self._mark = position or self._mark
+        self._stand_at(offset)
         return True
 
     def _stand_at(self, offset: int) -> None:
@@ -361,23 +431,54 @@ _NOWHERE = LogPosition(path="", device=0, inode=0, begin=0, end=0, head=0, tail=
 
 def _keys(files: list[RotatedFile]) -> frozenset[str]:
     """The keys of the youngest of these."""
-    return frozenset(one.key() for one in files[-_KNOWN_LIMIT:])
+    by_scheme: dict[str, list[RotatedFile]] = {}
+    for one in files:
+        by_scheme.setdefault(one.scheme, []).append(one)
+    youngest = [one for some in by_scheme.values() for one in some[-_KNOWN_LIMIT:]]
+    return frozenset(one.key() for one in youngest[-_KEYS_LIMIT:])
 
 
-def _size(path: Path) -> int:
+def _is_filled(before: bytes, now: bytes) -> bool:
+    """Whether the bytes are the same, but for zeros that have become something else."""
+    if b"\0" not in before or len(before) != len(now):
+        return before == now
+    return all(old in (0, new) for old, new in zip(before, now, strict=True))
+
+
+def _place_in(one: RotatedFile, position: LogPosition) -> int | None:
+    """Where a copy, perhaps edited, goes on after what was recorded up to `position`.
+
+    None if it is no copy: what was read last has to be there once, and to be long enough.
+
+    Raises:
+        FileMoved: the file is not there any more.
+    """
+    if position.end < _COPY_BYTES:
+        return None
+    if _holds(one, position):
+        return position.end
+    descriptor = one.open()
+    if descriptor is None:
+        return None
     try:
-        return os.stat(path).st_size
-    except OSError as error:
-        if is_async(error):
-            raise
-        return 0
+        begin = max(0, position.end - _SHIFT_BYTES)
+        data = os.pread(descriptor, position.end + _SHIFT_BYTES - begin, begin)
+    finally:
+        os.close(descriptor)
+    places: list[int] = []
+    end = data.find(b"\n", WINDOW - 1) + 1
+    while end > 0 and len(places) < 2:
+        if zlib.crc32(data[end - WINDOW : end]) == position.tail:
+            places.append(begin + end)
+        end = data.find(b"\n", end) + 1
+    return places[0] if len(places) == 1 else None
 
 
 def _holds(one: RotatedFile, position: LogPosition) -> bool:
     """Whether a file has what was recorded up to `position`.
 
     Raises:
-        Moved: it is not there any more.
+        FileMoved: it is not there any more.
     """
     descriptor = one.open()
     if descriptor is None:
@@ -388,14 +489,3 @@ def _holds(one: RotatedFile, position: LogPosition) -> bool:
         return position.is_in(head, tail)
     finally:
         os.close(descriptor)
-
-
-def _first_data(descriptor: int) -> int:
-    """Where a file begins that a writer without O_APPEND goes on in after a truncation."""
-    begin = 0
-    with suppress(OSError):
-        if os.pread(descriptor, 1, 0) == b"\0":
-            begin = os.lseek(descriptor, 0, os.SEEK_DATA)
-            block = os.pread(descriptor, lines.PIECE_BYTES, begin)
-            begin += len(block) - len(block.lstrip(b"\0"))
-    return begin

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
+from logging.handlers import RotatingFileHandler, TimedRotatingFileHandler
 from pathlib import Path
 
 import pytest
@@ -203,8 +206,8 @@ def test_what_was_written_before_a_rotation_comes_before_what_came_after(
     followed.write(seen)
     assert followed.collect() == seen
     followed.write("unseen\nwithout its end")
-    if not seen and restarted:
-        followed.collect()  # somewhere a first position has to come from
+    if not seen and (restarted or rotate is copy_and_truncate):
+        followed.collect()  # a first position has to come from somewhere, and so has a proof
     if restarted:
         followed.restart()
     rotate(followed.path)
@@ -237,9 +240,18 @@ def test_several_rotations_between_two_looks_are_read_in_order(
     assert followed.reports.text == written
 
 
+def rotate_once(followed: Followed, rotate: Callable[[Path], None]) -> None:
+    """Show how this log is rotated: an unread file is known by that alone."""
+    followed.write("the first file\n")
+    followed.collect()
+    rotate(followed.path)
+    followed.path.touch()
+    followed.collect()
+    assert followed.reports.text == "the first file\n"
+
+
 def test_what_was_copied_away_unread_is_read_though_nothing_follows(followed: Followed) -> None:
-    followed.write("")
-    assert followed.collect() == ""
+    rotate_once(followed, copy_and_truncate)
     followed.write("all there is\n")
     copy_and_truncate(followed.path)
     assert followed.collect() == "all there is\n"
@@ -298,6 +310,174 @@ def test_the_older_files_may_go_meanwhile(followed: Followed) -> None:
     assert followed.reports.text == "".join(f"file {number}\n" for number in range(8))
 
 
+# Ours, what lies beside it, and whose that is.
+OTHERS = [
+    ("rank_1.log", "rank_10.log"),
+    ("rank_1.log", "rank_12.log"),
+    ("slurm-12.out", "slurm-123.out"),
+    ("train", "train_1"),
+    ("train", "train1"),
+    ("train.log", "train1.log"),
+    ("train.log", "train.log2"),
+    ("train.log", "train.log_20240101"),
+    ("train.log", "train-20240101.log"),
+    ("log", "log.1"),
+]
+
+
+@pytest.mark.parametrize(("ours", "others"), OTHERS)
+@pytest.mark.parametrize("banner", ["", "the same first line\n"])
+@pytest.mark.parametrize("happens", ["nothing", "rotated", "truncated", "restarted", "deleted"])
+def test_the_log_of_another_is_never_taken_for_ours(
+    followed: Followed, ours: str, others: str, banner: str, happens: str
+) -> None:
+    followed.path = followed.path.with_name(ours)
+    followed.restart()
+    followed.write(banner)
+    text = followed.collect()
+    other = followed.path.with_name(others)
+    if happens == "rotated" and others != "log.1":
+        followed.write("the end of the first file\n")
+        text += "the end of the first file\n"
+        rename(followed.path)
+        followed.path.touch()
+    if happens == "truncated" and not other.name.startswith(("log.1", "train-2024")):
+        os.truncate(followed.path, 0)
+    if happens == "deleted":
+        followed.path.unlink()
+    if happens == "restarted":
+        followed.restart()
+    other.write_text(banner + "of another rank\n")
+    followed.collect()
+    followed.write("ours\n")
+    followed.collect()
+    other.write_text(banner + "of another rank\n" * 20)
+    followed.write("ours\n")
+    followed.collect()
+    assert followed.reports.text == text + "ours\nours\n"
+
+
+@pytest.mark.parametrize("rotate", ROTATIONS)
+@pytest.mark.parametrize("restarted", [False, True])
+def test_no_modification_time_says_what_comes_first(
+    followed: Followed, rotate: Callable[[Path], None], restarted: bool
+) -> None:
+    """The clock was set back between the rotations, and again."""
+    followed.write("first\n")
+    followed.collect()
+    text = "first\n"
+    for number in range(6):
+        followed.write(f"file {number}\n")
+        text += f"file {number}\n"
+        if number == 3:
+            followed.collect()
+            if restarted:
+                followed.restart()
+        os.utime(followed.path, (1_800_000_000 - number * 1000,) * 2)
+        rotate(followed.path)
+    followed.path.touch()
+    followed.collect()
+    assert followed.reports.text == text
+
+
+@pytest.mark.parametrize("days", [range(1, 5), range(5, 1, -1)])
+def test_no_generation_is_left_out_because_its_name_has_an_earlier_date(
+    followed: Followed, days: range
+) -> None:
+    followed.path.with_name("train.log-20240103").write_text("of an earlier job\n")
+    for day in days:
+        followed.write(f"of day {day}\n")
+        followed.collect()
+        if day != 3:
+            os.rename(followed.path, f"{followed.path}-2024010{day}")
+    text = "".join(f"of day {day}\n" for day in days)
+    followed.collect()
+    assert followed.reports.text == text
+
+
+@pytest.mark.parametrize("rotate", ROTATIONS)
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_log_reached_through_a_link_may_be_rotated_at_its_target(
+    followed: Followed, rotate: Callable[[Path], None], restarted: bool
+) -> None:
+    target = followed.path.parent.parent / "elsewhere" / "run.log"
+    target.parent.mkdir()
+    target.touch()
+    followed.path.symlink_to(target)
+    text = ""
+    for number in range(9):
+        followed.write(f"file {number}\n")
+        text += f"file {number}\n"
+        if number % 3 == 0:
+            followed.collect()
+            if restarted:
+                followed.restart()
+        rotate(target)
+    followed.write("the end\n")
+    followed.collect()
+    assert followed.reports.text == text + "the end\n"
+
+
+LOGROTATE = shutil.which("logrotate") or "/usr/sbin/logrotate"
+
+
+@pytest.mark.skipif(not os.path.exists(LOGROTATE), reason="no logrotate here")
+@pytest.mark.parametrize("append", ["a", "w"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        "create",
+        "copytruncate",
+        "create\ndateext\ndateformat -%Y%m#",
+        "copytruncate\nextension .log",
+    ],
+)
+def test_what_logrotate_does_is_followed(followed: Followed, how: str, append: str) -> None:
+    """A writer without O_APPEND goes on at its old place, behind zeros, after each truncation."""
+    rules = followed.path.parent.parent / "rules"
+    text, writer = "", followed.path.open(append)
+    for number in range(12):
+        line = f"line {number} {'x' * number * 999}\n"
+        text += line
+        writer.write(line)
+        writer.flush()
+        if number in (0, 1, 2, 5, 9):
+            followed.collect()
+        if number % 2:
+            way = how.replace("#", f"{number + 10}")
+            rules.write_text(f"{followed.path} {{\nrotate 9\n{way}\n}}\n")
+            command = [LOGROTATE, "-f", "-s", f"{rules}.state", str(rules)]
+            done = subprocess.run(command, check=False, capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+            if "copytruncate" not in how:
+                writer.close()
+                writer = followed.path.open(append)
+    writer.close()
+    followed.collect(last=True)
+    assert followed.reports.text == text
+
+
+@pytest.mark.parametrize("by", ["size", "time"])
+def test_what_the_handlers_of_python_do_is_followed(followed: Followed, by: str) -> None:
+    handler: logging.Handler
+    if by == "size":
+        handler = RotatingFileHandler(followed.path, maxBytes=2000, backupCount=50)
+    else:
+        handler = TimedRotatingFileHandler(followed.path, when="S", backupCount=50)
+    text = ""
+    for number in range(100):
+        if number % 7 == 0:
+            followed.collect()
+        if by == "time" and number % 20 == 19:
+            handler.rolloverAt = 0  # type: ignore[attr-defined]
+        line = f"{number} {'x' * 90}"
+        handler.emit(logging.makeLogRecord({"msg": line}))
+        text += f"{line}\n"
+    handler.close()
+    followed.collect()
+    assert followed.reports.text == text
+
+
 # --- truncation, deletion -------------------------------------------------------------------------
 
 
@@ -350,6 +530,7 @@ def test_what_came_after_a_deleted_file_in_the_same_tick_is_read(
     followed: Followed, rotate: Callable[[Path], None]
 ) -> None:
     """File systems date what is written in a moment with one time, to the nanosecond."""
+    rotate_once(followed, rotate)
     followed.write("the deleted one\n")
     followed.collect()
     tick = followed.path.stat().st_mtime_ns
@@ -360,7 +541,7 @@ def test_what_came_after_a_deleted_file_in_the_same_tick_is_read(
         os.utime(path, ns=(tick, tick))
     followed.write("and what followed\n")
     followed.collect()
-    assert followed.reports.text == "the deleted one\nof the same tick\nand what followed\n"
+    assert followed.reports.text.endswith("the deleted one\nof the same tick\nand what followed\n")
 
 
 def test_a_copy_that_takes_the_place_of_the_file_is_the_file(followed: Followed) -> None:
@@ -420,6 +601,93 @@ def test_a_file_passed_since_the_checkpoint_is_not_read_again(
     assert piece is not None
     assert piece.text == "third\n"
     after.close()
+
+
+NUMBERED = "".join(f"step {number} password=secret loss\n" for number in range(200))
+
+
+def delete_lines(text: str) -> str:
+    return "".join(text.splitlines(keepends=True)[5:])
+
+
+def mask(text: str) -> str:
+    return text.replace("step 3 password=secret", "step 3 password=*")
+
+
+@pytest.mark.parametrize("edited", [str, delete_lines, mask, "# a note\n{}".format])
+@pytest.mark.parametrize("in_place", [True, False])
+@pytest.mark.parametrize("restarted", [False, True])
+def test_an_edited_log_is_not_recorded_again(
+    followed: Followed, edited: Callable[[str], str], in_place: bool, restarted: bool
+) -> None:
+    followed.write(NUMBERED)
+    followed.collect()
+    followed.write("unread\n")
+    new = edited(followed.path.read_text())
+    if in_place:
+        followed.path.write_text(new)
+    else:
+        draft = followed.path.with_name("sedXyZ")
+        draft.write_text(new)
+        os.replace(draft, followed.path)
+    if restarted:
+        followed.restart()
+    followed.collect()
+    followed.write("and more\n")
+    followed.collect()
+    assert followed.reports.text == NUMBERED + "unread\nand more\n"
+
+
+def test_who_writes_on_in_the_file_before_the_edit_is_followed(followed: Followed) -> None:
+    """As a job whose output goes to the log does: the edited file is a copy that nobody grows."""
+    with followed.path.open("a") as job:
+        print(NUMBERED, end="", file=job, flush=True)
+        followed.collect()
+        draft = followed.path.with_name("sedXyZ")
+        draft.write_text(mask(NUMBERED))
+        os.replace(draft, followed.path)
+        for number in range(3):
+            print(f"line {number}", file=job, flush=True)
+            assert followed.collect() == f"line {number}\n"
+
+
+@pytest.mark.parametrize("place", [0, 30, 2000])
+@pytest.mark.parametrize("late", [False, True])
+def test_zeros_that_a_file_server_fills_in_later_are_awaited(
+    followed: Followed, monkeypatch: pytest.MonkeyPatch, place: int, late: bool
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(log_module.time, "monotonic", lambda: now)
+    whole = "".join(f"step {number}\n" for number in range(1000)).encode()
+    followed.write(whole[:place] + bytes(100) + whole[place + 100 :])
+    for _ in range(3 if late else 1):  # for the begun line, for the zeros
+        followed.collect()
+        now += follow.PARTIAL_SECONDS + 1 if late else 1
+    with followed.path.open("r+b") as file:
+        os.pwrite(file.fileno(), whole[place : place + 100], place)
+    followed.collect()
+    followed.write("more\n")
+    followed.collect()
+    followed.restart()
+    followed.write("and more\n")
+    followed.collect()
+    missing = whole[place : place + 100] if late else b""
+    expected = whole.replace(missing, b"", 1) + b"more\nand more\n"
+    assert followed.reports.text.encode() == expected
+
+
+def test_zeros_at_the_end_are_no_lines(followed: Followed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that was allocated before it is written."""
+    now = 1000.0
+    monkeypatch.setattr(log_module.time, "monotonic", lambda: now)
+    followed.write(b"one\n" + bytes(1_000_000))
+    for _ in range(3):
+        followed.collect()
+        now += follow.PARTIAL_SECONDS
+    with followed.path.open("r+b") as file:
+        os.pwrite(file.fileno(), b"two\n", 4)
+    followed.collect()
+    assert followed.reports.text == "one\ntwo\n"
 
 
 # --- who records, and where it goes on ------------------------------------------------------------

@@ -37,6 +37,7 @@ FILE_BYTES = 30000
 KEPT = 300  # rotated files, before the oldest goes
 LETTERS = "abcdefghij äöüß 損失 😀"
 BEGIN = "\x02"  # of a line; stands nowhere else
+FIRST = f"{BEGIN}the first line\n"
 _TAKEN_AWAY, _KEPT = "\x03", "\x04"  # after all that one file was given, in `expected`
 
 
@@ -108,11 +109,16 @@ def collect(log: Path, tell: Tell, *, to_the_end: bool) -> None:
                 return
 
 
-def begin(log: Path) -> None:
-    """Follow the log from here on, before there is anything in it."""
-    log.touch()
+def begin(log: Path, way: str) -> None:
+    """Follow the log from here on, and see it rotated: what is unread is known by that alone."""
+    log.write_text(FIRST, encoding="utf-8")
+    log.with_name("expected").write_text(FIRST + _KEPT, encoding="utf-8")
     collector = LogCollector(log_file_path=str(log))
-    if not collector.is_enabled() or collector.collect_data():
+    if not collector.store_data(collector.collect_data()):
+        os._exit(3)
+    rotate(log, way)
+    log.touch()
+    if collector.collect_data():
         os._exit(3)
 
 
@@ -124,7 +130,8 @@ def trial(seed: int, work: Path) -> Verdict:
     directory.mkdir()
     log = directory / "train.log"
     os.environ["PRIMUS_LENS_WANDB_OUTPUT_PATH"] = str(work / "spool")
-    found.check(Child(lambda _tell: begin(log)).end() == 0, "G20", "the log cannot be followed")
+    begun = Child(lambda _tell: begin(log, ways[0])).end() == 0
+    found.check(begun, "G20", "the log cannot be followed")
     writer = Child(lambda _tell: write(directory, ways, seed))
     lived = 0
     for _ in range(LIVES):
