@@ -7,6 +7,7 @@ give queues their turns.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -29,6 +30,7 @@ from shipper.ledger.ledger import Ledger
 from shipper.log import fields
 from shipper.retention.cleaner import Cleaner, TrackedSpool
 from shipper.sinks import ResolvesIdentity, Sink, Volatile, build_sinks, enabled_sinks, workload_key
+from spooler.errors import SpoolError
 from spooler.spool.identity import Identity
 from spooler.spool.reader import Chunk, Reader
 
@@ -86,6 +88,7 @@ class App:
             now=self.now,
         )
         self.poller = SpoolPoller(self.wake, self.now)
+        self._written: dict[str, int] = {}  # spool -> the seq that was stored last
         self._once = once
         self._changed = changed
         self._credentials = CredentialWatch(self.sinks, self.states, self.now, config.read_timeout)
@@ -98,7 +101,8 @@ class App:
         enabled = self.config.api_reporting and identity.api_reporting
         keys = [(name, sink.ordering_key(identity)) for name, sink in self.sinks.items()]
         # What may fail comes first: a spool that is known here is shipped.
-        self.ledger.remember_spool(spool, directory, identity.to_map())
+        written = reader.last_seq() if enabled else 0
+        self.ledger.remember_spool(spool, reader.place, identity.to_map(), written)
         pipelines = {
             key: self._pipeline(key, Reader(directory, reader.place), identity)
             for key in keys * enabled
@@ -261,6 +265,7 @@ class App:
 
     def clean(self) -> None:
         """Delete what retention and the limits do not keep."""
+        self._note_written()
         self.cleaner.clean()
         self.poller.keep(self.spools.keys())
         discarded = self.ledger.trim_dead_letters(
@@ -272,6 +277,18 @@ class App:
                 extra=fields(count=discarded, reason="dead-letter-limit"),
             )
         self.ledger.prune(before=time.time() - MEMORY_SECONDS)
+
+    def _note_written(self) -> None:
+        """Store how far the spools with pending records are written: their files may vanish."""
+        written = {}
+        for queue in self.queues.values():
+            for spool in () if queue.caught_up() else queue.spools():
+                with contextlib.suppress(KeyError, SpoolError, OSError):  # gone, or not readable
+                    written[spool] = self.spools[spool].reader.last_seq()
+        news = {spool: seq for spool, seq in written.items() if seq > self._written.get(spool, 0)}
+        if news:
+            self.ledger.note_written(news)
+        self._written = written
 
     def close(self) -> None:
         """Close sinks and ledger; nothing may use them any more."""

@@ -10,6 +10,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 
 from shipper.admin.refresher import StatusRefresher
@@ -18,12 +19,14 @@ from shipper.config.schema import Config
 from shipper.delivery.credential_watch import CHECK_SECONDS
 from shipper.delivery.queue import summary
 from shipper.discovery.root_watcher import RootWatcher
-from shipper.discovery.scanner import is_missing
+from shipper.discovery.same_spool import is_missing, missing_records
 from shipper.errors import ShipperError, StateUnusable
 from shipper.health.heartbeat import HeartbeatWriter
 from shipper.health.liveness import HOUSEKEEPING, MAIN
 from shipper.health.sd_notify import SystemdNotifier
 from shipper.ledger.database import DATABASE_NAME, LOCK_NAME
+from shipper.ledger.ledger import Ledger
+from shipper.ledger.snapshot import read_snapshot
 from shipper.log import fields, flush_repeats
 
 log = logging.getLogger(__name__)
@@ -291,5 +294,8 @@ def ship_once(config: Config, *, timeout: float) -> list[str]:
         service.run()
     finally:
         timer.cancel()
-    missing = [f"{config.spool}: does not exist"] if is_missing(config.spool) else []
-    return missing + service.app.pending()
+    lines = [f"{config.spool}: does not exist"] if is_missing(config.spool) else []
+    with closing(Ledger(config.state, exclusive=False)) as ledger:
+        missing = missing_records(read_snapshot(ledger), service.app.sinks)
+    lines += [f"{place}: gone, with {count} records" for place, count in missing.items()]
+    return lines + service.app.pending()

@@ -17,6 +17,7 @@ from shipper.audit.account import Account
 from shipper.delivery.pipeline import gap_of
 from shipper.delivery.resend import is_resend
 from shipper.discovery.layout import OnUnreadable, find_spools, is_empty
+from shipper.discovery.same_spool import is_missing, is_same_process
 from shipper.ledger import losses, ranges
 from shipper.ledger.ledger import Gap, Ledger
 from shipper.ledger.ranges import Range
@@ -29,6 +30,7 @@ from shipper.ledger.snapshot import (
 )
 from shipper.retention.quarantine import Quarantine, QuarantineReport
 from spooler.errors import SpoolError
+from spooler.spool.identity import Identity
 from spooler.spool.reader import Reader
 
 _TRIES = 5
@@ -42,7 +44,9 @@ class _AuditedSpool:
 
     id: str
     directory: str
-    reader: Reader | None  # None once the files are deleted
+    reader: Reader | None  # None once the files are gone
+    written: int = 0  # the last seq that the service has seen, 0 once it has deleted them all
+    stored: bool = True  # whether the ledger's rows with this id are about it
     sinks: list[str] = field(default_factory=list)
     gaps: dict[int, Gap] = field(default_factory=dict)
 
@@ -67,37 +71,73 @@ def run_audit(
     Of sinks that were `removed` from the configuration only what the ledger knows is reported.
     `closed` is called with directories and spools that cannot be read, which have no account.
     """
-    spools = {
-        row["id"]: _AuditedSpool(
-            id=row["id"],
-            directory=row["directory"],
-            reader=None if row["deleted"] else Reader(Path(row["directory"])),
-        )
-        for row in ledger.spools()
-    }
+    audited = _known_spools(ledger, root, closed)
+    spools = {spool.id: spool for spool in audited if spool.stored}
     for row in ledger.positions():
         if row["spool"] in spools and row["sink"] in {*sinks, *removed}:
             spools[row["spool"]].sinks.append(row["sink"])
     known = {(spool.id, sink) for spool in spools.values() for sink in spool.sinks}
-    audited = list(spools.values())
-    for directory in find_spools(root, closed):
-        if is_empty(directory):
-            continue
-        reader = Reader(directory)
-        found = spools.get(reader.spool)
-        if found is None or found.reader is None:
-            found = _AuditedSpool(id=reader.spool, directory=str(directory), reader=reader)
-            audited.append(found)
-        found.sinks += [sink for sink in sinks if (found.id, sink) not in known]
+    for spool in audited:
+        if spool.reader or spool.written:
+            spool.sinks += [sink for sink in sinks if sink not in spool.sinks]
     accounts = []
     for spool in audited:
         try:
-            accounts += _accounts(ledger, spool)
+            accounts += _accounts(ledger, spool, removed)
         except (SpoolError, OSError) as error:  # of a later format, or it cannot be read now
             if closed is not None:
                 closed(Path(spool.directory), OSError(0, str(error)))
     accounts += _unattributed(root, sinks, known)
     return sorted(accounts, key=lambda account: (account.spool, account.sink))
+
+
+def _known_spools(ledger: Ledger, root: Path, closed: OnUnreadable | None) -> list[_AuditedSpool]:
+    """Every spool of the ledger, where it is now, and every other one below `root`."""
+    spools = {}
+    for row in ledger.spools():
+        place = Path(row["directory"])
+        there = not row["deleted"] and not is_missing(place)
+        spools[row["id"]] = _AuditedSpool(
+            id=row["id"],
+            directory=row["directory"],
+            reader=Reader(place) if there else None,
+            written=row["written"] or 0,
+        )
+    others = []
+    for directory in find_spools(root, closed):
+        found, reader = spools.get(directory.name), Reader(directory)
+        if is_empty(directory):
+            continue
+        if found is None:
+            spools[reader.spool] = _AuditedSpool(
+                id=reader.spool, directory=str(directory), reader=reader
+            )
+        elif not is_same_process(_identity(reader), ledger.identity(reader.spool)):
+            others.append(
+                _AuditedSpool(
+                    id=reader.spool, directory=str(directory), reader=reader, stored=False
+                )
+            )
+        elif found.reader is None:  # it was moved, or has been restored
+            found.directory, found.reader = str(directory), reader
+    return [*spools.values(), *others]
+
+
+def _identity(reader: Reader) -> Identity | None:
+    try:
+        return reader.identity()
+    except (SpoolError, OSError):
+        return None
+
+
+def accept_missing(ledger: Ledger, root: Path, sinks: Collection[str]) -> int:
+    """Count the records that are gone with their files as dropped, reason `gone`; how many."""
+    return sum(
+        ledger.drop_through(one.id, sink, one.written, path=one.directory, why="gone")
+        for one in _known_spools(ledger, root, None)
+        if one.reader is None
+        for sink in sinks
+    )
 
 
 def removed_sinks(ledger: Ledger, sinks: Collection[str]) -> set[str]:
@@ -127,14 +167,18 @@ def _unattributed(
     return accounts
 
 
-def _accounts(ledger: Ledger, spool: _AuditedSpool) -> list[Account]:
-    rows = read_snapshot(ledger, spool.id).get(spool.id, _NO_ROWS)
+def _accounts(ledger: Ledger, spool: _AuditedSpool, removed: Collection[str]) -> list[Account]:
+    rows = _rows(ledger, spool)
     end = time.monotonic() + _SECONDS
     for tries in itertools.count(1):
         # Each time: a writer records a deletion just before it deletes.
         spool.add_gaps(rows)
-        accounts = [_count(rows, spool, sink) for sink in spool.sinks]
-        before, rows = rows, read_snapshot(ledger, spool.id).get(spool.id, _NO_ROWS)
+        # Nothing more was owed to a sink that is not configured any more.
+        accounts = [
+            _count(rows, spool, sink, written=0 if sink in removed else rows.written)
+            for sink in spool.sinks
+        ]
+        before, rows = rows, _rows(ledger, spool)
         balance, same = all(account.balances for account in accounts), rows == before
         enough = tries >= _TRIES and (balance or same)
         if (balance and same) or enough or time.monotonic() > end:
@@ -142,12 +186,17 @@ def _accounts(ledger: Ledger, spool: _AuditedSpool) -> list[Account]:
     return accounts
 
 
-def _count(rows: SpoolRows, spool: _AuditedSpool, sink: str) -> Account:
+def _rows(ledger: Ledger, spool: _AuditedSpool) -> SpoolRows:
+    found = read_snapshot(ledger, spool.id) if spool.stored else {}
+    return found.get(spool.id, _NO_ROWS)
+
+
+def _count(rows: SpoolRows, spool: _AuditedSpool, sink: str, *, written: int) -> Account:
     of_sink = rows.sinks.get(sink, _NO_SINK_ROWS)
     reader, seq = spool.reader, of_sink.seq
-    last = max(seq, reader.last_seq()) if reader else seq
+    last = max(seq, reader.last_seq() if reader else written)
     final = of_sink.final_beyond()
-    deleted = _deleted_beyond(seq, final, spool)
+    deleted = _deleted_beyond(seq, final, spool, last)
     beyond = [*final, *(piece for pieces in deleted.values() for piece in pieces)]
     lost = losses.classify_losses(of_sink.damage, deleted_by_writer(spool.gaps.values()))
     policy = Counter(lost.evicted)
@@ -175,13 +224,13 @@ def _count(rows: SpoolRows, spool: _AuditedSpool, sink: str) -> Account:
     )
 
 
-def _deleted_beyond(seq: int, final: list[Range], spool: _AuditedSpool) -> dict[str, list[Range]]:
+def _deleted_beyond(
+    seq: int, final: list[Range], spool: _AuditedSpool, last: int
+) -> dict[str, list[Range]]:
     """What the writer has deleted after the position and the sink has not read of, by reason."""
     deleted: dict[str, list[Range]] = {}
-    if spool.reader is None:
-        return deleted
     # Deletions are recorded first, and begin at the oldest record: what is there comes after them.
-    begin = spool.reader.first_seq()
+    begin = spool.reader.first_seq() if spool.reader else last + 1
     for gap in spool.gaps.values():
         if gap.first:
             counted = [piece for pieces in deleted.values() for piece in pieces]

@@ -19,16 +19,25 @@ from shipper.cli.options import (
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option(
+    "--accept-missing",
+    is_flag=True,
+    help="Count records that are gone with their files as dropped (reason: gone).",
+)
 @settings("spool", "state")
-def audit(as_json: bool, config_file: Path | None, **flags: Any) -> None:
+def audit(as_json: bool, accept_missing: bool, config_file: Path | None, **flags: Any) -> None:
     """Account for every record of every spool, and check the receipts of replays.
+
+    Records that the service has seen and whose files are gone are unaccounted, until the files are
+    back, --accept-missing is given, or 30 days have passed.
 
     Exits 1 if an account does not balance, if a directory cannot be read, if the spool root
     does not exist, or if replayed records differ from those on disk.
     """
-    from shipper.audit.audit import removed_sinks, run_audit
+    from shipper.audit import audit as audits
     from shipper.cli.render import print_accounts
     from shipper.discovery.layout import collect_unreadable
+    from shipper.discovery.same_spool import is_missing
     from shipper.replay.verify import DIFFERS, check_receipts
     from shipper.sinks import carried_kinds, sink_names
 
@@ -38,8 +47,10 @@ def audit(as_json: bool, config_file: Path | None, **flags: Any) -> None:
     with open_ledger(config) as ledger:
         noted = ledger.sinks()
         sinks = sink_names(config, noted)
-        removed = removed_sinks(ledger, sinks)
-        accounts = run_audit(
+        removed = audits.removed_sinks(ledger, sinks)
+        if accept_missing and not is_missing(config.spool):
+            audits.accept_missing(ledger, config.spool, sinks)
+        accounts = audits.run_audit(
             ledger, config.spool, sinks, collect_unreadable(closed), removed=removed
         )
         receipts = check_receipts(ledger, carried_kinds(config, noted))

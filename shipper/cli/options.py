@@ -89,7 +89,7 @@ def need_readable(*places: Path) -> None:
 
 def report_missing_root(root: Path) -> bool:
     """Whether the spool root does not exist, which is reported: it would look healthy."""
-    from shipper.discovery.scanner import is_missing
+    from shipper.discovery.same_spool import is_missing
 
     missing = is_missing(root)
     if missing:

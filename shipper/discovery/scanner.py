@@ -7,7 +7,6 @@ with thousands of directories delays only the discovery of his own spools.
 from __future__ import annotations
 
 import logging
-import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,6 +21,7 @@ from shipper.discovery.layout import (
     owner_of,
     unreadable_text,
 )
+from shipper.discovery.same_spool import is_missing, is_same_place, is_same_process, replaces
 from shipper.errors import Misplaced, StateUnusable
 from shipper.ledger.ledger import Ledger
 from shipper.log import fields
@@ -106,7 +106,12 @@ class SpoolScanner:
             return
         # In this order: `is_done` may be asked in between.
         self._scanning, self._requested = True, False
-        root = self._config.spool
+        try:
+            self._scan_root(self._config.spool)
+        finally:
+            self._scanning = False
+
+    def _scan_root(self, root: Path) -> None:
         self._began = self._now()
         self._due = self._began + self._config.rescan_interval
         before, self.unreadable = self.unreadable, {}
@@ -118,7 +123,10 @@ class SpoolScanner:
         else:
             self._scan(root, before)
             self._retry_at = {n: due for n, due in self._retry_at.items() if n in self.unreadable}
-        self._scanning = False
+        # Those that were found in another place are known to be there by now.
+        missing = [spool for spool, place in self._ledger.present().items() if is_missing(place)]
+        if missing:
+            self._ledger.mark_missing(missing)
 
     def _remove_missing(self) -> None:
         shipped = self._shipping.shipped()
@@ -194,24 +202,38 @@ class SpoolScanner:
 
     def _try_to_add(self, directory: Path) -> None:
         reader = Reader(directory)
+        shipped = self._shipping.shipped().get(reader.spool)
+        if shipped and is_same_place(shipped.place, reader.place):
+            return  # another path to it
         try:
             if not reader.segments():
                 if reader.is_owned():
                     self._due = min(self._due, self._now() + NEW_SPOOL_SECONDS)
                 return
-            # Positions are stored by id: a second spool of one id would move those of the first.
-            first = self._ledger.directory_of(directory.name)
-            if first is not None and first != directory and first.is_dir():
-                why = f"has the id of {first}, which was found first"
+            identity = self._identity(reader)
+            if why := self._is_other(reader, identity, shipped):
                 self._not_shipped(directory, why)
                 return
-            identity = self._identity(reader)
         except (SpoolError, Misplaced, OSError) as error:
             if isinstance(error, SpoolError) and self._quarantine(reader, error):
                 return
             self._not_shipped(directory, f"cannot be read: {error}")
             return
+        if shipped and not self._shipping.remove_spool(reader.spool):
+            self._requested = True  # a request with records of the copy is in flight
+            self._due = min(self._due, self._now() + NEW_SPOOL_SECONDS)
+            return
         self._shipping.add_spool(reader, identity)
+
+    def _is_other(self, reader: Reader, identity: Identity, shipped: Reader | None) -> str:
+        """Why a directory is not the spool of its id, "" if it is."""
+        if not is_same_process(identity, self._ledger.identity(reader.spool)):
+            return "has the id of a spool that another process wrote"
+        stored = self._ledger.directory_of(reader.spool)
+        known = shipped or (None if stored is None or is_missing(stored) else Reader(stored))
+        if known is None or is_same_place(known.place, reader.place) or replaces(reader, known):
+            return ""
+        return f"has the id of {known.directory}, of which it is a copy"
 
     def _not_shipped(self, directory: Path, why: str) -> None:
         self.unreadable[str(directory)] = why
@@ -227,17 +249,7 @@ class SpoolScanner:
             )
         except (NotASpool, SpoolDamaged):
             known = self._ledger.identity(reader.spool)
-            if known is None or self._ledger.directory_of(reader.spool) != reader.directory:
+            stored = self._ledger.directory_of(reader.spool)
+            if known is None or stored is None or not is_same_place(stored, reader.place):
                 raise
             return known
-
-
-def is_missing(path: Path) -> bool:
-    """Whether a directory does not exist; one that cannot be read exists."""
-    try:
-        os.stat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return True
-    except OSError:
-        return False
-    return False

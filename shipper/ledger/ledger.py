@@ -47,20 +47,37 @@ class Ledger(StateDatabase):
 
     # --- spools and positions ---------------------------------------------------------------------
 
-    def remember_spool(self, spool: str, directory: Path, identity: Mapping[str, Any]) -> None:
-        """Store a spool that was found, so that it is known after its files are deleted."""
+    def remember_spool(
+        self, spool: str, directory: Path, identity: Mapping[str, Any], written: int = 0
+    ) -> None:
+        """Store where a spool was found, and the seq up to which it was written then.
+
+        It is known after its files are gone, and present again when they are found again. Who wrote
+        it does not change.
+        """
         with self.connection() as database:
-            database.table("spool").insert(
-                {
-                    "id": spool,
-                    "directory": str(directory),
-                    "identity": json.dumps(dict(identity)),
-                    "workload": "",
-                    "found": time.time(),
-                    "deleted": None,
-                },
-                ignore=True,
+            database.execute(
+                "INSERT INTO spool (id, directory, identity, workload, found, written)"
+                " VALUES (?, ?, ?, '', ?, ?) ON CONFLICT (id) DO UPDATE SET deleted = NULL,"
+                " directory = excluded.directory,"
+                " written = max(coalesce(written, 0), excluded.written)",
+                (spool, str(directory), json.dumps(dict(identity)), time.time(), written),
             )
+
+    def note_written(self, written: Mapping[str, int]) -> None:
+        """Store up to which seq spools are written now."""
+        with self.transaction() as database:
+            for spool, seq in written.items():
+                database.execute(
+                    "UPDATE spool SET written = max(coalesce(written, 0), ?) WHERE id = ?",
+                    (seq, spool),
+                )
+
+    def present(self) -> dict[str, Path]:
+        """Where the spools are whose files were there when they were last looked for."""
+        with self.connection() as database:
+            rows = database.execute("SELECT id, directory FROM spool WHERE deleted IS NULL")
+            return {spool: Path(directory) for spool, directory in rows}
 
     def spools(self) -> list[dict[str, Any]]:
         """Every spool that was found and is not pruned; `identity` is a map."""
@@ -69,7 +86,7 @@ class Ledger(StateDatabase):
         return [{**row, "identity": json.loads(row["identity"])} for row in rows]
 
     def directory_of(self, spool: str) -> Path | None:
-        """Where a spool was found first; None for an unknown one."""
+        """Where a spool was found; None for an unknown one."""
         with self.connection() as database:
             row = database.execute("SELECT directory FROM spool WHERE id = ?", (spool,)).fetchone()
         return Path(row[0]) if row else None
@@ -197,12 +214,18 @@ class Ledger(StateDatabase):
         ]
 
     def mark_deleted(self, spool: str) -> None:
-        """Store that the files of a spool are deleted; its positions stay."""
+        """Store that the service has deleted all of a spool; its positions stay."""
         with self.connection() as database:
             database.execute(
-                "UPDATE spool SET deleted = ? WHERE id = ? AND deleted IS NULL",
+                "UPDATE spool SET deleted = ?, written = 0 WHERE id = ? AND deleted IS NULL",
                 (time.time(), spool),
             )
+
+    def mark_missing(self, spools: Iterable[str]) -> None:
+        """Store that the files of these are gone; what was written and not delivered is owed."""
+        with self.transaction() as database:
+            for spool in spools:
+                database.execute("UPDATE spool SET deleted = ? WHERE id = ?", (time.time(), spool))
 
     def prune(self, before: float) -> None:
         """Delete all but dead letters of spools whose files were deleted before that time."""

@@ -209,5 +209,10 @@ MIGRATIONS: tuple[Migration, ...] = (
         what="the sinks that are configured",
         tables={"sink": Table(columns={"name": str, "type": str}, key=("name",))},
     ),
+    Migration(
+        what="how far spools were written, for when their files are gone",
+        # The last seq that was seen; 0 once the service has deleted all of it as delivered.
+        tables={"spool": Table(columns={"written": int}, key=("id",))},
+    ),
 )
 STATE_VERSION = len(MIGRATIONS)

@@ -45,21 +45,32 @@ class SinkRows:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SpoolRows:
-    """One spool; `gaps` is what its writer has reported as dropped or deleted."""
+    """One spool; `gaps` is what its writer has reported as dropped or deleted.
+
+    `written` is the last seq that was seen, 0 once the service has deleted it all as delivered.
+    """
 
     workload: str = ""
+    directory: str = ""
+    written: int = 0
     gaps: tuple[Gap, ...] = ()
     sinks: Mapping[str, SinkRows] = field(default_factory=dict)  # and positions of replays, with ~
+
+    def owed(self, sink: str) -> int:
+        """How many of the records that were seen are not final for a sink."""
+        return self.sinks.get(sink, SinkRows()).pending(1, self.written)
 
 
 LedgerSnapshot = Mapping[str, SpoolRows]  # by spool
 
 
 def read_snapshot(state: StateDatabase, spool: str = "") -> LedgerSnapshot:
-    """The rows of every spool that has files, or of one spool whether it has files or not."""
+    """The rows of every spool that has files or should have, or of one spool in any case."""
     values = {"spool": spool} if spool else {}
     of_spool = " WHERE spool = :spool" if spool else ""
-    known = of_spool or " WHERE spool IN (SELECT id FROM spool WHERE deleted IS NULL)"
+    known = of_spool or (
+        " WHERE spool IN (SELECT id FROM spool WHERE deleted IS NULL OR written > 0)"
+    )
     found: dict[str, dict[str, dict[str, Any]]] = defaultdict(lambda: defaultdict(dict))
     gaps: dict[str, list[Gap]] = defaultdict(list)
     with state.connection() as database:
@@ -100,18 +111,21 @@ def read_snapshot(state: StateDatabase, spool: str = "") -> LedgerSnapshot:
                 spool=name, seq=seq, reason=reason, count=count, first=first or 0, last=last or 0
             )
             gaps[name].append(gap)
-        workloads = dict(
-            database.execute(
-                f"SELECT id, workload FROM spool{of_spool.replace('spool =', 'id =')}", values
-            ).fetchall()
-        )
+        spools = {
+            name: {"workload": workload, "directory": directory, "written": written or 0}
+            for name, workload, directory, written in database.execute(
+                "SELECT id, workload, directory, written FROM spool"
+                f"{of_spool.replace('spool =', 'id =')}",
+                values,
+            )
+        }
     return {
         name: SpoolRows(
-            workload=workloads.get(name, ""),
+            **spools.get(name, {}),
             gaps=tuple(gaps[name]),
             sinks={sink: _sink_rows(rows) for sink, rows in found[name].items()},
         )
-        for name in {*workloads, *gaps, *found}
+        for name in {*spools, *gaps, *found}
     }
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from shipper.config.schema import Config
 from shipper.discovery.layout import collect_unreadable, find_spools
+from shipper.discovery.same_spool import missing_records
 from shipper.ledger import service_status, totals
 from shipper.ledger.database import exists
 from shipper.ledger.ledger import Ledger
@@ -80,6 +81,7 @@ class StatusCollector:
             ),
             producer_dropped=dict(counted.dropped),
             unreadable_directories=unreadable,
+            missing=missing_records(snapshot, self._sinks),
             **service,
         )
 

@@ -149,6 +149,8 @@ class Status:
     sinks: tuple[SinkStatus, ...]
     producer_dropped: Mapping[str, int] = field(default_factory=dict)  # by reason
     unreadable_directories: Mapping[str, str] = field(default_factory=dict)  # path -> why
+    # Directory of a spool whose files are gone -> records that a sink should still have got.
+    missing: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def pending(self) -> int:

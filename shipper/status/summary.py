@@ -8,6 +8,7 @@ An operator has to act when:
   been delivered for `PAUSED_SECONDS`;
 - the spool root is full and new records are dropped;
 - a spool, a part of it, or a directory below the root cannot be read;
+- the files of a spool are gone with records that were not delivered;
 - dead letters are kept that have been neither retried nor discarded.
 """
 
@@ -83,6 +84,12 @@ def _urgent(status: Status, max_dead_letters: int) -> Iterator[str]:
         more = len(status.unreadable_directories) - 1
         others = f" (and {more} more)" if more else ""
         yield f"{directory} {why}{others}. Its records are not delivered, see lens-ship check."
+    if status.missing:
+        yield (
+            f"{counted(sum(status.missing.values()), 'record')} of"
+            f" {counted(len(status.missing), 'spool')} are gone with their files, undelivered."
+            " Put the files back, see lens-ship audit."
+        )
     broken = [spool for spool in status.spools if spool.problem]
     if broken:
         problem = broken[0].problem.replace(f"{status.root}/", "")

@@ -126,12 +126,16 @@ def test_a_gap_is_noted_once(tmp_path: Path) -> None:
 
 def test_a_spool_is_remembered_with_who_wrote_it(tmp_path: Path) -> None:
     with closing(Ledger(tmp_path)) as ledger:
-        for directory in ("first", "second"):
-            ledger.remember_spool("s", tmp_path / directory, {"host": "h", "rank": 3})
+        ledger.remember_spool("s", tmp_path / "first", {"host": "h", "rank": 3}, written=7)
+        ledger.mark_missing(["s"])
+        ledger.remember_spool("s", tmp_path / "second", {"host": "other"}, written=5)
         (row,) = ledger.spools()
-        assert row["directory"] == str(tmp_path / "first")
+        assert row["directory"] == str(tmp_path / "second"), "where it was found last"
         assert row["identity"] == {"host": "h", "rank": 3}
-        assert row["deleted"] is None
+        assert (row["deleted"], row["written"]) == (None, 7)
+        ledger.mark_deleted("s")
+        (row,) = ledger.spools()
+        assert (row["deleted"] is None, row["written"]) == (False, 0)
 
 
 def letters(ledger: Ledger, *sizes: int) -> None:
