@@ -17,6 +17,7 @@ Rules:
 from __future__ import annotations
 
 import atexit
+import contextlib
 import grp
 import os
 import sys
@@ -452,6 +453,7 @@ class _Process:
 
     def _at_exit(self) -> None:
         self.recorder.shutdown()
+        _end_by_interrupt()
 
 
 _process: _Process | None = None
@@ -466,6 +468,17 @@ def recorder() -> Recorder:
             if _process is None:
                 _process = _Process()
     return _process.recorder
+
+
+def _end_by_interrupt() -> None:
+    """Let the interpreter end by SIGINT after an uncaught KeyboardInterrupt.
+
+    CPython notes that it has to, and forgets it when a module that is imported meanwhile, on any
+    thread, makes a data class or a named tuple: that evaluates text. Text that raises is noted.
+    """
+    if getattr(sys, "last_type", None) is KeyboardInterrupt and not hasattr(sys, "ps1"):
+        with contextlib.suppress(KeyboardInterrupt):
+            exec("raise KeyboardInterrupt")
 
 
 def _gap(reason: str, loss: _Loss) -> dict[str, Any]:

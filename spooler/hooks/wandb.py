@@ -149,8 +149,10 @@ class _WandbRun(TrackedRun):
         return dict(getattr(self._subject(), "config"))  # noqa: B009 - it may be gone
 
     def exit_code(self) -> int | None:
-        """The exit code that wandb was told."""
+        """The exit code that wandb was told, or has seen: its `ExitHooks.exit` is `sys.exit`."""
         code = getattr(self._subject(), "_exit_code", None)
+        if code is None:
+            code = getattr(getattr(sys.exit, "__self__", None), "exit_code", None)
         return code if isinstance(code, int) else None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from pathlib import Path
 
@@ -64,3 +65,17 @@ def test_a_record_after_goodbye_is_not_lost(root: Path, mine: Recorder) -> None:
     mine.shutdown()
     assert mine.record("step", spools.step(2))
     assert len(spools.spools_below(root)) == 2
+
+
+@pytest.mark.promise("G2")
+@pytest.mark.parametrize(
+    ("end", "code"), [("raise KeyboardInterrupt", -signal.SIGINT), ("pass", 0), ("1 / 0", 1)]
+)
+def test_a_process_that_ctrl_c_ends_ends_by_sigint(end: str, code: int) -> None:
+    """The interpreter forgets it when text is evaluated, as the import of a named tuple does."""
+    program = (
+        "import atexit; from collections import namedtuple\n"
+        "from spooler.recorder import recorder; recorder()\n"
+        f"atexit.register(namedtuple, 'Late', 'a b')\n{end}"
+    )
+    assert spools.python(program).returncode == code

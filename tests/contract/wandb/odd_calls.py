@@ -8,6 +8,7 @@ import importlib.util
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -201,8 +202,28 @@ def exiting(run: Any) -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
 
 
+def raising(run: Any) -> None:
+    run.log({"loss": 0})
+    raise ValueError("the program's own")
+
+
+def exiting_with_3(run: Any) -> None:
+    run.log({"loss": 0})
+    sys.exit(3)
+
+
+def interrupted_at_once(_run: Any) -> None:
+    """Detection runs, and imports what it needs."""
+    signal.raise_signal(signal.SIGINT)
+
+
+def ending(run: Any) -> None:
+    run.log({"loss": 0})
+
+
 CALLS: dict[str, Callable[[Any], None]] = {
     **{one.__name__: one for one in (given, lower, parts, kinds, threads, greenlets, handler)},
     **{method: _children(method) for method in ("fork", "spawn", "forkserver")},
-    "exiting": exiting,
+    **{one.__name__: one for one in (exiting, raising, exiting_with_3, interrupted_at_once)},
+    "ending": ending,
 }

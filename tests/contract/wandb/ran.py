@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import signal
 import struct
 import subprocess
 import sys
@@ -26,6 +27,8 @@ from tests.kit import spools
 PYTHON = os.environ.get("LENS_SHIP_TEST_PYTHON", sys.executable)
 SCENARIO = Path(__file__).with_name("scenario.py")
 PTH = spools.REPOSITORY / "spooler" / "lens_ship.pth"
+# How programs end that do not return.
+ENDS = {"plain": 3, "raising": 1, "exiting_with_3": 3, "interrupted_at_once": -signal.SIGINT}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,14 +70,9 @@ class Ran:
         return merged
 
     def stored(self, run: str) -> dict[int, dict[str, Any]]:
-        """Wandb's steps of a run: a LevelDB log of protobuf records, names flattened."""
-        (path,) = self.wandb.glob(f"wandb/*run-*/run-{run}.wandb")
+        """Wandb's steps of a run, names flattened."""
         rows: dict[int, dict[str, Any]] = {}
-        for raw in _chunks(path.read_bytes()):
-            record = pb.Record()
-            record.ParseFromString(raw)
-            if record.WhichOneof("record_type") != "history":
-                continue
+        for record in self._stored(run, "history"):
             row: dict[str, Any] = {}
             for item in record.history.item:
                 *outer, name = item.nested_key or [item.key]
@@ -89,6 +87,20 @@ class Ran:
                 if name not in ("_timestamp", "_runtime")
             }
         return rows
+
+    def stored_exit_code(self, run: str) -> int:
+        """Wandb's exit code of a run."""
+        (record,) = self._stored(run, "exit")
+        return int(record.exit.exit_code)
+
+    def _stored(self, run: str, kind: str) -> Iterator[Any]:
+        """Wandb's records: its file is a LevelDB log of protobuf messages."""
+        (path,) = self.wandb.glob(f"wandb/*run-*/run-{run}.wandb")
+        for raw in _chunks(path.read_bytes()):
+            record = pb.Record()
+            record.ParseFromString(raw)
+            if record.WhichOneof("record_type") == kind:
+                yield record
 
 
 def _chunks(raw: bytes) -> Iterator[bytes]:
@@ -138,7 +150,7 @@ def run_program(place: Path, name: str, environ: dict[str, str]) -> Ran:
         stderr.seek(0)
         said = stderr.read()
     assert report.exists(), said
-    assert ended.returncode == (3 if name == "plain" else 0), said
+    assert ended.returncode == ENDS.get(name, 0), said
     return Ran(
         report=json.loads(report.read_text(encoding="utf-8")),
         code=ended.returncode,

@@ -427,7 +427,8 @@ def odd(calls: Callable[[Any], None]) -> None:
     run = start()
     REPORT.update(run=run.id, pid=os.getpid())
     calls(run)
-    run.finish()
+    if calls is not odd_calls.ending:
+        run.finish()
 
 
 PROGRAMS = {

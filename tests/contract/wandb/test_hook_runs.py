@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.contract.wandb.ran import Ran, assert_as_stored
+from tests.contract.wandb.ran import ENDS, Ran, assert_as_stored
 from tests.kit import spools
 
 
@@ -76,6 +76,18 @@ def test_a_run_that_is_left_open_ends_with_the_interpreter(run: Callable[..., Ra
     assert ran.records()[-1][0] == "exit"
     assert ran.records()[-1][1]["steps"][ran.report["last"]] == 1
     assert not list(ran.spools[0].glob("*-wal"))
+
+
+@pytest.mark.promise("G2")
+@pytest.mark.parametrize("end", ["ending", "raising", "exiting_with_3", "interrupted_at_once"])
+def test_a_process_ends_as_without_us_and_its_run_with_wandb_s_exit_code(
+    end: str, run: Callable[..., Ran]
+) -> None:
+    ran, without = run(end), run(end, PRIMUS_LENS_WANDB_HOOK="false")
+    assert ran.code == without.code == ENDS.get(end, 0)
+    code = ran.stored_exit_code(ran.report["run"])
+    assert code == without.stored_exit_code(without.report["run"])
+    assert ran.one("finish", ran.report["run"])["exit_code"] == code
 
 
 def test_a_program_that_does_not_know_of_us_is_recorded(run: Callable[..., Ran]) -> None:
