@@ -56,6 +56,8 @@ _LOCKED = (os.SEEK_SET, 0x40000000, 512, 0)
 _SCRATCH_LIMIT = 1024 * 1024  # bytes
 DESCRIPTOR_TAKEN = "the program has closed a descriptor of the spool that it does not own"
 
+_PATH_LIMIT = 504  # bytes of a path that SQLite opens, so that it can append `-journal`
+
 # Of SQLite's words, and of the system's.
 _REASONS = (
     ("full", "disk-full"),
@@ -138,10 +140,12 @@ def unavailable(error: Exception, path: Path) -> SpoolUnavailable:
     text = str(error).lower()
     if isinstance(error, OSError) and error.errno is not None:
         text += " " + os.strerror(error.errno).lower()
-    for sign, reason in _REASONS:
-        if sign in text:
-            return SpoolUnavailable(reason, f"{path}: {error}")
-    return SpoolUnavailable("error", f"{path}: {error}")
+    detail = f"{path}: {error}"
+    length = len(os.fsencode(path))
+    if isinstance(error, sqlite3.Error) and length > _PATH_LIMIT:
+        detail += f" (its path has {length} bytes, and SQLite takes {_PATH_LIMIT})"
+    reason = next((reason for sign, reason in _REASONS if sign in text), "error")
+    return SpoolUnavailable(reason, detail)
 
 
 def refused(error: sqlite3.Error, path: Path, size: int = 0) -> SpoolUnavailable:

@@ -20,7 +20,7 @@ _NODE_RANK = ("NODE_RANK", "GROUP_RANK", "SLURM_NODEID")
 _WORLD_SIZE = ("WORLD_SIZE", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
 MASTER_ADDR = "DLROVER_MASTER_ADDR"
 
-# A longer value is left out: it is kept, logged and sent with every request.
+# What is longer is cut: it is kept, logged and sent with every request.
 _CHARACTERS = 1024
 
 
@@ -98,6 +98,9 @@ class Identity:
             for name, type_name in known.items()
             if name in values and _fits(values[name], str(type_name))
         }
+        for name, value in accepted.items():
+            if isinstance(value, str):
+                accepted[name] = value[:_CHARACTERS]
         if "api_base_url" in accepted:
             accepted["api_base_url"] = _without_password(accepted["api_base_url"])
         return cls(**accepted)
@@ -143,4 +146,4 @@ def _fits(value: Any, type_name: str) -> bool:
         return isinstance(value, int) and -(2**63) <= value < 2**63
     if type_name.startswith("float"):
         return isinstance(value, int | float) and abs(value) < 2**53
-    return isinstance(value, str) and len(value) <= _CHARACTERS
+    return isinstance(value, str)

@@ -22,6 +22,16 @@ def test_an_empty_environment_gives_the_defaults() -> None:
     assert read() == Identity(**KNOWN)
 
 
+def test_space_around_a_value_is_not_part_of_it() -> None:
+    """A value that comes from a file, or from a Secret, ends with a line end."""
+    assert read(WORKLOAD_UID=" w\n", RANK="3\n", JOB_UID="\n") == read(WORKLOAD_UID="w", RANK="3")
+
+
+def test_a_long_text_is_cut_and_not_left_out() -> None:
+    whole = read(WORKLOAD_UID="w" * 5000).to_map()
+    assert Identity.from_map(codec.unpack(codec.pack(whole))).workload_uid == "w" * 1024
+
+
 def test_every_variable_finds_its_field() -> None:
     assert read(
         WORKLOAD_UID="w",

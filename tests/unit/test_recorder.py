@@ -330,3 +330,14 @@ print(json.dumps([alone, threading.active_count(), mine.directory]))
     assert threads == 2
     assert done.stderr.count("cannot start its thread") == 1
     assert [body["step"] for body in found] == list(range(41))
+
+
+def test_a_path_that_sqlite_does_not_take_is_named(
+    root: Path, mine: Recorder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    long = root.joinpath(*["d" * 100] * 5)
+    monkeypatch.setenv("PRIMUS_LENS_WANDB_OUTPUT_PATH", str(long))
+    assert not mine.record("step", spools.step(1))
+    said = capsys.readouterr().err
+    assert "bytes, and SQLite takes 504)" in said
+    assert "free space" not in said
