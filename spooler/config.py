@@ -7,6 +7,7 @@ counts as not set. Nothing here raises.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -70,7 +71,7 @@ def read(cls: type, environ: Mapping[str, str]) -> dict[str, Any]:
 
 def _value(variable: Variable, environ: Mapping[str, str]) -> Any:
     for name in variable.names:
-        text = environ.get(name, "")
+        text = environ.get(name, "").strip()  # a value from a file ends with its line end
         if not text:
             continue  # not by `parse`: CPython loses what a signal handler raises while that fails
         try:
@@ -126,6 +127,17 @@ def is_true(text: str) -> bool:
 def is_not_false(text: str) -> bool:
     """For a switch that is on by default."""
     return text.strip().lower() not in _FALSE
+
+
+def absolute(text: str) -> str:
+    """An absolute path, from the folder that is the current one now."""
+    path = os.path.expanduser(text)
+    try:
+        return os.path.abspath(path)
+    except OSError as error:  # that folder was removed
+        if is_async(error):
+            raise
+        return path
 
 
 def one_word(word: str) -> Callable[[str], bool]:
@@ -199,8 +211,9 @@ class Settings(Limits):
     root: Path | None = variable(
         OUTPUT_PATH,
         None,
-        Path,
-        "The spool root. Unset: the hook imports nothing and records nothing.",
+        lambda text: Path(absolute(text)),
+        "The spool root. Unset: the hook imports nothing and records nothing. `~` is the home"
+        " directory. A relative path begins at the folder in which the process starts.",
         "A job that is not set up for lens-ship is left alone.",
     )
     hook: bool = variable(

@@ -54,6 +54,7 @@ _LARGE_BODY = 1024 * 1024
 # After these the files themselves are suspect: go on in a new spool rather than in this one.
 _START_ANEW = LOST | {"cannot-open", "error"}
 _STEPS = {
+    "cannot-open": f"To fix it, correct {config.OUTPUT_PATH}.",
     "quota": "To fix it, raise the limit that the error names, or free space below it.",
     "descriptor": "To fix it, stop the program from closing file descriptors that it did not open.",
 }
@@ -196,6 +197,10 @@ class Recorder:
         if settings.root is None:
             stderr.report_once("no root", f"{config.OUTPUT_PATH} is not set. Nothing is recorded.")
             return None
+        # The program may go to another folder: later spools and children go to the same root.
+        # Not without need: `putenv` races with `getenv` of threads that are not Python's.
+        if os.environ[config.OUTPUT_PATH] != str(settings.root):
+            os.environ[config.OUTPUT_PATH] = str(settings.root)
         now = time.time()
         start = time.strftime(fmt.START, time.gmtime(now))
         spool = fmt.spool_id(start, os.getpid(), os.urandom(4).hex())

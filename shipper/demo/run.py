@@ -27,7 +27,7 @@ from shipper.errors import DemoFailed
 _CANNOT_RUN = 2
 _REMOVE_SECONDS = 3.0
 _PACKAGES = ("numpy", "wandb")
-_HOOK_PROBE = "import sys; sys.exit('spooler.activate' not in sys.modules)"
+_HOOK_PROBE = "import sys; sys.exit(not any(hasattr(f, 'is_lens_ship') for f in sys.meta_path))"
 
 
 def run_demo(*, seconds: float, keep: Path | None, seed: int | None = None) -> int:

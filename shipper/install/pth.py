@@ -8,13 +8,17 @@ file, then the `sitecustomize` that it hides, if there is one.
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import shutil
+import subprocess
+import sys
 import sysconfig
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
+import spooler
 from shipper.errors import ShipperError
 from spooler import config
 
@@ -22,9 +26,15 @@ PTH_NAME = "lens_ship.pth"
 # The text of spooler/lens_ship.pth. The build moves that file out of the package, so an installed
 # lens-ship cannot read it once `hook uninstall` has deleted it.
 PTH_LINE = (
-    'import os; (os.environ.get("PRIMUS_LENS_WANDB_OUTPUT_PATH") and os.environ.get('
-    '"PRIMUS_LENS_WANDB_HOOK", "").strip().lower() not in ("false", "0", "no", "off"))'
-    ' and __import__("spooler.activate").activate.activate()\n'
+    'import os; os.environ.get("PRIMUS_LENS_WANDB_OUTPUT_PATH") and os.environ.get('
+    '"PRIMUS_LENS_WANDB_HOOK", "").strip().lower() not in ("false", "0", "no", "off") and exec('
+    r"""'try:\n from importlib.machinery import PathFinder, SourceFileLoader\n"""
+    r""" here = PathFinder.find_spec("spooler").submodule_search_locations[0]\n"""
+    r""" code = SourceFileLoader("lens_ship_start", here + "/lens_ship_start.py")"""
+    r""".get_code("lens_ship_start")\n"""
+    r""" ours = {"__name__": "lens_ship_start", "__file__": here + "/lens_ship_start.py"}\n"""
+    r""" exec(code, ours)\n ours["start"](here)\nexcept Exception: pass')"""
+    "\n"
 )
 _FIRST_LINE = '"""Hooks wandb for lens-ship; written by `lens-ship hook export`."""'
 _SITECUSTOMIZE = f"""{_FIRST_LINE}
@@ -51,6 +61,15 @@ def _run_hidden_sitecustomize():
 
 _run_hidden_sitecustomize()
 """
+_PROBE = """
+import json, sys
+from importlib.machinery import PathFinder
+
+found = PathFinder.find_spec("spooler")
+waiting = any(hasattr(finder, "is_lens_ship") for finder in sys.meta_path)
+print(json.dumps([waiting, found and found.origin]))
+"""
+_RELATIVE = "                  a relative path: a process that starts in another folder has another"
 # What the training side imports besides the standard library.
 _PACKAGES = ("spooler", "msgpack")
 
@@ -61,7 +80,7 @@ class HookError(ShipperError):
 
 def report(environ: Mapping[str, str]) -> tuple[list[str], bool]:
     """Lines for people, and whether a Python process started now has the hook."""
-    path, root = _pth_path(), environ.get(config.OUTPUT_PATH, "")
+    path, root = _pth_path(), environ.get(config.OUTPUT_PATH, "").strip()
     intact, on = _is_intact(path), config.is_hook_on(environ)
     if intact:
         state = "intact"
@@ -73,16 +92,31 @@ def report(environ: Mapping[str, str]) -> tuple[list[str], bool]:
         wandb = importlib.metadata.version("wandb")
     except importlib.metadata.PackageNotFoundError:
         wandb = "not installed in this environment"
-    active = intact and bool(root) and on
+    problem = _problem(environ) if intact and root and on else "see above"
     lines = [
         f"activation file   {path}: {state}",
         f"wandb             {wandb}",
         f"variable          {config.OUTPUT_PATH} is {root or 'not set: the hook is off'}",
         f"switch            {config.HOOK} is {'on' if on else 'off: the hook is off'}",
-        *([f"spool root        {_root_state(Path(root))}"] if root else []),
-        f"hook              {'active' if active else 'not active'}",
+        *([f"spool root        {_root_state(Path(config.absolute(root)))}"] if root else []),
+        *([_RELATIVE] if root and not os.path.isabs(os.path.expanduser(root)) else []),
+        f"hook              {f'not active: {problem}' if problem else 'active'}",
     ]
-    return lines, active
+    return lines, not problem
+
+
+def _problem(environ: Mapping[str, str]) -> str:
+    """Why a Python process that starts in this folder has no hook, or nothing."""
+    probe = (sys.executable, "-c", _PROBE)
+    done = subprocess.run(probe, env=environ, capture_output=True, text=True, check=False)
+    if done.returncode:
+        return f"{sys.executable} does not start: {done.stderr.strip()}"
+    waiting, found = json.loads(done.stdout)
+    if found is None:
+        return "a new Python process does not find the package spooler, or may not read it"
+    if os.path.realpath(found) != os.path.realpath(str(spooler.__file__)):
+        return f"`import spooler` finds {found} from this folder, and not {spooler.__file__}"
+    return "" if waiting else f"a new Python process may not read {Path(found).parent}"
 
 
 def install() -> str:

@@ -99,7 +99,7 @@ def test_the_hidden_sitecustomize_still_runs(image: Path, hook: Path, tmp_path: 
 def test_python_starts_with_a_broken_hook(image: Path, hook: Path, tmp_path: Path) -> None:
     broken = tmp_path / "python"
     assert lens_ship("hook", "export", str(broken)).code == 0
-    (broken / "spooler" / "activate.py").write_text("raise OSError('broken')\n", encoding="utf-8")
+    (broken / "spooler" / "lens_ship_start.py").write_text("raise OSError\n", encoding="utf-8")
     said = python(
         image,
         "print('trained')",
@@ -107,8 +107,7 @@ def test_python_starts_with_a_broken_hook(image: Path, hook: Path, tmp_path: Pat
         PYTHONPATH=str(broken),
         PRIMUS_LENS_WANDB_OUTPUT_PATH=str(tmp_path / "spool"),
     )
-    assert "trained" in said
-    assert "not hooked (OSError: broken)" in said
+    assert said == "trained\n"
 
 
 def test_an_earlier_export_is_replaced_and_any_other_directory_is_kept(tmp_path: Path) -> None:

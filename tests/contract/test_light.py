@@ -112,14 +112,14 @@ def test_the_front_door_of_the_package_is_lazy() -> None:
 # --- the line that every interpreter start runs ---------------------------------------------------
 
 
-def start(*, code: str = "pass", **environ: str | None) -> set[str]:
+def start(*, code: str = "pass", **environ: str) -> set[str]:
     """The modules of ours and of wandb's in an interpreter that has run the line at its start."""
-    done = spools.python(
-        f"import sys; exec(open(sys.argv[1]).read()); {code};"
+    done = spools.python(  # set inside: the environment of the tests may have the line too
+        f"import os, sys; os.environ.update({environ!r});"
+        f"exec(open(sys.argv[1]).read()); {code};"
         "import json; print(json.dumps([m for m in sys.modules"
         " if m.partition('.')[0] in ('spooler', 'shipper', 'msgpack', 'wandb', 'ctypes')]))",
         PTH,
-        **environ,
     )
     assert done.stderr == ""
     return set(spools.answer(done))
@@ -152,7 +152,10 @@ def test_switched_off_an_interpreter_imports_nothing_of_ours(environ: dict[str, 
 
 def test_switched_on_it_imports_the_waiting_and_nothing_more(tmp_path: Path) -> None:
     on = {"PRIMUS_LENS_WANDB_OUTPUT_PATH": str(tmp_path / "spool")}
-    assert start(**on) == {"spooler", "spooler.activate", "spooler.hooks"}
+    assert start(**on) == set()
+    waiting = "print(sum(hasattr(one, 'is_lens_ship') for one in sys.meta_path))"
+    done = spools.python(f"import sys; exec(open(sys.argv[1]).read()); {waiting}", PTH, **on)
+    assert done.stdout == "1\n"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -187,7 +190,6 @@ def look():
             re.sub("0x[0-9a-f]+", "", str(inspect.signature(f))) for f in (wandb.init, Run.log)
         ],
         "documented": [bool(wandb.init.__doc__), wandb.init.__name__, wandb.init.__module__],
-        "waiting": [type(f).__name__ for f in sys.meta_path if "spooler" in type(f).__module__],
     }
 """
 
@@ -222,6 +224,22 @@ def test_installing_before_or_after_the_import_makes_no_difference(first: str) -
         )
     )
     assert told == [4, 0]
+
+
+def test_a_tracker_that_is_imported_again_is_hooked_again() -> None:
+    told = spools.answer(
+        spools.python(
+            "import json, sys, importlib, spooler; spooler.install(); import wandb\n"
+            "for name in [n for n in sys.modules if n.partition('.')[0] == 'wandb']:\n"
+            "    del sys.modules[name]\n"
+            "import wandb as again; assert again is not wandb\n"
+            "reloaded = importlib.reload(again)\n"
+            "from wandb.sdk.wandb_run import Run\n"
+            "print(json.dumps([hasattr(f, '_lens_ship_original') for f in"
+            " (again.init, reloaded.init, Run.log, Run._finish)]))"
+        )
+    )
+    assert told == [True] * 4
 
 
 def test_uninstalling_gives_everything_back() -> None:

@@ -1,0 +1,142 @@
+"""The `.pth` line in a real site-packages: harmless to any program, and the root it settles."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sysconfig
+import venv
+from pathlib import Path
+
+import pytest
+
+from shipper.install import pth
+from tests.kit import spools
+
+pytestmark = pytest.mark.promise("G2")
+LINE = spools.REPOSITORY / "spooler" / "lens_ship.pth"
+OWN = "MINE = 'the program has a module of this name'\n"
+USES_OWN = "import spooler\nprint(spooler.MINE)\n"
+RECORDS = "import spooler.recorder as r\nassert r.recorder().record('step', {'a': 1})\n"
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Site-packages of an environment with lens-ship, and behind it that of the tests."""
+    folder = tmp_path_factory.mktemp("environment")
+    venv.create(folder, symlinks=True)
+    (site,) = folder.glob("lib/python*/site-packages")
+    (site / "spooler").symlink_to(spools.REPOSITORY / "spooler")
+    (site / "lens_ship.pth").write_text(LINE.read_text())
+    (site / "z.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return site
+
+
+def run(
+    site: Path, folder: Path, *arguments: str, **environ: str | None
+) -> subprocess.CompletedProcess[str]:
+    """The environment's interpreter, with the hook on."""
+    on = {"PRIMUS_LENS_WANDB_OUTPUT_PATH": str(folder / "spool"), "PYTHONPATH": None, **environ}
+    return subprocess.run(
+        [site.parents[2] / "bin" / "python", *arguments],
+        env=spools.environment(**on),
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=spools.PATIENCE_SECONDS,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("own", ["spooler.py", "spooler/__init__.py"])
+@pytest.mark.parametrize("path", [None, "."])
+def test_a_program_s_own_module_named_spooler_keeps_its_place(
+    own: str, path: str | None, environment: Path, tmp_path: Path
+) -> None:
+    (tmp_path / own).parent.mkdir(exist_ok=True)
+    (tmp_path / own).write_text(OWN)
+    (tmp_path / "train.py").write_text(USES_OWN)
+    done = run(environment, tmp_path, "train.py", PYTHONPATH=path)
+    assert (done.stdout, done.stderr) == ("the program has a module of this name\n", "")
+
+
+@pytest.mark.parametrize("first", ["import wandb\n", "import spooler, wandb\n"])
+def test_beside_such_a_module_nothing_is_hooked_and_one_sentence_says_so(
+    first: str, environment: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "spooler.py").write_text(OWN)
+    (tmp_path / "wandb.py").touch()
+    (tmp_path / "train.py").write_text(first + USES_OWN)
+    done = run(environment, tmp_path, "train.py")
+    assert done.stdout == "the program has a module of this name\n"
+    assert done.stderr.count("\n") == done.stderr.count("cannot hook wandb: `import spooler`") == 1
+
+
+def test_an_older_python_gets_one_sentence_where_wandb_is_imported(
+    environment: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "wandb.py").touch()
+    done = run(environment, tmp_path, "-c", "import sys; sys.version_info = (3, 8); import wandb")
+    assert done.stderr.count("\n") == done.stderr.count("it needs Python 3.10 or later") == 1
+
+
+@pytest.mark.parametrize("place", ["", "lens_ship_start.py", "hooks"])
+def test_what_is_removed_or_unreadable_is_not_noticed(
+    place: str, environment: Path, tmp_path: Path
+) -> None:
+    """A `--target` folder that is gone, a package that this user may not read."""
+    venv.create(tmp_path / "env", symlinks=True)
+    (site,) = (tmp_path / "env").glob("lib/python*/site-packages")
+    (site / "lens_ship.pth").write_text(LINE.read_text())
+    if place:
+        (site / "spooler").mkdir()
+        (site / "spooler" / "__init__.py").touch()
+        (site / "spooler" / place).mkdir()
+    done = run(site, tmp_path, "-c", "print('trained')")
+    assert (done.stdout, done.stderr) == ("trained\n", "")
+
+
+def test_hook_status_says_that_another_module_has_the_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = {"PRIMUS_LENS_WANDB_OUTPUT_PATH": str(tmp_path / "spool")}
+    environ = spools.environment(PYTHONPATH=str(spools.REPOSITORY), **root)
+    (tmp_path / "spooler.py").write_text(OWN)
+    assert pth._problem(environ) == ""
+    monkeypatch.chdir(tmp_path)
+    assert f"`import spooler` finds {tmp_path}/spooler.py" in pth._problem(environ)
+
+
+@pytest.mark.parametrize("root", ["spool", "./spool/../spool\n", "~/spool"])
+def test_the_root_is_settled_where_the_process_starts(
+    root: str, environment: Path, tmp_path: Path
+) -> None:
+    """A program that changes its folder, and its children there, record in one place."""
+    other = tmp_path / "other"
+    other.mkdir()
+    (tmp_path / "child.py").write_text(RECORDS)
+    (tmp_path / "train.py").write_text(
+        "import os, subprocess, sys\nos.chdir('other')\n"
+        f"{RECORDS}subprocess.run([sys.executable, '../child.py'], check=True)\n"
+        "os.chdir('/')\nassert r.recorder().record('step', {'a': 2})\n"
+    )
+    changed = {"PRIMUS_LENS_WANDB_OUTPUT_PATH": root, "HOME": str(tmp_path)}
+    done = run(environment, tmp_path, "train.py", **changed)
+    assert (done.returncode, done.stderr) == (0, "")
+    found = [spools.kinds(path).count("step") for path in spools.spools_below(tmp_path / "spool")]
+    assert sorted(found) == [1, 2]
+    assert list(other.iterdir()) == []
+
+
+def test_a_root_that_the_program_sets_is_settled_at_the_first_record(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    done = spools.python(
+        "import os, sys; os.chdir(sys.argv[1])\n"
+        "os.environ['PRIMUS_LENS_WANDB_OUTPUT_PATH'] = 'spool'\n"
+        f"{RECORDS}os.chdir('other'); print(os.environ['PRIMUS_LENS_WANDB_OUTPUT_PATH'])\n"
+        "assert r.recorder().record('step', {'a': 1})",
+        tmp_path,
+        PYTHONPATH=str(spools.REPOSITORY),
+    )
+    assert done.stdout == f"{tmp_path}/spool\n", done.stderr
+    assert sorted(os.listdir(tmp_path)) == ["other", "spool"]
