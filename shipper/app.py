@@ -103,10 +103,7 @@ class App:
         # What may fail comes first: a spool that is known here is shipped.
         written = reader.last_seq() if enabled else 0
         self.ledger.remember_spool(spool, reader.place, identity.to_map(), written)
-        pipelines = {
-            key: self._pipeline(key, Reader(directory, reader.place), identity)
-            for key in keys * enabled
-        }
+        pipelines = {key: self._pipeline(key, reader.another(), identity) for key in keys * enabled}
         self.spools[spool] = TrackedSpool(
             reader=reader, identity=identity, queues=tuple(keys), disabled=not enabled
         )
@@ -122,7 +119,7 @@ class App:
                 self.cleaner.mark_dirty(keys[0])
         # Last: the first poll must find the queues to wake.
         seconds = poll_interval(self.config.seconds_to_flush(identity))
-        self.poller.add(Reader(directory, reader.place), seconds)
+        self.poller.add(reader.another(), seconds)
 
     def shipped(self) -> Mapping[str, Reader]:
         """The readers of all spools that were found, by id; of housekeeping alone."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
+from typing import Any
 
 from shipper.log import fields
 from shipper.sinks.outcome import Outcome
@@ -13,14 +15,22 @@ from spooler.spool.reader import Damage
 
 log = logging.getLogger(__name__)
 
+_NONE: AbstractSet[str] = frozenset()
+
 
 class PipelineEvents:
     """Logs what happens to one spool on its way to one sink."""
 
+    __slots__ = ("_dropped", "_path", "_remark", "_sink", "_spool")
+
     def __init__(self, *, spool: str, sink: str, path: Path) -> None:
-        self._subject = {"sink": sink, "spool": spool, "path": path}
+        self._sink, self._spool, self._path = sink, spool, path
         self._remark = ""  # of the last delivery
-        self._dropped: set[str] = set()  # reasons that were logged
+        self._dropped: AbstractSet[str] = _NONE  # reasons that were logged
+
+    @property
+    def _subject(self) -> dict[str, Any]:
+        return {"sink": self._sink, "spool": self._spool, "path": self._path}
 
     def delivered(self, outcome: Outcome) -> None:
         """Log the remark of a delivery when it has changed."""
@@ -56,7 +66,7 @@ class PipelineEvents:
     def dropped(self, seq: int, outcome: Outcome) -> None:
         """A rule of the sink drops a record. Logged once for each reason, as many may follow."""
         say = log.debug if outcome.reason in self._dropped else log.warning
-        self._dropped.add(outcome.reason)
+        self._dropped |= {outcome.reason}
         say(
             "record dropped, further drops for this reason are only counted",
             extra=fields(**self._subject, seq=seq, reason=outcome.reason, detail=outcome.detail),

@@ -29,6 +29,8 @@ class LargeRecords:
 class LargeRecordPlace:
     """The place of one pipeline; used by one thread at a time."""
 
+    __slots__ = ("_reads", "_sends", "_shared")
+
     def __init__(self, shared: LargeRecords) -> None:
         self._shared = shared
         self._reads = self._sends = False

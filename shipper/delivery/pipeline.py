@@ -6,8 +6,9 @@ A crash between the two repeats one request and loses nothing.
 
 from __future__ import annotations
 
+import functools
 import threading
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
@@ -31,6 +32,7 @@ from spooler.spool.reader import Chunk, Stored
 
 # Records read at once: enough for several requests, little enough for a thousand spools.
 READ_RECORDS = 500
+_NONE: AbstractSet[int] = frozenset()
 LARGE_SECONDS = 0.5  # until a large record that found no place tries again
 _REASON_CHARACTERS = 64  # of a gap, as far as they are kept
 # How long a workload may be unknown to the receiver while its job runs, and after it has ended.
@@ -177,7 +179,42 @@ class DeliveryContext:
 
 
 class Pipeline:
-    """The state of one spool for one sink; used by one thread at a time."""
+    """The state of one spool for one sink; used by one thread at a time.
+
+    Without a dictionary of its own: a service has three for each of thousands of spools.
+    """
+
+    __slots__ = (
+        "_at_end",
+        "_attempt",
+        "_batches",
+        "_closed",
+        "_context",
+        "_delivered",
+        "_entry",
+        "_events",
+        "_failed",
+        "_large",
+        "_ledger",
+        "_owned",
+        "_pending",
+        "_rejected",
+        "_since",
+        "_skip",
+        "_skipped",
+        "_split",
+        "_stored",
+        "_through",
+        "_unknown_since",
+        "_unread",
+        "brake",
+        "flush_seconds",
+        "identity",
+        "news",
+        "position",
+        "reader",
+        "sink",
+    )
 
     def __init__(
         self,
@@ -203,9 +240,7 @@ class Pipeline:
         self._entry = entry or sink.name
         self._closed = closed
         self._large = LargeRecordPlace(context.large)
-        # A gap is reported to every sink; kinds that are unknown here are verified and skipped.
-        wanted = KINDS.keys() if sink.kinds is None else {*sink.kinds, "gap"}
-        self._skip = KINDS.keys() - wanted
+        self._skip = _kinds_to_skip(sink.kinds)
         self._events = PipelineEvents(spool=identity.spool, sink=sink.name, path=reader.directory)
         self._unknown_since: float | None = None  # monotonic; the receiver knows no such workload
         self._owned = True
@@ -221,10 +256,9 @@ class Pipeline:
         spool = self.identity.spool
         self.position = self._ledger.position(spool, self._entry)
         # A rejected record is final, also if its position could not be saved.
-        self._rejected = frozenset(
-            () if self._closed else self._ledger.rejected_beyond(spool, self._entry)
-        )
-        self._batches: deque[Batch] = deque()
+        rejected = () if self._closed else self._ledger.rejected_beyond(spool, self._entry)
+        self._rejected: AbstractSet[int] = frozenset(rejected) if rejected else _NONE
+        self._batches: list[Batch] = []
         self._split = False  # the batches are halves of one that was rejected
         self._stored: dict[int, Stored] = {}
         self._skipped: list[Skipped] = []
@@ -409,7 +443,7 @@ class Pipeline:
         outcome = self._send(batch, attempt)
         if outcome.disposition is Disposition.DELIVERED:
             self._events.delivered(outcome)
-            self._batches.popleft()
+            self._batches.pop(0)
             self.brake.delivered()
             self._unknown_since = None
             self._commit(batch, delivered=len(batch.seqs), requests=1)
@@ -417,8 +451,8 @@ class Pipeline:
             return None
         if outcome.disposition is Disposition.SPLIT:
             if batch.split is not None:
-                self._batches.popleft()
-                self._batches.extendleft(reversed(batch.split()))
+                self._batches.pop(0)
+                self._batches[:0] = batch.split()
                 self._split = True
                 self._attempt = (0, 0)
                 # Halves of what took too long go out after a wait: the receiver may be busy.
@@ -491,13 +525,13 @@ class Pipeline:
                 for seq in batch.seqs
             ]
         )
-        self._batches.popleft()
+        self._batches.pop(0)
         self._commit(batch, requests=1)
 
     def _drop(self, batch: Batch, outcome: Outcome) -> None:
         """Go past a batch that a rule of its sink drops."""
         self._events.dropped(batch.first, outcome)
-        self._batches.popleft()
+        self._batches.pop(0)
         self._commit(batch, dropped=outcome.reason)
 
     def _add_dead_letters(self, rejected: Sequence[Rejected]) -> None:
@@ -557,6 +591,12 @@ class Pipeline:
         self._skipped = left
         self._unread = [(max(first, seq + 1), last) for first, last in self._unread if last > seq]
         self.position = position
+
+
+@functools.cache
+def _kinds_to_skip(kinds: frozenset[str] | None) -> AbstractSet[str]:
+    """A gap is reported to every sink; kinds that are unknown here are verified and skipped."""
+    return KINDS.keys() - (KINDS.keys() if kinds is None else {*kinds, "gap"})
 
 
 def gap_of(spool: str, stored: Stored) -> Gap | None:

@@ -44,7 +44,7 @@ class Blame:
         self.witnesses.clear()
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, slots=True)
 class RefusalBrake:
     """Stops a queue of which everything is refused: something else is wrong than the data.
 

@@ -33,7 +33,7 @@ SLEEP_SECONDS = 300.0
 QueueKey = tuple[str, str]  # sink, ordering key
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, slots=True)
 class _Member:
     """A pipeline in the queue: when it is due, and whether it has nothing more to send."""
 

@@ -60,6 +60,8 @@ def is_resend(entry: str, sink: str) -> bool:
 class AtMostOncePipeline(Pipeline):
     """A pipeline to a known epoch of the receiver, which gets no harmful batch twice."""
 
+    __slots__ = ("_epoch", "_kept_until", "_key", "_receiver")
+
     def __init__(self, *, sink: VolatileSink, **given: Any) -> None:
         super().__init__(sink=sink, **given)
         self._receiver = sink
@@ -118,9 +120,10 @@ class AtMostOncePipeline(Pipeline):
 class ResendingPipeline(AtMostOncePipeline):
     """The live pipeline: sends again what the receiver has lost in a restart."""
 
+    __slots__ = ("_probed", "_resend")
+
     def __init__(self, **given: Any) -> None:
         super().__init__(**given)
-        self._given = given
         self._resend: _Resend | None = None
         self._probed = float("-inf")  # monotonic seconds
         if self._epoch.name:  # something was delivered, at an unknown time
@@ -168,7 +171,13 @@ class ResendingPipeline(AtMostOncePipeline):
             row["seq"] for row in self._ledger.dead_letters(spool) if row["sink"] == self.sink.name
         }
         reader = _Delivered(reader=self.reader, through=self.position.seq, dead=frozenset(dead))
-        return _Resend(**{**self._given, "reader": reader, "entry": entry})
+        return _Resend(
+            reader=reader,
+            identity=self.identity,
+            sink=self._receiver,
+            context=self._context,
+            entry=entry,
+        )
 
     def _continue(self, resend: _Resend, now: Callable[[], float], until: float) -> TurnResult:
         try:
@@ -234,7 +243,7 @@ class _Resend(AtMostOncePipeline):
 
     def _drop(self, batch: Batch, outcome: Outcome) -> None:
         """A batch that has become too old was delivered in its time: nothing to log."""
-        self._batches.popleft()
+        self._batches.pop(0)
         self._commit(batch, dropped=outcome.reason)
 
     def _add_dead_letters(self, rejected: Sequence[Rejected]) -> None:

@@ -33,7 +33,7 @@ def poll_interval(flush_seconds: float) -> float:
     return flush_seconds * (1 - _MARGIN)
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, slots=True)
 class _Polled:
     reader: Reader
     seconds: float

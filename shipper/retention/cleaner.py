@@ -36,7 +36,7 @@ REFRESH_SECONDS = 1.0
 _PAUSE_FACTOR = 3.0
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TrackedSpool:
     """A spool that the service has found; a `disabled` one is not shipped, as its job wishes."""
 

@@ -17,7 +17,7 @@ from spooler.spool.owner import Liveness
 from spooler.spool.reader import Reader
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class DeliveryProgress:
     """Up to where every sink has acknowledged a spool, and whether all pipelines have finished."""
 
@@ -25,7 +25,7 @@ class DeliveryProgress:
     ended: bool
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class _Seen:
     """The state of a spool: its progress, when its directory changed, whether its writer lives."""
 

@@ -20,7 +20,7 @@ from shipper.ledger.service_status import Heartbeat, OutageRow
 STUCK_SECONDS = 60.0
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class SpoolSinkStatus:
     """One spool and one sink."""
 
@@ -37,7 +37,7 @@ class SpoolSinkStatus:
     dropped: int = 0  # deleted undelivered to keep a limit, or by a rule of the sink
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class SpoolStatus:
     """One spool; `state` is writing, ended, disabled (reporting is off) or unreadable."""
 

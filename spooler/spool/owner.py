@@ -63,7 +63,7 @@ class ProcessState(Enum):
     ELSEWHERE = "elsewhere"  # on another host, before a reboot, or of a version that does not say
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class LivenessEvidence:
     """What is known about the writer of a spool."""
 
@@ -260,7 +260,7 @@ os.register_at_fork(after_in_child=_leave)
 # --- the reader's side ----------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class WriterProcess:
     """Which process it is, on all hosts and across reboots; 0 and "" where that is not known."""
 
@@ -336,10 +336,19 @@ def _namespace() -> int:
 class LivenessCheck:
     """Checks one spool directory for its writer. Holds no file open, takes no lock."""
 
+    __slots__ = (
+        "_checked",
+        "_checked_at",
+        "_folder",
+        "_process",
+        "_read_process",
+        "_seen",
+        "_since",
+    )
+
     def __init__(self, folder: Path, process: Callable[[], WriterProcess | None]) -> None:
         """`process` returns which process writes, None while that cannot be read."""
         self._folder = str(folder)
-        self._owner = str(folder / fmt.OWNER_NAME)
         self._read_process = process
         self._process: WriterProcess | None = None
         # The folder as it was when the file was checked: device, inode, time of change.
@@ -396,8 +405,8 @@ class LivenessCheck:
         status = os.stat(self._folder)
         mark = (status.st_dev, status.st_ino, status.st_ctime_ns)
         if mark == self._checked:
-            return os.open(self._owner, safe_open.READING)
-        descriptor = safe_open.open_regular(self._owner)
+            return os.open(f"{self._folder}/{fmt.OWNER_NAME}", safe_open.READING)
+        descriptor = safe_open.open_regular(f"{self._folder}/{fmt.OWNER_NAME}")
         self._checked = mark
         return descriptor
 
@@ -410,8 +419,8 @@ class LivenessCheck:
         now = time.monotonic()
         seen = [
             (status.st_size, status.st_mtime)
-            for name in (self._folder, self._owner, *(f"{self._folder}/{one}-wal" for one in open_))
-            if (status := _status(name)) is not None
+            for name in ("", fmt.OWNER_NAME, *(f"{one}-wal" for one in open_))
+            if (status := _status(f"{self._folder}/{name}")) is not None
         ]
         if seen != self._seen:
             newest = max((mtime for _, mtime in seen), default=0.0)

@@ -59,11 +59,19 @@ class _Part:
 class Reader(Segments):
     """A spool directory, seen from the service. Holds no file open."""
 
+    __slots__ = ("_first_seqs", "_growth_mark", "_marks")
+
     def __init__(self, directory: Path, place: Path | None = None) -> None:
         super().__init__(directory, place)
         self._first_seqs: dict[int, int] = {}  # segment number -> seq of its first record
         self._marks: dict[int, Mark] = {}  # segment number -> where to continue
         self._growth_mark: Mark | None = None
+
+    def another(self) -> Reader:
+        """A reader of the same spool for another thread; what never changes is found once."""
+        made = Reader(self.directory, self.place)
+        made._known, made._first_seqs = self._known, self._first_seqs
+        return made
 
     def identity(self) -> Identity:
         """Who wrote this spool, from the first segment that can be read.

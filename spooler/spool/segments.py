@@ -34,11 +34,22 @@ _LEFT_OVER = re.compile(r"\..*\.new.*|\.scratch|[0-9]{8,}\.sqlite-(wal|shm|journ
 class Segments:
     """The files of a spool directory, seen from the service."""
 
+    __slots__ = (
+        "_folder",
+        "_grown",
+        "_highest",
+        "_known",
+        "_liveness_check",
+        "_watermark",
+        "directory",
+        "place",
+    )
+
     def __init__(self, directory: Path, place: Path | None = None) -> None:
         """`place` is where the directory really is, if that was found out before."""
         self.directory = directory
         # Resolved once: a folder that becomes a link later leads to another user's files.
-        self.place = place or Path(os.path.realpath(directory))
+        self.place = place or _real(directory)
         # Of files that do not change any more: (number, whether it is sound) -> state, bounds.
         self._known: dict[tuple[int, bool], tuple[tuple[int, int, int], Bounds | None]] = {}
         self._highest = 0  # the last segment that there has been
@@ -343,6 +354,11 @@ class Segments:
             bounds = self._read_bounds(number) if sound else self._found_bounds(number)
             known = self._known[number, sound] = (mark, bounds)
         return known[1]
+
+
+def _real(directory: Path) -> Path:
+    place = os.path.realpath(directory)
+    return directory if place == str(directory) else Path(place)
 
 
 def _names(number: int) -> tuple[str, ...]:

@@ -63,6 +63,8 @@ class _Ends(NamedTuple):
 class SummaryReader:
     """Summarises one spool directory repeatedly, and keeps a few numbers for each segment."""
 
+    __slots__ = ("_ends", "_files", "_place", "directory")
+
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._place = Path(os.path.realpath(directory))  # does not change: see `safe_open`
