@@ -291,7 +291,7 @@ def print_plan(
     if any(part.delivered and not part.resend for part in parts):
         out.print("delivered records are sent again only with --resend-delivered")
     for problem in problems:
-        out.print(f"cannot be read: {sanitize(problem, 1000)}", style="red")
+        out.print(f"not replayed: {sanitize(problem, 1000)}", style="red")
     for spool in unknown:
         out.print(f"{sanitize(spool)}: {NO_WORKLOAD}", style="red")
     if rows:

@@ -4,7 +4,7 @@ A replay uses the pipelines, sinks and ledger of the service and reads a closed 
 instead of a growing spool. Its positions have entries of their own in the ledger: it resumes after
 a kill and never moves the position of the service.
 
-- Of a spool below the root of the service, delivered records are sent only with
+- Of a spool below the root of the service, and of its copies, delivered records are sent only with
   `resend_delivered`. Pending records are left to the service.
 - A file of another tool (`shipper.importers`) has a position of its own. Its delivered records are
   not sent again without `resend_delivered`. Its rejected records are.

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from shipper.delivery.pipeline import Records
-from shipper.discovery.layout import find_spools, identity_of
+from shipper.discovery.layout import find_spools, identity_of, why_unreadable
+from shipper.discovery.same_spool import is_missing, is_same_place, replaces
 from shipper.errors import Misplaced
 from shipper.importers import open_imports
 from shipper.ledger.ledger import Ledger
@@ -103,27 +104,48 @@ def _find(request: ReplayRequest, ledger: Ledger) -> tuple[list[_Found], list[st
                 found[source.spool] = _Found(reader=source, identity=source.identity(), live=False)
         except (SpoolError, OSError) as error:
             problems.append(_about(path, error))
+    shipped = _shipped(request.root, ledger) if request.root else {}
     for directory in directories:
-        reader = Reader(directory)
-        if request.root is None:
-            problems.append(
-                f"{directory}: a spool: give --spool ROOT, the root that the service ships, so that"
-                " what of it is delivered already is known"
-            )
+        place = shipped.get(directory.name)
+        live = place is not None and is_same_place(place, directory)
+        if why := "" if live else _why_not(request, place):
+            problems.append(f"{directory}: {why}")
             continue
+        reader = Reader(directory)
         try:
-            inside = directory.resolve().is_relative_to(request.root.resolve())
-            live = inside and directory.parent.name != fmt.QUARANTINE_NAME
             identity = _identity(reader, request, live=live)
         except (SpoolError, Misplaced, OSError) as error:
             problems.append(_about(directory, error))
             continue
-        first = ledger.directory_of(identity.spool)
-        if live and first is not None and first != directory and first.is_dir():
-            problems.append(f"{directory}: has the id of {first}, which was there first")
-            continue
         found[identity.spool] = _Found(reader=reader, identity=identity, live=live)
     return list(found.values()), problems
+
+
+def _shipped(root: Path, ledger: Ledger) -> dict[str, Path]:
+    """Where the service finds each spool, or found it if nobody can tell whether it still does."""
+    away = is_missing(root) or bool(why_unreadable(root))
+    places: dict[str, Path] = {}
+    for path in find_spools(root):
+        known = places.setdefault(path.name, path)
+        if known != path and replaces(Reader(path), Reader(known)):
+            places[path.name] = path
+    known_places = ledger.present().items()
+    return places | {name: one for name, one in known_places if away or not is_missing(one)}
+
+
+def _why_not(request: ReplayRequest, place: Path | None) -> str:
+    """Why a spool that the service does not find in this directory is not replayed, "" if it is."""
+    if request.root is None:
+        return (
+            "a spool: give --spool ROOT, the root that the service ships, so that what of it is"
+            " delivered already is known"
+        )
+    if place is None or request.resend_delivered:
+        return ""
+    return (
+        f"a copy of {place}, which the service ships: its pending records are left to the service,"
+        " and --resend-delivered sends all of the copy"
+    )
 
 
 def _about(path: Path, error: Exception) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -363,3 +364,58 @@ def test_another_text_is_not_a_time(text: str) -> None:
     done = lens_ship("replay", ".", "--since", text)
     assert done.code == 2
     assert "is not a time such as" in done.err
+
+
+@pytest.mark.parametrize("root", ["below", "by a link", "away"])
+def test_a_copy_of_a_spool_that_is_shipped_moves_no_live_position(
+    root: str, tmp_path: Path, receiver: FaultyReceiver
+) -> None:
+    """To another receiver; once, production then got nothing of it, and the audit balanced."""
+    records = [*(step(number) for number in range(STEPS)), goodbye()]
+    directory, _ = spool(tmp_path / "spool", records)
+    receiver.go_away()
+    assert ship_once(settings(tmp_path, receiver), timeout=0.5) != []
+    receiver.come_back()
+    backup = tmp_path / "backup" / directory.name
+    shutil.copytree(directory, backup)
+    given = tmp_path / "spool"
+    if root == "by a link":
+        (tmp_path / "link").symlink_to(given)
+        given = tmp_path / "link"
+    elif root == "away":
+        given.rename(tmp_path / "away")
+    places = ("--spool", str(given), "--state", str(tmp_path / "state"))
+
+    with FaultyReceiver(path=tmp_path / "other.sqlite") as other:
+        command = ("replay", *places, "--processor-url", other.url, str(backup))
+        ran = lens_ship(*command)
+        assert ran.code == 1
+        assert "which the service ships: its pending records" in " ".join(ran.out.split()), ran.out
+        assert not arrived(other.store, "w").steps
+        assert lens_ship(*command, "--resend-delivered").code == 0
+        assert sorted(arrived(other.store, "w").steps) == list(range(STEPS))
+
+    if root == "away":
+        (tmp_path / "away").rename(given)
+    assert ship_once(settings(tmp_path, receiver), timeout=60) == []
+    assert sorted(state(receiver)) == list(range(STEPS)), "the service sends all of it all the same"
+
+
+def test_what_is_gone_undelivered_is_replayed_from_a_backup(
+    tmp_path: Path, receiver: FaultyReceiver
+) -> None:
+    records = [*(step(number) for number in range(STEPS)), goodbye()]
+    directory, _ = spool(tmp_path / "spool", records)
+    receiver.go_away()
+    assert ship_once(settings(tmp_path, receiver), timeout=0.5) != []
+    receiver.come_back()
+    backup = tmp_path / "backup" / directory.name
+    backup.parent.mkdir()
+    directory.rename(backup)
+    places = ("--spool", str(tmp_path / "spool"), "--state", str(tmp_path / "state"))
+    assert lens_ship("audit", *places).code == 1
+    assert lens_ship("replay", *places, "--processor-url", receiver.url, str(backup)).code == 0
+    assert sorted(state(receiver)) == list(range(STEPS))
+    done = lens_ship("audit", "--json", *places)
+    sums = json.loads(done.out)["totals"]["processor"]
+    assert (sums["delivered"], sums["unaccounted"]) == (STEPS, 0)
