@@ -2,7 +2,7 @@
 
 Connections, the seconds of each and the bytes of a body are limited. A connection carries one
 request. When all connections are in use, the oldest is closed, so a client that holds connections
-open cannot keep a probe out.
+open cannot keep others out. Probes need none of them: the listening thread answers them at once.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ import contextlib
 import ipaddress
 import logging
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from email.message import Message
 from http.server import BaseHTTPRequestHandler
-from socketserver import ThreadingTCPServer
+from socketserver import TCPServer, ThreadingTCPServer
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -26,6 +27,7 @@ from shipper.log import fields
 log = logging.getLogger(__name__)
 
 _READ_SECONDS = 5.0
+_HEAD_BYTES = 4096  # in which the head of a probe fits
 _SECURITY_HEADERS = (
     ("X-Content-Type-Options", "nosniff"),
     ("Referrer-Policy", "no-referrer"),
@@ -154,13 +156,17 @@ class HttpServer(ThreadingTCPServer):
         port: int,
         answer: Callable[[HttpRequest], HttpResponse],
         limits: ServerLimits | None = None,
+        at_once: str = "",
     ) -> None:
+        """`at_once`: paths that begin so are answered by the listening thread, if any do."""
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self.answer = answer
         self.limits = limits or ServerLimits()
         self._opened: dict[socket.socket, float] = {}
         self._lock = threading.Lock()
         self._host = host
+        methods = ("GET", "HEAD") if at_once else ()
+        self._at_once = tuple(f"{method} {at_once}".encode() for method in methods)
         super().__init__((host, port), _Connection)
         self._thread = threading.Thread(
             target=self.serve_forever, kwargs={"poll_interval": 1.0}, name="http", daemon=True
@@ -194,6 +200,9 @@ class HttpServer(ThreadingTCPServer):
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Accept a connection; close the oldest one when there are too many."""
+        if self._at_once and self._is_whole(request):
+            TCPServer.process_request(self, request, client_address)
+            return
         with self._lock:
             if len(self._opened) >= self.limits.connections:
                 oldest = min(self._opened, key=self._opened.__getitem__)
@@ -201,6 +210,14 @@ class HttpServer(ThreadingTCPServer):
                 _disconnect(oldest)
             self._opened[request] = time.monotonic()
         super().process_request(request, client_address)
+
+    def _is_whole(self, request: socket.socket) -> bool:
+        """Whether all of a request to be answered at once is here: reading it is no wait."""
+        try:
+            head = request.recv(_HEAD_BYTES, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except OSError:
+            return False
+        return head.startswith(self._at_once) and b"\r\n\r\n" in head
 
     def shutdown_request(self, request: Any) -> None:
         with self._lock:
@@ -215,7 +232,10 @@ class HttpServer(ThreadingTCPServer):
                 _disconnect(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        log.exception("HTTP request failed, the server goes on", extra=fields(reason="http-fault"))
+        if not isinstance(sys.exc_info()[1], OSError):  # the client has closed the connection
+            log.exception(
+                "HTTP request failed, the server goes on", extra=fields(reason="http-fault")
+            )
 
 
 def _disconnect(request: socket.socket) -> None:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 
 from shipper.admin.history import SAMPLE_SECONDS, StatusHistory
-from shipper.admin.routes import Routes
+from shipper.admin.routes import PROBES, Routes
 from shipper.config.parse import host_and_port
 from shipper.config.schema import Config
 from shipper.delivery.counters import Metrics
@@ -107,7 +107,7 @@ class StatusRefresher:
     def _open(self) -> None:
         host, port = self._listen
         try:
-            self._server = HttpServer(host, port, self._routes.answer)
+            self._server = HttpServer(host, port, self._routes.answer, at_once=PROBES)
         except OSError as error:
             problem = f"{host}:{port}: {error.strerror or error}"
             if problem != self.problem:

@@ -23,6 +23,7 @@ from shipper.status.summary import summarize
 # What the table of the page shows; `lens-ship status --all` shows every spool.
 SPOOLS = 200
 _JSON = "application/json"
+PROBES = "/-/"  # how their paths begin
 
 
 class Routes:
@@ -43,8 +44,8 @@ class Routes:
         page = _page()
         self._routes: dict[str, Callable[[], HttpResponse]] = {
             "/": lambda: page,
-            "/-/healthy": lambda: _probe(liveness.healthy(), "healthy"),
-            "/-/ready": lambda: _probe(liveness.ready(), "ready"),
+            f"{PROBES}healthy": lambda: _probe(liveness.healthy(), "healthy"),
+            f"{PROBES}ready": lambda: _probe(liveness.ready(), "ready"),
             "/metrics": self._metrics,
             "/api/status": self._read_status,
             "/api/curves": self._read_curves,

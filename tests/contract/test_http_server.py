@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import closing
 
@@ -13,6 +14,7 @@ from shipper.http_server import HttpRequest, HttpResponse, HttpServer, ServerLim
 from tests.kit import spools
 
 GET = b"GET /here HTTP/1.1\r\nHost: localhost\r\n\r\n"
+PROBE = b"GET /-/healthy HTTP/1.1\r\nHost: localhost\r\n\r\n"
 POST = b"POST /here HTTP/1.1\r\nHost: localhost\r\n"
 
 
@@ -30,6 +32,7 @@ def echo(seconds: float = 10.0, body_bytes: int = 0) -> HttpServer:
         0,
         lambda request: HttpResponse(status=200, body=request.path.encode() + request.body),
         ServerLimits(connections=3, seconds=seconds, body_bytes=body_bytes),
+        at_once="/-/",
     )
 
 
@@ -51,6 +54,53 @@ def test_connections_that_are_held_open_keep_nobody_out(bounded: HttpServer) -> 
     assert held[0].recv(1) == b"", "the oldest gave way"
     for one in held:
         one.close()
+
+
+def test_a_probe_needs_none_of_the_connections(bounded: HttpServer) -> None:
+    """A flood of them would push it out before it is answered."""
+    held = [connect(bounded) for _ in range(3)]
+    wait_for_connections(bounded, 3)
+    for _ in range(5):
+        assert answer(bounded, PROBE)[-10:] == b"/-/healthy"
+    held[0].settimeout(0.1)
+    with pytest.raises(TimeoutError):
+        held[0].recv(1)
+    assert answer(bounded, GET)[-5:] == b"/here"
+    held[0].settimeout(spools.PATIENCE_SECONDS)
+    assert held[0].recv(1) == b"", "any other request pushes out the oldest"
+    for one in held:
+        one.close()
+
+
+def test_a_probe_that_comes_in_pieces_is_read_like_any_other_request(bounded: HttpServer) -> None:
+    with closing(socket.create_connection(bounded.server_address[:2], timeout=10)) as slow:
+        slow.sendall(PROBE[:9])
+        wait_for_connections(bounded, 1)
+        assert answer(bounded, PROBE)[-10:] == b"/-/healthy", "nothing waits for the rest"
+        slow.sendall(PROBE[9:])
+        slow.settimeout(spools.PATIENCE_SECONDS)
+        assert slow.recv(100).startswith(b"HTTP/1.1 200 ")
+
+
+def test_connections_that_send_nothing_take_no_place(bounded: HttpServer) -> None:
+    silent = [
+        socket.create_connection(bounded.server_address[:2], spools.PATIENCE_SECONDS)
+        for _ in range(20)
+    ]
+    held = [connect(bounded) for _ in range(3)]
+    wait_for_connections(bounded, 3)
+    held[0].settimeout(0.1)
+    with pytest.raises(TimeoutError):
+        held[0].recv(1)
+    for one in (*silent, *held):
+        one.close()
+
+
+def wait_for_connections(server: HttpServer, count: int) -> None:
+    deadline = time.monotonic() + spools.PATIENCE_SECONDS
+    while len(server._opened) < count:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_a_connection_that_lasts_too_long_is_ended() -> None:

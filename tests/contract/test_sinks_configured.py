@@ -94,6 +94,22 @@ def test_a_sink_that_is_added_starts_at_the_oldest_record_kept(
     assert audit.code == 0, audit.out
 
 
+def test_a_sink_that_is_added_while_the_root_is_away_gets_what_another_one_still_waits_for(
+    tmp_path: Path, two: tuple[FaultyReceiver, FaultyReceiver]
+) -> None:
+    """Nothing could be seen, so it began behind the sink that was furthest."""
+    one, other = two
+    root, nowhere = tmp_path / "spool", "http://127.0.0.1:9"
+    spool(root, map(step, range(20)))
+    ship_once(sinks(tmp_path, east=one.url, north=nowhere), timeout=2)
+    root.rename(tmp_path / "away")
+    three = {"east": one.url, "north": nowhere, "west": other.url}
+    ship_once(sinks(tmp_path, **three), timeout=1)
+    (tmp_path / "away").rename(root)
+    ship_once(sinks(tmp_path, **three), timeout=3)
+    assert arrived(other.store, "w").order == list(range(20))
+
+
 def test_a_sink_that_is_removed_holds_nothing_back_and_status_says_what_it_had(
     tmp_path: Path, two: tuple[FaultyReceiver, FaultyReceiver]
 ) -> None:

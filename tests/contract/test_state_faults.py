@@ -101,6 +101,15 @@ def test_what_comes_while_the_state_is_locked_is_delivered_once_it_is_not(
     assert "internal error" not in caplog.text
 
 
+@pytest.mark.usefixtures("hurried")
+def test_a_state_that_is_locked_at_the_start_is_not_to_be_moved_away(tmp_path: Path) -> None:
+    given = config(tmp_path)
+    Ledger(given.state).close()
+    with locked(given.state), pytest.raises(StateUnusable, match="end that program") as refusal:
+        Service(given)
+    assert "move the file away" not in str(refusal.value)
+
+
 @pytest.mark.promise("G17")
 @pytest.mark.usefixtures("hurried")
 def test_a_full_disk_under_the_state_costs_a_repetition_and_no_account(
