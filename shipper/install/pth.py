@@ -69,7 +69,6 @@ found = PathFinder.find_spec("spooler")
 waiting = any(hasattr(finder, "is_lens_ship") for finder in sys.meta_path)
 print(json.dumps([waiting, found and found.origin]))
 """
-_RELATIVE = "                  a relative path: a process that starts in another folder has another"
 # What the training side imports besides the standard library.
 _PACKAGES = ("spooler", "msgpack")
 
@@ -85,7 +84,7 @@ def report(environ: Mapping[str, str]) -> tuple[list[str], bool]:
     if intact:
         state = "intact"
     elif path.exists():
-        state = "damaged; `lens-ship hook install` repairs it"
+        state = "damaged, or of another version; `lens-ship hook install` repairs it"
     else:
         state = "missing; `lens-ship hook install` writes it"
     try:
@@ -99,7 +98,6 @@ def report(environ: Mapping[str, str]) -> tuple[list[str], bool]:
         f"variable          {config.OUTPUT_PATH} is {root or 'not set: the hook is off'}",
         f"switch            {config.HOOK} is {'on' if on else 'off: the hook is off'}",
         *([f"spool root        {_root_state(Path(config.absolute(root)))}"] if root else []),
-        *([_RELATIVE] if root and not os.path.isabs(os.path.expanduser(root)) else []),
         f"hook              {f'not active: {problem}' if problem else 'active'}",
     ]
     return lines, not problem
@@ -135,6 +133,10 @@ def install() -> str:
             f"{path}: {error}; nothing was changed. Call spooler.install() at the top of the"
             " training script instead"
         ) from error
+    plain = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    problem = _problem({**plain, config.OUTPUT_PATH: os.sep, config.HOOK: "true"})
+    if problem:
+        return f"{path} written, but without PYTHONPATH {problem}"
     return f"{path} written: new Python processes of this environment have the hook"
 
 

@@ -140,3 +140,16 @@ def test_a_root_that_the_program_sets_is_settled_at_the_first_record(tmp_path: P
     )
     assert done.stdout == f"{tmp_path}/spool\n", done.stderr
     assert sorted(os.listdir(tmp_path)) == ["other", "spool"]
+
+
+def test_an_installation_from_a_target_folder_says_what_it_needs(tmp_path: Path) -> None:
+    venv.create(tmp_path / "env", symlinks=True)
+    (site,) = (tmp_path / "env").glob("lib/python*/site-packages")
+    target = os.pathsep.join([str(spools.REPOSITORY), sysconfig.get_path("purelib")])
+    installed = run(site, tmp_path, "-m", "shipper", "hook", "install", PYTHONPATH=target)
+    assert "without PYTHONPATH a new Python process does not find the package" in installed.stdout
+    assert (site / "lens_ship.pth").read_text() == LINE.read_text()
+    done = run(site, tmp_path, "-c", "print('trained')")
+    assert (done.stdout, done.stderr) == ("trained\n", "")
+    status = run(site, tmp_path, "-m", "shipper", "hook", "status", PYTHONPATH=target)
+    assert (status.returncode, status.stdout.splitlines()[-1]) == (0, "hook              active")
