@@ -23,6 +23,7 @@ from shipper.discovery.same_spool import is_missing, missing_records
 from shipper.errors import ShipperError, StateUnusable
 from shipper.health.heartbeat import HeartbeatWriter
 from shipper.health.liveness import HOUSEKEEPING, MAIN
+from shipper.health.root_mark import RootMarker
 from shipper.health.sd_notify import SystemdNotifier
 from shipper.ledger.database import DATABASE_NAME, LOCK_NAME
 from shipper.ledger.ledger import Ledger
@@ -100,6 +101,7 @@ class Service:
         self._now = self.app.now
         self._cleaned = self._now()
         self._state_missed = 0  # heartbeats
+        self._marker = RootMarker(config.spool, config.state, self._now)
         self._watcher: RootWatcher | None = None
         self._watched: tuple[int, int] | None = None  # device and inode of the root
         self._housekeeping = Housekeeping(self._keep_house, self._woken.set)
@@ -165,6 +167,7 @@ class Service:
         scanner, cleaner = self.app.scanner, self.app.cleaner
         if not self._stopping:
             self._watch()
+            self._marker.renew_if_due()
             scanner.scan_if_due()
             if self._now() - self._cleaned >= cleaner.seconds:
                 self._cleaned = self._now()
@@ -196,6 +199,7 @@ class Service:
     def _keep_house_last(self, *, clean: bool) -> None:
         if self._watcher is not None:
             self._watcher.stop()
+        self._marker.end()
         try:
             if clean:
                 self.app.clean()

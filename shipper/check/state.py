@@ -9,7 +9,8 @@ from pathlib import Path
 
 from shipper.check import CheckContext
 from shipper.finding import Finding, fail, ok, warn
-from shipper.ledger.database import DATABASE_NAME, LOCK_NAME
+from shipper.health.root_mark import other_service
+from shipper.ledger.database import DATABASE_NAME, LOCK_NAME, problem_of
 from shipper.ledger.migrations import STATE_VERSION
 from spooler.spool.filesystem import file_system_of
 
@@ -18,7 +19,7 @@ _USER_VERSION = slice(60, 64)  # of the header, big-endian
 
 
 def findings(context: CheckContext) -> Iterator[Finding]:
-    """Nothing is opened or locked: the service may be running."""
+    """Nothing is locked or changed: the service may be running."""
     state = context.config.state
     kind = file_system_of(state)
     if not kind.is_local:
@@ -26,6 +27,13 @@ def findings(context: CheckContext) -> Iterator[Finding]:
             "state",
             f"{state} is on {kind.type} ({kind.mount}), where SQLite's write-ahead log fails",
             "give --state a directory on a local disk of this host",
+        )
+    if other := other_service(context.config.spool, state):
+        yield warn(
+            "state",
+            f"{context.config.spool} {'is' if other.running else 'was last'} shipped with the state"
+            f" {other.state}: with {state}, what that one has delivered is sent again",
+            f"give --state {other.state}, or stop that service",
         )
     if not os.path.exists(state):
         yield _not_created(state)
@@ -77,6 +85,13 @@ def _usable(state: Path) -> Iterator[Finding]:
         )
     if holder := _lock_holder(state / LOCK_NAME):
         yield ok("state", f"{state} is in use by a service (process {holder})")
+    elif problem := problem_of(state):
+        yield fail(
+            "state",
+            f"{database}: {problem}",
+            "run the service as the owner of the file; if the file is damaged, move it away: all"
+            " records that are still in the spools are then sent again",
+        )
     else:
         yield ok("state", f"{state} is writable, and no service uses it")
 

@@ -17,6 +17,7 @@ from typing import Any
 from shipper.config.schema import Config
 from shipper.discovery.layout import collect_unreadable, find_spools
 from shipper.discovery.same_spool import missing_records
+from shipper.health.root_mark import other_service
 from shipper.ledger import service_status, totals
 from shipper.ledger.database import exists
 from shipper.ledger.ledger import Ledger
@@ -97,7 +98,9 @@ class StatusCollector:
 
     def _service(self) -> dict[str, Any]:
         ledger = self._ledger()
+        other = other_service(self._config.spool, self._config.state)
         return {
+            "other_state": other.state if other and other.running else "",
             "time": time.time(),
             "running": service_status.is_running(self._config.state),
             "heartbeat": service_status.last_heartbeat(ledger) if ledger else None,

@@ -151,6 +151,7 @@ class Status:
     unreadable_directories: Mapping[str, str] = field(default_factory=dict)  # path -> why
     # Directory of a spool whose files are gone -> records that a sink should still have got.
     missing: Mapping[str, int] = field(default_factory=dict)
+    other_state: str = ""  # of another service that runs on this root
 
     @property
     def pending(self) -> int:

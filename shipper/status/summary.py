@@ -3,6 +3,7 @@
 An operator has to act when:
 
 - records are pending and no service runs, or the service is stuck;
+- a service with another state ships the same root;
 - a spool is not shipped for `STALLED_SECONDS` and some flush intervals, and no outage is why;
 - a receiver rejects in a way that no waiting ends (token, address, certificate), or nothing has
   been delivered for `PAUSED_SECONDS`;
@@ -114,7 +115,13 @@ def _service(status: Status) -> Iterator[str]:
             f"The service (pid {heartbeat.pid}) has been stuck since"
             f" {time_of_day(heartbeat.beat, status.time)}. Restart it, no records are lost."
         )
-    if status.running or not status.pending:
+    if status.other_state:
+        other = f"--state {sanitize(status.other_state)}"
+        if status.running:
+            yield f"Another service ships {status.root} with {other}. Stop one: they send twice."
+        else:
+            yield f"The service of {status.root} runs with {other}. Give the same here."
+    if status.running or not status.pending or status.other_state:
         return
     pending = f"{counted(status.pending, 'record')} pending and the service is not running."
     if heartbeat is None:
