@@ -14,7 +14,9 @@ import contextlib
 import fcntl
 import logging
 import os
+import shutil
 import sqlite3
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -37,8 +39,12 @@ LOCK_NAME = "lock"
 # wait one after the other, and each of its writes is repeated.
 _BUSY_SECONDS = 10.0
 _SERVICE_BUSY_SECONDS = 1.0
+_EMPTY = "it is empty: a crash or a full disk has cost its content"
 _LOCK_TRIES = 4
 _LOCK_SECONDS = 0.05
+_MOVE_AWAY = (
+    "To continue, move the file away. All records that are still in the spools are then sent again."
+)
 
 Database = sqlite_utils.Database
 
@@ -159,6 +165,31 @@ def exists(directory: Path) -> bool:
     return True
 
 
+def problem_of(directory: Path) -> str:
+    """Why no service can use this database, "" where none is found. Nothing there is changed.
+
+    Only where no service runs: a copy is checked, made while no process writes.
+    """
+    path = directory / DATABASE_NAME
+    try:
+        if os.stat(path).st_size == 0:
+            return _EMPTY
+        with path.open("r+b"):
+            pass
+        with tempfile.TemporaryDirectory() as folder:
+            copy = Path(folder) / DATABASE_NAME
+            for suffix in ("", "-wal"):
+                with contextlib.suppress(FileNotFoundError):
+                    shutil.copyfile(f"{path}{suffix}", f"{copy}{suffix}")
+            with contextlib.closing(_connect(copy, locked=False)) as connection:
+                (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+    except FileNotFoundError:
+        return ""
+    except (sqlite3.Error, OSError) as error:
+        return str(error)
+    return "" if found == "ok" else str(found)
+
+
 def _mark(path: Path) -> tuple[int, int] | None:
     """Device and inode, zeros where there is nothing; None where that cannot be told now."""
     try:
@@ -220,7 +251,7 @@ def _open(path: Path, *, create: bool, locked: bool) -> sqlite_utils.Database:
         if create and not os.path.lexists(path):
             _create(path)
         if os.stat(path).st_size == 0:
-            raise sqlite3.DatabaseError("it is empty: a crash or a full disk has cost its content")
+            raise sqlite3.DatabaseError(_EMPTY)
         connection = _connect(path, locked=locked)
         try:
             return _prepare(connection, path, locked=locked)
@@ -237,6 +268,8 @@ def _advice_on(error: sqlite3.Error) -> str:
     """What to do about a statement that failed."""
     if "locked" in str(error):
         return "Another program has a transaction open in it: end that program."
+    if "malformed" in str(error) or "not a database" in str(error):
+        return _MOVE_AWAY
     return "Check for a full or read-only disk."
 
 
@@ -247,10 +280,7 @@ def _advice(path: Path) -> str:
     closed = path.exists() and not os.access(path, os.R_OK | os.W_OK)
     if closed or not os.access(path.parent, os.W_OK | os.X_OK):
         return "This user may not write it: run this as the user of the service."
-    return (
-        "To continue, move the file away. All records that are still in the spools are then"
-        " sent again."
-    )
+    return _MOVE_AWAY
 
 
 def _create(path: Path) -> None:

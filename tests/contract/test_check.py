@@ -371,6 +371,36 @@ def test_a_state_that_others_can_see_or_that_is_newer_is_told(tmp_path: Path) ->
     assert "state version 99" in newer.text
 
 
+def _torn(path: Path) -> None:
+    """As a disk leaves it that has lost pages."""
+    content = bytearray(path.read_bytes())
+    for page in range(4096, len(content), 4096):
+        content[page : page + 200] = b"\xff" * 200
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [_torn, lambda path: path.write_bytes(b""), lambda path: path.write_bytes(b"\x07" * 8192)],
+    ids=["pages", "empty", "bytes"],
+)
+def test_a_state_that_run_refuses_fails(tmp_path: Path, damage: Callable[[Path], object]) -> None:
+    (tmp_path / "spool").mkdir()
+    given = ["--spool", str(tmp_path / "spool"), "--state", str(tmp_path / "state")]
+    assert lens_ship("run", "--once", *given).code == 0
+    database = tmp_path / "state" / "ledger.sqlite"
+    assert the_only(findings(tmp_path), "state").level == "ok"
+    damage(database)
+    before = {path: path.read_bytes() for path in (tmp_path / "state").iterdir()}
+    (found,) = about(findings(tmp_path), "state")
+    assert found.level == "fail"
+    assert str(database) in found.text
+    assert {path: path.read_bytes() for path in (tmp_path / "state").iterdir()} == before
+    refused = lens_ship("run", "--once", *given)
+    assert refused.code == 4
+    assert "move the file away" in refused.err
+
+
 @pytest.mark.parametrize("module", ["state", "spools"])
 @pytest.mark.parametrize("kind", ["nfs4", "lustre", "fuse.sshfs"])
 def test_a_network_file_system_is_told(
