@@ -52,7 +52,8 @@ EXITS_OF: dict[str, str] = {
     "run": "with `--once`: records are still pending, one line for each reason. Without: never",
     "status": "operator action is required, or the spool root does not exist",
     "check": "a check failed, or with `--strict` gave a warning",
-    "audit": "an account does not balance, or a directory cannot be read or does not exist",
+    "audit": "an account does not balance, a directory cannot be read or does not exist, or"
+    " replayed records differ from those on disk",
     "inspect": "a path has a problem or is not a spool",
     "tail": "no spool was found (without `--follow`)",
     "plot": "no such run, or no such metric",
@@ -135,6 +136,6 @@ class _Registered(Group):
     cls=_Registered,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-@click.version_option(spooler.__version__, prog_name="lens-ship")
+@click.version_option(spooler.__version__, "-V", "--version", prog_name="lens-ship")
 def cli() -> None:
     """Deliver the telemetry of ML training from the spools of this node to its receivers."""

@@ -38,11 +38,13 @@ def _selection(command: Callable[..., Any]) -> Callable[..., Any]:
 def _selected(ledger: Any, numbers: tuple[int, ...], sink: str, reason: str, spool_id: str) -> Any:
     from shipper.dead_letters import DeadLetterFilter, select
     from shipper.sinks import DEFAULT
+    from shipper.sinks.outcome import Reason
 
-    known = {row["sink"] for row in ledger.dead_letters()} | {*(ledger.sinks() or DEFAULT)}
-    if sink and sink not in known:
-        names = ", ".join(map(repr, sorted(known)))
-        raise click.BadParameter(f"{sink!r} is not one of {names}", param_hint="--sink")
+    rows = ledger.dead_letters()
+    sinks = {*(ledger.sinks() or DEFAULT)}
+    _need_known("--sink", sink, {row["sink"] for row in rows} | sinks)
+    _need_known("--reason", reason, {row["reason"] for row in rows} | {one.word for one in Reason})
+    _need_known("--of", spool_id, {row["spool"] for row in rows} | {*_spool_ids(ledger)})
     kept = {row["id"] for row in select(ledger, DeadLetterFilter(numbers=numbers))}
     unknown = ", ".join(str(number) for number in numbers if number not in kept)
     if unknown:
@@ -50,6 +52,24 @@ def _selected(ledger: Any, numbers: tuple[int, ...], sink: str, reason: str, spo
     return select(
         ledger, DeadLetterFilter(numbers=numbers, sink=sink, reason=reason, spool=spool_id)
     )
+
+
+def _spool_ids(ledger: Any) -> set[str]:
+    return {row["id"] for row in ledger.spools()}
+
+
+def _need_known(option: str, word: str, known: set[str]) -> None:
+    """Refuse a word that no dead letter can have: it would look as if there were none.
+
+    Raises:
+        BadParameter: with similar words.
+    """
+    import difflib
+
+    if word and word not in known:
+        similar = difflib.get_close_matches(word, known, n=3) or sorted(known)[:10]
+        names = ", ".join(map(repr, similar))
+        raise click.BadParameter(f"{word!r} is not known here. Similar: {names}", param_hint=option)
 
 
 def _config(state: str | None, config_file: Path | None) -> Any:

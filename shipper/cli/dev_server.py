@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import tempfile
 import threading
 from pathlib import Path
 
@@ -13,26 +15,27 @@ import click
 @click.option(
     "--data",
     type=click.Path(dir_okay=False, path_type=Path),
-    default=Path("telemetry.sqlite"),
-    show_default=True,
-    help="SQLite file for what is received.",
+    help="SQLite file for what is received.  [default: a temporary one, deleted at the end]",
 )
 @click.option("--prefix", default="/v1", show_default=True, help="Path prefix of all routes.")
-def dev_server(listen: str, data: Path, prefix: str) -> None:
+def dev_server(listen: str, data: Path | None, prefix: str) -> None:
     """Run a small local telemetry-processor to try lens-ship with. Not for production."""
     from shipper.config.parse import host_and_port
     from shipper.dev_server.server import DevServer
     from shipper.log import start
 
     start("info")
-    try:
-        host, port = host_and_port(listen)
-        server = DevServer(data, host, port, prefix)
-    except (OSError, ValueError) as error:
-        raise click.BadParameter(f"{listen}: {error}", param_hint="--listen") from error
-    click.echo(f"Listening on {server.url}. Received data is stored in {data}.", err=True)
-    click.echo(f"Counts: {server.start_page}  Stop: Ctrl-C", err=True)
-    try:
-        threading.Event().wait()
-    except KeyboardInterrupt:
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    with tempfile.TemporaryDirectory(prefix="lens-ship-") as folder:
+        place = data or Path(folder) / "telemetry.sqlite"
+        try:
+            host, port = host_and_port(listen)
+            server = DevServer(place, host, port, prefix)
+        except (OSError, ValueError) as error:
+            raise click.BadParameter(f"{listen}: {error}", param_hint="--listen") from error
+        click.echo(f"Listening on {server.url}. Received data is stored in {place}.", err=True)
+        click.echo(f"Counts: {server.start_page}  Stop: Ctrl-C", err=True)
+        stop.wait()
         server.close()

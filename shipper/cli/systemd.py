@@ -80,7 +80,10 @@ def systemd_uninstall(force: bool, user: bool, root: Path, spool: str) -> None:
         click.echo(line)
     if lines:
         manager = "systemctl --user" if user else "systemctl"
-        click.echo(f"\nNext:\n  {manager} stop lens-ship\n  {manager} daemon-reload")
+        click.echo(
+            "\nA service that was started still runs, and delivers. Next:"
+            f"\n  {manager} stop lens-ship\n  {manager} daemon-reload"
+        )
 
 
 @systemd.command("show")
@@ -94,11 +97,11 @@ def systemd_show(user: bool, root: Path, spool: str) -> None:
 
 
 def _spool(given: str, user: bool) -> str:
-    from shipper.install.systemd import DEFAULT_SPOOL
+    from shipper.install.systemd import DEFAULT_SPOOL, home_of_user
 
     if given:
         return str(Path(given).expanduser().absolute())
-    return str(Path.home() / ".local/share/lens-ship/spool") if user else DEFAULT_SPOOL
+    return str(home_of_user() / ".local/share/lens-ship/spool") if user else DEFAULT_SPOOL
 
 
 def _warn_about_home(user: bool) -> None:

@@ -119,8 +119,12 @@ def default_state(environ: Mapping[str, str] | None = None) -> Path:
         return Path(given)
     if os.geteuid() == 0:
         return Path("/var/lib/lens-ship")
-    home = environ.get("XDG_STATE_HOME", "")
-    return (Path(home) if home else Path.home() / ".local" / "state") / "lens-ship"
+    given = environ.get("XDG_STATE_HOME", "")
+    try:
+        home = Path.home()
+    except RuntimeError:  # no HOME, and no entry in the table of users: what stands there for none
+        home = Path("/nonexistent")
+    return (Path(given) if given else home / ".local" / "state") / "lens-ship"
 
 
 def _values(

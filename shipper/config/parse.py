@@ -17,7 +17,12 @@ def path(value: Any) -> Path:
     """A path; `~` is the user's home."""
     if not str(value):
         raise ValueError("is empty")
-    return Path(str(value)).expanduser()
+    if "\0" in str(value):
+        raise ValueError("has a zero byte, which no path has")
+    try:
+        return Path(str(value)).expanduser()
+    except RuntimeError:
+        raise ValueError("names a home directory that is not known here: give it whole") from None
 
 
 def optional_path(value: Any) -> Path | None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from shipper.errors import ShipperError
 
 DEFAULT_SPOOL = "/var/spool/lens-ship"
+_UNIT = "lens-ship.service"
 _PROGRAM = "/opt/lens-ship/bin/lens-ship"
 _ENV_FILE = "/etc/lens-ship/lens-ship.env"
 _SEAL = "# Written by `lens-ship systemd install`; sha256 of the lines below: "
@@ -67,16 +68,16 @@ def plan(*, user: bool, root: Path, spool: str, program: Path | None = None) -> 
         text = _template(name).replace(_PROGRAM, _quoted(str(program)))
         return text.replace(DEFAULT_SPOOL, spool)
 
-    unit = made("lens-ship.service")
+    unit = made(_UNIT)
     if user:
-        home = Path.home() / ".config"
+        home = home_of_user() / ".config"
         unit = _NOT_FOR_USERS.sub("", unit).replace(_ENV_FILE, "%E/lens-ship/lens-ship.env")
         unit = unit.replace("multi-user.target", "default.target")
-        texts = {home / "systemd/user/lens-ship.service": unit}
+        texts = {home / "systemd/user" / _UNIT: unit}
         environment = home / "lens-ship/lens-ship.env"
     else:
         texts = {
-            Path("/etc/systemd/system/lens-ship.service"): unit,
+            Path("/etc/systemd/system", _UNIT): unit,
             Path("/etc/sysusers.d/lens-ship.conf"): made("lens-ship.sysusers.conf"),
             Path("/etc/tmpfiles.d/lens-ship.conf"): made("lens-ship.tmpfiles.conf"),
         }
@@ -119,15 +120,20 @@ def uninstall(planned: list[File], *, force: bool) -> list[str]:
         try:
             file.path.unlink()
         except OSError as error:
-            raise UnitError(f"{error}; run this as root, or give --user or --root") from error
+            raise _cannot(file, error) from error
         lines.append(f"deleted  {file.path}")
+    folders = [folder for file in planned for folder in file.path.parent.glob("*.wants")]
+    for link in [folder / _UNIT for folder in folders] if lines else ():
+        if link.is_symlink():  # of `systemctl enable`, to a file that is gone
+            link.unlink()
+            lines.append(f"deleted  {link}")
     return lines
 
 
 def next_steps(*, user: bool, root: Path, spool: str) -> list[str]:
     """The commands to run next."""
     if user:
-        environment = _below(root, Path.home() / ".config/lens-ship/lens-ship.env")
+        environment = _below(root, home_of_user() / ".config/lens-ship/lens-ship.env")
         return [
             f"$EDITOR {environment}",
             "systemctl --user daemon-reload",
@@ -153,8 +159,32 @@ def _write(file: File) -> str:
         file.path.write_text(file.text, encoding="utf-8")
         file.path.chmod(0o644)
     except OSError as error:
-        raise UnitError(f"{error}; run this as root, or give --user or --root") from error
+        raise _cannot(file, error) from error
     return f"written  {file.path}"
+
+
+def home_of_user() -> Path:
+    """The home directory.
+
+    Raises:
+        UnitError: this user has none.
+    """
+    try:
+        return Path.home()
+    except RuntimeError:
+        raise UnitError("this user has no home directory; nothing was changed. Set HOME") from None
+
+
+def _cannot(file: File, error: OSError) -> UnitError:
+    where = file.path
+    if isinstance(error, PermissionError):
+        return UnitError(
+            f"{where}: {error.strerror}. Files before it are changed. Run this as the user that may"
+            " write there, give --user for a service of your own, or --root for an image"
+        )
+    return UnitError(
+        f"{where}: {error.strerror}. Files before it are changed. Correct that and run it again"
+    )
 
 
 def _program() -> Path:

@@ -253,7 +253,11 @@ def test_a_token_that_is_not_accepted_is_named_and_not_shown(tmp_path: Path, pag
     token.write_text("s3cret")
     every = findings(tmp_path, page.url, token_file=token)
     assert f"it rejects the content of {token}" in the_only(every, "processor").text
-    assert f"sends token_file {token}" in the_only(every, "access").text
+    sent, public = about(every, "access")
+    assert f"sends token_file {token}" in sent.text
+    assert (public.level, public.next) == ("warn", f"chmod o= {token}")
+    token.chmod(0o640)
+    assert the_only(findings(tmp_path, page.url, token_file=token), "access").level == "ok"
     assert page.asked[0]["authorization"] == "Bearer s3cret"
     assert "s3cret" not in repr(every)
 

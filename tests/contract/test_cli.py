@@ -11,6 +11,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
+import spooler
 from shipper import cli as room
 from shipper.config.schema import SETTINGS, Config
 from shipper.errors import ConfigError
@@ -176,6 +177,32 @@ def test_a_setting_that_cannot_be_used_is_named(arguments: list[str], told: str)
     (line,) = done.err.splitlines()
     assert line.startswith("lens-ship: ")
     assert told in line
+
+
+@pytest.mark.parametrize("command", ["list", "retry", "drop"])
+@pytest.mark.parametrize("option", ["--reason", "--of", "--sink"])
+def test_a_selection_that_nothing_can_match_is_refused(
+    command: str, option: str, tmp_path: Path
+) -> None:
+    (tmp_path / "spool").mkdir()
+    places = {
+        "LENS_SHIP_SPOOL": str(tmp_path / "spool"),
+        "LENS_SHIP_STATE": str(tmp_path / "state"),
+        "LENS_SHIP_PROCESSOR_URL": "http://127.0.0.1:9/v1",
+    }
+    assert lens_ship("run", "--once", **places).code == 0
+    done = lens_ship("dead-letter", command, option, "too-larg", **places)
+    assert (done.code, done.out) == (2, "")
+    assert f"Invalid value for {option}: 'too-larg' is not known here" in done.err
+    if option == "--reason":
+        assert "Similar: 'too-large'" in done.err
+        assert lens_ship("dead-letter", command, option, "too-large", **places).code == 0
+
+
+@pytest.mark.parametrize("flag", ["-V", "--version"])
+def test_the_version_is_printed(flag: str) -> None:
+    done = lens_ship(flag)
+    assert (done.code, done.out) == (0, f"lens-ship, version {spooler.__version__}\n")
 
 
 @pytest.mark.parametrize(

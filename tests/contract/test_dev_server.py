@@ -54,6 +54,18 @@ class Server:
         self.process.communicate()
 
 
+def test_without_a_file_it_leaves_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    server = start_lens_ship("dev-server", "--listen", "127.0.0.1:0", TMPDIR=str(tmp_path))
+    assert server.stderr is not None
+    assert str(tmp_path) in server.stderr.readline()
+    server.terminate()
+    server.communicate(timeout=spools.PATIENCE_SECONDS)
+    assert server.returncode == 0
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
     running = Server(tmp_path / "telemetry.sqlite")

@@ -173,6 +173,27 @@ def test_the_environment_file_is_never_replaced(tmp_path: Path) -> None:
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [environment]
 
 
+def test_uninstall_deletes_the_link_of_enable_and_says_that_the_service_runs(
+    tmp_path: Path,
+) -> None:
+    where = ["--root", str(tmp_path)]
+    assert lens_ship("systemd", "install", *where).code == 0
+    wants = tmp_path / "etc/systemd/system/multi-user.target.wants"
+    wants.mkdir()
+    (wants / "lens-ship.service").symlink_to("/etc/systemd/system/lens-ship.service")
+    done = lens_ship("systemd", "uninstall", *where)
+    assert list(wants.iterdir()) == []
+    assert "still runs" in done.out
+
+
+def test_a_user_service_that_cannot_be_written_is_not_told_to_give_user(tmp_path: Path) -> None:
+    (tmp_path / Path.home().parts[1]).write_text("")
+    done = lens_ship("systemd", "install", "--user", "--root", str(tmp_path))
+    assert done.code == 1
+    assert "Not a directory" in done.err
+    assert "--user" not in done.err
+
+
 def test_uninstall_deletes_every_file(tmp_path: Path) -> None:
     where = ("--root", str(tmp_path))
     assert lens_ship("systemd", "install", *where).code == 0
@@ -185,7 +206,8 @@ def test_an_unwritable_directory_is_reported_with_a_next_step(tmp_path: Path) ->
     (tmp_path / "etc").write_text("in the way", encoding="utf-8")
     ran = lens_ship("systemd", "install", "--root", str(tmp_path))
     assert ran.code == 1
-    assert "run this as root, or give --user" in ran.err
+    assert "lens-ship.service: Not a directory" in ran.err
+    assert "Correct that and run it again" in ran.err
 
 
 def test_the_wheel_carries_the_files_that_are_installed() -> None:

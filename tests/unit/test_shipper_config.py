@@ -334,6 +334,30 @@ def test_the_state_directory_of_systemd_is_used_if_set(
     assert default_state() == tmp_path / ".local" / "state" / "lens-ship"
 
 
+def test_a_user_without_home_and_entry_has_a_state_that_cannot_be_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And not a traceback: commands that need no state work, `run` asks for another one."""
+
+    def unknown(_: object) -> None:
+        raise KeyError
+
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("os.geteuid", lambda: 54321)
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    monkeypatch.setattr("pwd.getpwnam", unknown)
+    assert default_state({}) == Path("/nonexistent/.local/state/lens-ship")
+    assert default_state({"XDG_STATE_HOME": "/x"}) == Path("/x/lens-ship")
+    for text in ("~/spool", "~nobody-at-all/spool"):
+        (problem,) = problems({"spool": text})
+        assert "names a home directory that is not known here" in problem
+
+
+def test_a_path_with_a_zero_byte_is_refused() -> None:
+    (problem,) = problems({"spool": "/a\0b"})
+    assert "has a zero byte" in problem
+
+
 @pytest.mark.parametrize(
     ("asked", "flags", "steps"),
     [

@@ -6,9 +6,12 @@ The question is the one for its pods, which every processor answers and which ch
 from __future__ import annotations
 
 import email.utils
+import os
+import stat
 import time
 from collections.abc import Iterator, Sequence
 from ipaddress import ip_address
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from shipper.errors import Unreachable
@@ -126,10 +129,23 @@ def _security(base: str, credentials: Credentials) -> Iterator[Finding]:
     if credentials.is_for(base) and secrets:
         named = " and ".join(f"{name} {getattr(credentials, name)}" for name in secrets)
         yield ok("access", f"sends {named}")
+        for name in (*secrets, "headers_file", "client_key_file"):
+            file = getattr(credentials, name)
+            if file is not None and _is_public(file):
+                yield warn("access", f"every user of this host can read {file}", f"chmod o= {file}")
         if parts.scheme == "http" and not _is_loopback(parts.hostname or ""):
             yield warn("access", "over http, where others can read it", "use https://")
     if parts.scheme == "https" and not credentials.proxy:
         yield from _certificate(parts.hostname or "", parts.port or 443, credentials, base)
+
+
+def _is_public(file: Path) -> bool:
+    """Whether other users can read it. Only its pod sees the files of a Kubernetes secret."""
+    try:
+        readable = bool(os.stat(file).st_mode & stat.S_IROTH)
+    except OSError:
+        return False
+    return readable and "KUBERNETES_SERVICE_HOST" not in os.environ
 
 
 def _certificate(host: str, port: int, credentials: Credentials, base: str) -> Iterator[Finding]:
