@@ -166,7 +166,7 @@ def export(folder: Path) -> str:
         site = (folder / "sitecustomize.py").read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         site = ""
-    if folder.exists() and not site.startswith(_FIRST_LINE):
+    if os.path.exists(folder) and not site.startswith(_FIRST_LINE):
         raise HookError(f"{folder} exists and is not an exported hook; nothing was changed")
     draft = folder.with_name(f".{folder.name}.new")
     try:

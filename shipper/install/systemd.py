@@ -61,7 +61,7 @@ def plan(*, user: bool, root: Path, spool: str, program: Path | None = None) -> 
         UnitError: there is no `lens-ship` to start, or a unit cannot name the spool root.
     """
     program = program or _program()
-    if not spool.startswith("/") or re.search(r"[\s%$'\"\\]", spool):
+    if not re.fullmatch(r"/[^\s%$'\"\\]*", spool) or not spool.isprintable():
         raise UnitError(f"--spool {spool!r}: give an absolute path without spaces, quotes, % and $")
 
     def made(name: str) -> str:

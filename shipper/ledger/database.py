@@ -302,7 +302,7 @@ def _create(path: Path) -> None:
 
 def _connect(path: Path, *, locked: bool) -> sqlite3.Connection:
     return sqlite3.connect(
-        f"file:{quote(str(path))}?mode=rw",
+        f"file:{quote(os.fsencode(path))}?mode=rw",
         uri=True,
         check_same_thread=False,
         isolation_level=None,

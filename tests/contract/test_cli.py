@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -383,3 +385,19 @@ def test_a_root_that_nothing_can_be_recorded_in_is_told_by_hook_status(tmp_path:
         said = lens_ship("hook", "status", PRIMUS_LENS_WANDB_OUTPUT_PATH=str(root)).out
         (line,) = [line for line in said.splitlines() if line.startswith("spool root ")]
         assert line.removeprefix("spool root").strip().startswith(told)
+
+
+def test_a_shell_completes_commands_and_options() -> None:
+    def complete(words: str, at: int) -> list[str]:
+        shell = {"COMP_WORDS": words, "COMP_CWORD": str(at), "_LENS_SHIP_COMPLETE": "bash_complete"}
+        code = "import sys; sys.argv = ['lens-ship']; from shipper.cli import main; main()"
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, **shell},
+            capture_output=True,
+            text=True,
+        )
+        return [line.partition(",")[2] for line in done.stdout.splitlines()]
+
+    assert complete("lens-ship st", 1) == ["status"]
+    assert "--spool" in complete("lens-ship status --s", 2)
