@@ -78,7 +78,7 @@ class RootMarker:
         self._id = state_id(state, create=True)
         self._now = now
         self._due = now()
-        self._logged = ""
+        self._logged: RootMark | None = None
 
     def renew_if_due(self) -> None:
         if self._now() < self._due or not self._id:
@@ -97,12 +97,18 @@ class RootMarker:
             self._write(0.0)
 
     def _report(self, mark: RootMark) -> None:
-        event = "root was shipped with another state, its records are sent again"
+        if mark == self._logged:
+            return
+        self._logged = mark
+        values = fields(path=self._root, state=self._state, other=mark.state)
         if mark.running:
-            event = "another service ships this root, records are sent twice, stop one"
-        if event != self._logged:
-            self._logged = event
-            log.warning(event, extra=fields(path=self._root, state=self._state, other=mark.state))
+            log.warning(
+                "another service ships this root, records are sent twice, stop one", extra=values
+            )
+        else:
+            log.warning(
+                "root was shipped with another state, its records are sent again", extra=values
+            )
 
     def _write(self, now: float) -> None:
         value = {"id": self._id, "state": str(self._state.absolute()), "time": now}
