@@ -43,6 +43,7 @@ from shipper.importers.scan import (
     Item,
     ScannedFile,
     Unreadable,
+    apart,
     next_data,
     pack,
     run_item,
@@ -72,6 +73,8 @@ class JsonlState:
     announced: bool = False  # the "run" record has been given
     counter: int = 0  # step of the next line without one
     time: float = 0.0  # of the last line
+    dated: float = 0.0  # what was made of it
+    step: int | None = None  # the last one
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -160,16 +163,18 @@ class ExporterFile(ScannedFile[JsonlState]):
         given = _given_step(values.get("step"))
         time = _time(values.get("timestamp"), state.time)
         number = state.counter if given is None else given
+        other = state.step is not None and number != state.step
+        dated = apart(time, state.time, state.dated) if other else time
         counter = number + 1 if given is None else max(given, state.counter)
         body = step.encode(
             run=self.run,
             step=number,
-            time=time,
+            time=dated,
             closed=given is None,
             data=data,
             step_given=given is not None,
         )
-        return replace(state, counter=counter, time=time), body
+        return replace(state, counter=counter, time=time, dated=dated, step=number), body
 
 
 def _broken(line: _Line, state: JsonlState, reason: str) -> tuple[Item, JsonlState]:

@@ -33,6 +33,7 @@ StateT = TypeVar("StateT")
 # Bytes of bodies after which a chunk ends, with two records at least.
 CHUNK_BYTES = 16 * 1024 * 1024
 LARGE_BODY = 1024 * 1024  # above this, long texts and lists are cut as in the training process
+APART_SECONDS = 0.0011
 _MARKS = 512
 _STRIDE = 256  # records between two marks, at first
 
@@ -166,6 +167,15 @@ class ScannedFile(abc.ABC, Generic[StateT]):
                         yield seq, item
             except OSError as error:
                 raise SpoolDamaged(str(self.path), seq, f"{error}") from error
+
+
+def apart(time: float, before: float, dated: float) -> float:
+    """The time of a step, further than a millisecond from that of the step before, as the hook has.
+
+    `before` is what the file says of that step, `dated` what was made of it. Receivers of time
+    series keep one value for a millisecond. A clock that was set back is believed.
+    """
+    return dated + APART_SECONDS if before <= time < dated + APART_SECONDS else time
 
 
 def next_data(file: BinaryIO, offset: int) -> int:

@@ -42,7 +42,15 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from shipper.importers import SourceInfo, files_below, source_id
-from shipper.importers.scan import ImportedRecord, Item, ScannedFile, Unreadable, pack, run_item
+from shipper.importers.scan import (
+    ImportedRecord,
+    Item,
+    ScannedFile,
+    Unreadable,
+    apart,
+    pack,
+    run_item,
+)
 from shipper.importers.wandb_datastore import CorruptEntry, LogEntry, LogOffset, entries
 from shipper.protobuf import MalformedMessage, double, fields, message, signed, text, zigzag
 from spooler.errors import NewerFormat, NotASpool
@@ -93,6 +101,7 @@ class WandbState:
     host: str = ""
     start: float = 0.0
     time: float = 0.0  # of the last record
+    dated: float = 0.0  # what was made of it
     step: int | None = None  # the last one
     following: int = 0  # number of the next step, if it has none
     exits_early: bool = False  # the last step comes after the exit
@@ -224,14 +233,16 @@ def _history(body: bytes, state: WandbState) -> tuple[Item | None, WandbState]:
     time, runtime = _finite(time), _finite(runtime)
     if time is None:
         time = state.time if runtime is None else state.start + runtime
+    other = state.step is not None and number != state.step
+    dated = apart(time, state.time, state.dated) if other else time
     made = step.encode(
         run=state.run,
         step=number,
-        time=time,
+        time=dated,
         closed=True,
         data={name: _without_media(value, 0) for name, value in data.items()},
     )
-    state = replace(state, step=number, following=number + 1, time=time)
+    state = replace(state, step=number, following=number + 1, time=time, dated=dated)
     return ImportedRecord(kind=step.NAME, body=pack(made)), state
 
 

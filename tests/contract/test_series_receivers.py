@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import re
 import signal
 import threading
@@ -22,9 +23,11 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 from shipper.config.load import load
 from shipper.config.schema import Config
 from shipper.delivery import backoff
+from shipper.importers import open_imports
 from shipper.ledger.ledger import Ledger
 from shipper.service import Service, ship_once
 from shipper.sinks import build_sinks, enabled_sinks, table_problems
+from shipper.steps import collect_steps
 from spooler.records import report
 from tests.kit import spools
 from tests.kit.command import lens_ship, start_lens_ship
@@ -122,7 +125,7 @@ def returned(found: Found) -> dict[Any, Any]:
             continue
         own = known.get("lens.name") or known.get("lens_name")
         plain = "" if name == "training_step" else name.removeprefix("training_")
-        answer[own or plain, known["rank"]] = sorted(set(samples))
+        answer[own or plain, known.get("rank", "")] = sorted(set(samples))
     return answer
 
 
@@ -206,6 +209,35 @@ def test_a_receiver_that_is_full_is_waited_for(tmp_path: Path, start: Callable[.
     engine.start()
     assert ship_once(config, timeout=60) == []
     assert returned(engine.found()) == expected(begun, count=20)
+
+
+@needs_victoria
+@pytest.mark.parametrize("version", ["0.16.0", "0.31.0"])
+def test_a_run_that_wandb_wrote_offline_is_one_command_away(
+    tmp_path: Path, start: Callable[..., Any], version: str
+) -> None:
+    engine = start(VictoriaMetrics)
+    settings(tmp_path, "otlp", f"{engine.url}/opentelemetry")
+    (tmp_path / "spool").mkdir()
+    run = spools.REPOSITORY / f"tests/golden/wandb-run/run-{version}.wandb"
+    places = ("--spool", str(tmp_path / "spool"), "--state", str(tmp_path / "state"))
+    file = ("--config", str(tmp_path / "lens.toml"))
+    done = lens_ship("replay", str(run), "--sink", "one", *file, *places)
+    assert done.code == 0, done
+    (source,) = open_imports(run)
+    steps = collect_steps(source.read(0, 1000).records).complete
+    every = [
+        (name, float(value))
+        for one in steps
+        for name, value in one.data.items()
+        if isinstance(value, int | float) and math.isfinite(value)
+    ]
+    found = returned(engine.found())
+    own = {key: one for key, one in found.items() if not key[0].endswith("nonfinite")}
+    sent = [step for step in steps if any(isinstance(v, int | float) for v in step.data.values())]
+    assert [value for _, value in own.pop(("", ""))] == [float(step.step) for step in sent]
+    values = sorted((name, value) for (name, _), one in own.items() for _, value in one)
+    assert values == [(name, pytest.approx(value, rel=1e-11)) for name, value in sorted(every)]
 
 
 # --- late data ------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import pytest
 
 from shipper.importers import ImportSource, SourceInfo, exporter_jsonl, formats, open_imports, scan
 from shipper.importers.exporter_jsonl import ExporterFile
+from shipper.importers.scan import APART_SECONDS
 from shipper.importers.wandb_run import WandbFile
 from spooler.errors import NotASpool, SpoolDamaged
 from spooler.records import step
@@ -143,9 +144,18 @@ def test_of_a_name_that_occurs_twice_the_later_value_counts(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("strange", [None, "now", True, float("nan"), float("inf"), 10**400, []])
-def test_a_line_without_a_time_has_that_of_the_line_before(tmp_path: Path, strange: Any) -> None:
+def test_a_line_without_a_time_follows_the_line_before(tmp_path: Path, strange: Any) -> None:
     found = read_all(source(tmp_path, line(0, timestamp=7), line(1, timestamp=strange)))
-    assert [body["time"] for body in found.bodies("step")] == [7.0, 7.0]
+    assert [body["time"] for body in found.bodies("step")] == [7.0, 7.0 + APART_SECONDS]
+
+
+def test_no_two_steps_have_one_millisecond(tmp_path: Path) -> None:
+    moments = [(0, 7.0), (0, 7.0001), (1, 7.0002), (2, 7.0003), (3, 7.5), (4, 6.0), (5, 6.0)]
+    lines = [line(number, timestamp=at) for number, at in moments]
+    times = [body["time"] for body in read_all(source(tmp_path, *lines)).bodies("step")]
+    assert times[:2] == [7.0, 7.0001]  # two parts of one step
+    whole = [round(time * 1000) for time in times]
+    assert whole == [7000, 7000, 7001, 7002, 7500, 6000, 6001]
 
 
 def test_a_line_of_megabytes(tmp_path: Path) -> None:
