@@ -83,6 +83,10 @@ fuzz: $(VENV)/.test ## files, records and responses of any content, for FUZZ_MIN
 soak: $(VENV)/.test ## eight ranks and every kind of failure, for SOAK_MINUTES
 	$(BIN)/python -m tests.crash.soak --minutes $(SOAK_MINUTES)
 
+.PHONY: soak-series
+soak-series: $(VENV)/.test $(VENV)/.debian $(VENV)/.engines ## 200 kills while VictoriaMetrics and Prometheus take every step
+	$(BIN)/python -m tests.crash.series_soak
+
 model: $(VENV)/.test ## ten thousand simulated nodes: every account balances
 	LENS_SHIP_TEST_MODEL=10000 $(BIN)/python -m pytest -q tests/property/test_accounting_model.py
 
@@ -97,6 +101,7 @@ bench: $(VENV)/.test ## the cost of hook, spool and delivery
 	$(BIN)/python bench/drain.py
 	$(BIN)/python bench/live.py
 	$(BIN)/python bench/remote_write.py
+	$(BIN)/python bench/series.py
 	$(BIN)/python bench/instructions.py
 	$(BIN)/python bench/collectors_cost.py
 

@@ -12,6 +12,7 @@ import pytest
 from tests.crash.lab.laboratory import REPOSITORY
 from tests.crash.lab.verdict import Findings
 from tests.crash.soak import SLOPES, Track, flat
+from tests.kit.engines import needs_prometheus, needs_victoria
 from tests.kit.spools import environment
 
 SECONDS = 20
@@ -41,6 +42,22 @@ def test_nothing_is_lost_while_everything_fails() -> None:
     steps = re.search(r"^([\d,]+) steps", soak.stdout, re.MULTILINE)
     assert steps is not None
     assert int(steps[1].replace(",", "")) > SECONDS, soak.stdout
+
+
+@needs_victoria
+@needs_prometheus
+@pytest.mark.promise("G4")
+def test_receivers_of_time_series_have_every_step_whatever_is_killed() -> None:
+    soak = subprocess.run(
+        [sys.executable, "-m", "tests.crash.series_soak", "--kills", "12", "--seed", _SEED],
+        cwd=REPOSITORY,
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert soak.returncode == 0, soak.stdout + soak.stderr
 
 
 def test_what_grows_is_noticed() -> None:

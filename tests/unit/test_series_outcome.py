@@ -184,6 +184,24 @@ def test_points_that_a_receiver_rejects_are_never_sent_again() -> None:
     assert it.send(batch).disposition is PERMANENT
 
 
+def test_headers_of_the_environment_are_sent_and_never_shown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "x-key=hush%20hush")
+    it = Scripted(Answer(status=400, headers={}, body=b"bad header x-key: hush hush"))
+    sent: list[str] = []
+    real = it.http.post
+
+    def post(url: str, body: bytes, headers: Any, **more: Any) -> Answer:
+        sent.append(headers["x-key"])
+        return real(url, body, headers, **more)
+
+    it.http.post = post  # type: ignore[method-assign]
+    outcome = it.send(it.batch(step(1)))
+    assert sent == ["hush hush"]
+    assert outcome.detail == "400 bad header x-key: ***"
+
+
 # --- times ----------------------------------------------------------------------------------------
 
 

@@ -110,6 +110,7 @@ class OtlpSink(TimeSeriesSink):
         super().__init__(name, options, shared)
         self._otlp = options
         self._scope = encode.scope(spooler.__version__)
+        self._secrets = tuple(headers.values())
         self._headers = {"Content-Type": "application/x-protobuf", **headers}
         if options.gzip:
             self._headers["Content-Encoding"] = "gzip"
@@ -139,6 +140,14 @@ class OtlpSink(TimeSeriesSink):
         if count > 0 or message:
             return Outcome(disposition=Disposition.DELIVERED, reason="partly", detail=detail)
         return super().judge_success(answer, request)
+
+    def exchange(self, request: SignalRequest, attempt: int) -> Outcome:
+        """As in the base class. A receiver may echo the headers that the environment gives."""
+        outcome = super().exchange(request, attempt)
+        detail = outcome.detail
+        for secret in self._secrets:
+            detail = detail.replace(secret, "***")
+        return replace(outcome, detail=detail) if detail != outcome.detail else outcome
 
     def destination(self, identity: Identity) -> str:
         return next(iter(self._otlp.endpoints.values()), "")

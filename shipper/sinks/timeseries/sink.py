@@ -209,14 +209,15 @@ class TimeSeriesSink(ABC):
                 return known
             span = f"{identity.spool}/{self.name}/{batch.first}-{batch.last}"
             request.headers[RECORDS_HEADER] = span
-            answered = self._exchange(request, attempt)
+            answered = self.exchange(request, attempt)
             if answered.disposition is not Disposition.DELIVERED:
                 return self._refused(answered, batch, identity, request, tried)
             tried.stored[request.signal] = batch.last
             outcome = answered if answered.reason != "delivered" else outcome
         return outcome
 
-    def _exchange(self, request: SignalRequest, attempt: int) -> Outcome:
+    def exchange(self, request: SignalRequest, attempt: int) -> Outcome:
+        """Send one request and judge the answer; `attempt` counts from 1 for the same content."""
         try:
             answer = self._http.post(request.url, request.body, request.headers)
         except Unreachable as failure:
@@ -288,7 +289,7 @@ class TimeSeriesSink(ABC):
             logs = request.signal == "logs"
             asked = late_item(newest, identity, self._series, logs=logs)
             question = next(self.requests((asked,), identity))
-            answer = self._exchange(question, 1)
+            answer = self.exchange(question, 1)
             if answer.disposition is Disposition.RETRY:
                 return answer
             if answer.reason != TOO_OLD:

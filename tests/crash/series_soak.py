@@ -1,0 +1,168 @@
+"""Training processes and the service are killed while two real receivers of time series take steps.
+
+`python -m tests.crash.series_soak --kills 200` starts VictoriaMetrics and Prometheus and a service
+with the sinks `otlp` and `prometheus`. Two training processes at a time log as fast as they can, or
+with pauses, until SIGKILL. The service is killed again and again. In the end each receiver returns
+every step whose call had returned, with its value, and how each run ended.
+"""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import click
+
+from tests.kit.command import lens_ship, start_lens_ship
+from tests.kit.engines import Found, Prometheus, VictoriaMetrics
+from tests.kit.spools import REPOSITORY, environment
+
+AT_ONCE = 2
+_TRAIN = """
+import sys, time
+from spooler.hooks.run_tracker import TrackedRun, runs
+
+class Soaked(TrackedRun):
+    tracker = "soak"
+
+    def facts(self):
+        return {"project": "p"}
+
+run, number = Soaked(sys.argv[1]), 0
+while True:
+    runs.log(run, number, True, {"loss": number + 0.5, "train/acc": number * 2.0}, True)
+    print(number, flush=True)
+    number += 1
+    time.sleep(float(sys.argv[2]))
+"""
+
+
+@dataclass(kw_only=True)
+class Soak:
+    """One soak below `folder`; `last` is the last step of each run whose call has returned."""
+
+    folder: Path
+    draw: random.Random
+    last: dict[str, int] = field(default_factory=dict)
+    service_kills: int = 0
+    ended: threading.Event = field(default_factory=threading.Event)
+
+    def words(self, command: str, *more: str) -> tuple[str, ...]:
+        places = ("--spool", str(self.folder / "spool"), "--state", str(self.folder / "state"))
+        return (command, *more, "--config", str(self.folder / "lens.toml"), *places)
+
+    def train(self, run: str, pause: float, lasts: float) -> None:
+        """A training process, killed some time after its first step."""
+        command = [sys.executable, "-c", _TRAIN, run, str(pause)]
+        environ = environment(
+            PRIMUS_LENS_WANDB_OUTPUT_PATH=str(self.folder / "spool"),
+            WORKLOAD_UID="w",
+            PYTHONPATH=str(REPOSITORY),
+        )
+        with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                if run not in self.last:
+                    threading.Timer(lasts, process.kill).start()
+                self.last[run] = int(line)
+
+    def serve(self) -> None:
+        """The service, killed again and again."""
+        while not self.ended.is_set():
+            process = start_lens_ship(*self.words("run"), stderr=subprocess.DEVNULL)
+            self.ended.wait(self.draw.uniform(0.6, 2.5))
+            process.kill()
+            process.wait()
+            self.service_kills += 1
+
+    def run(self, kills: int) -> None:
+        """Until so many processes were killed; then everything is delivered."""
+        serving = threading.Thread(target=self.serve)
+        serving.start()
+        try:
+            while len(self.last) + self.service_kills < kills:
+                some = [
+                    threading.Thread(
+                        target=self.train,
+                        args=(
+                            f"r{len(self.last) + one}",
+                            self.draw.choice([0, 0.0005, 0.01]),
+                            self.draw.uniform(0.01, 0.8),
+                        ),
+                    )
+                    for one in range(AT_ONCE)
+                ]
+                for one in some:
+                    one.start()
+                for one in some:
+                    one.join()
+        finally:
+            self.ended.set()
+            serving.join()
+
+
+def judge(found: Found, last: Mapping[str, int], receiver: str) -> Iterator[str]:
+    """What a receiver lacks of what was logged: each series whole, in order, with its values."""
+    series = {}
+    for labels, samples in found.items():
+        known = dict(labels)
+        name = known.get("lens.name") or known.get("lens_name") or known["__name__"]
+        values = [value for _, value in sorted(set(samples))]
+        series[known["run"], name.replace(".", "_")] = values
+    for run, number in last.items():
+        steps = series.get((run, "training_step"), [])
+        # The last call may have been recorded and not returned.
+        whole = steps == [float(one) for one in range(len(steps))] and len(steps) > number
+        same = series.get((run, "training_loss")) == [one + 0.5 for one in steps] and (
+            series.get((run, "train/acc")) == [one * 2 for one in steps]
+        )
+        if not whole or not same or len(steps) > number + 2:
+            yield f"{receiver}: {run}: {len(steps)} steps of {number + 1}"
+        if sorted(set(series.get((run, "training_run_status"), []))) != [0.0, 3.0]:
+            yield f"{receiver}: {run}: its end is not told"
+
+
+@click.command()
+@click.option("--kills", default=200)
+@click.option("--seed", default=random.SystemRandom().randrange(2**32))
+def main(kills: int, seed: int) -> None:
+    """Print what was found; exit with 1 if something is missing."""
+    with tempfile.TemporaryDirectory(prefix="lens-ship-series-") as name:
+        folder = Path(name)
+        victoria = VictoriaMetrics(folder=folder / "victoria")
+        prometheus = Prometheus(folder=folder / "prometheus", window="24h")
+        soak = Soak(folder=folder, draw=random.Random(seed))
+        try:
+            victoria.start()
+            prometheus.start()
+            (folder / "lens.toml").write_text(
+                f'[sinks.one]\ntype = "otlp"\nurl = "{victoria.url}/opentelemetry"\n'
+                f'[sinks.two]\ntype = "prometheus"\nurl = "{prometheus.url}/api/v1/write"\n'
+            )
+            soak.run(kills)
+            while lens_ship(*soak.words("run", "--once", "--timeout", "30")).code != 0:
+                """Under load a backlog may take longer."""
+            audit = lens_ship(*soak.words("audit"))
+            findings = [
+                *judge(victoria.found(), soak.last, "VictoriaMetrics"),
+                *judge(prometheus.found(), soak.last, "Prometheus"),
+                *([audit.out] if audit.code else []),
+            ]
+        finally:
+            victoria.kill()
+            prometheus.kill()
+    steps = sum(soak.last.values()) + len(soak.last)
+    killed = f"{len(soak.last)} training processes and {soak.service_kills} services killed"
+    print(f"{steps:,} steps, {killed}, seed {seed}")
+    print("\n".join(findings) or "both receivers return every step")
+    sys.exit(bool(findings))
+
+
+if __name__ == "__main__":
+    main()
