@@ -247,7 +247,7 @@ def fresh(folder: Path, kind: str, url: str) -> None:
     """A point of now, from another node: what lies far before it is late from here on."""
     other = folder / "other"
     other.mkdir()
-    who = spools.identity(spools.spool_id(99), workload_uid="other", rank=0)
+    who = spools.identity(spools.spool_id(99), workload_uid="other", rank=9)
     spool(other / "spool", [logged(0, time.time()), goodbye()], who=who)
     assert ship_once(settings(other, kind, url), timeout=60) == []
 
@@ -330,7 +330,7 @@ def test_a_clock_that_is_ahead_stops_no_other_node(
     assert any("clock-ahead" in line for line in left)
     assert dead(tmp_path) == {}
     fresh(tmp_path, "prometheus", url)
-    assert returned(engine.found())["loss", "0"][0][1] == NAMES["loss"]
+    assert returned(engine.found())["loss", "9"][0][1] == NAMES["loss"]
 
 
 @needs_prometheus
