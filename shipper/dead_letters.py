@@ -1,7 +1,4 @@
-"""Dead letters: list, show, retry, drop.
-
-A retry sends the record alone through its sink. One that is rejected again stays.
-"""
+"""Dead letters: list, show, drop. `shipper.replay.rejected` sends them again."""
 
 from __future__ import annotations
 
@@ -10,12 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from shipper.ledger.ledger import Ledger
-from shipper.sinks import PlanInput, Sink
-from shipper.sinks.outcome import Disposition, Outcome
 from spooler.errors import BodyUnreadable
 from spooler.spool import codec
-from spooler.spool.identity import Identity
-from spooler.spool.reader import Stored
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,14 +30,6 @@ class DeadLetterFilter:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Retried:
-    """The outcome of one retry."""
-
-    number: int
-    outcome: Outcome
-
-
 def select(ledger: Ledger, selection: DeadLetterFilter) -> list[dict[str, Any]]:
     """The selected dead letters, oldest first."""
     return [row for row in ledger.dead_letters() if selection.matches(row)]
@@ -60,48 +45,8 @@ def show(ledger: Ledger, row: Mapping[str, Any]) -> dict[str, Any]:
     return {**row, "body": decoded}
 
 
-def retry(
-    ledger: Ledger, rows: Iterable[Mapping[str, Any]], sinks: Mapping[str, Sink]
-) -> list[Retried]:
-    """Send each alone; those delivered are closed, the others stay as they are."""
-    identities = {row["id"]: Identity.from_map(row["identity"]) for row in ledger.spools()}
-    done = []
-    for row in rows:
-        sink, identity = sinks.get(row["sink"]), identities.get(row["spool"])
-        if sink is None or identity is None:
-            outcome = Outcome(
-                disposition=Disposition.RETRY,
-                reason="unknown",
-                detail="its sink is not configured, or its spool is not in the ledger",
-            )
-        else:
-            stored = Stored(
-                seq=row["seq"], kind=row["kind"], body=ledger.dead_letter_body(row["id"]) or b""
-            )
-            outcome = _send(sink, identity, stored)
-        if outcome.disposition is Disposition.DELIVERED:
-            ledger.resolve_dead_letters([row["id"]], "delivered")
-        done.append(Retried(number=row["id"], outcome=outcome))
-    return done
-
-
 def drop(ledger: Ledger, rows: Iterable[Mapping[str, Any]]) -> int:
     """Discard them permanently; they stay in the counters. Returns how many."""
     numbers = [row["id"] for row in rows]
     ledger.resolve_dead_letters(numbers, "dropped")
     return len(numbers)
-
-
-def _send(sink: Sink, identity: Identity, stored: Stored) -> Outcome:
-    plan = sink.plan(PlanInput(identity=identity, records=(stored,), ended=True))
-    if plan.rejected:
-        rejected = plan.rejected[0]
-        return Outcome(
-            disposition=Disposition.PERMANENT, reason=rejected.reason, detail=rejected.detail
-        )
-    outcome = Outcome(disposition=Disposition.DELIVERED, reason="nothing to send")
-    for batch in plan.batches:
-        outcome = sink.send(batch, identity, 2)
-        if outcome.disposition is not Disposition.DELIVERED:
-            break
-    return outcome

@@ -105,28 +105,39 @@ def dead_letter_show(number: int, config_file: Path | None, state: str | None) -
 
 @dead_letter.command("retry")
 @_selection
+@click.option(
+    "--overwrite-newer",
+    is_flag=True,
+    help="Also send those of steps that were recorded again since.",
+)
 @settings()
 def dead_letter_retry(
     numbers: tuple[int, ...],
     sink: str,
     reason: str,
     spool_id: str,
+    overwrite_newer: bool,
     config_file: Path | None,
     **flags: Any,
 ) -> None:
     """Send dead letters again. Without numbers: all of them.
 
-    Exits 1 if one is rejected again.
+    Exits 1 if one is kept: it is rejected again, its receiver fails, or it would overwrite newer
+    values.
     """
-    from shipper.dead_letters import retry
     from shipper.humanize import sanitize
+    from shipper.replay.rejected import RetryContext, retry_letters
     from shipper.sinks import build_sinks, enabled_sinks
     from shipper.sinks.outcome import Disposition
 
     config = load_config(flags, config_file, needs_spool=False, sends=True)
-    with open_ledger(config) as ledger:
+    with open_ledger(config) as ledger, ledger.replaying():
         rows = _selected(ledger, numbers, sink, reason, spool_id)
-        done = retry(ledger, rows, build_sinks(enabled_sinks(config)))
+        sinks = build_sinks(enabled_sinks(config))
+        context = RetryContext(
+            ledger=ledger, config=config, sinks=sinks, overwrite_newer=overwrite_newer
+        )
+        done = retry_letters(rows, context)
     failed = [one for one in done if one.outcome.disposition is not Disposition.DELIVERED]
     for one in failed:
         text = f"{one.number}: {one.outcome.reason}: {one.outcome.detail}"

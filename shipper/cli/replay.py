@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -122,7 +122,10 @@ def run_replay(
     from shipper.sinks import build_sinks, enabled_sinks
 
     enabled = enabled_sinks(config)
-    with closing(Ledger(config.state, exclusive=False, create=True)) as ledger:
+    with (
+        closing(Ledger(config.state, exclusive=False, create=True)) as ledger,
+        nullcontext() if dry_run else ledger.replaying(),
+    ):
         parts, problems = make_plan(_request(paths, given, config, enabled), ledger)
         sending = [part for part in parts if part.to_send or part.unfinished]
         names = {part.sink for part in sending}

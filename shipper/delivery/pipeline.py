@@ -587,10 +587,13 @@ class Pipeline:
             dropped={dropped: len(batch.seqs)} if dropped and batch else {},
             **notes,
         )
-        self._ledger.acknowledge(self.identity.spool, self._entry, position, delta)
+        self._save_position(position, delta)
         self._skipped = left
         self._unread = [(max(first, seq + 1), last) for first, last in self._unread if last > seq]
         self.position = position
+
+    def _save_position(self, position: Position, delta: CommitDelta) -> None:
+        self._ledger.acknowledge(self.identity.spool, self._entry, position, delta)
 
 
 @functools.cache

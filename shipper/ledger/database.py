@@ -35,6 +35,11 @@ log = logging.getLogger(__name__)
 
 DATABASE_NAME = "ledger.sqlite"
 LOCK_NAME = "lock"
+REPLAY_LOCK_NAME = "replay.lock"
+_SERVED = "another lens-ship. Stop that one, or give this one its own --state and --spool."
+_REPLAYED = (
+    "another replay, or dead-letter retry. Nothing was sent. Run this again when it has ended."
+)
 # How long a write waits for another program's transaction. The service waits less: its threads
 # wait one after the other, and each of its writes is repeated.
 _BUSY_SECONDS = 10.0
@@ -74,7 +79,7 @@ class StateDatabase:
                 f"{directory / DATABASE_NAME} does not exist: no service has used this state"
                 " directory. Set --state to the state directory of the service."
             )
-        self._guard = _lock_directory(directory) if exclusive else -1
+        self._guard = _lock_directory(directory, LOCK_NAME, _SERVED) if exclusive else -1
         try:
             self._db = _open(directory / DATABASE_NAME, create=create, locked=exclusive)
         except BaseException:
@@ -84,6 +89,19 @@ class StateDatabase:
         self._marks = {
             path: _mark(path) for path in (directory / LOCK_NAME, directory / DATABASE_NAME)
         }
+
+    @contextmanager
+    def replaying(self) -> Iterator[None]:
+        """Keep other replays away: two at once would send everything twice.
+
+        Raises:
+            StateInUse: one is running.
+        """
+        guard = _lock_directory(self.directory, REPLAY_LOCK_NAME, _REPLAYED)
+        try:
+            yield
+        finally:
+            os.close(guard)
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite_utils.Database]:
@@ -228,20 +246,17 @@ def _lock(guard: int) -> None:
             return
 
 
-def _lock_directory(directory: Path) -> int:
-    """Lock the directory; return the descriptor that holds the lock."""
+def _lock_directory(directory: Path, name: str, complaint: str) -> int:
+    """Lock a file of the directory; return the descriptor that holds the lock."""
     try:
-        guard = os.open(directory / LOCK_NAME, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        guard = os.open(directory / name, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise _unusable(directory, error) from error
     try:
         _lock(guard)
     except OSError as error:
         os.close(guard)
-        raise StateInUse(
-            f"state directory {directory} is in use by another lens-ship. Stop that one,"
-            " or give this one its own --state and --spool."
-        ) from error
+        raise StateInUse(f"state directory {directory} is in use by {complaint}") from error
     return guard
 
 
@@ -331,7 +346,7 @@ def _prepare(connection: sqlite3.Connection, path: Path, *, locked: bool) -> sql
         _migrate(database, path)
         return database
     try:
-        guard = _lock_directory(path.parent)
+        guard = _lock_directory(path.parent, LOCK_NAME, _SERVED)
     except StateInUse as error:
         raise StateUnusable(
             f"{path}: state version {version}, and the running service does not know"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from shipper.delivery.pipeline import Records
 from shipper.discovery.layout import find_spools, identity_of, why_unreadable
@@ -19,7 +19,7 @@ from shipper.replay.source import RecordRange, decode, records_in
 from spooler.errors import SpoolError
 from spooler.spool import format as fmt
 from spooler.spool.identity import Identity, from_spool_id
-from spooler.spool.reader import Reader
+from spooler.spool.reader import Reader, Stored
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,16 +64,22 @@ class ReplayPart:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Found:
+class FoundSource:
+    """Records that are on disk, and whose they are."""
+
     reader: Records
     identity: Identity
     live: bool  # the service ships it
+
+    @property
+    def spool(self) -> str:
+        return self.identity.spool
 
 
 def make_plan(request: ReplayRequest, ledger: Ledger) -> tuple[list[ReplayPart], list[str]]:
     """All parts in the order in which they are sent, and a message for each unreadable source."""
     found, problems = _find(request, ledger)
-    newer = _NewerSteps(found)
+    newer = NewerSteps(found)
     parts: list[ReplayPart] = []
     for one in sorted(found, key=lambda one: (one.identity.created, one.identity.spool)):
         if request.selection.workload not in ("", one.identity.workload_uid):
@@ -87,9 +93,9 @@ def make_plan(request: ReplayRequest, ledger: Ledger) -> tuple[list[ReplayPart],
     return parts, problems
 
 
-def _find(request: ReplayRequest, ledger: Ledger) -> tuple[list[_Found], list[str]]:
+def _find(request: ReplayRequest, ledger: Ledger) -> tuple[list[FoundSource], list[str]]:
     problems: list[str] = []
-    found: dict[str, _Found] = {}
+    found: dict[str, FoundSource] = {}
     directories = list(find_spools(request.root)) if request.root and not request.paths else []
     for path in request.paths:
         if fmt.is_spool_id(path.name):
@@ -101,7 +107,9 @@ def _find(request: ReplayRequest, ledger: Ledger) -> tuple[list[_Found], list[st
             for source in open_imports(
                 path, workload_uid=request.workload_uid, pod_name=request.pod_name
             ):
-                found[source.spool] = _Found(reader=source, identity=source.identity(), live=False)
+                found[source.spool] = FoundSource(
+                    reader=source, identity=source.identity(), live=False
+                )
         except (SpoolError, OSError) as error:
             problems.append(_about(path, error))
     shipped = _shipped(request.root, ledger) if request.root else {}
@@ -113,11 +121,11 @@ def _find(request: ReplayRequest, ledger: Ledger) -> tuple[list[_Found], list[st
             continue
         reader = Reader(directory)
         try:
-            identity = _identity(reader, request, live=live)
+            identity = remembered(_identity(reader, request, live=live), ledger)
         except (SpoolError, Misplaced, OSError) as error:
             problems.append(_about(directory, error))
             continue
-        found[identity.spool] = _Found(reader=reader, identity=identity, live=live)
+        found[identity.spool] = FoundSource(reader=reader, identity=identity, live=live)
     return list(found.values()), problems
 
 
@@ -172,7 +180,7 @@ def _identity(reader: Reader, request: ReplayRequest, *, live: bool) -> Identity
 
 
 def _parts(
-    request: ReplayRequest, ledger: Ledger, found: _Found, sink: str, newer: frozenset[int]
+    request: ReplayRequest, ledger: Ledger, found: FoundSource, sink: str, newer: frozenset[int]
 ) -> Iterator[ReplayPart]:
     """One part; a second one for records that the receiver rejected in an earlier replay."""
     position = ledger.position(found.identity.spool, sink)
@@ -189,6 +197,10 @@ def _parts(
     rejected = frozenset() if found.live else rejected_in(ledger, found.identity.spool, sink)
     first = replace(source, without=rejected)
     yield _part(request, ledger, first, sink, position.seq, resend=False)
+    if rejected and not request.overwrite_newer:
+        only = replace(source, only=rejected, newer=())
+        steps = {one.seq: RecordedStep.of(one) for one in records_in(only) if one.kind == "step"}
+        rejected -= replaced(found.reader, steps)
     if rejected:
         yield _part(request, ledger, replace(source, only=rejected), sink, 0, resend=True)
 
@@ -256,28 +268,70 @@ def _count(source: RecordRange, kinds: Kinds, delivered_to: int) -> dict[str, An
     }
 
 
-class _NewerSteps:
+class NewerSteps:
     """Step numbers in later spools of the same workload and rank."""
 
-    def __init__(self, found: Iterable[_Found]) -> None:
+    def __init__(self, found: Iterable[FoundSource]) -> None:
         self._found = list(found)
         self._steps: Mapping[str, frozenset[int]] = {}
 
-    def than(self, one: _Found) -> frozenset[int]:
-        later = [
+    def later(self, one: FoundSource) -> list[FoundSource]:
+        """Sources that a later process has written, to the same rows of the receiver."""
+        return [
             other
             for other in self._found
             if other.identity.created > one.identity.created
-            and other.identity.spool != one.identity.spool
+            and other.spool != one.spool
             and _rows(other.identity) == _rows(one.identity)
         ]
-        return frozenset().union(*(self._of(other) for other in later))
 
-    def _of(self, other: _Found) -> frozenset[int]:
+    def than(self, one: FoundSource) -> frozenset[int]:
+        """The steps in these."""
+        return frozenset().union(*(self._of(other) for other in self.later(one)))
+
+    def _of(self, other: FoundSource) -> frozenset[int]:
         spool = other.identity.spool
         if spool not in self._steps:
             self._steps = {**self._steps, spool: frozenset(_steps(other.reader))}
         return self._steps[spool]
+
+
+class RecordedStep(NamedTuple):
+    """What a step record would overwrite at a receiver."""
+
+    run: str
+    step: Any
+    names: frozenset[str]
+
+    @classmethod
+    def of(cls, stored: Stored) -> RecordedStep:
+        body = decode(stored)
+        data = body.get("data")
+        names = frozenset(data) if isinstance(data, dict) else frozenset()
+        return cls(run=str(body.get("run", "")), step=body.get("step"), names=names)
+
+
+def replaced(reader: Records, steps: Mapping[int, RecordedStep]) -> set[int]:
+    """Those of `steps`, by seq, of which a later record that is none of them has values."""
+    by_step = defaultdict(list)
+    for seq, one in steps.items():
+        by_step[one.run, one.step].append((seq, one.names))
+    found = set()
+    for stored in records_in(reader) if steps else ():
+        if stored.kind == "step" and stored.seq not in steps:
+            later = RecordedStep.of(stored)
+            for seq, names in by_step.get((later.run, later.step), ()):
+                if seq < stored.seq and names & later.names:
+                    found.add(seq)
+    return found
+
+
+def remembered(identity: Identity, ledger: Ledger) -> Identity:
+    """With the workload that was found for its pod while it was alive."""
+    uids = ledger.workload(identity.spool).split()
+    if identity.workload_uid or not uids:
+        return identity
+    return replace(identity, workload_uid=uids[0])
 
 
 def _rows(identity: Identity) -> tuple[str, int]:

@@ -27,6 +27,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from shipper import dead_letters
 from shipper.config.load import load
 from shipper.replay.plan import ReplayRequest, make_plan
+from shipper.replay.rejected import RetryContext, retry_letters
 from shipper.replay.send import ReplayContext, carry_out
 from shipper.sinks import carried_kinds
 from spooler.errors import SpoolUnavailable
@@ -265,13 +266,20 @@ class Accounting(RuleBasedStateMachine):
 
     # --- commands ---------------------------------------------------------------------------------
 
-    @rule()
-    def retry_dead_letters(self) -> None:
+    @rule(newer=st.booleans())
+    def retry_dead_letters(self, newer: bool) -> None:
         self.live = False
         # The command may be killed, too: what it has not been told about stays a dead letter.
         with self.node.ledger() as ledger, contextlib.suppress(Killed):
             rows = dead_letters.select(ledger, dead_letters.DeadLetterFilter())
-            dead_letters.retry(ledger, rows, self.sinks())
+            means = RetryContext(
+                ledger=ledger,
+                config=self.node.config,
+                sinks=self.sinks(),
+                now=self.node.clock,
+                overwrite_newer=newer,
+            )
+            retry_letters(rows, means)
         self.live = True
 
     @rule()

@@ -88,8 +88,8 @@ STATE_BUILDS: dict[str, BrokenBuild] = {
             ),
             Patch(
                 file="shipper/replay/plan.py",
-                old="from collections import Counter\n",
-                new="import time\nfrom collections import Counter\n",
+                old="from collections import Counter, defaultdict\n",
+                new="import time\nfrom collections import Counter, defaultdict\n",
             ),
         ),
     ),
