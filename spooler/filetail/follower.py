@@ -168,7 +168,7 @@ class Follower:
         data = os.pread(self._fd, lines.PIECE_BYTES, self._offset)
         if self._offset:
             return data if self._is_same() else None
-        return None if self._was_copied(data) else data
+        return None if self._was_copied() else data
 
     def _piece(self, data: bytes) -> Piece:
         head = (self._head + data)[:WINDOW]
@@ -219,7 +219,7 @@ class Follower:
         self._stand_at(self._offset)
         return True
 
-    def _was_copied(self, data: bytes) -> bool:
+    def _was_copied(self) -> bool:
         """Whether what this file had has been copied away, before any of it was read.
 
         What is older than it was known when it was opened, so what is not is a copy. One that
@@ -235,8 +235,8 @@ class Follower:
         there = stat_file(self.path)
         if mine is None and (there is None or not self._is_here(there)):
             return False  # it was deleted
-        heads = [one.head(lines.PIECE_BYTES) for one in new]
-        return bool(new) and not any(map(data.startswith, heads))
+        head = os.pread(self._fd, lines.PIECE_BYTES, 0)
+        return bool(new) and not any(_is_begun_by(one, head) for one in new)
 
     # --- from file to file ------------------------------------------------------------------------
 
@@ -328,11 +328,12 @@ class Follower:
         there = stat_file(self.path)
         rotated = self._rotated()
         unread = self._unread(done, rotated)
+        known = _keys([one for one in rotated if one not in unread])
+        if unread and there and _is_begun_by(unread[-1], there.head(lines.PIECE_BYTES)):
+            unread.pop()  # a copy that is being made, or has just been
         chosen = unread[0] if unread else there
         if chosen is None:
             return False
-        inodes = {one.inode for one in unread}
-        known = _keys([one for one in rotated if one.inode not in inodes])
         offset = _place_in(chosen, mark) if mark is not None and not unread else None
         if not self._open(chosen, offset or 0):
             return False
@@ -436,6 +437,15 @@ def _keys(files: list[RotatedFile]) -> frozenset[str]:
         by_scheme.setdefault(one.scheme, []).append(one)
     youngest = [one for some in by_scheme.values() for one in some[-_KNOWN_LIMIT:]]
     return frozenset(one.key() for one in youngest[-_KEYS_LIMIT:])
+
+
+def _is_begun_by(one: RotatedFile, head: bytes) -> bool:
+    """Whether a file, up to a piece of it, is the beginning of `head`: a copy of it, so far.
+
+    Raises:
+        FileMoved: it is not there any more.
+    """
+    return head.startswith(one.head(lines.PIECE_BYTES))
 
 
 def _is_filled(before: bytes, now: bytes) -> bool:

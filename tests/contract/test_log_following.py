@@ -310,6 +310,29 @@ def test_the_older_files_may_go_meanwhile(followed: Followed) -> None:
     assert followed.reports.text == "".join(f"file {number}\n" for number in range(8))
 
 
+@pytest.mark.parametrize("copied", [0, 5, 1000])
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_copy_that_is_being_made_is_not_read_beside_the_file(
+    followed: Followed, copied: int, restarted: bool
+) -> None:
+    rotate_once(followed, rename)
+    followed.write("an older one\n")
+    if restarted:
+        followed.restart()
+    rename(followed.path)
+    followed.write("of which a copy is made\n")
+    make_room(followed.path)
+    copy = Path(f"{followed.path}.1")
+    copy.write_bytes(followed.path.read_bytes()[:copied])
+    followed.collect()
+    copy.write_bytes(followed.path.read_bytes())
+    os.truncate(followed.path, 0)
+    followed.write("after it\n")
+    followed.collect()
+    text = "the first file\nan older one\nof which a copy is made\nafter it\n"
+    assert followed.reports.text == text
+
+
 # Ours, what lies beside it, and whose that is.
 OTHERS = [
     ("rank_1.log", "rank_10.log"),
