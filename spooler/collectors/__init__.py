@@ -5,6 +5,7 @@ The contract of a collector: one file, one class derived from `Collector`, one l
 - `is_enabled()` says whether there is anything to collect from now; it costs little.
 - `collect_data()` returns what there is, something false when there is nothing. It may be asked
   from one thread at a time, and does a bounded amount of work.
+- `keep_turn()`, where there is one, is called every few seconds between two collections.
 - `store_data(data)` reports it, and returns whether it was taken. It never raises: without a
   client, with a failing one and for data of another type it writes a line to the log.
 

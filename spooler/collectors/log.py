@@ -17,7 +17,7 @@ from spooler import async_exceptions, config, stderr
 from spooler.collectors import REPORTED, Collector, logger
 from spooler.dlrover.metric import DiagnosisDataType
 from spooler.filetail import resume
-from spooler.filetail.checkpoint import Checkpoint, CheckpointState
+from spooler.filetail.checkpoint import Checkpoint, CheckpointState, is_lasting
 from spooler.filetail.follower import Follower, Piece
 from spooler.filetail.rotation import is_rotated
 from spooler.recorder import recorder
@@ -30,17 +30,18 @@ _TAKE_OVER_SECONDS = 5.0
 
 
 class LogText(str):
-    """Some lines of a log; `piece` is where they stood."""
+    """Some lines of a log; `piece` is where they stood, as `follower` has found it."""
 
-    __slots__ = ("piece",)
+    __slots__ = ("follower", "piece")
+    follower: Follower
     piece: Piece
 
 
 class LogCollector(Collector):
     """Follows `log_file_path`, by default the file that `TRAINING_LOG_FILE` names.
 
-    Of several processes with the same spool root and file, one collects; the others are not
-    enabled until it is gone.
+    Of several processes with the same spool root and file, one collects. The others are not
+    enabled until it is gone, or has been silent for `LEASE_SECONDS`.
     """
 
     name = "log"
@@ -91,7 +92,7 @@ class LogCollector(Collector):
         if piece is None:
             return ""
         text = LogText(piece.text)
-        text.piece = piece
+        text.piece, text.follower = piece, self._follower
         return text
 
     def store_data(self, data: Any) -> bool:
@@ -101,6 +102,8 @@ class LogCollector(Collector):
         if not isinstance(data, LogText):
             return self._report(data)
         piece = data.piece
+        if not self._has_turn() or data.follower is not self._follower:
+            return False  # whoever follows now collects them
         return self._report(
             str(data),
             piece.position.to_map(),
@@ -116,6 +119,11 @@ class LogCollector(Collector):
             self._checkpoint.close()
         self._follower = self._checkpoint = None
         self._saved_at = 0.0
+
+    def keep_turn(self) -> None:
+        """Show that this process still collects, or ask whether another one still does."""
+        if self.path is not None and self.path.is_file():
+            self._begin()
 
     def tail(self, size: int = 65536) -> str:
         """The last `size` bytes of the file as text; does not change what is collected."""
@@ -149,7 +157,7 @@ class LogCollector(Collector):
 
     def _begin(self) -> bool:
         """Have a follower that is at the right place; whether there is one."""
-        if self._follower is not None:
+        if self._has_turn():
             return True
         if self.path is None or time.monotonic() < self._ask_again:
             return False
@@ -164,17 +172,36 @@ class LogCollector(Collector):
         except OSError as error:
             if async_exceptions.is_async(error):
                 raise
-            stderr.report_once(
-                "checkpoint",
-                f"lens-ship cannot save its position in {self.path} below {root} ({error})."
-                " After a restart, lines of the log may be recorded again.",
-            )
-            self._follower = _fresh(self.path)
-            return True
-        if self._checkpoint is None:
+            self.close()
+            self._tell_no_checkpoint(self.path, root, error)
+            if is_lasting(error):
+                self._follower = _fresh(self.path)
+        if self._follower is None:
             self._ask_again = time.monotonic() + _TAKE_OVER_SECONDS
+        return self._follower is not None
+
+    def _tell_no_checkpoint(self, path: Path, root: Path, error: OSError) -> None:
+        if is_lasting(error):
+            text = (
+                f"lens-ship cannot save its position in {path} below {root} ({error})."
+                " After a restart, lines of the log may be recorded again."
+            )
+        else:
+            text = (
+                f"lens-ship cannot follow {path} now: {error} (below {root})."
+                f" It is tried again every {_TAKE_OVER_SECONDS:.0f} s. Nothing of the log is lost."
+            )
+        stderr.report_once(f"checkpoint {error.errno}", text)
+
+    def _has_turn(self) -> bool:
+        """Whether this process follows the file; what it has of it is void when it does not."""
+        if self._follower is None:
             return False
-        return True
+        if self._checkpoint is None or self._checkpoint.renew():
+            return True
+        self._say(logging.INFO, f"Another process follows {self.path} now")
+        self.close()
+        return False
 
     def _leave_to_parent(self) -> None:
         """In a forked child: the parent follows the file; begin again, when it is gone."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from spooler import async_exceptions, config
 from spooler.collectors import Collector, logger
 from spooler.dlrover.metric import DiagnosisDataType
-from spooler.filetail.checkpoint import Checkpoint
+from spooler.filetail.checkpoint import Checkpoint, is_lasting
 
 if TYPE_CHECKING:
     from http.client import HTTPResponse
@@ -83,7 +83,14 @@ class MetricCollector(Collector):
         """Report a sample; an empty one is none."""
         if not isinstance(data, str):
             return self._refuse_type(data, "text")
-        return self._report(data) if data else False
+        if not data or (self._turn is not None and not self._turn.is_mine()):
+            return False
+        return self._report(data)
+
+    def keep_turn(self) -> None:
+        """Show that this process still collects, or ask whether another one still does."""
+        if (port := self.port) is not None:
+            self._has_turn(port)
 
     def close(self) -> None:
         """Let another process collect."""
@@ -95,14 +102,15 @@ class MetricCollector(Collector):
         root = config.from_environ(os.environ).root
         if root is None:
             return True
-        if self._turn is not None and self._turn.pid == os.getpid():
-            return True
         try:
+            if self._turn is not None and self._turn.pid == os.getpid() and self._turn.renew():
+                return True
+            self.close()
             self._turn = Checkpoint.take(root, Path(f"/xpu-timer-{os.uname().nodename}-{port}"))
         except OSError as error:
             if async_exceptions.is_async(error):
                 raise
-            return True
+            return is_lasting(error)
         return self._turn is not None
 
 

@@ -1,8 +1,14 @@
 """Keeps on disk how far a log file is recorded, and that one process at a time follows it.
 
 One small file per log file, in `collectors_<uid>/` below the spool root. It is locked (flock) by
-the process that follows, for as long as that lives: of eight ranks with the same log, one records
-it, and when that dies another goes on. It has two places of `_SLOT_BYTES`, written in turn, each
+the process that follows, so that of eight ranks with the same log one records it. When that dies
+another goes on at once. When it is silent for `LEASE_SECONDS` another goes on, too: a process that
+is stopped, or hangs in C, keeps its lock. It shows that it collects by the file's time of
+modification, of which the others only notice that it changes: no clocks are compared. Who takes
+over puts a file in place of this one, with the same content, and by that the one before knows that
+it has lost it.
+
+The file has two places of `_SLOT_BYTES`, written in turn, each
 with a checksum: whenever the process is killed, one of them is whole; and a full disk does not
 matter, since nothing grows.
 
@@ -23,6 +29,7 @@ import fcntl
 import hashlib
 import json
 import os
+import time
 import weakref
 import zlib
 from collections.abc import Mapping
@@ -30,13 +37,23 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from spooler.async_exceptions import is_async
+from spooler.async_exceptions import is_async, suppress
 from spooler.spool import format as fmt
 
 # Bytes at the beginning of the file, and before the position, that identify it; fewer when there
 # are fewer.
 WINDOW = 1024
 _SLOT_BYTES = 16384  # two paths of the longest kind, and the keys of some dozens of files
+# Silence after which the holder has lost the file, as the others measure it.
+LEASE_SECONDS = 30.0
+_RENEW_SECONDS = 3.0  # between two signs of life of a holder
+_LOOK_SECONDS = 1.0  # of looking whether it still holds the file; who was stopped takes longer
+# Silence between two questions counts up to this: the one who asks may have been stopped, too.
+_ASK_SECONDS = 10.0
+# The file system cannot, or this user must not: no later attempt has more success.
+_LASTING = frozenset(
+    {errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK, errno.EPERM, errno.EACCES, errno.EROFS}
+)
 _open_checkpoints: weakref.WeakSet[Checkpoint] = weakref.WeakSet()
 
 
@@ -101,9 +118,12 @@ class CheckpointState:
 class Checkpoint:
     """The locked file; `take` makes one."""
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, path: Path, log: Path) -> None:
         self._fd = descriptor
+        self._path = path
+        self._log = log
         self._count = 0
+        self._renewed = float("-inf")  # monotonic seconds
         self.pid = os.getpid()
         _open_checkpoints.add(self)
 
@@ -114,17 +134,46 @@ class Checkpoint:
         Raises:
             OSError: no file can be made or locked there.
         """
-        name = state_folder(root) / f"{_name(log)}.position"
-        descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
+        path = state_folder(root) / f"{_name(log)}.position"
+        descriptor = _locked(path, mode)
+        if descriptor is None and _is_silent(path):
+            descriptor = _taken_over(path, mode)
+        if descriptor is None:
             return None
-        except OSError:
-            os.close(descriptor)
-            raise
-        return cls(descriptor)
+        mine = cls(descriptor, path, log)
+        return mine if mine.renew() else None
+
+    def renew(self) -> bool:
+        """Show that this process still collects; False when it has lost the file."""
+        if not self.is_mine():
+            return False
+        if time.monotonic() - self._renewed >= _RENEW_SECONDS:
+            self._renewed = time.monotonic()
+            with suppress(OSError):  # who cannot show it may lose it
+                os.utime(self._fd)
+        return True
+
+    def is_mine(self) -> bool:
+        """Whether no other process has taken over; ask right before anything is recorded."""
+        while True:
+            begun = time.monotonic()
+            answer = self._fd >= 0 and self._is_in_place()
+            if time.monotonic() - begun < _LOOK_SECONDS:
+                return answer
+
+    def _is_in_place(self) -> bool:
+        """Whether the path still has this file, and the log's folder is the one that it was."""
+        try:
+            there, mine = os.stat(self._path), os.fstat(self._fd)
+        except OSError as error:
+            if is_async(error):
+                raise
+            # A root that is away for a moment has nobody else in it either.
+            return not self._path.parent.is_dir()
+        is_elsewhere = (
+            self._log.parent.is_dir() and self._path.name != f"{_name(self._log)}.position"
+        )
+        return there.st_ino == mine.st_ino and not is_elsewhere
 
     def load(self) -> CheckpointState | None:
         """What was saved last, None before the first time."""
@@ -207,6 +256,11 @@ def state_folder(root: Path) -> Path:
     return folder
 
 
+def is_lasting(error: OSError) -> bool:
+    """Whether no later attempt to take a checkpoint will have more success."""
+    return error.errno in _LASTING
+
+
 def _name(log: Path) -> str:
     """A name for the file at this path: two containers may have the same path for two files."""
     try:
@@ -218,6 +272,67 @@ def _name(log: Path) -> str:
         place = str(log)
     digest = hashlib.sha256(place.encode("utf-8", "surrogateescape")).hexdigest()
     return f"{log.name[:40]}-{digest[:16]}"
+
+
+@dataclass(kw_only=True)
+class _Silence:
+    """What another's checkpoint was when it was last looked at, in monotonic seconds."""
+
+    seen: tuple[int, int]  # inode, and time of modification
+    looked: float
+    lasts: float = 0.0
+
+
+_silences: dict[Path, _Silence] = {}
+
+
+def _is_silent(path: Path) -> bool:
+    """Whether the holder of a checkpoint has shown no sign of life for `LEASE_SECONDS`."""
+    status, now = os.stat(path), time.monotonic()
+    seen = (status.st_ino, status.st_mtime_ns)
+    silence = _silences.get(path)
+    if silence is None or silence.seen != seen:
+        silence = _silences[path] = _Silence(seen=seen, looked=now)
+    silence.lasts += min(now - silence.looked, _ASK_SECONDS)
+    silence.looked = now
+    return silence.lasts >= LEASE_SECONDS
+
+
+def _locked(path: Path, mode: int) -> int | None:
+    """A descriptor of the file, with its lock; None while another process has that."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(descriptor).st_ino == os.stat(path).st_ino:
+            return descriptor
+    except BlockingIOError:
+        pass
+    except BaseException:
+        os.close(descriptor)
+        raise
+    os.close(descriptor)
+    return None
+
+
+def _taken_over(path: Path, mode: int) -> int | None:
+    """A locked file in place of one whose holder is silent; None where another is faster."""
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not _is_silent(path):
+            return None
+        draft = path.with_name(f".{path.name}")
+        with contextlib.suppress(FileNotFoundError):
+            draft.unlink()
+        descriptor = _locked(draft, mode)
+        if descriptor is not None:
+            os.pwrite(descriptor, path.read_bytes(), 0)
+            os.rename(draft, path)
+        return descriptor
+    except BlockingIOError:
+        return None
+    finally:
+        os.close(folder)
 
 
 def _forget() -> None:

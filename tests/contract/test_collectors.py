@@ -31,6 +31,7 @@ from spooler.collectors import REGISTRY, Collector, pyspy
 from spooler.collectors import metric as metric_module
 from spooler.collectors.metric import clean
 from spooler.diagnosis import agent as agent_module
+from spooler.filetail import checkpoint
 from spooler.spool.reader import Reader
 from tests.kit import master, spools
 from tests.kit.master import PYTHON, needs_master
@@ -267,6 +268,22 @@ def test_one_process_of_a_node_samples(
     assert first.is_enabled()
     first.close()
     assert second.is_enabled()
+    second.close()
+
+
+def test_a_process_that_is_silent_loses_the_timer(
+    timer: Callable[..., Timer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timer(page(PAGE))
+    spools.settle(monkeypatch, tmp_path / "spool")
+    monkeypatch.setattr(checkpoint, "LEASE_SECONDS", 0.05)
+    first, second, reports = MetricCollector(), MetricCollector(), Reports()
+    first.set_client(reports)
+    assert first.is_enabled()
+    sample = first.collect_data()
+    spools.wait_until(second.is_enabled)
+    assert first.store_data(sample) is False, "the other one reports it"
+    assert reports.taken == []
     second.close()
 
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import resource
 import shutil
+import signal
 import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from logging.handlers import RotatingFileHandler, TimedRotatingFileHandler
 from pathlib import Path
@@ -17,8 +22,8 @@ from spooler.collectors import log as log_module
 from spooler.collectors.log import LogCollector
 from spooler.dlrover.master_client import SpoolMasterClient
 from spooler.dlrover.metric import WorkerTrainingMetric
+from spooler.filetail import checkpoint, lines
 from spooler.filetail import follower as follow
-from spooler.filetail import lines
 from spooler.filetail.checkpoint import Checkpoint, LogPosition
 from spooler.filetail.follower import Follower
 from tests.kit import spools
@@ -762,6 +767,190 @@ def test_of_two_collectors_of_a_file_one_collects_and_the_other_takes_over(
     assert second.is_enabled()
     assert second.collect_data() == "two\n"
     second.close()
+
+
+@pytest.fixture
+def short_lease(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_module, "_TAKE_OVER_SECONDS", 0.0)
+    monkeypatch.setattr(checkpoint, "LEASE_SECONDS", 0.05)
+
+
+def take_over(followed: Followed) -> Followed:
+    """Another process, which asks until the first one has been silent for long enough."""
+    second = Followed(followed.path)
+    second.reports = followed.reports
+    second.begin()
+    spools.wait_until(second.collector.is_enabled)
+    return second
+
+
+@pytest.mark.usefixtures("short_lease")
+def test_who_has_lost_a_log_by_silence_records_nothing_of_it(followed: Followed) -> None:
+    followed.collector.set_client(SpoolMasterClient())
+    followed.write("one\n")
+    lines = followed.collector.collect_data()
+    second = take_over(followed)
+    assert followed.collector.store_data(lines) is False, "it was stopped before it stored them"
+    assert second.collect() == "one\n"
+    followed.write("two\n")
+    assert followed.collect() == ""
+    assert second.collect() == "two\n"
+    spools.wait_until(followed.collector.is_enabled)
+    assert followed.collector.store_data(lines) is False, "of the time before"
+    followed.write("three\n")
+    assert second.collect() == ""
+    followed.collector.set_client(followed.reports)
+    assert followed.collect() == "three\n"
+    second.collector.close()
+
+
+@pytest.mark.usefixtures("short_lease")
+def test_who_shows_that_it_collects_keeps_the_log(
+    followed: Followed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "_RENEW_SECONDS", 0.0)
+    followed.write("one\n")
+    followed.collect()
+    second = LogCollector(log_file_path=str(followed.path))
+    until = time.monotonic() + 0.3
+    while time.monotonic() < until:
+        followed.collector.keep_turn()
+        assert not second.is_enabled()
+
+
+def test_who_was_stopped_itself_takes_nothing_for_silent(tmp_path: Path) -> None:
+    log = tmp_path / "train.log"
+    holder = Checkpoint.take(tmp_path, log)
+    assert holder is not None
+    (path,) = tmp_path.glob("collectors_*/*")
+    status = path.stat()
+    checkpoint._silences[path] = checkpoint._Silence(
+        seen=(status.st_ino, status.st_mtime_ns), looked=time.monotonic() - 1000.0
+    )
+    assert Checkpoint.take(tmp_path, log) is None
+    holder.close()
+
+
+_RANK = """
+import ctypes, os, sys, threading, time
+from spooler import DiagnosisAgent
+from spooler.collectors import log
+from spooler.diagnosis import agent
+from spooler.filetail import checkpoint
+checkpoint.LEASE_SECONDS, checkpoint._RENEW_SECONDS = 2.0, 0.1
+log._TAKE_OVER_SECONDS = agent._KEEP_SECONDS = 0.1
+DiagnosisAgent().start()
+print("begun", flush=True)
+for order in sys.stdin:
+    # Waits without letting go of the interpreter's lock, as a stuck driver call does.
+    ctypes.PyDLL(None).usleep(int(float(order) * 1e6))
+    print("awake", flush=True)
+"""
+
+
+@pytest.mark.parametrize("silent", ["stopped", "hangs in C"])
+def test_another_rank_goes_on_when_the_one_that_collects_is_silent(
+    tmp_path: Path, silent: str
+) -> None:
+    path, root = tmp_path / "train.log", tmp_path / "spool"
+    path.write_text("line 0\n")
+
+    def rank(number: int) -> subprocess.Popen[str]:
+        environ = spools.environment(
+            PRIMUS_LENS_WANDB_OUTPUT_PATH=str(root),
+            TRAINING_LOG_FILE=str(path),
+            PRIMUS_LENS_LOG_SECONDS="0.1",
+            LOCAL_RANK=str(number),
+        )
+        process = subprocess.Popen(
+            [sys.executable, "-c", _RANK],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environ,
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
+        return process
+
+    def recorded(number: int) -> str:
+        found = root.glob(f"node_0/rank_{number}/*")
+        bodies = [one for path in found for one in spools.read_whole(path).bodies("report")]
+        logs = [one for one in bodies if one["data_type"] == "TRAINING_LOG"]
+        return "".join(one["data_content"] for one in logs)
+
+    def write(text: str) -> None:
+        with path.open("a") as file:
+            file.write(text)
+
+    first = rank(0)
+    spools.wait_until(lambda: recorded(0) == "line 0\n")
+    second = rank(1)
+    assert first.stdin is not None
+    assert first.stdout is not None
+    if silent == "stopped":
+        first.send_signal(signal.SIGSTOP)
+    else:
+        print(12, file=first.stdin, flush=True)
+    write("line 1\n")
+    spools.wait_until(lambda: recorded(1) == "line 1\n")
+    if silent == "stopped":
+        first.send_signal(signal.SIGCONT)
+    else:
+        assert first.stdout.readline() == "awake\n"
+    write("line 2\n")
+    spools.wait_until(lambda: recorded(1) == "line 1\nline 2\n")
+    for process in (first, second):
+        process.communicate()
+        assert process.returncode == 0
+    assert (recorded(0), recorded(1)) == ("line 0\n", "line 1\nline 2\n")
+
+
+@pytest.mark.usefixtures("short_lease")
+def test_a_folder_that_is_made_anew_has_one_follower(followed: Followed) -> None:
+    followed.write("one\n")
+    followed.collect()
+    shutil.rmtree(followed.path.parent)
+    followed.path.parent.mkdir()
+    followed.write("two\n")
+    second = Followed(followed.path)
+    second.reports = followed.reports
+    second.begin()
+    for number in range(3):
+        second.collect()
+        followed.collect()
+        followed.write(f"more {number}\n")
+    second.collect()
+    followed.collect()
+    assert followed.reports.text == "one\ntwo\nmore 0\nmore 1\nmore 2\n"
+    second.collector.close()
+
+
+@pytest.mark.parametrize("lacking", ["descriptors", "inodes"])
+def test_a_momentary_error_at_the_start_makes_no_second_follower(
+    followed: Followed, lacking: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_module, "_TAKE_OVER_SECONDS", 0.0)
+    followed.write("one\n")
+    others = [Followed(followed.path) for _ in range(4)]
+    if lacking == "descriptors":
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+        try:
+            assert not any(one.collector.is_enabled() for one in others)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    else:
+
+        def full(*_: object) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        with monkeypatch.context() as failing:
+            failing.setattr(log_module.Checkpoint, "take", full)
+            assert not any(one.collector.is_enabled() for one in others)
+    assert [one.collect() for one in others] == ["one\n", "", "", ""]
+    for one in others:
+        one.collector.close()
 
 
 def test_without_its_checkpoint_the_position_is_found_in_the_spools(followed: Followed) -> None:
