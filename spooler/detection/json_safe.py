@@ -10,6 +10,10 @@ Rules:
   huge sub-tree does not push out its small neighbours. The first value that does not fit ends
   the walk, so that its time is bounded like its result.
 - A text that looks like a credential is masked everywhere; a key that names one only on request.
+
+`spooler.records.values` converts what the user logs, and wants the contrary: it asks the values
+themselves (`item`, `__float__`, `value`), keeps NaN, 64-bit integers and every element, masks
+nothing, and costs nothing for what msgpack can hold. So each has a descent of its own.
 """
 
 from __future__ import annotations
