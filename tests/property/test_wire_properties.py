@@ -127,7 +127,8 @@ def test_grouping_keeps_every_step_once_in_the_order_of_its_run_within_the_limit
         for number, (run, text, width) in enumerate(made, 1)
     ]
     requests = encode.group(encoded, max_steps=max_steps, max_bytes=max_bytes)
-    assert [r.first for r in requests] == sorted(r.first for r in requests)
+    firsts = [r.steps[0].seqs for r in requests]
+    assert firsts == sorted(firsts)
     for run in "abc":
         parts = [step for r in requests if r.run == run for step in r.steps]
         assert parts == [step for step in encoded if step.run == run]

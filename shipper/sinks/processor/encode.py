@@ -87,16 +87,6 @@ class Request:
     mark: str = ""  # sets the header of a notice apart from that of the records it is about
 
     @property
-    def first(self) -> int:
-        """Seq of the first record in it."""
-        return self.steps[0].seqs[0]
-
-    @property
-    def last(self) -> int:
-        """Seq of the last record in it."""
-        return self.steps[-1].seqs[-1]
-
-    @property
     def items(self) -> int:
         """Number of list elements, which the receiver counts back."""
         return sum(step.items for step in self.steps)
