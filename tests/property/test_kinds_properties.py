@@ -21,9 +21,8 @@ from shipper.sinks.outcome import Outcome
 from spooler.spool import reader as reader_module
 from spooler.spool import segment as segment_module
 from spooler.spool.identity import Identity
-from spooler.spool.reader import Reader
 from tests.kit import spools
-from tests.kit.shipping import DELIVERED, Clock, Record, append, config, retry
+from tests.kit.shipping import DELIVERED, Clock, OwnedReader, Record, append, config, retry
 
 WHO = spools.identity(workload_uid="w")
 KINDS = ["step", "step", "step", "detection", "report", "gap"]
@@ -92,8 +91,7 @@ def test_each_sink_gets_its_kinds_once_and_skips_the_rest(
             """As a service that has just started: it knows positions only."""
             pipelines, context = [], DeliveryContext(ledger=ledger, config=settings)
             for sink in sinks:
-                reader = Reader(writer.directory)
-                reader.is_owned = lambda: True  # type: ignore[method-assign]
+                reader = OwnedReader(writer.directory)
                 pipelines.append(
                     Pipeline(reader=reader, identity=WHO, sink=sink, context=context)  # type: ignore[arg-type]
                 )
