@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ DROPPED_NAME = "lens-ship/dropped"
 # The metric that marks the last step of a run whose process exited uncleanly.
 CUT_OFF_NAME = "lens-ship/cut_off"
 _REASON_CHARACTERS = 64  # of a gap, as far as they are told
+_SEQS = attrgetter("seqs")
 NOTHING_DELETED: Mapping[int, int] = MappingProxyType({})
 
 
@@ -88,7 +90,7 @@ class CollectedSteps:
         pending = [one.first for one in self.open if one not in ripe]
         pending += [gap for gap in self.gaps if gap not in told]
         return DueSteps(
-            steps=sorted([*self.complete, *ripe], key=lambda one: one.first),
+            steps=sorted([*self.complete, *ripe], key=_SEQS),
             pending=tuple(pending),
             skipped=[*self.skipped, *(Skipped(seq=gap) for gap in told)],
         )
@@ -213,7 +215,7 @@ class _StepCollector:
 
     def result(self) -> CollectedSteps:
         return CollectedSteps(
-            complete=tuple(sorted(self._complete, key=lambda one: one.first)),
+            complete=tuple(sorted(self._complete, key=_SEQS)),
             open=tuple(one.build() for one in self._building.values()),
             rejected=tuple(self._rejected),
             skipped=tuple(self._skipped),
@@ -227,10 +229,9 @@ class _StepCollector:
         except BodyUnreadable as error:
             self._reject(stored, error)
             return
-        gaps, self._gaps = self._gaps, []
         run = record.run
         started = self._building.get(run)
-        if started is None and record.closed and not gaps:  # what almost every record is
+        if started is None and record.closed and not self._gaps:  # what almost every record is
             # As a plain tuple: the constructor takes three times as long.
             own_count = record.inherited and not record.step_given
             fields = (run, record.step, record.time, data, (stored.seq,), record.tracker, own_count)
@@ -240,8 +241,9 @@ class _StepCollector:
             if started is not None:
                 self._complete.append(started.build())
             started = self._building[run] = _Building(record)
-        for seq, told in gaps:
+        for seq, told in self._gaps:
             started.add(seq, told)
+        self._gaps = []
         started.add(stored.seq, data)
         if record.closed:
             self._complete.append(self._building.pop(run).build())

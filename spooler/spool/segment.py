@@ -172,8 +172,8 @@ class Segment(Source):
             chain = self._chain_near(window.data, window.places, window.far)
             for index, cell in enumerate(cells):
                 if skip and pages.kind(window.data, cell) in skip and len(found) < scanned:
-                    found.append((cell[0], "", b"", SKIPPED))
-                    last = max(last, cell[0])
+                    last = cell[0]
+                    found.append((last, "", b"", SKIPPED))
                     continue
                 large = size + cell[1] > bound and (bool(found) or most is not None)
                 if large or wanted == limit or len(found) == scanned:
@@ -182,7 +182,7 @@ class Segment(Source):
                 row = row_of(window.data, cell, chain)
                 if row is not None:
                     found.append(row)
-                    last = max(last, cell[0])
+                    last = cell[0]
                     wanted += 1
                     size += len(row[2])
             # Else by records alone: the row of `identity` has number 1 as well.

@@ -75,6 +75,8 @@ def in_order(rows: list[Row], after: int) -> list[Stored] | None:
 
 def between(records: list[Stored], after: int, through: int) -> Iterator[tuple[int, int]]:
     """The ranges of seqs from `after` to `through` that are not among these records."""
+    if len(records) == through - after:
+        return
     for record in records:
         if record.seq > after + 1:
             yield after + 1, record.seq - 1
