@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import logging
+import select
 import socket
 import sys
 import threading
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 
 _READ_SECONDS = 5.0
 _HEAD_BYTES = 4096  # in which the head of a probe fits
+_HEAD_SECONDS = 0.002  # it is sent right after the connection is made
 _SECURITY_HEADERS = (
     ("X-Content-Type-Options", "nosniff"),
     ("Referrer-Policy", "no-referrer"),
@@ -213,10 +215,12 @@ class HttpServer(ThreadingTCPServer):
 
     def _is_whole(self, request: socket.socket) -> bool:
         """Whether all of a request to be answered at once is here: reading it is no wait."""
-        try:
-            head = request.recv(_HEAD_BYTES, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-        except OSError:
-            return False
+        head = b""
+        with contextlib.suppress(OSError):
+            poll = select.poll()
+            poll.register(request, select.POLLIN)
+            if poll.poll(_HEAD_SECONDS * 1000):
+                head = request.recv(_HEAD_BYTES, socket.MSG_PEEK | socket.MSG_DONTWAIT)
         return head.startswith(self._at_once) and b"\r\n\r\n" in head
 
     def shutdown_request(self, request: Any) -> None:

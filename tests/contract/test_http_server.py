@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import socket
+import struct
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -82,18 +84,28 @@ def test_a_probe_that_comes_in_pieces_is_read_like_any_other_request(bounded: Ht
         assert slow.recv(100).startswith(b"HTTP/1.1 200 ")
 
 
-def test_connections_that_send_nothing_take_no_place(bounded: HttpServer) -> None:
-    silent = [
-        socket.create_connection(bounded.server_address[:2], spools.PATIENCE_SECONDS)
-        for _ in range(20)
-    ]
-    held = [connect(bounded) for _ in range(3)]
-    wait_for_connections(bounded, 3)
-    held[0].settimeout(0.1)
-    with pytest.raises(TimeoutError):
-        held[0].recv(1)
-    for one in (*silent, *held):
-        one.close()
+def test_clients_that_go_before_their_answer_are_not_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A flood of them would fill the log with tracebacks."""
+    gone = threading.Event()
+
+    def handler(request: HttpRequest) -> HttpResponse:
+        gone.wait(spools.PATIENCE_SECONDS)
+        return HttpResponse(status=200, body=bytes(10_000_000))
+
+    with closing(HttpServer("127.0.0.1", 0, handler)) as server:
+        client = socket.create_connection(server.server_address[:2], spools.PATIENCE_SECONDS)
+        client.sendall(GET)
+        wait_for_connections(server, 1)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()  # with a reset
+        gone.set()
+        deadline = time.monotonic() + spools.PATIENCE_SECONDS
+        while server._opened:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    assert caplog.records == []
 
 
 def wait_for_connections(server: HttpServer, count: int) -> None:
