@@ -211,6 +211,23 @@ def test_a_receiver_that_is_full_is_waited_for(tmp_path: Path, start: Callable[.
     assert returned(engine.found()) == expected(begun, count=20)
 
 
+@pytest.mark.parametrize(("make", "kind", "path"), PAIRS)
+def test_what_a_receiver_lost_is_sent_again(
+    tmp_path: Path, start: Callable[..., Any], make: type[Engine], kind: str, path: str
+) -> None:
+    """VictoriaMetrics acknowledges what it has not written yet."""
+    engine, begun = start(make), time.time() - 60
+    write(tmp_path, begun, count=50)
+    assert ship_once(settings(tmp_path, kind, engine.url + path), timeout=60) == []
+    engine.kill()
+    engine.start()
+    places = ("--spool", str(tmp_path / "spool"), "--state", str(tmp_path / "state"))
+    file = ("--config", str(tmp_path / "lens.toml"))
+    done = lens_ship("replay", "--resend-delivered", "--sink", "one", *file, *places)
+    assert done.code == 0, done
+    assert returned(engine.found()) == expected(begun, count=50)
+
+
 @needs_victoria
 @pytest.mark.parametrize("version", ["0.16.0", "0.31.0"])
 def test_a_run_that_wandb_wrote_offline_is_one_command_away(
