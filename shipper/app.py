@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 
 # How long the ledger keeps the positions of spools whose files are deleted.
 MEMORY_SECONDS = 30 * 86400.0
+# How often to store how far spools are written. It takes half a millisecond for each live one.
+NOTE_SECONDS = 30.0
 
 
 class App:
@@ -89,6 +91,7 @@ class App:
         )
         self.poller = SpoolPoller(self.wake, self.now)
         self._written: dict[str, int] = {}  # spool -> the seq that was stored last
+        self._note_at = self.now()
         self._once = once
         self._changed = changed
         self._credentials = CredentialWatch(self.sinks, self.states, self.now, config.read_timeout)
@@ -262,7 +265,9 @@ class App:
 
     def clean(self) -> None:
         """Delete what retention and the limits do not keep."""
-        self._note_written()
+        if self.now() >= self._note_at:
+            self._note_at = self.now() + NOTE_SECONDS
+            self._note_written()
         self.cleaner.clean()
         self.poller.keep(self.spools.keys())
         discarded = self.ledger.trim_dead_letters(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from shipper.ledger.ledger import CommitDelta, Ledger
@@ -25,18 +25,19 @@ def start_new_sinks(ledger: Ledger, sinks: Mapping[str, str]) -> None:
         log.info("new sink starts at the oldest record kept", extra=fields(sink=name))
         for row in ledger.spools():
             if not row["deleted"]:
-                _begin(ledger, row["id"], name, Reader(Path(row["directory"])))
+                _begin(ledger, row["id"], name, Reader(Path(row["directory"])), known)
     for name in known.keys() - sinks.keys():
         log.warning("sink removed, records are not kept for it any more", extra=fields(sink=name))
     ledger.note_sinks(sinks)
 
 
-def _begin(ledger: Ledger, spool: str, sink: str, reader: Reader) -> None:
+def _begin(ledger: Ledger, spool: str, sink: str, reader: Reader, others: Collection[str]) -> None:
     try:
         first = reader.first_seq()
     except (SpoolError, OSError):
         return
-    start = first - 1 if first else max((row["seq"] for row in ledger.positions(spool)), default=0)
+    # Where nothing can be seen now, what every other sink has acknowledged may be deleted.
+    start = first - 1 if first else min(ledger.position(spool, one).seq for one in others)
     before = ledger.position(spool, sink)
     if before.seq >= start:
         return

@@ -274,12 +274,11 @@ def _open(path: Path, *, create: bool, locked: bool) -> sqlite_utils.Database:
             connection.close()
             raise
     except (sqlite3.Error, OSError) as error:
-        raise StateUnusable(
-            f"{path}: {error}. Nothing was read or sent. {_advice(path)}"
-        ) from error
+        advice = _advice_on(error) if "locked" in str(error) else _advice(path)
+        raise StateUnusable(f"{path}: {error}. Nothing was read or sent. {advice}") from error
 
 
-def _advice_on(error: sqlite3.Error) -> str:
+def _advice_on(error: Exception) -> str:
     """What to do about a statement that failed."""
     if "locked" in str(error):
         return "Another program has a transaction open in it: end that program."
