@@ -2,8 +2,8 @@
 
 A training-like loop (some milliseconds of Python, then a wait as for a device, a log line each step
 and a recorded step each tenth) runs once without and once with the diagnosis agent, which follows
-the log, samples an XPU timer's page and stands ready for hangs. What the agent's thread has used is
-read from the kernel's accounting of that thread, which resolves what the difference between two
+the log, samples an XPU timer's page and stands ready for hangs. What the agent's threads have used
+is read from the kernel's accounting of them, which resolves what the difference between two
 processes does not; that difference is printed too. The periodic look at the stacks comes every ten
 minutes: one is taken and its share reckoned.
 
@@ -73,11 +73,13 @@ def train(seconds: float, *, collect: bool) -> dict[str, float]:
 
 
 def used(agent: Any) -> dict[str, float]:
-    """Processor seconds so far, of the process and of the agent's thread."""
-    thread = agent._thread.native_id if agent._thread is not None else None
-    nanoseconds = 0
-    if thread is not None:
-        nanoseconds = int(Path(f"/proc/self/task/{thread}/schedstat").read_text().split()[0])
+    """Processor seconds so far, of the process and of the agent's threads."""
+    threads = (agent._thread, *(turn.thread for turn in agent._turns))
+    nanoseconds = sum(
+        int(Path(f"/proc/self/task/{thread.native_id}/schedstat").read_text().split()[0])
+        for thread in threads
+        if thread is not None
+    )
     return {"process": time.process_time(), "agent": nanoseconds / 1e9}
 
 

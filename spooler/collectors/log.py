@@ -25,6 +25,7 @@ from spooler.spool import format as fmt
 
 # So old may the checkpoint's idea of the last record become: it bounds what a restart has to read.
 _REFRESH_SECONDS = 30.0
+_PIECES_AT_ONCE = 16  # of 256 KiB each
 # How often to ask whether the process that follows the file has gone.
 _TAKE_OVER_SECONDS = 5.0
 
@@ -96,11 +97,24 @@ class LogCollector(Collector):
         return text
 
     def store_data(self, data: Any) -> bool:
-        """Report lines; those of `collect_data` are passed once they are taken."""
+        """Report lines; those of `collect_data` are passed once they are taken.
+
+        After them go those that follow in the log, within bounds: who collects once has not only
+        the beginning of a long log. Whether the first ones were taken is what is returned.
+        """
         if not isinstance(data, str):
             return self._refuse_type(data, "text")
         if not isinstance(data, LogText):
             return self._report(data)
+        if not self._store(data):
+            return False
+        for _ in range(_PIECES_AT_ONCE - 1):
+            more = self.collect_data()
+            if not isinstance(more, LogText) or not self._store(more):
+                break
+        return True
+
+    def _store(self, data: LogText) -> bool:
         piece = data.piece
         if not self._has_turn() or data.follower is not self._follower:
             return False  # whoever follows now collects them

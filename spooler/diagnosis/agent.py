@@ -38,7 +38,6 @@ logger = logging.getLogger("lens_ship.diagnosis")
 _TICK_SECONDS = 1.0
 _KEEP_SECONDS = 5.0  # between two signs of life of a collector that waits for its turn
 _LAST_SECONDS = 2.0
-_PIECES_AT_ONCE = 16  # of the log, 256 KiB each
 _FAILURES_LIMIT = 8192
 _ALL = frozenset({"log", "metric", "stack"})
 
@@ -276,18 +275,20 @@ class DiagnosisAgent:
     # --- the end, the fork ------------------------------------------------------------------------
 
     def _end(self, thread: threading.Thread) -> None:
-        """End the threads, and take the last dump and the last lines of the log."""
+        """End the threads, and take the last dump and the last lines of the log.
+
+        The log goes before what other collectors may make us wait for.
+        """
         deadline = time.monotonic() + _LAST_SECONDS
         self._stopping.set()
-        for one in (thread, *(turn.thread for turn in self._turns)):
-            if one is not None and one is not threading.current_thread():
-                one.join(max(deadline - time.monotonic(), 0.0))
+        for turn in sorted(self._turns, key=lambda turn: turn.collector is not self._log):
+            _join(turn.thread, deadline)
+            if turn.collector is self._log and not _is_alive(turn.thread):
+                self._guarded("log", _take_last, self._log, deadline)
+        _join(thread, deadline)
         if not thread.is_alive():
             self._guarded("stack", self._dumper.poll)
         self._dumper.end()
-        following = [turn for turn in self._turns if turn.collector is self._log]
-        if following and not _is_alive(following[0].thread):
-            self._guarded("log", _take_last, self._log, deadline)
 
     def _at_exit(self) -> None:
         """A client of the program's own may wait for a master: no last lines for it then."""
@@ -352,6 +353,12 @@ def _started(name: str, work: Any, *arguments: Any) -> threading.Thread | None:
     return thread
 
 
+def _join(thread: threading.Thread | None, deadline: float) -> None:
+    """Wait for a thread until `deadline`, in monotonic seconds."""
+    if thread is not None and thread is not threading.current_thread():
+        thread.join(max(deadline - time.monotonic(), 0.0))
+
+
 def _is_alive(thread: threading.Thread | None) -> bool:
     return thread is not None and thread.is_alive()
 
@@ -381,13 +388,9 @@ def _interval(seconds: Any) -> float:
 
 
 def _collect(collector: Any) -> None:
-    """Collect and store once; a log as long as it has more, within bounds."""
-    if not collector.is_enabled():
-        return
-    for _ in range(_PIECES_AT_ONCE if isinstance(collector, LogCollector) else 1):
-        data = collector.collect_data()
-        if not data or collector.store_data(data) is False:
-            return
+    """Collect and store once."""
+    if collector.is_enabled() and (data := collector.collect_data()):
+        collector.store_data(data)
 
 
 def _take_last(collector: LogCollector, deadline: float) -> None:

@@ -800,6 +800,28 @@ with open({str(log)!r}, "w") as file: file.write("first\\nlast words")
     assert spools.kinds(spools.spools_below(tmp_path / "spool")[0])[-1] == "exit"
 
 
+def test_a_collector_that_never_returns_does_not_take_the_last_lines(tmp_path: Path) -> None:
+    log = tmp_path / "train.log"
+    done = agent(
+        f"""
+class Stuck:
+    def is_enabled(self): return True
+    def collect_data(self): called.set(); time.sleep(1000)
+    def store_data(self, data): pass
+called = threading.Event()
+agent = spooler.DiagnosisAgent.singleton_instance(training_log_file={str(log)!r})
+agent.register_periodical_data_collector(Stuck(), 5)
+agent.start()
+called.wait(50)
+with open({str(log)!r}, "w") as file: file.write("last words")
+""",
+        tmp_path / "spool",
+        PRIMUS_LENS_LOG_SECONDS="1000",
+    )
+    assert done.returncode == 0, done.stderr
+    assert [one["data_content"] for one in reports_of(tmp_path / "spool")] == ["last words"]
+
+
 @pytest.mark.promise("G2")
 def test_a_client_that_never_returns_does_not_hold_up_the_end(tmp_path: Path) -> None:
     log = tmp_path / "train.log"

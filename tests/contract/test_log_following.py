@@ -175,6 +175,14 @@ def test_a_line_of_megabytes_comes_in_bounded_pieces(followed: Followed) -> None
     assert max(sizes) <= lines.PIECE_BYTES
 
 
+def test_who_collects_once_has_the_end_of_a_long_log_too(followed: Followed) -> None:
+    text = "".join(f"line {number}\n" for number in range(200_000))
+    followed.write(text + "the last line\n")
+    assert followed.collector.is_enabled()
+    assert followed.collector.store_data(followed.collector.collect_data())
+    assert followed.reports.text == text + "the last line\n"
+
+
 def test_no_file_yet_is_no_trouble(followed: Followed) -> None:
     assert not followed.collector.is_enabled()
     assert followed.collector.collect_data() == ""
