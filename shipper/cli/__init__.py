@@ -57,7 +57,8 @@ EXITS_OF: dict[str, str] = {
     "inspect": "a path has a problem or is not a spool",
     "tail": "no spool was found (without `--follow`)",
     "plot": "no such run, or no such metric",
-    "dead-letter retry": "a record was rejected again",
+    "dead-letter retry": "a record is kept: rejected again, its receiver fails, or newer"
+    " values would be overwritten",
     "replay": "records are left, or a source cannot be replayed",
     "hook status": "the hook is not active in this environment",
     "demo": "records were lost, or a process did not start",

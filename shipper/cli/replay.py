@@ -95,7 +95,9 @@ def replay(
     a resent report may do harm.
     """
     from shipper.config.schema import SETTINGS
+    from shipper.log import start
 
+    start("warning")
     flags = {setting.name: given[setting.name] for setting in SETTINGS if setting.name in given}
     config = load_config(flags, config_file, needs_spool=not paths, sends=not dry_run)
     if not paths:
