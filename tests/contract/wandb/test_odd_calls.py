@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from shipper.importers import open_imports
 from shipper.sinks.processor import encode
 from shipper.steps import collect_steps
 from tests.contract.wandb.ran import Ran, assert_as_stored
@@ -108,3 +109,17 @@ def test_a_child_that_exits_does_not_end_its_parent_s_run(run: Callable[..., Ran
         "exit",
     ]
     assert len(ran.spools) == 1, "a child that records nothing leaves nothing"
+
+
+@pytest.mark.parametrize("calls", ["given", "lower", "parts"])
+def test_a_replay_of_wandb_s_own_file_sends_the_same_steps(
+    calls: str, run: Callable[..., Ran]
+) -> None:
+    ran = run(calls)
+    (source,) = open_imports(ran.wandb / "wandb")
+    replayed = collect_steps(source.read(0, 1000).records).complete
+    told = {
+        one.step: {name: value for name, value in one.data.items() if not name.startswith("_")}
+        for one in replayed
+    }
+    assert_as_stored(ran.steps(ran.report["run"]), told)
