@@ -15,6 +15,7 @@ from shipper.cli.options import (
     load_config,
     open_ledger,
     settings,
+    word,
     yes_flag,
 )
 
@@ -27,9 +28,9 @@ def dead_letter() -> None:
 def _selection(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.argument("numbers", nargs=-1, type=int),
-        click.option("--sink", default="", help="Only those of this sink."),
-        click.option("--reason", default="", help="Only those rejected for this reason."),
-        click.option("--of", "spool_id", default="", help="Only those of this spool."),
+        word("--sink", help="Only those of this sink."),
+        word("--reason", help="Only those rejected for this reason."),
+        word("--of", "spool_id", help="Only those of this spool."),
     ):
         command = option(command)
     return command

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from shipper.cli.options import NamedPath
+
 
 @click.command()
 @click.option(
@@ -18,7 +20,7 @@ import click
 )
 @click.option(
     "--keep",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=NamedPath(file_okay=False, path_type=Path),
     help="New or empty directory that keeps spool, state, database and logs.",
 )
 @click.option("--seed", type=int, help="Repeat the times of another demo.")

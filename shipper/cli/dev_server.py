@@ -9,12 +9,14 @@ from pathlib import Path
 
 import click
 
+from shipper.cli.options import NamedPath
+
 
 @click.command("dev-server")
 @click.option("--listen", default="127.0.0.1:8989", show_default=True, help="HOST:PORT.")
 @click.option(
     "--data",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=NamedPath(dir_okay=False, path_type=Path),
     help="SQLite file for what is received.  [default: a temporary one, deleted at the end]",
 )
 @click.option("--prefix", default="/v1", show_default=True, help="Path prefix of all routes.")

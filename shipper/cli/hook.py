@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from shipper.cli.options import Group
+from shipper.cli.options import Group, NamedPath
 
 
 @click.group(cls=Group)
@@ -44,7 +44,7 @@ def hook_uninstall() -> None:
 
 
 @hook.command("export")
-@click.argument("directory", type=click.Path(file_okay=False, path_type=Path))
+@click.argument("directory", type=NamedPath(file_okay=False, path_type=Path))
 def hook_export(directory: Path) -> None:
     """Write DIRECTORY, which loads the hook in any Python that has it in PYTHONPATH.
 

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import click
 
+from shipper.cli.options import NamedPath
+
 # Readability is not checked: uid 0 without capabilities cannot read it, and need not.
-_DIRECTORY = click.Path(file_okay=False, readable=False, path_type=Path)
+_DIRECTORY = NamedPath(file_okay=False, readable=False, path_type=Path)
 
 
 @click.command("init-root")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 import signal
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 _SENTENCE = 500
 
@@ -31,6 +33,64 @@ class Group(click.Group):
             )
 
 
+def word(*names: str, **more: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """An option that selects by a name, "" without it.
+
+    An empty value is refused: a variable of a script that is not set would select everything.
+    """
+
+    def check(ctx: click.Context, param: click.Parameter, value: str) -> str:
+        given = ctx.get_parameter_source(param.name or "") is not ParameterSource.DEFAULT
+        if given and not value.strip():
+            raise click.BadParameter("it is empty. Leave the option out to select everything")
+        if not is_utf8(value):
+            raise click.BadParameter(f"{value!r} is not UTF-8, as all names are")
+        return value
+
+    return click.option(*names, default="", callback=check, **more)
+
+
+class NamedPath(click.Path):
+    """A path that is not empty: that would be the current directory."""
+
+    def convert(
+        self,
+        value: str | os.PathLike[str],
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> str | bytes | os.PathLike[str]:
+        if value == "":
+            self.fail("it is empty", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+class Number(click.FloatRange):
+    """A finite number of at least `min`, at most ten years in seconds."""
+
+    name = "number"
+
+    def __init__(self, least: float) -> None:
+        super().__init__(min=least, max=315_360_000)
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """NaN is in no range, and click lets it pass."""
+        number = float(super().convert(value, param, ctx))
+        if math.isnan(number):
+            self.fail(f"{value!r} is not a number", param, ctx)
+        return number
+
+
+def is_utf8(text: str) -> bool:
+    """Whether a word of the command line can be compared with names and sent."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def settings(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Options for these settings, or for all of them, and `--config`."""
     from shipper.config.load import SETTINGS
@@ -45,7 +105,7 @@ def settings(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         return click.option(
             "--config",
             "config_file",
-            type=click.Path(dir_okay=False, path_type=Path),
+            type=NamedPath(dir_okay=False, path_type=Path),
             envvar="LENS_SHIP_CONFIG",
             help="TOML file with any of these settings.",
         )(command)

@@ -25,9 +25,10 @@ def _open(config_file: Path | None, flags: dict[str, Any]) -> Any:
 
 def _selected(quarantined: Any, names: tuple[str, ...]) -> list[Any]:
     reports = {report.name: report for report in quarantined.reports()}
-    unknown = ", ".join(name for name in names if name not in reports)
+    unknown = [name for name in names if name not in reports]
     if unknown:
-        raise click.ClickException(f"not in quarantine: {unknown}; see `lens-ship quarantine list`")
+        shown = ", ".join(map(repr, unknown))
+        raise click.ClickException(f"not in quarantine: {shown}; see `lens-ship quarantine list`")
     return [reports[name] for name in names or reports]
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from shipper.cli.options import load_config, need_readable, settings
+from shipper.cli.options import Number, load_config, need_readable, settings, word
 from shipper.config.schema import SINK_SETTINGS
 
 if TYPE_CHECKING:
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from shipper.sinks import Sink, SinkConfig
 
 SELECTING = ("run", "workload", "first_step", "last_step", "since", "until")
+
+
+_STEP = click.IntRange(-(2**63), 2**63 - 1)
 
 
 def timestamp(value: str) -> float:
@@ -46,17 +49,17 @@ def timestamp(value: str) -> float:
 
 @click.command()
 @click.argument("paths", nargs=-1, type=click.Path(exists=True, path_type=Path))
-@click.option("--run", default="", help="Only this run.")
-@click.option("--workload", default="", help="Only this workload.")
+@word("--run", help="Only this run.")
+@word("--workload", help="Only this workload.")
 @click.option(
     "--kind",
     default="",
     type=click.Choice(["", "step", "detection", "report"]),
     help="Only records of this kind.",
 )
-@click.option("--sink", "only_sink", default="", help="Only to this sink.")
-@click.option("--first-step", type=int, help="Only steps from this one on.")
-@click.option("--last-step", type=int, help="Only steps up to this one.")
+@word("--sink", "only_sink", help="Only to this sink.")
+@click.option("--first-step", type=_STEP, help="Only steps from this one on.")
+@click.option("--last-step", type=_STEP, help="Only steps up to this one.")
 @click.option("--since", type=timestamp, metavar="TIME", help="Only records from this time on.")
 @click.option(
     "--until",
@@ -72,9 +75,9 @@ def timestamp(value: str) -> float:
     is_flag=True,
     help="Also send steps that a later process of the workload has written since.",
 )
-@click.option("--rate", type=click.FloatRange(min=0.1), help="Maximum records a second.")
-@click.option("--as-workload", default="", help="The workload of files that do not name one.")
-@click.option("--as-pod", default="", help="The pod of files that do not name one.")
+@click.option("--rate", type=Number(0.1), help="Maximum records a second.")
+@word("--as-workload", help="The workload of files that do not name one.")
+@word("--as-pod", help="The pod of files that do not name one.")
 @settings("spool", "pod_directories", "state", *SINK_SETTINGS)
 def replay(
     paths: tuple[Path, ...],

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from shipper.cli.options import load_config, open_ledger, settings
+from shipper.cli.options import Number, load_config, open_ledger, settings
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @click.option("--once", is_flag=True, help="Deliver what is in the spools now, then exit.")
 @click.option(
     "--timeout",
-    type=click.FloatRange(min=0.1),
+    type=Number(0.1),
     default=60.0,
     show_default=True,
     envvar="LENS_SHIP_TIMEOUT",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from shipper.cli.options import load_config, report_missing_root, settings
+from shipper.cli.options import Number, load_config, report_missing_root, settings, word
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     metavar="[SECONDS]",
     is_flag=False,
     flag_value="2",
-    type=click.FloatRange(min=0.2),
+    type=Number(0.2),
     help="Repeat until Ctrl-C, every 2 seconds by default.",
 )
-@click.option("--spool-id", "only", metavar="PREFIX", default="", help="Show only these spools.")
+@word("--spool-id", "only", metavar="PREFIX", help="Show only these spools.")
 @click.option(
     "--max-dead-letters",
     metavar="N",

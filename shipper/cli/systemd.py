@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from shipper.cli.options import Group
+from shipper.cli.options import Group, NamedPath
 
 
 def _which(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -19,7 +19,7 @@ def _which(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--user", is_flag=True, help="A service of this user's own manager."),
         click.option(
             "--root",
-            type=click.Path(file_okay=False, path_type=Path),
+            type=NamedPath(file_okay=False, path_type=Path),
             default=Path("/"),
             show_default=True,
             help="Prefix of every path, as for an image.",

@@ -8,12 +8,12 @@ from typing import Any
 
 import click
 
-from shipper.cli.options import load_config, need_readable, settings
+from shipper.cli.options import NamedPath, load_config, need_readable, settings, word
 from spooler.records import REGISTRY
 
 
 @click.command()
-@click.argument("places", nargs=-1, type=click.Path(path_type=Path, file_okay=False))
+@click.argument("places", nargs=-1, type=NamedPath(path_type=Path, file_okay=False))
 @click.option("-f", "--follow", is_flag=True, help="Follow new records until interrupted.")
 @click.option(
     "-n",
@@ -31,9 +31,9 @@ from spooler.records import REGISTRY
     type=click.Choice(list(REGISTRY)),
     help="Only records of this kind. Repeatable.",
 )
-@click.option("--run", default="", help="Only this run, a prefix of its id is enough.")
+@word("--run", help="Only this run, a prefix of its id is enough.")
 @click.option("--rank", "ranks", type=int, multiple=True, help="Only this rank. Repeatable.")
-@click.option("--workload", default="", help="Only this workload.")
+@word("--workload", help="Only this workload.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 @settings("spool")
 def tail(

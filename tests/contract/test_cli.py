@@ -201,6 +201,49 @@ def test_a_selection_that_nothing_can_match_is_refused(
         assert lens_ship("dead-letter", command, option, "too-large", **places).code == 0
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *(
+            ["dead-letter", "drop", "--yes", option, ""]
+            for option in ("--reason", "--of", "--sink")
+        ),
+        ["dead-letter", "retry", "--reason", " "],
+        ["quarantine", "drop", "--yes", ""],
+        ["replay", "--resend-delivered", "--workload", ""],
+        ["replay", "--resend-delivered", "--run", "\udcff"],
+        ["replay", "--resend-delivered", "--first-step", str(2**63)],
+        ["replay", "--resend-delivered", "--rate", "nan"],
+        ["replay", ""],
+        ["run", "--once", "--timeout", "nan"],
+        ["run", "--once", "--timeout", "inf"],
+        ["status", "--watch", "nan"],
+        ["status", "--spool-id", ""],
+        ["tail", "--run", ""],
+        ["tail", ""],
+        ["init-root", "", "--owner", "1:1"],
+        ["hook", "export", ""],
+        ["dev-server", "--data", ""],
+        ["status", "--config", ""],
+    ],
+    ids=repr,
+)
+def test_an_empty_or_endless_value_is_refused_and_selects_nothing(
+    arguments: list[str], tmp_path: Path
+) -> None:
+    """It comes from a variable of a script that is not set."""
+    (tmp_path / "spool").mkdir()
+    places = {
+        "LENS_SHIP_SPOOL": str(tmp_path / "spool"),
+        "LENS_SHIP_STATE": str(tmp_path / "state"),
+        "LENS_SHIP_PROCESSOR_URL": "http://127.0.0.1:9/v1",
+    }
+    assert lens_ship("run", "--once", **places).code == 0
+    done = lens_ship(*arguments, **places)
+    assert (done.code, done.out) == (2, "")
+    assert "Traceback" not in done.err
+
+
 @pytest.mark.parametrize("flag", ["-V", "--version"])
 def test_the_version_is_printed(flag: str) -> None:
     done = lens_ship(flag)
