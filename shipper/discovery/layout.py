@@ -11,6 +11,7 @@ import logging
 import os
 import re
 import stat
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -51,14 +52,15 @@ def find_spools(root: Path, on_unreadable: OnUnreadable | None = None) -> Iterat
     """Directories whose name is a spool id, at most `DEPTH` levels down.
 
     Links are not followed. The quarantine and the collectors' own directories are left out. Below
-    each directory of the root the first `MOST_ENTRIES` entries are read. `on_unreadable` gets each
+    each directory of the root, and in a root that any user can write to, the first `MOST_ENTRIES`
+    entries are read. `on_unreadable` gets each
     directory on the way, the root included, that exists and cannot be read, and the directories of
     users that others have made.
     """
     if on_unreadable is not None:
         for taken, problem in taken_directories(root):
             on_unreadable(taken, problem)
-    for directory in _directories(root, [MOST_ENTRIES], on_unreadable):
+    for directory in _directories(root, [_most_entries(root)], on_unreadable):
         left = [MOST_ENTRIES]  # for each, so that no tenant uses up the entries of another
         if fmt.is_spool_id(directory.name):
             yield directory
@@ -70,6 +72,15 @@ def find_spools(root: Path, on_unreadable: OnUnreadable | None = None) -> Iterat
                 "directory has too many entries, spools beyond the limit are not found",
                 extra=fields(path=directory, count=MOST_ENTRIES, reason="too-many-files"),
             )
+
+
+def _most_entries(root: Path) -> int:
+    """Entries of the root itself that are read: all of them, unless any user can make some."""
+    try:
+        shared = os.stat(root).st_mode & stat.S_IWOTH
+    except OSError:
+        shared = stat.S_IWOTH
+    return MOST_ENTRIES if shared else sys.maxsize
 
 
 def why_unreadable(root: Path) -> str:

@@ -119,7 +119,8 @@ and those refused since then; of reason ``descriptor``, those refused.
 
 Limits: the writer keeps its own spool within its limit: it refuses new records, or deletes its
 oldest closed segments, each told beforehand in a ``gap`` record with the seqs. What is delivered
-is deleted by the service alone, which also keeps the limit of the root. For that it may delete
+is deleted by the service alone, with empty folders ``node_…`` and ``rank_…``: a writer makes those
+again where they go meanwhile. The service also keeps the limit of the root. For that it may delete
 undelivered segments if its policy says so, or put the file ``full`` into the root: as long as that
 was modified less than 60 s ago, by the clock of its host, every writer below the root refuses new
 records; in a sticky root only if it belongs to the root's owner or to uid 0. The service touches it
@@ -175,6 +176,7 @@ IDENTITY_KIND = "identity"
 
 START = "%Y%m%dT%H%M%S"  # how a spool id begins, in UTC
 
+_RANK_FOLDER = re.compile(r"(node|rank)_[0-9]{1,10}")
 _USER_NAME = re.compile(r"uid_([0-9]{1,10})")
 _COLLECTORS_NAME = re.compile(r"collectors_[0-9]{1,10}")
 _SEGMENT_NAME = re.compile(r"([0-9]{8,18})\.sqlite")
@@ -215,6 +217,11 @@ def user_of(name: str) -> int | None:
     """The user whose folder has this name."""
     match = _USER_NAME.fullmatch(name)
     return int(match[1]) if match else None
+
+
+def is_rank_folder(name: str) -> bool:
+    """Whether a folder of this name may be removed once it is empty: its next writer makes it."""
+    return _RANK_FOLDER.fullmatch(name) is not None
 
 
 def collectors_name(uid: int) -> str:

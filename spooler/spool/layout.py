@@ -8,6 +8,7 @@ import stat
 import time
 from pathlib import Path
 
+from spooler import async_exceptions
 from spooler.async_exceptions import is_async
 from spooler.config import Limits
 from spooler.errors import SpoolUnavailable
@@ -15,9 +16,23 @@ from spooler.spool import db
 from spooler.spool import format as fmt
 from spooler.spool.descriptor import Descriptor
 
+_TRIES = 20  # to make a path while something removes parts of it
+
 
 def make_directories(root: Path, below: tuple[str, ...], limits: Limits) -> None:
-    """Create what is missing of the path, each folder with our mode; others' stay as they are."""
+    """Create what is missing of the path, each folder with our mode; others' stay as they are.
+
+    The service removes empty folders of nodes and ranks. One that goes between two steps here is
+    made again.
+    """
+    for _ in range(_TRIES):
+        with async_exceptions.suppress(FileNotFoundError):
+            _make_directories(root, below, limits)
+            return
+    _make_directories(root, below, limits)
+
+
+def _make_directories(root: Path, below: tuple[str, ...], limits: Limits) -> None:
     missing = [root] if not root.exists() else []
     if missing:
         root.parent.mkdir(parents=True, exist_ok=True)

@@ -279,7 +279,11 @@ class Segments:
                     os.unlink(name, dir_fd=here)
 
     def delete_spool(self) -> None:
-        """Remove the directory of a spool whose writer is gone, with all in it that is ours."""
+        """Remove the directory of a spool whose writer is gone, with all in it that is ours.
+
+        The folders of its rank and its node go with the last spool in them. A pod's own stays: it
+        may be mounted there, and could then never record again.
+        """
         for number in self.segments():
             self.delete_segment(number)
         with safe_open.inside(self.place) as here:
@@ -289,6 +293,14 @@ class Segments:
                     os.unlink(name, dir_fd=here)
         with safe_open.inside(self.place.parent) as above:
             os.rmdir(self.place.name, dir_fd=above)
+        for folder in self.place.parents[:2]:
+            if not fmt.is_rank_folder(folder.name):
+                break
+            try:
+                with safe_open.inside(folder.parent) as above:
+                    os.rmdir(folder.name, dir_fd=above)
+            except OSError:  # not empty, or not ours to remove
+                break
 
     def _path(self, number: int) -> Path:
         return self.place / fmt.segment_name(number)

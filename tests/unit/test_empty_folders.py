@@ -1,0 +1,88 @@
+"""Folders of nodes and ranks go with their last spool, and no writer is stopped by that."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from shipper.discovery import layout
+from shipper.discovery.layout import find_spools
+from spooler.config import Limits
+from spooler.spool.layout import make_directories
+from spooler.spool.reader import Reader
+from tests.kit import spools
+from tests.kit.shipping import spool, step
+
+POD = "aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee"
+
+
+def test_folders_go_with_the_last_spool_but_not_that_of_the_pod(tmp_path: Path) -> None:
+    pod = tmp_path / POD
+    first, _ = spool(pod, [step(1)], who=spools.identity(spools.spool_id(1)))
+    second, _ = spool(pod, [step(1)], who=spools.identity(spools.spool_id(2)))
+    assert first.parent == second.parent == pod / "node_0" / "rank_0"
+    Reader(first).delete_spool()
+    assert second.is_dir()
+    Reader(second).delete_spool()
+    assert list(tmp_path.iterdir()) == [pod]
+    assert list(pod.iterdir()) == []
+    third, writer = spool(pod, [step(1)], who=spools.identity(spools.spool_id(3)), close=False)
+    assert list(find_spools(tmp_path)) == [third]
+    writer.close()
+
+
+def test_what_is_not_a_spool_keeps_its_folder(tmp_path: Path) -> None:
+    directory, _ = spool(tmp_path, [step(1)])
+    (directory.parent / "wandb_metrics.jsonl").write_text("{}")
+    Reader(directory).delete_spool()
+    assert (tmp_path / "node_0" / "rank_0" / "wandb_metrics.jsonl").exists()
+
+
+def test_a_folder_of_another_name_stays(tmp_path: Path) -> None:
+    directory, _ = spool(tmp_path, [step(1)])
+    moved = tmp_path / "mine" / directory.name
+    moved.parent.mkdir()
+    directory.rename(moved)
+    Reader(moved).delete_spool()
+    assert moved.parent.is_dir()
+
+
+def test_a_writer_makes_its_folders_however_often_they_are_removed(tmp_path: Path) -> None:
+    ended = threading.Event()
+    removed = [0]
+
+    def remove() -> None:
+        while not ended.is_set():
+            for folder in (tmp_path / "node_0" / "rank_0", tmp_path / "node_0"):
+                with contextlib.suppress(OSError):
+                    os.rmdir(folder)
+                    removed[0] += 1
+
+    remover = threading.Thread(target=remove)
+    remover.start()
+    try:
+        for number in range(300):
+            name = f"spool-{number}"
+            make_directories(tmp_path, ("node_0", "rank_0", name), Limits())
+            made = tmp_path / "node_0" / "rank_0" / name
+            assert made.is_dir()
+            made.rmdir()
+    finally:
+        ended.set()
+        remover.join()
+    assert removed[0]
+
+
+@pytest.mark.parametrize(("mode", "found"), [(0o755, 3), (0o3777, 2)])
+def test_only_a_root_that_any_user_can_write_to_is_read_in_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int, found: int
+) -> None:
+    monkeypatch.setattr(layout, "MOST_ENTRIES", 2)
+    for number in range(3):
+        (tmp_path / spools.spool_id(number)).mkdir()
+    tmp_path.chmod(mode)
+    assert len(list(find_spools(tmp_path))) == found
