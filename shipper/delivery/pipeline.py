@@ -356,9 +356,10 @@ class Pipeline:
         chunk = self._take_news() or self._read(self.position.seq, self._skip)
         self._note_damage(chunk)
         deleted = self._note_gaps(chunk)
-        kinds, acked = self.sink.kinds, self.position.acked_seqs | self._rejected
+        kinds = self.sink.kinds
         records = [one for one in chunk.records if kinds is None or one.kind in kinds]
-        records = [one for one in records if one.seq not in acked] if acked else records
+        for final in (self.position.acked_seqs, self._rejected):
+            records = [one for one in records if one.seq not in final] if final else records
         given = PlanInput(
             identity=self.identity,
             records=records,

@@ -167,7 +167,11 @@ class Node:
             yield
 
     def _verdict(self) -> Callable[[Segments], owner.Liveness]:
-        return lambda reader: ALIVE if reader.directory in self.living else KILLED
+        def verdict(reader: Segments) -> owner.Liveness:
+            unseen = not reader.place.exists()
+            return ALIVE if unseen or reader.directory in self.living else KILLED
+
+        return verdict
 
     def _client(self, options: HttpOptions) -> ProcessorClient:
         return ProcessorClient(URL, self.wire)

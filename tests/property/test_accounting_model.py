@@ -236,6 +236,20 @@ class Accounting(RuleBasedStateMachine):
             self.excuse_deleted(before)
         self.check_at_rest()
 
+    @precondition(lambda self: self.spools)
+    @rule(turns=st.integers(0, 3), tidy=st.booleans(), kill=st.booleans())
+    def lose_the_root_for_a_while(self, turns: int, tidy: bool, kill: bool) -> None:
+        """It is renamed or unmounted, and comes back as it was."""
+        root, away = self.node.config.spool, self.node.folder / "away"
+        root.rename(away)
+        self.node.clock.pass_by(60.0)
+        self.node.turns(turns)
+        if tidy:
+            self.node.tidy()
+        if kill:
+            self.node.kill()
+        away.rename(root)
+
     @rule(days=st.sampled_from([-10, 10]))
     def jump(self, days: int) -> None:
         self.node.wall[0] += days * DAY
