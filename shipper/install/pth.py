@@ -40,10 +40,7 @@ _FIRST_LINE = '"""Hooks wandb for lens-ship; written by `lens-ship hook export`.
 _SITECUSTOMIZE = f"""{_FIRST_LINE}
 import sys
 
-try:
-    {PTH_LINE.strip()}
-except Exception as error:
-    sys.stderr.write(f"[Primus Lens WandB] not hooked ({{type(error).__name__}}: {{error}})\\n")
+{PTH_LINE.strip()}
 
 
 def _run_hidden_sitecustomize():

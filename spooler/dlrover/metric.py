@@ -50,7 +50,7 @@ def node_id() -> int:
 
 def node_type() -> str:
     """This node's `NODE_TYPE`, `worker` where unset."""
-    return os.environ.get("NODE_TYPE", "") or "worker"
+    return os.environ.get("NODE_TYPE", "").strip() or "worker"
 
 
 def node_rank() -> int:
