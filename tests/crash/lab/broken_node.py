@@ -231,7 +231,7 @@ NODE_BUILDS: dict[str, BrokenBuild] = {
         patches=(
             Patch(
                 file="shipper/steps.py",
-                old="sorted([*self.complete, *ripe], key=lambda one: one.first)",
+                old="sorted([*self.complete, *ripe], key=_SEQS)",
                 new="sorted([*self.complete, *ripe], key=lambda one: one.time)",
             ),
         ),
