@@ -21,7 +21,7 @@ from spooler.spool.stored import SKIPPED, Row, is_sound
 
 # Of bodies given at once; a record that is larger comes alone, unless a limit was asked for.
 CHUNK_BYTES = 4 * 1024 * 1024
-_NEAR = 128  # frames or pages that are rather read through than halved
+_NEAR = 32  # frames or pages that are rather read through than halved
 _PROBE = 16  # frames or pages that are read to find any leaf
 _FIRST = 8  # records that are read to find the first sound one
 # Rows that are scanned at a time for each that is wanted, where some kinds are skipped.

@@ -63,13 +63,15 @@ class _Ends(NamedTuple):
 class SummaryReader:
     """Summarises one spool directory repeatedly, and keeps a few numbers for each segment."""
 
-    __slots__ = ("_ends", "_files", "_place", "directory")
+    __slots__ = ("_ends", "_files", "_following", "_place", "directory")
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._place = Path(os.path.realpath(directory))  # does not change: see `safe_open`
         self._files: dict[int, _Files] = {}  # by segment number, ascending
         self._ends: dict[int, _Ends] = {}
+        # Segment and seq of a record, then seq and time of the one that follows it.
+        self._following: tuple[int, int, tuple[int, float | None]] = (0, 0, (0, None))
 
     def read(self) -> SpoolSummary:
         """The spool as it is now."""
@@ -117,17 +119,17 @@ class SummaryReader:
         Where the record itself has none, that of its segment's last change.
         """
         for number in self._from(position + 1)[:_TRIES]:
-            row = self._row(number, position)
-            if row is not None:
-                return _time_of(row) or self._files[number].mtime
+            found = self._next_time(number, position)
+            if found is not None:
+                return found[1] or self._files[number].mtime
         return None
 
     def time_of(self, seq: int) -> float | None:
         """Unix time of record `seq`; None when it is not there, or has none."""
         for number in self._from(seq)[:1]:
-            row = self._row(number, seq - 1)
-            if row is not None and row[0] == seq:
-                return _time_of(row)
+            found = self._next_time(number, seq - 1)
+            if found is not None and found[0] == seq:
+                return found[1]
         return None
 
     # --- segments ---------------------------------------------------------------------------------
@@ -198,13 +200,22 @@ class SummaryReader:
         ends = self._ends[number] = _Ends(files, first, last[0] if last else 0, newest)
         return ends
 
-    def _row(self, number: int, after: int) -> Row | None:
-        """The first row above `after`, None if it cannot be read or there is none."""
+    def _next_time(self, number: int, after: int) -> tuple[int, float | None] | None:
+        """Seq and time of the first row above `after`, None if there is none to read.
+
+        Those of the row that follows it are kept: mostly they are asked for next.
+        """
+        if self._following[:2] == (number, after):
+            return self._following[2]
         try:
             with Segment(self._path(number)) as one:
-                return next(iter(one.read(after, 1).rows), None)
+                read = one.read(after, 2, most=_BODY_BYTES)
         except (FileNotFoundError, SpoolError):
             return None
+        found = [(row[0], _time_of(row)) for row in read.rows] or [(after + 1, None)] * read.large
+        if len(found) > 1:
+            self._following = number, found[0][0], found[1]
+        return found[0] if found else None
 
     def _path(self, number: int) -> Path:
         return self._place / fmt.segment_name(number)
