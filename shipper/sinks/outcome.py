@@ -103,7 +103,7 @@ class Reason(Enum):
     CLOCK_AHEAD = (
         "clock-ahead",
         "is not sent times of the future",
-        "set the clock of the training node",
+        "set the clock of the training node, or of this one",
     )
     ALL_REJECTED = (
         "all-rejected",

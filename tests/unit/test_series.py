@@ -126,6 +126,14 @@ def test_a_log_has_a_record_for_each_line() -> None:
     assert dict(item.logs[0].attributes)["lens.seq"] == 1
 
 
+def test_without_logs_a_report_is_skipped() -> None:
+    chunk = PlanInput(
+        identity=WHO, records=stored(("report", report.EXAMPLE), goodbye()), ended=True
+    )
+    found = collect(chunk, SeriesOptions())
+    assert (found.items, [one.seq for one in found.skipped]) == ([], [1, 2])
+
+
 def test_stacks_and_decisions_are_log_records() -> None:
     stack = {**report.EXAMPLE, "data_type": "STACK_TRACE", "data_content": "a\nb"}
     found = items(("report", stack), ("decision", decision.EXAMPLE))

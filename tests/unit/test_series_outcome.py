@@ -14,7 +14,7 @@ from shipper.sinks.otlp.sink import OtlpOptions, OtlpSink
 from shipper.sinks.outcome import Disposition, Outcome
 from shipper.sinks.prometheus import sink as prometheus
 from shipper.sinks.timeseries.classify import TRIES_ON_500, classify
-from tests.kit.shipping import NoNetwork, Record, step, stored
+from tests.kit.shipping import NoNetwork, Record, finish, step, stored
 from tests.kit.spools import identity
 
 WHO = identity(workload_uid="w", rank=0)
@@ -221,6 +221,15 @@ def test_the_future_is_held_and_the_rest_is_sent() -> None:
     assert (held.disposition, held.reason, held.needs_operator) == (RETRY, "clock-ahead", True)
     assert held.scope == "workload"
     assert len(it.http.urls) == 1
+
+
+def test_logs_that_are_too_old_are_asked_about_with_a_log() -> None:
+    it = Scripted(OK, OLD, OLD, logs=True)
+    now = time.time()
+    kind, status = finish()
+    outcome = it.send(it.batch(at(1, now - 9), at(2, now - 8), (kind, {**status, "time": now})))
+    assert (outcome.disposition, outcome.reason) == (PERMANENT, "too-old")
+    assert [url.rpartition("/")[2] for url in it.http.urls] == ["metrics", "logs", "logs"]
 
 
 class Bounded:

@@ -131,7 +131,7 @@ def collect(chunk: PlanInput, options: SeriesOptions) -> Collected:
             continue
         items.append(_of_step(step, chunk.identity, options))
     for stored in chunk.records:
-        if stored.kind not in _EVENTS:
+        if stored.kind not in (_EVENTS if options.logs else _WITH_STATUS):
             continue
         try:
             event = _EVENTS[stored.kind](codec.unpack(stored.body))
@@ -308,6 +308,9 @@ _EVENTS: dict[str, Callable[[Mapping[str, Any]], _Event]] = {
     "decision": _of_decision,
     "report": _of_report,
 }
+
+
+_WITH_STATUS = ("run", "finish")
 
 
 def _of_event(seq: int, event: _Event, identity: Identity, options: SeriesOptions) -> Item:

@@ -284,9 +284,10 @@ class TimeSeriesSink(ABC):
         self, outcome: Outcome, batch: Batch, identity: Identity, request: SignalRequest
     ) -> Outcome:
         """All of the batch, or a part of it? A point of its newest time tells."""
-        newest = max(batch.payload, key=lambda item: item.time)
+        logs = request.signal == "logs"
+        sent = [item for item in batch.payload if (item.logs if logs else item.points)]
+        newest = max(sent, key=lambda item: item.time)
         if batch.split is not None:
-            logs = request.signal == "logs"
             asked = late_item(newest, identity, self._series, logs=logs)
             question = next(self.requests((asked,), identity))
             answer = self.exchange(question, 1)
