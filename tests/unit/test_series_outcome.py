@@ -125,6 +125,7 @@ def test_a_repetition_of_what_was_perhaps_stored_is_delivered() -> None:
     batch = it.batch(step(1))
     assert it.send(batch, 1).ambiguous
     assert it.send(batch, 2).disposition is DELIVERED
+    assert it.send(it.batch(step(2))).disposition is DELIVERED
     assert not it.sink._tried
 
 
@@ -171,6 +172,12 @@ def test_only_the_signal_that_failed_is_sent_again() -> None:
     assert it.send(batch, 1).disposition is RETRY
     assert it.send(batch, 2).disposition is DELIVERED
     assert [url.rpartition("/")[2] for url in it.http.urls] == ["metrics", "logs", "logs"]
+
+
+def test_points_that_are_there_already_hold_back_no_logs() -> None:
+    it = Scripted(THERE, OK, logs=True)
+    assert it.send(it.batch(step(1))).disposition is DROPPED
+    assert [url.rpartition("/")[2] for url in it.http.urls] == ["metrics", "logs"]
 
 
 def test_points_that_a_receiver_rejects_are_never_sent_again() -> None:
@@ -221,6 +228,37 @@ def test_the_future_is_held_and_the_rest_is_sent() -> None:
     assert (held.disposition, held.reason, held.needs_operator) == (RETRY, "clock-ahead", True)
     assert held.scope == "workload"
     assert len(it.http.urls) == 1
+
+
+@pytest.mark.parametrize("there", [1, 100, 199, 200])
+def test_what_is_there_already_costs_one_request_each(there: int) -> None:
+    sink = remote_write()
+    requests, newest = 0, there
+    ask = sink.requests
+
+    def look(items: Any, who: Any) -> Any:
+        nonlocal span
+        span = [min(item.step for item in items), max(item.step for item in items)]
+        return ask(items, who)
+
+    def judge(url: str, turn: int) -> Answer:
+        nonlocal requests, newest
+        requests += 1
+        if span[0] < newest:
+            return THERE
+        newest = span[1]
+        return OK
+
+    span: list[int] = []
+    sink.requests = look
+    sink._http = NoNetwork(judge)
+    now = time.time() - 500
+    records = stored(*(at(number, now + number) for number in range(1, 201)))
+    batches = sink.plan(PlanInput(identity=WHO, records=records, ended=True)).batches
+    became = deliver(sink, batches)
+    expected = [DROPPED] * (there - 1) + [DELIVERED] * (201 - there)
+    assert [became[seq] for seq in range(1, 201)] == expected
+    assert requests <= there + 12
 
 
 def test_logs_that_are_too_old_are_asked_about_with_a_log() -> None:

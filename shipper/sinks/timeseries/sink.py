@@ -97,8 +97,10 @@ class _Attempts:
     unsure: int = 0  # up to here it may have been stored
     stored: dict[str, int] = field(default_factory=dict)  # signal -> up to here it was stored
     delivered: int = -1  # batches of the sink when the receiver first failed over it
+    behind: bool = False  # the last one that was sent is there already
 
     def is_over(self, last: int) -> bool:
+        """Whether nothing of it is about records beyond `last`."""
         return last >= max(self.unsure, *self.stored.values(), 0)
 
 
@@ -163,7 +165,9 @@ class TimeSeriesSink(ABC):
             tried.unsure = max(tried.unsure, batch.last)
         split = outcome.disposition is Disposition.SPLIT and batch.split is not None
         if not split and outcome.disposition is not Disposition.RETRY and tried.is_over(batch.last):
-            self._tried.pop(key, None)
+            del self._tried[key]
+            if tried.behind:
+                self._tried[key] = _Attempts(behind=True)
         if outcome.disposition is Disposition.DELIVERED:
             self._delivered += 1
         return outcome
@@ -200,6 +204,10 @@ class TimeSeriesSink(ABC):
 
     def _send(self, batch: Batch, identity: Identity, attempt: int, tried: _Attempts) -> Outcome:
         """Send what of a batch the receiver does not have."""
+        if tried.behind and batch.split is not None:
+            # The receiver has records from the first one on. One at a time tells how many.
+            detail = "the records before are there already"
+            return Outcome(disposition=Disposition.SPLIT, reason=ALREADY_THERE, detail=detail)
         outcome = Outcome(disposition=Disposition.DELIVERED, reason="delivered")
         for request in self.requests(batch.payload, identity):
             if tried.stored.get(request.signal, 0) >= batch.last:
@@ -210,8 +218,12 @@ class TimeSeriesSink(ABC):
             span = f"{identity.spool}/{self.name}/{batch.first}-{batch.last}"
             request.headers[RECORDS_HEADER] = span
             answered = self.exchange(request, attempt)
-            if answered.disposition is not Disposition.DELIVERED:
-                return self._refused(answered, batch, identity, request, tried)
+            if answered.disposition is Disposition.DELIVERED:
+                tried.behind = False
+            else:
+                answered = self._refused(answered, batch, identity, request, tried)
+                if answered.disposition not in (Disposition.DELIVERED, Disposition.DROPPED):
+                    return answered
             tried.stored[request.signal] = batch.last
             outcome = answered if answered.reason != "delivered" else outcome
         return outcome
@@ -241,7 +253,8 @@ class TimeSeriesSink(ABC):
         alone = batch.split is None
         if outcome.reason == TOO_OLD:
             return self._too_old(outcome, batch, identity, request)
-        if outcome.reason == ALREADY_THERE and alone:
+        tried.behind = outcome.reason == ALREADY_THERE
+        if tried.behind and alone:
             # After an answer that was lost, this is the answer that it is there.
             there = batch.last <= tried.unsure
             disposition = Disposition.DELIVERED if there else Disposition.DROPPED
