@@ -8,7 +8,7 @@ BIN = $(VENV)/bin
 WANDB_OLDEST = 0.16.0
 WANDB_BETWEEN = 0.19.0 0.22.0
 # Debian packages that some tests need. Without them these tests are skipped.
-DEBIAN = busybox-static strace systemd btrfs-progs xfsprogs bindfs golang-go golang-github-masterminds-sprig-dev golang-k8s-sigs-yaml-dev chromium prometheus faketime
+DEBIAN = busybox-static strace systemd btrfs-progs xfsprogs bindfs golang-go golang-github-masterminds-sprig-dev golang-k8s-sigs-yaml-dev chromium prometheus faketime logrotate
 
 # The DLRover of the tests, and older versions for `make test-master`.
 DLROVER = 0.6.1

@@ -39,6 +39,7 @@ else:
 # Two records with the same event and the same values of these fields are repeats of each other.
 SUBJECT = ("sink", "workload", "spool", "path", "url", "receiver", "reason")
 _MAX_SUBJECTS = 4096
+_FIELD_CHARACTERS = 8192  # a path has half of that at most
 _PRIORITY = ((50, 2), (40, 3), (30, 4), (20, 6), (0, 7))  # level at least -> that of syslog
 # What waits for a reader of stderr at most, and how long the end of the process waits for him.
 _MAX_WAITING_BYTES = 1024 * 1024
@@ -266,7 +267,7 @@ FORMATS: dict[str, type[Text]] = {"text": Text, "logfmt": Logfmt, "json": Json}
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
     values = {
-        name: value if isinstance(value, int | float) else sanitize(str(value), None)
+        name: value if isinstance(value, int | float) else sanitize(str(value), _FIELD_CHARACTERS)
         for name, value in getattr(record, "fields", {}).items()
     }
     suppressed = getattr(record, "suppressed", 0)

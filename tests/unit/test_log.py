@@ -100,6 +100,11 @@ def test_what_comes_from_elsewhere_cannot_forge_a_line_or_move_a_cursor(
     text.encode("utf-8")
 
 
+@pytest.mark.parametrize("style", FORMATS)
+def test_a_field_is_cut_before_it_floods_the_log(style: str) -> None:
+    assert len(line(style, record(detail="\x1b" * 10**6))) < 6 * 8192
+
+
 def test_escaping_leaves_what_is_readable_as_it_is() -> None:
     assert sanitize("größe → 3 µs 漢字") == "größe → 3 µs 漢字"
     assert sanitize("a\nb\x1b") == "a\\nb\\x1b"
