@@ -134,6 +134,7 @@ class Source:
         count = 0
         while data := os.pread(self._log, _STEP, offset + count * pages.FRAME):
             self._check_deadline()
+            before = count
             for at, number, is_end in pages.frames(data, self._salts):
                 if data[at] == pages.LEAF:
                     places[number] = len(leaves)
@@ -143,8 +144,8 @@ class Source:
                 count += 1
                 if is_end:
                     return Window(bytes(leaves), places, [count], count * pages.FRAME, far)
-            if len(data) < _STEP or count % (_STEP // pages.FRAME) or len(leaves) > WINDOW:
-                break
+            if count - before < _STEP // pages.FRAME or len(leaves) > WINDOW:
+                break  # what follows is not of this log
             if count * pages.FRAME > most:
                 break
         return Window(b"", {}, [], 0)
