@@ -294,9 +294,9 @@ def print_plan(
         out.print(f"not replayed: {sanitize(problem, 1000)}", style="red")
     for spool in unknown:
         out.print(f"{sanitize(spool)}: {NO_WORKLOAD}", style="red")
-    if rows:
-        places = [sanitize(place) for place in sorted(destinations)]
-        places += [f"{counted(len(lost), 'source')} without an address"] if lost else []
+    places = [sanitize(place) for place in sorted(destinations)]
+    places += [f"{counted(len(lost), 'source')} without an address"] if lost else []
+    if rows and places:
         out.print(f"destination: {', '.join(places)}")
 
 

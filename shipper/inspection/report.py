@@ -86,7 +86,8 @@ def _is_segment(path: Path) -> bool:
 
 def _not_a_spool(path: Path) -> dict[str, Any]:
     importable = [one for one in formats().values() if _holds(path, one)]
-    next_step = f"`lens-ship replay {path}` imports it" if importable else ""
+    replay = f"`lens-ship replay {path}` imports it, with --as-workload if it names no workload"
+    next_step = replay if importable else ""
     return {"path": str(path), "what": "not a spool", "next": next_step, "has_errors": True}
 
 

@@ -395,7 +395,11 @@ def test_a_path_that_is_not_a_spool_is_one_line_with_a_hint_for_importable_files
     assert done.code == 1
     lines = [line for line in done.out.splitlines() if line]
     assert lines == [
-        *(f"{path}: not a spool (`lens-ship replay {path}` imports it)" for path in importable),
+        *(
+            f"{path}: not a spool (`lens-ship replay {path}` imports it, with --as-workload if it"
+            " names no workload)"
+            for path in importable
+        ),
         *(f"{path}: not a spool" for path in other_things),
     ]
 

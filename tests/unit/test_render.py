@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import cast
+
 import pytest
 from rich.text import Text
 
 from shipper.audit.account import Account
 from shipper.cli.render import print_accounts, print_dead_letters, print_plan, print_quarantine
 from shipper.humanize import by_reason, most_frequent
+from shipper.replay.plan import ReplayPart
 from shipper.retention.quarantine import QuarantineReport
 from shipper.tables import console
 
@@ -62,7 +66,7 @@ def test_plans(capsys: pytest.CaptureFixture[str]) -> None:
     print_plan([], [NASTY], ())
 
     out = " ".join(capsys.readouterr().out.split())
-    assert f"cannot be read: {SHOWN}" in out
+    assert f"not replayed: {SHOWN}" in out
     assert "destination" not in out
 
 
@@ -79,3 +83,14 @@ def test_of_many_reasons_the_rare_ones_are_one_number() -> None:
 def test_the_console_escapes_whatever_it_is_given(capsys: pytest.CaptureFixture[str]) -> None:
     console().print(Text(NASTY), NASTY, soft_wrap=True)
     assert capsys.readouterr().out == f"{SHOWN} {SHOWN}\n"
+
+
+def test_a_plan_that_sends_nothing_names_no_destination(capsys: pytest.CaptureFixture[str]) -> None:
+    part = SimpleNamespace(
+        spool="s", sink="processor", runs=("r",), steps=(0, 1), records=2, bytes=9, delivered=2,
+        to_send=0, overwriting=0, resend=False,
+    )  # fmt: skip
+    print_plan([cast(ReplayPart, part)], (), set())
+    out = capsys.readouterr().out
+    assert "delivered records are sent again only with --resend-delivered" in out
+    assert "destination" not in out
