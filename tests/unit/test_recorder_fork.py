@@ -225,3 +225,30 @@ if __name__ == "__main__":
         steps += own
     assert sorted(steps) == [1, 2, *range(10, 20), 30]
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("leaves", ["runs.finish(run); os._exit(3)", "raise SystemExit(3)"])
+def test_a_child_does_not_end_the_run_of_its_parent(leaves: str, tmp_path: Path) -> None:
+    program = f"""
+import os
+from spooler.hooks.run_tracker import TrackedRun, runs
+from spooler.recorder import recorder
+class Run(TrackedRun):
+    tracker = "wandb"
+    def facts(self):
+        return {{}}
+recorder().on_close.append(runs.finish_all)
+run = Run("r")
+runs.begin(run)
+child = os.fork()
+runs.log(run, 0, True, {{"a": 1}}, False)
+if child == 0:
+    {leaves}
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
+"""
+    done = spools.python(program, PRIMUS_LENS_WANDB_OUTPUT_PATH=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    kinds = sorted(map(spools.kinds, spools.spools_below(tmp_path)), key=len)
+    child, parent = ([kind for kind in one if kind != "detection"] for one in kinds)
+    assert child in (["run", "step"], ["run", "step", "exit"])
+    assert parent == ["run", "step", "finish", "exit"]
