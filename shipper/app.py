@@ -124,17 +124,12 @@ class App:
         seconds = poll_interval(self.config.seconds_to_flush(identity))
         self.poller.add(reader.another(), seconds)
 
-    def shipped(self) -> Mapping[str, Reader]:
-        """The readers of all spools that were found, by id; of housekeeping alone."""
-        return {spool: one.reader for spool, one in self.spools.items()}
-
     def remove_spool(self, spool: str) -> bool:
         """Ship a spool no more, until it is added again; False while one of its queues is busy."""
         keys = [key for key in self.spools[spool].queues if key in self.queues]
         if not self.scheduler.hold(keys):
             return False
         self.cleaner.forget(spool)
-        self.poller.keep(self.spools.keys())
         for key in keys:
             self.scheduler.release(key)
         return True

@@ -45,11 +45,20 @@ NEW_SPOOL_SECONDS = 0.2
 MISSING_ROOT_SECONDS = 1.0
 
 
+class KnownSpool(Protocol):
+    """A spool that was found."""
+
+    @property
+    def reader(self) -> Reader:
+        """Where it is."""
+
+
 class Shipping(Protocol):
     """The spools that are shipped."""
 
-    def shipped(self) -> Mapping[str, Reader]:
-        """All of them, by id."""
+    @property
+    def spools(self) -> Mapping[str, KnownSpool]:
+        """All of them, by id; only this scanner and what it calls change them."""
 
     def add_spool(self, reader: Reader, identity: Identity) -> None:
         """Ship a spool from now on."""
@@ -124,13 +133,14 @@ class SpoolScanner:
             self._scan(root, before)
             self._retry_at = {n: due for n, due in self._retry_at.items() if n in self.unreadable}
         # Those that were found in another place are known to be there by now.
-        missing = [spool for spool, place in self._ledger.present().items() if is_missing(place)]
+        known, stored = self._shipping.spools, self._ledger.present()
+        missing = [name for name in stored if name not in known and is_missing(stored[name])]
         if missing:
             self._ledger.mark_missing(missing)
 
     def _remove_missing(self) -> None:
-        shipped = self._shipping.shipped()
-        missing = [name for name, reader in shipped.items() if is_missing(reader.place)]
+        known = self._shipping.spools.items()
+        missing = [name for name, one in known if is_missing(one.reader.place)]
         removed = [name for name in missing if self._shipping.remove_spool(name)]
         if len(removed) < len(missing):
             self._due = min(self._due, self._began + NEW_SPOOL_SECONDS)
@@ -141,11 +151,11 @@ class SpoolScanner:
             )
 
     def _scan(self, root: Path, before: dict[str, str]) -> None:
-        shipped = {reader.directory for reader in self._shipping.shipped().values()}
         spent: defaultdict[tuple[str, int | None], float] = defaultdict(float)  # seconds, by tenant
         bad = 0
         for directory in find_spools(root, self._on_unreadable):
-            if directory in shipped or is_empty(directory):
+            known = self._shipping.spools.get(directory.name)
+            if (known and known.reader.directory == directory) or is_empty(directory):
                 continue
             name, tenant = (
                 str(directory),
@@ -202,7 +212,8 @@ class SpoolScanner:
 
     def _try_to_add(self, directory: Path) -> None:
         reader = Reader(directory)
-        shipped = self._shipping.shipped().get(reader.spool)
+        known = self._shipping.spools.get(reader.spool)
+        shipped = known.reader if known else None
         if shipped and is_same_place(shipped.place, reader.place):
             return  # another path to it
         try:

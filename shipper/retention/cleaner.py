@@ -85,9 +85,9 @@ class Cleaner:
 
     def forget(self, spool: str) -> None:
         """Discard what is known of a spool that is not there any more."""
-        for queue in self._queues.values():
-            queue.remove(spool)
-        self._spools.pop(spool, None)
+        for key in self._spools.pop(spool).queues:
+            if key in self._queues:
+                self._queues[key].remove(spool)
         self._deletable.forget(spool)
         self._paused.pop(spool, None)
 

@@ -9,6 +9,7 @@ import pytest
 
 from shipper.discovery.scanner import MOST_AT_ONCE, TENANT_SECONDS, SpoolScanner
 from shipper.ledger.ledger import Ledger
+from shipper.retention.cleaner import TrackedSpool
 from spooler.errors import SpoolError
 from spooler.spool.identity import Identity
 from spooler.spool.reader import Reader
@@ -27,7 +28,7 @@ class Walker:
         self.seconds = 0.01  # what a look at a bad one takes
         self.judged: list[Path] = []
         self.at_each: Callable[[], None] = lambda: None
-        self.known: dict[str, Reader] = {}
+        self.spools: dict[str, TrackedSpool] = {}
         self.config = config(folder, rescan_interval=RESCAN)
         self.config.spool.mkdir()
         self.ledger = Ledger(self.config.state)
@@ -39,14 +40,11 @@ class Walker:
             now=lambda: self.now,
         )
 
-    def shipped(self) -> dict[str, Reader]:
-        return self.known
-
     def add_spool(self, reader: Reader, identity: Identity) -> None:
-        self.known[identity.spool] = reader
+        self.spools[identity.spool] = TrackedSpool(reader=reader, identity=identity, queues=())
 
     def remove_spool(self, spool: str) -> bool:
-        return bool(self.known.pop(spool))
+        return bool(self.spools.pop(spool))
 
     def _judge(self, reader: Reader, error: SpoolError) -> bool:
         self.now += self.seconds
@@ -73,7 +71,7 @@ def test_hundreds_of_spools_are_taken_in_without_a_rest(walker: Walker) -> None:
     for salt in range(MANY):
         spools.writer(walker.config.spool, spool=spools.spool_id(salt)).close()
     walks = 0
-    while len(walker.known) < MANY:
+    while len(walker.spools) < MANY:
         assert walker.scanner.seconds <= 0
         walker.scanner.scan_if_due()
         walks += 1
@@ -94,7 +92,7 @@ def test_between_walks_of_hundreds_that_cannot_be_read_there_is_a_rest(walker: W
         walker.now += max(0.0, walker.scanner.seconds)
         walker.scanner.scan_if_due()
     assert len(walker.scanner.unreadable) == MANY
-    assert not walker.known
+    assert not walker.spools
 
 
 @pytest.mark.promise("G15")
@@ -105,7 +103,7 @@ def test_a_tenant_whose_spools_take_long_is_left_for_the_next_walk(walker: Walke
     for number, folder in enumerate("bcd"):
         spools.writer(walker.config.spool / folder, spool=spools.spool_id(10 + number)).close()
     walker.scanner.scan_if_due()
-    assert len(walker.known) == 3
+    assert len(walker.spools) == 3
     assert list(walker.scanner.unreadable) == [str(one) for one in slow[:2]]
     for walks in (2, 3):
         walker.now += max(0.0, walker.scanner.seconds)
