@@ -31,18 +31,19 @@ class Backoff:
         """Reset the count of failures."""
         self.failures = 0
 
-    def failed(self, *, alarm: bool = False, retry_after: float | None = None) -> float:
-        """Count one more failure; return the seconds to wait before the retry.
-
-        `retry_after` are seconds that the receiver asks for; 0 is no wish.
-        """
+    def failed(self, *, alarm: bool = False) -> float:
+        """Count one more failure; return the seconds to wait before the retry."""
         self.failures += 1
         first = ALARM_FIRST_SECONDS if alarm else FIRST_SECONDS
-        drawn = _draw(self.failures, first=first, cap=max(self.cap, first))
-        if not retry_after:
-            return drawn  # a wish for none, repeated, would be no backoff
-        # All nodes get the same time from the receiver: the jitter spreads them.
-        return min(retry_after, RETRY_AFTER_CAP) + min(drawn, 1.0)
+        return _draw(self.failures, first=first, cap=max(self.cap, first))
+
+
+def asked(drawn: float, retry_after: float | None) -> float:
+    """The wait that a receiver asks for, else that which was drawn."""
+    if not retry_after:
+        return drawn  # a wish for none, repeated, would be no backoff
+    # All nodes get the same time from the receiver: the jitter spreads them.
+    return min(retry_after, RETRY_AFTER_CAP) + min(drawn, 1.0)
 
 
 def _draw(failures: int, *, first: float, cap: float) -> float:

@@ -17,6 +17,8 @@ _BELIEVED = frozenset(
 # A turn is meant to take half a second; one request of it may take longer.
 SLOW_SECONDS = 5.0
 _FADING = 0.9
+# A queue that has failed is due so much later than the others, which are to be heard first.
+YIELD_SECONDS = 0.1
 
 
 @dataclass(kw_only=True)
@@ -24,8 +26,8 @@ class Blame:
     """Whether failures are a sink's, or those of one of its queues.
 
     The first queue that fails says nothing about the others. They go on, and decide: if another
-    one fails too, the sink has failed; if one succeeds, the first one fails alone, and remains
-    so until it succeeds.
+    one fails too, the sink has failed. Once one succeeds, those that failed do so alone, until they
+    succeed.
     """
 
     witnesses: set[str] = field(default_factory=set)  # keys that failed since the last success
@@ -38,8 +40,7 @@ class Blame:
 
     def succeeded(self, key: str) -> None:
         """The queue of `key` has delivered something."""
-        if len(self.witnesses) == 1:
-            self.alone |= self.witnesses
+        self.alone |= self.witnesses
         self.alone.discard(key)
         self.witnesses.clear()
 

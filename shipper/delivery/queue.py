@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from shipper.delivery.pipeline import Pipeline, TurnResult
-from shipper.delivery.policy import Pace, RefusalBrake
+from shipper.delivery.policy import YIELD_SECONDS, Pace, RefusalBrake
 from shipper.delivery.sink_state import SinkState
 from shipper.errors import ShipperError
 from shipper.log import fields
@@ -219,7 +219,8 @@ class DeliveryQueue:
     def _note_failure(self, outcome: Outcome) -> None:
         of_sink = outcome.disposition is Disposition.RETRY and outcome.scope == "sink"
         if of_sink and not self._sink.is_alone(self.key):
-            self._held_until = self._now() + self._sink.failed(outcome, key=self.key)
+            wait = self._sink.failed(outcome, key=self.key)
+            self._held_until = self._now() + wait + YIELD_SECONDS
         else:
             self.state.failed(outcome)
 

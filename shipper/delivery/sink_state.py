@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from shipper.delivery.backoff import Backoff
+from shipper.delivery.backoff import Backoff, asked
 from shipper.delivery.policy import Blame
 from shipper.log import fields
 from shipper.sinks.outcome import Outcome
@@ -61,17 +61,17 @@ class SinkState:
     def failed(self, outcome: Outcome, *, key: str | None = None) -> float:
         """Note a failure; return the seconds to wait. Failures of one moment count once.
 
-        With the `key` of a queue, the others have to wait only when one of them has failed, too.
+        With the `key` of a queue, the others have to wait only when one of them has failed, too,
+        and not for as long as the receiver asks this one to.
         """
         with self._lock:
             now = self._now()
             if now < self.ready_at:
-                return self.ready_at - now
-            wait = self._backoff.failed(
-                alarm=outcome.needs_operator, retry_after=outcome.retry_after
-            )
+                return asked(self.ready_at - now, outcome.retry_after)
+            drawn = self._backoff.failed(alarm=outcome.needs_operator)
+            wait = asked(drawn, outcome.retry_after)
             if key is None or self._blame.failed(key):
-                self.ready_at = now + wait
+                self.ready_at = now + (wait if key is None else drawn)
             changed = self.failure is None or self.failure.reason != outcome.reason
             self.failure = outcome
             if changed or self.outage is None:

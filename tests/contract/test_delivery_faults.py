@@ -310,11 +310,11 @@ def test_workloads_that_hang_leave_the_others_their_workers(tmp_path: Path) -> N
 
 
 class Limiting(FaultyReceiver):
-    """Answers this to one workload, and truly to the others."""
+    """Answers this to workloads whose names begin so, and truly to the others."""
 
     def __init__(self, path: Path, workload: str, answer: Answer) -> None:
         super().__init__(path=path)
-        self._limited = f'"workload_uid":"{workload}"'.encode()
+        self._limited = f'"workload_uid":"{workload}'.encode()
         self._limit = answer
 
     def arrived(self, call: Call) -> tuple[Behaviour, int]:
@@ -326,9 +326,12 @@ class Limiting(FaultyReceiver):
 @pytest.mark.parametrize(
     "answer", [Answer(status=429, headers=(("Retry-After", "600"),)), Answer(status=403)]
 )
-def test_an_answer_to_one_workload_pauses_no_other(tmp_path: Path, answer: Answer) -> None:
+@pytest.mark.parametrize("limited", [1, 3])
+def test_an_answer_to_some_workloads_pauses_no_other(
+    tmp_path: Path, answer: Answer, limited: int
+) -> None:
     others = ["w1", "w2"]
-    for salt, workload in enumerate(["limited", *others]):
+    for salt, workload in enumerate([*(f"limited-{n}" for n in range(limited)), *others]):
         write(tmp_path, workload=workload, salt=salt)
     with Limiting(tmp_path / "received.sqlite", "limited", answer) as receiver:
         with (

@@ -13,6 +13,7 @@ from shipper.delivery.backoff import (
     FIRST_SECONDS,
     RETRY_AFTER_CAP,
     Backoff,
+    asked,
 )
 
 DRAWS = 2000
@@ -69,7 +70,7 @@ def test_a_failure_without_end_neither_overflows_nor_waits_longer_than_the_cap()
 
 @pytest.mark.parametrize("wish", [1.0, 30.0, RETRY_AFTER_CAP])
 def test_the_receivers_wish_is_kept_and_spread_by_at_most_a_second(wish: float) -> None:
-    waits = [Backoff(failures=9).failed(retry_after=wish) for _ in range(DRAWS)]
+    waits = [asked(Backoff(failures=9).failed(), wish) for _ in range(DRAWS)]
     assert min(waits) >= wish
     assert max(waits) <= wish + 1.0
     assert max(waits) - min(waits) > 0.5
@@ -77,10 +78,10 @@ def test_the_receivers_wish_is_kept_and_spread_by_at_most_a_second(wish: float) 
 
 def test_a_wish_for_no_wait_at_all_is_none() -> None:
     """Repeated without end it would be no backoff."""
-    waits = [Backoff(failures=9).failed(retry_after=0.0) for _ in range(DRAWS)]
+    waits = [asked(Backoff(failures=9).failed(), 0.0) for _ in range(DRAWS)]
     assert max(waits) > CAP_SECONDS / 2
 
 
 @pytest.mark.parametrize("wish", [601.0, 1e9, float("inf")])
 def test_an_unreasonable_wish_is_cut(wish: float) -> None:
-    assert RETRY_AFTER_CAP <= Backoff().failed(retry_after=wish) <= RETRY_AFTER_CAP + 1.0
+    assert RETRY_AFTER_CAP <= asked(Backoff().failed(), wish) <= RETRY_AFTER_CAP + 1.0

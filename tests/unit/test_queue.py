@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from shipper.delivery.backoff import FIRST_SECONDS
 from shipper.delivery.pipeline import DeliveryContext, Pipeline
 from shipper.delivery.policy import SLOW_SECONDS, Pace
 from shipper.delivery.queue import RETRY_SECONDS, SLEEP_SECONDS, TURN_SECONDS, DeliveryQueue
@@ -250,12 +251,16 @@ def test_trouble_of_the_sink_holds_up_all_its_workloads_until_it_is_over(setup: 
     assert one.due() > setup.clock.now
     assert other.due() == setup.clock.now  # it says whether the sink has failed, or this one
     other.turn()
-    assert third.due() == other.due() == setup.sink_state.ready_at > setup.clock.now
+    assert other.due() > third.due() == setup.sink_state.ready_at > setup.clock.now
     setup.judge(lambda batch, tries: DELIVERED)
     setup.clock.pass_by(60)
     third.turn()
     assert setup.sink_state.failure is None
     assert max(one.due(), other.due()) <= setup.clock.now
+    one.turn()
+    other.turn()
+    assert not setup.sink_state.is_alone(one.key)
+    assert not setup.sink_state.is_alone(other.key)
 
 
 @pytest.mark.promise("G15")
@@ -280,6 +285,22 @@ def test_an_answer_to_one_workload_pauses_no_other(setup: Setup) -> None:
     setup.clock.pass_by(31)
     one.turn()
     assert one.state.failure is None
+
+
+@pytest.mark.promise("G15")
+def test_what_two_workloads_are_asked_for_pauses_no_other_for_long(setup: Setup) -> None:
+    """Each waits as long as it was asked to; the next one decides whether that is for all."""
+    one, other, third = three_lanes(setup)
+    wish = Outcome(disposition=Disposition.RETRY, reason="busy", scope="sink", retry_after=600.0)
+    setup.judge(lambda batch, tries: wish)
+    one.turn()
+    other.turn()
+    assert setup.clock.now < third.due() <= setup.clock.now + 2 * FIRST_SECONDS
+    setup.judge(lambda batch, tries: DELIVERED)
+    setup.clock.pass_by(2 * FIRST_SECONDS)
+    third.turn()
+    assert setup.sink_state.failure is None
+    assert min(one.due(), other.due()) > setup.clock.now + 590.0
 
 
 def test_what_caused_a_pause_may_be_gone_for_a_workload_too(setup: Setup) -> None:
