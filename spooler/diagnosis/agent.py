@@ -174,7 +174,7 @@ class DiagnosisAgent:
         """
         described = failure.describe(failures)
         restarts = max(_whole(restart_count) or 0, 0)
-        action = rules.decide(described, self._log.tail(), restarts, self._settings.max_restarts)
+        action = rules.decide(described, self._log_end(), restarts, self._settings.max_restarts)
         logger.info("Diagnosis: %s: %s", action.action_type.name, action.reason)
         if os.environ.get(config.OUTPUT_PATH):
             recorder().record(
@@ -191,6 +191,15 @@ class DiagnosisAgent:
                 ),
             )
         return action
+
+    def _log_end(self) -> str:
+        """The end of the log; "" if it cannot be read in time, as from a server that is gone."""
+        found: list[str] = []
+        thread = _started("lens-ship-log-end", lambda: found.append(self._log.tail()))
+        if thread is None:  # the interpreter is ending
+            return self._log.tail()
+        thread.join(_LAST_SECONDS)
+        return found[0] if found else ""
 
     # --- the threads ------------------------------------------------------------------------------
 
@@ -348,7 +357,7 @@ def _started(name: str, work: Any, *arguments: Any) -> threading.Thread | None:
     except RuntimeError as error:
         if async_exceptions.is_async(error):
             raise
-        logger.warning("Collectors are off, the thread %s cannot start: %s", name, error)
+        logger.warning("The thread %s cannot start: %s", name, error)
         return None
     return thread
 

@@ -363,7 +363,9 @@ class Follower:
         there = stat_file(self.path)
         files = [*([there] if there is not None else []), *rotated_files(self.path)]
         for one in files:
-            if one.inode == position.inode and _holds(one, position):
+            # An inode alone is used again, also by another's log.
+            is_evident = position.end or one.is_usual or one.scheme in ("", self.scheme)
+            if one.inode == position.inode and is_evident and _holds(one, position):
                 self.scheme = one.scheme or self.scheme
                 return one
         if there is not None and position.end >= _COPY_BYTES and _holds(there, position):

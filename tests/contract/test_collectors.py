@@ -493,6 +493,19 @@ def test_no_argument_raises_into_training(tmp_path: Path, monkeypatch: pytest.Mo
         LogCollector(value).tail()
 
 
+@pytest.mark.promise("G2")
+def test_a_log_whose_server_is_gone_does_not_hold_up_a_decision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PRIMUS_LENS_WANDB_OUTPUT_PATH", raising=False)
+    monkeypatch.setattr(agent_module, "_LAST_SECONDS", 0.05)
+    end = threading.Event()
+    one = DiagnosisAgent(written(tmp_path / "train.log"))
+    monkeypatch.setattr(one._log, "tail", end.wait)
+    assert one.diagnose_training_failure("CUDA error").action_type.name == "RESTART_WORKER"
+    end.set()
+
+
 def test_numbers_may_be_given_as_text(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PRIMUS_LENS_WANDB_OUTPUT_PATH", raising=False)
     monkeypatch.delenv("TRAINING_LOG_FILE", raising=False)

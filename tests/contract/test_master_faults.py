@@ -302,9 +302,26 @@ def test_a_log_without_an_answer_is_given_up_in_the_end(tmp_path: Path, service:
 
 @pytest.mark.promise("G18")
 def test_a_restarted_master_is_told_again_what_it_forgot_before_anything_newer(
-    tmp_path: Path, master: Master
+    tmp_path: Path, master: Master, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    now = int(time.time())
+    restart_between(tmp_path, master, 0, monkeypatch)
+
+
+@pytest.mark.promise("G14")
+@pytest.mark.parametrize("days", [1, -1])
+def test_it_is_told_again_however_far_the_clock_of_the_service_is_off(
+    tmp_path: Path, days: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over HTTP: grpcio gives wall times of Python to its core, which has another clock here."""
+    with kit.running(tmp_path / "m", "http") as master:
+        restart_between(tmp_path, master, days, monkeypatch)
+
+
+def restart_between(
+    tmp_path: Path, master: Master, days: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ship, restart the master, and ship what is new; the service's clock is `days` ahead."""
+    clock, now = time.time, int(time.time())
     ages = [0, 650, 500, 100, 0, 0]
     kind, _ = report(0)
     records = [
@@ -320,11 +337,13 @@ def test_a_restarted_master_is_told_again_what_it_forgot_before_anything_newer(
     ]
     who = whose(master.address, master.service, boot_id=owner.boot_id())
     directory, writer = spool(tmp_path / "spool", records, who=who, close=False)
+    monkeypatch.setattr(time, "time", lambda: clock() + days * 86400)
     assert ship_once(config(tmp_path), timeout=60) == []
     assert numbers(master.stored()) == [0, 2, 3, 4, 5]
     master.kill()
     master.start()
-    append(writer, [report(6, XPU)])
+    kind, body = report(6, XPU, timestamp=int(clock()))
+    append(writer, [(kind, {**body, "time": clock()})])
     writer.close()
     assert ship_once(config(tmp_path), timeout=60) == []
     assert numbers(master.stored()) == [0, 2, 3, 4, 5, 6]
