@@ -19,7 +19,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from shipper.delivery.pipeline import ClosedRange, Pipeline, Readable, TurnResult
+from shipper.delivery.pipeline import Pipeline, TurnResult
+from shipper.delivery.readable import ClosedRange, Readable
 from shipper.ledger.ledger import CommitDelta, Position, ReceiverEpoch
 from shipper.sinks import Batch, PlanInput, VolatileSink
 from shipper.sinks.outcome import Disposition, Outcome

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from shipper.delivery.pipeline import Records
+from shipper.delivery.readable import Records
 from shipper.discovery.layout import find_spools, identity_of, why_unreadable
 from shipper.discovery.same_spool import is_missing, is_same_place, replaces
 from shipper.errors import Misplaced

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from shipper.config.schema import Config
-from shipper.delivery.pipeline import ClosedRange, DeliveryContext, Pipeline
+from shipper.delivery.pipeline import DeliveryContext, Pipeline
 from shipper.delivery.policy import Blame
+from shipper.delivery.readable import ClosedRange
 from shipper.delivery.resend import AtMostOncePipeline
 from shipper.ledger.ledger import CommitDelta, Ledger, Position
 from shipper.replay.plan import FoundSource, NewerSteps, RecordedStep, remembered, replaced

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from shipper.delivery.pipeline import ClosedRange, Records
+from shipper.delivery.readable import ClosedRange, Records
 from shipper.replay.selection import Selection
 from spooler.errors import BodyUnreadable
 from spooler.spool import codec

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shipper.delivery.pipeline import Records
+from shipper.delivery.readable import Records
 from shipper.importers import open_imports
 from shipper.ledger.ledger import DigestRange, Ledger
 from shipper.replay.selection import Kinds, carries

@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from shipper.delivery.pipeline import ClosedRange, DeliveryContext, Pipeline
+from shipper.delivery.pipeline import DeliveryContext, Pipeline
+from shipper.delivery.readable import ClosedRange
 from shipper.importers import SourceInfo, open_imports
 from shipper.importers.wandb_run import WandbFile
 from shipper.ledger.ledger import Ledger

@@ -15,7 +15,7 @@ import pytest
 
 from shipper.cli.replay import timestamp
 from shipper.config.schema import Config
-from shipper.delivery.pipeline import Records
+from shipper.delivery.readable import Records
 from shipper.ledger.ledger import Ledger, Receipt
 from shipper.replay.plan import ReplayPart, ReplayRequest, make_plan
 from shipper.replay.selection import Selection
