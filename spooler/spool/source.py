@@ -36,6 +36,7 @@ _MOST_COMMIT = 2 * fmt.BODY_LIMIT  # bytes; more than the frames of the largest 
 _STEP = WINDOW // pages.FRAME * pages.FRAME  # of whole frames
 _MOST_PAGES = 256 * 1024  # of a log that are remembered for what lies far from its page
 _NONE: Mapping[int, int] = MappingProxyType({})
+_AHEAD = 256 * 1024  # bytes of pages that follow one another
 _TAIL = 64  # frames or pages that are read at a time from the end back
 
 
@@ -69,6 +70,7 @@ class Source:
         self.path = path
         self._file = self._log = -1
         self._salts = 0
+        self._ahead = (-1, 0, b"")  # file, offset and bytes of what was read of single pages
         self._newest: dict[int, int] | None = None  # page -> offset in the log, once it is wanted
         self._end = time.monotonic() + SECONDS
         try:
@@ -233,7 +235,7 @@ class Source:
             if at is not None:
                 return data[at : at + pages.PAGE]
             at = far.get(number)
-            return self._page(number) if at is None else os.pread(self._log, pages.PAGE, at)
+            return self._page(number) if at is None else self._page_at(self._log, at)
 
         def chain(number: int, size: int) -> Iterator[bytes]:
             self._check_deadline()
@@ -247,10 +249,24 @@ class Source:
         at = self._index().get(number) if self.is_logged else None
         if at is None:
             return self._page_in_file(number)
-        return os.pread(self._log, pages.PAGE, at)
+        return self._page_at(self._log, at)
 
     def _page_in_file(self, number: int) -> bytes:
-        return os.pread(self._database(), pages.PAGE, (number - 1) * pages.PAGE)
+        return self._page_at(self._database(), (number - 1) * pages.PAGE)
+
+    def _page_at(self, source: int, at: int) -> bytes:
+        """The page at `at`. Those that follow are read with it where one has followed before.
+
+        A long body is thousands of them, and after each call of the system a busy interpreter may
+        let the others run first.
+        """
+        known, begin, data = self._ahead
+        end = begin + len(data)
+        if known != source or not begin <= at <= end - pages.PAGE:
+            follows = known == source and end <= at <= end + pages.FRAME_HEADER
+            begin, data = at, os.pread(source, _AHEAD if follows else pages.PAGE, at)
+            self._ahead = source, begin, data
+        return data[at - begin : at - begin + pages.PAGE]
 
     def _index(self) -> dict[int, int]:
         """Page number -> offset of its newest image in the log."""
