@@ -135,7 +135,7 @@ def work():
     [t.start() for t in threads]
     [t.join() for t in threads]
 
-LIMIT = 1 + collects if is_on else 0
+LIMIT = 1 + 2 * collects if is_on else 0  # the recorder, the agent and its collector
 if is_on and not has_wandb:
     from spooler.recorder import recorder
 if __name__ == "__main__":
