@@ -177,7 +177,7 @@ def test_the_command_line_says_what_to_do_about_a_newer_one(tmp_path: Path) -> N
 
 def test_a_command_does_not_migrate_under_a_service_that_runs(old: Path) -> None:
     before = contents(old / DATABASE_NAME)
-    guard = state_module._lock_directory(old)
+    guard = state_module._lock_directory(old, state_module.LOCK_NAME, "")
     try:
         with pytest.raises(StateUnusable, match="Restart it with this lens-ship"):
             Ledger(old, exclusive=False)
