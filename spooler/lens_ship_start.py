@@ -62,16 +62,22 @@ class _Loader:
         """Run the module, give it back its loader, then hook it."""
         module.__spec__.loader = module.__loader__ = self._loader
         self._loader.exec_module(module)
-        problem = _problem()
+        try:
+            problem = _problem()
+            if not problem:
+                from importlib import import_module
+
+                import_module("spooler.activate").wrap(module.__name__, module)
+        except Exception as error:
+            async_exceptions = sys.modules.get("spooler.async_exceptions")
+            if async_exceptions is not None and async_exceptions.is_async(error):
+                raise  # it is the program's
+            problem = f"{type(error).__name__}: {error}"
         if problem:
             sys.stderr.write(
                 f"[Primus Lens WandB] lens-ship cannot hook {module.__name__}: {problem}."
                 " Training continues. Nothing is recorded.\n"
             )
-            return
-        from importlib import import_module
-
-        import_module("spooler.activate").wrap(module.__name__, module)
 
 
 def wait(trackers: Iterable[str]) -> None:

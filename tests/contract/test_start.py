@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sysconfig
 import venv
@@ -94,6 +95,19 @@ def test_what_is_removed_or_unreadable_is_not_noticed(
         (site / "spooler" / place).mkdir()
     done = run(site, tmp_path, "-c", "print('trained')")
     assert (done.stdout, done.stderr) == ("trained\n", "")
+
+
+@pytest.mark.parametrize("damaged", ["activate.py", "hooks/wandb.py"])
+def test_a_damaged_package_does_not_fail_the_import_of_wandb(damaged: str, tmp_path: Path) -> None:
+    venv.create(tmp_path / "env", symlinks=True)
+    (site,) = (tmp_path / "env").glob("lib/python*/site-packages")
+    shutil.copytree(spools.REPOSITORY / "spooler", site / "spooler")
+    (site / "spooler" / damaged).write_text("raise OSError('Stale file handle')\n")
+    (site / "lens_ship.pth").write_text(LINE.read_text())
+    (tmp_path / "wandb.py").touch()
+    done = run(site, tmp_path, "-c", "import wandb; print('trained')")
+    assert (done.returncode, done.stdout) == (0, "trained\n")
+    assert done.stderr.count("\n") == done.stderr.count("Stale file handle") == 1
 
 
 def test_hook_status_says_that_another_module_has_the_name(
