@@ -130,7 +130,7 @@ def _find(request: ReplayRequest, ledger: Ledger) -> tuple[list[FoundSource], li
 
 
 def _shipped(root: Path, ledger: Ledger) -> dict[str, Path]:
-    """Where the service finds each spool, or found it if nobody can tell whether it still does."""
+    """Where the service finds each spool, or found it if that cannot be told now."""
     away = is_missing(root) or bool(why_unreadable(root))
     places: dict[str, Path] = {}
     for path in find_spools(root):

@@ -117,7 +117,7 @@ class LogCollector(Collector):
     def _store(self, data: LogText) -> bool:
         piece = data.piece
         if not self._has_turn() or data.follower is not self._follower:
-            return False  # whoever follows now collects them
+            return False  # the process that follows the log now collects them
         return self._report(
             str(data),
             piece.position.to_map(),
@@ -155,7 +155,7 @@ class LogCollector(Collector):
     # --- beginning --------------------------------------------------------------------------------
 
     def _is_there(self, path: Path) -> bool:
-        """Whether there is a file to follow; what is wrong is said once."""
+        """Whether there is a file to follow; what is wrong is reported once."""
         if path.is_file():
             trouble = "" if os.access(path, os.R_OK) else "cannot be read by this user"
         elif is_rotated(path):

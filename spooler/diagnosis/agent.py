@@ -5,7 +5,7 @@ Rules:
 - Each collector has a daemon thread, so that a slow one delays no other. One more looks for hangs.
   They run from `start` to `stop` or the end of the process, and never delay the end by more than
   `_LAST_SECONDS`. A forked child has none, and collects nothing until it starts its own.
-- Nothing that a collector or a client raises ends a thread: it is counted, and said once.
+- Nothing that a collector or a client raises ends a thread: it is counted, and reported once.
 - No argument raises into training: what cannot be meant counts as not given.
 - Without a client of the program's own, reports go to the spool, where one is configured.
 """

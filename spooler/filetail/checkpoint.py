@@ -168,7 +168,7 @@ class Checkpoint:
         except OSError as error:
             if is_async(error):
                 raise
-            # A root that is away for a moment has nobody else in it either.
+            # A root that is away for a moment has no other process in it either.
             return not self._path.parent.is_dir()
         is_elsewhere = (
             self._log.parent.is_dir() and self._path.name != f"{_name(self._log)}.position"

@@ -106,7 +106,7 @@ class Follower:
 
     @property
     def position(self) -> LogPosition | None:
-        """How far the file at hand, or last at hand, has been passed; None before the first."""
+        """How far the current file, or the last one, has been passed; None before the first."""
         return self._mark if self._mark.path else self._sought
 
     def _skip(self) -> None:
@@ -254,7 +254,7 @@ class Follower:
         return bool(self._unread(self._inode, self._rotated()))
 
     def _is_rotated(self) -> bool:
-        """Whether the file at hand has the name of a rotated one, which proves the scheme."""
+        """Whether the current file has the name of a rotated one, which proves the scheme."""
         for one in rotated_files(self.path):
             if self._is_here(one):
                 self.scheme = one.scheme
@@ -302,7 +302,7 @@ class Follower:
         return True
 
     def _seek_again(self) -> None:
-        """The file at hand has changed: go on in the copy of it, or where that is here now."""
+        """The current file has changed: go on in the copy of it, or where that is here now."""
         mark, self._waiting = self._mark, None
         self.close()
         found = self._copy_of(mark) or stat_file(self.path)
@@ -310,7 +310,7 @@ class Follower:
             self._open_unread(0)
 
     def _open_next(self) -> None:
-        """The file at hand has ended: open the one that came after it."""
+        """The current file has ended: open the one that came after it."""
         mark, inode = None if self._is_rotated() else self._mark, self._inode
         held = os.dup(self._fd)  # so that its inode does not become another's meanwhile
         self.close()
@@ -421,7 +421,7 @@ class Follower:
         return True
 
     def _stand_at(self, offset: int) -> None:
-        """Go on at `offset` of the file at hand."""
+        """Go on at `offset` of the current file."""
         window = min(offset, WINDOW)
         self._head = os.pread(self._fd, window, 0)
         self._tail = os.pread(self._fd, window, offset - window)
