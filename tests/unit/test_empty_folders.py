@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import threading
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -51,30 +50,39 @@ def test_a_folder_of_another_name_stays(tmp_path: Path) -> None:
     assert moved.parent.is_dir()
 
 
+_REMOVE = """
+import os, random, sys, time
+removed = 0
+while os.path.exists(sys.argv[1]):
+    time.sleep(random.random() / 2000)
+    for folder in sys.argv[2:]:
+        try:
+            os.rmdir(folder)
+            removed += 1
+        except OSError:
+            pass
+print(removed)
+"""
+
+
 def test_a_writer_makes_its_folders_however_often_they_are_removed(tmp_path: Path) -> None:
-    ended = threading.Event()
-    removed = [0]
-
-    def remove() -> None:
-        while not ended.is_set():
-            for folder in (tmp_path / "node_0" / "rank_0", tmp_path / "node_0"):
-                with contextlib.suppress(OSError):
-                    os.rmdir(folder)
-                    removed[0] += 1
-
-    remover = threading.Thread(target=remove)
-    remover.start()
-    try:
-        for number in range(300):
-            name = f"spool-{number}"
-            make_directories(tmp_path, ("node_0", "rank_0", name), Limits())
-            made = tmp_path / "node_0" / "rank_0" / name
-            assert made.is_dir()
-            made.rmdir()
-    finally:
-        ended.set()
-        remover.join()
-    assert removed[0]
+    """Another process removes them thousands of times a second, the service now and then."""
+    root, running = tmp_path / "root", tmp_path / "running"
+    running.touch()
+    folders = [str(root / "node_0" / "rank_0"), str(root / "node_0")]
+    command = [sys.executable, "-c", _REMOVE, str(running), *folders]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as remover:
+        try:
+            for number in range(300):
+                name = f"spool-{number}"
+                make_directories(root, ("node_0", "rank_0", name), Limits())
+                made = root / "node_0" / "rank_0" / name
+                assert made.is_dir()
+                made.rmdir()
+        finally:
+            running.unlink()
+        removed, _ = remover.communicate(timeout=spools.PATIENCE_SECONDS)
+    assert int(removed)
 
 
 @pytest.mark.parametrize(("mode", "found"), [(0o755, 3), (0o3777, 2)])
