@@ -45,4 +45,6 @@ def test_what_dead_writers_left_on_a_full_disk_is_delivered(
                 *("--state", str(tmp_path / "state"), "--processor-url", receiver.url),
             )
             assert ran.code == 0, ran.err
-            assert sorted(arrived(receiver.store, "w").steps) == job.taken()
+            steps, taken = sorted(arrived(receiver.store, "w").steps), job.taken()
+            # The last call may have been recorded and not returned.
+            assert steps in (taken, [*taken, len(taken)])
