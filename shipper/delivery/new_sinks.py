@@ -20,7 +20,8 @@ def start_new_sinks(ledger: Ledger, sinks: Mapping[str, str]) -> None:
 
     Records that were deleted before a sink was added are skipped by it. They are not lost.
     """
-    known = ledger.sinks() or DEFAULT
+    # A ledger that names none is new, or was written when there were these three only.
+    known = ledger.sinks() or (DEFAULT if ledger.spools() else sinks)
     for name in sinks.keys() - known.keys():
         log.info("new sink starts at the oldest record kept", extra=fields(sink=name))
         for row in ledger.spools():

@@ -49,7 +49,9 @@ def status(folder: Path, *more: str) -> str:
 
 
 def test_two_sinks_of_one_type_work_apart(
-    tmp_path: Path, two: tuple[FaultyReceiver, FaultyReceiver]
+    tmp_path: Path,
+    two: tuple[FaultyReceiver, FaultyReceiver],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     one, other = two
     spool(tmp_path / "spool", [*map(step, range(20)), goodbye()])
@@ -61,6 +63,7 @@ def test_two_sinks_of_one_type_work_apart(
     both = sinks(tmp_path, east=one.url, west=other.url)
     assert ship_once(both, timeout=60) == []
     assert arrived(other.store, "w").order == list(range(20))
+    assert "sink removed" not in caplog.text, "the state is new"
 
 
 def test_a_sink_that_is_not_configured_holds_nothing_back_and_raises_no_alarm(
