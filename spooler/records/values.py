@@ -1,10 +1,10 @@
 """Values of `wandb.log` that msgpack cannot hold, turned into ones that it can.
 
 Numbers stay numbers (numpy and torch 0-d values by their own `item`, members of an enumeration by
-their value), and a data class is the map of its fields. What is no number, text, boolean, None,
-list or map becomes a placeholder: a map with `_type` and what there is to say about the value, so
-that it is seen to have been logged. Frameworks are never imported; values are recognised by their
-shape.
+their value), and a data class is the map of its fields. Text, booleans, None, lists and maps stay
+too. Any other value becomes a placeholder: a map with `_type` and what there is to say about the
+value, so that it is seen to have been logged. Frameworks are never imported; values are recognised
+by their shape.
 """
 
 from __future__ import annotations
