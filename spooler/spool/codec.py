@@ -67,8 +67,15 @@ def pack(body: dict[str, Any], default: Callable[[Any], Any] | None = None) -> b
     except IndexError as error:
         if is_async(error):
             raise
+        packer = msgpack.Packer(default=default)
+    packed: bytes
+    try:
+        packed = packer.pack(body)
+    except UnicodeEncodeError as error:  # a text with half of a surrogate pair
+        if is_async(error):
+            raise
         packer = msgpack.Packer(default=default, unicode_errors="surrogatepass")
-    packed: bytes = packer.pack(body)
+        packed = packer.pack(body)
     if default is not None and not _is_whole(packed):
         raise ValueError("a map or list has fewer members than its length")
     if len(packed) <= _KEPT_BYTES:

@@ -32,7 +32,7 @@ from spooler.spool import format as fmt
 from spooler.spool.descriptor import Descriptor, find, of
 from spooler.spool.filesystem import wal_size
 
-_Row = tuple[int, str, bytes, int]
+_Row = tuple[int, str, bytearray, int]
 Connection = sqlite3.Connection
 IntegrityError = sqlite3.IntegrityError
 Error = sqlite3.Error

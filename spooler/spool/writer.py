@@ -264,7 +264,8 @@ class Writer:
             insert = connection.insert if self._nesting == 1 else connection.execute
             while True:
                 seq = segment.next_seq or _next_seq(segment)
-                row = (seq, kind, body, codec.checksum(kind, body, seq))
+                # `sqlite3` asks the program's adapters for each `bytes`, and for no bytearray.
+                row = (seq, kind, bytearray(body), codec.checksum(kind, body, seq))
                 try:
                     if connection.offset() != db.MARK:
                         raise OSError(errno.EBADF, db.DESCRIPTOR_TAKEN)

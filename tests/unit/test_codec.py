@@ -37,7 +37,9 @@ def test_nan_comes_back_as_nan() -> None:
 
 def test_a_lone_surrogate_survives() -> None:
     """Python gives such text for a file name or variable that is not UTF-8."""
-    assert codec.unpack(codec.pack({"name": "a\udcffb"})) == {"name": "a\udcffb"}
+    for name in ("a\udcffb", "plain", "\udc80"):
+        for default in (None, str):
+            assert codec.unpack(codec.pack({"name": name}, default)) == {"name": name}
 
 
 def test_a_float_is_not_shortened() -> None:

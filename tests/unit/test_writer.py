@@ -38,6 +38,17 @@ def test_append_returns_the_number_of_the_record(tmp_path: Path) -> None:
     assert one.last_seq == 3
 
 
+def test_an_adapter_of_the_program_changes_no_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = (bytes, sqlite3.PrepareProtocol)
+    monkeypatch.setitem(sqlite3.adapters, key, lambda body: body[::-1])
+    one = spools.writer(tmp_path)
+    one.append("step", spools.body(1))
+    monkeypatch.undo()
+    assert spools.read_whole(one.directory).numbers == [1]
+
+
 @pytest.mark.promise("G1")
 def test_a_returned_append_is_visible_to_another_connection(tmp_path: Path) -> None:
     one = spools.writer(tmp_path)
