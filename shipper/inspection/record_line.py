@@ -79,7 +79,10 @@ def _step(body: Body) -> str:
 
 def _run(body: Body) -> str:
     fields = {name: body[name] for name in _RUN_FIELDS if body.get(name) not in (None, "")}
-    return f"{'resumed' if body.get('resumed') else 'started'}  {_pairs(fields)}"
+    config = body.get("config")
+    fields |= {f"config.{name}": config[name] for name in config or () if isinstance(config, dict)}
+    word = "changed" if body.get("update") else "resumed" if body.get("resumed") else "started"
+    return f"{word}  {_pairs(fields)}"
 
 
 def _other(body: Body) -> str:

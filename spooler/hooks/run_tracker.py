@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from spooler import async_exceptions, config, detection, stderr
+from spooler.hooks import run_config
 from spooler.recorder import Recorder, recorder
 from spooler.records import detection as detection_record
 from spooler.records import finish, run, step
@@ -26,6 +27,7 @@ _MARK = "_lens_ship_original"
 # Between two steps of a run: receivers of time series keep one value for a millisecond, and two
 # times that are further apart than one are never rounded to the same.
 _APART_SECONDS = 0.0011
+_UPDATE_SECONDS = 1.0  # between two records of changes of a configuration
 
 
 class TrackedRun(abc.ABC):
@@ -42,13 +44,16 @@ class TrackedRun(abc.ABC):
         self.inherited = False  # another process has begun it
         self.last_step: int | None = None
         self.next_time = 0.0  # Unix seconds before which the next step is not dated
+        self.recorded_config: dict[str, run_config.Value] = {}  # in the present spool
+        self.config_changed = False  # and not yet recorded
+        self.next_update = 0.0  # monotonic seconds before which no change of it is recorded
 
     @abc.abstractmethod
     def facts(self) -> dict[str, Any]:
         """The optional fields of a run record, apart from `tracker`."""
 
     def config(self) -> Mapping[str, Any]:
-        """The run's configuration, for detection. May raise."""
+        """The run's configuration. May raise."""
         return {}
 
     def exit_code(self) -> int | None:
@@ -91,6 +96,8 @@ class RunTracker:
             return
         if tracked.pid != os.getpid():
             return  # it goes on in the process that began it
+        if tracked.config_changed:
+            self._record_update(tracked)
         tracked.finished = True
         self._active.discard(tracked)
         body = finish.encode(
@@ -113,19 +120,70 @@ class RunTracker:
         """
         first = tracked.generation < 0
         tracked.inherited = tracked.pid != os.getpid()
-        body = run.encode(
-            run=tracked.run, time=time.time(), tracker=tracked.tracker, **tracked.facts()
-        )
+        given, tracked.config_changed = _config_of(tracked), False
+        tracked.recorded_config = run_config.flat(given)
+        body = _run_record(tracked, tracked.recorded_config)
         mine.record(run.NAME, body)
         tracked.generation = mine.generation
         if not first:
             return
         self._active.add(tracked)
-        mine.defer(_Detection(tracked, body))
+        mine.defer(_Detection(tracked, body, given))
         if os.environ.get(config.COLLECTORS):
             from spooler.diagnosis.agent import start_from_environ
 
             start_from_environ()
+
+    def change_config(self, tracked: TrackedRun | None) -> None:
+        """The configuration has changed: record the change soon, on the background thread."""
+        mine = recorder()
+        if tracked is None or tracked.config_changed or tracked.generation != mine.generation:
+            return
+        tracked.config_changed = True
+        mine.defer(functools.partial(self._update_if_due, tracked))
+
+    def _update_if_due(self, tracked: TrackedRun) -> bool:
+        """Whether it is to be called again at the next tick."""
+        if not tracked.config_changed:
+            return False
+        if time.monotonic() < tracked.next_update:
+            return True
+        self._record_update(tracked)
+        return False
+
+    def _record_update(self, tracked: TrackedRun) -> None:
+        """Record what has changed. In a new spool the next step announces the run with all."""
+        tracked.config_changed = False
+        tracked.next_update = time.monotonic() + _UPDATE_SECONDS
+        config, recorded = run_config.flat(_config_of(tracked)), tracked.recorded_config
+        changed = {name: value for name, value in config.items() if recorded.get(name) != value}
+        mine = recorder()
+        if not changed or tracked.generation != mine.generation:
+            return
+        if mine.record(run.NAME, _run_record(tracked, changed, update=True)):
+            tracked.recorded_config = config
+
+
+def _run_record(
+    tracked: TrackedRun, config: dict[str, run_config.Value], *, update: bool = False
+) -> dict[str, Any]:
+    return run.encode(
+        run=tracked.run,
+        time=time.time(),
+        tracker=tracked.tracker,
+        config=config,
+        update=update,
+        **tracked.facts(),
+    )
+
+
+def _config_of(tracked: TrackedRun) -> dict[str, Any]:
+    try:
+        return dict(tracked.config())
+    except Exception as error:  # a tracker's config runs code of the tracker's
+        if async_exceptions.is_async(error):
+            raise
+        return {}
 
 
 runs = RunTracker()
@@ -262,18 +320,14 @@ class _Detection:
 
     _SETTLED = 5
 
-    def __init__(self, tracked: TrackedRun, announced: Mapping[str, Any]) -> None:
-        try:
-            configuration = dict(tracked.config())
-        except Exception as error:  # a tracker's config runs code of the tracker's
-            if async_exceptions.is_async(error):
-                raise
-            configuration = {}
+    def __init__(
+        self, tracked: TrackedRun, announced: Mapping[str, Any], config: Mapping[str, Any]
+    ) -> None:
         self._facts = detection.RunFacts(
             project=announced.get("project", ""),
             name=announced.get("name", ""),
             id=tracked.run,
-            config=configuration,
+            config=config,
             tags=tuple(announced.get("tags", ())),
         )
         self._tracker = tracked.tracker

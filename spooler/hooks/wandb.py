@@ -1,7 +1,8 @@
 """The hook on wandb.
 
 Wrapped are `wandb.init` and, on the class, `Run.log` (which `wandb.log`, Lightning and the Hugging
-Face Trainer call) and `Run._finish` (which `finish`, `wandb.finish` and a `with` block call).
+Face Trainer call), `Run._finish` (which `finish`, `wandb.finish` and a `with` block call) and
+`Run._config_callback` (which `wandb.config` calls when it has changed).
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ def wrap(wandb: Any) -> None:
     """Put the wrappers on the imported module `wandb`."""
     stderr.debug("Installing WandB hook...")
     log = functools.partial(wrap_log, sys.modules[__name__])
-    wrap_functions(_places(wandb), {"init": _wrap_init, "log": log, "_finish": _wrap_finish})
+    wrappers = {"init": _wrap_init, "log": log, "_finish": _wrap_finish}
+    wrap_functions(_places(wandb), {**wrappers, "_config_callback": _wrap_config_callback})
     _rebind_log(wandb)
     if wandb.run is not None:
         missed_log(wandb.run)  # what it logged while it was not wrapped
@@ -52,7 +54,8 @@ def _places(wandb: Any) -> list[tuple[Any, str]]:
         (module, "init") for module in modules if module is not None and hasattr(module, "init")
     ]
     run_class = sys.modules[_RUN_MODULE].Run
-    return [*places, (run_class, "log"), (run_class, "_finish")]
+    names = ("log", "_finish", "_config_callback")
+    return [*places, *((run_class, name) for name in names)]
 
 
 def _rebind_log(wandb: Any) -> None:
@@ -180,6 +183,16 @@ def _wrap_finish(original: Callable[..., Any]) -> Callable[..., Any]:
     return _finish
 
 
+def _wrap_config_callback(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def _config_callback(self: Any, *args: Any, **kwargs: Any) -> Any:
+        result = original(self, *args, **kwargs)
+        guarded(_observe_config, self)
+        return result
+
+    return _config_callback
+
+
 def _observe_init(subject: Any) -> None:
     stderr.debug("Intercepted wandb.init()")
     if isinstance(subject, sys.modules[_RUN_MODULE].Run):
@@ -223,6 +236,10 @@ def missed_log(subject: Any) -> None:
 
 def _observe_finish(subject: Any) -> None:
     runs.finish(known_run(subject))
+
+
+def _observe_config(subject: Any) -> None:
+    runs.change_config(known_run(subject))
 
 
 def known_run(subject: Any) -> _WandbRun | None:

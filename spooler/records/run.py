@@ -1,8 +1,11 @@
-"""A run of an experiment tracker began in this process, or continues in a new spool of it."""
+"""A run of an experiment tracker began in this process, or continues in a new spool of it.
+
+A later record of a run in the same spool is an `update`: its `config` has only what has changed.
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from spooler.records.schema import Schema
 
@@ -25,6 +28,9 @@ class RunRecord(NamedTuple):
     step: int = 0  # the next one
     tracker: str = "wandb"
     tracker_version: str = ""
+    # Name, joined by `.` where nested -> text, number or truth value; secrets are masked.
+    config: dict[str, Any] = {}  # noqa: RUF012 - never changed
+    update: bool = False  # of an earlier record in this spool
 
 
 _schema = Schema(RunRecord, renamed={"tracker_version": "wandb"})
@@ -38,4 +44,5 @@ EXAMPLE = encode(
     tags=["baseline"],
     mode="offline",
     tracker_version="0.31.0",
+    config={"lr": 0.1, "model.layers": 12, "model.name": "llama", "api_key": "[masked]"},
 )

@@ -270,7 +270,8 @@ class _Event(NamedTuple):
 
 def _of_run(body: Mapping[str, Any]) -> _Event:
     record = run.decode(body)
-    return _Event(record.run, record.time, [(INFO, "training.run", _json(body))], RUNNING)
+    status = None if record.update else RUNNING
+    return _Event(record.run, record.time, [(INFO, "training.run", _json(body))], status)
 
 
 def _of_finish(body: Mapping[str, Any]) -> _Event:

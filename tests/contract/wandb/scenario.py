@@ -155,6 +155,32 @@ def steps() -> None:
     REPORT["last"] = last.id
 
 
+def configured() -> None:
+    """A configuration that changes while the run goes on, and again just before its end."""
+    import spooler
+
+    spooler.install()
+    import time
+
+    import wandb
+
+    from spooler.recorder import recorder
+
+    config = {"lr": 0.1, "model": {"layers": 2, "hf_token": "hf_0123456789abcdefghij"}}
+    run = start(config={**config, "sizes": [1, 2], "seed": None})
+    wandb.log({"a": 1})
+    wandb.config.update({"batch": 8, "lr": 0.1})
+    deadline = time.monotonic() + 10
+    while recorder().recorded["run"] < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    REPORT["while it runs"] = recorder().recorded["run"]
+    for number in range(100):
+        run.config.update({"phase": number}, allow_val_change=True)
+    wandb.config["db"] = "postgres://user:p4ssw0rd@host/db"
+    run.finish()
+    REPORT["run"] = run.id
+
+
 def plain() -> None:
     """A script that has never heard of us, and forgets to finish."""
     import wandb
@@ -436,6 +462,7 @@ PROGRAMS = {
     for program in (
         values,
         steps,
+        configured,
         plain,
         adopt,
         disabled,

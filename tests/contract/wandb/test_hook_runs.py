@@ -70,6 +70,25 @@ def test_the_end_of_a_run_is_recorded_once(
     assert ran.report["user's error"] == "the user's own"
 
 
+def test_a_run_s_configuration_and_its_changes_are_recorded_flat_and_masked(
+    run: Callable[..., Ran],
+) -> None:
+    ran = run("configured")
+    assert ran.report["while it runs"] == 2
+    first, soon, last = (body for kind, body in ran.records() if kind == "run")
+    assert first["config"] == {
+        "lr": 0.1,
+        "model.layers": 2,
+        "model.hf_token": "[masked]",
+        "sizes": "[1, 2]",
+        "seed": "None",
+    }
+    assert "update" not in first
+    assert (soon["config"], soon["update"]) == ({"batch": 8}, True)
+    assert last["config"] == {"phase": 99, "db": "postgres://[masked]@host/db"}
+    assert ran.kinds(ran.report["run"])[-2:] == ["run", "finish"]
+
+
 def test_a_run_that_is_left_open_ends_with_the_interpreter(run: Callable[..., Ran]) -> None:
     ran = run("steps")
     assert ran.one("finish", ran.report["last"])["step"] == 1
