@@ -50,7 +50,12 @@ def uninstall() -> None:
 def wrap(name: str, module: Any) -> None:
     """Hook the module of a tracker; a failure is reported and changes nothing."""
     try:
-        _hook(name).wrap(module)
+        import os
+
+        from spooler import config
+
+        if config.is_tracker_on(os.environ, REGISTRY[name].rpartition(".")[2]):
+            _hook(name).wrap(module)
     except Exception as error:
         from spooler import async_exceptions
 

@@ -17,6 +17,7 @@ from spooler.async_exceptions import is_async
 
 OUTPUT_PATH = "PRIMUS_LENS_WANDB_OUTPUT_PATH"
 HOOK = "PRIMUS_LENS_WANDB_HOOK"
+TRACKERS = "PRIMUS_LENS_TRACKERS"
 DEBUG = "PRIMUS_LENS_WANDB_DEBUG"
 GROUP = "PRIMUS_LENS_SPOOL_GROUP"
 MAX_BYTES = "PRIMUS_LENS_SPOOL_MAX_BYTES"
@@ -140,6 +141,11 @@ def absolute(text: str) -> str:
         return path
 
 
+def words(text: str) -> frozenset[str]:
+    """Lower-case words between commas."""
+    return frozenset(name.strip() for name in text.lower().split(",") if name.strip())
+
+
 def one_word(word: str) -> Callable[[str], bool]:
     """Whether the value is this word."""
     return lambda text: text.strip().lower() == word
@@ -223,6 +229,15 @@ class Settings(Limits):
         "`false` switches the hook off.",
         "The root alone switches it on.",
     )
+    trackers: frozenset[str] = variable(
+        TRACKERS,
+        frozenset(),
+        words,
+        "The trackers that are recorded, separated by commas: `wandb`, `mlflow`, `tensorboard`,"
+        " `transformers`. Each of those named is recorded. Unset: all, but of those that log at the"
+        " same time only the first in this order.",
+        "Programs log the same numbers to several trackers.",
+    )
     debug: bool = variable(
         DEBUG,
         False,
@@ -257,11 +272,7 @@ class CollectorSettings:
     names: frozenset[str] = variable(
         COLLECTORS,
         frozenset(),
-        lambda text: (
-            _ALL_COLLECTORS
-            if is_true(text)
-            else frozenset(name.strip() for name in text.lower().split(",") if name.strip())
-        ),
+        lambda text: _ALL_COLLECTORS if is_true(text) else words(text),
         "What the process collects from `wandb.init` on, without code: any of `log`, `metric`,"
         " `stack`, separated by commas, or `true` for all. Unset: nothing.",
         "Logs and stacks leave the process only on request.",
@@ -367,3 +378,9 @@ def collectors_from_environ(environ: Mapping[str, str]) -> CollectorSettings:
 def is_hook_on(environ: Mapping[str, str]) -> bool:
     """Whether the hook has not been switched off."""
     return is_not_false(environ.get(HOOK, ""))
+
+
+def is_tracker_on(environ: Mapping[str, str], tracker: str) -> bool:
+    """Whether this tracker is recorded."""
+    chosen = words(environ.get(TRACKERS, ""))
+    return not chosen or tracker in chosen

@@ -18,10 +18,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from spooler import async_exceptions, config, detection, stderr
-from spooler.hooks import run_config
+from spooler.hooks import precedence, run_config
 from spooler.recorder import Recorder, recorder
 from spooler.records import detection as detection_record
 from spooler.records import finish, run, step
+from spooler.records.values import careful
 
 _MARK = "_lens_ship_original"
 # Between two steps of a run: receivers of time series keep one value for a millisecond, and two
@@ -33,7 +34,7 @@ _UPDATE_SECONDS = 1.0  # between two records of changes of a configuration
 class TrackedRun(abc.ABC):
     """One run of a tracker in this process. A hook has a subclass, and keeps one for each run."""
 
-    tracker: str  # a key of `spooler.hooks.REGISTRY`
+    tracker: str  # the name of its hook
 
     def __init__(self, run_id: str, *, ignored: bool = False, pid: int | None = None) -> None:
         self.run = run_id
@@ -47,6 +48,8 @@ class TrackedRun(abc.ABC):
         self.recorded_config: dict[str, run_config.Value] = {}  # in the present spool
         self.config_changed = False  # and not yet recorded
         self.next_update = 0.0  # monotonic seconds before which no change of it is recorded
+        self.waiting: list[tuple[Any, ...]] = []  # arguments of calls, see `hooks.precedence`
+        self.beside: frozenset[str] = frozenset()  # runs that were seen to lead nothing
 
     @abc.abstractmethod
     def facts(self) -> dict[str, Any]:
@@ -72,17 +75,72 @@ class RunTracker:
         if not tracked.ignored and tracked.generation < 0:
             self.announce(recorder(), tracked)
 
-    def log(
-        self, tracked: TrackedRun, number: int, closed: bool, data: Any, step_given: bool
+    def expect(self, tracked: TrackedRun) -> None:
+        """A run has begun that is announced once something of it is recorded."""
+        self._active.add(tracked)
+
+    def log_unless_led(
+        self,
+        tracked: TrackedRun,
+        number: int,
+        closed: bool,
+        data: Any,
+        step_given: bool,
+        **more: Any,
     ) -> None:
-        """Record one accepted call; see `spooler.records.step` for the arguments."""
+        """As `log`, unless another tracker records the same numbers, see `hooks.precedence`."""
+        leaders = self._leaders(tracked) if len(self._active) > 1 else ()
+        waits = tracked.waiting[0][0] if tracked.waiting else None
+        verdict = precedence.verdict([one.last_step for one in leaders], number, waits)
+        if verdict is precedence.RECORD:
+            tracked.beside |= {one.run for one in leaders}
+            self._settle(tracked)
+            self.log(tracked, number, closed, data, step_given, **more)
+        elif verdict is precedence.WAIT:
+            self._active.add(tracked)
+            # The values as they are now, and their time.
+            call = (number, closed, careful(data), step_given)
+            tracked.waiting.append((*call, {**more, "at": more.get("at") or time.time()}))
+        else:
+            tracked.waiting.clear()
+
+    def _leaders(self, tracked: TrackedRun) -> list[TrackedRun]:
+        if os.environ.get(config.TRACKERS):
+            return []  # chosen by the user
+        return [
+            other
+            for other in list(self._active)
+            if precedence.leads(other.tracker, tracked.tracker) and other.run not in tracked.beside
+        ]
+
+    def _settle(self, tracked: TrackedRun) -> None:
+        """Record the calls that waited."""
+        while tracked.waiting:
+            *call, more = tracked.waiting.pop(0)
+            self.log(tracked, *call, **more)
+
+    def log(
+        self,
+        tracked: TrackedRun,
+        number: int,
+        closed: bool,
+        data: Any,
+        step_given: bool,
+        at: float | None = None,
+    ) -> None:
+        """Record one accepted call; see `spooler.records.step` for the arguments.
+
+        `at` is its time in Unix seconds if the caller gave it: it is kept as it is.
+        """
         mine = recorder()
         if tracked.generation != mine.generation:
             self.announce(mine, tracked)
-        now, given = time.time(), step_given
-        if now < tracked.next_time and number != tracked.last_step:
-            now = tracked.next_time
-        tracked.next_time = now + _APART_SECONDS
+        now, given = at, step_given
+        if now is None:
+            now = time.time()
+            if now < tracked.next_time and number != tracked.last_step:
+                now = tracked.next_time
+            tracked.next_time = now + _APART_SECONDS
         # By position: names would take longer than the rest of it.
         body = step.encode(
             tracked.run, number, now, closed, data, tracked.tracker, given, tracked.inherited
@@ -100,6 +158,10 @@ class RunTracker:
             self._record_update(tracked)
         tracked.finished = True
         self._active.discard(tracked)
+        if all(one.last_step is None for one in self._leaders(tracked)):
+            self._settle(tracked)
+        if tracked.generation < 0:
+            return  # nothing of it is recorded
         body = finish.encode(
             run=tracked.run,
             time=time.time(),

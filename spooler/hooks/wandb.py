@@ -227,6 +227,12 @@ def _is_mirrored() -> bool:
     return bool(getattr(sys.modules.get("wandb"), "patched", {}).get("tensorboard"))
 
 
+def mirrored_run() -> TrackedRun | None:
+    """The run into which wandb copies TensorBoard's steps, None if it copies none."""
+    subject = getattr(sys.modules.get("wandb"), "run", None) if _is_mirrored() else None
+    return None if subject is None else known_run(subject)
+
+
 def missed_log(subject: Any) -> None:
     """A call of `Run.log` may have been accepted without `observe_log`."""
     tracked = known_run(subject)
