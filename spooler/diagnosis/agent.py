@@ -31,7 +31,7 @@ from spooler.diagnosis.action import DiagnosisAction
 from spooler.diagnosis.hang import HangWatch
 from spooler.dlrover.master_client import SpoolMasterClient
 from spooler.recorder import recorder
-from spooler.records import decision, step
+from spooler.records import decision, report, step
 
 logger = logging.getLogger("lens_ship.diagnosis")
 
@@ -257,7 +257,7 @@ class DiagnosisAgent:
         idle = self._hang.look(mine.recorded.get(step.NAME, 0) + sum(mine.dropped.values()), now)
         if idle is not None:
             logger.warning("No step for %.0f s. Reporting the stacks of all threads.", idle)
-            self._stack.store_data(self._stack.collect_data(), why=f"no step for {idle:.0f} s")
+            self._stack.store_data(self._stack.collect_data(), why=f"{report.HANG}{idle:.0f} s")
 
     def _guarded(self, name: str, work: Any, *arguments: Any) -> None:
         try:

@@ -30,6 +30,8 @@ class ReportRecord(NamedTuple):
     monotonic: float | None = None
 
 
+# In the first line of the stacks of a program that has stopped to log steps.
+HANG = "no step for "
 # What a master is sent of a record: exactly these fields.
 FIELDS = ReportRecord._fields[1:9]
 

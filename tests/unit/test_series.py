@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import math
+from importlib import import_module
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,7 +26,8 @@ from shipper.sinks.timeseries.series import (
     service_name,
 )
 from shipper.steps import cut_off
-from spooler.records import decision, report
+from spooler.collectors.stack import StackCollector
+from spooler.records import REGISTRY, decision, report
 from tests.kit.shipping import T0, Record, finish, goodbye, step, stored
 from tests.kit.spools import identity
 
@@ -143,6 +146,31 @@ def test_stacks_and_decisions_are_log_records() -> None:
         ("training.decision", ERROR),
     ]
     assert logs[0].body == "a\nb"
+
+
+@pytest.mark.parametrize("kind", REGISTRY)
+def test_a_record_of_any_kind_is_a_log_record(kind: str) -> None:
+    (item,) = items((kind, import_module(REGISTRY[kind]).EXAMPLE))
+    (log,) = item.logs
+    assert log.event == ("" if kind == "report" else f"training.{kind}")
+    assert dict(log.attributes)["lens.seq"] == 1
+
+
+def test_a_gap_that_a_step_reports_is_no_log_record_of_its_own() -> None:
+    gap = ("gap", import_module(REGISTRY["gap"]).EXAMPLE)
+    (first, second) = items(gap, step(1), gap)
+    assert first.seqs == (1, 2)
+    assert '"lens-ship/dropped/disk-full":12' in first.logs[0].body
+    assert [(log.event, log.severity) for log in second.logs] == [("training.gap", WARN)]
+    chunk = PlanInput(identity=WHO, records=stored(gap), ended=True, deleted={1: 0})
+    assert not collect(chunk, ALL).items, "all of these records have arrived"
+
+
+def test_the_stacks_of_a_hang_are_an_error() -> None:
+    formatted = StackCollector()._format_stacks({"main": "  File"}, f"{report.HANG}30 s")
+    stack = {**report.EXAMPLE, "data_type": "STACK_TRACE", "data_content": formatted}
+    (item,) = items(("report", stack))
+    assert [(log.event, log.severity) for log in item.logs] == [("training.hang", ERROR)]
 
 
 def test_a_repetition_is_identical() -> None:

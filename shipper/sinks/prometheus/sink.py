@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from shipper.config import parse
 from shipper.config.schema import setting
 from shipper.sinks.prometheus import encode
-from shipper.sinks.timeseries.series import Item
+from shipper.sinks.timeseries.series import POINT_KINDS, Item
 from shipper.sinks.timeseries.sink import SignalRequest, TimeSeriesOptions, TimeSeriesSink
 from spooler.spool.identity import Identity
 
@@ -35,6 +35,7 @@ class PrometheusSink(TimeSeriesSink):
     """See the module."""
 
     Options = PrometheusOptions
+    kinds = POINT_KINDS
 
     def requests(self, items: Sequence[Item], identity: Identity) -> Iterator[SignalRequest]:
         labels = encode.process_labels(identity, items[0].run, self._options.service_name)

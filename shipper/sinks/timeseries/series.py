@@ -17,9 +17,10 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib import import_module
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
@@ -27,12 +28,12 @@ from shipper.sinks import PlanInput
 from shipper.sinks.values import clean, clean_text, dump, sane_time, sort_values
 from shipper.steps import Rejected, Skipped, Step, collect_steps, unsendable
 from spooler.errors import BodyUnreadable
-from spooler.records import decision, finish, report, run
-from spooler.records import exit as exit_record
+from spooler.records import REGISTRY, finish, gap, report, run
 from spooler.spool import codec
 from spooler.spool.identity import Identity
 
-KINDS = frozenset({"step", "run", "finish", "gap", "exit", "report", "decision"})
+KINDS = frozenset(REGISTRY)
+POINT_KINDS = frozenset({"step", "run", "finish", "gap", "exit"})  # without log records
 ORIGINAL = "lens.name"
 LATE = "lens-ship/late"  # a point of it asks whether a receiver takes data of a time
 RUNNING, FINISHED, FAILED, CUT_OFF = 0, 1, 2, 3
@@ -49,6 +50,8 @@ _LEVELS = (
     (re.compile(r"\b(ERROR|CRITICAL|FATAL|Traceback|\w+Error)\b"), ERROR),
     (re.compile(r"\bWARN(ING)?\b", re.IGNORECASE), WARN),
 )
+_SEVERITIES = {"decision": ERROR, "gap": WARN}  # of other kinds: INFO
+_DECODE = {kind: import_module(module).decode for kind, module in REGISTRY.items()}
 _REPORTS = {"STACK_TRACE": "training.stack", "XPU_TIMER_METRIC": "training.xpu_timer"}
 _INTEGERS = range(-(2**63), 2**63)
 _NANOSECONDS = 10**6  # in a millisecond
@@ -130,13 +133,16 @@ def collect(chunk: PlanInput, options: SeriesOptions) -> Collected:
             rejected += unsendable(step, chunk.records, problem)
             continue
         items.append(_of_step(step, chunk.identity, options))
+    events = KINDS - {"step", gap.NAME} if options.logs else _WITH_STATUS
+    # Gaps that no step reports, as none follows.
+    last_gaps = {one.seq for one in due.skipped if chunk.deleted.get(one.seq, 1) and options.logs}
     for stored in chunk.records:
-        if stored.kind not in (_EVENTS if options.logs else _WITH_STATUS):
+        if stored.kind not in events and not (stored.kind == gap.NAME and stored.seq in last_gaps):
             continue
         try:
-            event = _EVENTS[stored.kind](codec.unpack(stored.body))
+            event = _event(stored.kind, codec.unpack(stored.body))
         except BodyUnreadable as error:
-            if stored.kind != finish.NAME:  # which `collect_steps` has rejected
+            if stored.kind not in (finish.NAME, gap.NAME):  # `collect_steps` has judged these
                 rejected.append(Rejected(stored=stored, reason=error.reason, detail=str(error)))
             continue
         items.append(_of_event(stored.seq, event, chunk.identity, options))
@@ -258,6 +264,9 @@ def _of_step(step: Step, identity: Identity, options: SeriesOptions) -> Item:
     return tuple.__new__(Item, fields)
 
 
+_WITH_STATUS = frozenset({run.NAME, finish.NAME})
+
+
 class _Event(NamedTuple):
     """A record that is no step: a status of its run, and log records of severity, event, text."""
 
@@ -268,29 +277,25 @@ class _Event(NamedTuple):
     attributes: Mapping[str, str] = {}
 
 
-def _of_run(body: Mapping[str, Any]) -> _Event:
-    record = run.decode(body)
-    status = None if record.update else RUNNING
-    return _Event(record.run, record.time, [(INFO, "training.run", _json(body))], status)
+def _event(kind: str, body: Mapping[str, Any]) -> _Event:
+    """A record of any kind but a step.
+
+    Raises:
+        BodyUnreadable: it is not the body of this kind.
+    """
+    record = _DECODE[kind](body)
+    if kind == report.NAME:
+        return _of_report(record)
+    severity, status = _SEVERITIES.get(kind, INFO), None
+    if kind == run.NAME and not record.update:
+        status = RUNNING
+    elif kind == finish.NAME:
+        severity, status = (ERROR, FAILED) if record.exit_code else (INFO, FINISHED)
+    logs = [(severity, f"training.{kind}", _json(body))]
+    return _Event(getattr(record, "run", ""), record.time, logs, status)
 
 
-def _of_finish(body: Mapping[str, Any]) -> _Event:
-    record = finish.decode(body)
-    severity, status = (ERROR, FAILED) if record.exit_code else (INFO, FINISHED)
-    logs = [(severity, "training.finish", _json(body))]
-    return _Event(record.run, record.time, logs, status)
-
-
-def _of_exit(body: Mapping[str, Any]) -> _Event:
-    return _Event("", exit_record.decode(body).time, [(INFO, "training.exit", _json(body))])
-
-
-def _of_decision(body: Mapping[str, Any]) -> _Event:
-    return _Event("", decision.decode(body).time, [(ERROR, "training.decision", _json(body))])
-
-
-def _of_report(body: Mapping[str, Any]) -> _Event:
-    record = report.decode(body)
+def _of_report(record: report.ReportRecord) -> _Event:
     more = {"lens.data_type": _label(record.data_type)}
     path = record.source.get("path") if record.source else None
     if isinstance(path, str):
@@ -299,19 +304,9 @@ def _of_report(body: Mapping[str, Any]) -> _Event:
     logs = [(INFO, _REPORTS.get(record.data_type, "training.report"), text)] if text else []
     if record.data_type == "TRAINING_LOG":
         logs = [(_severity(line), "", line) for line in text.splitlines() if line.strip()]
+    elif report.HANG in text.partition("\n")[0]:
+        logs = [(ERROR, "training.hang", text)]
     return _Event("", record.time, logs, None, more)
-
-
-_EVENTS: dict[str, Callable[[Mapping[str, Any]], _Event]] = {
-    "run": _of_run,
-    "finish": _of_finish,
-    "exit": _of_exit,
-    "decision": _of_decision,
-    "report": _of_report,
-}
-
-
-_WITH_STATUS = ("run", "finish")
 
 
 def _of_event(seq: int, event: _Event, identity: Identity, options: SeriesOptions) -> Item:
