@@ -137,6 +137,7 @@ def _sink_counters(sink: SinkStatus) -> dict[str, int]:
     return {
         "sink_delivered_records": sink.delivered,
         "sink_delivered_values": sink.values,
+        "sink_rejected_values": sink.rejected_values,
         "sink_skipped_records": sink.skipped,
         "sink_dead_letters_discarded": sink.dead_letters_discarded,
     }
@@ -178,6 +179,7 @@ _HELP = {
     "sink_dead_letters": "Dead letters that are kept now.",
     "sink_delivered_records": "Records that the receiver has acknowledged.",
     "sink_delivered_values": "Values in the delivered records.",
+    "sink_rejected_values": "Values in them that the receiver has rejected, and does not store.",
     "sink_skipped_records": "Records of kinds that the sink does not take.",
     "sink_dead_letters_discarded": "Dead letters discarded by an operator or a limit.",
     "sink_dead_letter_records": "Records that the receiver has rejected permanently, by reason.",

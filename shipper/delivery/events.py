@@ -37,7 +37,8 @@ class PipelineEvents:
         remark = "" if outcome.reason == "delivered" else outcome.detail
         if remark and remark != self._remark:
             values = fields(**self._subject, reason=outcome.reason, detail=remark)
-            log.info("delivered with a remark", extra=values)
+            say = log.warning if outcome.rejected else log.info
+            say("delivered with a remark", extra=values)
         self._remark = remark
 
     def unclean_exit(self, steps: Sequence[Step], seq: int) -> None:

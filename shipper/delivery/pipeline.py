@@ -335,7 +335,7 @@ class Pipeline:
             self._batches.pop(0)
             self.brake.delivered()
             self._unknown_since = None
-            self._commit(batch, delivered=len(batch.seqs), requests=1)
+            self._commit(batch, delivered=len(batch.seqs), requests=1, rejected=outcome.rejected)
             self._delivered += len(batch.seqs)
             return None
         if outcome.disposition is Disposition.SPLIT:
@@ -449,6 +449,7 @@ class Pipeline:
         *,
         delivered: int = 0,
         requests: int = 0,
+        rejected: int = 0,
         dropped: str = "",
     ) -> None:
         """Save how far this sink has acknowledged, now that `batch` is done with."""
@@ -473,6 +474,7 @@ class Pipeline:
             delivered=delivered,
             skipped=len(self._skipped) - len(left) + unread,
             requests=requests,
+            rejected=rejected,
             dropped={dropped: len(batch.seqs)} if dropped and batch else {},
             **notes,
         )

@@ -40,6 +40,7 @@ class CommitDelta:
     points: int = 0  # values in the records delivered
     nonfinite: int = 0  # values among them that are not finite
     left_out: int = 0  # values that the sink cannot represent
+    rejected: int = 0  # values that the receiver acknowledged and does not store
     dropped: Mapping[str, int] = field(default_factory=dict)  # records by reason
 
 

@@ -419,15 +419,17 @@ def _move(
 ) -> None:
     database.execute(
         "INSERT INTO position (spool, sink, seq, ahead, early, delivered, passed, requests,"
-        " cut_off_told, updated, points, nonfinite, left_out) VALUES (:spool, :sink, :seq, :ahead,"
-        " :early, :delivered, :skipped, :requests, 0, :updated, :points, :nonfinite, :left_out)"
+        " cut_off_told, updated, points, nonfinite, left_out, rejected)"
+        " VALUES (:spool, :sink, :seq, :ahead, :early, :delivered, :skipped, :requests,"
+        " 0, :updated, :points, :nonfinite, :left_out, :rejected)"
         " ON CONFLICT (spool, sink) DO UPDATE SET"
         " seq = :seq, ahead = :ahead, early = :early, delivered = delivered + :delivered,"
         " passed = passed + :skipped, requests = requests + :requests, updated = :updated,"
         # Columns of a later version: NULL in older rows.
         " points = coalesce(points, 0) + :points,"
         " nonfinite = coalesce(nonfinite, 0) + :nonfinite,"
-        " left_out = coalesce(left_out, 0) + :left_out",
+        " left_out = coalesce(left_out, 0) + :left_out,"
+        " rejected = coalesce(rejected, 0) + :rejected",
         {
             "spool": spool,
             "sink": sink,

@@ -214,5 +214,9 @@ MIGRATIONS: tuple[Migration, ...] = (
         # The last seq that was seen; 0 once the service has deleted all of it as delivered.
         tables={"spool": Table(columns={"written": int}, key=("id",))},
     ),
+    Migration(
+        what="values that receivers reject in requests that they acknowledge",
+        tables={"position": Table(columns={"rejected": int}, key=("spool", "sink"))},
+    ),
 )
 STATE_VERSION = len(MIGRATIONS)

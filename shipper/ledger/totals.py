@@ -15,7 +15,7 @@ from shipper.ledger import losses
 from shipper.ledger.database import Database, StateDatabase
 
 # The columns of a position that are counters.
-COUNTERS = ("delivered", "passed", "requests", "points", "nonfinite", "left_out")
+COUNTERS = ("delivered", "passed", "requests", "points", "nonfinite", "left_out", "rejected")
 CORRUPT = "corrupt"
 _LOST, _DROPPED = "lost", "dropped"
 _OLD = "(SELECT id FROM spool WHERE deleted < ?)"

@@ -160,6 +160,7 @@ class Outcome:
     # stored.
     ambiguous: bool = False
     retry_after: float | None = None  # seconds the receiver asks to wait
+    rejected: int = 0  # with DELIVERED: values that the receiver acknowledged and does not store
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -247,6 +247,7 @@ def _sink(
         values=total["points"],
         nonfinite_values=total["nonfinite"],
         skipped_values=total["left_out"],
+        rejected_values=total["rejected"],
         pending=sum(one.pending for one in mine),
         pending_bytes=sum(one.pending_bytes for one in mine),
         oldest=min((one.oldest for one in mine if one.oldest is not None), default=None),

@@ -95,6 +95,7 @@ class SinkStatus:
     values: int = 0  # delivered
     nonfinite_values: int = 0  # sent as `<name>/nonfinite`
     skipped_values: int = 0  # of types that the sink has no form for
+    rejected_values: int = 0  # acknowledged by the receiver, and not stored
     pending: int = 0
     pending_bytes: int = 0
     oldest: float | None = None

@@ -145,6 +145,9 @@ def _losses(status: Status) -> list[str]:
             lines.append(f"{sink.sink}: dead letters: {by_reason(sink.dead_letters)}")
         if sink.dropped:
             lines.append(f"{sink.sink}: dropped: {by_reason(sink.dropped)}")
+        if sink.rejected_values:
+            rejected = f"{sink.rejected_values:,} values rejected"
+            lines.append(f"{sink.sink}: {rejected} within requests that were accepted")
         if sink.skipped_values:
             lines.append(f"{sink.sink}: {sink.skipped_values:,} values skipped, not numeric")
     if status.producer_dropped:

@@ -228,6 +228,7 @@ def test_the_metrics_tell_what_happened(service: Running) -> None:
     sink = '{sink="processor"}'
     assert told[f"lens_ship_sink_delivered_records_total{sink}"] == 300
     assert told[f"lens_ship_sink_delivered_values_total{sink}"] == 300
+    assert told[f"lens_ship_sink_rejected_values_total{sink}"] == 0
     assert told[f"lens_ship_sink_backlog_records{sink}"] == 0
     dead = 'lens_ship_sink_dead_letter_records_total{reason="unsendable",sink="processor"}'
     assert told.get(dead, told.get(_swapped(dead))) == 1

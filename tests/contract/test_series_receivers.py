@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import math
 import re
 import signal
@@ -20,6 +21,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsServiceRequest,
 )
 
+from shipper import protobuf
 from shipper.config.load import load
 from shipper.config.schema import Config
 from shipper.delivery import backoff
@@ -375,6 +377,7 @@ class Behind(BaseHTTPRequestHandler):
 
     metrics: list[Any]
     logs: list[Any]
+    answer = b""
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -385,8 +388,9 @@ class Behind(BaseHTTPRequestHandler):
         else:
             self.logs.append(ExportLogsServiceRequest.FromString(body))
         self.send_response(200)
-        self.send_header("Content-Length", "0")
+        self.send_header("Content-Length", str(len(self.answer)))
         self.end_headers()
+        self.wfile.write(self.answer)
 
     def log_message(self, *_: Any) -> None:
         """Nothing."""
@@ -447,6 +451,21 @@ def test_a_collector_hands_on_metrics_and_logs(
     assert values()["training.loss"] == [(at, n + 0.5) for n, at in enumerate(times)]
     assert values()["training.lm_losslm loss"] == [(at, n + 2.0) for n, at in enumerate(times)]
     assert {"one", "two"} <= set(bodies())
+
+
+def test_an_operator_sees_points_that_a_receiver_rejects_in_requests_that_it_takes(
+    tmp_path: Path, behind: tuple[type[Behind], str]
+) -> None:
+    found, target = behind
+    found.answer = protobuf.field(1, protobuf.field(1, 2) + protobuf.field(2, b"too many labels"))
+    write(tmp_path, time.time() - 60, count=5, ranks=1)
+    assert ship_once(settings(tmp_path, "otlp", target), timeout=60) == []
+    assert dead(tmp_path) == {}
+    places = ("--spool", str(tmp_path / "spool"), "--state", str(tmp_path / "state"))
+    words = ("status", *places, "--config", str(tmp_path / "lens.toml"))
+    assert "one: 2 values rejected within requests that were accepted" in lens_ship(*words).out
+    (sink,) = json.loads(lens_ship(*words, "--json").out)["sinks"]
+    assert (sink["rejected_values"], sink["delivered"]) == (2, 6)
 
 
 # --- the check ------------------------------------------------------------------------------------

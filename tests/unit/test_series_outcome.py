@@ -188,7 +188,18 @@ def test_points_that_a_receiver_rejects_are_never_sent_again() -> None:
     outcome = it.send(batch)
     assert (outcome.disposition, outcome.reason) == (DELIVERED, "partly")
     assert "1 of 2 metrics rejected: why" in outcome.detail
+    assert outcome.rejected == 1
     assert it.send(batch).disposition is PERMANENT
+
+
+def test_points_that_are_rejected_are_counted_once_the_logs_are_there_too() -> None:
+    one = protobuf.field(1, protobuf.field(1, 1) + protobuf.field(2, b"why"))
+    partly, busy = (Answer(status=status, headers={}, body=one) for status in (200, 503))
+    it = Scripted(partly, busy, OK, OK, logs=True)
+    batch = it.batch(step(1, a=1.0, b=2.0))
+    assert it.send(batch, 1).disposition is RETRY
+    assert it.send(batch, 2).rejected == 1
+    assert it.send(it.batch(step(2))).rejected == 0
 
 
 def test_headers_of_the_environment_are_sent_and_never_shown(

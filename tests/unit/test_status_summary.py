@@ -269,6 +269,7 @@ def busy() -> Status:
             "dead_letters": {"bad-request": 12},
             "dropped": {"corrupt": 4},
             "skipped_values": 3,
+            "rejected_values": 5,
         },
         outages=(trouble("not-allowed", alarm=True, detail="no " * 60),),
         producer_dropped={"disk-full": 17},
@@ -312,6 +313,7 @@ def test_losses_are_shown_by_reason() -> None:
     assert "processor: dropped: 4 corrupt" in text
     assert "dropped by producer: 17 disk-full" in text
     assert "processor: 3 values skipped, not numeric" in text
+    assert "processor: 5 values rejected within requests that were accepted" in text
 
 
 # --- spools that are not shipped ------------------------------------------------------------------

@@ -138,7 +138,10 @@ class OtlpSink(TimeSeriesSink):
             word = Reason.ALL_REJECTED.word
             return Outcome(disposition=Disposition.PERMANENT, reason=word, detail=detail)
         if count > 0 or message:
-            return Outcome(disposition=Disposition.DELIVERED, reason="partly", detail=detail)
+            rejected = max(count, 0)
+            return Outcome(
+                disposition=Disposition.DELIVERED, reason="partly", detail=detail, rejected=rejected
+            )
         return super().judge_success(answer, request)
 
     def exchange(self, request: SignalRequest, attempt: int) -> Outcome:

@@ -27,6 +27,7 @@ from shipper.sinks.outcome import Disposition, Outcome, Reason, classify_failure
 from shipper.sinks.timeseries.classify import ALREADY_THERE, SERVER_ERROR, TOO_OLD, classify
 from shipper.sinks.timeseries.series import (
     KINDS,
+    POINT_KINDS,
     Item,
     SeriesOptions,
     collect,
@@ -96,6 +97,7 @@ class _Attempts:
 
     unsure: int = 0  # up to here it may have been stored
     stored: dict[str, int] = field(default_factory=dict)  # signal -> up to here it was stored
+    rejected: int = 0  # points and log records of what was stored, until that is reported
     delivered: int = -1  # batches of the sink when the receiver first failed over it
     behind: bool = False  # the last one that was sent is there already
 
@@ -108,12 +110,13 @@ class TimeSeriesSink(ABC):
     """See the module. A subclass makes the requests; the payload of a batch is its items."""
 
     Options: ClassVar[Any] = TimeSeriesOptions
-    kinds = KINDS
+    kinds = KINDS  # with log records
 
     def __init__(self, name: str, options: Any, shared: dict[Any, Any]) -> None:
         self.name = name
         self._options: TimeSeriesOptions = options
         self._series: SeriesOptions = options.series
+        self.kinds = KINDS if self._series.logs else POINT_KINDS
         self._http = http_client(options)
         # Spool and signal -> the time up to which data is too old, and until when that counts.
         self._borders: dict[tuple[str, str], tuple[int, float]] = {}
@@ -220,13 +223,15 @@ class TimeSeriesSink(ABC):
             answered = self.exchange(request, attempt)
             if answered.disposition is Disposition.DELIVERED:
                 tried.behind = False
+                tried.rejected += answered.rejected
             else:
                 answered = self._refused(answered, batch, identity, request, tried)
                 if answered.disposition not in (Disposition.DELIVERED, Disposition.DROPPED):
                     return answered
             tried.stored[request.signal] = batch.last
             outcome = answered if answered.reason != "delivered" else outcome
-        return outcome
+        rejected, tried.rejected = tried.rejected, 0
+        return replace(outcome, rejected=rejected) if rejected else outcome
 
     def exchange(self, request: SignalRequest, attempt: int) -> Outcome:
         """Send one request and judge the answer; `attempt` counts from 1 for the same content."""
@@ -289,9 +294,10 @@ class TimeSeriesSink(ABC):
         oldest, newest = _times(batch)
         if oldest > border or time.monotonic() > until:
             return None
-        if newest <= border or batch.split is None:
-            return _too_old_word(Disposition.PERMANENT, "it has just refused data of this age")
-        return _too_old_word(Disposition.SPLIT, "it has just refused data of this age")
+        whole = newest <= border or batch.split is None
+        disposition = Disposition.PERMANENT if whole else Disposition.SPLIT
+        detail = "it has just refused data of this age"
+        return Outcome(disposition=disposition, reason=TOO_OLD, detail=detail)
 
     def _too_old(
         self, outcome: Outcome, batch: Batch, identity: Identity, request: SignalRequest
@@ -313,10 +319,6 @@ class TimeSeriesSink(ABC):
         until = time.monotonic() + BORDER_SECONDS
         self._borders[identity.spool, request.signal] = (newest.time, until)
         return replace(outcome, disposition=Disposition.PERMANENT)
-
-
-def _too_old_word(disposition: Disposition, detail: str) -> Outcome:
-    return Outcome(disposition=disposition, reason=TOO_OLD, detail=detail)
 
 
 def _times(batch: Batch) -> tuple[int, int]:
