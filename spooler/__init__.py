@@ -22,14 +22,22 @@ if TYPE_CHECKING:
     from spooler.diagnosis.action import DiagnosisAction as DiagnosisAction
     from spooler.diagnosis.action import DiagnosisActionType as DiagnosisActionType
     from spooler.diagnosis.agent import DiagnosisAgent as DiagnosisAgent
+    from spooler.direct import finish as finish
+    from spooler.direct import log as log
+    from spooler.direct import start_run as start_run
     from spooler.dlrover.master_client import SpoolMasterClient
     from spooler.dlrover.metric import DiagnosisDataType, WorkerTrainingMetric
     from spooler.dlrover.reporter import get_global_reporter, stats
+    from spooler.log_handler import LogHandler as LogHandler
 
 _FRONT = {
     "__version__": "spooler._version",
     "install": "spooler.activate",
     "uninstall": "spooler.activate",
+    "log": "spooler.direct",
+    "start_run": "spooler.direct",
+    "finish": "spooler.direct",
+    "LogHandler": "spooler.log_handler",
     "get_global_reporter": "spooler.dlrover.reporter",
     "stats": "spooler.dlrover.reporter",
     "DiagnosisAgent": "spooler.diagnosis.agent",
@@ -46,6 +54,10 @@ _FRONT = {
 __all__ = [
     "install",
     "uninstall",
+    "start_run",
+    "log",
+    "finish",
+    "LogHandler",
     "stats",
     "get_global_reporter",
     "DiagnosisAgent",

@@ -170,6 +170,12 @@ class RunTracker:
         )
         recorder().record(finish.NAME, body)
 
+    def finish_at_exit(self) -> None:
+        """Have `finish_all` called when the interpreter ends."""
+        mine = recorder()
+        if self.finish_all not in mine.on_close:
+            mine.on_close.append(self.finish_all)
+
     def finish_all(self) -> None:
         """Record the end of runs that are active when the interpreter ends."""
         for tracked in list(self._active):
@@ -260,9 +266,7 @@ def wrap_functions(places: list[tuple[Any, str]], wrappers: Mapping[str, Any]) -
 
     A function gets one wrapper, which takes its place everywhere, so that it can be pickled.
     """
-    mine = recorder()
-    if runs.finish_all not in mine.on_close:
-        mine.on_close.append(runs.finish_all)
+    runs.finish_at_exit()
     made: dict[int, Any] = {}  # id of an original -> its one wrapper
     for owner, name in places:
         original = vars(owner).get(name)

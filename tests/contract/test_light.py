@@ -47,6 +47,8 @@ def loads(statement: str, **environ: str) -> tuple[set[str], int]:
         "import spooler.hooks.wandb",
         "import spooler.recorder",
         "from spooler import install, uninstall, stats, get_global_reporter",
+        "from spooler import log, start_run, finish",
+        "import spooler.hooks.tensorboard",
         "import spooler.recorder; spooler.recorder.recorder()",
         "import spooler; spooler.install()",
         "import spooler.records.report, spooler.records.decision",

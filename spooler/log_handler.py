@@ -1,0 +1,40 @@
+"""Log lines of the program, without a file: recorded as those that the log collector finds."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+from spooler.dlrover.master_client import SpoolMasterClient
+from spooler.dlrover.metric import DiagnosisDataType, WorkerTrainingMetric
+from spooler.hooks.run_tracker import guarded
+
+
+class LogHandler(logging.Handler):
+    """Records each line that a logger emits before the call returns. Raises nothing.
+
+    Add it to a logger: `logging.getLogger().addHandler(spooler.LogHandler())`. Lines of lens-ship's
+    own loggers are left out.
+    """
+
+    def __init__(self, level: int | str = logging.NOTSET) -> None:
+        super().__init__(level)
+        self._inside = threading.local()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Record one line."""
+        if not record.name.startswith("lens_ship") and not getattr(self._inside, "now", False):
+            self._inside.now = True  # what it formats may log
+            try:
+                guarded(self._emit, record)
+            finally:
+                self._inside.now = False
+
+    def _emit(self, record: logging.LogRecord) -> None:
+        SpoolMasterClient.singleton_instance().report_diagnosis_agent_metrics(
+            WorkerTrainingMetric(
+                timestamp=int(record.created),
+                data_type=DiagnosisDataType.TRAINING_LOG,
+                data_content=f"{self.format(record)}\n",
+            )
+        )
