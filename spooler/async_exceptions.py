@@ -19,7 +19,9 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import pairwise
 from types import CodeType, FrameType, FunctionType, MethodType, TracebackType
-from typing import Any
+from typing import Any, TypeVar
+
+_Error = TypeVar("_Error", bound=BaseException)
 
 _VARARGS = 0x04  # of `co_flags`: the function takes *args
 # Where code of the user's objects is called: `item`, `__str__`, `write`. An exception there may be
@@ -47,6 +49,12 @@ def is_from_outside(error: BaseException) -> bool:
     """As `is_async`, for where called code may leave by `SystemExit`: that one is its own."""
     entries = list(_entries(error.__traceback__))
     return _is_of_handler(entries) or _is_asynchronous(error, entries)
+
+
+def ours(*kinds: type[_Error]) -> tuple[type[_Error], ...]:
+    """For an `except` clause: these kinds, or none for what was raised through our code."""
+    error = sys.exc_info()[1]
+    return kinds if isinstance(error, kinds) and not is_async(error) else ()
 
 
 def passed_through(error: BaseException, function: Callable[..., Any]) -> bool:

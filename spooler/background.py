@@ -40,10 +40,7 @@ class BackgroundThread:
             handled = sys.exc_info()[1]
             try:
                 thread.start()
-            except RuntimeError as error:
-                if async_exceptions.is_async(error):
-                    self.cancel()
-                    raise
+            except async_exceptions.ours(RuntimeError) as error:
                 stderr.report_once(
                     "thread",
                     f"lens-ship cannot start its thread ({error}). Recording continues. The start"

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from spooler.async_exceptions import is_async
+from spooler.async_exceptions import ours
 
 OUTPUT_PATH = "PRIMUS_LENS_WANDB_OUTPUT_PATH"
 HOOK = "PRIMUS_LENS_WANDB_HOOK"
@@ -77,9 +77,8 @@ def _value(variable: Variable, environ: Mapping[str, str]) -> Any:
             continue  # not by `parse`: CPython loses what a signal handler raises while that fails
         try:
             return variable.parse(text)
-        except ValueError as error:
-            if is_async(error):
-                raise
+        except ours(ValueError):
+            continue
     return variable.default
 
 
@@ -135,9 +134,7 @@ def absolute(text: str) -> str:
     path = os.path.expanduser(text)
     try:
         return os.path.abspath(path)
-    except OSError as error:  # that folder was removed
-        if is_async(error):
-            raise
+    except ours(OSError):  # that folder was removed
         return path
 
 

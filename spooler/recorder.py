@@ -30,8 +30,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from spooler import async_exceptions, config, stderr
+from spooler import config, stderr
 from spooler._version import __version__
+from spooler.async_exceptions import is_async, ours
 from spooler.background import TICK_SECONDS, BackgroundThread, Task
 from spooler.errors import SpoolUnavailable
 from spooler.records import exit as exit_record
@@ -144,7 +145,7 @@ class Recorder:
         self, error: BaseException, kind: str, packed: bytes | None, *, kept: bool = False
     ) -> bool:
         """Count what `error` kept from being recorded; False if it belongs to the user."""
-        if not async_exceptions.is_async(error):
+        if not is_async(error):
             self.bug(error, reason="unencodable" if packed is None else "bug")
             return True
         with self._lock:
@@ -495,9 +496,7 @@ def _gap(reason: str, loss: _Loss) -> dict[str, Any]:
 def _pack(body: dict[str, Any]) -> bytes:
     try:
         packed = codec.pack(body, plain)
-    except Exception as error:  # code of any library may run in `item`
-        if async_exceptions.is_async(error):
-            raise
+    except ours(Exception):  # code of any library may run in `item`
         packed = codec.pack(careful(body))
     if len(packed) > _LARGE_BODY:
         packed = codec.pack(careful(body))
@@ -512,8 +511,6 @@ def _group_id(name: str, root: Path) -> int | None:
         return int(name)
     try:
         return grp.getgrnam(name).gr_gid if name else group_of(root)
-    except KeyError as error:
-        if async_exceptions.is_async(error):
-            raise
+    except ours(KeyError):
         stderr.report_once("group", f"{config.GROUP}: no group {name!r} on this host; not used")
         return group_of(root)

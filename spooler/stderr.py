@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 
-from spooler import async_exceptions, config
+from spooler import config
+from spooler.async_exceptions import ours
 
 _PREFIX = "[Primus Lens WandB]"
 _reported: dict[str, object] = {}
@@ -31,8 +32,6 @@ def debug(message: str) -> None:
 def _print(message: str) -> None:
     try:
         sys.stderr.write(f"{_PREFIX} {message}\n")
-    except Exception as error:  # stderr may be any object
-        if async_exceptions.is_async(error):
-            raise
+    except ours(Exception):  # stderr may be any object
         # It is closed, gone, or busy below a signal handler. Training continues.
         return

@@ -13,7 +13,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from spooler import async_exceptions, config, stderr
+from spooler import config, stderr
+from spooler.async_exceptions import ours
 from spooler.collectors import REPORTED, Collector, logger
 from spooler.dlrover.metric import DiagnosisDataType
 from spooler.filetail import resume
@@ -79,9 +80,7 @@ class LogCollector(Collector):
             return ""
         try:
             piece = self._follower.next(time.monotonic(), last=last)
-        except OSError as error:
-            if async_exceptions.is_async(error):
-                raise
+        except ours(OSError) as error:
             # A disk that fails, a server of files that restarts: opened again, it may come back.
             self._say(logging.WARNING, f"{self.path} cannot be read now: {error}")
             self._follower.close()
@@ -147,9 +146,7 @@ class LogCollector(Collector):
             with open(descriptor, "rb") as file:
                 file.seek(max(0, os.fstat(descriptor).st_size - size))
                 return file.read(size).decode("utf-8", "replace")
-        except OSError as error:
-            if async_exceptions.is_async(error):
-                raise
+        except ours(OSError):
             return ""
 
     # --- beginning --------------------------------------------------------------------------------
@@ -183,9 +180,7 @@ class LogCollector(Collector):
             self._checkpoint = Checkpoint.take(root, self.path)
             if self._checkpoint is not None:
                 self._follower = _resumed(self.path, root, self._checkpoint)
-        except OSError as error:
-            if async_exceptions.is_async(error):
-                raise
+        except ours(OSError) as error:
             self.close()
             self._tell_no_checkpoint(self.path, root, error)
             if is_lasting(error):
@@ -258,9 +253,7 @@ class LogCollector(Collector):
         )
         try:
             checkpoint.save(saved)
-        except OSError as error:
-            if async_exceptions.is_async(error):
-                raise
+        except ours(OSError) as error:
             stderr.report_once(
                 "checkpoint",
                 f"lens-ship cannot save its position in {self.path} ({error})."
@@ -283,9 +276,7 @@ def _path(given: str | os.PathLike[str] | None) -> Path | None:
         return None
     try:
         text = os.fsdecode(given)
-    except TypeError as error:
-        if async_exceptions.is_async(error):
-            raise
+    except ours(TypeError):
         text = "\0"
     if "\0" in text:
         logger.warning("%r is not the path of a training log. It is ignored.", given)

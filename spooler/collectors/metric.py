@@ -13,7 +13,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spooler import async_exceptions, config
+from spooler import config
+from spooler.async_exceptions import ours
 from spooler.collectors import Collector, logger
 from spooler.dlrover.metric import DiagnosisDataType
 from spooler.filetail.checkpoint import Checkpoint, is_lasting
@@ -55,9 +56,7 @@ class MetricCollector(Collector):
         """The port that the environment names, None without one that can be."""
         try:
             port = int(os.environ.get(config.XPU_TIMER_PORT, ""))
-        except ValueError as error:
-            if async_exceptions.is_async(error):
-                raise
+        except ours(ValueError):
             return None
         return port if 0 < port < 65536 else None
 
@@ -73,9 +72,7 @@ class MetricCollector(Collector):
             return ""
         try:
             return _checked(clean(_fetch(port)))
-        except Exception as error:  # whatever answers there may answer anything
-            if async_exceptions.is_async(error):
-                raise
+        except ours(Exception) as error:  # whatever answers there may answer anything
             logger.warning("No sample from the XPU timer at %s:%d: %s", _HOST, port, error)
             return ""
 
@@ -107,9 +104,7 @@ class MetricCollector(Collector):
                 return True
             self.close()
             self._turn = Checkpoint.take(root, Path(f"/xpu-timer-{os.uname().nodename}-{port}"))
-        except OSError as error:
-            if async_exceptions.is_async(error):
-                raise
+        except ours(OSError) as error:
             return is_lasting(error)
         return self._turn is not None
 
@@ -138,9 +133,7 @@ def _listens(port: int) -> bool:
     try:
         with socket.create_connection((_HOST, port), _CONNECT_SECONDS):
             return True
-    except OSError as error:
-        if async_exceptions.is_async(error):
-            raise
+    except ours(OSError):
         return False
 
 

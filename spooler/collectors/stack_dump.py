@@ -25,7 +25,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from spooler import async_exceptions, config
+from spooler import config
+from spooler.async_exceptions import ours, suppress
 from spooler.collectors.stack import StackCollector
 from spooler.filetail.checkpoint import state_folder
 
@@ -194,9 +195,7 @@ class StackDumper:
                 self._file.on_signal(self._settings.stack_signal)
             if self._seconds:
                 self._timer = self._file.on_timer()
-        except (OSError, ValueError) as error:
-            if async_exceptions.is_async(error):
-                raise
+        except ours(OSError, ValueError) as error:
             logger.warning("Stacks are not dumped on a signal or a timer: %s", error)
 
     @property
@@ -233,7 +232,7 @@ class StackDumper:
 
     def end(self) -> None:
         """Remove the signal handler, the timer and the file."""
-        with async_exceptions.suppress(OSError, RuntimeError, ValueError):
+        with suppress(OSError, RuntimeError, ValueError):
             if self._file is not None and self.is_on:
                 if self._timer is not None:
                     self._timer.cancel()

@@ -20,7 +20,8 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from spooler import async_exceptions, config, stderr
+from spooler import config, stderr
+from spooler.async_exceptions import is_async, ours
 from spooler.collectors.log import LogCollector
 from spooler.collectors.metric import MetricCollector
 from spooler.collectors.stack import StackCollector
@@ -263,7 +264,7 @@ class DiagnosisAgent:
         try:
             work(*arguments)
         except BaseException as error:
-            if not self._is_own_thread() and async_exceptions.is_async(error):
+            if not self._is_own_thread() and is_async(error):
                 raise
             first = name not in self.failures
             self.failures[name] = self.failures.get(name, 0) + 1
@@ -354,9 +355,7 @@ def _started(name: str, work: Any, *arguments: Any) -> threading.Thread | None:
     thread = threading.Thread(target=work, args=arguments, name=name, daemon=True)
     try:
         thread.start()
-    except RuntimeError as error:
-        if async_exceptions.is_async(error):
-            raise
+    except ours(RuntimeError) as error:
         logger.warning("The thread %s cannot start: %s", name, error)
         return None
     return thread
@@ -378,9 +377,7 @@ def _whole(value: Any) -> int | None:
         return None
     try:
         return int(value)
-    except Exception as error:  # a number may be an object of any library
-        if async_exceptions.is_async(error):
-            raise
+    except ours(Exception):  # a number may be an object of any library
         return None
 
 
@@ -388,9 +385,7 @@ def _interval(seconds: Any) -> float:
     """Seconds between two turns, at least a tick."""
     try:
         given = float(seconds)
-    except Exception as error:  # as above
-        if async_exceptions.is_async(error):
-            raise
+    except ours(Exception):  # as above
         given = 0.0
         logger.warning("%r is not a number of seconds. %s s are used.", seconds, _TICK_SECONDS)
     return given if given > _TICK_SECONDS else _TICK_SECONDS

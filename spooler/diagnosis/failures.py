@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from spooler import async_exceptions
+from spooler.async_exceptions import ours
 
 _TEXT_LIMIT = 64 * 1024
 _DEPTH_LIMIT = 8
@@ -23,9 +23,7 @@ def describe(failures: Any) -> str:
     """One "name: value" line for each leaf of `failures`, bounded."""
     try:
         lines = [f"{name}: {text}" if name else text for name, text in _leaves("", failures, 0)]
-    except Exception as error:  # whatever is given may run code of any library
-        if async_exceptions.is_async(error):
-            raise
+    except ours(Exception) as error:  # whatever is given may run code of any library
         lines = [f"{type(failures).__name__}, which raises {type(error).__name__}"]
     return "\n".join(lines)[:_TEXT_LIMIT]
 
@@ -76,7 +74,5 @@ def _text(value: Any) -> str:
         if isinstance(value, bytes):
             return value.decode("utf-8", "replace")[:_TEXT_LIMIT]
         return str(value)[:_TEXT_LIMIT]
-    except Exception as error:  # the text of any object is code of any library
-        if async_exceptions.is_async(error):
-            raise
+    except ours(Exception):  # the text of any object is code of any library
         return f"<{type(value).__name__}>"

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from spooler import async_exceptions
+from spooler.async_exceptions import ours
 from spooler.errors import ReportRefused
 from spooler.records.report import FIELDS
 
@@ -64,9 +64,7 @@ def _number(name: str) -> int:
         return 0  # not by `int`, see `identity.first_int`
     try:
         return int(text)
-    except ValueError as error:
-        if async_exceptions.is_async(error):
-            raise
+    except ours(ValueError):
         return 0
 
 
@@ -147,9 +145,7 @@ def _timestamp(value: Any, now: float) -> int:
     if isinstance(value, str):
         try:
             value = float(value) if value.strip() else 0
-        except ValueError as error:
-            if async_exceptions.is_async(error):
-                raise
+        except ours(ValueError):
             raise ReportRefused("report-timestamp", f"{value!r} is not a time") from None
     if value is None or value == 0:
         return int(now)
@@ -190,9 +186,7 @@ def _integer(name: str, value: Any) -> int:
         if isinstance(value, bool) or int(value) != float(value):
             raise ValueError(value)
         return int(value)
-    except (TypeError, ValueError, OverflowError) as error:
-        if async_exceptions.is_async(error):
-            raise
+    except ours(TypeError, ValueError, OverflowError):
         raise ReportRefused(_reason(name), f"{name} is {value!r}, not a whole number") from None
 
 

@@ -37,7 +37,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from spooler.async_exceptions import is_async, suppress
+from spooler.async_exceptions import ours, suppress
 from spooler.spool import format as fmt
 
 # Bytes at the beginning of the file, and before the position, that identify it; fewer when there
@@ -165,9 +165,7 @@ class Checkpoint:
         """Whether the path still has this file, and the log's folder is the one that it was."""
         try:
             there, mine = os.stat(self._path), os.fstat(self._fd)
-        except OSError as error:
-            if is_async(error):
-                raise
+        except ours(OSError):
             # A root that is away for a moment has no other process in it either.
             return not self._path.parent.is_dir()
         is_elsewhere = (
@@ -236,9 +234,7 @@ class Checkpoint:
             if zlib.crc32(text) != checksum:
                 return None
             values = json.loads(text.decode("utf-8", "surrogateescape"))
-        except ValueError as error:
-            if is_async(error):
-                raise
+        except ours(ValueError):
             return None
         return values if isinstance(values, dict) and "count" in values else None
 
@@ -266,9 +262,7 @@ def _name(log: Path) -> str:
     try:
         folder = os.stat(log.parent)
         place = f"{folder.st_dev}:{folder.st_ino}:{log}"
-    except OSError as error:
-        if is_async(error):
-            raise
+    except ours(OSError):
         place = str(log)
     digest = hashlib.sha256(place.encode("utf-8", "surrogateescape")).hexdigest()
     return f"{log.name[:40]}-{digest[:16]}"

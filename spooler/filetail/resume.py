@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from spooler.async_exceptions import is_async
+from spooler.async_exceptions import ours
 from spooler.errors import SpoolError
 from spooler.filetail.checkpoint import CheckpointState, LogPosition
 from spooler.records import report
@@ -78,9 +78,7 @@ def _spools(root: Path) -> list[Path]:
 def _host(directory: Path) -> str:
     try:
         return Reader(directory).identity().host
-    except (SpoolError, OSError) as error:
-        if is_async(error):
-            raise
+    except ours(SpoolError, OSError):
         return ""
 
 
@@ -90,9 +88,7 @@ def _positions(directory: Path, seq: int, log: Path) -> Iterator[tuple[float, Lo
     while True:
         try:
             chunk = reader.read(seq, _CHUNK)
-        except (SpoolError, OSError) as error:
-            if is_async(error):
-                raise
+        except ours(SpoolError, OSError):
             return
         for stored in chunk.records:
             body = _body(stored.body) if stored.kind == report.NAME else {}

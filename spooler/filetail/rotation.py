@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from spooler.async_exceptions import is_async
+from spooler.async_exceptions import ours
 
 _SUFFIX = r"[.\-_]?\d[\d.:_TZ\-]*"
 _COUNT_DIGITS = 4  # a number of more is a date
@@ -86,9 +86,7 @@ class RotatedFile:
             descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except FileNotFoundError:
             raise FileMoved(self.path) from None
-        except PermissionError as error:
-            if is_async(error):
-                raise
+        except ours(PermissionError):
             return None
         if os.fstat(descriptor).st_ino != self.inode:
             os.close(descriptor)
@@ -119,9 +117,7 @@ def is_rotated(path: Path) -> bool:
         return bool(rotated_files(path))
     except FileMoved:
         return True
-    except OSError as error:
-        if is_async(error):
-            raise
+    except ours(OSError):
         return True
 
 
@@ -129,9 +125,7 @@ def stat_file(path: Path) -> RotatedFile | None:
     """The regular file at `path`, None where there is none."""
     try:
         status = os.stat(path)
-    except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
-        if is_async(error):
-            raise
+    except ours(FileNotFoundError, NotADirectoryError, PermissionError):
         return None
     if not stat.S_ISREG(status.st_mode):
         return None
@@ -151,9 +145,7 @@ def _beside(base: Path) -> Iterator[RotatedFile]:
     )
     try:
         names = os.listdir(base.parent)
-    except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
-        if is_async(error):
-            raise
+    except ours(FileNotFoundError, NotADirectoryError, PermissionError):
         return
     for name in names:
         match = pattern.fullmatch(name)

@@ -16,7 +16,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from spooler import async_exceptions
+from spooler.async_exceptions import ours
 
 # wandb keeps arrays up to this many elements as lists and makes histograms of larger ones.
 ARRAY_LIMIT = 32
@@ -53,9 +53,7 @@ def careful(value: Any, depth: int = 0) -> Any:
     """
     try:
         return _careful(value, depth)
-    except Exception as error:  # code of any library may run in `item`
-        if async_exceptions.is_async(error):
-            raise
+    except ours(Exception) as error:  # code of any library may run in `item`
         return {"_type": "error", "class": _class_name(value), "error": type(error).__name__}
 
 
@@ -98,9 +96,7 @@ def _large_integer(value: int) -> Any:
     """Beyond 64 bits: the nearest float, or a placeholder when that would be infinite."""
     try:
         return float(value)
-    except OverflowError as error:
-        if async_exceptions.is_async(error):
-            raise
+    except ours(OverflowError):
         return {"_type": "integer", "bits": value.bit_length(), "negative": value < 0}
 
 

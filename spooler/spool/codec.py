@@ -13,7 +13,7 @@ from typing import Any
 
 import msgpack
 
-from spooler.async_exceptions import is_async
+from spooler.async_exceptions import ours
 from spooler.errors import BodyTooLarge, BodyUnreadable
 
 _prefixes: dict[str, int] = {}
@@ -64,16 +64,12 @@ def pack(body: dict[str, Any], default: Callable[[Any], Any] | None = None) -> b
     idle = _idle.setdefault(default, [])
     try:
         packer = idle.pop()
-    except IndexError as error:
-        if is_async(error):
-            raise
+    except ours(IndexError):
         packer = msgpack.Packer(default=default)
     packed: bytes
     try:
         packed = packer.pack(body)
-    except UnicodeEncodeError as error:  # a text with half of a surrogate pair
-        if is_async(error):
-            raise
+    except ours(UnicodeEncodeError):  # a text with half of a surrogate pair
         packer = msgpack.Packer(default=default, unicode_errors="surrogatepass")
         packed = packer.pack(body)
     if default is not None and not _is_whole(packed):
@@ -87,17 +83,13 @@ def _is_whole(packed: bytes) -> bool:
     """Whether this is one value and nothing more; half of what it costs to pack a usual step."""
     try:
         walker = _walkers.pop()
-    except IndexError as error:
-        if is_async(error):
-            raise
+    except ours(IndexError):
         walker = msgpack.Unpacker(max_buffer_size=0)
     start = walker.tell()
     try:
         walker.feed(packed)
         walker.skip()
-    except (ValueError, msgpack.UnpackException) as error:
-        if is_async(error):
-            raise
+    except ours(ValueError, msgpack.UnpackException):
         return False
     if walker.tell() - start != len(packed):
         return False

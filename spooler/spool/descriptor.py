@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from spooler import async_exceptions
+from spooler.async_exceptions import ours, suppress
 
 _OPEN = "/proc/self/fd"
 _MOST = 4096  # numbers to look at where there is no /proc
@@ -30,9 +30,7 @@ class Descriptor:
         """Whether the number still stands for the file."""
         try:
             return _file(os.fstat(self.number)) == self.file
-        except OSError as error:
-            if async_exceptions.is_async(error):
-                raise
+        except ours(OSError):
             return False
 
     def is_at(self, path: str | Path) -> bool:
@@ -49,7 +47,7 @@ class Descriptor:
     def close(self) -> None:
         """Close it, unless the number stands for another file by now."""
         if self.is_ours():
-            with async_exceptions.suppress(OSError):
+            with suppress(OSError):
                 os.close(self.number)
 
 
@@ -76,9 +74,7 @@ def _numbers(name: str) -> Iterable[int]:
     """Open descriptors of files called `name`; no other file is asked, as its server may hang."""
     try:
         numbers = os.listdir(_OPEN)
-    except OSError as error:
-        if async_exceptions.is_async(error):
-            raise
+    except ours(OSError):
         return range(_MOST)
     return [int(number) for number in numbers if _name(number) == name]
 
@@ -86,9 +82,7 @@ def _numbers(name: str) -> Iterable[int]:
 def _name(number: str) -> str:
     try:
         return os.path.basename(os.readlink(f"{_OPEN}/{number}"))
-    except OSError as error:
-        if async_exceptions.is_async(error):
-            raise
+    except ours(OSError):
         return ""
 
 

@@ -15,7 +15,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from spooler.async_exceptions import is_async
+from spooler.async_exceptions import ours
 
 _MOUNTS = Path("/proc/self/mountinfo")
 
@@ -66,9 +66,7 @@ def _resolved(path: Path) -> Path:
     """`path` without links, as far as it exists; `realpath` alone would keep any OSError."""
     try:
         return Path(os.path.realpath(path, strict=True))
-    except OSError as error:
-        if is_async(error):
-            raise
+    except ours(OSError):
         return path if path == path.parent else _resolved(path.parent) / path.name
 
 
@@ -77,9 +75,7 @@ def file_system_of(path: Path, mounts: str | None = None) -> FileSystem:
     if mounts is None:
         try:
             mounts = _MOUNTS.read_text(encoding="utf-8", errors="surrogateescape")
-        except OSError as error:
-            if is_async(error):
-                raise
+        except ours(OSError):
             return FileSystem(type="", mount="")
     place = _resolved(path)
     best = FileSystem(type="", mount="")

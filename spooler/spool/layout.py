@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from spooler import async_exceptions
-from spooler.async_exceptions import is_async
+from spooler.async_exceptions import ours
 from spooler.config import Limits
 from spooler.errors import SpoolUnavailable
 from spooler.spool import db
@@ -43,9 +43,7 @@ def _make_directories(root: Path, below: tuple[str, ...], limits: Limits) -> Non
     for folder in missing:
         try:
             folder.mkdir(mode=limits.directory_mode)
-        except FileExistsError as error:
-            if is_async(error):
-                raise
+        except ours(FileExistsError):
             if folder.name == fmt.user_name(os.geteuid()):
                 _check_own(folder)
             continue
@@ -84,9 +82,7 @@ def is_marked_full(root: Path) -> bool:
 def _status(folder: Path) -> os.stat_result | None:
     try:
         return os.stat(folder)
-    except OSError as error:
-        if is_async(error):
-            raise
+    except ours(OSError):
         return None
 
 

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from spooler import async_exceptions
+from spooler.async_exceptions import ours, suppress
 from spooler.spool import descriptor, safe_open
 from spooler.spool import format as fmt
 from spooler.spool.descriptor import Descriptor
@@ -183,13 +183,13 @@ class Owner:
         """
         if self._released:
             return
-        with async_exceptions.suppress(OSError):
+        with suppress(OSError):
             held = self._held
             if held is not None and held.is_at(self._path) and held.is_ours():
                 self._lock(held.number)
                 self._touch(held.number)
                 return
-        with async_exceptions.suppress(OSError):
+        with suppress(OSError):
             self._let_go()
             self._make()
         if self._released:  # by another thread meanwhile
@@ -198,7 +198,7 @@ class Owner:
     def release(self) -> None:
         """End in order: unlink the file, then drop the lock."""
         self._released = True
-        with async_exceptions.suppress(OSError):
+        with suppress(OSError):
             if self._held is not None and self._held.is_at(self._path):
                 os.unlink(self._path)
         self._let_go()
@@ -211,7 +211,7 @@ class Owner:
 
     def _make(self) -> None:
         """Lock a draft, then give it its name: no reader ever sees the file unlocked."""
-        with async_exceptions.suppress(FileNotFoundError):
+        with suppress(FileNotFoundError):
             os.unlink(self._draft)
         flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC
         self._held = descriptor.of(os.open(self._draft, flags, self._mode))
@@ -222,7 +222,7 @@ class Owner:
             self._lock(self._held.number)
             os.rename(self._draft, self._path)
         except BaseException:
-            with async_exceptions.suppress(OSError):
+            with suppress(OSError):
                 os.unlink(self._draft)
             self._let_go()
             raise
@@ -232,12 +232,12 @@ class Owner:
         """Take the lock, which costs nothing while it is held, and say in the file how."""
         request = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
         kind = _NONE
-        with async_exceptions.suppress(OSError):
+        with suppress(OSError):
             fcntl.fcntl(number, fcntl.F_OFD_SETLK, request)
             kind = _OFD
         if kind != self._told:
             text = f"{os.getpid()} {os.uname().nodename} {kind:4}\n"
-            with async_exceptions.suppress(OSError):  # a full disk: readers go by the process
+            with suppress(OSError):  # a full disk: readers go by the process
                 os.pwrite(number, text.encode(), 0)
                 self._told = kind
 
@@ -296,9 +296,7 @@ def _state_of(pid: str) -> tuple[str, int]:
         text = Path(f"/proc/{pid}/stat").read_bytes().decode("utf-8", "replace")
         fields = text.rpartition(")")[2].split()
         return fields[0], int(fields[19])
-    except (OSError, IndexError, ValueError) as error:
-        if async_exceptions.is_async(error):
-            raise
+    except ours(OSError, IndexError, ValueError):
         return "", 0
 
 
@@ -318,18 +316,14 @@ def boot_id() -> str:
     """This boot of this host, "" where that is unknown."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_bytes().decode("utf-8").strip()
-    except (OSError, ValueError) as error:
-        if async_exceptions.is_async(error):
-            raise
+    except ours(OSError, ValueError):
         return ""
 
 
 def _namespace() -> int:
     try:
         return os.stat("/proc/self/ns/pid").st_ino
-    except OSError as error:
-        if async_exceptions.is_async(error):
-            raise
+    except ours(OSError):
         return 0
 
 

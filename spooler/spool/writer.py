@@ -26,7 +26,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from spooler.async_exceptions import is_async, suppress
+from spooler.async_exceptions import ours, suppress
 from spooler.config import Limits
 from spooler.errors import SpoolError, SpoolUnavailable
 from spooler.records import gap
@@ -271,14 +271,13 @@ class Writer:
                         raise OSError(errno.EBADF, db.DESCRIPTOR_TAKEN)
                     insert(fmt.INSERT_RECORD, row)
                     break
-                except db.IntegrityError as error:
-                    if is_async(error):
-                        raise
+                except ours(db.IntegrityError):
                     # A signal handler inside this very call has taken the number.
                     segment.next_seq = seq + 1
-                except (db.Error, OSError) as error:
-                    if is_async(error):
-                        raise
+                except ours(OSError) as error:
+                    taken = f"{segment.path}: {db.DESCRIPTOR_TAKEN}"
+                    raise SpoolUnavailable("descriptor", taken) from error
+                except ours(db.Error) as error:
                     raise self._failed(error, segment, seq, len(body)) from error
             if segment.next_seq <= seq:
                 segment.next_seq = seq + 1
@@ -291,11 +290,9 @@ class Writer:
             self._nesting -= 1
 
     def _failed(
-        self, error: db.Error | OSError, segment: ActiveSegment, seq: int, size: int
+        self, error: db.Error, segment: ActiveSegment, seq: int, size: int
     ) -> SpoolUnavailable:
         """What a failed insert means; with the gate held."""
-        if isinstance(error, OSError):
-            return SpoolUnavailable("descriptor", f"{segment.path}: {db.DESCRIPTOR_TAKEN}")
         if _visible_seq(segment.path) >= seq:
             # It stands in the log all the same, where a reader may have read it.
             segment.next_seq = seq + 1
@@ -332,9 +329,7 @@ class Writer:
         """Whether the name of its log leads to it; else an empty one says that it is not sealed."""
         try:
             is_there = segment.has_log()
-        except OSError as error:
-            if is_async(error):
-                raise
+        except ours(OSError):
             return True  # a folder that cannot be asked now: its log is none the worse
         if not is_there:
             with suppress(OSError):
@@ -514,9 +509,7 @@ def _next_seq(segment: ActiveSegment) -> int:
         return segment.next_seq  # it has become known meanwhile
     try:
         last = previous.connection.execute(fmt.SELECT_BOUNDS).fetchone()[1]
-    except db.Error as error:
-        if is_async(error):
-            raise
+    except ours(db.Error):
         last = None
     return _next_seq(previous) if last is None else int(last) + 1
 
