@@ -29,8 +29,11 @@ DECODED_BYTES = 32 * 1024 * 1024
 _MEASURED_BYTES = DECODED_BYTES // 128  # a smaller body never takes so much
 
 
-def _prefix(kind: str) -> int:
-    """CRC state after `kind` and its terminating zero; a handful of kinds, so kept."""
+def checksum_begin(kind: str) -> int:
+    """The state of a checksum that a body follows, in parts by `zlib.crc32`.
+
+    It is kept, as there are a handful of kinds.
+    """
     state = zlib.crc32(kind.encode("utf-8", "surrogatepass") + b"\0")
     if len(_prefixes) < 256 and len(kind) <= _KIND_CHARACTERS:
         _prefixes[kind] = state
@@ -41,13 +44,8 @@ def checksum(kind: str, body: bytes, seq: int) -> int:
     """CRC-32 of a record as `spooler.spool.format` defines it: 0 … 2**32-1."""
     state = _prefixes.get(kind)
     if state is None:
-        state = _prefix(kind)
+        state = checksum_begin(kind)
     return zlib.crc32(seq.to_bytes(8, "big"), zlib.crc32(body, state))
-
-
-def checksum_begin(kind: str) -> int:
-    """The state of a checksum that body follows in parts, by `zlib.crc32`."""
-    return _prefix(kind)
 
 
 def checksum_end(state: int, seq: int) -> int:

@@ -20,29 +20,9 @@ from spooler.async_exceptions import ours
 _MOUNTS = Path("/proc/self/mountinfo")
 
 # Types whose files other hosts can change, or whose shared memory mappings are not coherent.
-_NETWORK = frozenset(
-    {
-        "9p",
-        "acfs",
-        "afs",
-        "beegfs",
-        "ceph",
-        "cifs",
-        "glusterfs",
-        "gpfs",
-        "lustre",
-        "ncpfs",
-        "nfs",
-        "nfs4",
-        "ocfs2",
-        "panfs",
-        "pvfs2",
-        "smb3",
-        "smbfs",
-        "virtiofs",
-        "wekafs",
-    }
-)
+_NETWORK = frozenset({"9p", "acfs", "afs", "beegfs", "ceph", "cifs", "glusterfs", "gpfs", "lustre",
+    "ncpfs", "nfs", "nfs4", "ocfs2", "panfs", "pvfs2", "smb3", "smbfs", "virtiofs",
+    "wekafs"})  # fmt: skip
 # Of the FUSE file systems, those that only stack on a local one.
 _LOCAL_FUSE = frozenset({"fuse.fuse-overlayfs", "fuseblk", "fuse.gocryptfs", "fuse.lxcfs"})
 

@@ -83,7 +83,7 @@ class Writer:
         self._sync = Sync(self.directory, limits.sync_seconds, root)
         self._next: ActiveSegment | None = None
         self._nesting = 0  # appends under way: more than one below a signal handler
-        self.wake: Callable[[], None] = _nobody
+        self.wake: Callable[[], None] = lambda: None  # until there is a thread to wake
         try:
             make_directories(root, (*below, spool), limits)
             self._owner = Owner.take(self.directory, limits.file_mode)
@@ -358,21 +358,14 @@ class Writer:
             self._rotate(segment)
             self.wake()
 
-    def _is_full(self, segment: ActiveSegment) -> bool:
-        return (
-            segment.records >= self._limits.segment_records
-            or segment.bytes >= self._limits.segment_bytes
-        )
-
-    def _is_old(self, segment: ActiveSegment) -> bool:
-        age = time.monotonic() - segment.opened
-        return segment.records > 0 and age >= self._limits.segment_seconds
-
     def _is_due(self, segment: ActiveSegment) -> bool:
+        """Whether it is to end: it is full, old, broken, or in the way of a limit."""
+        limits, age = self._limits, time.monotonic() - segment.opened
         return (
             segment.is_over
-            or self._is_full(segment)
-            or self._is_old(segment)
+            or segment.records >= limits.segment_records
+            or segment.bytes >= limits.segment_bytes
+            or (segment.records > 0 and age >= limits.segment_seconds)
             or self._is_in_the_way(segment)
         )
 
@@ -519,7 +512,3 @@ def _visible_seq(segment: Path) -> int:
     with suppress(SpoolError, OSError):
         return last_seq(segment)
     return 0
-
-
-def _nobody() -> None:
-    """Stands where a thread to wake will be."""
