@@ -8,7 +8,7 @@ for at most one flush interval, so that its parts travel together, and no longer
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from types import MappingProxyType
@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from spooler.errors import BodyUnreadable
 from spooler.records import finish, gap, step
+from spooler.records.axes import AxesOfStep, Row, merged, rows
 from spooler.records.step import StepRecord
 from spooler.spool import codec
 from spooler.spool.reader import Stored
@@ -27,10 +28,15 @@ CUT_OFF_NAME = "lens-ship/cut_off"
 _REASON_CHARACTERS = 64  # of a gap, as far as they are told
 _SEQS = attrgetter("seqs")
 NOTHING_DELETED: Mapping[int, int] = MappingProxyType({})
+# Values that are the step of a row where no axis was defined and the caller named no step.
+STEP_KEYS = ("train/global_step", "trainer/global_step", "global_step")
 
 
 class Step(NamedTuple):
-    """One step of one run, merged from the records `seqs`; `time` is that of its first part."""
+    """One step of one run, merged from the records `seqs`; `time` is that of its first part.
+
+    Sinks send `rows()`: almost always one, `step` and `data`.
+    """
 
     run: str
     step: int
@@ -40,6 +46,11 @@ class Step(NamedTuple):
     tracker: str = "wandb"
     # Counted by a process that did not begin the run: the tracker has given it another number.
     own_count: bool = False
+    more: tuple[Row, ...] = ()  # of other steps: a row with several axes
+
+    def rows(self) -> tuple[Row, ...]:
+        """Step and values of each row that the receiver gets."""
+        return ((self.step, self.data), *self.more)
 
     @property
     def first(self) -> int:
@@ -107,42 +118,53 @@ class DueSteps(NamedTuple):
 class _Building:
     """A step whose next part may be the next record."""
 
-    __slots__ = ("data", "own_count", "run", "seqs", "step", "time", "tracker")
+    __slots__ = ("data", "first", "parts", "seqs")
 
     def __init__(self, first: StepRecord) -> None:
-        self.run = first.run
-        self.step = first.step
-        self.time = first.time
-        self.tracker = first.tracker
-        self.own_count = first.inherited and not first.step_given
+        self.first = first
         self.data: Mapping[str, Any] = {}
+        self.parts: list[tuple[Mapping[str, Any], AxesOfStep | None]] = []
         self.seqs: list[int] = []
 
-    def add(self, seq: int, data: Mapping[str, Any]) -> None:
+    def add(self, seq: int, data: Mapping[str, Any], axes: AxesOfStep | None = None) -> None:
         """Later parts overwrite names of earlier ones, as they do in wandb."""
         self.data = {**self.data, **data} if self.data else data
+        self.parts.append((data, axes))
         self.seqs.append(seq)
 
-    def build(self) -> Step:
-        return Step(
-            run=self.run,
-            step=self.step,
-            time=self.time,
-            data=self.data,
-            seqs=tuple(self.seqs),
-            tracker=self.tracker,
-            own_count=self.own_count,
-        )
+    def build(self, keys: Sequence[str]) -> Step:
+        return step_of(self.first._replace(axes=merged(self.parts)), self.data, self.seqs, keys)
+
+
+def step_of(
+    record: StepRecord,
+    data: Mapping[str, Any],
+    seqs: Iterable[int],
+    keys: Sequence[str] = STEP_KEYS,
+) -> Step:
+    """The step of a record whose flat data is `data`; for `keys` see `spooler.records.axes.rows`.
+
+    The one place that says which step a sink, a chart or a report shows.
+    """
+    given = record.step_given
+    ((step, values), *more), counted = rows(record.step, data, record.axes, () if given else keys)
+    own_count = record.inherited and not given and counted
+    # As a plain tuple: the constructor takes three times as long.
+    fields = (record.run, step, record.time, values, tuple(seqs), record.tracker, own_count)
+    return tuple.__new__(Step, (*fields, tuple(more)))
 
 
 def collect_steps(
-    records: Iterable[Stored], deleted: Mapping[int, int] = NOTHING_DELETED
+    records: Iterable[Stored],
+    deleted: Mapping[int, int] = NOTHING_DELETED,
+    keys: Sequence[str] = STEP_KEYS,
 ) -> CollectedSteps:
     """Merge records into steps.
 
-    `deleted` says of a gap of records that had a seq how many of them the sink has not got.
+    `deleted` says of a gap of records that had a seq how many of them the sink has not got. For
+    `keys` see `step_of`.
     """
-    collector = _StepCollector(deleted)
+    collector = _StepCollector(deleted, keys)
     for stored in records:
         collector.take(stored)
     return collector.result()
@@ -178,22 +200,20 @@ def cut_off(tail: Iterable[Stored]) -> tuple[Step, ...]:
         except BodyUnreadable:
             continue
         if not last.inherited:
-            open_runs[last.run] = Step(
-                run=last.run,
-                step=last.step,
-                time=last.time,
-                data={CUT_OFF_NAME: 1},
-                seqs=(stored.seq,),
-                tracker=last.tracker,
-            )
-    return tuple(open_runs.values())
+            open_runs[last.run] = step_of(last, step.flatten(last.data), (stored.seq,))
+    return tuple(
+        last._replace(data={CUT_OFF_NAME: 1}, own_count=False, more=())
+        for last in open_runs.values()
+    )
 
 
 class _StepCollector:
     """Goes through records once, one at a time."""
 
-    def __init__(self, deleted: Mapping[int, int]) -> None:
+    def __init__(self, deleted: Mapping[int, int], keys: Sequence[str]) -> None:
         self._deleted = deleted
+        self._keys = keys
+        self._no_key_in = frozenset(keys).isdisjoint
         self._building: dict[str, _Building] = {}
         self._gaps: list[tuple[int, dict[str, Any]]] = []  # seq, what the next step reports of it
         self._complete: list[Step] = []
@@ -209,14 +229,14 @@ class _StepCollector:
             self._take_gap(stored)
         else:
             if stored.kind == "exit":
-                self._complete.extend(one.build() for one in self._building.values())
+                self._complete.extend(one.build(self._keys) for one in self._building.values())
                 self._building.clear()
             self._skipped.append(Skipped(seq=stored.seq))
 
     def result(self) -> CollectedSteps:
         return CollectedSteps(
             complete=tuple(sorted(self._complete, key=_SEQS)),
-            open=tuple(one.build() for one in self._building.values()),
+            open=tuple(one.build(self._keys) for one in self._building.values()),
             rejected=tuple(self._rejected),
             skipped=tuple(self._skipped),
             gaps=tuple(seq for seq, _ in self._gaps),
@@ -232,21 +252,25 @@ class _StepCollector:
         run = record.run
         started = self._building.get(run)
         if started is None and record.closed and not self._gaps:  # what almost every record is
+            usual = record.axes is None and (record.step_given or self._no_key_in(data))
+            if not usual:
+                self._complete.append(step_of(record, data, (stored.seq,), self._keys))
+                return
             # As a plain tuple: the constructor takes three times as long.
             own_count = record.inherited and not record.step_given
             fields = (run, record.step, record.time, data, (stored.seq,), record.tracker, own_count)
-            self._complete.append(tuple.__new__(Step, fields))
+            self._complete.append(tuple.__new__(Step, (*fields, ())))
             return
-        if started is None or started.step != record.step:
+        if started is None or started.first.step != record.step:
             if started is not None:
-                self._complete.append(started.build())
+                self._complete.append(started.build(self._keys))
             started = self._building[run] = _Building(record)
         for seq, told in self._gaps:
             started.add(seq, told)
         self._gaps = []
-        started.add(stored.seq, data)
+        started.add(stored.seq, data, record.axes)
         if record.closed:
-            self._complete.append(self._building.pop(run).build())
+            self._complete.append(self._building.pop(run).build(self._keys))
 
     def _take_finish(self, stored: Stored) -> None:
         try:
@@ -257,7 +281,7 @@ class _StepCollector:
         self._skipped.append(Skipped(seq=stored.seq, run=run))
         started = self._building.pop(run, None)
         if started is not None:
-            self._complete.append(started.build())
+            self._complete.append(started.build(self._keys))
 
     def _reject(self, stored: Stored, error: BodyUnreadable) -> None:
         self._rejected.append(Rejected(stored=stored, reason=error.reason, detail=str(error)))

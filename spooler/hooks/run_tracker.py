@@ -19,9 +19,10 @@ from typing import Any
 
 from spooler import async_exceptions, config, detection, stderr
 from spooler.hooks import precedence, run_config
+from spooler.hooks.axes import RunAxes
 from spooler.recorder import Recorder, recorder
+from spooler.records import axis, finish, run, step
 from spooler.records import detection as detection_record
-from spooler.records import finish, run, step
 from spooler.records.values import careful
 
 _MARK = "_lens_ship_original"
@@ -50,6 +51,7 @@ class TrackedRun(abc.ABC):
         self.next_update = 0.0  # monotonic seconds before which no change of it is recorded
         self.waiting: list[tuple[Any, ...]] = []  # arguments of calls, see `hooks.precedence`
         self.beside: frozenset[str] = frozenset()  # runs that were seen to lead nothing
+        self.axes: RunAxes | None = None  # from the first definition of one on
 
     @abc.abstractmethod
     def facts(self) -> dict[str, Any]:
@@ -141,12 +143,23 @@ class RunTracker:
             if now < tracked.next_time and number != tracked.last_step:
                 now = tracked.next_time
             tracked.next_time = now + _APART_SECONDS
+        axes = None if tracked.axes is None else tracked.axes.of_step(data)
         # By position: names would take longer than the rest of it.
         body = step.encode(
-            tracked.run, number, now, closed, data, tracked.tracker, given, tracked.inherited
+            tracked.run, number, now, closed, data, tracked.tracker, given, tracked.inherited, axes
         )
         if mine.record("step", body):
             tracked.last_step = mine.steps[tracked.run] = number
+
+    def define(self, tracked: TrackedRun, axes: RunAxes, body: dict[str, Any]) -> None:
+        """Record an accepted definition, the body of an "axis" record, of the run's `axes`.
+
+        Where the run has not been announced to this spool, that follows with it.
+        """
+        tracked.axes = axes
+        mine = recorder()
+        if axes.define(body) and tracked.generation == mine.generation:
+            mine.record(axis.NAME, body)
 
     def finish(self, tracked: TrackedRun | None) -> None:
         """Record the end of a run, once."""
@@ -192,6 +205,8 @@ class RunTracker:
         tracked.recorded_config = run_config.flat(given)
         body = _run_record(tracked, tracked.recorded_config)
         mine.record(run.NAME, body)
+        for defined in tracked.axes.records if tracked.axes else ():
+            mine.record(axis.NAME, defined)
         tracked.generation = mine.generation
         if not first:
             return

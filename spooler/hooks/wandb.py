@@ -1,19 +1,21 @@
 """The hook on wandb.
 
 Wrapped are `wandb.init` and, on the class, `Run.log` (which `wandb.log`, Lightning and the Hugging
-Face Trainer call), `Run._finish` (which `finish`, `wandb.finish` and a `with` block call) and
-`Run._config_callback` (which `wandb.config` calls when it has changed).
+Face Trainer call), `Run.define_metric`, `Run._finish` (which `finish`, `wandb.finish` and a `with`
+block call) and `Run._config_callback` (which `wandb.config` calls when it has changed).
 """
 
 from __future__ import annotations
 
 import functools
 import sys
+import time
 import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from spooler import stderr
+from spooler.hooks.axes import RunAxes
 from spooler.hooks.run_tracker import (
     TrackedRun,
     guarded,
@@ -22,11 +24,14 @@ from spooler.hooks.run_tracker import (
     wrap_functions,
     wrap_log,
 )
+from spooler.records import axis
 
 _RUN_MODULE = "wandb.sdk.wandb_run"
 # Under this key a Run object carries our state: in its __dict__, because wandb refuses new
 # attributes. With the object it comes and goes.
 _STATE = "_lens_ship_state"
+# From this version on, wandb gives a row that lacks its axis 0 before the first value of the axis.
+_AXES_BEGIN_AT_0 = (0, 18)
 
 
 def wrap(wandb: Any) -> None:
@@ -34,8 +39,9 @@ def wrap(wandb: Any) -> None:
     stderr.debug("Installing WandB hook...")
     log = functools.partial(wrap_log, sys.modules[__name__])
     wrappers = {"init": _wrap_init, "log": log, "_finish": _wrap_finish}
-    wrap_functions(_places(wandb), {**wrappers, "_config_callback": _wrap_config_callback})
-    _rebind_log(wandb)
+    wrappers |= {"define_metric": _wrap_define_metric, "_config_callback": _wrap_config_callback}
+    wrap_functions(_places(wandb), wrappers)
+    _rebind(wandb)
     if wandb.run is not None:
         missed_log(wandb.run)  # what it logged while it was not wrapped
 
@@ -44,7 +50,7 @@ def unwrap(wandb: Any) -> None:
     """Give the module its own functions back."""
     if _RUN_MODULE in sys.modules:  # else it is another module of the name wandb
         unwrap_functions(_places(wandb))
-        _rebind_log(wandb)
+        _rebind(wandb)
 
 
 def _places(wandb: Any) -> list[tuple[Any, str]]:
@@ -54,15 +60,16 @@ def _places(wandb: Any) -> list[tuple[Any, str]]:
         (module, "init") for module in modules if module is not None and hasattr(module, "init")
     ]
     run_class = sys.modules[_RUN_MODULE].Run
-    names = ("log", "_finish", "_config_callback")
+    names = ("log", "define_metric", "_finish", "_config_callback")
     return [*places, *((run_class, name) for name in names)]
 
 
-def _rebind_log(wandb: Any) -> None:
-    """A run that is active already has put its bound method on the module: take the new one."""
-    bound_to: Any = getattr(wandb.log, "__self__", None)
-    if bound_to is not None and bound_to is wandb.run:
-        wandb.log = bound_to.log
+def _rebind(wandb: Any) -> None:
+    """A run that is active already has put its bound methods on the module: take the new ones."""
+    for name in ("log", "define_metric"):
+        bound_to: Any = getattr(getattr(wandb, name), "__self__", None)
+        if bound_to is not None and bound_to is wandb.run:
+            setattr(wandb, name, getattr(bound_to, name))
 
 
 class _WandbRun(TrackedRun):
@@ -193,6 +200,16 @@ def _wrap_config_callback(original: Callable[..., Any]) -> Callable[..., Any]:
     return _config_callback
 
 
+def _wrap_define_metric(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def define_metric(self: Any, *args: Any, **kwargs: Any) -> Any:
+        result = original(self, *args, **kwargs)
+        guarded(functools.partial(_observe_definition, self), result)
+        return result
+
+    return define_metric
+
+
 def _observe_init(subject: Any) -> None:
     stderr.debug("Intercepted wandb.init()")
     if isinstance(subject, sys.modules[_RUN_MODULE].Run):
@@ -220,6 +237,28 @@ def observe_log(
     number = tracked.number_given(int(step), before, closed)
     if number is not None:
         runs.log(tracked, number, closed, data, True)
+
+
+def _observe_definition(subject: Any, metric: Any) -> None:
+    """An accepted `Run.define_metric`, which returns what it was told; None after the end."""
+    tracked = known_run(subject) or _track(subject, _local_step(subject))
+    if tracked.ignored or metric is None:
+        return
+    begins_at_0 = _version() >= _AXES_BEGIN_AT_0
+    body = axis.encode(
+        run=tracked.run,
+        time=time.time(),
+        name=metric.name,
+        step_metric=metric.step_metric or "",
+        step_sync=bool(metric.step_sync),
+        overwrite=bool(getattr(metric, "_overwrite", False)),
+    )
+    runs.define(tracked, tracked.axes or RunAxes(0 if begins_at_0 else None), body)
+
+
+def _version() -> tuple[int, ...]:
+    numbers = str(getattr(sys.modules.get("wandb"), "__version__", "")).split(".")[:2]
+    return tuple(int(number) for number in numbers if number.isdecimal())
 
 
 def _is_mirrored() -> bool:

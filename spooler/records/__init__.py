@@ -24,6 +24,7 @@ from __future__ import annotations
 REGISTRY: dict[str, str] = {
     "run": "spooler.records.run",
     "step": "spooler.records.step",
+    "axis": "spooler.records.axis",
     "finish": "spooler.records.finish",
     "detection": "spooler.records.detection",
     "report": "spooler.records.report",

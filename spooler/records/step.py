@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from spooler.errors import BodyTooLarge, MalformedBody
+from spooler.records.axes import AxesOfStep, checked
 from spooler.records.schema import RUN_CHARACTERS, Schema
 
 NAME = "step"
@@ -29,10 +30,13 @@ class StepRecord(NamedTuple):
     tracker: str = _WANDB  # a key of `spooler.hooks.REGISTRY`, or of a service's importer
     step_given: bool = False  # the caller named the step; otherwise the tracker counted
     inherited: bool = False  # another process has begun the run
+    # What `spooler.records.axes` says of the data; None where no axis was defined.
+    axes: dict[str, Any] | None = None
 
 
 _schema = Schema(StepRecord)
 _REQUIRED = len(StepRecord._fields) - len(StepRecord._field_defaults)
+_ABSENT = tuple(StepRecord._field_defaults.values())
 
 
 def encode(  # noqa: PLR0913 - the fields of a step
@@ -44,6 +48,7 @@ def encode(  # noqa: PLR0913 - the fields of a step
     tracker: str = _WANDB,
     step_given: bool = False,
     inherited: bool = False,
+    axes: AxesOfStep | None = None,
 ) -> dict[str, Any]:
     """The body of a step; a dict display, as it is built at every call of the user's."""
     body = {"run": run, "step": step, "time": time, "closed": closed, "data": data}
@@ -53,6 +58,8 @@ def encode(  # noqa: PLR0913 - the fields of a step
         body["step_given"] = True
     if inherited:
         body["inherited"] = True
+    if axes is not None:
+        body["axes"] = axes
     return body
 
 
@@ -74,10 +81,12 @@ def decode(body: Mapping[str, Any]) -> StepRecord:
         and type(data) is dict
         and _TEXTS.issuperset(map(type, data))
     ):
-        return tuple.__new__(StepRecord, (run, step, time, closed, data, _WANDB, False, False))
+        return tuple.__new__(StepRecord, (run, step, time, closed, data, *_ABSENT))
     record = _schema.decode(body)
     if not _TEXTS.issuperset(map(type, record.data)):
         raise MalformedBody("data has a name that is not text")
+    if record.axes is not None:
+        checked(record.axes)
     return record
 
 

@@ -84,6 +84,7 @@ def test_records_of_earlier_versions_get_the_defaults() -> None:
     old = {"run": "r", "step": 3, "time": 1.5, "closed": False, "data": {"a": 1}}
     found = step.decode(old)
     assert (found.tracker, found.step_given, found.inherited) == ("wandb", False, False)
+    assert found.axes is None
     begun = run.decode({"run": "r", "time": 1.5, "wandb": "0.31.0", "tags": []})
     assert (begun.tracker, begun.tracker_version) == ("wandb", "0.31.0")
 
@@ -98,6 +99,7 @@ def test_the_step_encoder_writes_what_the_schema_reads() -> None:
         tracker="other",
         step_given=True,
         inherited=True,
+        axes={"n": [7, None]},
     )
     body = step.encode(**given._asdict())
     assert body == given._asdict()

@@ -60,6 +60,8 @@ def metrics_request(
         for series, value in item.points:
             whole = type(value) is int
             number = _SIGNED.pack(_AS_INT, value) if whole else _DOUBLE.pack(_AS_DOUBLE, value)
+            if item.other_steps and step:
+                step = field(7, _pair("step", item.other_steps.get(series, item.step or 0)))
             point = b"%b%b%b%b" % (time, number, _attributes(series.labels), step)
             parts = metrics.setdefault(series.name, [])
             parts += (b"\x0a", _length(len(point)), point)

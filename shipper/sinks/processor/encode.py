@@ -14,6 +14,8 @@ What the receiver does with them decides how they are built:
 - Its row key is (workload, step). A second write to a step is merged, at the price of a history
   entry; two writers at once lose updates. So a step travels whole, in order, and one request of a
   workload is in flight at a time.
+- The step is that of the row as its user draws it: values with several axes are several elements,
+  with a step each (`spooler.records.axes`).
 - One bad field refuses the whole request, and `null` is stored as 0: only finite numbers,
   whole steps of 0 … 2**31-1, texts without U+0000 and times that it can hold are ever sent.
   NaN and infinities are left out and announced as `<name>/nonfinite` = 1; None is left out.
@@ -97,8 +99,12 @@ class Request:
         return replace(self, steps=self.steps[:middle]), replace(self, steps=self.steps[middle:])
 
 
-def encode_step(step: Step, identity: Identity, options: Options) -> EncodedStep:
-    """Encode one step for the path that fits its values."""
+def encode_step(
+    step: Step, identity: Identity, options: Options, *, as_log: bool = False
+) -> EncodedStep:
+    """Encode one step for the path that fits its values, all of its rows for one path."""
+    if step.more:
+        return _encode_rows(step, identity, options)
     numbers, others, nonfinite, nulls = sort_values(step.data)
     prefix = rank_prefix(identity) if options.rank_prefix else ""
     if step.own_count:
@@ -106,7 +112,7 @@ def encode_step(step: Step, identity: Identity, options: Options) -> EncodedStep
     time = sane_time(step.time, identity)
     for name in nonfinite:
         numbers.setdefault(f"{name}/nonfinite", 1)
-    if others and not options.drop_non_numeric:
+    if (others and not options.drop_non_numeric) or (numbers and as_log):
         path, items, values = "/wandb/logs", 1, len(numbers) + len(others)
         data = {_name(prefix, name): value for name, value in {**numbers, **others}.items()}
         fragment = dump({"step": step.step, "timestamp": time, "data": data})
@@ -117,6 +123,19 @@ def encode_step(step: Step, identity: Identity, options: Options) -> EncodedStep
     # As a plain tuple: this is done for every step, and the constructor takes twice as long.
     fields = (path, step.run, step.step, time, fragment, items, values, step.seqs, len(nonfinite))
     return tuple.__new__(EncodedStep, (*fields, left_out, step.tracker))
+
+
+def _encode_rows(step: Step, identity: Identity, options: Options) -> EncodedStep:
+    rows = [step._replace(step=number, data=data, more=()) for number, data in step.rows()]
+    encoded = [encode_step(row, identity, options) for row in rows]
+    if len({row.path for row in encoded}) > 1:
+        encoded = [encode_step(row, identity, options, as_log=True) for row in rows]
+    sums = {
+        name: sum(getattr(row, name) for row in encoded)
+        for name in ("items", "points", "nonfinite", "left_out")
+    }
+    full = [row for row in encoded if row.items] or encoded[:1]
+    return full[0]._replace(fragment=b",".join(row.fragment for row in full), **sums)
 
 
 def _points(prefix: str, numbers: Mapping[str, int | float], step: int, time: float) -> bytes:

@@ -4,7 +4,7 @@
   name has a character that receivers change, `lens.name` is the name itself: without it, `loss/a`
   and `loss.a` would be one series in Prometheus, and the receiver would refuse the whole request.
 - The step is a series of its own, `<prefix>step`, with the same labels and times. As a label it
-  would make a new series for each step.
+  would make a new series for each step. Of values with several axes it is the step of the first.
 - `<prefix>run.status` is 0 when a run begins, 1 when it has finished, 2 when it has failed, 3 when
   its process exited uncleanly.
 - NaN and infinities are left out and announced as `<name>/nonfinite` = 1.
@@ -56,6 +56,7 @@ _REPORTS = {"STACK_TRACE": "training.stack", "XPU_TIMER_METRIC": "training.xpu_t
 _INTEGERS = range(-(2**63), 2**63)
 _NANOSECONDS = 10**6  # in a millisecond
 Labels = tuple[tuple[str, str], ...]
+_SAME_STEP: Mapping[Any, int] = {}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,6 +106,7 @@ class Item(NamedTuple):
     values: int = 0  # of the user's, as far as they are sent
     nonfinite: int = 0
     left_out: int = 0
+    other_steps: Mapping[SeriesKey, int] = _SAME_STEP  # of points in rows that have another step
 
     @property
     def size(self) -> int:
@@ -239,6 +241,8 @@ _kept_series = lru_cache(maxsize=CACHED)(_series)
 
 
 def _of_step(step: Step, identity: Identity, options: SeriesOptions) -> Item:
+    if step.more:
+        return _of_rows(step, identity, options)
     numbers, others, nonfinite, nulls = sort_values(step.data)
     for name in nonfinite:
         numbers.setdefault(f"{name}/nonfinite", 1)
@@ -260,8 +264,28 @@ def _of_step(step: Step, identity: Identity, options: SeriesOptions) -> Item:
     left_out = nulls if logs else nulls + len(others)
     counts = (max(0, values), len(nonfinite), left_out)
     # As a plain tuple: this is done for every step, and the constructor takes twice as long.
-    fields = (step.seqs, run, time, tuple(points), logs, step.step, *counts)
+    fields = (step.seqs, run, time, tuple(points), logs, step.step, *counts, _SAME_STEP)
     return tuple.__new__(Item, fields)
+
+
+def _of_rows(step: Step, identity: Identity, options: SeriesOptions) -> Item:
+    """Rows of several steps at one time; the series of the step has that of the first."""
+    alone = (step._replace(step=number, data=data, more=()) for number, data in step.rows())
+    first, *more = (_of_step(row, identity, options) for row in alone)
+    points, other_steps = dict(first.points), dict[SeriesKey, int]()
+    for item in more:
+        new = {series: value for series, value in item.points if series not in points}
+        other_steps |= dict.fromkeys(new, item.step or 0)
+        points |= new
+    logs = [log for item in (first, *more) for log in item.logs]
+    return first._replace(
+        points=tuple(points.items()),
+        logs=tuple(log._replace(time=log.time + number) for number, log in enumerate(logs)),
+        values=sum(item.values for item in (first, *more)),
+        nonfinite=sum(item.nonfinite for item in (first, *more)),
+        left_out=sum(item.left_out for item in (first, *more)),
+        other_steps=other_steps,
+    )
 
 
 _WITH_STATUS = frozenset({run.NAME, finish.NAME})

@@ -1,0 +1,224 @@
+"""Which step the values of a row belong to: the axes of wandb's `define_metric`. Pure.
+
+A metric that has an axis is drawn over the values of another metric, and not over wandb's own count
+of calls. Receivers key their rows by the step, so a row has the step that its user draws it at:
+
+- The definition of a name goes before those that end in `*`. Of these the one with the longest
+  beginning counts, and a name keeps the one that it was first logged with. Names that begin with
+  `_` have only definitions of their own.
+- An axis without an axis of its own stands in its own row.
+- A row that lacks the axis gets its last value, if the definition says so (`step_sync`): wandb adds
+  the axis to such rows. Before the first value that is 0, or nothing with wandb's older service.
+- Values with several axes are several rows.
+- The tracker's own number is the step of all others: values without an axis, and those whose axis
+  is missing or not a whole number from 0 to 2**31-1, the range of the telemetry-processor's key. An
+  axis that has once been a fraction is not used again by its run: steps and counts would overwrite
+  each other's rows.
+
+The training process decides which names have which axis, and a step record carries that, as later
+records do not: `{axis: [last value, names]}`. The value is None if the record itself has the axis
+or the last value does not count. Names is None if all names of the record have this axis.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from spooler.errors import MalformedBody
+
+AxesOfStep = dict[str, list[Any]]
+Row = tuple[int, Mapping[str, Any]]  # step, name -> value
+
+_STEPS = 2**31
+# Wandb's own names: its number of the row, which a row without an axis has, and clocks.
+_OWN = frozenset({"_step", "_runtime", "_timestamp"})
+
+
+class Definition(NamedTuple):
+    """The axis of a name, "" without one."""
+
+    axis: str = ""
+    sync: bool = False
+
+
+class AxisGroup(NamedTuple):
+    """Names of a row with one axis, None where these are all; see `Definitions.groups`."""
+
+    axis: str
+    sync: bool
+    names: list[str] | None
+
+
+_NONE = Definition()
+
+
+class Definitions(NamedTuple):
+    """The definitions of a run. Never changed: methods return the definitions that follow."""
+
+    exact: Mapping[str, Definition] = {}
+    globs: Mapping[str, Definition] = {}  # beginning of names -> definition, the longest first
+    axes: tuple[str, ...] = ()
+    fractions: frozenset[str] = frozenset()  # axes that are not used again
+
+    def define(
+        self, name: str, step_metric: str = "", step_sync: bool = False, overwrite: bool = False
+    ) -> Definitions:
+        """After a call of `define_metric`; what it leaves out stays as an earlier one said."""
+        axis = "" if step_metric in _OWN else step_metric
+        is_glob = name.endswith("*")
+        key, known = (name[:-1], self.globs) if is_glob else (name, self.exact)
+        before = _NONE if overwrite else known.get(key, _NONE)
+        new = {**known, key: Definition(axis or before.axis, step_sync or before.sync)}
+        axes = self.axes if not axis or axis in self.axes else (*self.axes, axis)
+        if not is_glob:
+            return self._replace(exact=new, axes=axes)
+        longest = dict(sorted(new.items(), key=lambda one: -len(one[0])))
+        return self._replace(globs=longest, axes=axes)
+
+    def groups(self, names: Iterable[str]) -> tuple[tuple[AxisGroup, ...], Definitions]:
+        """The names of a flat row by their axes; and the definitions with names that are new."""
+        exact = dict(self.exact)
+        found: dict[str, tuple[bool, list[str]]] = {}
+        private: list[str] = []
+        others = 0
+        for name in names:
+            definition = exact.get(name)
+            if definition is None:
+                definition = self._of_glob(name)
+                if definition is not None:
+                    exact[name] = definition
+            axis, sync = definition or _NONE
+            axis = axis or (name if name in self.axes else "")
+            if axis:
+                before, members = found.get(axis, (False, []))
+                members.append(name)
+                found[axis] = before or (sync and axis != name), members
+            elif name.startswith("_"):
+                private.append(name)
+            else:
+                others += 1
+        alone = len(found) == 1 and not others
+        if found and not others:  # no row of its own for what wandb does not show
+            next(iter(found.values()))[1].extend(private)
+        groups = tuple(
+            AxisGroup(axis, sync, None if alone else members)
+            for axis, (sync, members) in found.items()
+        )
+        return groups, self if len(exact) == len(self.exact) else self._replace(exact=exact)
+
+    def _of_glob(self, name: str) -> Definition | None:
+        if name.startswith("_"):
+            return None
+        return next((one for start, one in self.globs.items() if name.startswith(start)), None)
+
+    def without(self, axis: str) -> Definitions:
+        """After a fraction was logged as a value of the axis."""
+        return self._replace(fractions=self.fractions | {axis})
+
+    def of_step(
+        self, groups: Iterable[AxisGroup], data: Mapping[str, Any], latest: Mapping[str, Any]
+    ) -> AxesOfStep:
+        """What the record of a step carries. `latest` has the last values of axes."""
+        axes: AxesOfStep = {}
+        for axis, sync, names in groups:
+            last = latest.get(axis) if sync and axis not in data else None
+            axes[axis] = [last, [] if axis in self.fractions else names]
+        return axes
+
+
+def as_step(value: Any) -> int | None:
+    """The value of an axis as a step, None where it is none."""
+    if type(value) is int or (type(value) is float and value.is_integer()):
+        return int(value) if 0 <= value < _STEPS else None
+    return None
+
+
+def is_fraction(value: Any) -> bool:
+    return type(value) is float and math.isfinite(value) and not value.is_integer()
+
+
+# --- in readers -----------------------------------------------------------------------------------
+
+
+def checked(axes: Mapping[Any, Any]) -> None:
+    """Raise `MalformedBody` unless it is what a step record carries."""
+    for axis, entry in axes.items():
+        if not isinstance(axis, str) or not isinstance(entry, list) or len(entry) != 2:
+            raise MalformedBody("axes is not a map of axis to last value and names")
+        last, names = entry
+        if last is not None and type(last) not in (int, float):
+            raise MalformedBody("axes has a last value that is not a number")
+        if names is not None and not (
+            isinstance(names, list) and all(isinstance(name, str) for name in names)
+        ):
+            raise MalformedBody("axes has names that are not a list of texts")
+
+
+class StepRows(NamedTuple):
+    """The rows of a step in the order of their first values."""
+
+    rows: tuple[Row, ...]
+    counted: bool = False  # the tracker's own number is the step of one of them
+
+
+def rows(
+    number: int, data: Mapping[str, Any], axes: AxesOfStep | None, keys: Sequence[str]
+) -> StepRows:
+    """The rows of flat data.
+
+    Args:
+        number: the tracker's own.
+        data: name -> value.
+        axes: what the record of the step carries, None where no axis was defined.
+        keys: names of values that are the step then; of these the first that has one.
+    """
+    if axes is None:
+        steps = (as_step(data.get(key)) for key in keys)
+        return _row(number, data, next((step for step in steps if step is not None), None))
+    missing = {
+        axis: last for axis, (last, _) in axes.items() if last is not None and axis not in data
+    }
+    data = {**data, **missing} if missing else data
+    if len(axes) == 1:
+        ((axis, (_, names)),) = axes.items()
+        if names is None:
+            return _row(number, data, as_step(data.get(axis)))
+    return _split(number, data, axes)
+
+
+def _row(number: int, data: Mapping[str, Any], step: int | None) -> StepRows:
+    return StepRows(((number if step is None else step, data),), step is None)
+
+
+def _split(number: int, data: Mapping[str, Any], axes: AxesOfStep) -> StepRows:
+    home = {name: axis for axis, (_, names) in axes.items() for name in names or ()}
+    home |= {axis: axis for axis, (_, names) in axes.items() if names and axis not in home}
+    steps = {axis: as_step(data.get(axis)) for axis in axes}
+    split: dict[int, dict[str, Any]] = {}
+    counted = not data
+    for name, value in data.items():
+        step = steps.get(home.get(name, ""))
+        counted |= step is None
+        split.setdefault(number if step is None else step, {})[name] = value
+    return StepRows(tuple(split.items()) or ((number, data),), counted)
+
+
+def merged(parts: Sequence[tuple[Iterable[str], AxesOfStep | None]]) -> AxesOfStep | None:
+    """The axes of a step that was logged in parts, each with its names."""
+    known = [(names, axes) for names, axes in parts if axes is not None]
+    if not known:
+        return None
+    found: AxesOfStep = {}
+    alone = len({axis for _, axes in known for axis in axes}) == 1 and all(
+        members is None for _, axes in known for _, members in axes.values()
+    )
+    for names, axes in known:
+        for axis, (last, members) in axes.items():
+            entry = found.setdefault(axis, [last, None if alone else []])
+            if entry[0] is None:
+                entry[0] = last
+            if not alone:
+                entry[1] += names if members is None else members
+    return found
