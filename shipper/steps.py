@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from spooler.errors import BodyUnreadable
 from spooler.records import finish, gap, step
-from spooler.records.axes import AxesOfStep, Row, merged, rows
+from spooler.records.axes import STEP_KEYS, AxesOfStep, Row, merged, rows
 from spooler.records.step import StepRecord
 from spooler.spool import codec
 from spooler.spool.reader import Stored
@@ -28,8 +28,6 @@ CUT_OFF_NAME = "lens-ship/cut_off"
 _REASON_CHARACTERS = 64  # of a gap, as far as they are told
 _SEQS = attrgetter("seqs")
 NOTHING_DELETED: Mapping[int, int] = MappingProxyType({})
-# Values that are the step of a row where no axis was defined and the caller named no step.
-STEP_KEYS = ("train/global_step", "trainer/global_step", "global_step")
 
 
 class Step(NamedTuple):
@@ -154,6 +152,16 @@ def step_of(
     return tuple.__new__(Step, (*fields, tuple(more)))
 
 
+def rows_in(body: Mapping[str, Any], keys: Sequence[str] = STEP_KEYS) -> tuple[Row, ...]:
+    """The rows of one step record, which may be a part of a step.
+
+    Raises:
+        BodyUnreadable: it is not the body of a step.
+    """
+    record = step.decode(body)
+    return step_of(record, step.flatten(record.data), (), keys).rows()
+
+
 def collect_steps(
     records: Iterable[Stored],
     deleted: Mapping[int, int] = NOTHING_DELETED,
@@ -179,7 +187,7 @@ def unsendable(step: Step, records: Iterable[Stored], problem: str) -> list[Reje
     ]
 
 
-def cut_off(tail: Iterable[Stored]) -> tuple[Step, ...]:
+def cut_off(tail: Iterable[Stored], keys: Sequence[str] = STEP_KEYS) -> tuple[Step, ...]:
     """From the last records of a process that died: the last step of each run it left open.
 
     Empty when the process ended cleanly, or had no run open. A run that a forked child has
@@ -200,7 +208,7 @@ def cut_off(tail: Iterable[Stored]) -> tuple[Step, ...]:
         except BodyUnreadable:
             continue
         if not last.inherited:
-            open_runs[last.run] = step_of(last, step.flatten(last.data), (stored.seq,))
+            open_runs[last.run] = step_of(last, step.flatten(last.data), (stored.seq,), keys)
     return tuple(
         last._replace(data={CUT_OFF_NAME: 1}, own_count=False, more=())
         for last in open_runs.values()

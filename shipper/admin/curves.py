@@ -58,8 +58,7 @@ def _read(spool: SpoolStatus) -> list[Curve]:
     runs: dict[str, list[StepValues]] = {}
     with suppress(SpoolError, OSError):
         for stored in _records(Reader(Path(spool.directory)), max(0, spool.written - RECORDS)):
-            step = _step(stored)
-            if step is not None:
+            for step in _steps(stored):
                 runs.setdefault(step.run, []).append(step)
     curves = []
     for run, steps in runs.items():
@@ -90,15 +89,16 @@ def _records(reader: Reader, after: int) -> Iterator[Stored]:
         at_end, after = chunk.at_end or chunk.through <= after, chunk.through
 
 
-def _step(stored: Stored) -> StepValues | None:
+def _steps(stored: Stored) -> list[StepValues]:
     """The losses of a step: a thousand other metrics would take as much memory each."""
-    step = None
+    steps: list[StepValues] = []
     if len(stored.body) <= _MAX_BODY_BYTES:
         with suppress(BodyUnreadable):
-            step = read_step(stored)
-    if step is None:
-        return None
-    return step._replace(values={k: v for k, v in step.values.items() if "loss" in k.lower()})
+            steps = read_step(stored)
+    return [
+        step._replace(values={k: v for k, v in step.values.items() if "loss" in k.lower()})
+        for step in steps
+    ]
 
 
 def _loss_metric(steps: list[StepValues]) -> str | None:

@@ -84,6 +84,11 @@ def object_name(value: Any) -> str:
     return text
 
 
+def names(value: Any) -> str:
+    """Names with commas between, without the spaces around them."""
+    return ",".join(filter(None, (name.strip() for name in str(value).split(","))))
+
+
 def number(low: float, high: float) -> Callable[[Any], float]:
     """A number from `low` to `high`."""
 

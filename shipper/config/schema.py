@@ -18,6 +18,7 @@ from shipper.config.parse import (
     choice,
     integer,
     listen,
+    names,
     number,
     object_name,
     optional_path,
@@ -26,6 +27,7 @@ from shipper.config.parse import (
     switch,
     url,
 )
+from spooler.records.axes import STEP_KEYS
 from spooler.spool.identity import Identity
 
 POLICIES = ("drop-newest", "drop-oldest")
@@ -261,6 +263,14 @@ class Config:
         help="Maximum bytes of one request. A single larger step is sent alone.",
         why="Half of the 1 MiB that common proxies accept.",
     )
+    step_keys: str = setting(
+        ",".join(STEP_KEYS),
+        names,
+        help="Names of metrics, with commas between. The first that a row has is its step, if the"
+        " job neither named the step nor defined an axis. Empty: the tracker's own count is the"
+        " step of such rows.",
+        why="Trainers log their step under these names. wandb's count of calls is no step to them.",
+    )
     flush_interval: float = setting(
         5.0,
         number(0.05, 3600),
@@ -428,6 +438,11 @@ class Config:
     sinks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # tables [sinks.NAME]
     given: Mapping[str, str] = field(default_factory=dict)  # setting -> where its value came from
     warnings: tuple[str, ...] = ()  # likely mistakes that do not stop the service
+
+    @property
+    def keys_of_steps(self) -> tuple[str, ...]:
+        """`step_keys` one by one."""
+        return tuple(self.step_keys.split(",")) if self.step_keys else ()
 
     def seconds_to_flush(self, identity: Identity) -> float:
         """The operator's interval, else the one the job recorded, else the default."""

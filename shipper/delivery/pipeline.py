@@ -253,6 +253,7 @@ class Pipeline:
             records=records,
             ended=ended and chunk.at_end,
             deleted=deleted,
+            step_keys=self._context.config.keys_of_steps,
             waited=frozenset(
                 seq for seq, since in self._since.items() if now - since >= self.flush_seconds
             ),
@@ -385,7 +386,8 @@ class Pipeline:
         # Stored even where there is nothing to report: a program that has replaced its own image
         # (exec) looks like one that was killed as soon as its process ends.
         last = self.reader.last_seq()
-        steps = cut_off(self._tail(last)) if unclean else ()
+        keys = self._context.config.keys_of_steps
+        steps = cut_off(self._tail(last), keys) if unclean else ()
         batches: tuple[Batch, ...] = ()
         if steps and isinstance(self.sink, ExitNotice):
             batches = self.sink.exit_notice(steps, self.identity)

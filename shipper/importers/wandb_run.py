@@ -5,10 +5,12 @@ a run that was online. The file is a header of 7 bytes, ``:W&B``, 0xBEE1 (little
 and then a log (`shipper.importers.wandb_datastore`) of protobuf messages. Fields that are read,
 with the numbers of `wandb_internal.proto` and `wandb_telemetry.proto` (wandb 0.16 to 0.31)::
 
-    Record         history 2, run 17, exit 18, final 20, header 21, footer 22
+    Record         history 2, metric 12, run 17, exit 18, final 20, header 21, footer 22
     HistoryRecord  item 1 (repeated), step 2 {num 1}
     HistoryItem    key 1 or nested_key 2 (repeated), value_json 16, and from 0.31 on, on request:
                    none 3, boolean 4, integer 5 (zigzag), number 6, text 7, json 8
+    MetricRecord   name 1 or glob_name 2, step_metric 4, options 6 {step_sync 1, defined 3},
+                   _control 9 {overwrite 1}
     RunRecord      run_id 1, entity 2, project 3, run_group 6, job_type 7, display_name 8, tags 10
                    (repeated), host 13, starting_step 14, start_time 17 {seconds 1, nanos 2},
                    resumed 18, telemetry 19 {cli_version 5}
@@ -24,6 +26,9 @@ with the numbers of `wandb_internal.proto` and `wandb_telemetry.proto` (wandb 0.
 - "finish" is at the run's exit. In files of the service before wandb-core, known by a header
   record without a version, the last step may follow the exit: there, "finish" is at the record
   that ends the file.
+- A metric record that is `defined` is a call of `define_metric`. Others are what wandb made of one
+  for a name. Steps carry their axes as in a spool. wandb has added the last value of an axis to
+  rows that lack it.
 - wandb-core writes a logged map as one item for each leaf, named by `nested_key`. The older
   service writes it whole. Both become the map again. `NaN` and infinities are JSON tokens.
 - Media are maps with `_type` and become the placeholders of `spooler.records.values`. The file
@@ -53,8 +58,9 @@ from shipper.importers.scan import (
 )
 from shipper.importers.wandb_datastore import CorruptEntry, LogEntry, LogOffset, entries
 from shipper.protobuf import MalformedMessage, double, fields, message, signed, text, zigzag
-from spooler.errors import NewerFormat, NotASpool
+from spooler.errors import BodyUnreadable, NewerFormat, NotASpool
 from spooler.records import finish, step
+from spooler.records.axes import AxesOfStep, Definitions
 from spooler.spool import safe_open
 from spooler.spool.identity import Identity
 
@@ -69,6 +75,8 @@ _PACKED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2", b"
 _KEY, _NESTED_KEY, _VALUE_JSON = 1, 2, 16
 _TEXTS = {1: "run", 2: "entity", 3: "project", 6: "group", 7: "job_type", 8: "name", 13: "host"}
 _TAGS, _STARTING_STEP, _START_TIME, _RESUMED, _TELEMETRY, _CLI_VERSION = 10, 14, 17, 18, 19, 5
+_METRIC_TEXTS = {1: "name", 2: "name", 4: "step_metric"}
+_OPTIONS, _STEP_SYNC, _DEFINED, _CONTROL, _OVERWRITE = 6, 1, 3, 9, 1
 _DEPTH_LIMIT = 32
 
 # `_type` in the file -> the placeholder of the object that was logged.
@@ -105,6 +113,7 @@ class WandbState:
     step: int | None = None  # the last one
     following: int = 0  # number of the next step, if it has none
     exits_early: bool = False  # the last step comes after the exit
+    definitions: Definitions | None = None  # of axes, as far as there are any
     exit_code: int | None = None  # of an exit that has not been given yet
 
 
@@ -233,6 +242,8 @@ def _history(body: bytes, state: WandbState) -> tuple[Item | None, WandbState]:
     time, runtime = _finite(time), _finite(runtime)
     if time is None:
         time = state.time if runtime is None else state.start + runtime
+    data = {name: _without_media(value, 0) for name, value in data.items()}
+    axes, state = _axes(data, state)
     other = state.step is not None and number != state.step
     dated = apart(time, state.time, state.dated) if other else time
     made = step.encode(
@@ -240,10 +251,40 @@ def _history(body: bytes, state: WandbState) -> tuple[Item | None, WandbState]:
         step=number,
         time=dated,
         closed=True,
-        data={name: _without_media(value, 0) for name, value in data.items()},
+        data=data,
+        axes=axes,
     )
     state = replace(state, step=number, following=number + 1, time=time, dated=dated)
     return ImportedRecord(kind=step.NAME, body=pack(made)), state
+
+
+def _metric(body: bytes, state: WandbState) -> tuple[Item | None, WandbState]:
+    texts: dict[str, str] = {}
+    flags: dict[tuple[int, int], bool] = {}
+    for number, value in fields(body):
+        if number in _METRIC_TEXTS:
+            texts[_METRIC_TEXTS[number]] = text(value)
+        elif number in (_OPTIONS, _CONTROL):
+            flags.update(((number, part), bool(one)) for part, one in fields(message(value)))
+    if not flags.get((_OPTIONS, _DEFINED)) or not texts.get("name"):
+        return None, state
+    sync, overwrite = flags.get((_OPTIONS, _STEP_SYNC)), flags.get((_CONTROL, _OVERWRITE))
+    definitions = (state.definitions or Definitions()).define(
+        **texts, step_sync=bool(sync), overwrite=bool(overwrite)
+    )
+    return None, replace(state, definitions=definitions)
+
+
+def _axes(data: dict[str, Any], state: WandbState) -> tuple[AxesOfStep | None, WandbState]:
+    """What the record of a step carries, see `spooler.records.axes`."""
+    if state.definitions is None:
+        return None, state
+    try:
+        flat = step.flatten(data)
+    except BodyUnreadable:
+        return None, state  # as every reader of the record will find
+    groups, definitions = state.definitions.after(flat).groups(flat)
+    return definitions.of_step(groups, flat, {}), replace(state, definitions=definitions)
 
 
 def _exit(body: bytes, state: WandbState) -> tuple[Item | None, WandbState]:
@@ -259,7 +300,15 @@ def _end(_body: bytes, state: WandbState) -> tuple[Item | None, WandbState]:
     return ImportedRecord(kind=finish.NAME, body=pack(made)), replace(state, exit_code=None)
 
 
-_READERS = {2: _history, 17: _run, 18: _exit, 20: _end, 21: _header, 22: _end}  # by field of Record
+_READERS = {  # by field of Record
+    2: _history,
+    12: _metric,
+    17: _run,
+    18: _exit,
+    20: _end,
+    21: _header,
+    22: _end,
+}
 
 
 def _item(body: bytes) -> tuple[tuple[str, ...], Any]:

@@ -8,7 +8,8 @@ from typing import Any
 
 from shipper.humanize import clock, number, sanitize
 from shipper.inspection.stats import record_time
-from spooler.records.step import flatten
+from shipper.steps import rows_in
+from spooler.errors import BodyUnreadable
 from spooler.spool.identity import Identity
 from spooler.spool.stored import Stored
 
@@ -71,10 +72,12 @@ def _pairs(values: object) -> str:
 
 
 def _step(body: Body) -> str:
-    data = body.get("data")
     part = "" if body.get("closed", True) else " (part)"
-    values = flatten(data) if isinstance(data, dict) else {}
-    return f"{_value(body.get('step'))}{part}  {_pairs(values)}"
+    try:
+        rows = rows_in(body)
+    except BodyUnreadable:
+        return _other(body)
+    return "  ".join(f"{number}{part}  {_pairs(values)}" for number, values in rows)
 
 
 def _run(body: Body) -> str:

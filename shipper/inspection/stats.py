@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
+from shipper.steps import rows_in
 from spooler.errors import BodyUnreadable
-from spooler.records import REGISTRY, finish, gap, step
+from spooler.records import REGISTRY, finish, gap
 from spooler.records import run as run_record
 from spooler.spool import codec
 from spooler.spool.stored import Stored
@@ -46,10 +47,10 @@ class RunStats:
     def add(self, kind: str, body: Mapping[str, Any]) -> None:
         self.began, self.ended = _widened(self.began, self.ended, record_time(body))
         if kind == "step":
-            found = step.decode(body)
             self.steps += 1
-            self.first_step, self.last_step = _widened(self.first_step, self.last_step, found.step)
-            self._add_metrics(step.flatten(found.data))
+            for number, data in rows_in(body):
+                self.first_step, self.last_step = _widened(self.first_step, self.last_step, number)
+                self._add_metrics(data)
         elif kind == "run":
             begun = run_record.decode(body)
             self.project, self.name = begun.project, begun.name

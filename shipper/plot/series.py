@@ -19,8 +19,8 @@ from shipper.discovery.layout import find_spools
 from shipper.inspection.spool import merged_stats, read_segments
 from shipper.inspection.stats import MAX_METRICS, RunStats, record_time
 from shipper.plot.downsample import Series
+from shipper.steps import rows_in
 from spooler.errors import BodyUnreadable, SpoolError
-from spooler.records.step import decode, flatten
 from spooler.spool import codec
 from spooler.spool import format as fmt
 from spooler.spool.identity import Identity
@@ -35,7 +35,7 @@ SeriesKey = tuple[str, int | None]  # metric, rank
 
 
 class StepValues(NamedTuple):
-    """The numbers of one step record, which may be a part of a step."""
+    """The numbers in a row of one step record, which may be a part of a step."""
 
     run: str
     step: int
@@ -43,21 +43,27 @@ class StepValues(NamedTuple):
     values: dict[str, float]
 
 
-def read_step(stored: Stored) -> StepValues | None:
-    """The numbers of a record, None if it is not a step.
+def read_step(stored: Stored) -> list[StepValues]:
+    """The numbers of a record in each of its rows, none if it is not a step.
 
     Raises:
         BodyUnreadable: its body does not decode.
     """
     if stored.kind != "step":
-        return None
-    record = decode(codec.unpack(stored.body))
-    values = {
+        return []
+    body = codec.unpack(stored.body)
+    return [
+        StepValues(str(body.get("run")), step, record_time(body), _numbers(data))
+        for step, data in rows_in(body)
+    ]
+
+
+def _numbers(data: Mapping[str, Any]) -> dict[str, float]:
+    return {
         name: _float(value)
-        for name, value in flatten(record.data).items()
+        for name, value in data.items()
         if isinstance(value, int | float) and not isinstance(value, bool)
     }
-    return StepValues(record.run, record.step, record_time({"time": record.time}), values)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,12 +224,11 @@ def _steps(one: SpoolRuns, found: RunSeries) -> Iterator[StepValues]:
             if marker not in stored.body:
                 continue
             try:
-                step = read_step(stored)
+                rows = read_step(stored)
             except BodyUnreadable as error:
                 found.report(f"{one.reader.directory}: record {stored.seq}: {error}")
                 continue
-            if step is not None and step.run == found.run:
-                yield step
+            yield from (one for one in rows if one.run == found.run)
         at_end = chunk.at_end or chunk.through <= position
         position = chunk.through
 

@@ -27,6 +27,7 @@ from shipper.errors import ConfigError
 from shipper.finding import Finding
 from shipper.sinks.outcome import Handshake, Outcome
 from shipper.steps import Rejected, Skipped, Step
+from spooler.records.axes import STEP_KEYS
 from spooler.spool.identity import Identity
 from spooler.spool.reader import Stored
 
@@ -88,6 +89,7 @@ class PlanInput:
     waited: frozenset[int] = frozenset()  # first seqs of open steps that have waited long enough
     # Gaps of records that their writer has deleted: seq -> how many of them this sink has not got.
     deleted: Mapping[int, int] = field(default_factory=dict)
+    step_keys: Sequence[str] = STEP_KEYS  # for `shipper.steps.collect_steps`
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from spooler.errors import BodyUnreadable
 from spooler.records import axes
 from spooler.records.step import flatten
-from spooler.records.values import plain
+from spooler.records.values import careful
 
 _KEPT = 256  # sets of names that rows have
+_KEPT_NAMES = 1000  # of one of them
 
 
 class RunAxes:
@@ -37,28 +39,31 @@ class RunAxes:
             self._latest.setdefault(axis, self._first)
         return True
 
-    def of_step(self, data: Mapping[str, Any]) -> axes.AxesOfStep:
+    def of_step(self, data: Mapping[str, Any]) -> axes.AxesOfStep | None:
         """What the record of `data` carries. Called in the order of the tracker's own calls."""
         if dict in map(type, data.values()):
-            data = flatten(dict(data))
+            try:
+                data = flatten(dict(data))
+            except BodyUnreadable:
+                return None  # as every reader will find
         names = tuple(data)
         groups = self._groups.get(names)
         if groups is None:
             groups, self._definitions = self._definitions.groups(names)
             if len(self._groups) >= _KEPT:
                 self._groups = {}
-            self._groups[names] = groups
-        for axis in self._definitions.axes:
-            value = _number(data[axis]) if axis in data else None
-            if value is not None:
-                self._latest[axis] = value
-                if axes.is_fraction(value):
-                    self._definitions = self._definitions.without(axis)
+            if len(names) <= _KEPT_NAMES:
+                self._groups[names] = groups
+        values = {axis: _number(data[axis]) for axis in self._definitions.axes if axis in data}
+        self._latest |= {axis: value for axis, value in values.items() if value is not None}
+        self._definitions = self._definitions.after(values)
         return self._definitions.of_step(groups, data, self._latest)
 
 
 def _number(value: Any) -> int | float | None:
     """The value as a record has it if that is a number."""
     if type(value) not in (int, float):
-        value = value if value is None or isinstance(value, str | bool) else plain(value)
-    return value if type(value) in (int, float) else None
+        value = careful(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if isinstance(value, float) else int(value)

@@ -28,10 +28,14 @@ from typing import Any, NamedTuple
 
 from spooler.errors import MalformedBody
 
+# Values that are the step of a row where no axis was defined and the caller named no step.
+STEP_KEYS = ("train/global_step", "trainer/global_step", "global_step")
+
 AxesOfStep = dict[str, list[Any]]
 Row = tuple[int, Mapping[str, Any]]  # step, name -> value
 
 _STEPS = 2**31
+_NAMES = 10_000  # of a run, as far as they keep the definition that they were first logged with
 # Wandb's own names: its number of the row, which a row without an axis has, and clocks.
 _OWN = frozenset({"_step", "_runtime", "_timestamp"})
 
@@ -79,16 +83,16 @@ class Definitions(NamedTuple):
 
     def groups(self, names: Iterable[str]) -> tuple[tuple[AxisGroup, ...], Definitions]:
         """The names of a flat row by their axes; and the definitions with names that are new."""
-        exact = dict(self.exact)
+        new: dict[str, Definition] = {}
         found: dict[str, tuple[bool, list[str]]] = {}
         private: list[str] = []
         others = 0
         for name in names:
-            definition = exact.get(name)
+            definition = self.exact.get(name)
             if definition is None:
                 definition = self._of_glob(name)
                 if definition is not None:
-                    exact[name] = definition
+                    new[name] = definition
             axis, sync = definition or _NONE
             axis = axis or (name if name in self.axes else "")
             if axis:
@@ -101,21 +105,23 @@ class Definitions(NamedTuple):
                 others += 1
         alone = len(found) == 1 and not others
         if found and not others:  # no row of its own for what wandb does not show
-            next(iter(found.values()))[1].extend(private)
+            found[min(found)][1].extend(private)
         groups = tuple(
             AxisGroup(axis, sync, None if alone else members)
             for axis, (sync, members) in found.items()
         )
-        return groups, self if len(exact) == len(self.exact) else self._replace(exact=exact)
+        kept = new and len(self.exact) < _NAMES
+        return groups, self._replace(exact={**self.exact, **new}) if kept else self
 
     def _of_glob(self, name: str) -> Definition | None:
         if name.startswith("_"):
             return None
         return next((one for start, one in self.globs.items() if name.startswith(start)), None)
 
-    def without(self, axis: str) -> Definitions:
-        """After a fraction was logged as a value of the axis."""
-        return self._replace(fractions=self.fractions | {axis})
+    def after(self, values: Mapping[str, Any]) -> Definitions:
+        """After a row with these values: what an axis has in it decides whether it is used."""
+        new = {axis for axis in self.axes if _is_fraction(values.get(axis))} - self.fractions
+        return self._replace(fractions=self.fractions | new) if new else self
 
     def of_step(
         self, groups: Iterable[AxisGroup], data: Mapping[str, Any], latest: Mapping[str, Any]
@@ -135,7 +141,7 @@ def as_step(value: Any) -> int | None:
     return None
 
 
-def is_fraction(value: Any) -> bool:
+def _is_fraction(value: Any) -> bool:
     return type(value) is float and math.isfinite(value) and not value.is_integer()
 
 
@@ -157,7 +163,7 @@ def checked(axes: Mapping[Any, Any]) -> None:
 
 
 class StepRows(NamedTuple):
-    """The rows of a step in the order of their first values."""
+    """The rows of a step, that of the highest step first."""
 
     rows: tuple[Row, ...]
     counted: bool = False  # the tracker's own number is the step of one of them
@@ -202,7 +208,7 @@ def _split(number: int, data: Mapping[str, Any], axes: AxesOfStep) -> StepRows:
         step = steps.get(home.get(name, ""))
         counted |= step is None
         split.setdefault(number if step is None else step, {})[name] = value
-    return StepRows(tuple(split.items()) or ((number, data),), counted)
+    return StepRows(tuple(sorted(split.items(), reverse=True)) or ((number, data),), counted)
 
 
 def merged(parts: Sequence[tuple[Iterable[str], AxesOfStep | None]]) -> AxesOfStep | None:

@@ -57,6 +57,7 @@ OTHER: dict[str, tuple[str, Any]] = {
     "rescan_interval": ("1", 1.0),
     "pod_directories": ("true", True),
     "workers": ("2", 2),
+    "step_keys": (" global_step, my/step,", "global_step,my/step"),
     "log_level": ("debug", "debug"),
     "log_format": ("json", "json"),
     "http_listen": ("[::1]:80", "[::1]:80"),

@@ -52,7 +52,7 @@ class MetricsSink(ProcessorBase):
 
     def plan(self, chunk: PlanInput) -> Plan:
         """Complete steps become requests. Open ones wait for at most one flush interval."""
-        steps = collect_steps(chunk.records, chunk.deleted)
+        steps = collect_steps(chunk.records, chunk.deleted, chunk.step_keys)
         due = steps.due(ended=chunk.ended, waited=chunk.waited)
         rejected = list(steps.rejected)
         encoded = []

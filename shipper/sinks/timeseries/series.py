@@ -4,7 +4,7 @@
   name has a character that receivers change, `lens.name` is the name itself: without it, `loss/a`
   and `loss.a` would be one series in Prometheus, and the receiver would refuse the whole request.
 - The step is a series of its own, `<prefix>step`, with the same labels and times. As a label it
-  would make a new series for each step. Of values with several axes it is the step of the first.
+  would make a new series for each step. Of values with several axes it is the highest.
 - `<prefix>run.status` is 0 when a run begins, 1 when it has finished, 2 when it has failed, 3 when
   its process exited uncleanly.
 - NaN and infinities are left out and announced as `<name>/nonfinite` = 1.
@@ -125,7 +125,7 @@ class Collected(NamedTuple):
 
 def collect(chunk: PlanInput, options: SeriesOptions) -> Collected:
     """Steps and events of a chunk as items; what has nothing to send is skipped."""
-    steps = collect_steps(chunk.records, chunk.deleted)
+    steps = collect_steps(chunk.records, chunk.deleted, chunk.step_keys)
     due = steps.due(ended=chunk.ended, waited=chunk.waited)
     rejected = list(steps.rejected)
     items: list[Item] = []
@@ -269,7 +269,7 @@ def _of_step(step: Step, identity: Identity, options: SeriesOptions) -> Item:
 
 
 def _of_rows(step: Step, identity: Identity, options: SeriesOptions) -> Item:
-    """Rows of several steps at one time; the series of the step has that of the first."""
+    """Rows of several steps at one time; the series of the step has the highest."""
     alone = (step._replace(step=number, data=data, more=()) for number, data in step.rows())
     first, *more = (_of_step(row, identity, options) for row in alone)
     points, other_steps = dict(first.points), dict[SeriesKey, int]()
