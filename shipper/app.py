@@ -72,7 +72,7 @@ class App:
             queues=self.queues,
             count=config.workers,
             turn=self.turn,
-            after=changed if once else lambda: None,
+            after=lambda: changed() if self._flush_all else None,
         )
         self.cleaner = Cleaner(
             context=self._context,
@@ -92,7 +92,7 @@ class App:
         self.poller = SpoolPoller(self.wake, self.now)
         self._written: dict[str, int] = {}  # spool -> the seq that was stored last
         self._note_at = self.now()
-        self._once = once
+        self._flush_all = once
         self._changed = changed
         self._credentials = CredentialWatch(self.sinks, self.states, self.now, config.read_timeout)
 
@@ -145,7 +145,7 @@ class App:
             self.queues[key] = DeliveryQueue(
                 key=key[1],
                 sink_state=self.states[sink.name],
-                flush_all=self._once,
+                flush_all=self._flush_all,
                 now=self.now,
                 resolve=self._resolver(sink),
             )
@@ -213,6 +213,15 @@ class App:
                 queue.retry_now()
         self._put_all(renewed)
 
+    def flush(self) -> None:
+        """Deliver all that is there as soon as possible, and report each turn from now on."""
+        self._flush_all = True
+        for state in self.states.values():
+            state.retry_now()
+        for queue in list(self.queues.values()):
+            queue.flush()
+        self._put_all(self.states.keys())
+
     def _put_all(self, sinks: Collection[str]) -> None:
         """The queues of these sinks may be due earlier than they were."""
         for key in list(self.queues) if sinks else ():
@@ -227,7 +236,7 @@ class App:
             self.scanner.is_done
             and self.scheduler.is_idle()
             and all(
-                queue.caught_up() or queue.is_hopeless() for queue in list(self.queues.values())
+                queue.is_drained() or queue.is_hopeless() for queue in list(self.queues.values())
             )
         )
 

@@ -32,10 +32,12 @@ from shipper.log import fields, flush_repeats
 
 log = logging.getLogger(__name__)
 
-# SIGTERM promises an end within ten seconds; a request or a scan may take longer.
+# SIGTERM promises an end within ten seconds, or a little more than `drain_seconds`; a request or a
+# scan may take longer.
 STOP_SECONDS = 8.0
 # What housekeeping and the HTTP port get when others have used all of that.
 LAST_SECONDS = 0.5
+_JOIN_SECONDS = 0.1
 # How often to look whether the root is still the directory that is watched.
 ROOT_SECONDS = 1.0
 # Housekeeping that could not write the state, or not read a directory, is repeated after this.
@@ -89,14 +91,15 @@ class Housekeeping:
 
 
 class Service:
-    """Ships everything under `config.spool` until `stop`; see `run` and `ship_once`."""
+    """Ships everything under `config.spool` until `end`; see `run` and `ship_once`."""
 
     def __init__(self, config: Config, *, once: bool = False) -> None:
         self._config = config
         self._once = once
         self._woken = threading.Event()  # the main thread has something to do
         self._stopping = False
-        self._stop_seconds = STOP_SECONDS
+        self._end_at: float | None = None  # monotonic seconds; the end of a drain
+        self._stop_by = float("inf")  # monotonic seconds
         self.app = App(config, once=once, changed=self._woken.set)
         self._now = self.app.now
         self._cleaned = self._now()
@@ -115,7 +118,7 @@ class Service:
             )
 
     def run(self) -> None:
-        """Ship until `stop` is called; returns within its seconds of that."""
+        """Ship until `end` or `stop` is called; returns within their seconds of that."""
         log.info("service started", extra=fields(path=self._config.spool, state=self._config.state))
         app = self.app
         app.poller.start()
@@ -131,18 +134,30 @@ class Service:
                 app.liveness.loop_ran(MAIN)
                 self._notify_manager()
                 app.retry_renewed()
-                if self._once and app.is_done():
+                if self._is_over():
                     break
                 self._pause()
         finally:
             self._stopping = True
-            self._manager.stopping()
+            self._stop_by = min(self._stop_by, self._now() + STOP_SECONDS)
+            self._manager.stopping(within=2 * STOP_SECONDS)
             self._shut_down()
         self._housekeeping.check()
 
+    def end(self) -> None:
+        """Deliver what is there for up to `drain_seconds`, then shut down; from any thread.
+
+        A second call shuts down at once.
+        """
+        if self._end_at is not None:
+            self.stop(within=LAST_SECONDS)
+        else:
+            self._end_at = self._now() + self._config.drain_seconds
+            self._woken.set()
+
     def stop(self, *, within: float = STOP_SECONDS) -> None:
         """Shut down, at most `within` seconds later; from any thread and from a signal handler."""
-        self._stop_seconds = within
+        self._stop_by = min(self._stop_by, self._now() + within)
         self._stopping = True
         self._woken.set()
 
@@ -208,10 +223,29 @@ class Service:
 
     # --- main thread ------------------------------------------------------------------------------
 
+    def _is_over(self) -> bool:
+        """Whether the service has to shut down; begins the drain after `end`."""
+        if self._end_at is None:
+            return self._once and self.app.is_done()
+        if self._now() >= self._end_at:
+            seconds = max(LAST_SECONDS, STOP_SECONDS - self._config.drain_seconds)
+            self._stop_by = min(self._stop_by, self._now() + seconds)
+            return True
+        if not self._once:
+            self._once = True
+            seconds = self._config.drain_seconds
+            log.info("delivering what is left before the end", extra=fields(seconds=seconds))
+            self._manager.stopping(within=seconds + STOP_SECONDS)
+            self.app.flush()
+            self.scan()
+        return self.app.is_done()
+
     def _pause(self) -> None:
         """Sleep until the next heartbeat, or until woken."""
         if not self._stopping:
             longest = min(self._heartbeat.seconds, self._manager.ping_seconds)
+            if self._end_at is not None:
+                longest = min(longest, self._end_at - self._now())
             if self.app.needs_operator():
                 longest = min(longest, CHECK_SECONDS)
             self._woken.wait(max(0.001, longest))
@@ -256,12 +290,13 @@ class Service:
         app.scheduler.close()
         if self._refresher is not None:
             self._refresher.end()
-        deadline = self._now() + self._stop_seconds
-        idle = app.workers.join(within=self._stop_seconds)
+        while not (idle := app.workers.join(within=_JOIN_SECONDS)):
+            if self._now() >= self._stop_by:  # which a second signal moves
+                break
         last = partial(self._keep_house_last, clean=idle)
-        kept = self._housekeeping.stop(last, within=max(LAST_SECONDS, deadline - self._now()))
+        kept = self._housekeeping.stop(last, within=max(LAST_SECONDS, self._stop_by - self._now()))
         if self._refresher is not None:
-            within = max(LAST_SECONDS, deadline - self._now())
+            within = max(LAST_SECONDS, self._stop_by - self._now())
             kept = self._refresher.join(within=within) and kept
         app.cleaner.stop()
         self._heartbeat.beat(app.outages(), stopped=True)

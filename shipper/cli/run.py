@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ log = logging.getLogger(__name__)
 if TYPE_CHECKING:
     from shipper.config.schema import Config
     from shipper.ledger.totals import LedgerTotals
+    from shipper.service import Service
 
 
 @click.command()
@@ -31,12 +33,24 @@ if TYPE_CHECKING:
     envvar="LENS_SHIP_TIMEOUT",
     help="With --once: seconds after which to stop.",
 )
+@click.option(
+    "--stop-on-eof",
+    is_flag=True,
+    help="Take the end of standard input for a SIGTERM, as of a program that started this.",
+)
 @settings()
-def run(once: bool, timeout: float, config_file: Path | None, **flags: Any) -> None:
+def run(
+    once: bool, timeout: float, stop_on_eof: bool, config_file: Path | None, **flags: Any
+) -> None:
     """Deliver the spools below a root until SIGTERM or Ctrl-C.
+
+    Then go on for up to --drain-seconds. A second signal ends the service at once.
 
     With --once: exits 0 if everything was delivered, 1 if records are still pending.
     """
+    numbers = set() if once else _signals()
+    # In every thread: libraries start some when they are imported.
+    signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     from shipper.log import fields, start
     from shipper.service import Service
 
@@ -49,10 +63,9 @@ def run(once: bool, timeout: float, config_file: Path | None, **flags: Any) -> N
         if once:
             sys.exit(_ship_once(config, timeout))
         service = Service(config)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: service.stop())
-        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
-            signal.signal(signal.SIGHUP, _on_hangup)
+        threading.Thread(target=_answer, args=(numbers, service), daemon=True).start()
+        if stop_on_eof:
+            threading.Thread(target=_read_to_end, args=(service,), daemon=True).start()
         service.run()
     finally:
         logging.shutdown()
@@ -91,8 +104,28 @@ def _totals(config: Config) -> LedgerTotals:
         return read_totals(ledger)
 
 
-def _on_hangup(*_: object) -> None:
-    """A terminal that closes, or `kill -HUP`, which other services take for a reload."""
+def _signals() -> set[signal.Signals]:
+    """Those that the service answers."""
+    numbers = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # nohup
+        numbers.remove(signal.SIGHUP)
+    return numbers
+
+
+def _answer(numbers: set[signal.Signals], service: Service) -> None:
+    """Wait for signals on a thread: a handler could interrupt what holds a lock that it needs."""
     from shipper.log import fields
 
-    log.warning("SIGHUP ignored, settings are read at the start", extra=fields(reason="hangup"))
+    while True:
+        if signal.sigwait(numbers) == signal.SIGHUP:
+            # A terminal that closes, or `kill -HUP`, which other services take for a reload.
+            why = fields(reason="hangup")
+            log.warning("SIGHUP ignored, settings are read at the start", extra=why)
+        else:
+            service.end()
+
+
+def _read_to_end(service: Service) -> None:
+    while os.read(sys.stdin.fileno(), 4096):
+        pass
+    service.end()

@@ -286,6 +286,15 @@ class Config:
         " reserved for workloads whose last request timed out.",
         why="A node rarely runs more jobs at once, and the receiver serves many nodes.",
     )
+    drain_seconds: float = setting(
+        0.0,
+        number(0, 3600),
+        help="Seconds for which the service goes on to deliver after SIGTERM. It ends earlier when"
+        " nothing is left to send. A second SIGTERM ends it at once. 0: only requests in flight are"
+        " completed.",
+        why="The spools of a node outlive the service. Those of a pod or of a job do not: see"
+        " docs/deployment.md.",
+    )
     connect_timeout: float = setting(
         5.0,
         number(0.1, 600),

@@ -20,7 +20,8 @@ from shipper.log import fields
 from shipper.sinks.outcome import NO_URL, TIMEOUT, Disposition, Outcome
 from spooler.errors import SpoolError
 from spooler.spool.identity import Identity
-from spooler.spool.reader import Chunk
+from spooler.spool.owner import Lock, ProcessState
+from spooler.spool.reader import Chunk, Reader
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +40,7 @@ class _Member:
 
     pipeline: Pipeline
     due: float
+    owned: bool = True  # its writer lived at the last turn
     caught_up: bool = False
     finished: bool = False
     woken: bool = False  # something has changed since the turn began
@@ -151,6 +153,25 @@ class DeliveryQueue:
         with self._lock:
             return all(member.caught_up for member in self._members.values())
 
+    def is_drained(self) -> bool:
+        """Whether it is caught up and will also not report an unclean exit in a few seconds."""
+        with self._lock:
+            members = list(self._members.values())
+        return all(
+            member.caught_up and not (member.owned and _is_in_doubt(member.pipeline))
+            for member in members
+        )
+
+    def flush(self) -> None:
+        """Send all that is there as soon as possible, also open steps, from now on."""
+        self._flush_all = True
+        self.retry_now()
+        for spool in self.spools():
+            self.wake(spool)
+        with self._lock:
+            for member in self._members.values():
+                member.due = min(member.due, self._now())
+
     def retry_now(self) -> None:
         """What caused its failures may be gone."""
         self._held_until = 0.0
@@ -190,7 +211,7 @@ class DeliveryQueue:
         self._note(member, result, owned)
 
     def _note(self, member: _Member, result: TurnResult, owned: bool) -> None:
-        now, pipeline = self._now(), member.pipeline
+        now, pipeline, member.owned = self._now(), member.pipeline, owned
         if pipeline.take_delivered():
             # Before the failure that may have ended the turn, which starts a new backoff.
             self._sink.succeeded(key=self.key)
@@ -242,6 +263,15 @@ class DeliveryQueue:
                 retry_in=RETRY_SECONDS,
             ),
         )
+
+
+def _is_in_doubt(pipeline: Pipeline) -> bool:
+    """Whether a writer that counts as living has lost its lock: in another pod, it has died."""
+    try:
+        evidence = Reader(pipeline.reader.directory).liveness_evidence()
+    except (SpoolError, OSError):
+        return False
+    return evidence.lock is Lock.FREE_OFD and evidence.process is ProcessState.UNSEEN
 
 
 def pending(

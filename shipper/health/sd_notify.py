@@ -56,8 +56,9 @@ class SystemdNotifier:
             self._pinged = self._now()
             self._send("WATCHDOG=1")
 
-    def stopping(self) -> None:
-        self._send("STOPPING=1")
+    def stopping(self, *, within: float) -> None:
+        """Report the beginning of the end, for which systemd is to wait at least so long."""
+        self._send(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={int(within * 1e6)}")
 
     def _send(self, message: str) -> None:
         if not self.is_used:

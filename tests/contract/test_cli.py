@@ -36,6 +36,7 @@ OTHER = {
     "flush_interval": 0.5,
     "batch_max_bytes": 2048,
     "connect_timeout": 1.5,
+    "drain_seconds": 25.0,
     "read_timeout": 90.0,
     "token_file": "TOKEN",
     "cookie_file": "COOKIE",

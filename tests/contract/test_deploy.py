@@ -19,7 +19,7 @@ import yaml
 from shipper.cli import cli
 from shipper.config.load import load
 from shipper.config.schema import SETTINGS
-from shipper.service import STOP_SECONDS
+from shipper.service import LAST_SECONDS, STOP_SECONDS
 from tests.kit import manifests
 from tests.kit.command import commands_of, start_lens_ship
 from tests.kit.manifests import Object, base, containers, only, rendered
@@ -176,7 +176,11 @@ def test_the_folders_are_prepared_for_the_user_that_runs(found: list[Object]) ->
 
 
 def test_the_grace_period_fits_the_end_of_the_service(found: list[Object]) -> None:
-    assert pod(found)["terminationGracePeriodSeconds"] > STOP_SECONDS
+    config = load({}, only(found, "ConfigMap")["data"])
+    assert config.drain_seconds > 0
+    grace = pod(found)["terminationGracePeriodSeconds"]
+    assert grace > config.drain_seconds + 3 * LAST_SECONDS
+    assert grace > STOP_SECONDS
 
 
 def test_it_runs_on_every_node_and_apart_from_training(found: list[Object]) -> None:
@@ -229,7 +233,7 @@ def test_the_charts_values_fit_their_schema_and_each_has_one() -> None:
         {"user": {"uid": 0, "gid": 0}},
         {"settings": {"SPOOL": "/x"}},
         {"settings": {"LENS_SHIP_WORKERS": 4}},
-        {"terminationGracePeriodSeconds": 5},
+        {"drainSeconds": -1},
     ],
     ids=str,
 )
@@ -245,6 +249,7 @@ def test_values_reach_the_objects() -> None:
         user={"uid": 7, "gid": 8},
         settings={"LENS_SHIP_WORKERS": "9"},
         tolerations=[],
+        drainSeconds=90,
         networkPolicy={"enabled": False},
         priorityClass={"create": False, "name": ""},
     )
@@ -252,6 +257,7 @@ def test_values_reach_the_objects() -> None:
     assert kinds == {"ServiceAccount", "ConfigMap", "DaemonSet"}
     spec = pod(given)
     assert "tolerations" not in spec
+    assert spec["terminationGracePeriodSeconds"] == 100
     assert "priorityClassName" not in spec
     assert {container["image"] for container in containers(given)} == {
         "registry.example/lens-ship:7"

@@ -75,7 +75,7 @@ def test_the_service_is_ready_pings_and_says_that_it_stops(
         assert manager.heard == [f"READY=1\nSTATUS=shipping {tmp_path / 'spool'}"]
         manager.wait_for("WATCHDOG=1", times=3)
         service.send_signal(signal.SIGTERM)
-        manager.wait_for("STOPPING=1")
+        manager.wait_for("STOPPING=1\nEXTEND_TIMEOUT_USEC=")
         _, errors = service.communicate(timeout=PATIENCE_SECONDS)
     finally:
         service.kill()

@@ -53,16 +53,17 @@ def test_ready_is_sent_once_with_a_status(path: Path, manager: Manager) -> None:
 def test_a_status_is_one_line_and_stopping_is_sent(path: Path, manager: Manager) -> None:
     notify = SystemdNotifier({"NOTIFY_SOCKET": str(path)})
     notify.status("3 spools;\nMAINPID=1")
-    notify.stopping()
-    assert manager.received() == ["STATUS=3 spools; MAINPID=1", "STOPPING=1"]
+    notify.stopping(within=9.5)
+    stopping = "STOPPING=1\nEXTEND_TIMEOUT_USEC=9500000"
+    assert manager.received() == ["STATUS=3 spools; MAINPID=1", stopping]
 
 
 def test_an_abstract_address_is_reached() -> None:
     name = f"lens-ship-test-{os.getpid()}"
     manager = Manager(f"\0{name}")
     try:
-        SystemdNotifier({"NOTIFY_SOCKET": f"@{name}"}).stopping()
-        assert manager.received() == ["STOPPING=1"]
+        SystemdNotifier({"NOTIFY_SOCKET": f"@{name}"}).stopping(within=9.5)
+        assert manager.received() == ["STOPPING=1\nEXTEND_TIMEOUT_USEC=9500000"]
     finally:
         manager.socket.close()
 
@@ -107,7 +108,7 @@ def test_without_a_manager_nothing_is_sent(address: str) -> None:
     assert notify.ping_seconds == float("inf")
     notify.ready("")
     notify.alive()
-    notify.stopping()
+    notify.stopping(within=9.5)
 
 
 def test_a_manager_that_is_gone_is_logged_once(
