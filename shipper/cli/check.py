@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from shipper.cli.options import json_flag, load_config, settings
+from shipper.cli.options import json_flag, load_config, more_sinks, settings
 
 
 @click.command()
@@ -19,6 +19,7 @@ from shipper.cli.options import json_flag, load_config, settings
 )
 @click.option("--strict", is_flag=True, help="Exit 1 also for warnings.")
 @json_flag
+@more_sinks
 @settings()
 def check(
     config_only: bool, strict: bool, as_json: bool, config_file: Path | None, **flags: Any

@@ -113,6 +113,29 @@ def settings(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     return decorate
 
 
+def tables_of(
+    _context: click.Context, _parameter: click.Parameter, texts: tuple[str, ...]
+) -> dict[str, dict[str, Any]]:
+    """The tables of the sinks that options `--sink TYPE=URL` describe, by name."""
+    from shipper.sinks import from_words
+
+    try:
+        return dict(map(from_words, texts))
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+more_sinks = click.option(
+    "--sink",
+    "sinks",
+    multiple=True,
+    callback=tables_of,
+    metavar="TYPE=URL",
+    help="A sink beside those of [sinks.NAME], with the defaults of its type, for example"
+    " otlp=http://HOST:4318. May be given several times.",
+)
+
+
 def load_config(
     flags: dict[str, Any], config_file: Path | None, *, warn: bool = True, **needs: bool
 ) -> Any:

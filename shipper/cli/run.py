@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from shipper.cli.options import Number, load_config, open_ledger, settings
+from shipper.cli.options import Number, load_config, more_sinks, open_ledger, settings
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Take the end of standard input for a SIGTERM, as of a program that started this.",
 )
+@more_sinks
 @settings()
 def run(
     once: bool, timeout: float, stop_on_eof: bool, config_file: Path | None, **flags: Any

@@ -45,8 +45,8 @@ def load(
 ) -> Config:
     """Read and check all settings; with `sends`, also check the files that they name.
 
-    `check_sinks` returns the problems of the tables [sinks.NAME], each beginning with its second
-    argument.
+    `flags` may have `sinks`, tables beside those of the file. `check_sinks` returns the problems of
+    the tables [sinks.NAME], each beginning with its second argument.
 
     Raises:
         ConfigError: with every problem.
@@ -70,13 +70,15 @@ def load(
                 "no spool root: give --spool DIR, LENS_SHIP_SPOOL or PRIMUS_LENS_WANDB_OUTPUT_PATH"
             )
     problems += _contradictions(values, given)
-    if sinks:
+    more = flags.get("sinks", {})
+    if sinks or more:
         problems += _without_effect(given, f"{file}")
         problems += check_sinks(sinks, f"{file}: ") if check_sinks else []
     if sends:
         problems += file_problems({name: values[name] for name in _FILES}, given)
     if problems:
         raise ConfigError(problems)
+    sinks = {**sinks, **more}
     return Config(**values, sinks=sinks, given=given, warnings=tuple(_unknown_variables(environ)))
 
 
@@ -221,7 +223,7 @@ def _without_effect(given: Mapping[str, str], file: str) -> Iterator[str]:
     """Settings for sinks that are given although [sinks.NAME] has the options of all sinks."""
     for name in SINK_SETTINGS:
         if given.get(name, "").startswith(("--", "LENS_SHIP_", file)):
-            yield f"{given[name]}: has no effect beside [sinks.NAME]. Give it there"
+            yield f"{given[name]}: has no effect beside [sinks.NAME] and --sink. Give it there"
 
 
 _FILES = ("token_file", "cookie_file", "ca_file", "client_cert_file", "client_key_file")

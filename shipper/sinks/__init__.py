@@ -17,12 +17,15 @@ only some sinks can do is a capability, a protocol of its own (`isinstance(sink,
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import re
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from urllib.parse import urlsplit
 
+from shipper.config.schema import settings_of
 from shipper.errors import ConfigError
 from shipper.finding import Finding
 from shipper.sinks.outcome import Handshake, Outcome
@@ -203,6 +206,28 @@ class HasDestination(Protocol):
         """Where the records of a spool are sent; "" if there is no address."""
 
 
+@runtime_checkable
+class Overwrites(Protocol):
+    """The receiver keeps one value of a step for each workload and rank: the last one it gets.
+
+    Attributes:
+        overwrites: True. A replay leaves out steps that a later process has written since.
+    """
+
+    overwrites: bool
+
+
+@runtime_checkable
+class LimitsAge(Protocol):
+    """The receiver may refuse old data, or ignore it.
+
+    Attributes:
+        age_limits: what to check there before data that is more than an hour old is sent.
+    """
+
+    age_limits: str
+
+
 class Memory(Protocol):
     """Where resolved workloads are kept: `shipper.ledger.ledger.Ledger`."""
 
@@ -243,6 +268,11 @@ class SinkConfig:
     def volatile(self) -> bool:
         """Whether its receiver is volatile, see `Volatile`."""
         return hasattr(self.make, "handshake")
+
+    @property
+    def overwrites(self) -> bool:
+        """Whether its receiver keeps the last value of a step only, see `Overwrites`."""
+        return bool(getattr(self.make, "overwrites", False))
 
     @property
     def carried(self) -> frozenset[str] | None:
@@ -293,6 +323,33 @@ def enabled_sinks(config: Config) -> dict[str, SinkConfig]:
         made = load_class(kind)
         enabled[name] = _sink_config(name, kind, made, from_settings(made.Options, config))
     return enabled
+
+
+def from_words(text: str) -> tuple[str, dict[str, Any]]:
+    """Name and table of the sink that `TYPE=ADDRESS` describes, without a table [sinks.NAME].
+
+    ADDRESS is the first option of the type. `TYPE` alone has it from a variable of another tool.
+    The name follows from both: of another address nothing is known to be delivered.
+
+    Raises:
+        ValueError: with every problem; the text continues "--sink ".
+    """
+    from shipper.sinks.options import from_table
+
+    kind, given, address = text.partition("=")
+    try:
+        options = load_class(kind).Options
+    except ValueError as error:
+        raise ValueError(f"{kind!r} {error}") from error
+    key = settings_of(options)[0].key
+    values, problems = from_table(options, {key: address} if given else {}, text)
+    if problems:
+        raise ValueError(". ".join(problems))
+    address = str(getattr(values, key))
+    host = urlsplit(address if "//" in address else f"//{address}").hostname or ""
+    plain = re.sub(r"[^A-Za-z0-9]+", "-", f"{kind.rpartition(':')[2]}-{host}").strip("-")
+    digest = hashlib.sha256(f"{kind}={address}".encode()).hexdigest()[:6]
+    return f"{plain[:50]}-{digest}", {"type": kind, key: address}
 
 
 def table_problems(tables: Mapping[str, Any], where: str) -> list[str]:

@@ -93,12 +93,12 @@ class Reason(Enum):
     TOO_OLD = (
         "too-old",
         "takes no data of this age",
-        "widen its window for late data, then lens-ship dead-letter retry",
+        "widen its window (out_of_order_time_window), then lens-ship dead-letter retry",
     )
     ALREADY_THERE = (
         "already-there",
         "has this already, or newer data of the series",
-        "widen its window for data that is out of order",
+        "widen its window (out_of_order_time_window)",
     )
     CLOCK_AHEAD = (
         "clock-ahead",

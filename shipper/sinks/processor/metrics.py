@@ -42,6 +42,7 @@ class MetricsSink(ProcessorBase):
 
     Options = MetricsOptions
     kinds = frozenset({"step", "finish", "gap", "exit"})
+    overwrites = True
 
     def __init__(self, name: str, options: MetricsOptions, shared: dict[Any, Any]) -> None:
         super().__init__(name, options, shared)

@@ -111,6 +111,11 @@ class TimeSeriesSink(ABC):
 
     Options: ClassVar[Any] = TimeSeriesOptions
     kinds = KINDS  # with log records
+    age_limits = (
+        "Prometheus refuses what is an hour older than its newest sample, up to its"
+        " out_of_order_time_window. VictoriaMetrics ignores without an error what is older than its"
+        " -retentionPeriod, one month by default"
+    )
 
     def __init__(self, name: str, options: Any, shared: dict[Any, Any]) -> None:
         self.name = name
