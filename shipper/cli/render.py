@@ -6,7 +6,7 @@ control characters in them are escaped.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -20,17 +20,19 @@ from shipper.audit.account import Account, total
 from shipper.finding import FAIL, OK, WARN, Finding
 from shipper.humanize import by_reason, clock, counted, sanitize, to_json
 from shipper.ledger import ranges
+from shipper.sinks.outcome import Reason
 from shipper.tables import Column, cells, console, fitted, numbers
 
 if TYPE_CHECKING:
-    from shipper.ledger.ledger import Receipt
-    from shipper.replay.plan import ReplayPart
+    from shipper.ledger.ledger import Ledger, Receipt
+    from shipper.replay.plan import ReplayPart, ReplayPlan
     from shipper.replay.verify import Checked
     from shipper.retention.quarantine import QuarantineReport
 
 NO_WORKLOAD = "it names neither workload nor pod: give --as-workload or --as-pod"
 
 _ANSWER = 2000  # characters of an answer that are shown
+_MOST_RUNS = 5  # that are named
 _STYLES = {OK: "green", WARN: "yellow", FAIL: "bold red"}
 
 _ACCOUNT_COLUMNS = (
@@ -256,8 +258,7 @@ def print_quarantine(reports: Sequence[tuple[QuarantineReport, int]], *, as_json
 
 
 def print_plan(
-    parts: Sequence[ReplayPart],
-    problems: Iterable[str],
+    plan: ReplayPlan,
     destinations: Collection[str],
     lost: Collection[str] = (),
     unknown: Collection[str] = (),
@@ -278,19 +279,15 @@ def print_plan(
             part.delivered,
             part.to_send,
         )
-        for part in parts
+        for part in plan.parts
         if part.records + part.overwriting
     ]
-    out.print(fitted(_PLAN_COLUMNS, rows, out.width) if rows else "nothing found to replay")
-    for part in parts:
-        if part.overwriting:
-            out.print(
-                f"{sanitize(part.spool)}: {part.overwriting:,} steps are left out. A later process"
-                " of the same workload has written them since: --overwrite-newer sends them"
-            )
-    if any(part.delivered and not part.resend for part in parts):
-        out.print("delivered records are sent again only with --resend-delivered")
-    for problem in problems:
+    nothing = "nothing to send: no record is selected, and of a kind that these sinks take"
+    nothing = nothing if plan.parts else "nothing found to replay"
+    out.print(fitted(_PLAN_COLUMNS, rows, out.width) if rows else nothing)
+    for line in (*_left_out(plan.parts), *plan.notes):
+        out.print(sanitize(line, 1000), soft_wrap=True)
+    for problem in plan.problems:
         out.print(f"not replayed: {sanitize(problem, 1000)}", style="red")
     for spool in unknown:
         out.print(f"{sanitize(spool)}: {NO_WORKLOAD}", style="red")
@@ -300,22 +297,73 @@ def print_plan(
         out.print(f"destination: {', '.join(places)}")
 
 
-def print_sent(receipts: Iterable[Receipt]) -> None:
-    """The receipts of a replay."""
-    for receipt in receipts:
-        console().print(
-            f"sent {counted(receipt.records, 'record')} of {sanitize(receipt.spool)} to"
-            f" {receipt.entry.partition('~')[0]}: {receipt.first} to {receipt.last},"
-            f" sha256 {receipt.digest[:16]}"
+def _left_out(parts: Sequence[ReplayPart]) -> Iterator[str]:
+    """What is not sent, or not yet."""
+    for part in parts:
+        if part.overwriting:
+            yield (
+                f"{part.spool}: {part.overwriting:,} steps are left out. A later process of the"
+                " same workload has written them since. --overwrite-newer --resend-delivered sends"
+                " them"
+            )
+    if any(part.delivered and not part.resend for part in parts):
+        yield (
+            "delivered records are sent again only with --resend-delivered. They are known from the"
+            " state directory, receivers are not asked"
+        )
+    if any(part.pending for part in parts):
+        yield "pending records are left to the service"
+    open_runs = dict.fromkeys(
+        run for part in parts if part.to_send and not part.ended for run in part.runs
+    )
+    if open_runs:
+        more = ", …" if len(open_runs) > _MOST_RUNS else ""
+        yield (
+            f"{counted(len(open_runs), 'run')} without an end:"
+            f" {', '.join([*open_runs][:_MOST_RUNS])}{more}. If it is still being written, the same"
+            " command sends the rest later"
         )
 
 
-def print_rejected(count: int) -> None:
-    console().print(
-        f"{counted(count, 'record')} rejected and kept as dead letters, see `lens-ship dead-letter"
-        " list`. The same command sends them again",
-        style="red",
-    )
+def print_sent(parts: Sequence[ReplayPart], receipts: Sequence[Receipt], ledger: Ledger) -> int:
+    """What became of the records of finished parts; how many of them were rejected."""
+    out = console()
+    by_entry = {(part.spool, part.entry): part for part in parts}
+    reasons: dict[tuple[str, str], None] = {}
+    rejected = 0
+    for receipt in receipts:
+        part = by_entry[receipt.spool, receipt.entry]
+        dropped = [row for row in ledger.dropped(part.spool) if row["sink"] == part.entry]
+        sent = receipt.records - sum(row["count"] for row in dropped)
+        out.print(
+            f"sent {counted(sent, 'record')} of {sanitize(part.spool)} to {part.sink}:"
+            f" {receipt.first} to {receipt.last}, sha256 {receipt.digest[:16]}"
+        )
+        for row in dropped:
+            out.print(f"{counted(row['count'], 'record')} dropped: {_why(part.sink, row)}")
+        rejected += part.records - receipt.records
+        reasons |= {
+            (part.sink, row["reason"]): None
+            for row in ledger.dead_letters(part.spool)
+            if row["sink"] == part.sink and row["state"] == "kept"
+        }
+    if rejected:
+        why = ". ".join(_why(sink, {"reason": reason}) for sink, reason in reasons)
+        out.print(
+            f"{counted(rejected, 'record')} rejected and kept as dead letters, see `lens-ship"
+            f" dead-letter list`. The same command sends them again. {why}",
+            style="red",
+        )
+    return rejected
+
+
+def _why(sink: str, row: Mapping[str, Any]) -> str:
+    """The reason of a row, with what the receiver does and what to do."""
+    known = Reason.of(row["reason"])
+    if known is None:
+        return sanitize(row["reason"])
+    advice = known.advice.partition(", then")[0]  # a retry is for the records of the service
+    return f"{known.word}: {sink} {known.sentence}: {advice}"
 
 
 @contextmanager

@@ -107,6 +107,8 @@ class ImportSource(Protocol):
 class Format(Protocol):
     """The contract of a class in `REGISTRY`."""
 
+    FILES: str  # what its files are called, in messages
+
     def __call__(self, path: Path, origin: SourceInfo) -> ImportSource:
         """The source for one file; opens nothing."""
 
@@ -125,29 +127,30 @@ def formats() -> dict[str, Format]:
     return loaded
 
 
-def open_imports(path: Path, *, format_name: str = "", **origin: Any) -> list[ImportSource]:
+def known_files() -> str:
+    """What can be imported, in words."""
+    return ", ".join(one.FILES for one in formats().values())
+
+
+def open_imports(path: Path, **origin: Any) -> list[ImportSource]:
     """Sources for a file, or for all files of known formats below a folder, sorted by path.
 
-    `format_name` restricts this to one format; the other arguments are the fields of `Origin`.
+    The other arguments are the fields of `SourceInfo`.
 
     Raises:
-        NotASpool: `path` or the format does not exist, or the file is of no known format.
+        NotASpool: `path` does not exist, or the file is of no known format.
     """
-    known = formats()
-    if format_name:
-        if format_name not in known:
-            raise NotASpool(f"{format_name}: no such format; there are {', '.join(known)}")
-        known = {format_name: known[format_name]}
+    known = formats().values()
     info = SourceInfo(**origin)
     if path.is_dir():
-        found = {file: one for one in known.values() for file in one.find(path)}
+        found = {file: one for one in known for file in one.find(path)}
         return [one(file, info) for file, one in sorted(found.items())]
     if not path.is_file():
         raise NotASpool(f"{path}: no such file or directory")
-    for one in known.values():
+    for one in known:
         if one.recognises(path):
             return [one(path, info)]
-    raise NotASpool(f"{path}: not a format that can be imported ({', '.join(known)})")
+    raise NotASpool(f"{path}: not a file that can be imported: {known_files()}")
 
 
 def files_below(folder: Path) -> Iterator[Path]:

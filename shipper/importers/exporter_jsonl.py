@@ -91,6 +91,8 @@ class _BadLine(ValueError):
 class ExporterFile(ScannedFile[JsonlState]):
     """One rank's file."""
 
+    FILES = f"the older exporter's {FILE_NAME}"
+
     def __init__(self, path: Path, origin: SourceInfo) -> None:
         super().__init__(path, origin, JsonlState())
         self.run = origin.run or f"import-{path_digest(_root(path))}"

@@ -120,6 +120,8 @@ class WandbState:
 class WandbFile(ScannedFile[WandbState]):
     """One run's file."""
 
+    FILES = f"wandb's run-*{SUFFIX}"
+
     def __init__(self, path: Path, origin: SourceInfo) -> None:
         folder = path.absolute().parent.name
         mode = next((name for start, name in _MODES.items() if folder.startswith(start)), "")

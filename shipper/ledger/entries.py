@@ -81,6 +81,7 @@ class Receipt:
     records: int
     digest: str
     pieces: tuple[DigestRange, ...] = ()
+    kinds: frozenset[str] | None = None  # that were sent; None: all
 
 
 @dataclass(frozen=True, kw_only=True)

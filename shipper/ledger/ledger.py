@@ -271,10 +271,11 @@ class Ledger(StateDatabase):
         """Store the receipts of a finished replay in one transaction."""
         with self.transaction() as database:
             for receipt in receipts:
+                kinds = json.dumps(None if receipt.kinds is None else sorted(receipt.kinds))
                 pieces = json.dumps([[one.first, one.last, one.digest] for one in receipt.pieces])
                 database.table("replay").update(
                     (receipt.spool, receipt.entry),
-                    {**asdict(receipt), "pieces": pieces, "ended": time.time()},
+                    {**asdict(receipt), "pieces": pieces, "kinds": kinds, "ended": time.time()},
                 )
 
     def replays(self) -> list[dict[str, Any]]:

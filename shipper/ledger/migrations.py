@@ -218,5 +218,9 @@ MIGRATIONS: tuple[Migration, ...] = (
         what="values that receivers reject in requests that they acknowledge",
         tables={"position": Table(columns={"rejected": int}, key=("spool", "sink"))},
     ),
+    Migration(
+        what="which kinds of records a replay has sent",
+        tables={"replay": Table(columns={"kinds": str}, key=("spool", "entry"))},  # JSON, null: all
+    ),
 )
 STATE_VERSION = len(MIGRATIONS)

@@ -21,8 +21,9 @@ from shipper.delivery.policy import Blame
 from shipper.delivery.readable import ClosedRange
 from shipper.delivery.resend import AtMostOncePipeline
 from shipper.ledger.ledger import CommitDelta, Ledger, Position
-from shipper.replay.plan import FoundSource, NewerSteps, RecordedStep, remembered, replaced
-from shipper.sinks import Batch, HasDestination, ResolvesIdentity, Sink, Volatile
+from shipper.replay.find import FoundSource, remembered
+from shipper.replay.newer import NewerSteps, RecordedStep, replaced
+from shipper.sinks import Batch, HasDestination, Overwrites, ResolvesIdentity, Sink, Volatile
 from shipper.sinks.outcome import Disposition, Outcome, retry
 from shipper.steps import Rejected
 from spooler.errors import SpoolError
@@ -32,7 +33,11 @@ from spooler.spool.reader import Chunk, Reader, Stored
 Row = Mapping[str, Any]
 _READ_BYTES = 512 * 1024  # of bodies that are read at once
 
-_UNKNOWN = retry("unknown", "its sink is not configured, or its spool is not in the ledger")
+_UNKNOWN = retry(
+    "unknown",
+    "its sink is not configured, or its spool is not in the ledger. What a replay left is sent when"
+    " the same replay runs again",
+)
 _NEWER = retry(
     "newer-values",
     "a later record has the same step. --overwrite-newer sends this one nevertheless",
@@ -74,7 +79,7 @@ def retry_letters(rows: Sequence[Row], context: RetryContext) -> list[Retried]:
             outcomes |= dict.fromkeys((row["id"] for row in letters), _UNKNOWN)
             continue
         source = known[spool]
-        if not context.overwrite_newer:
+        if isinstance(sink, Overwrites) and not context.overwrite_newer:
             stale = _stale(source, newer, letters, context.ledger)
             outcomes |= dict.fromkeys(stale, _NEWER)
             letters = [row for row in letters if row["id"] not in stale]
@@ -100,7 +105,8 @@ def _by_spool(
 
 def _source(row: Row, ledger: Ledger) -> FoundSource:
     identity = remembered(Identity.from_map(row["identity"]), ledger)
-    return FoundSource(reader=Reader(Path(row["directory"])), identity=identity, live=True)
+    place = Path(row["directory"])
+    return FoundSource(reader=Reader(place), place=place, identity=identity, live=True)
 
 
 # --- what is newer --------------------------------------------------------------------------------

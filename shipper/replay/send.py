@@ -15,8 +15,7 @@ from shipper.delivery.sink_state import SinkState
 from shipper.ledger.ledger import Ledger, Receipt
 from shipper.log import fields
 from shipper.replay.plan import ReplayPart, rejected_in
-from shipper.replay.selection import carries
-from shipper.replay.source import records_in
+from shipper.replay.source import carries, records_in
 from shipper.replay.verify import pieces_of
 from shipper.sinks import Batch, ResolvesIdentity, Sink, Volatile
 from shipper.sinks.outcome import Disposition, Outcome
@@ -122,6 +121,7 @@ def receipt_of(part: ReplayPart, rejected: Collection[int] = ()) -> Receipt:
         records=count,
         digest=digest.hexdigest(),
         pieces=pieces,
+        kinds=part.kinds,
     )
 
 

@@ -2,27 +2,86 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
+import orjson
+
 from shipper.delivery.readable import ClosedRange, Records
-from shipper.replay.selection import Selection
+from shipper.sinks import MARKS
 from spooler.errors import BodyUnreadable
 from spooler.spool import codec
 from spooler.spool.identity import Identity
 from spooler.spool.reader import Stored
 
+Kinds = frozenset[str] | None  # what a sink carries; None for every kind
 _READ_RECORDS = 1000
+
+
+def carries(kinds: Kinds, kind: str) -> bool:
+    return kinds is None or kind in kinds
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """Conditions that must all hold; `since` and `until` are Unix seconds."""
+
+    run: str = ""
+    workload: str = ""
+    kind: str = ""
+    first_step: int | None = None
+    last_step: int | None = None
+    since: float | None = None
+    until: float | None = None
+
+    def takes(self, stored: Stored, body: Mapping[str, Any]) -> bool:
+        """Whether a record with this decoded body is selected; `MARKS` always are."""
+        if stored.kind in MARKS:
+            return True
+        if self.kind not in ("", stored.kind):
+            return False
+        if self.run not in ("", body.get("run")):
+            return False
+        return self._takes_step(stored, body) and self._takes_time(body.get("time"))
+
+    def digest(self, *more: str) -> str:
+        """A short id: replays with the same selection and the same `more` are the same replay."""
+        text = orjson.dumps([asdict(self), sorted(more)], option=orjson.OPT_SORT_KEYS)
+        return hashlib.sha256(text).hexdigest()[:12]
+
+    def _takes_step(self, stored: Stored, body: Mapping[str, Any]) -> bool:
+        if self.first_step is None and self.last_step is None:
+            return True
+        step = body.get("step")
+        if stored.kind != "step" or not isinstance(step, int):
+            return False
+        low = self.first_step if self.first_step is not None else step
+        high = self.last_step if self.last_step is not None else step
+        return low <= step <= high
+
+    def _takes_time(self, time: Any) -> bool:
+        if self.since is None and self.until is None:
+            return True
+        if not isinstance(time, float):
+            return False
+        return (self.since is None or time >= self.since) and (
+            self.until is None or time <= self.until
+        )
+
+
+EVERYTHING = Selection()
 
 
 @dataclass(frozen=True, kw_only=True)
 class RecordRange(ClosedRange):
-    """Records 1 to `through` that are selected; a later process has written the steps `newer`."""
+    """Records `beyond` to `through` that are selected; a later process has written `newer`."""
 
     identity: Identity
     selection: Selection
-    newer: Collection[int] = ()
+    beyond: int = 0
+    newer: Collection[int] = ()  # steps
     only: Collection[int] | None = None  # seqs
     without: Collection[int] = ()  # seqs
 
@@ -30,21 +89,22 @@ class RecordRange(ClosedRange):
         """Whether a record is selected."""
         if stored.seq in self.without or (self.only is not None and stored.seq not in self.only):
             return False
+        if stored.seq <= self.beyond:
+            return False
         body = decode(stored)
         if stored.kind == "step" and body.get("step") in self.newer:
             return False
         return self.selection.takes(stored, body)
 
 
-def records_in(source: Records) -> Iterator[Stored]:
-    """Every record of a source, in order, in constant memory."""
-    after = 0
+def records_in(source: Records, after: int = 0) -> Iterator[Stored]:
+    """Every record of a source beyond `after`, in order, in constant memory."""
     while True:
         chunk = source.read(after, _READ_RECORDS)
         yield from chunk.records
-        after = chunk.through
-        if chunk.at_end:
+        if chunk.at_end or chunk.through == after:
             return
+        after = chunk.through
 
 
 def decode(stored: Stored) -> dict[str, Any]:

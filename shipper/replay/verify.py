@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 from shipper.delivery.readable import Records
 from shipper.importers import open_imports
 from shipper.ledger.ledger import DigestRange, Ledger
-from shipper.replay.selection import Kinds, carries
+from shipper.replay.source import Kinds, carries, records_in
 from spooler.errors import SpoolError
 from spooler.spool import format as fmt
 from spooler.spool.reader import Reader, Stored
@@ -20,7 +21,6 @@ HOLDS = "holds"
 DIFFERS = "differs"  # the records on disk are not those that were sent
 UNCHECKED = "unchecked"  # it cannot be compared any more, see `why`
 
-_READ_RECORDS = 1000
 _PIECE_RECORDS = 10_000
 
 
@@ -37,7 +37,10 @@ class Checked:
 
 
 def check_receipts(ledger: Ledger, sinks: Mapping[str, Kinds]) -> list[Checked]:
-    """Every receipt of a finished replay, the oldest first; `sinks` has what each sink carries."""
+    """Every receipt of a finished replay, the oldest first.
+
+    `sinks` has what each sink carries, for receipts of earlier versions.
+    """
     return [_check(row, sinks) for row in ledger.replays() if row["ended"] is not None]
 
 
@@ -60,7 +63,10 @@ def pieces_of(records: Iterable[Stored]) -> Iterator[DigestRange]:
 def _check(row: Mapping[str, Any], sinks: Mapping[str, Kinds]) -> Checked:
     sink = row["entry"].partition("~")[0]
     state, why = UNCHECKED, "its sink is not configured any more"
-    if sink in sinks:
+    if row["kinds"]:
+        kinds = json.loads(row["kinds"])
+        state, why = _compare(row, None if kinds is None else frozenset(kinds))
+    elif sink in sinks:
         state, why = _compare(row, sinks[sink])
     return Checked(
         spool=row["spool"],
@@ -107,12 +113,8 @@ def _open(directory: Path, spool: str) -> Records | None:
 
 
 def _records(source: Records, piece: DigestRange, kinds: Kinds) -> Iterator[Stored]:
-    after = piece.first - 1
-    while after < piece.last:
-        chunk = source.read(after, _READ_RECORDS)
-        for stored in chunk.records:
-            if stored.seq <= piece.last and carries(kinds, stored.kind):
-                yield stored
-        if chunk.at_end or chunk.through == after:
+    for stored in records_in(source, piece.first - 1):
+        if stored.seq > piece.last:
             return
-        after = chunk.through
+        if carries(kinds, stored.kind):
+            yield stored

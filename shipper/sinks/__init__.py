@@ -270,11 +270,6 @@ class SinkConfig:
         return hasattr(self.make, "handshake")
 
     @property
-    def overwrites(self) -> bool:
-        """Whether its receiver keeps the last value of a step only, see `Overwrites`."""
-        return bool(getattr(self.make, "overwrites", False))
-
-    @property
     def carried(self) -> frozenset[str] | None:
         return carried(self.kinds)
 

@@ -17,12 +17,12 @@ from shipper.cli.replay import timestamp
 from shipper.config.schema import Config
 from shipper.delivery.readable import Records
 from shipper.ledger.ledger import Ledger, Receipt
+from shipper.replay.find import Places
 from shipper.replay.plan import ReplayPart, ReplayRequest, make_plan
-from shipper.replay.selection import Selection
 from shipper.replay.send import ReplayContext, carry_out, receipt_of
-from shipper.replay.source import records_in
+from shipper.replay.source import Selection, records_in
 from shipper.service import ship_once
-from shipper.sinks import DEFAULT, build_sinks, carried_kinds, enabled_sinks
+from shipper.sinks import DEFAULT, build_sinks, enabled_sinks
 from shipper.sinks.processor.classify import NO_IDENTITY
 from spooler.errors import SpoolDamaged
 from spooler.spool.reader import Stored
@@ -57,12 +57,14 @@ def deliver(tmp_path: Path, receiver: FaultyReceiver) -> None:
 
 
 def plan(tmp_path: Path, ledger: Ledger, **wish: Any) -> list[ReplayPart]:
-    kinds = carried_kinds(config(tmp_path))
-    given = {"root": tmp_path / "spool", **wish}
-    given["sinks"] = {name: kinds[name] for name in given.get("sinks", DEFAULT)}
-    parts, problems = make_plan(ReplayRequest(**given), ledger)
-    assert problems == []
-    return [part for part in parts if part.to_send or part.unfinished]
+    where = {"root": tmp_path / "spool"}
+    where |= {name: wish.pop(name) for name in ("paths", "workload_uid") if name in wish}
+    places = Places(**where, whole=wish.get("resend_delivered", False))
+    every = build_sinks(enabled_sinks(config(tmp_path)))
+    sinks = {name: every[name] for name in wish.pop("sinks", DEFAULT)}
+    plan = make_plan(ReplayRequest(places=places, sinks=sinks, **wish), ledger)
+    assert plan.problems == []
+    return plan.sending
 
 
 def replay(

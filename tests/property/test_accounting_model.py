@@ -26,10 +26,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from shipper import dead_letters
 from shipper.config.load import load
+from shipper.replay.find import Places
 from shipper.replay.plan import ReplayRequest, make_plan
 from shipper.replay.rejected import RetryContext, retry_letters
 from shipper.replay.send import ReplayContext, carry_out
-from shipper.sinks import carried_kinds
+from shipper.sinks import build_sinks, enabled_sinks
 from spooler.errors import SpoolUnavailable
 from spooler.spool import codec
 from spooler.spool.segments import Segments
@@ -310,9 +311,11 @@ class Accounting(RuleBasedStateMachine):
         with self.node.ledger() as ledger:
             root = self.node.config.spool
             wish = ReplayRequest(
-                root=root, sinks=carried_kinds(self.node.config), resend_delivered=again
+                places=Places(root=root, whole=again),
+                sinks=self.sinks(),
+                resend_delivered=again,
             )
-            parts, _ = make_plan(wish, ledger)
+            plan = make_plan(wish, ledger)
             means = ReplayContext(
                 ledger=ledger,
                 config=self.node.config,
@@ -321,8 +324,7 @@ class Accounting(RuleBasedStateMachine):
                 stop=Waits(self.node),  # type: ignore[arg-type]
                 rate=None,
             )
-            sending = [part for part in parts if part.to_send or part.unfinished]
-            ledger.end_replays(carry_out(sending, means, lambda part, records: None))
+            ledger.end_replays(carry_out(plan.sending, means, lambda part, records: None))
         self.live = True
 
     # --- what must be true ------------------------------------------------------------------------
@@ -411,8 +413,6 @@ class Accounting(RuleBasedStateMachine):
             return {(row["spool"], row["seq"]) for row in ledger.dead_letters()}
 
     def sinks(self) -> Any:
-        from shipper.sinks import build_sinks, enabled_sinks
-
         return build_sinks(enabled_sinks(self.node.config))
 
 

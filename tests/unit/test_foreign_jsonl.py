@@ -383,8 +383,6 @@ def test_a_file_of_another_name_is_known_by_how_it_begins(tmp_path: Path) -> Non
         open_imports(tmp_path / "notes.txt")
     with pytest.raises(NotASpool, match="no such file"):
         open_imports(tmp_path / "absent")
-    with pytest.raises(NotASpool, match="no such format"):
-        open_imports(renamed, format_name="csv")
 
 
 def test_what_is_no_file_is_not_opened(tmp_path: Path) -> None:

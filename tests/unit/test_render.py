@@ -11,7 +11,7 @@ from rich.text import Text
 from shipper.audit.account import Account
 from shipper.cli.render import print_accounts, print_dead_letters, print_plan, print_quarantine
 from shipper.humanize import by_reason, most_frequent
-from shipper.replay.plan import ReplayPart
+from shipper.replay.plan import ReplayPart, ReplayPlan
 from shipper.retention.quarantine import QuarantineReport
 from shipper.tables import console
 
@@ -63,7 +63,7 @@ def test_quarantine(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_plans(capsys: pytest.CaptureFixture[str]) -> None:
-    print_plan([], [NASTY], ())
+    print_plan(ReplayPlan(problems=[NASTY]), ())
 
     out = " ".join(capsys.readouterr().out.split())
     assert f"not replayed: {SHOWN}" in out
@@ -88,9 +88,9 @@ def test_the_console_escapes_whatever_it_is_given(capsys: pytest.CaptureFixture[
 def test_a_plan_that_sends_nothing_names_no_destination(capsys: pytest.CaptureFixture[str]) -> None:
     part = SimpleNamespace(
         spool="s", sink="processor", runs=("r",), steps=(0, 1), records=2, bytes=9, delivered=2,
-        to_send=0, overwriting=0, resend=False,
+        to_send=0, overwriting=0, resend=False, pending=False, ended=True,
     )  # fmt: skip
-    print_plan([cast(ReplayPart, part)], (), set())
+    print_plan(ReplayPlan(parts=[cast(ReplayPart, part)]), set())
     out = capsys.readouterr().out
     assert "delivered records are sent again only with --resend-delivered" in out
     assert "destination" not in out

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from shipper.audit.account import Account
 from shipper.cli import render
-from shipper.replay.plan import ReplayPart
+from shipper.replay.plan import ReplayPart, ReplayPlan
 from shipper.tables import Column, fitted
 from spooler.spool.identity import Identity
 from tests.kit.spools import identity, spool_id
@@ -115,7 +115,7 @@ def test_a_plan_keeps_every_number(screen: Console) -> None:
         resend=False,
         unfinished=False,
     )
-    render.print_plan([part], [], ())
+    render.print_plan(ReplayPlan(parts=[part]), ())
     (row,) = [line for line in printed(screen) if line.startswith("2")]
     assert len(row) <= screen.width
     assert row.split()[-2:] == ["12,345,678", "0"]

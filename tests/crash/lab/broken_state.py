@@ -81,15 +81,17 @@ STATE_BUILDS: dict[str, BrokenBuild] = {
         patches=(
             Patch(
                 file="shipper/replay/plan.py",
-                old="    yield _part(request, ledger, first, sink, position.seq, resend=False)\n",
-                new="    part = _part(request, ledger, first, sink, position.seq, resend=False)\n"
-                '    entry = f"{sink}~file~{time.time_ns()}"\n'
+                old="    yield _part(request, ledger, first, sink,"
+                " resend=False, pending=pending)\n",
+                new="    part = _part(request, ledger, first, sink,"
+                " resend=False, pending=pending)\n"
+                '    entry = f"{sink.name}~file~{time.time_ns()}"\n'
                 "    yield part if found.live else replace(part, entry=entry)\n",
             ),
             Patch(
                 file="shipper/replay/plan.py",
-                old="from collections import Counter, defaultdict\n",
-                new="import time\nfrom collections import Counter, defaultdict\n",
+                old="from collections import Counter\n",
+                new="import time\nfrom collections import Counter\n",
             ),
         ),
     ),

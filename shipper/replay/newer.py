@@ -1,0 +1,83 @@
+"""The steps that were written again since, for receivers that keep one value of a step."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from shipper.delivery.readable import Records
+from shipper.replay.find import FoundSource
+from shipper.replay.source import decode, records_in
+from spooler.spool.identity import Identity
+from spooler.spool.reader import Stored
+
+
+class NewerSteps:
+    """Step numbers in later spools of the same workload and rank."""
+
+    def __init__(self, found: Iterable[FoundSource]) -> None:
+        self._found = list(found)
+        self._steps: dict[str, frozenset[int]] = {}
+
+    def later(self, one: FoundSource) -> list[FoundSource]:
+        """Sources that a later process has written, to the same rows of the receiver."""
+        return [
+            other
+            for other in self._found
+            if other.identity.created > one.identity.created
+            and other.spool != one.spool
+            and _rows(other.identity) == _rows(one.identity) is not None
+        ]
+
+    def than(self, one: FoundSource) -> frozenset[int]:
+        """The steps in these."""
+        return frozenset().union(*(self._of(other) for other in self.later(one)))
+
+    def _of(self, other: FoundSource) -> frozenset[int]:
+        if other.spool not in self._steps:
+            self._steps[other.spool] = frozenset(_steps(other.reader))
+        return self._steps[other.spool]
+
+
+class RecordedStep(NamedTuple):
+    """What a step record would overwrite at a receiver."""
+
+    run: str
+    step: Any
+    names: frozenset[str]
+
+    @classmethod
+    def of(cls, stored: Stored) -> RecordedStep:
+        body = decode(stored)
+        data = body.get("data")
+        names = frozenset(data) if isinstance(data, dict) else frozenset()
+        return cls(run=str(body.get("run", "")), step=body.get("step"), names=names)
+
+
+def replaced(reader: Records, steps: Mapping[int, RecordedStep]) -> set[int]:
+    """Those of `steps`, by seq, of which a later record that is none of them has values."""
+    by_step = defaultdict(list)
+    for seq, one in steps.items():
+        by_step[one.run, one.step].append((seq, one.names))
+    found = set()
+    for stored in records_in(reader) if steps else ():
+        if stored.kind == "step" and stored.seq not in steps:
+            later = RecordedStep.of(stored)
+            for seq, names in by_step.get((later.run, later.step), ()):
+                if seq < stored.seq and names & later.names:
+                    found.add(seq)
+    return found
+
+
+def _rows(identity: Identity) -> tuple[str, int] | None:
+    """Spools with the same key write to the same rows of the receiver; None: to none."""
+    owner = identity.workload_uid or identity.pod_name
+    return (owner, identity.rank or 0) if owner else None
+
+
+def _steps(reader: Records) -> Iterator[int]:
+    for stored in records_in(reader):
+        step = decode(stored).get("step") if stored.kind == "step" else None
+        if isinstance(step, int):
+            yield step
