@@ -45,6 +45,9 @@ class Step(NamedTuple):
     # Counted by a process that did not begin the run: the tracker has given it another number.
     own_count: bool = False
     more: tuple[Row, ...] = ()  # of other steps: a row with several axes
+    # What sets its names apart from those of other ranks and runs; see `spooler.hooks.names`.
+    sole_writer: bool = False
+    run_prefix: bool = False
 
     def rows(self) -> tuple[Row, ...]:
         """Step and values of each row that the receiver gets."""
@@ -149,7 +152,8 @@ def step_of(
     own_count = record.inherited and not given and counted
     # As a plain tuple: the constructor takes three times as long.
     fields = (record.run, step, record.time, values, tuple(seqs), record.tracker, own_count)
-    return tuple.__new__(Step, (*fields, tuple(more)))
+    marks = (tuple(more), record.sole_writer, record.run_prefix)
+    return tuple.__new__(Step, fields + marks)
 
 
 def rows_in(body: Mapping[str, Any], keys: Sequence[str] = STEP_KEYS) -> tuple[Row, ...]:
@@ -267,7 +271,8 @@ class _StepCollector:
             # As a plain tuple: the constructor takes three times as long.
             own_count = record.inherited and not record.step_given
             fields = (run, record.step, record.time, data, (stored.seq,), record.tracker, own_count)
-            self._complete.append(tuple.__new__(Step, (*fields, ())))
+            marks = ((), record.sole_writer, record.run_prefix)
+            self._complete.append(tuple.__new__(Step, fields + marks))
             return
         if started is None or started.first.step != record.step:
             if started is not None:

@@ -24,6 +24,8 @@ MAX_BYTES = "PRIMUS_LENS_SPOOL_MAX_BYTES"
 COLLECTORS = "PRIMUS_LENS_COLLECTORS"
 LOG_FILE = "TRAINING_LOG_FILE"
 XPU_TIMER_PORT = "XPU_TIMER_PORT"
+SOLE_WRITER = "PRIMUS_LENS_SOLE_WRITER"
+RUN_PREFIX = "PRIMUS_LENS_RUN_PREFIX"
 
 # Segments are an eighth of this. A smaller segment would hold hardly a record.
 _LEAST_BYTES = 1024 * 1024
@@ -127,6 +129,13 @@ def is_true(text: str) -> bool:
 def is_not_false(text: str) -> bool:
     """For a switch that is on by default."""
     return text.strip().lower() not in _FALSE
+
+
+def truth(text: str) -> bool:
+    """For a switch that decides by itself unless it is set."""
+    if text.lower() not in _TRUE | _FALSE:
+        raise ValueError("is no truth value")
+    return is_true(text)
 
 
 def absolute(text: str) -> str:
@@ -259,6 +268,24 @@ class Settings(Limits):
         " another user. Unset: the group of a root that is set-group-id and writable by all,"
         " otherwise the owner alone (directories 0700, files 0600).",
         "Telemetry contains names and configurations. Others read it only where a job allows it.",
+    )
+    sole_writer: bool | None = variable(
+        SOLE_WRITER,
+        None,
+        truth,
+        "`true`: no other rank of the job logs, so that names have no `rank<R>/`. `false`: others"
+        " do. Unset: known frameworks that log on one rank are recognised.",
+        "Megatron-LM, Primus, Megatron-Bridge and torchtitan log on a rank that is not 0.",
+    )
+    run_prefix: bool | None = variable(
+        RUN_PREFIX,
+        None,
+        truth,
+        "`true`: names begin with `run-<ID>/`, so that runs of one workload stay apart. `false`:"
+        " never. Unset: only trials of a sweep, and a run that repeats the steps of another run of"
+        " the same process.",
+        "A restart often has a new run id and continues the same curves. See"
+        " docs/decisions/0044-names-of-several-runs.md.",
     )
 
 

@@ -49,6 +49,7 @@ SINK_SETTINGS = (
     "batch_max_bytes",
     "drop_non_numeric",
     "rank_prefix",
+    "run_prefix",
     "dlrover_address",
     "dlrover_protocol",
     "dlrover_client",
@@ -188,8 +189,16 @@ class Config:
     rank_prefix: bool = setting(
         True,
         switch,
-        help="Send the metrics of ranks other than 0 as rank<R>/<name>.",
+        help="Send the metrics of ranks other than 0 as rank<R>/<name>. A rank that is the sole"
+        " writer of its job has no prefix.",
         why="All ranks of a workload share the same rows and would overwrite each other's values.",
+    )
+    run_prefix: bool = setting(
+        True,
+        switch,
+        help="Send the metrics of trials of a sweep, and of runs that repeat the steps of another"
+        " run of their process, as run-<ID>/<name>.",
+        why="All runs of a workload share the same rows and would overwrite each other's values.",
     )
 
     dlrover_address: str = setting(

@@ -15,7 +15,19 @@ from spooler.spool.stored import Stored
 
 _MAX_VALUES = 40  # in one line
 _MAX_CHARACTERS = 60  # of one value
-_RUN_FIELDS = ("project", "name", "group", "job_type", "tracker", "tracker_version", "wandb")
+_RUN_FIELDS = (
+    "project",
+    "name",
+    "group",
+    "job_type",
+    "sweep",
+    "tracker",
+    "tracker_version",
+    "wandb",
+    "sole_writer",
+    "run_prefix",
+    "reason",
+)
 
 Body = Mapping[str, Any]
 

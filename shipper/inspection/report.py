@@ -236,7 +236,11 @@ def _run(run: RunStats, *, whole: bool) -> str:
     if run.first_step is not None:
         steps = f"{'' if whole else 'about '}steps {run.first_step:,} to {run.last_step:,}"
     end = f"finished, exit code {run.exit_code}" if run.finished else "not finished"
-    return f"{sanitize(run.run, 80)}{f' ({name})' if name else ''}: {steps}, {end}"
+    names = "names "
+    names += "with run prefix" if run.run_prefix else "without run prefix"
+    names += ", without rank prefix" if run.sole_writer else ""
+    why = f", {names} ({sanitize(run.reason, 200)})" if run.reason else ""
+    return f"{sanitize(run.run, 80)}{f' ({name})' if name else ''}: {steps}, {end}{why}"
 
 
 def _metrics(run: RunStats) -> str:

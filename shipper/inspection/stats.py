@@ -38,6 +38,9 @@ class RunStats:
     ended: float | None = None  # time of its last record
     finished: bool = False
     exit_code: int | None = None
+    sole_writer: bool = False
+    run_prefix: bool = False
+    reason: str = ""  # of the two
     metrics: set[str] = field(default_factory=set)
     more_metrics: bool = False
 
@@ -54,6 +57,7 @@ class RunStats:
         elif kind == "run":
             begun = run_record.decode(body)
             self.project, self.name = begun.project, begun.name
+            self._set_names(begun.sole_writer, begun.run_prefix, begun.reason)
         elif kind == "finish":
             self.finished, self.exit_code = True, finish.decode(body).exit_code
 
@@ -67,8 +71,13 @@ class RunStats:
             self.began, self.ended = _widened(self.began, self.ended, time)
         if later.finished:
             self.finished, self.exit_code = True, later.exit_code
+        if later.reason:
+            self._set_names(later.sole_writer, later.run_prefix, later.reason)
         self.more_metrics |= later.more_metrics
         self._add_metrics(sorted(later.metrics))
+
+    def _set_names(self, sole_writer: bool, run_prefix: bool, reason: str) -> None:
+        self.sole_writer, self.run_prefix, self.reason = sole_writer, run_prefix, reason
 
     def _add_metrics(self, names: Iterable[str]) -> None:
         for name in names:

@@ -40,6 +40,7 @@ REGISTRY: dict[str, str] = {
     "wrapper_frameworks": "frameworks:wrappers",
     "base_frameworks": "frameworks:bases",
     "system": "system:look",
+    "system.names": "run:names",
     "hardware": "hardware:look",
     "software": "software:look",
     "build": "build:look",

@@ -24,6 +24,11 @@ def identity(view: View) -> dict[str, Any]:
     return {**facts, "tags": [tag for tag in run.tags or () if isinstance(tag, str)]}
 
 
+def names(view: View) -> dict[str, Any]:
+    """Return what is put before the names of its values, and why; nothing in the usual case."""
+    return dict(view.run.names)
+
+
 def config(view: View) -> Mapping[str, Any]:
     """Return the run's configuration as the user gave it."""
     given = view.run.config

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ class RunFacts:
     id: str
     config: Mapping[str, Any]
     tags: tuple[str, ...]
+    names: Mapping[str, Any] = field(default_factory=dict)  # see `spooler.hooks.names`
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,9 +6,10 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from spooler.detection.json_safe import CUT, DEFAULT, json_safe
+from spooler.detection.json_safe import CUT, DEFAULT, SizeLimits, json_safe
 
 Value = str | int | float | bool
+_LIMITS = SizeLimits(keys=4096)  # Megatron-LM has about 800 arguments
 LIMIT = 2 * DEFAULT.total  # characters, as each name repeats those of the maps that it is in
 
 
@@ -20,7 +21,7 @@ def flat(config: Mapping[str, Any]) -> dict[str, Value]:
     """
     kept: dict[str, Value] = {}
     left = LIMIT
-    for name, value in _leaves("", json_safe(dict(config), hide_by_key=True)):
+    for name, value in _leaves("", json_safe(dict(config), hide_by_key=True, limits=_LIMITS)):
         left -= len(name) + len(str(value))
         if left < 0:
             return {**kept, CUT: "values"}

@@ -18,12 +18,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from spooler import async_exceptions, config, detection, stderr
-from spooler.hooks import precedence, run_config
+from spooler.hooks import names, precedence, run_config
 from spooler.hooks.axes import RunAxes
 from spooler.recorder import Recorder, recorder
 from spooler.records import axis, finish, run, step
 from spooler.records import detection as detection_record
 from spooler.records.values import careful
+from spooler.spool.identity import Identity
 
 _MARK = "_lens_ship_original"
 # Between two steps of a run: receivers of time series keep one value for a millisecond, and two
@@ -46,6 +47,9 @@ class TrackedRun(abc.ABC):
         self.inherited = False  # another process has begun it
         self.last_step: int | None = None
         self.next_time = 0.0  # Unix seconds before which the next step is not dated
+        self.ready = -1  # the generation of the recorder for which steps may follow
+        self.names = names.Names()
+        self.marks: dict[str, bool] = {}  # of `names`, the fields of each step
         self.recorded_config: dict[str, run_config.Value] = {}  # in the present spool
         self.config_changed = False  # and not yet recorded
         self.next_update = 0.0  # monotonic seconds before which no change of it is recorded
@@ -71,6 +75,8 @@ class RunTracker:
 
     def __init__(self) -> None:
         self._active: weakref.WeakSet[TrackedRun] = weakref.WeakSet()  # begun, not finished
+        # Tracker and names of each run that has logged: a run that is resumed keeps its names.
+        self._decided: dict[str, tuple[str, names.Names]] = {}
 
     def begin(self, tracked: TrackedRun) -> None:
         """Announce a run unless that is done; the tracker has begun it."""
@@ -135,8 +141,8 @@ class RunTracker:
         `at` is its time in Unix seconds if the caller gave it: it is kept as it is.
         """
         mine = recorder()
-        if tracked.generation != mine.generation:
-            self.announce(mine, tracked)
+        if tracked.ready != mine.generation:
+            self._prepare(mine, tracked, number)
         now, given = at, step_given
         if now is None:
             now = time.time()
@@ -148,6 +154,8 @@ class RunTracker:
         body = step.encode(
             tracked.run, number, now, closed, data, tracked.tracker, given, tracked.inherited, axes
         )
+        if tracked.marks:
+            body |= tracked.marks
         if mine.record("step", body):
             tracked.last_step = mine.steps[tracked.run] = number
 
@@ -201,6 +209,8 @@ class RunTracker:
         """
         first = tracked.generation < 0
         tracked.inherited = tracked.pid != os.getpid()
+        if tracked.run not in self._decided:  # until the first step, which may know better
+            tracked.names = self._decide(mine, tracked, tracked.facts().get("step", 0))
         given, tracked.config_changed = _config_of(tracked), False
         tracked.recorded_config = run_config.flat(given)
         body = _run_record(tracked, tracked.recorded_config)
@@ -216,6 +226,45 @@ class RunTracker:
             from spooler.diagnosis.agent import start_from_environ
 
             start_from_environ()
+
+    def _prepare(self, mine: Recorder, tracked: TrackedRun, number: int) -> None:
+        """Before the first step in a spool: settle the names of the run, and announce it."""
+        if tracked.run not in self._decided:
+            decided = self._decide(mine, tracked, number)
+            self._decided[tracked.run] = tracked.tracker, decided
+        known, tracked.names = tracked.names, self._decided[tracked.run][1]
+        given = {"sole_writer": tracked.names.sole_writer, "run_prefix": tracked.names.run_prefix}
+        tracked.marks = {name: True for name, holds in given.items() if holds}
+        if tracked.generation != mine.generation:
+            self.announce(mine, tracked)
+        elif tracked.names != known:
+            mine.record(run.NAME, _run_record(tracked, {}, update=True))
+        tracked.ready = tracked.generation
+
+    def _decide(self, mine: Recorder, tracked: TrackedRun, number: int) -> names.Names:
+        """See `spooler.hooks.names`; `number` is that of the first step."""
+        place = config.read(Identity, os.environ)
+        chosen = config.read(config.Settings, os.environ)
+        others = {
+            run: mine.steps.get(run, -1)
+            for run, (tracker, _) in list(self._decided.items())
+            if run != tracked.run and tracker == tracked.tracker
+        }
+        job = names.Job(
+            rank=place["rank"] or 0,
+            world_size=place["world_size"] or 0,
+            modules=sys.modules,
+            config=_config_of(tracked),
+            sweep=tracked.facts().get("sweep", ""),
+            beside=any(one.run in others for one in list(self._active)),
+            repeats=any(last >= number for last in others.values()),
+        )
+        try:
+            return names.decide(job, chosen["sole_writer"], chosen["run_prefix"])
+        except Exception as error:  # modules and configurations are the program's
+            if async_exceptions.is_async(error):
+                raise
+            return names.Names()
 
     def change_config(self, tracked: TrackedRun | None) -> None:
         """The configuration has changed: record the change soon, on the background thread."""
@@ -256,6 +305,7 @@ def _run_record(
         tracker=tracked.tracker,
         config=config,
         update=update,
+        **tracked.names._asdict(),
         **tracked.facts(),
     )
 
@@ -410,6 +460,7 @@ class _Detection:
             id=tracked.run,
             config=config,
             tags=tuple(announced.get("tags", ())),
+            names={name: announced[name] for name in names.Names._fields if name in announced},
         )
         self._tracker = tracked.tracker
         self._looks = 0

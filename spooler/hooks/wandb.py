@@ -151,6 +151,7 @@ class _WandbRun(TrackedRun):
             "mode": text(getattr(settings, "mode", None)),
             "resumed": bool(getattr(settings, "resumed", False)),
             "step": self.next_step,
+            "sweep": text(getattr(settings, "sweep_id", None)),
             "tracker_version": str(getattr(sys.modules.get("wandb"), "__version__", "")),
         }
 

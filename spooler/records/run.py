@@ -31,6 +31,11 @@ class RunRecord(NamedTuple):
     # Name, joined by `.` where nested -> text, number or truth value; secrets are masked.
     config: dict[str, Any] = {}  # noqa: RUF012 - never changed
     update: bool = False  # of an earlier record in this spool
+    sweep: str = ""  # id of the sweep that it is a trial of
+    # As the steps that follow have it, and the reason; see `spooler.hooks.names`.
+    sole_writer: bool = False
+    run_prefix: bool = False
+    reason: str = ""
 
 
 _schema = Schema(RunRecord, renamed={"tracker_version": "wandb"})

@@ -32,6 +32,8 @@ class StepRecord(NamedTuple):
     inherited: bool = False  # another process has begun the run
     # What `spooler.records.axes` says of the data; None where no axis was defined.
     axes: dict[str, Any] | None = None
+    sole_writer: bool = False  # no other rank of the job logs
+    run_prefix: bool = False  # other runs of the workload have the same names and steps
 
 
 _schema = Schema(StepRecord)
@@ -49,6 +51,8 @@ def encode(  # noqa: PLR0913 - the fields of a step
     step_given: bool = False,
     inherited: bool = False,
     axes: AxesOfStep | None = None,
+    sole_writer: bool = False,
+    run_prefix: bool = False,
 ) -> dict[str, Any]:
     """The body of a step; a dict display, as it is built at every call of the user's."""
     body = {"run": run, "step": step, "time": time, "closed": closed, "data": data}
@@ -60,6 +64,10 @@ def encode(  # noqa: PLR0913 - the fields of a step
         body["inherited"] = True
     if axes is not None:
         body["axes"] = axes
+    if sole_writer:
+        body["sole_writer"] = True
+    if run_prefix:
+        body["run_prefix"] = True
     return body
 
 

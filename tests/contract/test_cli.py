@@ -46,6 +46,7 @@ OTHER = {
     "proxy": "environment",
     "drop_non_numeric": True,
     "rank_prefix": False,
+    "run_prefix": False,
     "api_reporting": False,
     "save_local": False,
     "retention_seconds": 60.0,

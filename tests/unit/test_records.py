@@ -100,6 +100,8 @@ def test_the_step_encoder_writes_what_the_schema_reads() -> None:
         step_given=True,
         inherited=True,
         axes={"n": [7, None]},
+        sole_writer=True,
+        run_prefix=True,
     )
     body = step.encode(**given._asdict())
     assert body == given._asdict()

@@ -25,14 +25,27 @@ def a_step(data: dict[str, Any], *, step: int = 7, time: float = T0, run: str = 
     return Step(run=run, step=step, time=time, data=data, seqs=(1,))
 
 
+def named(rank: int | None = None, *, options: dict[str, bool] | None = None, **marks: bool) -> str:
+    """The name that `loss` gets."""
+    step = a_step({"loss": 1})._replace(**marks)
+    found = encode.encode_step(step, identity(pid=7, rank=rank), encode.Options(**options or {}))
+    return str(json.loads(found.fragment)["name"])
+
+
 def test_a_process_that_counts_on_its_own_has_names_of_its_own() -> None:
-    step = a_step({"loss": 1})._replace(own_count=True)
-    for who, name in (
-        (identity(pid=7), "process7/loss"),
-        (identity(pid=7, rank=2), "rank2/process7/loss"),
-    ):
-        encoded = encode.encode_step(step, who, encode.Options())
-        assert json.loads(encoded.fragment)["name"] == name
+    assert named(own_count=True) == "process7/loss"
+    assert named(2, own_count=True) == "rank2/process7/loss"
+
+
+def test_the_sole_writer_of_a_job_needs_no_rank() -> None:
+    assert named(63, sole_writer=True) == "loss"
+    assert named(63, sole_writer=True, run_prefix=True) == "run-r/loss"
+
+
+def test_a_run_that_asks_for_it_is_set_apart_unless_that_is_switched_off() -> None:
+    assert named(run_prefix=True) == "run-r/loss"
+    assert named(3, run_prefix=True) == "rank3/run-r/loss"
+    assert named(3, run_prefix=True, options={"run_prefix": False}) == "rank3/loss"
 
 
 def encoded(data: dict[str, Any], who: Identity = WHO, **options: bool) -> encode.EncodedStep:

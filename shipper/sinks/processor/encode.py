@@ -23,7 +23,9 @@ What the receiver does with them decides how they are built:
   so does a name that already ends in such a way (`step_` -> `step__`), so that no two collide.
 - It works through the steps of a request one by one, 5 to 15 ms each, and stops when the client
   hangs up: at most about 100 steps and 512 KiB a request, and a patient timeout.
-- All ranks of a workload share its rows: ranks other than 0 send `rank<R>/<name>`.
+- All ranks of a workload share its rows: ranks other than 0 send `rank<R>/<name>`, unless they are
+  the sole writer of their job. So do its runs: those that repeat the steps of another one send
+  `run-<ID>/<name>` (`spooler.hooks.names`).
 - A process that logs to a run of another process, and names no step, counts on its own: it sends
   `process<PID>/<name>`.
 - Success is HTTP 200 and `meta.code` 2000 (`shipper.sinks.outcome`).
@@ -61,6 +63,7 @@ class Options:
 
     drop_non_numeric: bool = False  # leave out other values instead of sending them to /logs
     rank_prefix: bool = True  # `rank<R>/` before the names of ranks other than 0
+    run_prefix: bool = True  # `run-<ID>/` before the names of runs that ask for it
 
 
 class EncodedStep(NamedTuple):
@@ -106,9 +109,7 @@ def encode_step(
     if step.more:
         return _encode_rows(step, identity, options)
     numbers, others, nonfinite, nulls = sort_values(step.data)
-    prefix = rank_prefix(identity) if options.rank_prefix else ""
-    if step.own_count:
-        prefix = f"{prefix}process{identity.pid}/"
+    prefix = _prefix(step, identity, options)
     time = sane_time(step.time, identity)
     for name in nonfinite:
         numbers.setdefault(f"{name}/nonfinite", 1)
@@ -255,9 +256,14 @@ def records_header(
     return {RECORDS_HEADER: f"{identity.spool}/{sink}/{first}-{last}{mark}"}
 
 
-def rank_prefix(identity: Identity) -> str:
-    """What sets the names of a rank apart: nothing for the first one, or where none is known."""
-    return f"rank{identity.rank}/" if identity.rank else ""
+def _prefix(step: Step, identity: Identity, options: Options) -> str:
+    """What sets the names of a step apart from those of other ranks, runs and processes."""
+    prefix = ""
+    if identity.rank and options.rank_prefix and not step.sole_writer:
+        prefix = f"rank{identity.rank}/"
+    if step.run_prefix and options.run_prefix:
+        prefix += f"run-{clean_text(step.run)}/"
+    return f"{prefix}process{identity.pid}/" if step.own_count else prefix
 
 
 def _name(prefix: str, name: str) -> str:

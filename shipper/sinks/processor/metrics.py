@@ -28,6 +28,7 @@ class MetricsOptions(HttpOptions):
     batch_max_bytes: int = like("batch_max_bytes")
     drop_non_numeric: bool = like("drop_non_numeric")
     rank_prefix: bool = like("rank_prefix")
+    run_prefix: bool = like("run_prefix")
 
     def steps_per_request(self, identity: Identity) -> int:
         """The operator's number, else what the job asked for, else the default."""
@@ -48,7 +49,9 @@ class MetricsSink(ProcessorBase):
         super().__init__(name, options, shared)
         self._options = options
         self._encoding = encode.Options(
-            drop_non_numeric=options.drop_non_numeric, rank_prefix=options.rank_prefix
+            drop_non_numeric=options.drop_non_numeric,
+            rank_prefix=options.rank_prefix,
+            run_prefix=options.run_prefix,
         )
 
     def plan(self, chunk: PlanInput) -> Plan:

@@ -181,6 +181,70 @@ def configured() -> None:
     REPORT["run"] = run.id
 
 
+def megatron() -> None:
+    """Every rank runs Megatron's loop. Only the last one logs."""
+    import argparse
+
+    import logged
+
+    sys.path.insert(0, str(Path(__file__).with_name("stand_ins")))
+    import spooler
+
+    spooler.install()
+    from megatron.training import global_vars, training  # type: ignore[import-not-found]
+
+    args = argparse.Namespace(
+        rank=int(os.environ["RANK"]),
+        world_size=int(os.environ["WORLD_SIZE"]),
+        wandb_project="pretraining",
+        wandb_exp_name="gpt",
+        wandb_save_dir=os.environ["WANDB_DIR"],
+        global_batch_size=16,
+        consumed_train_samples=0,
+        **{f"option_{number:03}": number for number in range(700)},
+    )
+    global_vars.set_global_variables(args)
+    for iteration in range(1, 4):
+        args.consumed_train_samples += args.global_batch_size
+        loss = logged.Tensor(1 / iteration, (1,))
+        training.training_log({"lm loss": loss}, 1e-4, iteration, 0.5)
+        if iteration == 2:
+            training.evaluate_and_print_results({"lm loss": 0.75}, iteration)
+    import wandb
+
+    wandb.finish()
+
+
+def late() -> None:
+    """The framework torchtitan is imported after `wandb.init`."""
+    sys.path.insert(0, str(Path(__file__).with_name("stand_ins")))
+    import spooler
+
+    spooler.install()
+    stages = {"parallelism": {"pipeline_parallel_degree": 2}}
+    run = start(config={"metrics": {"save_for_all_ranks": False}, **stages})
+    import torchtitan  # type: ignore[import-not-found]  # noqa: F401
+
+    run.log({"loss": 1.0}, step=1)
+    run.log({"loss": 0.5}, step=2)
+    run.finish()
+
+
+def several() -> None:
+    """Runs one after the other: the same steps again, then further ones, then the second again."""
+    import spooler
+
+    spooler.install()
+    REPORT["runs"] = []
+    second = None
+    for first_step, again in ((0, False), (0, False), (50, False), (70, True)):
+        with start(**({"id": second, "resume": "allow"} if again else {})) as run:
+            run.log({"loss": 1.0}, step=first_step)
+            run.log({"loss": 0.5}, step=first_step + 10)
+        REPORT["runs"].append(run.id)
+        second = REPORT["runs"][1] if len(REPORT["runs"]) > 1 else None
+
+
 def plain() -> None:
     """A script that has never heard of us, and forgets to finish."""
     import wandb
@@ -463,6 +527,9 @@ PROGRAMS = {
         values,
         steps,
         configured,
+        megatron,
+        late,
+        several,
         plain,
         adopt,
         disabled,

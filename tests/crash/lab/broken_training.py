@@ -13,11 +13,11 @@ TRAINING_BUILDS: dict[str, BrokenBuild] = {
         patches=(
             Patch(
                 file=_TRACKER,
-                old="        if tracked.generation != mine.generation:\n",
+                old="        if tracked.ready != mine.generation:\n",
                 new="        for name in list(data) if type(data) is dict else ():\n"
                 "            if type(data[name]).__module__ == 'numpy':\n"
                 "                data[name] = data[name].tolist()\n"
-                "        if tracked.generation != mine.generation:\n",
+                "        if tracked.ready != mine.generation:\n",
             ),
         ),
     ),

@@ -1,0 +1,1 @@
+"""Stands for torchtitan, of which only the import counts here."""
