@@ -18,16 +18,11 @@ from shipper.delivery.pipeline import gap_of
 from shipper.delivery.resend import is_resend
 from shipper.discovery.layout import OnUnreadable, find_spools, is_empty
 from shipper.discovery.same_spool import is_missing, is_same_process
-from shipper.ledger import losses, ranges
+from shipper.ledger import ranges
 from shipper.ledger.ledger import Gap, Ledger
+from shipper.ledger.losses import classify_losses, deleted_by_writer, producer_dropped
 from shipper.ledger.ranges import Range
-from shipper.ledger.snapshot import (
-    SinkRows,
-    SpoolRows,
-    deleted_by_writer,
-    producer_dropped,
-    read_snapshot,
-)
+from shipper.ledger.snapshot import SinkRows, SpoolRows, read_snapshot
 from shipper.retention.quarantine import Quarantine, QuarantineReport
 from spooler.errors import SpoolError
 from spooler.spool.identity import Identity
@@ -198,7 +193,7 @@ def _count(rows: SpoolRows, spool: _AuditedSpool, sink: str, *, written: int) ->
     final = of_sink.final_beyond()
     deleted = _deleted_beyond(seq, final, spool, last)
     beyond = [*final, *(piece for pieces in deleted.values() for piece in pieces)]
-    lost = losses.classify_losses(of_sink.damage, deleted_by_writer(spool.gaps.values()))
+    lost = classify_losses(of_sink.damage, deleted_by_writer(spool.gaps.values()))
     policy = Counter(lost.evicted)
     policy.update({reason: ranges.size(pieces) for reason, pieces in deleted.items()})
     policy.update(of_sink.dropped)

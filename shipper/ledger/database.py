@@ -115,6 +115,11 @@ class StateDatabase:
                 database.conn.rollback()  # without effect where SQLite has done it
                 raise
 
+    def execute(self, sql: str, *values: Any) -> list[Any]:
+        """The rows of one statement, which is committed alone."""
+        with self.connection() as database:
+            return list(database.execute(sql, values))
+
     def insert_new(self, table: str, row: Mapping[str, Any]) -> bool:
         """Insert a row; False when a row with its key existed, which stays unchanged."""
         with self.connection() as database:

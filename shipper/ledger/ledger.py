@@ -55,14 +55,13 @@ class Ledger(StateDatabase):
         It is known after its files are gone, and present again when they are found again. Who wrote
         it does not change.
         """
-        with self.connection() as database:
-            database.execute(
-                "INSERT INTO spool (id, directory, identity, workload, found, written)"
-                " VALUES (?, ?, ?, '', ?, ?) ON CONFLICT (id) DO UPDATE SET deleted = NULL,"
-                " directory = excluded.directory,"
-                " written = max(coalesce(written, 0), excluded.written)",
-                (spool, str(directory), json.dumps(dict(identity)), time.time(), written),
-            )
+        self.execute(
+            "INSERT INTO spool (id, directory, identity, workload, found, written)"
+            " VALUES (?, ?, ?, '', ?, ?) ON CONFLICT (id) DO UPDATE SET deleted = NULL,"
+            " directory = excluded.directory,"
+            " written = max(coalesce(written, 0), excluded.written)",
+            *(spool, str(directory), json.dumps(dict(identity)), time.time(), written),
+        )
 
     def note_written(self, written: Mapping[str, int]) -> None:
         """Store up to which seq spools are written now."""
@@ -75,40 +74,33 @@ class Ledger(StateDatabase):
 
     def present(self) -> dict[str, Path]:
         """Where the spools are whose files were there when they were last looked for."""
-        with self.connection() as database:
-            rows = database.execute("SELECT id, directory FROM spool WHERE deleted IS NULL")
-            return {spool: Path(directory) for spool, directory in rows}
+        rows = self.execute("SELECT id, directory FROM spool WHERE deleted IS NULL")
+        return {spool: Path(directory) for spool, directory in rows}
 
     def spools(self) -> list[dict[str, Any]]:
         """Every spool that was found and is not pruned; `identity` is a map."""
-        with self.connection() as database:
-            rows = list(database.table("spool").rows)
-        return [{**row, "identity": json.loads(row["identity"])} for row in rows]
+        return [{**row, "identity": json.loads(row["identity"])} for row in self._rows("spool")]
 
     def directory_of(self, spool: str) -> Path | None:
         """Where a spool was found; None for an unknown one."""
-        with self.connection() as database:
-            row = database.execute("SELECT directory FROM spool WHERE id = ?", (spool,)).fetchone()
-        return Path(row[0]) if row else None
+        rows = self.execute("SELECT directory FROM spool WHERE id = ?", spool)
+        return Path(rows[0][0]) if rows else None
 
     def identity(self, spool: str) -> Identity | None:
         """Who wrote a spool; None for an unknown one."""
-        with self.connection() as database:
-            row = database.execute("SELECT identity FROM spool WHERE id = ?", (spool,)).fetchone()
+        rows = self.execute("SELECT identity FROM spool WHERE id = ?", spool)
         try:
-            return Identity.from_map(json.loads(row[0])) if row else None
+            return Identity.from_map(json.loads(rows[0][0])) if rows else None
         except (TypeError, ValueError):
             return None
 
     def workload(self, spool: str) -> str:
         """The workload that was looked up for a spool, or ""."""
-        with self.connection() as database:
-            row = database.execute("SELECT workload FROM spool WHERE id = ?", (spool,)).fetchone()
-        return str(row[0]) if row else ""
+        rows = self.execute("SELECT workload FROM spool WHERE id = ?", spool)
+        return str(rows[0][0]) if rows else ""
 
     def remember_workload(self, spool: str, uid: str) -> None:
-        with self.connection() as database:
-            database.execute("UPDATE spool SET workload = ? WHERE id = ?", (uid, spool))
+        self.execute("UPDATE spool SET workload = ? WHERE id = ?", uid, spool)
 
     def position(self, spool: str, sink: str) -> Position:
         """How far `sink` has acknowledged `spool`."""
@@ -133,15 +125,13 @@ class Ledger(StateDatabase):
 
     def dropped(self, spool: str = "") -> list[dict[str, Any]]:
         """Records that rules of sinks dropped, of all spools or of one: counts by reason."""
-        with self.connection() as database:
-            return list(database.table("dropped").rows_where(*_of(spool)))
+        return self._rows("dropped", spool)
 
     # --- sinks ------------------------------------------------------------------------------------
 
     def sinks(self) -> dict[str, str]:
         """Name and type of the sinks that the service runs, or ran last."""
-        with self.connection() as database:
-            return dict(database.execute("SELECT name, type FROM sink").fetchall())
+        return dict(self.execute("SELECT name, type FROM sink"))
 
     def note_sinks(self, sinks: Mapping[str, str]) -> None:
         """Replace them."""
@@ -163,16 +153,12 @@ class Ledger(StateDatabase):
 
     def epoch(self, spool: str, sink: str) -> ReceiverEpoch:
         """The epoch of the receiver that has what `sink` has acknowledged of `spool`."""
-        with self.connection() as database:
-            row = database.execute(
-                "SELECT life, flight, flight_life FROM life WHERE spool = ? AND sink = ?",
-                (spool, sink),
-            ).fetchone()
-        return (
-            ReceiverEpoch(name=row[0], in_flight=row[1], in_flight_epoch=row[2])
-            if row
-            else ReceiverEpoch()
+        rows = self.execute(
+            "SELECT life, flight, flight_life FROM life WHERE spool = ? AND sink = ?", spool, sink
         )
+        for name, in_flight, epoch in rows:
+            return ReceiverEpoch(name=name, in_flight=in_flight, in_flight_epoch=epoch)
+        return ReceiverEpoch()
 
     def save_epoch(self, spool: str, sink: str, epoch: ReceiverEpoch) -> None:
         """Store the epoch before anything is sent to it."""
@@ -187,39 +173,34 @@ class Ledger(StateDatabase):
 
     def is_unclean_exit_reported(self, spool: str, sink: str) -> bool:
         """Whether `sink` was sent the report that the process of `spool` died."""
-        with self.connection() as database:
-            row = database.execute(
-                "SELECT cut_off_told FROM position WHERE spool = ? AND sink = ?", (spool, sink)
-            ).fetchone()
-        return bool(row and row[0])
+        rows = self.execute(
+            "SELECT cut_off_told FROM position WHERE spool = ? AND sink = ?", spool, sink
+        )
+        return bool(rows and rows[0][0])
 
     def mark_unclean_exit_reported(self, spool: str, sink: str) -> None:
         """Store that; without effect while the sink has acknowledged nothing."""
-        with self.connection() as database:
-            database.execute(
-                "UPDATE position SET cut_off_told = 1 WHERE spool = ? AND sink = ?", (spool, sink)
-            )
+        self.execute(
+            "UPDATE position SET cut_off_told = 1 WHERE spool = ? AND sink = ?", spool, sink
+        )
 
     def positions(self, spool: str = "") -> list[dict[str, Any]]:
         """Every position, or a spool's; `ahead` is a map, `early` a list of ranges."""
-        with self.connection() as database:
-            rows = list(database.table("position").rows_where(*_of(spool)))
         return [
             {
                 **row,
                 "ahead": json.loads(row["ahead"] or "{}"),
                 "early": [(first, last) for first, last in json.loads(row["early"] or "[]")],
             }
-            for row in rows
+            for row in self._rows("position", spool)
         ]
 
     def mark_deleted(self, spool: str) -> None:
         """Store that the service has deleted all of a spool; its positions stay."""
-        with self.connection() as database:
-            database.execute(
-                "UPDATE spool SET deleted = ?, written = 0 WHERE id = ? AND deleted IS NULL",
-                (time.time(), spool),
-            )
+        self.execute(
+            "UPDATE spool SET deleted = ?, written = 0 WHERE id = ? AND deleted IS NULL",
+            *(time.time(), spool),
+        )
 
     def mark_missing(self, spools: Iterable[str]) -> None:
         """Store that the files of these are gone; what was written and not delivered is owed."""
@@ -250,13 +231,11 @@ class Ledger(StateDatabase):
         return unfinished[0] if unfinished else max(numbers, default=0) + 1
 
     def is_unfinished(self, spool: str, entry: str) -> bool:
-        with self.connection() as database:
-            return bool(
-                database.execute(
-                    "SELECT 1 FROM replay WHERE spool = ? AND entry = ? AND ended IS NULL",
-                    (spool, entry),
-                ).fetchone()
+        return bool(
+            self.execute(
+                "SELECT 1 FROM replay WHERE spool = ? AND entry = ? AND ended IS NULL", spool, entry
             )
+        )
 
     def begin_replay(self, spool: str, entry: str) -> None:
         """Store that a replay has begun, or that it continues."""
@@ -264,8 +243,9 @@ class Ledger(StateDatabase):
         nothing = {"ended": None, "first": 0, "last": 0, "records": 0, "digest": ""}
         if not self.insert_new("replay", {**row, **nothing}):
             # The file has grown since: the receipt of the shorter one is void.
-            with self.connection() as database:
-                database.table("replay").update((spool, entry), {"ended": None})
+            self.execute(
+                "UPDATE replay SET ended = NULL WHERE spool = ? AND entry = ?", spool, entry
+            )
 
     def end_replays(self, receipts: Iterable[Receipt]) -> None:
         """Store the receipts of a finished replay in one transaction."""
@@ -280,8 +260,6 @@ class Ledger(StateDatabase):
 
     def replays(self) -> list[dict[str, Any]]:
         """Every replay with its receipt; `ended` is None while it is unfinished."""
-        with self.connection() as database:
-            rows = list(database.table("replay").rows_where(order_by="begun"))
         return [
             {
                 **row,
@@ -290,7 +268,7 @@ class Ledger(StateDatabase):
                     for first, last, digest in json.loads(row["pieces"] or "[]")
                 ],
             }
-            for row in rows
+            for row in self._rows("replay", order_by="begun")
         ]
 
     # --- what was not delivered -------------------------------------------------------------------
@@ -303,10 +281,7 @@ class Ledger(StateDatabase):
     def dead_letters(self, spool: str = "") -> list[dict[str, Any]]:
         """Every dead letter, or a spool's, without its body, oldest first."""
         columns = "id, spool, sink, seq, kind, reason, detail, time, state, length(body) AS bytes"
-        with self.connection() as database:
-            return list(
-                database.table("dead_letter").rows_where(*_of(spool), select=columns, order_by="id")
-            )
+        return self._rows("dead_letter", spool, select=columns, order_by="id")
 
     def rejected_beyond(self, spool: str, sink: str) -> list[int]:
         """Seqs of the dead letters of a sink that are not acknowledged yet."""
@@ -319,29 +294,22 @@ class Ledger(StateDatabase):
 
     def dead_letter_body(self, number: int) -> bytes | None:
         """The body of dead letter `number` as it was in the spool; None for an unknown one."""
-        with self.connection() as database:
-            row = database.execute(
-                "SELECT body FROM dead_letter WHERE id = ?", (number,)
-            ).fetchone()
-        return None if row is None else bytes(row[0])
+        rows = self.execute("SELECT body FROM dead_letter WHERE id = ?", number)
+        return bytes(rows[0][0]) if rows else None
 
     def resolve_dead_letters(self, numbers: Iterable[int], state: str) -> None:
         """Mark dead letters `delivered` or `dropped`: they stay counted, their bodies do not."""
-        with self.connection() as database:
-            for number in numbers:
-                database.execute(
-                    "UPDATE dead_letter SET state = ?, body = x'' WHERE id = ?", (state, number)
-                )
+        for number in numbers:
+            self.execute("UPDATE dead_letter SET state = ?, body = x'' WHERE id = ?", state, number)
 
     def trim_dead_letters(self, *, max_count: int, max_bytes: int) -> int:
         """Discard the oldest dead letters beyond these limits; returns how many."""
-        with self.connection() as database:
-            rows = database.execute(
-                "SELECT id FROM (SELECT id, row_number() OVER newest AS place,"
-                " sum(length(body)) OVER newest AS size FROM dead_letter WHERE state = 'kept'"
-                " WINDOW newest AS (ORDER BY id DESC)) WHERE place > ? OR size > ?",
-                (max_count, max_bytes),
-            ).fetchall()
+        rows = self.execute(
+            "SELECT id FROM (SELECT id, row_number() OVER newest AS place,"
+            " sum(length(body)) OVER newest AS size FROM dead_letter WHERE state = 'kept'"
+            " WINDOW newest AS (ORDER BY id DESC)) WHERE place > ? OR size > ?",
+            *(max_count, max_bytes),
+        )
         self.resolve_dead_letters([row[0] for row in rows], "dropped")
         return len(rows)
 
@@ -370,35 +338,33 @@ class Ledger(StateDatabase):
 
     def lost_in(self, gap: Gap, sink: str) -> int:
         """How many records are missing for `sink` that no earlier gap of the spool reports."""
-        with self.connection() as database:
-            rows = database.execute(
-                "SELECT first, last FROM damage WHERE spool = ? AND sink = ? AND last >= ?"
-                " AND first <= ? AND reason = 'missing'",
-                (gap.spool, sink, gap.first, gap.last),
-            ).fetchall()
-            told = database.execute(
-                "SELECT first, last FROM gap WHERE spool = ? AND seq < ? AND first > 0",
-                (gap.spool, gap.seq),
-            ).fetchall()
+        rows = self.execute(
+            "SELECT first, last FROM damage WHERE spool = ? AND sink = ? AND last >= ?"
+            " AND first <= ? AND reason = 'missing'",
+            *(gap.spool, sink, gap.first, gap.last),
+        )
+        told = self.execute(
+            "SELECT first, last FROM gap WHERE spool = ? AND seq < ? AND first > 0",
+            *(gap.spool, gap.seq),
+        )
         return ranges.size(ranges.without(ranges.common(rows, [(gap.first, gap.last)]), told))
 
     def damages(self, spool: str = "") -> list[dict[str, Any]]:
         """Every damaged range that was met, of all spools or of one."""
-        with self.connection() as database:
-            return list(database.table("damage").rows_where(*_of(spool)))
+        return self._rows("damage", spool)
 
     def add_gap(self, gap: Gap) -> None:
         """Store the report of the writer about records that it dropped or deleted."""
         self.insert_new("gap", {**asdict(gap), "time": time.time()})
 
     def gaps(self) -> list[dict[str, Any]]:
+        return self._rows("gap")
+
+    def _rows(self, table: str, spool: str = "", **more: Any) -> list[dict[str, Any]]:
+        """The rows of a table, or those of one spool."""
+        where = ("spool = ?", [spool]) if spool else ()
         with self.connection() as database:
-            return list(database.table("gap").rows)
-
-
-def _of(spool: str) -> tuple[str | None, list[str]]:
-    """A condition and its values: the rows of one spool, or all rows for ""."""
-    return ("spool = ?", [spool]) if spool else (None, [])
+            return list(database.table(table).rows_where(*where, **more))
 
 
 def _position(database: Database, spool: str, sink: str) -> Position:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from shipper.ledger import ranges
+from shipper.ledger.entries import Gap
 from shipper.ledger.ranges import Range
 
 DROPPED = "dropped:"  # prefix of the reason where the service itself deleted the records
@@ -42,3 +43,16 @@ def classify_losses(
                 rest = ranges.without(rest, told)
         corrupt += ranges.size(rest)
     return Losses(corrupt=corrupt, evicted=+evicted)
+
+
+def producer_dropped(gaps: Iterable[Gap]) -> Counter[str]:
+    """Records that never got a seq, by reason."""
+    counts: Counter[str] = Counter()
+    for gap in gaps:
+        counts[gap.reason] += 0 if gap.first else gap.count
+    return +counts
+
+
+def deleted_by_writer(gaps: Iterable[Gap]) -> list[tuple[int, int, str]]:
+    """What the writer has deleted to keep its limit: first and last seq, reason."""
+    return [(gap.first, gap.last, gap.reason) for gap in gaps if gap.first]

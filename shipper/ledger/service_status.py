@@ -92,8 +92,7 @@ def save_outages(state: StateDatabase, changed: Iterable[OutageRow]) -> None:
 
 def end_outages(state: StateDatabase, now: float) -> None:
     """End what an earlier service process has left open."""
-    with state.connection() as database:
-        database.execute("UPDATE trouble SET until = ? WHERE until IS NULL", (now,))
+    state.execute("UPDATE trouble SET until = ? WHERE until IS NULL", now)
 
 
 def outages(state: StateDatabase) -> list[OutageRow]:
@@ -105,5 +104,4 @@ def outages(state: StateDatabase) -> list[OutageRow]:
 
 def delete_outages(state: StateDatabase, before: float) -> None:
     """Delete the outages that ended before that time."""
-    with state.connection() as database:
-        database.execute("DELETE FROM trouble WHERE until < ?", (before,))
+    state.execute("DELETE FROM trouble WHERE until < ?", before)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -133,16 +133,3 @@ def _sink_rows(rows: dict[str, Any]) -> SinkRows:
     for name in ("damage", "rejected_beyond"):
         rows[name] = tuple(rows.get(name, ()))
     return SinkRows(**rows)
-
-
-def producer_dropped(gaps: Iterable[Gap]) -> Counter[str]:
-    """Records that never got a seq, by reason."""
-    counts: Counter[str] = Counter()
-    for gap in gaps:
-        counts[gap.reason] += 0 if gap.first else gap.count
-    return +counts
-
-
-def deleted_by_writer(gaps: Iterable[Gap]) -> list[tuple[int, int, str]]:
-    """What the writer has deleted to keep its limit: first and last seq, reason."""
-    return [(gap.first, gap.last, gap.reason) for gap in gaps if gap.first]

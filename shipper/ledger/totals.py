@@ -6,22 +6,20 @@ in the same transaction.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
+import itertools
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import Any
 
-from shipper.ledger import losses
 from shipper.ledger.database import Database, StateDatabase
+from shipper.ledger.entries import Gap
+from shipper.ledger.losses import classify_losses, deleted_by_writer, producer_dropped
 
 # The columns of a position that are counters.
 COUNTERS = ("delivered", "passed", "requests", "points", "nonfinite", "left_out", "rejected")
 CORRUPT = "corrupt"
 _LOST, _DROPPED = "lost", "dropped"
 _OLD = "(SELECT id FROM spool WHERE deleted < ?)"
-
-DamageRow = tuple[str, str, int, int, str]  # spool, sink, first, last, reason
-GapRow = tuple[str, str, int, int, int]  # spool, reason, count, first, last
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,10 +66,9 @@ def read_totals(state: StateDatabase) -> LedgerTotals:
 
 def delivered_by_sink(state: StateDatabase) -> dict[str, int]:
     """Records delivered to each sink, of spools that are not pruned."""
-    with state.connection() as database:
-        rows = database.execute("SELECT sink, sum(delivered) FROM position GROUP BY sink")
-        # A name with a tilde is the position of a replay.
-        return {sink: count or 0 for sink, count in rows if "~" not in sink}
+    rows = state.execute("SELECT sink, sum(delivered) FROM position GROUP BY sink")
+    # A name with a tilde is the position of a replay.
+    return {sink: count or 0 for sink, count in rows if "~" not in sink}
 
 
 def archive(database: Database, before: float) -> None:
@@ -106,42 +103,27 @@ def _settled(database: Database, where: str, *values: Any) -> Counter[tuple[str,
 def _lost(
     database: Database, where: str, *values: Any
 ) -> tuple[Counter[tuple[str, str]], Counter[str]]:
-    damage = database.execute(
+    gaps = defaultdict[str, list[Gap]](list)
+    for spool, seq, reason, count, first, last in database.execute(
+        f"SELECT spool, seq, reason, count, first, last FROM gap{where}", values
+    ):
+        gap = Gap(spool=spool, seq=seq, reason=reason, count=count, first=first, last=last)
+        gaps[spool].append(gap)
+    damage = defaultdict[tuple[str, str], list[tuple[int, int, str]]](list)
+    for spool, sink, first, last, reason in database.execute(
         f"SELECT spool, sink, first, last, reason FROM damage{where}", values
-    ).fetchall()
-    told = database.execute(
-        f"SELECT spool, reason, count, first, last FROM gap{where}", values
-    ).fetchall()
-    lost = count_lost(damage, told)
-    given_up = database.execute(f"SELECT sink, reason, count FROM dropped{where}", values)
-    for sink, reason, count in given_up:
-        if "~" not in sink:
-            lost[sink, reason] += count
-    return lost, count_dropped(told)
-
-
-def count_lost(damage: Iterable[DamageRow], told: Iterable[GapRow]) -> Counter[tuple[str, str]]:
-    """Records lost to each sink: (sink, reason) -> count."""
-    deleted: dict[str, list[tuple[int, int, str]]] = {}
-    for spool, reason, _, first, last in told:
-        if first:
-            deleted.setdefault(spool, []).append((first, last, reason))
-    pieces: dict[tuple[str, str], list[tuple[int, int, str]]] = {}
-    for spool, sink, first, last, reason in damage:
-        if "~" not in sink:
-            pieces.setdefault((spool, sink), []).append((first, last, reason))
+    ):
+        damage[spool, sink].append((first, last, reason))
     lost = Counter[tuple[str, str]]()
-    for (spool, sink), mine in pieces.items():
-        found = losses.classify_losses(mine, deleted.get(spool, ()))
+    for (spool, sink), ranges in damage.items():
+        found = classify_losses(ranges, deleted_by_writer(gaps[spool]))
         lost[sink, CORRUPT] += found.corrupt
         for reason, count in found.evicted.items():
             lost[sink, reason] += count
-    return +lost
-
-
-def count_dropped(told: Iterable[GapRow]) -> Counter[str]:
-    """Records that never got a seq, by reason."""
-    dropped = Counter[str]()
-    for _, reason, count, first, _ in told:
-        dropped[reason] += 0 if first else count
-    return +dropped
+    for sink, reason, count in database.execute(
+        f"SELECT sink, reason, count FROM dropped{where}", values
+    ):
+        lost[sink, reason] += count
+    # A name with a tilde is the position of a replay.
+    of_sinks = {key: count for key, count in lost.items() if count and "~" not in key[0]}
+    return Counter(of_sinks), producer_dropped(itertools.chain(*gaps.values()))

@@ -21,16 +21,9 @@ from shipper.health.root_mark import other_service
 from shipper.ledger import service_status, totals
 from shipper.ledger.database import exists
 from shipper.ledger.ledger import Ledger
-from shipper.ledger.losses import classify_losses
+from shipper.ledger.losses import classify_losses, deleted_by_writer, producer_dropped
 from shipper.ledger.service_status import OutageRow
-from shipper.ledger.snapshot import (
-    LedgerSnapshot,
-    SinkRows,
-    SpoolRows,
-    deleted_by_writer,
-    producer_dropped,
-    read_snapshot,
-)
+from shipper.ledger.snapshot import LedgerSnapshot, SinkRows, SpoolRows, read_snapshot
 from shipper.ledger.totals import LedgerTotals
 from shipper.sinks import sink_names
 from shipper.status.model import DiskStatus, SinkStatus, SpoolSinkStatus, SpoolStatus, Status
