@@ -7,8 +7,9 @@ Read-only and bounded: the last `RECORDS` records of at most `SPOOLS` spools, do
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +57,10 @@ def _chosen(spools: Iterable[SpoolStatus]) -> Iterable[SpoolStatus]:
 
 def _read(spool: SpoolStatus) -> list[Curve]:
     runs: dict[str, list[StepValues]] = {}
+    first = max(0, spool.written - RECORDS)
     with suppress(SpoolError, OSError):
-        for stored in _records(Reader(Path(spool.directory)), max(0, spool.written - RECORDS)):
-            for step in _steps(stored):
+        for chunk in Reader(Path(spool.directory)).chunks(first, first + RECORDS):
+            for step in chain.from_iterable(map(_steps, chunk.records)):
                 runs.setdefault(step.run, []).append(step)
     curves = []
     for run, steps in runs.items():
@@ -79,14 +81,6 @@ def _read(spool: SpoolStatus) -> list[Curve]:
                 }
             )
     return curves
-
-
-def _records(reader: Reader, after: int) -> Iterator[Stored]:
-    at_end, last = False, after + RECORDS
-    while not at_end and after < last:
-        chunk = reader.read(after, last - after)
-        yield from chunk.records
-        at_end, after = chunk.at_end or chunk.through <= after, chunk.through
 
 
 def _steps(stored: Stored) -> list[StepValues]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 
 from shipper.demo.count import (
@@ -21,8 +22,6 @@ from shipper.dev_server.store import TelemetryStore
 from shipper.discovery.layout import find_spools
 from spooler.spool import codec
 from spooler.spool.reader import Reader
-
-_ALL_RECORDS = 1_000_000
 
 
 def report(result: ScenarioResult, files: DemoFiles, terminal: Terminal) -> int:
@@ -62,7 +61,7 @@ def _process(training: Training, root: Path) -> TrainingProcess:
     readers = [Reader(path) for path in find_spools(root)]
     for reader in (one for one in readers if one.identity().pid == process.pid):
         spool = reader.identity().spool
-        for stored in reader.read(0, _ALL_RECORDS).records:
+        for stored in chain.from_iterable(chunk.records for chunk in reader.chunks()):
             if stored.kind == "step":
                 body = codec.unpack(stored.body)
                 run = body["run"]

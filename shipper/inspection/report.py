@@ -6,13 +6,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import orjson
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from shipper.discovery.layout import find_spools
-from shipper.humanize import clock, counted, json_safe, sanitize, size
+from shipper.humanize import clock, counted, json_safe, sanitize, size, to_json
 from shipper.importers import Format, formats
 from shipper.inspection.findings import ERROR, Problem
 from shipper.inspection.segment import InspectedSegment
@@ -50,7 +49,7 @@ def inspect_paths(paths: Sequence[Path], *, verify: bool, as_json: bool) -> int:
     if as_json:
         maps = [spool.to_map() for _, spools in found for spool in spools]
         maps += [_not_a_spool(path) for path, spools in found if not spools]
-        print(orjson.dumps(json_safe(maps), option=orjson.OPT_INDENT_2).decode())  # noqa: T201
+        print(to_json(json_safe(maps), indent=True).decode())  # noqa: T201
     else:
         out = console()
         for place, (path, spools) in enumerate(found):

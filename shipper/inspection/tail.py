@@ -158,16 +158,11 @@ class SpoolsFollower:
     def _between(self, spool: _FollowedSpool, after: int, last: int) -> list[TailRecord]:
         """Matching records above `after`, up to `last`."""
         found: list[TailRecord] = []
-        while after < last:
-            try:
-                chunk = spool.reader.read(after, min(_READ_RECORDS, last - after))
-            except (SpoolError, OSError) as error:
-                self._report(spool.reader.directory, error)
-                break
-            found += self._matching(spool, [one for one in chunk.records if one.seq <= last])
-            if chunk.at_end or chunk.through <= after:
-                break
-            after = chunk.through
+        try:
+            for chunk in spool.reader.chunks(after, last):
+                found += self._matching(spool, [one for one in chunk.records if one.seq <= last])
+        except (SpoolError, OSError) as error:
+            self._report(spool.reader.directory, error)
         return found
 
     def _next(self, spool: _FollowedSpool) -> tuple[list[TailRecord], bool]:

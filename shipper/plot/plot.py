@@ -9,11 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import orjson
 from rich.table import Table
 from rich.text import Text
 
-from shipper.humanize import clock, counted, json_safe, number, sanitize
+from shipper.humanize import clock, counted, json_safe, number, sanitize, to_json
 from shipper.inspection.stats import RunStats
 from shipper.plot.series import (
     RunSeries,
@@ -77,7 +76,7 @@ def plot(options: PlotOptions) -> int:
         _warn(f"run {found.run} has no metric {', '.join(options.patterns)}")
         return 1
     if options.as_json:
-        _print_json(found.to_map())
+        print(to_json(json_safe(found.to_map()), indent=True).decode())  # noqa: T201
     elif options.patterns:
         _draw(found, options)
     else:
@@ -191,7 +190,8 @@ def _list_runs(spools: Sequence[SpoolRuns], options: PlotOptions) -> int:
             runs.setdefault(name, RunStats(run=name)).merge(run)
             processes[name] = processes.get(name, 0) + 1
     if options.as_json:
-        _print_json([{**run.to_map(), "processes": processes[run.run]} for run in runs.values()])
+        maps = [{**run.to_map(), "processes": processes[run.run]} for run in runs.values()]
+        print(to_json(json_safe(maps), indent=True).decode())  # noqa: T201
     elif not runs:
         _warn(f"no run at or below {', '.join(str(place) for place in options.places)}")
     else:
@@ -205,10 +205,6 @@ def _list_runs(spools: Sequence[SpoolRuns], options: PlotOptions) -> int:
             table.add_row(Text(name), Text(title), str(processes[run.run]), last, clock(run.ended))
         console().print(table)
     return 0 if runs else 1
-
-
-def _print_json(value: object) -> None:
-    print(orjson.dumps(json_safe(value), option=orjson.OPT_INDENT_2).decode())  # noqa: T201
 
 
 def _warn(text: str) -> None:

@@ -26,7 +26,6 @@ from spooler.spool import format as fmt
 from spooler.spool.identity import Identity
 from spooler.spool.reader import Reader, Stored
 
-_READ_RECORDS = 2000
 # More cannot be told apart in one chart, and each takes about half a megabyte.
 MAX_SERIES = 64
 _MAX_PROBLEMS = 100
@@ -211,26 +210,19 @@ def _read_spool(
 def _steps(one: SpoolRuns, found: RunSeries) -> Iterator[StepValues]:
     """The step records of the run `found.run` in a spool."""
     marker = codec.pack({"run": found.run})[1:]  # key and value, as each body holds them
-    position, at_end = 0, False
-    while not at_end:
-        try:
-            chunk = one.reader.read(position, _READ_RECORDS)
-        except (SpoolError, OSError) as error:
-            found.report(str(error))
-            return
-        for damage in chunk.damage:
-            found.report(str(damage))
-        for stored in chunk.records:
-            if marker not in stored.body:
-                continue
-            try:
-                rows = read_step(stored)
-            except BodyUnreadable as error:
-                found.report(f"{one.reader.directory}: record {stored.seq}: {error}")
-                continue
-            yield from (one for one in rows if one.run == found.run)
-        at_end = chunk.at_end or chunk.through <= position
-        position = chunk.through
+    try:
+        for chunk in one.reader.chunks():
+            for damage in chunk.damage:
+                found.report(str(damage))
+            for stored in (stored for stored in chunk.records if marker in stored.body):
+                try:
+                    rows = read_step(stored)
+                except BodyUnreadable as error:
+                    found.report(f"{one.reader.directory}: record {stored.seq}: {error}")
+                    continue
+                yield from (row for row in rows if row.run == found.run)
+    except (SpoolError, OSError) as error:
+        found.report(str(error))
 
 
 def _float(value: float) -> float:

@@ -198,17 +198,7 @@ class Checkpoint:
             OSError: the disk does not let us.
         """
         self._count += 1
-        values = {
-            "count": self._count,
-            "position": saved.position.to_map() if saved.position else None,
-            "known": sorted(saved.known),
-            "scheme": saved.scheme,
-            "spool": saved.spool,
-            "seq": saved.seq,
-            "start": saved.start,
-            "pid": saved.pid,
-            "host": saved.host,
-        }
+        values = {**asdict(saved), "known": sorted(saved.known), "count": self._count}
         text = json.dumps(values, ensure_ascii=False).encode("utf-8", "surrogateescape")
         head = f"{zlib.crc32(text):08x} {len(text):06d} ".encode()
         if len(head) + len(text) > _SLOT_BYTES:

@@ -469,14 +469,11 @@ def _place_in(one: RotatedFile, position: LogPosition) -> int | None:
         return None
     if _holds(one, position):
         return position.end
-    descriptor = one.open()
-    if descriptor is None:
+    begin = max(0, position.end - _SHIFT_BYTES)
+    found = one.read((begin, position.end + _SHIFT_BYTES - begin))
+    if found is None:
         return None
-    try:
-        begin = max(0, position.end - _SHIFT_BYTES)
-        data = os.pread(descriptor, position.end + _SHIFT_BYTES - begin, begin)
-    finally:
-        os.close(descriptor)
+    data = found[0]
     places: list[int] = []
     end = data.find(b"\n", WINDOW - 1) + 1
     while end > 0 and len(places) < 2:
@@ -492,12 +489,6 @@ def _holds(one: RotatedFile, position: LogPosition) -> bool:
     Raises:
         FileMoved: it is not there any more.
     """
-    descriptor = one.open()
-    if descriptor is None:
-        return False
-    try:
-        head = os.pread(descriptor, position.window, 0)
-        tail = os.pread(descriptor, position.window, position.end - position.window)
-        return position.is_in(head, tail)
-    finally:
-        os.close(descriptor)
+    window = position.window
+    found = one.read((0, window), (position.end - window, window))
+    return found is not None and position.is_in(*found)

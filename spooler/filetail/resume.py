@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from spooler.async_exceptions import ours
+from spooler.async_exceptions import ours, suppress
 from spooler.errors import SpoolError
 from spooler.filetail.checkpoint import CheckpointState, LogPosition
 from spooler.records import report
@@ -21,7 +22,6 @@ from spooler.spool import codec
 from spooler.spool import format as fmt
 from spooler.spool.reader import Reader
 
-_CHUNK = 200
 _SCAN_BYTES = 256 * 1024 * 1024
 
 
@@ -84,20 +84,12 @@ def _host(directory: Path) -> str:
 
 def _positions(directory: Path, seq: int, log: Path) -> Iterator[tuple[float, LogPosition]]:
     """The positions of `log` in the records beyond `seq`, with the time of each."""
-    reader = Reader(directory)
-    while True:
-        try:
-            chunk = reader.read(seq, _CHUNK)
-        except ours(SpoolError, OSError):
-            return
-        for stored in chunk.records:
+    with suppress(SpoolError, OSError):
+        for stored in chain.from_iterable(one.records for one in Reader(directory).chunks(seq)):
             body = _body(stored.body) if stored.kind == report.NAME else {}
             position = LogPosition.from_map(body.get("source"))
             if position is not None and position.path == str(log):
                 yield float(body.get("time", 0.0)), position
-        if chunk.through == seq:
-            return
-        seq = chunk.through
 
 
 def _body(packed: bytes) -> dict[str, Any]:

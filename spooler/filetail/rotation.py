@@ -17,7 +17,7 @@ import re
 import stat
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from spooler.async_exceptions import ours
@@ -63,16 +63,25 @@ class RotatedFile:
         return f"{self.inode}:{zlib.crc32(self.head())}"
 
     def head(self, size: int = _KEY_BYTES) -> bytes:
-        """The first bytes of the file.
+        """The first bytes of the file, none where we may not read.
+
+        Raises:
+            FileMoved: it is not there any more.
+        """
+        found = self.read((0, size))
+        return found[0] if found else b""
+
+    def read(self, *places: tuple[int, int]) -> list[bytes] | None:
+        """The bytes at each offset, of that size; None where we may not read.
 
         Raises:
             FileMoved: it is not there any more.
         """
         descriptor = self.open()
         if descriptor is None:
-            return b""
+            return None
         try:
-            return os.pread(descriptor, size, 0)
+            return [os.pread(descriptor, size, offset) for offset, size in places]
         finally:
             os.close(descriptor)
 
@@ -162,12 +171,4 @@ def _named(one: RotatedFile, place: str, suffix: str) -> RotatedFile:
     if digits.isdecimal() and len(digits) <= _COUNT_DIGITS:
         number, date = int(digits), ""
         form = f"{suffix[: -len(digits)]}N"
-    return RotatedFile(
-        path=one.path,
-        device=one.device,
-        inode=one.inode,
-        size=one.size,
-        scheme=f"{place}:{form}",
-        number=number,
-        date=date,
-    )
+    return replace(one, scheme=f"{place}:{form}", number=number, date=date)

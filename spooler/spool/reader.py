@@ -15,6 +15,7 @@ import contextlib
 import os
 from bisect import bisect_left
 from collections import deque
+from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from itertools import takewhile
@@ -31,6 +32,7 @@ from spooler.spool.stored import Row, between, in_order, is_sound, verify
 from spooler.spool.stored import Stored as Stored
 
 _LAST_SEQ = 2**63 - 1
+_READ_RECORDS = 1000  # at a time where all are wanted
 # Every segment says who wrote it. If so many cannot be read, none can.
 _IDENTITY_SEGMENTS = 16
 # What may be read at each poll of a spool. Each record takes a page of the log.
@@ -181,6 +183,15 @@ class Reader(Segments):
             skipped=tuple(skipped),
             large=large and position == after,
         )
+
+    def chunks(self, after: int = 0, last: int = _LAST_SEQ) -> Iterator[Chunk]:
+        """What `read` finds above `after`, step by step to the end, or about to `last`."""
+        while after < last:
+            chunk = self.read(after, min(_READ_RECORDS, last - after))
+            yield chunk
+            if chunk.at_end or chunk.through <= after:
+                return
+            after = chunk.through
 
     def growth(self, after: int) -> Chunk | None:
         """All records above `after`, if one log has grown a little since `has_news` was last true.
