@@ -153,7 +153,6 @@ def words(text: str) -> frozenset[str]:
 
 
 def one_word(word: str) -> Callable[[str], bool]:
-    """Whether the value is this word."""
     return lambda text: text.strip().lower() == word
 
 

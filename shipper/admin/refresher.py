@@ -69,7 +69,6 @@ class StatusRefresher:
         self._thread.start()
 
     def end(self) -> None:
-        """Close the port and stop."""
         self._ended.set()
         if self._server is not None:
             self._server.close()

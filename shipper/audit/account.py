@@ -52,7 +52,6 @@ class Account:
         return self.difference == 0 and self.unaccounted == 0
 
     def to_map(self) -> dict[str, Any]:
-        """For JSON."""
         producer = most_frequent(self.dropped_by_producer)
         return {**asdict(self), "dropped_by_producer": producer, "balances": self.balances}
 

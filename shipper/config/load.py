@@ -56,7 +56,7 @@ def load(
     if not isinstance(sinks, dict) or not all(isinstance(one, dict) for one in sinks.values()):
         problems.append(f"{file}: sinks: is not a set of tables [sinks.NAME]")
         sinks = {}
-    problems += _unknown_keys(table, [setting.key for setting in SETTINGS], f"{file}")
+    problems += _unknown_keys(table, [setting.name for setting in SETTINGS], f"{file}")
     values, given, bad = _values(SETTINGS, table, f"{file}", flags, environ)
     problems += bad
     for name, options in sinks.items():
@@ -86,10 +86,7 @@ def read_options(
     cls: type[T],
     table: Mapping[str, Any],
     where: str,
-    *,
-    prefix: str = "",
-    flags: Mapping[str, Any] | None = None,
-    environ: Mapping[str, str] | None = None,
+    environ: Mapping[str, str],
 ) -> tuple[T, list[str]]:
     """Build a dataclass of settings from a TOML table.
 
@@ -98,16 +95,14 @@ def read_options(
             receives a map from a field's name to the source of its value.
         table: the values by field name. An unknown key is a problem.
         where: the table in words, which begin every problem: "/etc/lens-ship.toml: [sinks.a]".
-        prefix: what flags and variables of these settings begin with, see `settings_of`.
-        flags: values from the command line by setting name, with the prefix.
-        environ: the environment; without it, variables, aliases and credentials are not read.
+        environ: the variables that count where the table has no value.
 
     Returns:
         The options, with the default in place of each unusable value, and all problems.
     """
-    settings = settings_of(cls, prefix)
-    problems = _unknown_keys(table, [setting.key for setting in settings], where)
-    values, given, bad = _values(settings, table, where, flags or {}, environ or {})
+    settings = settings_of(cls)
+    problems = _unknown_keys(table, [setting.name for setting in settings], where)
+    values, given, bad = _values(settings, table, where, {}, environ)
     if "given" in getattr(cls, "__dataclass_fields__", {}):
         values["given"] = given
     return cls(**values), problems + bad
@@ -141,14 +136,14 @@ def _values(
     given: dict[str, str] = {}
     problems: list[str] = []
     for setting in settings:
-        values[setting.key] = setting.default
+        values[setting.name] = setting.default
         found = _candidates(setting, table, where, flags, environ)
         source, raw = next((one for one in found if one[1] is not None), ("", None))
         if not source:
             continue
-        given[setting.key] = source
+        given[setting.name] = source
         try:
-            values[setting.key] = setting.parse(raw)
+            values[setting.name] = setting.parse(raw)
         except (ValueError, TypeError, OverflowError) as error:
             shown = masked(raw) if isinstance(raw, str) else raw
             text = str(error)
@@ -167,7 +162,7 @@ def _candidates(
     """Each source and its value, in order; None: it has none. An empty variable is not set."""
     yield setting.flag, flags.get(setting.name)
     yield setting.variable, environ.get(setting.variable) or None
-    yield f"{where}: {setting.key}", table.get(setting.key)
+    yield f"{where}: {setting.name}", table.get(setting.name)
     yield setting.alias, environ.get(setting.alias) or None
     directory = environ.get("CREDENTIALS_DIRECTORY")
     if setting.credential and directory and (Path(directory) / setting.credential).exists():

@@ -137,7 +137,6 @@ def switch(value: Any) -> bool:
 
 
 def choice(*words: str) -> Callable[[Any], str]:
-    """One of these words."""
 
     def parse(value: Any) -> str:
         text = str(value).strip().lower()

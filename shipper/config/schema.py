@@ -68,8 +68,7 @@ class Setting:
     """One setting.
 
     Attributes:
-        name: the flag and the variable are made from it.
-        key: its key in the TOML table; the name of the field.
+        name: of the field, and the key in the TOML table. The flag and the variable follow from it.
         default: the value when nothing is given.
         parse: turns text, or a TOML value, into the checked value. Raises ValueError with a text
             that continues "<source>: '<value>' ", for example "is outside 1 … 64".
@@ -89,16 +88,13 @@ class Setting:
     credential: str = ""
     section: str = ""
     name: str = ""
-    key: str = ""
 
     @property
     def variable(self) -> str:
-        """The environment variable."""
         return f"LENS_SHIP_{self.name.upper()}"
 
     @property
     def flag(self) -> str:
-        """The option on the command line."""
         return f"--{self.name.replace('_', '-')}"
 
     @property
@@ -118,18 +114,10 @@ def setting(default: Any, parse: Callable[[Any], Any], **more: str) -> Any:
     )
 
 
-def settings_of(cls: type, prefix: str = "") -> tuple[Setting, ...]:
-    """The settings of a dataclass in the order of its fields.
-
-    With a prefix, the field `url` has the key `url` in its TOML table, the flag `--<prefix>-url`
-    and the variable `LENS_SHIP_<PREFIX>_URL`.
-    """
+def settings_of(cls: type) -> tuple[Setting, ...]:
+    """The settings of a dataclass in the order of its fields."""
     return tuple(
-        dataclasses.replace(
-            one.metadata["setting"],
-            key=one.name,
-            name=f"{prefix}_{one.name}" if prefix else one.name,
-        )
+        dataclasses.replace(one.metadata["setting"], name=one.name)
         for one in dataclasses.fields(cls)
         if "setting" in one.metadata
     )

@@ -76,7 +76,6 @@ class DemoProcess:
             return self.kill()
 
     def tail(self) -> list[str]:
-        """The last lines of its log."""
         return self._log.read_text(errors="replace").splitlines()[-_TAIL_LINES:]
 
 

@@ -46,7 +46,6 @@ class Terminal:
 
     @property
     def seconds(self) -> float:
-        """Since the beginning."""
         return time.monotonic() - self._began
 
     def stop_progress(self) -> None:
@@ -101,7 +100,6 @@ class Terminal:
         self._console.print(Text.from_ansi(draw(chart)), no_wrap=True)
 
     def note(self, text: str) -> None:
-        """A remark below the table."""
         self._console.print(Text(text, "dim"), soft_wrap=True)
 
     def verdict(self, text: str, *, good: bool) -> None:

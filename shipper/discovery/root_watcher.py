@@ -68,7 +68,6 @@ class RootWatcher:
         return not all(emitter.is_alive() for emitter in emitters)
 
     def stop(self) -> None:
-        """End the watching thread."""
         if self._observer is not None:
             self._observer.stop()
             self._observer.join(2.0)

@@ -111,7 +111,6 @@ class RecordStats:
 
     @property
     def unknown_kinds(self) -> list[str]:
-        """Kinds that this version does not know."""
         return sorted(self.kinds.keys() - REGISTRY.keys() - {OTHER_KINDS})
 
     def count(self, kind: str, records: int) -> None:

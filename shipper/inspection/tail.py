@@ -47,7 +47,6 @@ class RecordFilter:
         return self.workload in ("", identity.workload_uid)
 
     def match(self, identity: Identity, stored: Stored) -> TailRecord | None:
-        """The decoded record if it matches."""
         if self.kinds and stored.kind not in self.kinds:
             return None
         try:

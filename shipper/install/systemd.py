@@ -131,7 +131,6 @@ def uninstall(planned: list[File], *, force: bool) -> list[str]:
 
 
 def next_steps(*, user: bool, root: Path, spool: str) -> list[str]:
-    """The commands to run next."""
     if user:
         environment = _below(root, home_of_user() / ".config/lens-ship/lens-ship.env")
         return [

@@ -284,7 +284,6 @@ def _open(path: Path, *, create: bool, locked: bool) -> sqlite_utils.Database:
 
 
 def _advice_on(error: Exception) -> str:
-    """What to do about a statement that failed."""
     if "locked" in str(error):
         return "Another program has a transaction open in it: end that program."
     if "malformed" in str(error) or "not a database" in str(error):

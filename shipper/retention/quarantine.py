@@ -23,7 +23,7 @@ import os
 import stat
 import time
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,13 +57,13 @@ class QuarantineReport:
     path: str  # before it was moved
     time: float  # Unix seconds
     reason: str
-    workload: str
-    pod: str
-    rank: int | None
+    workload: str = ""
+    pod: str = ""
+    rank: int | None = None
     holds: list[Range]  # records whose checksum holds
-    missing: list[Range]
-    last: bool  # it was the last segment: what is missing behind it is unknown
-    delivered: bool  # its readable records were delivered
+    missing: list[Range] = field(default_factory=list)
+    last: bool = False  # it was the last segment: what is missing behind it is unknown
+    delivered: bool = False  # its readable records were delivered
     dropped: bool = False
 
     @property
@@ -100,16 +100,11 @@ class Quarantine:
             if through < end or not reader.is_movable(number):
                 waiting.add(number)
                 continue
-            report = QuarantineReport(
-                spool=reader.spool,
-                segment=number,
-                path=str(reader.path_of(number)),
-                time=time.time(),
-                reason=reasons[number],
+            report = replace(
+                _report(reader, number, reasons[number]),
                 workload=identity.workload_uid,
                 pod=identity.pod_name,
                 rank=identity.rank,
-                holds=ranges.of_numbers(reader.seqs_in(number)),
                 missing=_missing(reader.path_of(number), known),
                 last=following is None,
                 delivered=True,
@@ -127,21 +122,8 @@ class Quarantine:
             return False
         numbers = reader.segments()
         for number in numbers[:_MOST_AT_ONCE]:
-            report = QuarantineReport(
-                spool=reader.spool,
-                segment=number,
-                path=str(reader.path_of(number)),
-                time=time.time(),
-                reason=f"{_UNATTRIBUTED}: {error}",
-                workload="",
-                pod="",
-                rank=None,
-                holds=ranges.of_numbers(reader.seqs_in(number)),
-                missing=[],
-                last=number == numbers[-1],
-                delivered=False,
-            )
-            if not self._move(reader, report):
+            report = _report(reader, number, f"{_UNATTRIBUTED}: {error}")
+            if not self._move(reader, replace(report, last=number == numbers[-1])):
                 return False
         if len(numbers) <= _MOST_AT_ONCE:  # else the next scan continues
             with contextlib.suppress(OSError):
@@ -187,11 +169,9 @@ class Quarantine:
         return found
 
     def text(self, report: QuarantineReport) -> str:
-        """The report for people."""
         return _text(report, self._place(report))
 
     def bytes_of(self, report: QuarantineReport) -> int:
-        """Bytes on disk of the segment."""
         total = 0
         for name in segment_files(self._place(report)):
             with contextlib.suppress(OSError):
@@ -250,6 +230,18 @@ class Quarantine:
             draft = place.with_suffix(suffix + ".new")
             draft.write_bytes(content)
             draft.replace(place.with_suffix(suffix))
+
+
+def _report(reader: Reader, number: int, reason: str) -> QuarantineReport:
+    """What the segment itself tells."""
+    return QuarantineReport(
+        spool=reader.spool,
+        segment=number,
+        path=str(reader.path_of(number)),
+        time=time.time(),
+        reason=reason,
+        holds=ranges.of_numbers(reader.seqs_in(number)),
+    )
 
 
 def _report_of(folder: Path, report: QuarantineReport) -> Path:

@@ -101,7 +101,7 @@ def from_table(cls: type[T], table: Mapping[str, Any], where: str) -> tuple[T, l
     """
     aliases = {one.alias for one in settings_of(cls) if one.alias}
     environ = {name: os.environ[name] for name in aliases & os.environ.keys()}
-    options, problems = read_options(cls, table, where, environ=environ)
+    options, problems = read_options(cls, table, where, environ)
     together = getattr(options, "problems", None)
     if together is not None and not problems:
         problems += [f"{where}: {one}" for one in together()]

@@ -54,7 +54,6 @@ class Summary:
         return self.level is HealthState.ACTION_REQUIRED
 
     def to_map(self) -> dict[str, Any]:
-        """For JSON."""
         return {**asdict(self), "level": self.level.value}
 
 

@@ -43,7 +43,6 @@ class StackCollector(Collector):
         self._pids = pids
 
     def collect_data(self) -> dict[str, str]:
-        """The stacks as they are now."""
         stacks = own_stacks()
         pids = tuple(self._pids() if callable(self._pids) else self._pids)
         if pids:

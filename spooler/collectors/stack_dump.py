@@ -140,7 +140,6 @@ class SignalTimer:
         self._check(self._library.timer_settime(self._timer, 0, times, None))
 
     def cancel(self) -> None:
-        """End the timer."""
         self._library.timer_delete(self._timer)
 
     def _check(self, answer: int) -> None:

@@ -27,7 +27,6 @@ MODELS = {int(number, 16): name for number, name in load("gpus")["amd"].items()}
 
 
 def gpus(view: View) -> list[Gpu]:
-    """Return the AMD GPUs of this job."""
     product = _product(view)
     nodes = (_node(view, f"{NODES}/{name}", product) for name in view.names(NODES))
     described = [gpu for gpu in nodes if gpu is not None]

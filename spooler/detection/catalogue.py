@@ -36,7 +36,6 @@ class Framework:
 
 
 def load(name: str) -> Any:
-    """The content of a data file."""
     path = Path(__file__).with_name("data") / f"{name}.json"
     return json.loads(path.read_text(encoding="utf-8"))
 

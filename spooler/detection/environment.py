@@ -30,7 +30,6 @@ def look(view: View) -> dict[str, str]:
 
 
 def is_listed(name: str) -> bool:
-    """Say whether a variable may be reported."""
     if name in NAMES:
         return True
     return name.startswith(PREFIXES) and not name.startswith(OURS) and not names_secret(name)

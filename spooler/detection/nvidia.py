@@ -26,7 +26,6 @@ _DEVICE = re.compile(r"nvidia\d+")
 
 
 def gpus(view: View) -> list[Gpu]:
-    """Return the NVIDIA GPUs of this job."""
     described = [_gpu(view.read(f"{GPUS}/{slot}/information")) for slot in view.names(GPUS)]
     if described:
         return given(view, described)
@@ -34,7 +33,6 @@ def gpus(view: View) -> list[Gpu]:
 
 
 def driver_version(view: View) -> str:
-    """Return the version of the kernel driver."""
     text = view.read("/proc/driver/nvidia/version")
     found = re.search(r"NVRM version:.*?\s(\d+\.\d+(?:\.\d+)?)\s", f"{text}\n")
     return found.group(1) if found else ""

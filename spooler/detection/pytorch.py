@@ -57,7 +57,6 @@ class Built:
 
 
 def look(view: View) -> dict[str, Any]:
-    """Return what is known of PyTorch."""
     there = installed.look(view)
     return {
         "available": view.loaded("torch") or there.has("torch"),
@@ -70,7 +69,6 @@ def look(view: View) -> dict[str, Any]:
 
 
 def built_for(view: View) -> Built:
-    """Return the toolkit versions of torch, loaded or not."""
     if view.loaded("torch.version"):
         return Built(
             cuda=view.attribute_text("torch.version", "cuda"),

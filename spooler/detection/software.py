@@ -19,7 +19,6 @@ _MODULES = {"flash-attn-3": "flash_attn_interface", "hydra-core": "hydra", "mega
 
 
 def look(view: View) -> dict[str, Any]:
-    """Return the package versions and that of ROCm."""
     there = installed.look(view)
     versions = {name: there.version(name) or _stated(view, name) for name in PACKAGES}
     facts: dict[str, Any] = {

@@ -28,7 +28,6 @@ _OPTION = re.compile(r"--([A-Za-z][\w.-]{0,63})(?:=.*)?", re.DOTALL)
 
 
 def look(view: View) -> dict[str, Any]:
-    """Return what is known of the machine and the process."""
     facts = {**_interpreter(view), **_machine(view), **_command(view)}
     return {name: fact for name, fact in facts.items() if fact not in ("", None, [])}
 

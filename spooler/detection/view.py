@@ -78,7 +78,6 @@ class View:
         return ""
 
     def exists(self, path: str) -> bool:
-        """Say whether something is at this path."""
         return os.path.exists(self._real(path))
 
     def read(self, path: str) -> str:

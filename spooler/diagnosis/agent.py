@@ -135,7 +135,6 @@ class DiagnosisAgent:
 
     @property
     def is_running(self) -> bool:
-        """Whether this process collects now."""
         return self._thread is not None and self._thread.is_alive()
 
     def start(self) -> None:
@@ -221,7 +220,6 @@ class DiagnosisAgent:
         return turn
 
     def _attend(self, turn: _Turn) -> None:
-        """Give a collector its thread."""
         name = f"lens-ship-{_name(turn.collector)}"
         turn.thread = _started(name, self._take_turns, turn, self._stopping)
 
@@ -392,7 +390,6 @@ def _interval(seconds: Any) -> float:
 
 
 def _collect(collector: Any) -> None:
-    """Collect and store once."""
     if collector.is_enabled() and (data := collector.collect_data()):
         collector.store_data(data)
 

@@ -83,7 +83,6 @@ class LogPosition:
         )
 
     def to_map(self) -> dict[str, Any]:
-        """What stands in the record."""
         return asdict(self)
 
     @classmethod

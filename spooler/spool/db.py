@@ -112,7 +112,6 @@ class Writing(sqlite3.Connection):
         _lock(self.file.number, fcntl.F_WRLCK)
 
     def is_ours(self) -> bool:
-        """Whether its descriptors are still its own."""
         return self.file.is_ours() and self.log.is_ours()
 
     def close(self) -> None:

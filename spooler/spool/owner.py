@@ -271,7 +271,6 @@ class WriterProcess:
 
 
 def this_process() -> WriterProcess:
-    """This process."""
     pid = os.getpid()
     _, ticks = _state_of("self")
     return WriterProcess(pid=pid, start_ticks=ticks, pid_namespace=_namespace(), boot_id=boot_id())

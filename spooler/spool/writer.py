@@ -250,7 +250,6 @@ class Writer:
         return is_held
 
     def release(self) -> None:
-        """Undo `hold`."""
         self._gate.release()
         self._tending.release()
 

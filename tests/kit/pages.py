@@ -36,7 +36,7 @@ def settings_tables(settings: Sequence[Setting]) -> str:
         if one.section:
             lines += ["", f"### {one.section}", "", f"| setting {_HEAD}"]
         older = f" Also read from `{one.alias}`." if one.alias else ""
-        lines.append(_row(one.key, one.default_text, one.help + older, one.why))
+        lines.append(_row(one.name, one.default_text, one.help + older, one.why))
     return "\n".join(lines).strip("\n")
 
 
@@ -74,10 +74,10 @@ def options_of_sinks() -> str:
         rows = []
         for one in settings_of(load_class(kind).Options):
             same = settings.get(one.help)
-            text = "The setting of this name." if same == one.key else f"The setting `{same}`."
+            text = "The setting of this name." if same == one.name else f"The setting `{same}`."
             older = f" Also read from `{one.alias}`." if one.alias else ""
             meaning, why = (text, "") if same else (one.help + older, one.why)
-            rows.append(_row(one.key, one.default_text, meaning, why))
+            rows.append(_row(one.name, one.default_text, meaning, why))
         parts.append("\n".join([f"#### {kind}", "", f"| option {_HEAD}", *rows]))
     return "\n\n".join(parts)
 

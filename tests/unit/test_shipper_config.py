@@ -14,7 +14,7 @@ import pytest
 from shipper.config import load as room
 from shipper.config.load import default_state, load, read_options
 from shipper.config.parse import integer, url
-from shipper.config.schema import SETTINGS, Config, setting, settings_of
+from shipper.config.schema import SETTINGS, Config, setting
 from shipper.errors import ConfigError
 from shipper.sinks import enabled_sinks
 from tests.kit.spools import identity
@@ -541,16 +541,16 @@ class Options:
 
 def test_a_table_becomes_the_options_of_any_dataclass() -> None:
     table = {"url": "http://host/", "retries": 5}
-    options, wrong = read_options(Options, table, "x.toml: [sinks.a]")
+    options, wrong = read_options(Options, table, "x.toml: [sinks.a]", {})
     assert wrong == []
     assert (options.url, options.retries) == ("http://host", 5)
     assert options.given["url"] == "x.toml: [sinks.a]: url"
-    assert read_options(Options, {}, "")[0] == Options()
+    assert read_options(Options, {}, "", {})[0] == Options()
 
 
 def test_every_problem_of_a_table_is_reported_with_its_place() -> None:
     table = {"url": "host", "retries": 10, "retires": 1}
-    options, wrong = read_options(Options, table, "x.toml: [sinks.a]")
+    options, wrong = read_options(Options, table, "x.toml: [sinks.a]", {})
     assert wrong == [
         "x.toml: [sinks.a]: retires: unknown setting; did you mean retries?",
         "x.toml: [sinks.a]: url: 'host' is not an http:// or https:// URL",
@@ -559,17 +559,10 @@ def test_every_problem_of_a_table_is_reported_with_its_place() -> None:
     assert (options.url, options.retries) == ("", 3), "the defaults"
 
 
-def test_options_with_a_prefix_have_flags_and_variables(tmp_path: Path) -> None:
-    first, second = settings_of(Options, "spare")
-    assert (first.flag, second.variable) == ("--spare-url", "LENS_SHIP_SPARE_RETRIES")
-    flags, environ = {"spare_url": "http://a"}, {"LENS_SHIP_SPARE_RETRIES": "7"}
-    table = {"url": "http://b", "retries": 8}
-    options, _ = read_options(Options, table, "t", prefix="spare", flags=flags, environ=environ)
-    assert (options.url, options.retries) == ("http://a", 7)
-    assert options.given == {"url": "--spare-url", "retries": "LENS_SHIP_SPARE_RETRIES"}
+def test_what_a_table_lacks_may_come_from_another_tool(tmp_path: Path) -> None:
     (tmp_path / "retries").write_text("")
     environ = {"RECEIVER_URL": "http://c", "CREDENTIALS_DIRECTORY": str(tmp_path)}
-    options, wrong = read_options(Options, {}, "t", environ=environ)
+    options, wrong = read_options(Options, {}, "t", environ)
     assert options.given == {"url": "RECEIVER_URL", "retries": "$CREDENTIALS_DIRECTORY"}
     assert len(wrong) == 1, "the path of a credential is not a number"
 
