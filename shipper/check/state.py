@@ -10,9 +10,8 @@ from pathlib import Path
 from shipper.check import CheckContext
 from shipper.finding import Finding, fail, ok, warn
 from shipper.health.root_mark import other_service
-from shipper.ledger.database import DATABASE_NAME, problem_of
+from shipper.ledger.database import DATABASE_NAME, LOCK_NAME, problem_of
 from shipper.ledger.migrations import STATE_VERSION
-from shipper.ledger.service_status import is_running
 from spooler.spool.filesystem import file_system_of
 
 _MAGIC = b"SQLite format 3\0"
@@ -84,8 +83,8 @@ def _usable(state: Path) -> Iterator[Finding]:
             f"{database} has state version {version}, this lens-ship knows {STATE_VERSION}",
             "run the version that migrated it, or go back to a copy (docs/upgrading.md)",
         )
-    if is_running(state):
-        yield ok("state", f"{state} is in use by a service")
+    if holder := _lock_holder(state / LOCK_NAME):
+        yield ok("state", f"{state} is in use by a service (process {holder})")
     elif problem := problem_of(state):
         yield fail(
             "state",
@@ -105,3 +104,17 @@ def _version(database: Path) -> int:
     except OSError:
         return 0
     return int.from_bytes(header[_USER_VERSION], "big") if header.startswith(_MAGIC) else 0
+
+
+def _lock_holder(lock: Path) -> str:
+    """The process that holds the lock, "". Trying to take it could stop a service's start."""
+    try:
+        inode = lock.stat().st_ino
+        table = Path("/proc/locks").read_text(encoding="ascii")
+    except OSError:
+        return ""
+    for line in table.splitlines():
+        columns = line.split()
+        if len(columns) > 5 and columns[1] == "FLOCK" and columns[5].endswith(f":{inode}"):
+            return columns[4]
+    return ""
