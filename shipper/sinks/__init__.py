@@ -336,7 +336,7 @@ def from_words(text: str) -> tuple[str, dict[str, Any]]:
         options = load_class(kind).Options
     except ValueError as error:
         raise ValueError(f"{kind!r} {error}") from error
-    key = settings_of(options)[0].key
+    key = settings_of(options)[0].name
     values, problems = from_table(options, {key: address} if given else {}, text)
     if problems:
         raise ValueError(". ".join(problems))
