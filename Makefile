@@ -112,8 +112,9 @@ bench-results: $(VENV)/.test $(VENV)/.peers $(VENV)/.dlrover-$(DLROVER) ## every
 	LENS_SHIP_TEST_MASTER=$(abspath $(VENV))/dlrover-$(DLROVER)/bin/python \
 	  $(BIN)/python bench/results.py
 
-bench-sizing: $(VENV)/.test ## bytes a step takes on disk, memory of the service
+bench-sizing: $(VENV)/.test $(VENV)/.engines ## bytes a step takes on disk, memory of the service, nodes of a gateway
 	$(BIN)/python bench/sizing.py
+	$(BIN)/python bench/gateway.py
 
 bench-peers: $(VENV)/.peers ## one logging call compared with other tools, and what a kill leaves
 	PYTHONPATH=. $(VENV)/peers/bin/python -m bench.peers

@@ -87,8 +87,11 @@ def write_backlog(root: Path, *, steps: int, metrics: int, spools: int) -> int:
     return sum(file.stat().st_size for file in root.rglob("*") if file.is_file())
 
 
-def drain(root: Path, work: Path, *, steps: int, metrics: int) -> Drained:
-    """Ship everything below `root` from a fresh state directory."""
+def drain(root: Path, work: Path, *, steps: int, metrics: int, sink: str = "") -> Drained:
+    """Ship everything below `root` from a fresh state directory, by the default sinks.
+
+    `sink` are the lines of a table [sinks.one] instead, with `{url}` for the receiver's address.
+    """
     with tempfile.TemporaryDirectory(dir=work) as state:
         receiver = subprocess.Popen(
             (sys.executable, str(HERE / "thin_receiver.py")),
@@ -100,18 +103,12 @@ def drain(root: Path, work: Path, *, steps: int, metrics: int) -> Drained:
         port = int(receiver.stdout.readline())
         command = (
             *_COMMAND,
-            *("run", "--once", "--timeout", "3600", "--log-level", "warning"),
-            *(
-                "--spool",
-                str(root),
-                "--state",
-                state,
-                "--processor-url",
-                f"http://127.0.0.1:{port}/v1",
-            ),
+            *("run", "--once", "--timeout", "3600", "--log-level", "error"),
+            *("--spool", str(root), "--state", state),
+            *_configured(Path(state), sink, f"http://127.0.0.1:{port}"),
         )
         began = time.perf_counter()
-        service = subprocess.Popen(command)
+        service = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         with _watched(service.pid) as peaks:
             _, status, usage = os.wait4(service.pid, 0)
         wall = time.perf_counter() - began
@@ -126,6 +123,14 @@ def drain(root: Path, work: Path, *, steps: int, metrics: int) -> Drained:
         cpu=usage.ru_utime + usage.ru_stime,
         peak=max(peaks),
     )
+
+
+def _configured(folder: Path, sink: str, url: str) -> tuple[str, str]:
+    if not sink:
+        return "--processor-url", f"{url}/v1"
+    file = folder / "lens.toml"
+    file.write_text(f"[sinks.one]\n{sink.format(url=url)}\n")
+    return "--config", str(file)
 
 
 @contextmanager

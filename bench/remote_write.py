@@ -1,4 +1,4 @@
-"""Prometheus in agent mode beside our way out: samples sent per second of processor time.
+"""Prometheus in agent mode beside our sinks: samples sent per second of processor time.
 
     python bench/remote_write.py [--series 8000] [--seconds 40] [--rounds 3]
 
@@ -9,10 +9,10 @@ to the same thin receiver, in turns, in one run. What differs, and in whose favo
   again and sends it as snappy-packed protobuf, a few thousand samples a request. How much of it is
   the sending alone is told by a second agent that scrapes the same and sends nowhere. Its start is
   not counted.
-- Ours reads a backlog that is on disk already, and sends JSON, a hundred steps a request, as the
-  telemetry-processor takes it. Its start, that of a drain of one step, is taken off, too. What it
-  costs to put the samples there is counted apart: a real writer's appends, its process's start
-  included.
+- Ours reads a backlog that is on disk already, and sends it by each kind of sink in turn: JSON, a
+  hundred steps a request, as the telemetry-processor takes it; OTLP with gzip; remote write. Its
+  start, that of a drain of one step, is taken off, too. What it costs to put the samples there is
+  counted apart: a real writer's appends, its process's start included.
 - The agent keeps its place in memory: after a restart it goes on at the end of its log. Ours saves
   its position after each request. That is in the price.
 
@@ -45,6 +45,13 @@ import drain
 import scale
 
 METRICS = 8  # of a job
+# What is shown -> the table of the sink, "" for the default ones.
+SINKS = {
+    "telemetry-processor": "",
+    "otlp": 'type = "otlp"\nurl = "{url}"',
+    "otlp, gzip = false": 'type = "otlp"\nurl = "{url}"\ngzip = false',
+    "prometheus": 'type = "prometheus"\nurl = "{url}/api/v1/write"',
+}
 _SETTLE_SECONDS = 5.0
 _PATIENCE_SECONDS = 60.0
 
@@ -187,15 +194,20 @@ def count(text: str, name: str) -> float:
     return sum(map(float, found))
 
 
-def start_of_ours(work: Path) -> float:
-    """Seconds of processor time for a drain of one step."""
+def starts_of_ours(work: Path) -> dict[str, float]:
+    """Seconds of processor time for a drain of one step, by each sink."""
     root = work / "nothing"
     drain.write_backlog(root, steps=1, metrics=METRICS, spools=1)
-    return min(drain.drain(root, work, steps=1, metrics=METRICS).cpu for _ in range(3))
+    return {
+        name: min(
+            drain.drain(root, work, steps=1, metrics=METRICS, sink=sink).cpu for _ in range(3)
+        )
+        for name, sink in SINKS.items()
+    }
 
 
-def ours(work: Path, samples: int, start: float) -> tuple[Sent, Sent]:
-    """The appends of so many samples, and their way out."""
+def ours(work: Path, samples: int, starts: dict[str, float]) -> tuple[Sent, dict[str, Sent]]:
+    """The appends of so many samples, and their way out by each sink."""
     steps = samples // METRICS
     root = work / "spool"
     writer = subprocess.Popen(
@@ -205,12 +217,12 @@ def ours(work: Path, samples: int, start: float) -> tuple[Sent, Sent]:
     writer.returncode = os.waitstatus_to_exitcode(status)
     if status:
         raise SystemExit("the backlog could not be written")
-    out = drain.drain(root, work, steps=steps, metrics=METRICS)
+    sent = {}
+    for name, sink in SINKS.items():
+        out = drain.drain(root, work, steps=steps, metrics=METRICS, sink=sink)
+        sent[name] = Sent(samples=samples, cpu=out.cpu - starts[name])
     shutil.rmtree(root)
-    return (
-        Sent(samples=samples, cpu=usage.ru_utime + usage.ru_stime),
-        Sent(samples=samples, cpu=out.cpu - start),
-    )
+    return Sent(samples=samples, cpu=usage.ru_utime + usage.ru_stime), sent
 
 
 def rate(rounds: list[Sent]) -> float:
@@ -246,22 +258,23 @@ def play(given: argparse.Namespace) -> None:
     sending: list[Sent] = []
     scraping: list[Sent] = []
     appends: list[Sent] = []
-    shipping: list[Sent] = []
+    shipping: dict[str, list[Sent]] = {name: [] for name in SINKS}
     with tempfile.TemporaryDirectory(prefix="lens-ship-bench-") as folder:
         work = Path(folder)
-        start = start_of_ours(work)
+        starts = starts_of_ours(work)
         for _ in range(given.rounds):
             with exposition(given.series) as target:
                 with scale.receiver() as url:
                     sending.append(agent(work, target, url, given.seconds))
                 scraping.append(agent(work, target, "", given.seconds))
-            append, out = ours(work, int(given.series * given.seconds), start)
+            append, sent = ours(work, int(given.series * given.seconds), starts)
             appends.append(append)
-            shipping.append(out)
-    show(given, sending=sending, scraping=scraping, appends=appends, shipping=shipping)
+            for name, out in sent.items():
+                shipping[name].append(out)
+    show(given, shipping, sending=sending, scraping=scraping, appends=appends)
 
 
-def show(given: argparse.Namespace, **rounds: list[Sent]) -> None:
+def show(given: argparse.Namespace, shipping: dict[str, list[Sent]], **rounds: list[Sent]) -> None:
     """The table."""
     version = subprocess.run(
         ("prometheus", "--version"), capture_output=True, text=True, check=True
@@ -273,17 +286,22 @@ def show(given: argparse.Namespace, **rounds: list[Sent]) -> None:
     whole, scraped = rate(rounds["sending"]), rate(rounds["scraping"])
     # What the sending adds for each sample.
     alone = 1 / max(1e-12, 1 / whole - 1 / scraped)
-    out, written = rate(rounds["shipping"]), rate(rounds["appends"])
+    by_sink = {name: rate(sent) for name, sent in shipping.items()}
+    out, written = by_sink["telemetry-processor"], rate(rounds["appends"])
     for text, figure in (
         ("agent: scrape, log, send", whole),
         ("agent: scrape, log, send nowhere", scraped),
         ("agent: the sending alone, as the difference", alone),
-        ("lens-ship run: read, plan, send, save the position", out),
+        *(
+            (f"lens-ship run, {name}: read, plan, send, save", rate)
+            for name, rate in by_sink.items()
+        ),
         ("the writer's process: append each step, its start included", written),
-        ("both of ours together", 1 / (1 / out + 1 / written)),
+        ("both of ours together, telemetry-processor", 1 / (1 / out + 1 / written)),
     ):
         print(f"  {text:<60}{figure:>12,.0f}")
-    print(f"  lens-ship run against the agent's sending alone: {out / alone:.2f}")
+    for name, figure in by_sink.items():
+        print(f"  lens-ship run, {name}, against the agent's sending alone: {figure / alone:.2f}")
 
 
 if __name__ == "__main__":

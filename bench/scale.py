@@ -137,11 +137,14 @@ def memory_of(pid: int, line: str = "VmHWM") -> float | None:
 class Service:
     """A real `lens-ship run`, looked at through /proc."""
 
-    def __init__(self, root: Path, state: Path, url: str) -> None:
+    def __init__(
+        self, root: Path, state: Path, url: str = "", *, config: Path | None = None
+    ) -> None:
+        sinks = ("--config", str(config)) if config else ("--processor-url", url)
         self._process = subprocess.Popen(
             (
                 *_COMMAND,
-                *("run", "--spool", str(root), "--state", str(state), "--processor-url", url),
+                *("run", "--spool", str(root), "--state", str(state), *sinks),
                 *("--log-level", "error", "--save-local", "true"),
             ),
             stderr=subprocess.DEVNULL,
