@@ -44,6 +44,7 @@ REGISTRY: dict[str, str] = {
     "otlp": "shipper.sinks.otlp.sink:OtlpSink",
     "prometheus": "shipper.sinks.prometheus.sink:PrometheusSink",
 }
+SHARED_ROWS = "telemetry-processor"  # the type with rows that all runs of a workload share
 # Name and type of the sinks that exist when no [sinks.NAME] is given.
 DEFAULT: dict[str, str] = {
     "processor": "telemetry-processor",
@@ -279,22 +280,27 @@ def carried(kinds: frozenset[str] | None) -> frozenset[str] | None:
     return None if kinds is None else kinds - MARKS
 
 
-def sink_names(config: Config, noted: Mapping[str, str] | None = None) -> tuple[str, ...]:
-    """The sinks that are configured. Loads none of them.
+def sink_types(config: Config, noted: Mapping[str, str] | None = None) -> Mapping[str, str]:
+    """Name and type of the sinks that are configured. Loads none of them.
 
     `noted` are those that the service runs, by its ledger. A command without any [sinks.NAME] goes
     by them.
     """
-    return tuple(config.sinks or noted or DEFAULT)
+    types = {name: str(table.get("type")) for name, table in config.sinks.items()}
+    return types or noted or DEFAULT
+
+
+def sink_names(config: Config, noted: Mapping[str, str] | None = None) -> tuple[str, ...]:
+    """The names of `sink_types`."""
+    return tuple(sink_types(config, noted))
 
 
 def carried_kinds(
     config: Config, noted: Mapping[str, str] | None = None
 ) -> dict[str, frozenset[str] | None]:
     """What each configured sink carries. A type that cannot be loaded is left out."""
-    types = {name: str(table.get("type")) for name, table in config.sinks.items()}
     found = {}
-    for name, kind in (types or noted or DEFAULT).items():
+    for name, kind in sink_types(config, noted).items():
         with contextlib.suppress(ValueError):
             found[name] = carried(load_class(kind).kinds)
     return found

@@ -10,6 +10,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,8 @@ from shipper.ledger.losses import classify_losses, deleted_by_writer, producer_d
 from shipper.ledger.service_status import OutageRow
 from shipper.ledger.snapshot import LedgerSnapshot, SinkRows, SpoolRows, read_snapshot
 from shipper.ledger.totals import LedgerTotals
-from shipper.sinks import sink_names
+from shipper.sinks import SHARED_ROWS, sink_types
+from shipper.status import shared_names
 from shipper.status.model import DiskStatus, SinkStatus, SpoolSinkStatus, SpoolStatus, Status
 from spooler.errors import SpoolError
 from spooler.spool.identity import Identity
@@ -45,7 +47,9 @@ class StatusCollector:
         self._given = ledger
         self._opened: Ledger | None = None
         found = None if ledger else self._ledger()
-        self._sinks = sink_names(config, found.sinks() if found else None)
+        types = sink_types(config, found.sinks() if found else None)
+        self._sinks = tuple(types)
+        self._shares_rows = SHARED_ROWS in types.values()
         self._spools: dict[str, _SpoolCollector] = {}
 
     def __enter__(self) -> StatusCollector:
@@ -76,8 +80,16 @@ class StatusCollector:
             producer_dropped=dict(counted.dropped),
             unreadable_directories=unreadable,
             missing=missing_records(snapshot, self._sinks),
+            shared_names=self._shared_names(spools) if self._shares_rows else (),
             **service,
         )
+
+    def _shared_names(self, spools: list[SpoolStatus]) -> tuple[shared_names.SharedNames, ...]:
+        several = Counter(one.workload for one in spools if one.workload)
+        writers = (
+            self._spools[one.spool].writer(one) for one in spools if several[one.workload] > 1
+        )
+        return shared_names.find_shared(filter(None, writers))
 
     def refresh(self, status: Status) -> Status:
         """The same status with what changes without an event: time, disk, heartbeat, rates."""
@@ -134,6 +146,26 @@ class _SpoolCollector:
         # Most sinks are at the same seq, and the next collection may find them there too.
         self._times: dict[tuple[Callable[[int], float | None], int], float | None] = {}
         self._ended: tuple[object, SpoolStatus] | None = None
+        self._first_steps: shared_names.FirstSteps | None = None
+        self._looked_at = 0  # how many first records held no step
+
+    def writer(self, status: SpoolStatus) -> shared_names.NameWriter | None:
+        """What it writes, None as long as it has no step."""
+        first = min(status.written, shared_names.RECORDS)
+        if self._first_steps is None and self._looked_at != first:
+            self._looked_at = first
+            with suppress(SpoolError, OSError):
+                records = Reader(self._directory).read(0, shared_names.RECORDS).records
+                self._first_steps = shared_names.first_steps(records)
+        if self._first_steps is None or self._identity is None:
+            return None
+        return shared_names.NameWriter(
+            workload=status.workload,
+            rank=status.rank,
+            began=self._identity.created,
+            newest=status.newest,
+            steps=self._first_steps,
+        )
 
     def collect(self, rows: SpoolRows) -> SpoolStatus:
         """The status now; that of a spool that has ended is kept while nothing has changed."""

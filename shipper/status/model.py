@@ -15,6 +15,7 @@ from typing import Any
 
 from shipper.humanize import most_frequent
 from shipper.ledger.service_status import Heartbeat, OutageRow
+from shipper.status.shared_names import SharedNames
 
 # The service writes a heartbeat every few seconds. Without one for so long, it is stuck.
 STUCK_SECONDS = 60.0
@@ -153,6 +154,7 @@ class Status:
     # Directory of a spool whose files are gone -> records that a sink should still have got.
     missing: Mapping[str, int] = field(default_factory=dict)
     other_state: str = ""  # of another service that runs on this root
+    shared_names: tuple[SharedNames, ...] = ()  # at most one pair of runs of each workload
 
     @property
     def pending(self) -> int:

@@ -25,10 +25,13 @@ from shipper.humanize import counted, duration, sanitize, time_of_day
 from shipper.ledger.service_status import OutageRow
 from shipper.sinks.outcome import Reason
 from shipper.status.model import SinkStatus, SpoolSinkStatus, SpoolStatus, Status
+from shipper.status.shared_names import SharedNames
+from spooler.config import RUN_PREFIX, SOLE_WRITER
 
 PAUSED_SECONDS = 900.0
 STALLED_SECONDS = 300.0
 _FLUSHES = 10
+_MOST_SHARED = 3
 # The spools of a workload have their turns one after the other.
 _TURN_SECONDS = 2.0
 
@@ -65,6 +68,7 @@ def summarize(status: Status, *, max_dead_letters: int = 0) -> Summary:
         messages = [_outage_text(status, *found) for found in _ongoing(status)]
     if not messages:
         level, messages = HealthState.HEALTHY, [_healthy(status)]
+    messages += map(_shared_text, status.shared_names[:_MOST_SHARED])
     for name, count in status.unconfigured.items():
         messages.append(f"Sink {name} is not configured: {counted(count, 'record')} unsent")
     return Summary(level=level, headline=messages[0], also=tuple(messages[1:]))
@@ -191,6 +195,25 @@ def _outage_text(status: Status, sink: SinkStatus, outage: OutageRow) -> str:
     since = time_of_day(outage.since, status.time)
     text = _capital(f"{sink.sink} {text}{workload} since {since}.")
     return f"{backlog}{text} {_capital(advice)}."
+
+
+def _shared_text(shared: SharedNames) -> str:
+    earlier, later, workload = (
+        sanitize(text, 80) for text in (shared.earlier, shared.later, shared.workload)
+    )
+    names = ", ".join(sanitize(name, 40) for name in shared.names)
+    if shared.ranks[0] != shared.ranks[1]:
+        how = f"at once, on ranks {shared.ranks[0] or 0} and {shared.ranks[1] or 0}"
+        advice = f"To keep them apart, set {SOLE_WRITER}=false in the job."
+    elif shared.at_once:
+        how, advice = "at once", f"To keep them apart, set {RUN_PREFIX}=true in the job."
+    else:
+        how = f"from step {shared.step} on"
+        advice = f"If this is no restart, set {RUN_PREFIX}=true in the job."
+    return (
+        f"Workload {workload}: run {later} writes the same names as run {earlier} ({names}) {how}."
+        f" Later values replace earlier ones. {advice}"
+    )
 
 
 def _capital(text: str) -> str:

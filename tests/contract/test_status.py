@@ -408,3 +408,21 @@ def test_a_spool_whose_directory_is_gone_is_not_listed(
     status = collect(tmp_path)
     assert status.spools == ()
     assert status.sinks[0].delivered == 1
+
+
+def test_runs_of_separate_processes_that_share_rows_are_reported_unless_no_sink_has_such_rows(
+    tmp_path: Path,
+) -> None:
+    for number, run in enumerate("ab"):
+        name = spools.spool_id(number)
+        who = spools.identity(name, workload_uid="w", created=100.0 * number)
+        spool(tmp_path / "spool", [step(0, run=run), step(1, run=run), goodbye()], who=who)
+    status = collect(tmp_path)
+    (shared,) = status.to_map()["shared_names"]
+    assert (shared["earlier"], shared["later"]) == ("a", "b")
+    (text,) = [line for line in summarize(status).also if line.startswith("Workload w:")]
+    assert "run b writes the same names as run a (loss)" in text
+    assert "PRIMUS_LENS_RUN_PREFIX=true" in text
+    series = config(tmp_path, sinks={"o": {"type": "otlp", "url": "http://127.0.0.1:1"}})
+    with StatusCollector(series) as collector:
+        assert collector.collect().shared_names == ()
