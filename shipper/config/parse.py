@@ -85,8 +85,13 @@ def object_name(value: Any) -> str:
 
 
 def names(value: Any) -> str:
-    """Names with commas between, without the spaces around them."""
-    return ",".join(filter(None, (name.strip() for name in str(value).split(","))))
+    """Names with ", " between them, or ""."""
+    found = [name.strip() for name in str(value).split(",")]
+    if found == [""]:
+        return ""
+    if "" in found:
+        raise ValueError("is not a list of names with commas between: one is empty")
+    return ", ".join(found)
 
 
 def number(low: float, high: float) -> Callable[[Any], float]:

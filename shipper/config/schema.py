@@ -261,7 +261,7 @@ class Config:
         why="Half of the 1 MiB that common proxies accept.",
     )
     step_keys: str = setting(
-        ",".join(STEP_KEYS),
+        ", ".join(STEP_KEYS),
         names,
         help="Names of metrics, with commas between. The first that a row has is its step, if the"
         " job neither named the step nor defined an axis. Empty: the tracker's own count is the"
@@ -448,7 +448,7 @@ class Config:
     @property
     def keys_of_steps(self) -> tuple[str, ...]:
         """`step_keys` one by one."""
-        return tuple(self.step_keys.split(",")) if self.step_keys else ()
+        return tuple(self.step_keys.split(", ")) if self.step_keys else ()
 
     def seconds_to_flush(self, identity: Identity) -> float:
         """The operator's interval, else the one the job recorded, else the default."""

@@ -4,9 +4,9 @@ A metric that has an axis is drawn over the values of another metric, and not ov
 of calls. Receivers key their rows by the step, so a row has the step that its user draws it at:
 
 - The definition of a name goes before those that end in `*`. Of these the one with the longest
-  beginning counts, and a name keeps the one that it was first logged with. Names that begin with
-  `_` have only definitions of their own.
-- An axis without an axis of its own stands in its own row.
+  beginning counts, and a name keeps the one that it was first logged with. Axes and names that
+  begin with `_` have only definitions of their own.
+- An axis stands in its own row, if no definition of its own gives it another axis.
 - A row that lacks the axis gets its last value, if the definition says so (`step_sync`): wandb adds
   the axis to such rows. Before the first value that is 0, or nothing with wandb's older service.
 - Values with several axes are several rows.
@@ -23,7 +23,7 @@ or the last value does not count. Names is None if all names of the record have 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from spooler.errors import MalformedBody
@@ -81,42 +81,31 @@ class Definitions(NamedTuple):
         longest = dict(sorted(new.items(), key=lambda one: -len(one[0])))
         return self._replace(globs=longest, axes=axes)
 
-    def groups(self, names: Iterable[str]) -> tuple[tuple[AxisGroup, ...], Definitions]:
+    def groups(self, names: Collection[str]) -> tuple[tuple[AxisGroup, ...], Definitions]:
         """The names of a flat row by their axes; and the definitions with names that are new."""
+        homes: dict[str, str] = {}  # name -> axis
+        synced: set[str] = set()
         new: dict[str, Definition] = {}
-        found: dict[str, tuple[bool, list[str]]] = {}
-        private: list[str] = []
-        others = 0
         for name in names:
-            definition = self.exact.get(name)
-            if definition is None:
-                definition = self._of_glob(name)
-                if definition is not None:
-                    new[name] = definition
-            axis, sync = definition or _NONE
-            axis = axis or (name if name in self.axes else "")
-            if axis:
-                before, members = found.get(axis, (False, []))
-                members.append(name)
-                found[axis] = before or (sync and axis != name), members
-            elif name.startswith("_"):
-                private.append(name)
-            else:
-                others += 1
-        alone = len(found) == 1 and not others
-        if found and not others:  # no row of its own for what wandb does not show
-            found[min(found)][1].extend(private)
-        groups = tuple(
-            AxisGroup(axis, sync, None if alone else members)
-            for axis, (sync, members) in found.items()
-        )
+            definition = self._of(name)
+            if definition.sync and definition.axis not in names:
+                synced.add(definition.axis)
+            home = definition.axis or (name if name in self.axes else "")
+            if home:
+                homes[name] = home
+            if definition is not _NONE and name not in self.exact:
+                new[name] = definition
+        homes |= {axis: self._of(axis).axis or axis for axis in synced if axis}
         kept = new and len(self.exact) < _NAMES
-        return groups, self._replace(exact={**self.exact, **new}) if kept else self
+        following = self._replace(exact={**self.exact, **new}) if kept else self
+        return _groups(names, homes, synced), following
 
-    def _of_glob(self, name: str) -> Definition | None:
-        if name.startswith("_"):
-            return None
-        return next((one for start, one in self.globs.items() if name.startswith(start)), None)
+    def _of(self, name: str) -> Definition:
+        given = self.exact.get(name)
+        if given is not None or name in self.axes or name.startswith("_"):
+            return given or _NONE
+        matched = (one for start, one in self.globs.items() if name.startswith(start))
+        return next(matched, _NONE)
 
     def after(self, values: Mapping[str, Any]) -> Definitions:
         """After a row with these values: what an axis has in it decides whether it is used."""
@@ -132,6 +121,21 @@ class Definitions(NamedTuple):
             last = latest.get(axis) if sync and axis not in data else None
             axes[axis] = [last, [] if axis in self.fractions else names]
         return axes
+
+
+def _groups(
+    names: Iterable[str], homes: Mapping[str, str], synced: Collection[str]
+) -> tuple[AxisGroup, ...]:
+    members: dict[str, list[str]] = {axis: [] for axis in sorted({*homes.values(), *synced} - {""})}
+    for name, axis in homes.items():
+        members[axis].append(name)
+    left = [name for name in names if name not in homes]
+    private = all(name.startswith("_") for name in left)
+    if len(members) == 1 and private:
+        return tuple(AxisGroup(axis, axis in synced, None) for axis in members)
+    if members and private:  # no row of its own for what wandb does not show
+        members[min(members)] += left
+    return tuple(AxisGroup(axis, axis in synced, found) for axis, found in members.items())
 
 
 def as_step(value: Any) -> int | None:
@@ -200,7 +204,6 @@ def _row(number: int, data: Mapping[str, Any], step: int | None) -> StepRows:
 
 def _split(number: int, data: Mapping[str, Any], axes: AxesOfStep) -> StepRows:
     home = {name: axis for axis, (_, names) in axes.items() for name in names or ()}
-    home |= {axis: axis for axis, (_, names) in axes.items() if names and axis not in home}
     steps = {axis: as_step(data.get(axis)) for axis in axes}
     split: dict[int, dict[str, Any]] = {}
     counted = not data

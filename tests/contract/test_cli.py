@@ -59,6 +59,7 @@ OTHER = {
     "rescan_interval": 1.0,
     "pod_directories": True,
     "workers": 2,
+    "step_keys": "my/step",
     "log_level": "debug",
     "log_format": "logfmt",
     "http_listen": "127.0.0.1:7000",

@@ -255,7 +255,7 @@ def seen(record: Record) -> TailRecord:
         (("detection", {"look": 1, "hints": {"f": ["x"]}}), "detection scan 1  f=['x']"),
         (("report", {"data_type": "L", "data_content": "a\nb"}), "report L  a\\nb"),
         (("of next year", {"colour": "red"}), "of next year colour=red"),
-        (("step", {"step": None, "data": 5}), "step None"),
+        (("step", {"step": None, "data": 5}), "step step=None data=5"),
         (("gap", {}), "gap (undecodable body)"),
     ],
 )

@@ -94,13 +94,15 @@ class Ran:
         return int(record.exit.exit_code)
 
     def _stored(self, run: str, kind: str) -> Iterator[Any]:
-        """Wandb's records: its file is a LevelDB log of protobuf messages."""
+        return (record for found, record in self.in_order(run) if found == kind)
+
+    def in_order(self, run: str) -> Iterator[tuple[str, Any]]:
+        """Wandb's records with their kinds: its file is a LevelDB log of protobuf messages."""
         (path,) = self.wandb.glob(f"wandb/*run-*/run-{run}.wandb")
         for raw in _chunks(path.read_bytes()):
             record = pb.Record()
             record.ParseFromString(raw)
-            if record.WhichOneof("record_type") == kind:
-                yield record
+            yield record.WhichOneof("record_type"), record
 
 
 def _chunks(raw: bytes) -> Iterator[bytes]:

@@ -521,6 +521,62 @@ def odd(calls: Callable[[Any], None]) -> None:
         run.finish()
 
 
+def axes() -> None:
+    """Runs that define axes before, between and after their calls, as chance has it."""
+    import random
+
+    import spooler
+
+    spooler.install()
+
+    chance = random.Random(int(os.environ["AXES_SEED"]))
+    REPORT["runs"] = []
+    for _ in range(int(os.environ["AXES_RUNS"])):
+        run = start()
+        REPORT["runs"].append(run.id)
+        steps: dict[str, int] = {}
+        globs = chance.choice([["*"], ["train/*", "eval/*"]])  # which do not overlap
+        for _ in range(chance.randint(0, 3)):
+            _define(run, chance, steps, globs)
+        for _ in range(12):
+            for part in range(chance.choice([1, 1, 1, 2, 3]), 0, -1):
+                odd = part == 1 and chance.random() < 0.1  # in the value that wandb keeps
+                run.log(_row(chance, steps, odd), commit=None if part == 1 else False)
+            if chance.random() < 0.2:
+                _define(run, chance, steps, globs)
+        run.finish()
+
+
+def _define(run: Any, chance: Any, steps: dict[str, int], globs: list[str]) -> None:
+    """One call of `define_metric`; `steps` has the axes so far, with their last values."""
+    import wandb
+
+    step = chance.choice([None, "s", "n/t", "u"])
+    metric: Any = step
+    if step is not None and step not in steps:
+        steps[step] = 0
+        metric = wandb.define_metric(step)
+    run.define_metric(
+        chance.choice([*globs, *globs, "train/loss", "other"]),
+        step_metric=metric,
+        step_sync=chance.choice([None, None, None, True, False]),
+        overwrite=chance.choice([None, None, None, True]),
+    )
+
+
+def _row(chance: Any, steps: dict[str, int], odd: bool) -> dict[str, Any]:
+    names = ["train/loss", "train/a", "eval/a", "eval/b", "other", "more"]
+    data: dict[str, Any] = {name: chance.random() for name in chance.sample(names, 3)}
+    if chance.random() < 0.2:
+        data["train/nested"] = {"a": 1, "b": 2.5}
+    for axis in steps:
+        steps[axis] += chance.choice([1, 10, 10, -3])
+        values = [float("nan"), -1, 2**40, steps[axis] + 0.5] if odd else [steps[axis]]
+        if chance.random() < 0.7:
+            data[axis] = chance.choice(values)
+    return data
+
+
 PROGRAMS = {
     program.__name__: program
     for program in (
@@ -538,6 +594,7 @@ PROGRAMS = {
         parallel,
         looks,
         interrupted,
+        axes,
     )
 }
 
