@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from shipper.ledger.ledger import Ledger
 from shipper.service import Service, ship_once
 from shipper.sinks import build_sinks, enabled_sinks, table_problems
 from shipper.steps import collect_steps
-from spooler.records import report
+from spooler.records import REGISTRY, report
 from tests.kit import spools
 from tests.kit.command import lens_ship, start_lens_ship
 from tests.kit.engines import (
@@ -40,6 +41,7 @@ from tests.kit.engines import (
     Rotel,
     VictoriaMetrics,
     needs_prometheus,
+    needs_prometheus_otlp,
     needs_rotel,
     needs_victoria,
 )
@@ -58,6 +60,7 @@ PAIRS = [
     pytest.param(VictoriaMetrics, "otlp", "/opentelemetry", marks=needs_victoria),
     pytest.param(VictoriaMetrics, "prometheus", "/api/v1/write", marks=needs_victoria),
     pytest.param(Prometheus, "prometheus", "/api/v1/write", marks=needs_prometheus),
+    pytest.param(Prometheus, "otlp", "/api/v1/otlp", marks=needs_prometheus_otlp),
 ]
 
 
@@ -285,6 +288,32 @@ def test_an_outage_of_hours(
     mine = {key: one for key, one in returned(engine.found()).items() if len(one) > 1}
     assert mine == (expected(begun, ranks=1) if arrives else {})
     assert dead(tmp_path).get("too-old", 0) >= (0 if arrives else 200)
+    assert requests_of(engine) < 20, "not two for each record"
+
+
+def requests_of(engine: Engine) -> int:
+    """Requests of remote write that a Prometheus has answered."""
+    lines = engine.get("/metrics").decode().splitlines()
+    mine = [one for one in lines if one.startswith("prometheus_http_requests_total{")]
+    return sum(int(float(one.split()[-1])) for one in mine if '"/api/v1/write"' in one)
+
+
+@pytest.mark.parametrize(("make", "kind", "path"), PAIRS)
+def test_a_record_of_a_clock_that_went_back_takes_no_other_with_it(
+    tmp_path: Path, start: Callable[..., Any], make: type[Engine], kind: str, path: str
+) -> None:
+    engine, begun = start(make), time.time() - 60
+    back = 10
+    times = [begun + (number - 9.5 if number == back else number) for number in range(20)]
+    records = [logged(number, when) for number, when in enumerate(times)]
+    who = spools.identity(workload_uid="w", rank=0)
+    spool(tmp_path / "spool", [*records, finished(begun + 20), goodbye()], who=who)
+    config = settings(tmp_path, kind, engine.url + path, "batch_max_points = 21")
+    assert ship_once(config, timeout=60) == []
+    steps = [round(value) for _, value in returned(engine.found())["", "0"]]
+    everything = set(range(20))
+    assert set(steps) == (everything - {back} if make is Prometheus else everything)
+    assert dead(tmp_path) == {}
 
 
 @needs_prometheus
@@ -451,6 +480,30 @@ def test_a_collector_hands_on_metrics_and_logs(
     assert values()["training.loss"] == [(at, n + 0.5) for n, at in enumerate(times)]
     assert values()["training.lm_losslm loss"] == [(at, n + 2.0) for n, at in enumerate(times)]
     assert {"one", "two"} <= set(bodies())
+
+
+@needs_rotel
+def test_a_collector_hands_on_a_log_record_of_every_kind(
+    tmp_path: Path, start: Callable[..., Any], behind: tuple[type[Behind], str]
+) -> None:
+    found, target = behind
+    engine = start(Rotel, target=target)
+    last = ("gap", "exit")  # no step reports the gap, as none follows
+    kinds = [*(kind for kind in REGISTRY if kind not in last), *last]
+    spool(tmp_path / "spool", [(one, import_module(REGISTRY[one]).EXAMPLE) for one in kinds])
+    assert ship_once(settings(tmp_path, "otlp", engine.url, "logs = true"), timeout=60) == []
+
+    def events() -> set[str]:
+        return {
+            record.event_name or record.body.string_value
+            for request in found.logs
+            for resource in request.resource_logs
+            for scope in resource.scope_logs
+            for record in scope.log_records
+        }
+
+    told = {f"training.{kind}" for kind in kinds if kind != "report"} | {"step 99 loss 0.31"}
+    wait_for(lambda: events() == told, "not handed on")
 
 
 def test_an_operator_sees_points_that_a_receiver_rejects_in_requests_that_it_takes(

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
@@ -29,7 +30,8 @@ VICTORIA = Path(
     or REPOSITORY / ".venv/victoria-metrics/victoria-metrics"
 )
 ROTEL = Path(os.environ.get("LENS_SHIP_TEST_ROTEL") or REPOSITORY / ".venv/rotel/rotel-agent")
-PROMETHEUS = shutil.which("prometheus")
+PROMETHEUS = os.environ.get("LENS_SHIP_TEST_PROMETHEUS") or shutil.which("prometheus")
+_OTLP = "--web.enable-otlp-receiver"  # Debian builds Prometheus without it
 
 needs_victoria = pytest.mark.skipif(
     not VICTORIA.exists(), reason=f"no {VICTORIA}; `make unit` gets it from Debian trixie"
@@ -37,6 +39,20 @@ needs_victoria = pytest.mark.skipif(
 needs_rotel = pytest.mark.skipif(not ROTEL.exists(), reason=f"no {ROTEL}; `make unit` installs it")
 needs_prometheus = pytest.mark.skipif(
     PROMETHEUS is None, reason="no prometheus here: apt-get install prometheus"
+)
+
+
+@functools.cache
+def takes_otlp() -> bool:
+    """Whether the Prometheus that is here takes OTLP."""
+    if PROMETHEUS is None:
+        return False
+    said = subprocess.run([PROMETHEUS, "--help"], capture_output=True, text=True, check=False)
+    return _OTLP in said.stdout + said.stderr
+
+
+needs_prometheus_otlp = pytest.mark.skipif(
+    not takes_otlp(), reason="no prometheus here that takes OTLP; set LENS_SHIP_TEST_PROMETHEUS"
 )
 
 # A program that logs thousands of steps a second has them dated a millisecond apart, so the last
@@ -143,6 +159,7 @@ class Prometheus(Engine):
             str(PROMETHEUS),
             f"--config.file={self.folder}/prometheus.yml",
             "--web.enable-remote-write-receiver",
+            *([_OTLP] if takes_otlp() else []),
             f"--storage.tsdb.path={self.folder}/data",
             f"--web.listen-address=127.0.0.1:{self.port}",
         ]
