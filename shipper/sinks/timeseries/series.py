@@ -31,9 +31,12 @@ from spooler.errors import BodyUnreadable
 from spooler.records import REGISTRY, finish, gap, report, run
 from spooler.spool import codec
 from spooler.spool.identity import Identity
+from spooler.spool.reader import Stored
 
 KINDS = frozenset(REGISTRY)
 POINT_KINDS = frozenset({"step", "run", "finish", "gap", "exit"})  # without log records
+_LOGGED = KINDS - {"step"}
+_WITH_STATUS = frozenset({run.NAME, finish.NAME})
 ORIGINAL = "lens.name"
 LATE = "lens-ship/late"  # a point of it asks whether a receiver takes data of a time
 RUNNING, FINISHED, FAILED, CUT_OFF = 0, 1, 2, 3
@@ -135,12 +138,7 @@ def collect(chunk: PlanInput, options: SeriesOptions) -> Collected:
             rejected += unsendable(step, chunk.records, problem)
             continue
         items.append(_of_step(step, chunk.identity, options))
-    events = KINDS - {"step", gap.NAME} if options.logs else _WITH_STATUS
-    # Gaps that no step reports, as none follows.
-    last_gaps = {one.seq for one in due.skipped if chunk.deleted.get(one.seq, 1) and options.logs}
-    for stored in chunk.records:
-        if stored.kind not in events and not (stored.kind == gap.NAME and stored.seq in last_gaps):
-            continue
+    for stored in _events(chunk, due.skipped, options):
         try:
             event = _event(stored.kind, codec.unpack(stored.body))
         except BodyUnreadable as error:
@@ -160,6 +158,17 @@ def collect(chunk: PlanInput, options: SeriesOptions) -> Collected:
         rejected=tuple(rejected),
         skipped=tuple(skipped.values()),
     )
+
+
+def _events(
+    chunk: PlanInput, skipped: Iterable[Skipped], options: SeriesOptions
+) -> Iterator[Stored]:
+    """The records that become items beside the steps; `skipped` are those of no step."""
+    kinds = _LOGGED if options.logs else _WITH_STATUS
+    beside = {one.seq for one in skipped if chunk.deleted.get(one.seq, 1)}  # a gap may be none here
+    for stored in chunk.records:
+        if stored.kind in kinds and (stored.kind != gap.NAME or stored.seq in beside):
+            yield stored
 
 
 def group(items: Iterable[Item], *, max_items: int, max_bytes: int) -> list[tuple[Item, ...]]:
@@ -286,9 +295,6 @@ def _of_rows(step: Step, identity: Identity, options: SeriesOptions) -> Item:
         left_out=sum(item.left_out for item in (first, *more)),
         other_steps=other_steps,
     )
-
-
-_WITH_STATUS = frozenset({run.NAME, finish.NAME})
 
 
 class _Event(NamedTuple):
