@@ -19,7 +19,9 @@ from __future__ import annotations
 
 REGISTRY: dict[str, str] = {
     "wandb": "spooler.hooks.wandb",
+    "mlflow.tracking._tracking_service.client": "spooler.hooks.mlflow",
     "torch.utils.tensorboard.writer": "spooler.hooks.tensorboard",
     "tensorboardX.writer": "spooler.hooks.tensorboard",
+    "transformers.trainer_callback": "spooler.hooks.transformers",
 }
 """Module to wait for -> module of its hook."""

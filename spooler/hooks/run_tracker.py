@@ -83,6 +83,13 @@ class RunTracker:
         if not tracked.ignored and tracked.generation < 0:
             self.announce(recorder(), tracked)
 
+    def begin_unless_led(self, tracked: TrackedRun) -> None:
+        """As `begin`, but the run of another tracker comes first if there is one."""
+        if self._leaders(tracked):
+            self.expect(tracked)
+        else:
+            self.begin(tracked)
+
     def expect(self, tracked: TrackedRun) -> None:
         """A run has begun that is announced once something of it is recorded."""
         self._active.add(tracked)
@@ -127,7 +134,7 @@ class RunTracker:
             *call, more = tracked.waiting.pop(0)
             self.log(tracked, *call, **more)
 
-    def log(
+    def log(  # noqa: PLR0913 - the fields of a step
         self,
         tracked: TrackedRun,
         number: int,
@@ -135,8 +142,9 @@ class RunTracker:
         data: Any,
         step_given: bool,
         at: float | None = None,
+        accepted: bool = True,
     ) -> None:
-        """Record one accepted call; see `spooler.records.step` for the arguments.
+        """Record one call; see `spooler.records.step` for the arguments.
 
         `at` is its time in Unix seconds if the caller gave it: it is kept as it is.
         """
@@ -156,6 +164,8 @@ class RunTracker:
         )
         if tracked.marks:
             body |= tracked.marks
+        if not accepted:
+            body["accepted"] = False
         if mine.record("step", body):
             tracked.last_step = mine.steps[tracked.run] = number
 
@@ -401,6 +411,47 @@ def wrap_log(hook: Any, original: Callable[..., Any]) -> Callable[..., Any]:
         return result
 
     return log
+
+
+def wrap_call(
+    told: Callable[..., Any],
+    observe: Callable[..., None],
+    original: Callable[..., Any],
+    fill: Callable[..., Any] | None = None,
+) -> Callable[..., Any]:
+    """Wrap a method whose arguments are read before it runs, or that is recorded if it raised.
+
+    Args:
+        told: called first, with the same arguments. What it returns of them is given to `observe`.
+        observe: called after the method with that, whether it was accepted (it did not raise), and
+            what it returned. Not called if there is nothing to observe, None.
+        original: the method.
+        fill: called before `told` with the positional and the named arguments: it may fill in the
+            named ones, and returns the positional ones.
+    """
+
+    @functools.wraps(original)
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        subject, problem = None, None
+        try:
+            args = args if fill is None else fill(args, kwargs)
+            subject = told(self, *args, **kwargs)
+        except Exception as error:  # of ours, unless the arguments are wrong
+            if async_exceptions.is_async(error):
+                raise
+            problem = error
+        accepted, result = False, None
+        try:
+            result = original(self, *args, **kwargs)
+            accepted = True
+            return result
+        finally:
+            if subject is not None:
+                guarded(lambda one: observe(one, accepted, result), subject)
+            elif problem is not None and accepted:
+                count(problem)
+
+    return call
 
 
 def guarded(observe: Callable[[Any], None], subject: Any) -> None:

@@ -36,6 +36,7 @@ class RunRecord(NamedTuple):
     sole_writer: bool = False
     run_prefix: bool = False
     reason: str = ""
+    mlflow_run_id: str = ""  # of the run that MLflow's own server has
 
 
 _schema = Schema(RunRecord, renamed={"tracker_version": "wandb"})

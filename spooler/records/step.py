@@ -34,6 +34,7 @@ class StepRecord(NamedTuple):
     axes: dict[str, Any] | None = None
     sole_writer: bool = False  # no other rank of the job logs
     run_prefix: bool = False  # other runs of the workload have the same names and steps
+    accepted: bool = True  # False: the tracker's own call raised
 
 
 _schema = Schema(StepRecord)
@@ -53,6 +54,7 @@ def encode(  # noqa: PLR0913 - the fields of a step
     axes: AxesOfStep | None = None,
     sole_writer: bool = False,
     run_prefix: bool = False,
+    accepted: bool = True,
 ) -> dict[str, Any]:
     """The body of a step; a dict display, as it is built at every call of the user's."""
     body = {"run": run, "step": step, "time": time, "closed": closed, "data": data}
@@ -68,6 +70,8 @@ def encode(  # noqa: PLR0913 - the fields of a step
         body["sole_writer"] = True
     if run_prefix:
         body["run_prefix"] = True
+    if not accepted:
+        body["accepted"] = False
     return body
 
 

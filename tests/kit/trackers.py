@@ -7,10 +7,13 @@ own below `.venv`. Torch and Transformers take seconds to import: their programs
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,8 +39,9 @@ class Program:
     finish: str
     method: str = ""  # what the hook wraps, for one
     package: str = ""  # without it the program cannot run
-    counts: bool = True  # calls without a step get numbers one after the other
     parts: bool = False  # a call with a step is an open part of it
+    always_given: bool = False  # there is no call without a step
+    records_refused: bool = False  # marked as not accepted
 
 
 _TENSORBOARD = {
@@ -45,7 +49,6 @@ _TENSORBOARD = {
     "log": "for name, value in data.items(): run.add_scalar(name, value, step)",
     "refused": "run.add_scalar('a', object())",
     "finish": "run.close()",
-    "counts": False,
     "parts": True,
 }
 PROGRAMS = {
@@ -70,6 +73,37 @@ PROGRAMS = {
         method="torch.utils.tensorboard.writer.SummaryWriter.add_scalar",
         package="torch",
         **_TENSORBOARD,  # type: ignore[arg-type]
+    ),
+    "mlflow.tracking._tracking_service.client": Program(
+        tracker="mlflow",
+        begin="import mlflow; client = mlflow.MlflowClient(f'sqlite:///{work}/mlflow.db')\n"
+        "run = client.create_run('0', run_name='first').info.run_id",
+        log="for name, value in data.items(): client.log_metric(run, name, value, step=step)",
+        refused="client.log_metric(run, 'a', object())",
+        finish="client.set_terminated(run)",
+        method="mlflow.tracking._tracking_service.client.TrackingServiceClient.log_metric",
+        package="mlflow",
+        records_refused=True,
+    ),
+    "transformers.trainer_callback": Program(
+        tracker="transformers",
+        begin="import transformers\nfrom transformers import trainer_callback\n"
+        "class Arguments:\n    output_dir, run_name = work, 'first'\n"
+        "    def to_dict(self): return {'lr': 0.1}\n"
+        "args, state = Arguments(), trainer_callback.TrainerState()\n"
+        "control = trainer_callback.TrainerControl()\n"
+        "class Failing(trainer_callback.DefaultFlowCallback):\n"
+        "    def on_log(self, *_, logs, **__):\n"
+        "        if 'refused' in logs: raise RuntimeError('refused')\n"
+        "run = trainer_callback.CallbackHandler([Failing()], None, None, None, None)\n"
+        "run.on_train_begin(args, state, control)",
+        log="state.global_step = step or 0; run.on_log(args, state, control, data)",
+        refused="run.on_log(args, state, control, {'refused': 1})",
+        finish="run.on_train_end(args, state, control)",
+        method="transformers.trainer_callback.CallbackHandler.on_log",
+        package="transformers",
+        parts=True,
+        always_given=True,
     ),
     "tinytrack": Program(
         tracker="tinytrack",
@@ -187,6 +221,15 @@ def python_of(program: Program) -> str:
     return found
 
 
+@functools.cache
+def _mlflow_store(python: str) -> Path:
+    """An empty store of MLflow, which takes seconds to make."""
+    path = Path(tempfile.mkdtemp(prefix="lens-ship-mlflow-")) / "mlflow.db"
+    code = f"import mlflow; mlflow.MlflowClient('sqlite:///{path}').search_experiments()"
+    subprocess.run([python, "-c", code], env=spools.environment(), check=True, capture_output=True)
+    return path
+
+
 def play(
     work: Path, program: Program, code: str, *, hooked: bool = True, **environ: str | None
 ) -> subprocess.CompletedProcess[str]:
@@ -198,6 +241,8 @@ def play(
     if not (work / "msgpack").exists():  # environments of trackers do not have it
         (work / "msgpack").symlink_to(Path(msgpack.__file__).parent)
     install = "spooler.install()\n" if hooked else "spooler.uninstall()\n"
+    if program.tracker == "mlflow":
+        shutil.copy(_mlflow_store(python_of(program)), work / "mlflow.db")
     begun = f"{program.begin}\ndef log(data, step=None):\n    {program.log}\n"
     known = {
         "PRIMUS_LENS_WANDB_OUTPUT_PATH": str(work / "spool"),
