@@ -23,6 +23,7 @@ from spooler.hooks.axes import RunAxes
 from spooler.recorder import Recorder, recorder
 from spooler.records import axis, finish, run, step
 from spooler.records import detection as detection_record
+from spooler.records.axes import AxesOfStep
 from spooler.records.values import careful
 from spooler.spool.identity import Identity
 
@@ -143,6 +144,7 @@ class RunTracker:
         step_given: bool,
         at: float | None = None,
         accepted: bool = True,
+        axes: AxesOfStep | None = None,
     ) -> None:
         """Record one call; see `spooler.records.step` for the arguments.
 
@@ -157,7 +159,8 @@ class RunTracker:
             if now < tracked.next_time and number != tracked.last_step:
                 now = tracked.next_time
             tracked.next_time = now + _APART_SECONDS
-        axes = None if tracked.axes is None else tracked.axes.of_step(data)
+        if tracked.axes is not None:
+            axes = tracked.axes.of_step(data)
         # By position: names would take longer than the rest of it.
         body = step.encode(
             tracked.run, number, now, closed, data, tracked.tracker, given, tracked.inherited, axes

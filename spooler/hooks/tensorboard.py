@@ -145,9 +145,12 @@ def _record(writer: Any, values: dict[str, Any], step: Any, walltime: Any) -> No
     at = None if walltime is None else float(walltime)
     if step is None:  # TensorBoard shows all of these at step 0
         runs.log_unless_led(tracked, 0, True, values, False, at=at)
+    elif next(iter(values), "").endswith(_OF_SAMPLES):
+        # A part of the present step, and of a row whose step is the number of samples.
+        axes = {"samples": [int(step), list(values)]}
+        runs.log_unless_led(tracked, tracked.last_step or 0, False, values, True, at=at, axes=axes)
     else:
-        closed = next(iter(values), "").endswith(_OF_SAMPLES)
-        runs.log_unless_led(tracked, int(step), closed, values, True, at=at)
+        runs.log_unless_led(tracked, int(step), False, values, True, at=at)
 
 
 def _open(writer: Any) -> None:
