@@ -102,6 +102,7 @@ def test_the_step_encoder_writes_what_the_schema_reads() -> None:
         axes={"n": [7, None]},
         sole_writer=True,
         run_prefix=True,
+        accepted=False,
     )
     body = step.encode(**given._asdict())
     assert body == given._asdict()

@@ -1,0 +1,86 @@
+"""What programs do with MLflow beyond one metric, with the real one and its store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from spooler.records import finish, run, step
+from tests.kit.trackers import PROGRAMS, answer, play, python_of, recorded
+
+MLFLOW = PROGRAMS["mlflow.tracking._tracking_service.client"]
+
+
+@pytest.fixture(autouse=True)
+def _installed() -> None:
+    python_of(MLFLOW)
+
+
+def test_every_way_to_log_is_recorded_once_and_as_mlflow_stores_it(tmp_path: Path) -> None:
+    stored = answer(
+        play(
+            tmp_path,
+            MLFLOW,
+            "from mlflow.entities import Metric, Param\n"
+            "mlflow.set_tracking_uri(f'sqlite:///{work}/mlflow.db')\n"
+            "with mlflow.start_run(run_id=run):\n"
+            "    mlflow.log_param('lr', 0.1); mlflow.log_params({'layers': 12})\n"
+            "    for n in range(3): mlflow.log_metric('fluent', n / 2, step=n)\n"
+            "    mlflow.log_metrics({'a': 1.0, 'b': 2.0}, step=5)\n"
+            "    mlflow.log_metric('later', 3.0, step=6, synchronous=False).wait()\n"
+            "    client.log_metric(run, 'positional', 4.0, 1700000000123, 7)\n"
+            "    client.log_metric(run, key='none', value=5.0, timestamp=None, step=8)\n"
+            "    client.log_batch(run, [Metric('c', 1.0, 1700000000001, 9),\n"
+            "        Metric('c', 2.0, 1700000000002, 10), Metric('system/cpu', 3.0, 1, 0)],\n"
+            "        params=[Param('name', 'llama')])\n"
+            "names = ('fluent', 'a', 'b', 'later', 'positional', 'none', 'c')\n"
+            "print(json.dumps([run, sorted([m.key, m.step, m.timestamp, m.value]\n"
+            "    for name in names for m in client.get_metric_history(run, name))]))",
+        )
+    )
+    bodies = recorded(tmp_path)
+    ours = sorted(
+        [name, one.step, round(one.time * 1000), value]
+        for one in map(step.decode, bodies["step"])
+        for name, value in one.data.items()
+    )
+    assert ours == stored[1]
+    begun = list(map(run.decode, bodies["run"]))
+    assert {(one.run, one.mlflow_run_id, one.name) for one in begun} == {
+        (stored[0], stored[0], "first")
+    }
+    params = {name: str(value) for one in begun for name, value in one.config.items()}
+    assert params == {"lr": "0.1", "layers": "12", "name": "llama"}
+    (ended,) = map(finish.decode, bodies["finish"])
+    assert (ended.run, ended.exit_code) == (stored[0], 0)
+
+
+def test_while_the_server_is_away_metrics_are_recorded_and_the_error_reaches_the_caller(
+    tmp_path: Path,
+) -> None:
+    """MLflow has raised for every metric, and would have lost them."""
+    raised = answer(
+        play(
+            tmp_path,
+            MLFLOW,
+            "away, raised = mlflow.MlflowClient('http://127.0.0.1:9'), []\n"
+            "for n in range(3):\n"
+            "    try: away.log_metric('a' * 32, 'loss', n / 2, step=n)\n"
+            "    except mlflow.MlflowException as error: raised.append(type(error).__name__)\n"
+            "print(json.dumps(raised))",
+            MLFLOW_HTTP_REQUEST_MAX_RETRIES="0",
+        )
+    )
+    assert raised == ["MlflowException"] * 3
+    found = list(map(step.decode, recorded(tmp_path)["step"]))
+    assert [(one.run, one.step, one.data, one.accepted) for one in found] == [
+        ("a" * 32, n, {"loss": n / 2}, False) for n in range(3)
+    ]
+
+
+def test_a_run_that_fails_ends_with_an_exit_code(tmp_path: Path) -> None:
+    code = "log({'a': 1}, 1)\nclient.set_terminated(run, 'FAILED')\nlog({'a': 2}, 2)\nprint(0)"
+    answer(play(tmp_path, MLFLOW, code))
+    ended = list(map(finish.decode, recorded(tmp_path)["finish"]))
+    assert [(one.step, one.exit_code) for one in ended] == [(1, 1), (2, None)]
