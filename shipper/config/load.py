@@ -26,6 +26,7 @@ else:
 
 __all__ = ["SETTINGS", "Config", "default_state", "load", "read_options"]
 
+NO_ROOT = "no spool root: give --spool DIR, LENS_SHIP_SPOOL or PRIMUS_LENS_WANDB_OUTPUT_PATH"
 # Variables of this prefix that are options of single commands, not settings.
 OPTION_VARIABLES = ("LENS_SHIP_CONFIG", "LENS_SHIP_TIMEOUT")
 # Kubernetes sets these in every pod when there is a Service called lens-ship.
@@ -66,9 +67,7 @@ def load(
     if values["spool"] is None:
         values["spool"] = Path()
         if needs_spool and "spool" not in given:
-            problems.append(
-                "no spool root: give --spool DIR, LENS_SHIP_SPOOL or PRIMUS_LENS_WANDB_OUTPUT_PATH"
-            )
+            problems.append(NO_ROOT)
     problems += _contradictions(values, given)
     more = flags.get("sinks", {})
     if sinks or more:

@@ -239,12 +239,9 @@ def test_a_run_that_wandb_wrote_offline_is_one_command_away(
     tmp_path: Path, start: Callable[..., Any], version: str
 ) -> None:
     engine = start(VictoriaMetrics)
-    settings(tmp_path, "otlp", f"{engine.url}/opentelemetry")
-    (tmp_path / "spool").mkdir()
     run = spools.REPOSITORY / f"tests/golden/wandb-run/run-{version}.wandb"
-    places = ("--spool", str(tmp_path / "spool"), "--state", str(tmp_path / "state"))
-    file = ("--config", str(tmp_path / "lens.toml"))
-    done = lens_ship("replay", str(run), "--sink", "one", *file, *places)
+    sink = ("--sink", f"otlp={engine.url}/opentelemetry")
+    done = lens_ship("replay", str(run), *sink, "--state", str(tmp_path / "state"))
     assert done.code == 0, done
     (source,) = open_imports(run)
     steps = collect_steps(source.read(0, 1000).records).complete
