@@ -6,8 +6,10 @@ a kill and never moves the position of the service.
 
 - Of a spool below the root of the service, and of its copies, delivered records are sent only with
   `resend_delivered`. Pending records are left to the service.
-- A file of another tool (`shipper.importers`) has a position of its own. Its delivered records are
-  not sent again without `resend_delivered`. Its rejected records are.
-- Steps that a later process of the same workload has written since are left out without
-  `overwrite_newer`: older values would replace the newer ones at the receiver.
+- A file of another tool (`shipper.importers`) has a position of its own, and so has a spool for a
+  sink that the service does not run. Delivered records are not sent again without
+  `resend_delivered`. Rejected records are. A selection has a position of its own, too: that of the
+  source says that everything before it is delivered.
+- To a receiver that keeps one value of a step (`shipper.sinks.Overwrites`), steps that a later
+  process of the same workload has written since are left out without `overwrite_newer`.
 """
