@@ -112,6 +112,7 @@ def test_log_records_are_read_back() -> None:
     assert '"text":"é"' in records[0].body.string_value
     told = {pair.key: pair.value for pair in records[0].attributes}
     assert (told["step"].int_value, told["lens.seq"].int_value) == (0, 1)
+    assert told["event.name"].string_value == "training.step"
     assert told["lens.spool"].string_value == WHO.spool
     assert records[-1].severity_text == "ERROR"
 

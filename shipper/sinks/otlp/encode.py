@@ -124,12 +124,14 @@ def _attributes(labels: Labels) -> bytes:
 
 
 def _log(log: Log) -> bytes:
+    # Loki before 2026, SigNoz and Vector drop the field `event_name`, and keep attributes.
+    attributes = (("event.name", log.event), *log.attributes) if log.event else log.attributes
     parts = [
         _FIXED.pack(_LOG_TIME, log.time),
         field(2, log.severity),
         field(3, _SEVERITIES[log.severity]),
         field(5, _value(log.body)),
-        *(field(6, _pair(key, value)) for key, value in log.attributes),
+        *(field(6, _pair(key, value)) for key, value in attributes),
         _FIXED.pack(_OBSERVED, log.time),
     ]
     if log.event:
