@@ -91,7 +91,7 @@ def _attempt(name: str, work: Callable[[], T], errors: dict[str, str]) -> T | No
 
 
 def _section(name: str, view: View) -> dict[str, Any]:
-    json_safe = import_module("spooler.detection.json_safe")
+    json_safe = import_module("spooler.json_safe")
     file, _, function = REGISTRY[name].partition(":")
     look = getattr(import_module(f"spooler.detection.{file}"), function)
     cleaned: dict[str, Any] = json_safe.json_safe(look(view), hide_by_key=name in KEYED_BY_USER)

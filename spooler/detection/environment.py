@@ -10,8 +10,8 @@ Rules:
 from __future__ import annotations
 
 from spooler.detection.catalogue import load
-from spooler.detection.masking import names_secret
 from spooler.detection.view import View
+from spooler.masking import names_secret
 
 MOST_VARIABLES = 256
 

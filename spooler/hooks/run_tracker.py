@@ -18,10 +18,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from spooler import async_exceptions, config, detection, stderr
-from spooler.hooks import names, precedence, run_config
+from spooler.hooks import names, precedence
 from spooler.hooks.axes import RunAxes
 from spooler.recorder import Recorder, recorder
-from spooler.records import axis, finish, run, step
+from spooler.records import axis, finish, run, run_config, step
 from spooler.records import detection as detection_record
 from spooler.records.axes import AxesOfStep
 from spooler.records.values import careful

@@ -11,7 +11,7 @@ from typing import Any
 import numpy
 import pytest
 
-from spooler.detection.json_safe import SizeLimits, json_safe
+from spooler.json_safe import SizeLimits, json_safe
 
 
 class Precision(str, enum.Enum):

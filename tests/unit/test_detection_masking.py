@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from spooler.detection.json_safe import json_safe
-from spooler.detection.masking import MASK, hides, mask_text
+from spooler.json_safe import json_safe
+from spooler.masking import MASK, hides, mask_text
 
 SECRET_NAMES = """
 token api_key apiKey API-KEY APIKEY access_key accessKeyId secret client_secret secret_key

@@ -262,7 +262,7 @@ def test_the_environment_is_an_allow_list(tmp_path: Path) -> None:
 
 
 def test_no_listed_name_tells_of_a_secret() -> None:
-    from spooler.detection.masking import names_secret
+    from spooler.masking import names_secret
 
     assert [name for name in environment.NAMES if names_secret(name)] == []
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from spooler.hooks.run_config import LIMIT, flat
 from spooler.records import run
+from spooler.records.run_config import LIMIT, flat
 from spooler.spool import codec
 
 

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from spooler.detection import masking
+from spooler import masking
 
 CUT = "[cut]"
 CONTAINERS = (dict, list, tuple, set, frozenset)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from spooler.detection.json_safe import CUT, DEFAULT, SizeLimits, json_safe
+from spooler.json_safe import CUT, DEFAULT, SizeLimits, json_safe
 
 Value = str | int | float | bool
 _LIMITS = SizeLimits(keys=4096)  # Megatron-LM has about 800 arguments
@@ -16,7 +16,7 @@ LIMIT = 2 * DEFAULT.total  # characters, as each name repeats those of the maps 
 def flat(config: Mapping[str, Any]) -> dict[str, Value]:
     """Names of nested maps joined by `.`; lists as JSON text, None as the text `None`.
 
-    Secrets are masked and sizes limited as in a detection (`spooler.detection.json_safe`). Where
+    Secrets are masked and sizes limited as in a detection (`spooler.json_safe`). Where
     something was left out, a name that ends with `[cut]` says so.
     """
     kept: dict[str, Value] = {}
