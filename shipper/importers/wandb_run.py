@@ -5,15 +5,16 @@ a run that was online. The file is a header of 7 bytes, ``:W&B``, 0xBEE1 (little
 and then a log (`shipper.importers.wandb_datastore`) of protobuf messages. Fields that are read,
 with the numbers of `wandb_internal.proto` and `wandb_telemetry.proto` (wandb 0.16 to 0.31)::
 
-    Record         history 2, metric 12, run 17, exit 18, final 20, header 21, footer 22
+    Record         history 2, config 5, metric 12, run 17, exit 18, final 20, header 21, footer 22
     HistoryRecord  item 1 (repeated), step 2 {num 1}
     HistoryItem    key 1 or nested_key 2 (repeated), value_json 16, and from 0.31 on, on request:
                    none 3, boolean 4, integer 5 (zigzag), number 6, text 7, json 8
     MetricRecord   name 1 or glob_name 2, step_metric 4, options 6 {step_sync 1, defined 3},
                    _control 9 {overwrite 1}
-    RunRecord      run_id 1, entity 2, project 3, run_group 6, job_type 7, display_name 8, tags 10
-                   (repeated), host 13, starting_step 14, start_time 17 {seconds 1, nanos 2},
-                   resumed 18, telemetry 19 {cli_version 5}
+    ConfigRecord   update 1 (repeated): items as in HistoryRecord, JSON only
+    RunRecord      run_id 1, entity 2, project 3, config 4, run_group 6, job_type 7, display_name 8,
+                   tags 10 (repeated), sweep_id 12, host 13, starting_step 14, start_time 17
+                   {seconds 1, nanos 2}, resumed 18, telemetry 19 {cli_version 5}
     RunExitRecord  exit_code 1
     HeaderRecord   version_info 1: written by wandb-core, not by the service before it
 
@@ -31,8 +32,9 @@ with the numbers of `wandb_internal.proto` and `wandb_telemetry.proto` (wandb 0.
   rows that lack it.
 - wandb-core writes a logged map as one item for each leaf, named by `nested_key`. The older
   service writes it whole. Both become the map again. `NaN` and infinities are JSON tokens.
+- The configuration of the run record, and each change of it, is recorded as the hook records it.
 - Media are maps with `_type` and become the placeholders of `spooler.records.values`. The file
-  says only that they were logged. System metrics, console output and configuration are skipped.
+  says only that they were logged. System metrics and console output are skipped.
 """
 
 from __future__ import annotations
@@ -41,8 +43,8 @@ import json
 import math
 import re
 import struct
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -59,7 +61,7 @@ from shipper.importers.scan import (
 from shipper.importers.wandb_datastore import CorruptEntry, LogEntry, LogOffset, entries
 from shipper.protobuf import MalformedMessage, double, fields, message, signed, text, zigzag
 from spooler.errors import BodyUnreadable, NewerFormat, NotASpool
-from spooler.records import finish, step
+from spooler.records import finish, run_config, step
 from spooler.records.axes import AxesOfStep, Definitions
 from spooler.spool import safe_open
 from spooler.spool.identity import Identity
@@ -73,7 +75,9 @@ _FILE_NAME = re.compile(r"run-(.+)\.wandb")
 _MODES = {"offline-run-": "offline", "run-": "online"}
 _PACKED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2", b"\xfd7zXZ": "xz"}
 _KEY, _NESTED_KEY, _VALUE_JSON = 1, 2, 16
-_TEXTS = {1: "run", 2: "entity", 3: "project", 6: "group", 7: "job_type", 8: "name", 13: "host"}
+_TEXTS = {1: "run", 2: "entity", 3: "project", 6: "group", 7: "job_type", 8: "name"}
+_TEXTS |= {12: "sweep", 13: "host"}
+_CONFIG = 4  # of a run record
 _TAGS, _STARTING_STEP, _START_TIME, _RESUMED, _TELEMETRY, _CLI_VERSION = 10, 14, 17, 18, 19, 5
 _METRIC_TEXTS = {1: "name", 2: "name", 4: "step_metric"}
 _OPTIONS, _STEP_SYNC, _DEFINED, _CONTROL, _OVERWRITE = 6, 1, 3, 9, 1
@@ -115,6 +119,7 @@ class WandbState:
     exits_early: bool = False  # the last step comes after the exit
     definitions: Definitions | None = None  # of axes, as far as there are any
     exit_code: int | None = None  # of an exit that has not been given yet
+    facts: Mapping[str, Any] = field(default_factory=dict)  # of the run record
 
 
 class WandbFile(ScannedFile[WandbState]):
@@ -197,11 +202,14 @@ def _run(body: bytes, state: WandbState) -> tuple[Item | None, WandbState]:
         return None, state
     texts = dict.fromkeys(_TEXTS.values(), "")
     tags: list[str] = []
+    config: dict[str, Any] = {}
     starting_step = resumed = 0
     start, version = 0.0, ""
     for number, value in fields(body):
         if number in _TEXTS:
             texts[_TEXTS[number]] = text(value)
+        elif number == _CONFIG:
+            config = _config_in(message(value))
         elif number == _TAGS:
             tags.append(text(value))
         elif number == _STARTING_STEP:
@@ -215,6 +223,8 @@ def _run(body: bytes, state: WandbState) -> tuple[Item | None, WandbState]:
             versions = [text(one) for part, one in fields(message(value)) if part == _CLI_VERSION]
             version = versions[-1] if versions else ""
     run, host = texts.pop("run") or state.run, texts.pop("host")
+    told = {"tags": tags, "resumed": bool(resumed), "step": starting_step, "mode": state.mode}
+    facts = {**texts, **told, "tracker_version": version}
     state = replace(
         state,
         run=run,
@@ -223,9 +233,28 @@ def _run(body: bytes, state: WandbState) -> tuple[Item | None, WandbState]:
         start=start,
         time=state.time or start,
         following=max(state.following, starting_step),
+        facts=facts,
     )
-    facts = {"tags": tags, "resumed": bool(resumed), "step": starting_step, "mode": state.mode}
-    return run_item(run=run, time=start, **texts, **facts, tracker_version=version), state
+    return run_item(run=run, time=start, **facts, config=config), state
+
+
+def _config(body: bytes, state: WandbState) -> tuple[Item | None, WandbState]:
+    """A change of the configuration; what comes before the run is also in its own record."""
+    changed = _config_in(body)
+    if not changed or not state.announced:
+        return None, state
+    found = run_item(run=state.run, time=state.time, **state.facts, config=changed, update=True)
+    return found, state
+
+
+def _config_in(body: bytes) -> dict[str, Any]:
+    config: dict[str, Any] = {}
+    for number, value in fields(body):
+        if number == 1:
+            path, given = _item(message(value))
+            if not path[0].startswith("_"):  # wandb's own
+                _put(config, path, given)
+    return run_config.flat(config)
 
 
 def _history(body: bytes, state: WandbState) -> tuple[Item | None, WandbState]:
@@ -255,6 +284,7 @@ def _history(body: bytes, state: WandbState) -> tuple[Item | None, WandbState]:
         closed=True,
         data=data,
         axes=axes,
+        run_prefix=bool(state.facts.get("sweep")),  # as `spooler.hooks.names` decides
     )
     state = replace(state, step=number, following=number + 1, time=time, dated=dated)
     return ImportedRecord(kind=step.NAME, body=pack(made)), state
@@ -304,6 +334,7 @@ def _end(_body: bytes, state: WandbState) -> tuple[Item | None, WandbState]:
 
 _READERS = {  # by field of Record
     2: _history,
+    5: _config,
     12: _metric,
     17: _run,
     18: _exit,

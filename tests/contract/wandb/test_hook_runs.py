@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
+from shipper.importers import SourceInfo
+from shipper.importers.wandb_run import WandbFile
+from spooler.records import run as run_record
 from tests.contract.wandb.ran import ENDS, Ran, assert_as_stored
 from tests.kit import spools
 
@@ -87,6 +91,19 @@ def test_a_run_s_configuration_and_its_changes_are_recorded_flat_and_masked(
     assert (soon["config"], soon["update"]) == ({"batch": 8}, True)
     assert last["config"] == {"phase": 99, "db": "postgres://[masked]@host/db"}
     assert ran.kinds(ran.report["run"])[-2:] == ["run", "finish"]
+
+
+def test_a_replay_of_wandb_s_own_file_has_the_same_configuration(run: Callable[..., Ran]) -> None:
+    ran = run("configured")
+    (path,) = ran.wandb.glob("wandb/*run-*/run-*.wandb")
+    replayed: dict[str, Any] = {}
+    for stored in WandbFile(path, SourceInfo()).read(0, 1000).records:
+        if stored.kind == "run":
+            replayed |= run_record.decode(spools.codec.unpack(stored.body)).config
+    hooked: dict[str, Any] = {}
+    for kind, body in ran.records():
+        hooked |= body["config"] if kind == "run" else {}
+    assert replayed == hooked
 
 
 def test_a_run_that_is_left_open_ends_with_the_interpreter(run: Callable[..., Ran]) -> None:
