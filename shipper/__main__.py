@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib.util import find_spec
 
@@ -16,10 +17,17 @@ _LIBRARIES = (
 def main() -> None:
     """Run the command line."""
     if not all(find_spec(name) for name in _LIBRARIES):
-        sys.exit(
+        problem = (
             "lens-ship: only the training side is installed here;"
             " for the service run: pip install 'lens-ship[service]'"
         )
+        if sys.argv[1:2] == ["exec"] and "--" in sys.argv[:-1]:
+            sys.stderr.write(
+                f"{problem}\nlens-ship: the job runs, and nothing of it is delivered\n"
+            )
+            command = sys.argv[sys.argv.index("--") + 1 :]
+            os.execvp(command[0], command)
+        sys.exit(problem)
     from shipper import cli
 
     cli.main()

@@ -35,6 +35,10 @@ class StateNewer(StateUnusable):
     """The database has had migrations that this version does not know; it stays as it is."""
 
 
+class LaunchFailed(ShipperError):
+    """A job cannot have a spool root or a state: it runs without lens-ship."""
+
+
 class Misplaced(ShipperError):
     """A spool lies where no pod's folder is, though folders decide; it is whole and stays there."""
 

@@ -21,6 +21,7 @@ from shipper.humanize import sanitize
 
 REGISTRY: dict[str, str] = {
     "run": "shipper.cli.run:run",
+    "exec": "shipper.cli.exec:exec_",
     "check": "shipper.cli.check:check",
     "status": "shipper.cli.status:status",
     "config": "shipper.cli.config:config",

@@ -7,6 +7,7 @@ file, then the `sitecustomize` that it hides, if there is one.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -14,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -36,15 +38,19 @@ PTH_LINE = (
     r""" exec(code, ours)\n ours["start"](here)\nexcept Exception: pass')"""
     "\n"
 )
+# What the training side imports besides the standard library. What the environment has itself comes
+# first, so these are in a directory of their own at the end of the path.
+_PACKAGES = ("spooler", "msgpack")
+_BELOW = "packages"
 _FIRST_LINE = '"""Hooks wandb for lens-ship; written by `lens-ship hook export`."""'
 _SITECUSTOMIZE = f"""{_FIRST_LINE}
-import sys
+import os, sys
 
+sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), "{_BELOW}"))
 {PTH_LINE.strip()}
 
 
 def _run_hidden_sitecustomize():
-    import os
     from importlib.machinery import PathFinder
     from importlib.util import module_from_spec
 
@@ -66,8 +72,6 @@ found = PathFinder.find_spec("spooler")
 waiting = any(hasattr(finder, "is_lens_ship") for finder in sys.meta_path)
 print(json.dumps([waiting, found and found.origin]))
 """
-# What the training side imports besides the standard library.
-_PACKAGES = ("spooler", "msgpack")
 
 
 class HookError(ShipperError):
@@ -169,12 +173,9 @@ def export(folder: Path) -> str:
     try:
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
-        for name in _PACKAGES:
-            spec = find_spec(name)
-            if spec is None or not spec.submodule_search_locations:
-                raise HookError(f"{name} is not installed here; nothing was written")
+        for name, place in _packages().items():
             ignored = shutil.ignore_patterns("__pycache__")
-            shutil.copytree(spec.submodule_search_locations[0], draft / name, ignore=ignored)
+            shutil.copytree(place, draft / _BELOW / name, ignore=ignored)
         (draft / "sitecustomize.py").write_text(_SITECUSTOMIZE, encoding="utf-8")
         if folder.exists():
             shutil.rmtree(folder)
@@ -182,6 +183,55 @@ def export(folder: Path) -> str:
     except OSError as error:
         raise HookError(f"{folder}: {error}; the export is not complete") from error
     return f"{folder} written: Python 3.10 or later with PYTHONPATH={folder} has the hook"
+
+
+def link(folder: Path) -> Path:
+    """The same with links to this installation, for this node; the directory, below `folder`.
+
+    Raises:
+        HookError: this installation is not complete.
+        OSError: it cannot be written.
+    """
+    packages = _packages()
+    places = "".join([_SITECUSTOMIZE, *packages.values()])
+    made = folder / hashlib.sha256(os.fsencode(places)).hexdigest()[:12]
+    if made.exists():
+        return made
+    folder.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(dir=folder))
+    (draft / _BELOW).mkdir()
+    for name, place in packages.items():
+        (draft / _BELOW / name).symlink_to(place)
+    (draft / "sitecustomize.py").write_text(_SITECUSTOMIZE, encoding="utf-8")
+    try:
+        draft.rename(made)
+    except OSError:
+        shutil.rmtree(draft)  # another process was first
+        if not made.exists():
+            raise
+    return made
+
+
+def is_activated_for(command: str) -> bool:
+    """Whether a command belongs to this environment, and its Python has the hook by itself."""
+    found = shutil.which(command)
+    here = os.path.realpath(sysconfig.get_paths()["scripts"])
+    return (
+        found is not None
+        and os.path.realpath(os.path.dirname(found)) == here
+        and _is_intact(_pth_path())
+    )
+
+
+def _packages() -> dict[str, str]:
+    """Where the packages of the training side are."""
+    found = {}
+    for name in _PACKAGES:
+        spec = find_spec(name)
+        if spec is None or not spec.submodule_search_locations:
+            raise HookError(f"{name} is not installed here; nothing was written")
+        found[name] = spec.submodule_search_locations[0]
+    return found
 
 
 def _pth_path() -> Path:

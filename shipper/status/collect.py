@@ -50,7 +50,7 @@ class StatusCollector:
         types = sink_types(config, found.sinks() if found else None)
         self._sinks = tuple(types)
         self._shares_rows = SHARED_ROWS in types.values()
-        self._spools: dict[str, _SpoolCollector] = {}
+        self._spools: dict[str, SpoolCollector] = {}
 
     def __enter__(self) -> StatusCollector:
         return self
@@ -127,12 +127,12 @@ class StatusCollector:
         for name, directory in sorted(directories.items()):
             if name.startswith(only):
                 if name not in self._spools:
-                    self._spools[name] = _SpoolCollector(directory, self._sinks, self._config)
+                    self._spools[name] = SpoolCollector(directory, self._sinks, self._config)
                 collected.append(self._spools[name].collect(snapshot.get(name, _NO_ROWS)))
         return collected
 
 
-class _SpoolCollector:
+class SpoolCollector:
     """One spool, with what is kept of it between two collections."""
 
     def __init__(self, directory: Path, sinks: tuple[str, ...], config: Config) -> None:

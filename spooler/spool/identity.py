@@ -19,6 +19,7 @@ _LOCAL_RANK = ("LOCAL_RANK", "SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK")
 _NODE_RANK = ("NODE_RANK", "GROUP_RANK", "SLURM_NODEID")
 _WORLD_SIZE = ("WORLD_SIZE", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
 MASTER_ADDR = "DLROVER_MASTER_ADDR"
+LAUNCH = "PRIMUS_LENS_LAUNCH"
 
 # What is longer is cut: it is kept, logged and sent with every request.
 _CHARACTERS = 1024
@@ -53,6 +54,7 @@ class Identity:
 
     node_name: str = variable(("K8S_NODE_NAME", "NODE_NAME"), "", str)
     slurm_job_id: str = variable("SLURM_JOB_ID", "", str)
+    launch: str = variable(LAUNCH, "", str)  # of `lens-ship exec`
     otel_service_name: str = variable("OTEL_SERVICE_NAME", "", str)
     otel_resource_attributes: str = variable("OTEL_RESOURCE_ATTRIBUTES", "", str)
 

@@ -76,6 +76,33 @@ def test_two_variables_are_enough_to_record(image: Path, hook: Path, tmp_path: P
     assert [body["data"]["loss"] for body in steps] == [0.5, 1.5, 2.5]
 
 
+def test_a_job_of_exec_is_hooked_in_an_environment_without_anything_of_ours(
+    image: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "spool"
+    places = ("--spool", str(root), "--state", str(tmp_path / "state"))
+    (tmp_path / "train.py").write_text(TRAIN, encoding="utf-8")
+    for _ in range(2):  # the second time with the links of the first
+        job = (str(image), str(tmp_path / "train.py"))
+        ran = lens_ship("exec", "--drain", "0", *places, "--", *job, WANDB_DIR=str(tmp_path))
+        assert ran.code == 0, ran.err
+    found = [spools.read_whole(directory) for directory in spools.spools_below(root)]
+    assert [len(one.bodies("step")) for one in found] == [3, 3]
+    assert len(list((tmp_path / "state" / "hook").iterdir())) == 1
+
+
+def test_what_the_environment_has_itself_comes_first(
+    image: Path, hook: Path, tmp_path: Path
+) -> None:
+    theirs = tmp_path / "msgpack"
+    theirs.mkdir()
+    (theirs / "__init__.py").touch()
+    code = "import msgpack, spooler; print(msgpack.__file__)"
+    path = f"{hook}:{tmp_path}"
+    found = python(image, code, tmp_path, PYTHONPATH=path)
+    assert found.strip() == str(theirs / "__init__.py")
+
+
 def test_the_image_contains_nothing_of_lens_ship(image: Path, tmp_path: Path) -> None:
     code = "import importlib.util as u; print([u.find_spec(n) for n in ('spooler', 'msgpack')])"
     assert python(image, code, tmp_path, PYTHONPATH=None) == "[None, None]\n"
@@ -99,7 +126,8 @@ def test_the_hidden_sitecustomize_still_runs(image: Path, hook: Path, tmp_path: 
 def test_python_starts_with_a_broken_hook(image: Path, hook: Path, tmp_path: Path) -> None:
     broken = tmp_path / "python"
     assert lens_ship("hook", "export", str(broken)).code == 0
-    (broken / "spooler" / "lens_ship_start.py").write_text("raise OSError\n", encoding="utf-8")
+    start = broken / "packages" / "spooler" / "lens_ship_start.py"
+    start.write_text("raise OSError\n", encoding="utf-8")
     said = python(
         image,
         "print('trained')",
@@ -113,9 +141,9 @@ def test_python_starts_with_a_broken_hook(image: Path, hook: Path, tmp_path: Pat
 def test_an_earlier_export_is_replaced_and_any_other_directory_is_kept(tmp_path: Path) -> None:
     folder = tmp_path / "python"
     assert lens_ship("hook", "export", str(folder)).code == 0
-    (folder / "spooler" / "of_an_older_version.py").touch()
+    (folder / "packages" / "spooler" / "of_an_older_version.py").touch()
     assert lens_ship("hook", "export", str(folder)).code == 0
-    assert not (folder / "spooler" / "of_an_older_version.py").exists()
+    assert not (folder / "packages" / "spooler" / "of_an_older_version.py").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["python"]
     mine = tmp_path / "mine"
     mine.mkdir()

@@ -1,0 +1,78 @@
+"""A training job as a script: a launcher with two trainers, which record until the job ends.
+
+    python job.py FOLDER
+
+The launcher prints "ready" once its trainers have recorded. A signal ends the job, and the end of a
+stdin that is not a terminal: the trainers record a little more, and the exit code says which it
+was. FOLDER/signals has the name of every signal that the launcher has got.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NoReturn
+
+TRAINERS = 2
+BEFORE, AFTER = 40, 10
+STEPS = TRAINERS * (BEFORE + AFTER)
+CODE = 5  # of a job that was ended by a signal
+ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+def train() -> None:
+    from spooler import recorder
+
+    for number in ENDING:
+        signal.signal(number, signal.SIG_IGN)
+    for number in range(BEFORE + AFTER):
+        if number == BEFORE:
+            sys.stdout.write("ready\n")
+            sys.stdout.flush()
+            sys.stdin.read()
+        body = {"run": "r", "step": number, "time": time.time(), "closed": True}
+        assert recorder.recorder().record("step", {**body, "data": {"loss": number + 0.5}})
+
+
+def launch(folder: Path) -> NoReturn:
+    trainers = [
+        subprocess.Popen(
+            [sys.executable, __file__, "trainer"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "LOCAL_RANK": str(rank), "RANK": str(rank)},
+        )
+        for rank in range(TRAINERS)
+    ]
+
+    def end(code: int) -> NoReturn:
+        for trainer in trainers:
+            trainer.communicate()
+        sys.exit(code)
+
+    def note(number: int, _frame: object) -> None:
+        with (folder / "signals").open("a") as file:
+            file.write(f"{signal.Signals(number).name}\n")
+        if number in ENDING:
+            for one in ENDING:  # one that comes twice is noted, and ends nothing
+                signal.signal(one, lambda number, _: note(signal.SIGUSR2, None))
+            end(CODE)
+
+    for number in (*ENDING, signal.SIGUSR1, signal.SIGCONT):
+        signal.signal(number, note)
+    for trainer in trainers:
+        assert trainer.stdout is not None
+        assert trainer.stdout.readline() == b"ready\n"
+    os.write(1, b"ready\n")
+    while os.isatty(0):
+        signal.pause()
+    os.read(0, 1)
+    end(0)
+
+
+if __name__ == "__main__":
+    train() if sys.argv[1] == "trainer" else launch(Path(sys.argv[1]))
