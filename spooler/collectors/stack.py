@@ -19,8 +19,10 @@ from collections.abc import Callable, Iterable, Mapping
 from types import FrameType
 from typing import Any
 
+from spooler import config
 from spooler.collectors import Collector
 from spooler.dlrover.metric import DiagnosisDataType
+from spooler.spool.identity import Identity
 
 _FRAMES_LIMIT = 200  # of one thread: the innermost
 _THREADS_LIMIT = 500
@@ -60,7 +62,7 @@ class StackCollector(Collector):
 
     def _format_stacks(self, data: Mapping[Any, Any], why: str = "") -> str:
         stamp = time.strftime("%Y-%m-%d %H:%M:%S %z")
-        rank = os.environ.get("RANK", "0")
+        rank = config.read(Identity, os.environ)["rank"] or 0
         head = f"Stacks of process {os.getpid()} (rank {rank}), {stamp}"
         parts = [f"{head}: {why}" if why else head]
         for title, stack in data.items():

@@ -19,8 +19,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from spooler.async_exceptions import ours
+from spooler.config import read
 from spooler.errors import ReportRefused
 from spooler.records.report import FIELDS
+from spooler.spool.identity import Identity
 
 # A timestamp of this size or more counts milliseconds, microseconds, nanoseconds: as seconds, the
 # first would be the year 5138.
@@ -44,28 +46,18 @@ class DiagnosisDataType(str, enum.Enum):
 
 
 def node_id() -> int:
-    """This node's `NODE_ID`, 0 where unset."""
-    return _number("NODE_ID")
+    """That of the spool's identity, 0 where the environment has none."""
+    return read(Identity, os.environ)["node_id"] or 0
 
 
 def node_type() -> str:
-    """This node's `NODE_TYPE`, `worker` where unset."""
-    return os.environ.get("NODE_TYPE", "").strip() or "worker"
+    """That of the spool's identity: `worker` where the environment has none."""
+    return str(read(Identity, os.environ)["node_type"])
 
 
 def node_rank() -> int:
-    """This node's `NODE_RANK`, or `WORKER_RANK` as older launchers call it; 0 where unset."""
-    return _number("NODE_RANK" if "NODE_RANK" in os.environ else "WORKER_RANK")
-
-
-def _number(name: str) -> int:
-    text = os.environ.get(name, "")
-    if not text:
-        return 0  # not by `int`, see `identity.first_int`
-    try:
-        return int(text)
-    except ours(ValueError):
-        return 0
+    """That of the spool's identity, 0 where no launcher has given one."""
+    return read(Identity, os.environ)["node_rank"] or 0
 
 
 @dataclass

@@ -13,11 +13,38 @@ from typing import Any
 
 from spooler.config import MAX_BYTES, integer, is_not_false, positive, read, variable
 
-# Launchers other than torchrun set the same numbers under other names.
-_RANK = ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
-_LOCAL_RANK = ("LOCAL_RANK", "SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK")
-_NODE_RANK = ("NODE_RANK", "GROUP_RANK", "SLURM_NODEID")
-_WORLD_SIZE = ("WORLD_SIZE", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
+# Launchers set the same numbers under other names: torchrun, the libraries of MPI (Open MPI,
+# MVAPICH, MPICH and Intel's, PMIx), Flux, Cray's PALS, Slurm. What starts the process itself comes
+# first, and Slurm last: its numbers are inherited by what other launchers start inside a job step.
+_RANK = (
+    "RANK",
+    "OMPI_COMM_WORLD_RANK",
+    "MV2_COMM_WORLD_RANK",
+    "PMI_RANK",
+    "PMIX_RANK",
+    "FLUX_TASK_RANK",
+    "PALS_RANKID",
+    "SLURM_PROCID",
+)
+_LOCAL_RANK = (
+    "LOCAL_RANK",
+    "OMPI_COMM_WORLD_LOCAL_RANK",
+    "MV2_COMM_WORLD_LOCAL_RANK",
+    "MPI_LOCALRANKID",
+    "FLUX_TASK_LOCAL_ID",
+    "PALS_LOCAL_RANKID",
+    "SLURM_LOCALID",
+)
+# DLRover's older name, torchrun's; MPI has none that counts nodes.
+_NODE_RANK = ("NODE_RANK", "WORKER_RANK", "GROUP_RANK", "PALS_NODEID", "SLURM_NODEID")
+_WORLD_SIZE = (
+    "WORLD_SIZE",
+    "OMPI_COMM_WORLD_SIZE",
+    "MV2_COMM_WORLD_SIZE",
+    "PMI_SIZE",
+    "FLUX_JOB_SIZE",
+    "SLURM_NTASKS",
+)
 MASTER_ADDR = "DLROVER_MASTER_ADDR"
 LAUNCH = "PRIMUS_LENS_LAUNCH"
 

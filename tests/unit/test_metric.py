@@ -5,14 +5,17 @@ from __future__ import annotations
 import datetime
 import enum
 import json
+import os
 from typing import Any
 
 import pytest
 
 from spooler import DiagnosisDataType, WorkerTrainingMetric
+from spooler.collectors.stack import StackCollector
 from spooler.dlrover.metric import taken
 from spooler.errors import ReportRefused
 from spooler.records.report import FIELDS
+from spooler.spool import identity
 
 NOW = 1_700_000_100.75
 
@@ -60,6 +63,25 @@ def test_who_reports_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch)
     assert metric().node_rank == 6
     monkeypatch.setenv("NODE_ID", "seven")
     assert metric().node_id == 0
+
+
+@pytest.mark.parametrize("name", ["GROUP_RANK", "SLURM_NODEID"])
+def test_a_report_has_the_node_rank_of_the_spool_s_folder(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    for other in ("NODE_RANK", "WORKER_RANK", "GROUP_RANK", "SLURM_NODEID"):
+        monkeypatch.delenv(other, raising=False)
+    monkeypatch.setenv(name, "3")
+    assert metric().node_rank == 3
+    assert identity.directory_of(os.environ)[0] == "node_3"
+
+
+def test_the_stacks_of_a_process_name_the_rank_that_its_launcher_gave(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.setenv("SLURM_PROCID", "9")
+    assert "(rank 9)" in StackCollector()._format_stacks({"thread": "line"})
 
 
 def test_without_a_timestamp_it_is_now_in_whole_seconds() -> None:
