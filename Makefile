@@ -55,6 +55,11 @@ test-master: $(VENV)/.test $(DLROVER_OLDER:%=$(VENV)/.dlrover-%) $(VENV)/.dlrove
 	  $(BIN)/python -m tests.crash.lab --attack masters --no-broken || exit 1; \
 	done
 
+.PHONY: test-frameworks
+test-frameworks: $(VENV)/.test $(VENV)/.frameworks ## real trainings of Transformers, TRL and Lightning: under ten minutes
+	LENS_SHIP_TEST_FRAMEWORKS=$(abspath $(VENV))/frameworks/bin/python \
+	  $(BIN)/python -m pytest -q tests/contract/frameworks tests/contract/test_hook_conformance.py
+
 .PHONY: image-steps
 image-steps: $(VENV)/.test ## the steps of the Dockerfile, without a container engine
 	LENS_SHIP_TEST_IMAGE=1 $(BIN)/python -m pytest -q tests/contract/test_image.py
@@ -194,6 +199,14 @@ $(VENV)/.wandb-%: pyproject.toml spooler/lens_ship.pth $(shell find spooler -nam
 	touch $(VENV)/wandb-$*/.wandb
 	$(BIN)/python -m build -q --wheel --outdir $(VENV)/dist .
 	$(VENV)/wandb-$*/bin/python -m pip install -q --no-deps --force-reinstall $(VENV)/dist/lens_ship-*.whl
+	@touch $@
+
+# Frameworks of real trainings. pip takes the build of PyTorch without CUDA where it finds that one.
+FRAMEWORKS = torch==2.13.0 transformers trl lightning tensorboard tensorboardX wandb==0.31.0 mlflow==3.17.2 msgpack pytest
+
+$(VENV)/.frameworks: Makefile | $(BIN)/python
+	test -d $(VENV)/frameworks || $(BIN)/python -m venv $(VENV)/frameworks
+	$(VENV)/frameworks/bin/python -m pip install -q $(FRAMEWORKS)
 	@touch $@
 
 # The tools of the comparison. Nothing else needs them.

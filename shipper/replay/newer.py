@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from shipper.delivery.readable import Records
 from shipper.replay.find import FoundSource
-from shipper.replay.source import decode, records_in
+from shipper.replay.source import decode, records_in, rows_of
 from spooler.spool.identity import Identity
 from spooler.spool.reader import Stored
 
@@ -41,32 +41,31 @@ class NewerSteps:
 
 
 class RecordedStep(NamedTuple):
-    """What a step record would overwrite at a receiver."""
+    """What a step record would overwrite at a receiver: in each of its rows these names."""
 
     run: str
-    step: Any
-    names: frozenset[str]
+    rows: Mapping[int, frozenset[str]]
 
     @classmethod
     def of(cls, stored: Stored) -> RecordedStep:
         body = decode(stored)
-        data = body.get("data")
-        names = frozenset(data) if isinstance(data, dict) else frozenset()
-        return cls(run=str(body.get("run", "")), step=body.get("step"), names=names)
+        rows = {step: frozenset(data) for step, data in rows_of(stored, body)}
+        return cls(run=str(body.get("run", "")), rows=rows)
 
 
 def replaced(reader: Records, steps: Mapping[int, RecordedStep]) -> set[int]:
     """Those of `steps`, by seq, of which a later record that is none of them has values."""
     by_step = defaultdict(list)
     for seq, one in steps.items():
-        by_step[one.run, one.step].append((seq, one.names))
-    found = set()
+        for step, names in one.rows.items():
+            by_step[one.run, step].append((seq, names))
+    found: set[int] = set()
     for stored in records_in(reader) if steps else ():
         if stored.kind == "step" and stored.seq not in steps:
             later = RecordedStep.of(stored)
-            for seq, names in by_step.get((later.run, later.step), ()):
-                if seq < stored.seq and names & later.names:
-                    found.add(seq)
+            for step, values in later.rows.items():
+                before = by_step.get((later.run, step), ())
+                found.update(seq for seq, names in before if seq < stored.seq and names & values)
     return found
 
 
@@ -78,6 +77,4 @@ def _rows(identity: Identity) -> tuple[str, int] | None:
 
 def _steps(reader: Records) -> Iterator[int]:
     for stored in records_in(reader):
-        step = decode(stored).get("step") if stored.kind == "step" else None
-        if isinstance(step, int):
-            yield step
+        yield from (step for step, _ in rows_of(stored, decode(stored)))

@@ -18,6 +18,7 @@ from shipper.replay.source import (
     carries,
     decode,
     records_in,
+    rows_of,
 )
 from shipper.sinks import Overwrites, Sink, carried
 from spooler.errors import SpoolError
@@ -182,15 +183,15 @@ def _count(source: RecordRange, kinds: Kinds, delivered_to: int) -> dict[str, An
         if not carries(kinds, stored.kind):
             continue
         body = decode(stored)
-        if stored.kind == "step" and body.get("step") in source.newer:
+        if source.overwrites(stored, body):
             counts["overwriting"] += 1
             continue
         counts["records"] += 1
         counts["bytes"] += len(stored.body)
         counts["delivered"] += stored.seq <= delivered_to
         runs.setdefault(str(body.get("run", "")))
-        if isinstance(body.get("step"), int):
-            steps = [min([*steps, body["step"]]), max([*steps, body["step"]])]
+        numbers = [*steps, *(step for step, _ in rows_of(stored, body))]
+        steps = [min(numbers), max(numbers)] if numbers else steps
         if isinstance(body.get("time"), float) and stored.seq > delivered_to:
             oldest = min(oldest or body["time"], body["time"])
     return {

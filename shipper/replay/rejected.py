@@ -126,7 +126,7 @@ def _stale(
         stale = {*steps}  # which steps were in the files that are deleted is not known
     elif steps:
         later = newer.than(source)
-        stale = {seq for seq, step in steps.items() if step.step in later}
+        stale = {seq for seq, step in steps.items() if not later.isdisjoint(step.rows)}
         with suppress(SpoolError, OSError):  # its files are gone; its steps do not go back
             stale |= replaced(source.reader, steps)
     return {row["id"] for row in letters if row["seq"] in stale}

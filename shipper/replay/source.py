@@ -11,7 +11,10 @@ import orjson
 
 from shipper.delivery.readable import ClosedRange, Records
 from shipper.sinks import MARKS
+from shipper.steps import rows_in
 from spooler.errors import BodyUnreadable
+from spooler.records import step
+from spooler.records.axes import Row
 from spooler.spool import codec
 from spooler.spool.identity import Identity
 from spooler.spool.reader import Stored
@@ -54,12 +57,11 @@ class Selection:
     def _takes_step(self, stored: Stored, body: Mapping[str, Any]) -> bool:
         if self.first_step is None and self.last_step is None:
             return True
-        step = body.get("step")
-        if stored.kind != "step" or not isinstance(step, int):
-            return False
-        low = self.first_step if self.first_step is not None else step
-        high = self.last_step if self.last_step is not None else step
-        return low <= step <= high
+        return any(
+            (self.first_step is None or number >= self.first_step)
+            and (self.last_step is None or number <= self.last_step)
+            for number, _ in rows_of(stored, body)
+        )
 
     def _takes_time(self, time: Any) -> bool:
         if self.since is None and self.until is None:
@@ -92,9 +94,21 @@ class RecordRange(ClosedRange):
         if stored.seq <= self.beyond:
             return False
         body = decode(stored)
-        if stored.kind == "step" and body.get("step") in self.newer:
+        if self.overwrites(stored, body):
             return False
         return self.selection.takes(stored, body)
+
+    def overwrites(self, stored: Stored, body: Mapping[str, Any]) -> bool:
+        """Whether the later process has written a row of this record."""
+        return bool(self.newer) and any(one in self.newer for one, _ in rows_of(stored, body))
+
+
+def rows_of(stored: Stored, body: Mapping[str, Any]) -> tuple[Row, ...]:
+    """The rows of a record that is a step; the sink rejects one that cannot be decoded."""
+    try:
+        return rows_in(body) if stored.kind == step.NAME else ()
+    except BodyUnreadable:
+        return ()
 
 
 def records_in(source: Records, after: int = 0) -> Iterator[Stored]:

@@ -220,6 +220,27 @@ def test_steps_that_a_later_process_has_written_are_left_alone(
     assert [(part.records, part.overwriting) for part in kept] == [(4, 2), (5, 0)]
 
 
+def test_the_steps_of_a_replay_are_those_that_the_receiver_shows(
+    tmp_path: Path, receiver: FaultyReceiver
+) -> None:
+    """Each process counts its calls from 0, and logs the step of the training."""
+    for process, steps in enumerate((range(0, 60, 10), range(40, 90, 10))):
+        who = identity(spool_id(process), workload_uid="w", created=float(process))
+        records = [step(n, v=process, global_step=at) for n, at in enumerate(steps)]
+        spool(tmp_path / "spool", [*records, goodbye()], who=who)
+        assert ship_once(settings(tmp_path, receiver), timeout=60) == []
+    assert sorted(state(receiver)) == [*range(0, 90, 10)]
+    with closing(Ledger(tmp_path / "state", exclusive=False)) as ledger:
+        kept = plan(tmp_path, ledger, resend_delivered=True)
+        middle = Selection(first_step=20, last_step=50)
+        some = plan(tmp_path, ledger, resend_delivered=True, selection=middle)
+    assert [(part.records, part.overwriting, part.steps) for part in kept] == [
+        (4, 2, (0, 30)),
+        (5, 0, (40, 80)),
+    ]
+    assert sum(part.records for part in some) == 4
+
+
 def test_a_file_of_the_older_exporter_is_sent_once_and_grows(
     tmp_path: Path, receiver: FaultyReceiver
 ) -> None:
