@@ -6,6 +6,7 @@ control characters in them are escaped.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -325,22 +326,31 @@ def _left_out(parts: Sequence[ReplayPart]) -> Iterator[str]:
         )
 
 
-def print_sent(parts: Sequence[ReplayPart], receipts: Sequence[Receipt], ledger: Ledger) -> int:
-    """What became of the records of finished parts; how many of them were rejected."""
+def print_sent(
+    parts: Sequence[ReplayPart], receipts: Sequence[Receipt], dropped: Counter[Any], ledger: Ledger
+) -> int:
+    """What became of the records of finished parts; how many of them were rejected.
+
+    `dropped` counts records by spool, entry and reason.
+    """
     out = console()
     by_entry = {(part.spool, part.entry): part for part in parts}
     reasons: dict[tuple[str, str], None] = {}
     rejected = 0
     for receipt in receipts:
-        part = by_entry[receipt.spool, receipt.entry]
-        dropped = [row for row in ledger.dropped(part.spool) if row["sink"] == part.entry]
-        sent = receipt.records - sum(row["count"] for row in dropped)
+        key = receipt.spool, receipt.entry
+        part = by_entry[key]
+        why = {reason: count for (*of, reason), count in dropped.items() if (*of,) == key}
+        before = 0 if part.resend else part.delivered
+        sent = max(0, receipt.records - before - sum(why.values()))
+        whole = f" The receipt is of {receipt.records:,}:" if before else ""
         out.print(
-            f"sent {counted(sent, 'record')} of {sanitize(part.spool)} to {part.sink}:"
-            f" {receipt.first} to {receipt.last}, sha256 {receipt.digest[:16]}"
+            f"sent {counted(sent, 'record')} of {sanitize(part.spool)} to {part.sink}"
+            f"{'.' if before else ':'}{whole} {receipt.first} to {receipt.last},"
+            f" sha256 {receipt.digest[:16]}"
         )
-        for row in dropped:
-            out.print(f"{counted(row['count'], 'record')} dropped: {_why(part.sink, row)}")
+        for reason, count in why.items():
+            out.print(f"{counted(count, 'record')} dropped: {_why(part.sink, reason)}")
         rejected += part.records - receipt.records
         reasons |= {
             (part.sink, row["reason"]): None
@@ -348,22 +358,22 @@ def print_sent(parts: Sequence[ReplayPart], receipts: Sequence[Receipt], ledger:
             if row["sink"] == part.sink and row["state"] == "kept"
         }
     if rejected:
-        why = ". ".join(_why(sink, {"reason": reason}) for sink, reason in reasons)
         out.print(
             f"{counted(rejected, 'record')} rejected and kept as dead letters, see `lens-ship"
-            f" dead-letter list`. The same command sends them again. {why}",
+            " dead-letter list`. The same command sends them again."
+            f" {'. '.join(_why(sink, reason) for sink, reason in reasons)}",
             style="red",
         )
     return rejected
 
 
-def _why(sink: str, row: Mapping[str, Any]) -> str:
-    """The reason of a row, with what the receiver does and what to do."""
-    known = Reason.of(row["reason"])
+def _why(sink: str, word: str) -> str:
+    """A reason, with what the receiver does and what to do."""
+    known = Reason.of(word)
     if known is None:
-        return sanitize(row["reason"])
+        return sanitize(word)
     advice = known.advice.partition(", then")[0]  # a retry is for the records of the service
-    return f"{known.word}: {sink} {known.sentence}: {advice}"
+    return f"{word}: {sink} {known.sentence}: {advice}"
 
 
 @contextmanager

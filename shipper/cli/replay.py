@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import replace
@@ -281,9 +282,10 @@ def _send(
         stop=stop,
         rate=rate,
     )
+    before = _dropped(parts, ledger)
     with progress_bar(sum(part.to_send for part in parts)) as advance:
         receipts = carry_out(parts, context, lambda _part, records: advance(records))
-    letters = print_sent(parts, receipts, ledger)
+    letters = print_sent(parts, receipts, _dropped(parts, ledger) - before, ledger)
     if len(receipts) < len(parts):
         left = "The rest is left. The same command sends it"
         click.echo(f"lens-ship: {left}; {config.state} has what was sent", err=True)
@@ -291,3 +293,14 @@ def _send(
     sys.stdout.flush()  # the replay has ended once this was printed
     ledger.end_replays(receipts)
     return not letters
+
+
+def _dropped(parts: Sequence[ReplayPart], ledger: Ledger) -> Counter[tuple[str, str, str]]:
+    """Records that rules of sinks have dropped, by spool, entry and reason."""
+    return Counter(
+        {
+            (row["spool"], row["sink"], row["reason"]): row["count"]
+            for spool in {part.spool for part in parts}
+            for row in ledger.dropped(spool)
+        }
+    )
