@@ -30,7 +30,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -44,6 +43,7 @@ from shipper.importers.scan import (
     ScannedFile,
     Unreadable,
     apart,
+    finite,
     next_data,
     pack,
     run_item,
@@ -163,7 +163,8 @@ class ExporterFile(ScannedFile[JsonlState]):
             raise _BadLine("data is not a map")
         data.pop(MARKER, None)
         given = _given_step(values.get("step"))
-        time = _time(values.get("timestamp"), state.time)
+        told = finite(values.get("timestamp"))
+        time = state.time if told is None else told
         number = state.counter if given is None else given
         other = state.step is not None and number != state.step
         dated = apart(time, state.time, state.dated) if other else time
@@ -244,16 +245,6 @@ def _given_step(value: Any) -> int | None:
     if not isinstance(value, int) or isinstance(value, bool) or not _INT_MIN <= value < _INT_MAX:
         raise _BadLine("step is not a 64-bit integer")
     return value
-
-
-def _time(value: Any, before: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return before
-    try:
-        time = float(value)
-    except OverflowError:
-        return before
-    return time if math.isfinite(time) else before
 
 
 def _place(path: Path) -> tuple[int | None, int | None]:

@@ -13,6 +13,7 @@ import bisect
 import contextlib
 import errno
 import io
+import math
 import os
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
@@ -176,6 +177,17 @@ def apart(time: float, before: float, dated: float) -> float:
     series keep one value for a millisecond. A clock that was set back is believed.
     """
     return dated + APART_SECONDS if before <= time < dated + APART_SECONDS else time
+
+
+def finite(value: Any) -> float | None:
+    """A number of a file; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 def next_data(file: BinaryIO, offset: int) -> int:

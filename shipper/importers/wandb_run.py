@@ -40,7 +40,6 @@ with the numbers of `wandb_internal.proto` and `wandb_telemetry.proto` (wandb 0.
 from __future__ import annotations
 
 import json
-import math
 import re
 import struct
 from collections.abc import Callable, Iterator, Mapping
@@ -55,6 +54,7 @@ from shipper.importers.scan import (
     ScannedFile,
     Unreadable,
     apart,
+    finite,
     pack,
     run_item,
 )
@@ -270,7 +270,7 @@ def _history(body: bytes, state: WandbState) -> tuple[Item | None, WandbState]:
     if isinstance(own, int) and not isinstance(own, bool):
         number = own
     number = state.following if number is None else number
-    time, runtime = _finite(time), _finite(runtime)
+    time, runtime = finite(time), finite(runtime)
     if time is None:
         time = state.time if runtime is None else state.start + runtime
     data = {name: _without_media(value, 0) for name, value in data.items()}
@@ -403,16 +403,6 @@ def _without_media(value: Any, depth: int) -> Any:
         is_placeholder = "class" in value and kind == "error"
         return value if is_placeholder else dict(_MEDIA.get(kind, {"_type": kind, "class": ""}))
     return {name: _without_media(item, depth + 1) for name, item in value.items()}
-
-
-def _finite(value: Any) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        number = float(value)
-    except OverflowError:
-        return None
-    return number if math.isfinite(number) else None
 
 
 def _has_header(path: Path, file: BinaryIO) -> bool:
