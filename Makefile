@@ -89,7 +89,7 @@ soak: $(VENV)/.test ## eight ranks and every kind of failure, for SOAK_MINUTES
 	$(BIN)/python -m tests.crash.soak --minutes $(SOAK_MINUTES)
 
 .PHONY: soak-series
-soak-series: $(VENV)/.test $(VENV)/.debian $(VENV)/.engines ## 200 kills while VictoriaMetrics and Prometheus take every step
+soak-series: $(VENV)/.test $(VENV)/.debian $(VENV)/.engines ## 200 kills while VictoriaMetrics, Prometheus and MLflow take every step
 	$(BIN)/python -m tests.crash.series_soak
 
 model: $(VENV)/.test ## ten thousand simulated nodes: every account balances
@@ -175,7 +175,16 @@ $(VENV)/.debian: Makefile | $(BIN)/python
 ROTEL = 0.0.1a15
 TRIXIE = $(abspath $(VENV))/victoria-metrics/apt
 
-$(VENV)/.engines: Makefile | $(BIN)/python
+# An environment of its own: MLflow brings a hundred packages.
+MLFLOW = 3.17.2
+
+$(VENV)/.mlflow: | $(BIN)/python
+	@test -x $(VENV)/mlflow/bin/mlflow || { $(BIN)/python -m venv $(VENV)/mlflow \
+	  && $(VENV)/mlflow/bin/python -m pip install -q mlflow==$(MLFLOW); } >/dev/null 2>&1 \
+	  || { rm -rf $(VENV)/mlflow; echo "MLflow cannot be installed: some tests will skip"; }
+	@touch $@
+
+$(VENV)/.engines: Makefile $(VENV)/.mlflow | $(BIN)/python
 	@mkdir -p $(TRIXIE)/lists/partial $(TRIXIE)/cache/archives/partial
 	@echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]" \
 	  "http://deb.debian.org/debian trixie main" > $(TRIXIE)/trixie.list

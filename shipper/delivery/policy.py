@@ -12,7 +12,13 @@ REFUSALS_IN_A_ROW = 10
 ONE_MORE_SECONDS = 600.0
 # Words of the receiver itself, about whose the data is or how old.
 _BELIEVED = frozenset(
-    reason.word for reason in (Reason.NO_IDENTITY, Reason.UNKNOWN_WORKLOAD, Reason.TOO_OLD)
+    reason.word
+    for reason in (
+        Reason.NO_IDENTITY,
+        Reason.UNKNOWN_WORKLOAD,
+        Reason.TOO_OLD,
+        Reason.RUN_DELETED,
+    )
 )
 # A turn is meant to take half a second; one request of it may take longer.
 SLOW_SECONDS = 5.0

@@ -15,6 +15,7 @@ import ssl
 import threading
 import weakref
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -35,6 +36,7 @@ READ_SECONDS = 30.0
 ANSWER_LIMIT = 1024 * 1024
 # What is asked for may be long: the pods of a whole cluster.
 LISTING_LIMIT = 64 * 1024 * 1024
+_NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 _KEPT_REQUESTS = 32  # to different URLs; each thread has its own
 
 
@@ -74,22 +76,26 @@ class HttpClient:
         headers: Mapping[str, str],
         *,
         read_seconds: float | None = None,
+        limit: int = ANSWER_LIMIT,
     ) -> Answer:
         """POST `body` as JSON and return the whole answer, after `read_seconds` at most.
+
+        An answer is cut after `limit` bytes.
 
         Raises:
             Unreachable: no answer, or only a part of one.
         """
         headers = {"Content-Type": "application/json", **headers}
-        return self._request("POST", url, body, headers, read_seconds or self.read_seconds)
+        seconds = read_seconds or self.read_seconds
+        return self._request("POST", url, body, headers, seconds, limit)
 
-    def get(self, url: str) -> Answer:
+    def get(self, url: str, headers: Mapping[str, str] = _NO_HEADERS) -> Answer:
         """GET `url` and return the whole answer, after `read_seconds` at most.
 
         Raises:
             Unreachable: no answer, or only a part of one.
         """
-        return self._request("GET", url, None, {}, self.read_seconds)
+        return self._request("GET", url, None, headers, self.read_seconds, LISTING_LIMIT)
 
     def disconnect(self) -> None:
         """Close this thread's connection: what answers there is not what was asked for."""
@@ -110,6 +116,7 @@ class HttpClient:
         body: bytes | None,
         headers: Mapping[str, str],
         read_seconds: float,
+        limit: int,
     ) -> Answer:
         keys = self._cache.load()
         mine = self._cache.credentials.is_for(url)
@@ -126,7 +133,6 @@ class HttpClient:
                 cert=_pair(keys) if mine else None,
                 proxies=self._proxies(url),
             ) as response:
-                limit = ANSWER_LIMIT if method == "POST" else LISTING_LIMIT
                 content = response.raw.read(limit, decode_content=True)
                 if not content and _ends_in_head(response):
                     raise urllib3.exceptions.ProtocolError("the answer ends within its head")

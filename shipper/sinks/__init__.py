@@ -43,6 +43,7 @@ REGISTRY: dict[str, str] = {
     "dlrover": "shipper.sinks.dlrover.sink:DLRoverSink",
     "otlp": "shipper.sinks.otlp.sink:OtlpSink",
     "prometheus": "shipper.sinks.prometheus.sink:PrometheusSink",
+    "mlflow": "shipper.sinks.mlflow.sink:MlflowSink",
 }
 SHARED_ROWS = "telemetry-processor"  # the type with rows that all runs of a workload share
 # Name and type of the sinks that exist when no [sinks.NAME] is given.

@@ -110,6 +110,16 @@ class Reason(Enum):
         "stores nothing of a request",
         "see lens-ship dead-letter list",
     )
+    RUN_DELETED = (
+        "run-deleted",
+        "has deleted this run",
+        "restore the run, then lens-ship dead-letter retry",
+    )
+    EXPERIMENT_DELETED = (
+        "experiment-deleted",
+        "has deleted the experiment",
+        "restore the experiment, or set another one for the sink",
+    )
     AMBIGUOUS = ("ambiguous", "may have this already", "nothing: a repetition would do harm")
 
     def __init__(self, word: str, sentence: str, advice: str) -> None:

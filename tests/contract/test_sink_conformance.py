@@ -122,6 +122,19 @@ def _master(path: str, body: bytes) -> Reply:
     return 200, _pickled(success=True)
 
 
+# --- an MLflow server -----------------------------------------------------------------------------
+
+
+def _mlflow(path: str, body: bytes) -> Reply:
+    run = {"info": {"run_id": "1" * 32}, "data": {}}
+    answers = {
+        "experiments/search": {"experiments": [{"experiment_id": "1"}]},
+        "runs/search": {"runs": [run]},
+        "runs/get": {"run": run},
+    }
+    return 200, json.dumps(answers.get(path.partition("/mlflow/")[2], {})).encode()
+
+
 PEERS: dict[str, Peer] = {
     "telemetry-processor": processor(step),
     "telemetry-processor-detection": processor(lambda number: detection(f"r{number}")),
@@ -135,6 +148,14 @@ PEERS: dict[str, Peer] = {
     ),
     "otlp": series("", (200, b"")),
     "prometheus": series("/api/v1/write", (204, b"")),
+    "mlflow": Peer(
+        record=step,
+        options=lambda at: f'url = "http://{at}"\nbatch_max_metrics = 7',
+        who=lambda at: {},
+        seqs=lambda path, headers, body: span(headers.get("lens-ship-records", "")),
+        stored=_mlflow,
+        rejected=(400, b'{"error_code":"INVALID_PARAMETER_VALUE","message":"no"}'),
+    ),
     PLUGIN: Peer(
         record=step,
         options=lambda at: f'url = "http://{at}/lines"\nbatch_records = 7',

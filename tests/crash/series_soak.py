@@ -1,9 +1,10 @@
-"""Training processes and the service are killed while two real receivers of time series take steps.
+"""Training processes and the service are killed while real receivers take steps.
 
-`python -m tests.crash.series_soak --kills 200` starts VictoriaMetrics and Prometheus and a service
-with the sinks `otlp` and `prometheus`. Two training processes at a time log as fast as they can, or
-with pauses, until SIGKILL. The service is killed again and again. In the end each receiver returns
-every step whose call had returned, with its value, and how each run ended.
+`python -m tests.crash.series_soak --kills 200` starts VictoriaMetrics, Prometheus and MLflow, and a
+service with the sinks `otlp`, `prometheus` and `mlflow`. Two training processes at a time log as
+fast as they can, or with pauses, until SIGKILL. The service is killed again and again. In the end
+each receiver returns every step whose call had returned, with its value, and how each run ended.
+`--no-mlflow` leaves out MLflow, which takes a thousand times longer for a point.
 """
 
 from __future__ import annotations
@@ -13,17 +14,20 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import click
 
 from tests.kit.command import lens_ship, start_lens_ship
-from tests.kit.engines import Found, Prometheus, VictoriaMetrics
+from tests.kit.engines import Found, Mlflow, Prometheus, VictoriaMetrics
 from tests.kit.spools import REPOSITORY, environment
 
 AT_ONCE = 2
+PAUSES = (0, 0.0005, 0.01)  # seconds between two steps
+PAUSES_WITH_MLFLOW = (0.0005, 0.002, 0.01)
 _TRAIN = """
 import sys, time
 from spooler.hooks.run_tracker import TrackedRun, runs
@@ -49,6 +53,7 @@ class Soak:
 
     folder: Path
     draw: random.Random
+    pauses: Sequence[float] = PAUSES
     last: dict[str, int] = field(default_factory=dict)
     service_kills: int = 0
     ended: threading.Event = field(default_factory=threading.Event)
@@ -92,7 +97,7 @@ class Soak:
                         target=self.train,
                         args=(
                             f"r{len(self.last) + one}",
-                            self.draw.choice([0, 0.0005, 0.01]),
+                            self.draw.choice(self.pauses),
                             self.draw.uniform(0.01, 0.8),
                         ),
                     )
@@ -128,22 +133,47 @@ def judge(found: Found, last: Mapping[str, int], receiver: str) -> Iterator[str]
             yield f"{receiver}: {run}: its end is not told"
 
 
+def judge_runs(mlflow: Mlflow, last: Mapping[str, int]) -> Iterator[str]:
+    """The same of MLflow: one run each, with every step once."""
+    runs: dict[str, list[Any]] = {}
+    for one in mlflow.runs():
+        tags = {tag["key"]: tag["value"] for tag in one["data"]["tags"]}
+        runs.setdefault(tags["lens.run"], []).append(one["info"])
+    for run, number in last.items():
+        infos = runs.get(run, [])
+        if [info["status"] for info in infos] != ["KILLED"]:
+            yield f"MLflow: {run}: {len(infos)} runs, or its end is not told"
+            continue
+        loss = [(at, value) for at, _, value in mlflow.history(infos[0]["run_id"], "loss")]
+        accuracy = [(at, value) for at, _, value in mlflow.history(infos[0]["run_id"], "train/acc")]
+        whole = loss == [(at, at + 0.5) for at in range(len(loss))] and (
+            accuracy == [(at, at * 2.0) for at in range(len(loss))]
+        )
+        if not whole or not number < len(loss) <= number + 2:
+            yield f"MLflow: {run}: {len(loss)} steps of {number + 1}"
+
+
 @click.command()
 @click.option("--kills", default=200)
+@click.option("--mlflow/--no-mlflow", "with_mlflow", default=True)
 @click.option("--seed", default=random.SystemRandom().randrange(2**32))
-def main(kills: int, seed: int) -> None:
+def main(kills: int, with_mlflow: bool, seed: int) -> None:
     """Print what was found; exit with 1 if something is missing."""
     with tempfile.TemporaryDirectory(prefix="lens-ship-series-") as name:
         folder = Path(name)
         victoria = VictoriaMetrics(folder=folder / "victoria")
         prometheus = Prometheus(folder=folder / "prometheus", window="24h")
-        soak = Soak(folder=folder, draw=random.Random(seed))
+        mlflow = Mlflow(folder=folder / "mlflow") if with_mlflow else None
+        engines = [one for one in (victoria, prometheus, mlflow) if one is not None]
+        pauses = PAUSES_WITH_MLFLOW if mlflow else PAUSES
+        soak = Soak(folder=folder, draw=random.Random(seed), pauses=pauses)
         try:
-            victoria.start()
-            prometheus.start()
+            for engine in engines:
+                engine.start()
             (folder / "lens.toml").write_text(
                 f'[sinks.one]\ntype = "otlp"\nurl = "{victoria.url}/opentelemetry"\n'
                 f'[sinks.two]\ntype = "prometheus"\nurl = "{prometheus.url}/api/v1/write"\n'
+                + (f'[sinks.three]\ntype = "mlflow"\nurl = "{mlflow.url}"\n' if mlflow else "")
             )
             soak.run(kills)
             while lens_ship(*soak.words("run", "--once", "--timeout", "30")).code != 0:
@@ -152,15 +182,16 @@ def main(kills: int, seed: int) -> None:
             findings = [
                 *judge(victoria.found(), soak.last, "VictoriaMetrics"),
                 *judge(prometheus.found(), soak.last, "Prometheus"),
+                *(judge_runs(mlflow, soak.last) if mlflow else ()),
                 *([audit.out] if audit.code else []),
             ]
         finally:
-            victoria.kill()
-            prometheus.kill()
+            for engine in engines:
+                engine.kill()
     steps = sum(soak.last.values()) + len(soak.last)
     killed = f"{len(soak.last)} training processes and {soak.service_kills} services killed"
     print(f"{steps:,} steps, {killed}, seed {seed}")
-    print("\n".join(findings) or "both receivers return every step")
+    print("\n".join(findings) or f"{len(engines)} receivers return every step")
     sys.exit(bool(findings))
 
 

@@ -24,13 +24,9 @@ _SEED = os.environ.get("LENS_SHIP_SEED", "1048576")
 @pytest.mark.promise("G17")
 def test_nothing_is_lost_while_everything_fails() -> None:
     # A process of its own, as every trial of the lab: its ranks are forked.
+    words = ("--no-mlflow", "--kills", "12", "--seed", _SEED)
     soak = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "tests.crash.soak",
-            *("--minutes", str(SECONDS / 60), "--seed", _SEED),
-        ],
+        [sys.executable, "-m", "tests.crash.series_soak", *words],
         cwd=REPOSITORY,
         env=environment(),
         stdin=subprocess.DEVNULL,
@@ -49,7 +45,16 @@ def test_nothing_is_lost_while_everything_fails() -> None:
 @pytest.mark.promise("G4")
 def test_receivers_of_time_series_have_every_step_whatever_is_killed() -> None:
     soak = subprocess.run(
-        [sys.executable, "-m", "tests.crash.series_soak", "--kills", "12", "--seed", _SEED],
+        [
+            sys.executable,
+            "-m",
+            "tests.crash.series_soak",
+            "--no-mlflow",
+            "--kills",
+            "12",
+            "--seed",
+            _SEED,
+        ],
         cwd=REPOSITORY,
         env=environment(),
         stdin=subprocess.DEVNULL,

@@ -1,4 +1,4 @@
-"""Real receivers of time series: VictoriaMetrics, Prometheus and rotel, each a process of its own.
+"""Real receivers: VictoriaMetrics, Prometheus, rotel and MLflow, each a process of its own.
 
 `make unit` puts them into place. Without one, the tests that need it are skipped.
 """
@@ -30,6 +30,7 @@ VICTORIA = Path(
     or REPOSITORY / ".venv/victoria-metrics/victoria-metrics"
 )
 ROTEL = Path(os.environ.get("LENS_SHIP_TEST_ROTEL") or REPOSITORY / ".venv/rotel/rotel-agent")
+MLFLOW = Path(os.environ.get("LENS_SHIP_TEST_MLFLOW") or REPOSITORY / ".venv/mlflow/bin/python")
 PROMETHEUS = os.environ.get("LENS_SHIP_TEST_PROMETHEUS") or shutil.which("prometheus")
 _OTLP = "--web.enable-otlp-receiver"  # Debian builds Prometheus without it
 
@@ -37,6 +38,9 @@ needs_victoria = pytest.mark.skipif(
     not VICTORIA.exists(), reason=f"no {VICTORIA}; `make unit` gets it from Debian trixie"
 )
 needs_rotel = pytest.mark.skipif(not ROTEL.exists(), reason=f"no {ROTEL}; `make unit` installs it")
+needs_mlflow = pytest.mark.skipif(
+    not MLFLOW.exists(), reason=f"no {MLFLOW}; `make unit` installs it"
+)
 needs_prometheus = pytest.mark.skipif(
     PROMETHEUS is None, reason="no prometheus here: apt-get install prometheus"
 )
@@ -193,6 +197,53 @@ class Rotel(Engine):
 
     def ready(self) -> str:
         return "/v1/metrics"
+
+
+@dataclass(kw_only=True)
+class Mlflow(Engine):
+    """A tracking server with an SQLite database, as `mlflow server` starts its one process."""
+
+    def command(self) -> list[str]:
+        return [
+            *("env", f"_MLFLOW_SERVER_FILE_STORE=sqlite:///{self.folder}/mlflow.db"),
+            f"_MLFLOW_SERVER_ARTIFACT_ROOT={self.folder}/artifacts",
+            *("MLFLOW_DISABLE_TELEMETRY=true", str(MLFLOW), "-m", "uvicorn", "--host=127.0.0.1"),
+            *(f"--port={self.port}", "mlflow.server.fastapi_app:app"),
+        ]
+
+    def ready(self) -> str:
+        return "/health"
+
+    def ask(self, path: str, body: Any = None, **query: str) -> Any:
+        """What a call of its REST interface returns; with a body it is a POST."""
+        address = f"{self.url}/api/2.0/mlflow/{path}?{urllib.parse.urlencode(query)}"
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(address, data, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.loads(answer.read())
+
+    def runs(self, view: str = "ACTIVE_ONLY") -> list[Any]:
+        """All runs of all experiments."""
+        every = self.ask("experiments/search", {"max_results": 1000, "view_type": "ALL"})
+        ids = [one["experiment_id"] for one in every["experiments"]]
+        found: list[Any] = []
+        token = ""
+        while token or not found:
+            body = {"experiment_ids": ids, "max_results": 1000, "run_view_type": view}
+            answer = self.ask("runs/search", {**body, "page_token": token})
+            found += answer.get("runs", [])
+            token = answer.get("next_page_token", "")
+            if not token:
+                break
+        return found
+
+    def history(self, run_id: str, key: str) -> list[tuple[int, int, float]]:
+        """Step, time in Unix milliseconds and value of each point, as often as it is stored."""
+        answer = self.ask("metrics/get-history", run_id=run_id, metric_key=key)
+        return sorted(
+            (int(one.get("step", 0)), int(one["timestamp"]), float(one["value"]))
+            for one in answer.get("metrics", [])
+        )
 
 
 def _found(series: Any) -> Found:

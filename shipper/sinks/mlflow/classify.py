@@ -1,0 +1,95 @@
+"""What an answer of an MLflow tracking server means for the data: one table. Pure.
+
+The server names an error in JSON, `{error_code, message}`. The code counts before the status:
+
+- 2xx with JSON: done.
+- RESOURCE_DOES_NOT_EXIST: no such run or experiment.
+- "must be in the 'active' state": the run, or its experiment, was deleted.
+- RESOURCE_ALREADY_EXISTS: another service was quicker, or the experiment is in the trash.
+- TEMPORARILY_UNAVAILABLE, REQUEST_LIMIT_EXCEEDED, 408, 425, 429, 502, 503, 504: it asks to wait.
+- 401, 403: it rejects the credentials, or the name by which it is addressed.
+- 404 without a code, 405, 415, 3xx, HTML: another address.
+- 400: it rejects something in the request, and has stored nothing of it. 413: too large.
+- 500: it failed. A repetition changes nothing, so the request is sent until it succeeds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import orjson
+
+from shipper.http_client import Answer
+from shipper.sinks.outcome import Disposition, Outcome, Reason, retry, retry_after
+
+NO_RUN = "no-run"  # words that do not leave this sink
+ALREADY_EXISTS = "already-exists"
+RUN_DELETED = Reason.RUN_DELETED.word
+
+_DONE = Outcome(disposition=Disposition.DELIVERED, reason="delivered")
+_BUSY_CODES = ("TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED")
+_BUSY = (408, 425, 429, 502, 503, 504)
+_HOST = "Invalid Host header"
+
+
+def classify(answer: Answer) -> Outcome:
+    """Judge an answer."""
+    said = content(answer)
+    if 200 <= answer.status < 300:
+        if said is None:
+            return retry("other-service", _text(answer), needs_operator=True, scope="sink")
+        return _DONE
+    code, message = _error(said)
+    detail = f"{answer.status} {code} {message}".strip() if code else _text(answer)
+    if code in _BUSY_CODES or answer.status in _BUSY:
+        return replace(retry("busy", detail, scope="sink"), retry_after=retry_after(answer.headers))
+    if answer.status in (401, 403):
+        hint = "check token_file or headers_file"
+        if _HOST in detail:
+            hint = "start the server with --allowed-hosts and the host name of url"
+        return retry("not-allowed", f"{detail}: {hint}", needs_operator=True, scope="sink")
+    if "'active' state" in message:
+        return Outcome(disposition=Disposition.PERMANENT, reason=RUN_DELETED, detail=detail)
+    if code == "RESOURCE_DOES_NOT_EXIST":
+        return retry(NO_RUN, detail)
+    if code == "RESOURCE_ALREADY_EXISTS":
+        return retry(ALREADY_EXISTS, detail)
+    return _by_status(answer, detail)
+
+
+def _by_status(answer: Answer, detail: str) -> Outcome:
+    if answer.status == 400:
+        return Outcome(disposition=Disposition.SPLIT, reason="bad-request", detail=detail)
+    if answer.status == 413:
+        return Outcome(disposition=Disposition.SPLIT, reason="too-large", detail=detail)
+    if 300 <= answer.status < 400:
+        location = answer.headers.get("location", "nowhere").partition("?")[0]
+        text = f"{answer.status} to {location}: check the URL"
+        return retry("redirected", text, needs_operator=True, scope="sink")
+    if answer.status in (404, 405, 415):
+        hint = "url is the address of the MLflow server, without /api or #/experiments"
+        return retry("wrong-address", f"{detail}: {hint}", needs_operator=True, scope="sink")
+    if answer.status >= 500:
+        return retry("server-error", detail)
+    return retry("unexpected", detail, needs_operator=True, scope="sink")
+
+
+def content(answer: Answer) -> dict[str, Any] | None:
+    """The JSON object of an answer."""
+    try:
+        found = orjson.loads(answer.body)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _error(said: Mapping[str, Any] | None) -> tuple[str, str]:
+    code, message = (said or {}).get("error_code"), (said or {}).get("message")
+    return str(code or ""), str(message or "")[:300]
+
+
+def _text(answer: Answer) -> str:
+    text = answer.body[:300].decode("utf-8", "replace").strip()
+    return f"{answer.status} {text}".strip()

@@ -1,0 +1,171 @@
+"""From records to what an MLflow server is told of one run. Pure.
+
+- A number of a step is a metric with the step and the time at which it was logged. NaN and
+  infinities are sent too: MLflow keeps NaN, and the largest double for an infinity.
+- A run record begins the run or resumes it, and gives params (the run's config) and tags.
+- A finish record gives the status FINISHED or FAILED, an unclean exit KILLED.
+- A detection record gives the tag `lens.frameworks`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from shipper.sinks import Plan, PlanInput
+from shipper.sinks.mlflow.encode import tags_of_process
+from shipper.sinks.values import sane_time
+from shipper.steps import Rejected, Skipped, Step, collect_steps, unsendable
+from spooler.errors import BodyUnreadable
+from spooler.records import detection, finish, run
+from spooler.spool import codec
+from spooler.spool.identity import Identity
+
+KINDS = frozenset({"step", "run", "finish", "gap", "exit", "detection"})
+RUNNING, FINISHED, FAILED, KILLED = "RUNNING", "FINISHED", "FAILED", "KILLED"
+_INTEGERS = range(-(2**63), 2**63)
+
+
+class Metric(NamedTuple):
+    """One value of a metric; `name` is the user's, `time` Unix milliseconds."""
+
+    name: str
+    value: float
+    time: int
+    step: int
+
+
+class RunItem(NamedTuple):
+    """What one record, or the records of one step, tell of a run."""
+
+    seqs: tuple[int, ...]
+    run: str
+    time: int  # Unix milliseconds
+    metrics: tuple[Metric, ...] = ()
+    begun: run.RunRecord | None = None
+    tags: Mapping[str, str] = {}
+    status: str = ""
+    left_out: int = 0  # values that are not numbers
+
+
+def collect(chunk: PlanInput) -> tuple[list[RunItem], Plan]:
+    """The items of a chunk in the order of their first records, and a plan without batches."""
+    steps = collect_steps(chunk.records, chunk.deleted, chunk.step_keys)
+    due = steps.due(ended=chunk.ended, waited=chunk.waited)
+    rejected, items = list(steps.rejected), []
+    for one in due.steps:
+        if all(number in _INTEGERS for number, _ in one.rows()):
+            items.append(_of_step(one, chunk.identity))
+        else:
+            problem = f"step {one.step} is no integer of 64 bits"
+            rejected += unsendable(one, chunk.records, problem)
+    for stored in chunk.records:
+        if stored.kind not in _EVENTS:
+            continue
+        try:
+            body = codec.unpack(stored.body)
+            items.append(_EVENTS[stored.kind](stored.seq, body, chunk.identity))
+        except BodyUnreadable as error:
+            if stored.kind != finish.NAME:  # which `collect_steps` has rejected
+                rejected.append(Rejected(stored=stored, reason=error.reason, detail=str(error)))
+    full = sorted((one for one in items if _is_sent(one)), key=lambda one: one.seqs[0])
+    taken = {seq for one in full for seq in one.seqs} | {one.stored.seq for one in rejected}
+    skipped = {one.seq: one for one in due.skipped if one.seq not in taken}
+    skipped |= {one.seq: one for item in items if not _is_sent(item) for one in _skipped(item)}
+    plan = Plan(
+        batches=(),
+        pending=due.pending,
+        rejected=tuple(rejected),
+        skipped=tuple(skipped.values()),
+    )
+    return full, plan
+
+
+def group(items: Iterable[RunItem], *, max_metrics: int) -> list[tuple[RunItem, ...]]:
+    """Cut items into batches of one run each, within the limit where one item allows it.
+
+    Each run keeps its own order, and batches come in the order of their first record.
+    """
+    batches: list[list[RunItem]] = []
+    latest: dict[str, list[RunItem]] = {}
+    counts: dict[str, int] = {}
+    for item in items:
+        count = counts.get(item.run, 0) + len(item.metrics)
+        if item.run not in latest or count > max_metrics:
+            batches.append([])
+            latest[item.run], count = batches[-1], len(item.metrics)
+        latest[item.run].append(item)
+        counts[item.run] = count
+    return [tuple(one) for one in batches]
+
+
+def killed(step: Step, identity: Identity) -> RunItem:
+    """The end of a run whose process exited uncleanly, at the time of its last step."""
+    time = _milliseconds(step.time, identity)
+    return RunItem((step.last,), step.run, time, status=KILLED)
+
+
+# --- one record -----------------------------------------------------------------------------------
+
+
+def _of_step(step: Step, identity: Identity) -> RunItem:
+    time = _milliseconds(step.time, identity)
+    prefix = f"process{identity.pid}/" if step.own_count else ""
+    metrics, left_out = [], 0
+    for number, data in step.rows():
+        for name, value in data.items():
+            shown = _number(value)
+            if shown is None:
+                left_out += 1
+            else:
+                metrics.append(Metric(prefix + name, shown, time, number))
+    return RunItem(step.seqs, step.run, time, tuple(metrics), left_out=left_out)
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, int | float):
+        return float(value)
+    if isinstance(value, dict) and value.get("_type") == "integer":
+        # Beyond the range of a float.
+        return -math.inf if value.get("negative") else math.inf
+    return None
+
+
+def _of_run(seq: int, body: Mapping[str, Any], identity: Identity) -> RunItem:
+    record = run.decode(body)
+    time = _milliseconds(record.time, identity)
+    tags = tags_of_process(identity, record)
+    return RunItem(
+        (seq,), record.run, time, begun=record, tags=tags, status="" if record.update else RUNNING
+    )
+
+
+def _of_finish(seq: int, body: Mapping[str, Any], identity: Identity) -> RunItem:
+    record = finish.decode(body)
+    status = FAILED if record.exit_code else FINISHED
+    return RunItem((seq,), record.run, _milliseconds(record.time, identity), status=status)
+
+
+def _of_detection(seq: int, body: Mapping[str, Any], identity: Identity) -> RunItem:
+    record = detection.decode(body)
+    found = record.hints.get("possible_frameworks")
+    names = ", ".join(map(str, found)) if isinstance(found, list) else ""
+    tags = {"lens.frameworks": names} if names else {}
+    return RunItem((seq,), record.run, _milliseconds(record.time, identity), tags=tags)
+
+
+_EVENTS = {run.NAME: _of_run, finish.NAME: _of_finish, detection.NAME: _of_detection}
+
+
+def _is_sent(item: RunItem) -> bool:
+    return bool(item.metrics or item.tags or item.begun or item.status)
+
+
+def _skipped(item: RunItem) -> Iterator[Skipped]:
+    for number, seq in enumerate(item.seqs):
+        yield Skipped(seq=seq, run=item.run, left_out=0 if number else item.left_out)
+
+
+def _milliseconds(time: float, identity: Identity) -> int:
+    return round(sane_time(time, identity) * 1000)

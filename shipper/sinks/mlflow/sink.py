@@ -1,0 +1,214 @@
+"""Runs at an MLflow tracking server: one for each run of a tracker, and for each rank of it.
+
+What `shipper.sinks.mlflow.plan` says of a run is sent as metrics, params, tags and a status. All of
+it may be sent again without harm: a repeated metric is the same row, a repeated param the same
+value, and a status counts only if no later record has given another one. So a batch may take
+several requests, and is sent again whole.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from shipper.config import parse
+from shipper.config.schema import setting
+from shipper.errors import Unreachable
+from shipper.finding import Finding, fail, ok, warn
+from shipper.http_client.redact import masked
+from shipper.sinks import Batch, Plan, PlanInput
+from shipper.sinks.mlflow import encode
+from shipper.sinks.mlflow.classify import NO_RUN, RUN_DELETED
+from shipper.sinks.mlflow.client import MlflowClient, Refused
+from shipper.sinks.mlflow.plan import KINDS, RUNNING, RunItem, collect, group, killed
+from shipper.sinks.mlflow.runs import Run, Runs
+from shipper.sinks.options import HttpOptions
+from shipper.sinks.outcome import Disposition, Outcome, Reason, classify_failure, retry
+from shipper.steps import Step
+from spooler.records.run import RunRecord
+from spooler.spool.identity import Identity
+
+_DELIVERED = Outcome(disposition=Disposition.DELIVERED, reason="delivered")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MlflowOptions(HttpOptions):
+    """Options of `MlflowSink`."""
+
+    url: str = setting(
+        "",
+        parse.url,
+        help="Address of the MLflow tracking server.",
+        alias="MLFLOW_TRACKING_URI",
+    )
+    experiment: str = setting(
+        "",
+        str,
+        help="Experiment for all runs. Without it, each run is in the experiment that has the name"
+        " of its project, or in `Default`. It is created where it is missing.",
+        alias="MLFLOW_EXPERIMENT_NAME",
+    )
+    batch_max_metrics: int = setting(
+        200,
+        parse.integer(1, 900),
+        help="Maximum metrics in one request.",
+        why="A server with SQLite takes seconds for 1000, the most that MLflow allows.",
+    )
+
+    def problems(self) -> Iterator[str]:
+        yield from super().problems()
+        if not self.url:
+            yield "url: is not set. Give the address of the MLflow server"
+
+
+class MlflowSink:
+    """See the module."""
+
+    Options = MlflowOptions
+    kinds = KINDS
+
+    def __init__(self, name: str, options: MlflowOptions, shared: dict[Any, Any]) -> None:
+        self.name = name
+        self._limit = options.batch_max_metrics
+        self._client = MlflowClient(options, os.environ)
+        self._runs = Runs(self._client, options.experiment)
+
+    def ordering_key(self, identity: Identity) -> str:
+        """The spool: what spools tell of one run has its order by time."""
+        return identity.spool
+
+    def plan(self, chunk: PlanInput) -> Plan:
+        items, plan = collect(chunk)
+        return replace(plan, batches=tuple(map(_batch, group(items, max_metrics=self._limit))))
+
+    def exit_notice(self, steps: Sequence[Step], identity: Identity) -> tuple[Batch, ...]:
+        """The status of each run that was left open."""
+        return tuple(_batch((killed(step, identity),)) for step in steps)
+
+    def send(self, batch: Batch, identity: Identity, attempt: int) -> Outcome:
+        try:
+            self._send(batch, identity)
+        except Refused as refusal:
+            outcome = refusal.outcome
+            if outcome.reason == NO_RUN:
+                return retry(Reason.NOT_STORED.word, outcome.detail)
+            return outcome
+        except Unreachable as failure:
+            return classify_failure(failure, tries=attempt)
+        return _DELIVERED
+
+    def probe(self, identities: Sequence[Identity]) -> Iterator[Finding]:
+        where = masked(self._client.url)
+        try:
+            self._client.post("experiments/search", {"max_results": 1})
+        except Unreachable as failure:
+            step = "check the URL and the server. All records are kept until it answers"
+            yield fail(self.name, f"{where}: {failure.reason}: {failure.detail}", step)
+        except Refused as refusal:
+            outcome = refusal.outcome
+            step = "correct the options of this sink"
+            if not outcome.needs_operator:
+                step = "check the server. All records are kept until it answers"
+            found = fail if outcome.needs_operator else warn
+            yield found(self.name, f"{where} answers {outcome.detail}", step)
+        else:
+            version = self._client.version()
+            yield ok(self.name, f"{where} takes runs{f', MLflow {version}' if version else ''}")
+
+    def destination(self, identity: Identity) -> str:
+        return self._client.url
+
+    def credentials(self) -> Hashable:
+        return self._client.http.credentials.stamp()
+
+    def close(self) -> None:
+        self._client.http.close()
+
+    # --- one batch --------------------------------------------------------------------------------
+
+    def _send(self, batch: Batch, identity: Identity) -> None:
+        """Send a batch to its run. A run that is gone is looked for once more."""
+        items, rank = batch.payload, identity.rank or 0
+        span = f"{identity.spool}/{self.name}/{batch.first}-{batch.last}"
+        run = self._runs.find(items, rank)
+        try:
+            self._log(run, items, span)
+        except Refused as refusal:
+            if refusal.outcome.reason not in (NO_RUN, RUN_DELETED):
+                raise
+            self._runs.forget(items, rank)
+            self._log(self._runs.find(items, rank), items, span)
+
+    def _log(self, run: Run, items: Sequence[RunItem], span: str) -> None:
+        tags: dict[str, str] = {}
+        for item in items:
+            tags |= item.tags
+            if item.begun is not None and item.begun.config:
+                tags |= self._log_params(run, item.begun)
+        metrics = [
+            encode.metric(run.names.key(one.name), one.value, one.time, one.step)
+            for item in items
+            for one in item.metrics
+        ]
+        tags |= run.names.new_tags({one["key"] for one in metrics})
+        for body in encode.log_batches(run.id, metrics, tags, self._limit):
+            self._client.post("runs/log-batch", body, Lens_Ship_Records=span)
+        run.names.told(tags)
+        for item in [item for item in items if item.status][-1:]:
+            self._set_status(run, item.status, item.time)
+
+    def _log_params(self, run: Run, record: RunRecord) -> Mapping[str, str]:
+        """Send a configuration; tags for what cannot be a param any more."""
+        wanted, tags = encode.params(record.config)
+        try:
+            for body in encode.param_batches(run.id, wanted):
+                self._client.post("runs/log-batch", body)
+        except Refused as refusal:
+            if refusal.outcome.disposition is not Disposition.SPLIT:
+                raise
+            new, changed = encode.divide(wanted, encode.unpaired(self._data(run).get("params")))
+            for body in encode.param_batches(run.id, new):
+                self._client.post("runs/log-batch", body)
+            tags |= changed
+        return tags
+
+    def _set_status(self, run: Run, status: str, at: int) -> None:
+        """Give a run its status, unless a later record has given one."""
+        found = self._client.get("runs/get", run_id=run.id)["run"]
+        tags = encode.unpaired(found.get("data", {}).get("tags"))
+        known = tags.get(encode.STATUS_TAG, "")
+        if known.isdecimal() and int(known) > at:
+            return
+        body = {"run_id": run.id, "status": status}
+        if status != RUNNING:
+            body["end_time"] = str(at)
+        if found["info"].get("status") != status or status != RUNNING:
+            self._client.post("runs/update", body)
+        if known != str(at):
+            for tag in encode.log_batches(run.id, (), {encode.STATUS_TAG: str(at)}, 1):
+                self._client.post("runs/log-batch", tag)
+
+    def _data(self, run: Run) -> Mapping[str, Any]:
+        data: Mapping[str, Any] = self._client.get("runs/get", run_id=run.id)["run"].get("data", {})
+        return data
+
+
+def _batch(items: tuple[RunItem, ...]) -> Batch:
+    return Batch(
+        run=items[0].run,
+        seqs=tuple(sorted(seq for item in items for seq in item.seqs)),
+        payload=items,
+        counts={
+            "points": sum(len(item.metrics) for item in items),
+            "left_out": sum(item.left_out for item in items),
+        },
+        split=partial(_halves, items) if len(items) > 1 else None,
+    )
+
+
+def _halves(items: tuple[RunItem, ...]) -> tuple[Batch, Batch]:
+    middle = len(items) // 2
+    return _batch(items[:middle]), _batch(items[middle:])
