@@ -4,6 +4,8 @@ frameworks.json: one object for each framework, see `Framework`. The order is th
 equals are named.
 environment.json: the environment variables that may be reported, and prefixes that a launcher owns.
 packages.json: the packages whose versions matter, under the names that the package index uses.
+build.json: for each field of the build, the variables that may fill it, the best one first.
+modules.json: modules of which is reported whether they were loaded beside PyTorch.
 gpus.json: device ids of AMD GPUs, and patterns of NVIDIA model names with their architectures. The
 first pattern that matches counts.
 """

@@ -16,33 +16,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from spooler.detection import installed
+from spooler.detection.catalogue import load
 from spooler.detection.view import View
 
-MODULES = (
-    "deepspeed",
-    "megatron",
-    "transformers",
-    "accelerate",
-    "lightning",
-    "pytorch_lightning",
-    "primus",
-    "torchtitan",
-    "torchtune",
-    "trl",
-    "peft",
-    "verl",
-    "colossalai",
-    "transformer_engine",
-    "flash_attn",
-    "xformers",
-    "apex",
-    "bitsandbytes",
-    "triton",
-    "torchvision",
-    "torchaudio",
-    "torch_xla",
-    "ray",
-)
+MODULES: tuple[str, ...] = tuple(load("modules"))
 
 _BUILT_FOR = re.compile(r"^(cuda|hip)\b[^=\n]*=\s*['\"]([^'\"\n]+)['\"]", re.MULTILINE)
 _HIDES_ALL = ("-1", "NoDevFiles")
