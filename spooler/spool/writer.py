@@ -115,7 +115,7 @@ class Writer:
         return self.last_seq - self._verified
 
     def append(self, kind: str, body: bytes) -> int:
-        """Commit one record and return its seq.
+        """Commit one record and return its seq. In one function: it runs at every call of a user's.
 
         Raises:
             SpoolUnavailable: it was not committed; a later try may succeed.
@@ -124,7 +124,38 @@ class Writer:
             if self._refusal:
                 until = "no more disk until the service has delivered and deleted some"
                 raise SpoolUnavailable(self._refusal, f"{self.directory}: {until}")
-            return self._insert(kind, body)
+            self._nesting += 1
+            try:
+                segment = self._segment
+                connection = segment.connection
+                # The kept cursor may be at work below a signal handler's append.
+                insert = connection.insert if self._nesting == 1 else connection.execute
+                while True:
+                    seq = segment.next_seq or _next_seq(segment)
+                    # `sqlite3` asks the program's adapters for each `bytes`, and for no bytearray.
+                    row = (seq, kind, bytearray(body), codec.checksum(kind, body, seq))
+                    try:
+                        if connection.offset() != db.MARK:
+                            raise OSError(errno.EBADF, db.DESCRIPTOR_TAKEN)
+                        insert(fmt.INSERT_RECORD, row)
+                        break
+                    except ours(db.IntegrityError):
+                        # A signal handler inside this very call has taken the number.
+                        segment.next_seq = seq + 1
+                    except ours(OSError) as error:
+                        taken = f"{segment.path}: {db.DESCRIPTOR_TAKEN}"
+                        raise SpoolUnavailable("descriptor", taken) from error
+                    except ours(db.Error) as error:
+                        raise self._failed(error, segment, seq, len(body)) from error
+                if segment.next_seq <= seq:
+                    segment.next_seq = seq + 1
+                segment.records += 1
+                segment.bytes += len(body)
+                if segment.records >= self._half_records or segment.bytes >= self._half_bytes:
+                    self._half_full(segment)
+                return seq
+            finally:
+                self._nesting -= 1
 
     def seq_of(self, kind: str, body: bytes) -> int:
         """Number of a record whose `append` was interrupted; 0 if it was not committed.
@@ -252,41 +283,6 @@ class Writer:
     def release(self) -> None:
         self._gate.release()
         self._tending.release()
-
-    def _insert(self, kind: str, body: bytes) -> int:
-        """Commit one record. With the gate held."""
-        self._nesting += 1
-        try:
-            segment = self._segment
-            connection = segment.connection
-            # The kept cursor may be at work below a signal handler's append.
-            insert = connection.insert if self._nesting == 1 else connection.execute
-            while True:
-                seq = segment.next_seq or _next_seq(segment)
-                # `sqlite3` asks the program's adapters for each `bytes`, and for no bytearray.
-                row = (seq, kind, bytearray(body), codec.checksum(kind, body, seq))
-                try:
-                    if connection.offset() != db.MARK:
-                        raise OSError(errno.EBADF, db.DESCRIPTOR_TAKEN)
-                    insert(fmt.INSERT_RECORD, row)
-                    break
-                except ours(db.IntegrityError):
-                    # A signal handler inside this very call has taken the number.
-                    segment.next_seq = seq + 1
-                except ours(OSError) as error:
-                    taken = f"{segment.path}: {db.DESCRIPTOR_TAKEN}"
-                    raise SpoolUnavailable("descriptor", taken) from error
-                except ours(db.Error) as error:
-                    raise self._failed(error, segment, seq, len(body)) from error
-            if segment.next_seq <= seq:
-                segment.next_seq = seq + 1
-            segment.records += 1
-            segment.bytes += len(body)
-            if segment.records >= self._half_records or segment.bytes >= self._half_bytes:
-                self._half_full(segment)
-            return seq
-        finally:
-            self._nesting -= 1
 
     def _failed(
         self, error: db.Error, segment: ActiveSegment, seq: int, size: int
@@ -486,7 +482,11 @@ class Writer:
             last_seq=last_seq,
         )
         with self._gate:
-            self._insert(gap.NAME, codec.pack(body))
+            refusal, self._refusal = self._refusal, ""  # which is not for the gap itself
+            try:
+                self.append(gap.NAME, codec.pack(body))
+            finally:
+                self._refusal = "" if self._insisting else refusal
 
 
 def _next_seq(segment: ActiveSegment) -> int:

@@ -118,10 +118,11 @@ def test_a_segment_whose_gap_cannot_be_written_stays(
     def refuse(*_: object) -> int:
         raise SpoolUnavailable("disk-full", "no")
 
-    monkeypatch.setattr(one, "_insert", refuse)
     monkeypatch.setattr(one, "_used", lambda: 10 * CAP)
-    with pytest.raises(SpoolUnavailable):
-        one.maintain()
+    with monkeypatch.context() as patched:
+        patched.setattr(one, "append", refuse)
+        with pytest.raises(SpoolUnavailable):
+            one.maintain()
     assert Reader(one.directory).segments()[: len(segments)] == segments
     with pytest.raises(SpoolUnavailable, match="cap"):
         one.append("step", spools.body(1))

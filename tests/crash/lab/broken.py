@@ -60,12 +60,12 @@ BROKEN_BUILDS: dict[str, BrokenBuild] = {
         patches=(
             Patch(
                 file=_WRITER,
-                old="                    insert(fmt.INSERT_RECORD, row)\n",
-                new="                    if not connection.in_transaction:\n"
-                '                        connection.execute("BEGIN")\n'
-                "                    insert(fmt.INSERT_RECORD, row)\n"
-                "                    if seq % 4 == 0:\n"
-                '                        connection.execute("COMMIT")\n',
+                old="                        insert(fmt.INSERT_RECORD, row)\n",
+                new="                        if not connection.in_transaction:\n"
+                '                            connection.execute("BEGIN")\n'
+                "                        insert(fmt.INSERT_RECORD, row)\n"
+                "                        if seq % 4 == 0:\n"
+                '                            connection.execute("COMMIT")\n',
             ),
         ),
     ),

@@ -43,8 +43,8 @@ SPOOL_BUILDS: dict[str, BrokenBuild] = {
         patches=(
             Patch(
                 file=_WRITER,
-                old="                    if connection.offset() != db.MARK:\n",
-                new="                    if False:\n",
+                old="                        if connection.offset() != db.MARK:\n",
+                new="                        if False:\n",
             ),
         ),
     ),
