@@ -442,11 +442,7 @@ def _keys(files: list[RotatedFile]) -> frozenset[str]:
 
 
 def _is_begun_by(one: RotatedFile, head: bytes) -> bool:
-    """Whether a file, up to a piece of it, is the beginning of `head`: a copy of it, so far.
-
-    Raises:
-        FileMoved: it is not there any more.
-    """
+    """Whether a file, up to a piece of it, is the beginning of `head`: a copy of it, so far."""
     return head.startswith(one.head(lines.PIECE_BYTES))
 
 
@@ -484,11 +480,7 @@ def _place_in(one: RotatedFile, position: LogPosition) -> int | None:
 
 
 def _holds(one: RotatedFile, position: LogPosition) -> bool:
-    """Whether a file has what was recorded up to `position`.
-
-    Raises:
-        FileMoved: it is not there any more.
-    """
+    """Whether a file has what was recorded up to `position`."""
     window = position.window
     found = one.read((0, window), (position.end - window, window))
     return found is not None and position.is_in(*found)

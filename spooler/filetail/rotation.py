@@ -34,7 +34,10 @@ class FileMoved(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class RotatedFile:
-    """One file: where it is now, and what its name says."""
+    """One file: where it is now, and what its name says.
+
+    Reading it raises FileMoved where it is not there any more.
+    """
 
     path: Path
     device: int
@@ -55,28 +58,16 @@ class RotatedFile:
         return self.scheme.partition(":")[2][:1] in (".", "-")
 
     def key(self) -> str:
-        """Names the file for as long as it is: its inode may be used again, by other content.
-
-        Raises:
-            FileMoved: it is not there any more.
-        """
+        """Names the file for as long as it is: its inode may be used again, by other content."""
         return f"{self.inode}:{zlib.crc32(self.head())}"
 
     def head(self, size: int = _KEY_BYTES) -> bytes:
-        """The first bytes of the file, none where we may not read.
-
-        Raises:
-            FileMoved: it is not there any more.
-        """
+        """The first bytes of the file, none where we may not read."""
         found = self.read((0, size))
         return found[0] if found else b""
 
     def read(self, *places: tuple[int, int]) -> list[bytes] | None:
-        """The bytes at each offset, of that size; None where we may not read.
-
-        Raises:
-            FileMoved: it is not there any more.
-        """
+        """The bytes at each offset, of that size; None where we may not read."""
         descriptor = self.open()
         if descriptor is None:
             return None
@@ -86,11 +77,7 @@ class RotatedFile:
             os.close(descriptor)
 
     def open(self) -> int | None:
-        """A descriptor for reading; None where we may not read.
-
-        Raises:
-            FileMoved: it is not there any more.
-        """
+        """A descriptor for reading; None where we may not read."""
         try:
             descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except FileNotFoundError:

@@ -8,6 +8,7 @@ Rules that keep a live spool safe:
 - Nothing is synced but while a segment is sealed (`seal`), so that no caller waits for the disk.
 - A writing connection is closed on purpose or never: it is given one reference for good, so that
   neither the interpreter's end nor a forked child closes (and thereby checkpoints) it implicitly.
+- What the system refuses while a segment is made or opened is raised as `SpoolUnavailable`.
 - It writes by descriptors that the program may close (`spooler.spool.descriptor`). Each insert is
   preceded by a look at the log's offset (`Writing.offset`): another file has another.
 """
@@ -183,11 +184,7 @@ def _try(scratch: Path, offset: int, size: int) -> OSError | None:
 
 
 def create(path: Path, number: int, identity: bytes, checksum: int, *, mode: int) -> None:
-    """Write an empty segment file at `path`, complete but for its records, and close it.
-
-    Raises:
-        SpoolUnavailable: the file cannot be created here.
-    """
+    """Write an empty segment file at `path`, complete but for its records, and close it."""
     try:
         path.unlink(missing_ok=True)  # what an earlier try has left
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, mode))
@@ -218,9 +215,6 @@ def publish(draft: Path, final: Path, *, mode: int) -> Descriptor:
     The WAL is there first: a reader takes a segment without one for sealed. The descriptor that is
     returned keeps another program's SQLite from taking the WAL away; it is to be closed once the
     segment is open for writing.
-
-    Raises:
-        SpoolUnavailable: it cannot be done here.
     """
     try:
         Path(f"{final}-wal").unlink(missing_ok=True)
@@ -249,11 +243,7 @@ def make_log(segment: Path, *, mode: int) -> None:
 
 
 def open_for_writing(path: Path) -> Writing:
-    """Open a created segment for its one writer, with its WAL ready.
-
-    Raises:
-        SpoolUnavailable: it cannot be opened.
-    """
+    """Open a created segment for its one writer, with its WAL ready."""
     try:
         connection = _connect(path)
         try:

@@ -68,7 +68,10 @@ class Rows:
 
 
 class Segment(Source):
-    """A segment's files, open for one question. A context manager."""
+    """A segment's files, open for one question. A context manager.
+
+    A question raises SpoolDamaged where it takes too long, or the disk does not let us.
+    """
 
     # --- what it is -------------------------------------------------------------------------------
 
@@ -139,9 +142,6 @@ class Segment(Source):
 
         Of kinds to `skip` come rows without a body, and up to `SCANNED` times as many. The bodies
         have at most `most` bytes; None: `CHUNK_BYTES`, or there is one.
-
-        Raises:
-            SpoolDamaged: the disk does not let us.
         """
         with translated(self.path):
             return self._read(after, limit, mark, skip, most)
@@ -193,11 +193,7 @@ class Segment(Source):
                 return Rows(found, False, 0, replace(mark, seq=last, offset=offset))
 
     def bytes_beyond(self, after: int, mark: Mark | None) -> int:
-        """How many bytes a read with these arguments has before it, or a little less.
-
-        Raises:
-            SpoolDamaged: the disk does not let us.
-        """
+        """How many bytes a read with these arguments has before it, or a little less."""
         with translated(self.path):
             status = os.fstat(self._source)
             return status.st_size - self._begin_of(after, mark, status)
@@ -266,11 +262,7 @@ class Segment(Source):
         return 0, 0
 
     def each(self, after: int = 0) -> Iterator[Row]:
-        """All rows above `after` in order, their checksums not verified.
-
-        Raises:
-            SpoolDamaged: it takes too long, or the disk does not let us.
-        """
+        """All rows above `after` in order, their checksums not verified."""
         mark, whole = None, False
         while not whole:
             found = self.read(after, _ROWS, mark)
@@ -282,32 +274,20 @@ class Segment(Source):
     # --- its bounds -------------------------------------------------------------------------------
 
     def bounds(self) -> Bounds | None:
-        """First and last seq whose record is sound; None without any.
-
-        Raises:
-            SpoolDamaged: the disk does not let us.
-        """
+        """First and last seq whose record is sound; None without any."""
         last = self.last()
         if last is None:
             return None
         return self.first(last)[0], last[0]
 
     def first(self, last: Row) -> Row:
-        """The first sound record, a large one without its body; `last` is the last one.
-
-        Raises:
-            SpoolDamaged: the disk does not let us.
-        """
+        """The first sound record, a large one without its body; `last` is the last one."""
         with translated(self.path):
             found = self._read(0, _FIRST, None, frozenset(), None, row_of=_end_row)
         return next(filter(is_sound, found.rows), last)
 
     def last(self) -> Row | None:
-        """The last sound record, a large one without its body; None without any.
-
-        Raises:
-            SpoolDamaged: the disk does not let us.
-        """
+        """The last sound record, a large one without its body; None without any."""
         with translated(self.path):
             is_committed = not self.is_logged
             for data, at in self._backwards():
@@ -330,9 +310,6 @@ class Segment(Source):
 
         The bodies have at most `most` bytes, or there is one row. Returns, too, whether these are
         all. `final`: nothing is written any more. Then what lies behind damage in the log counts.
-
-        Raises:
-            SpoolDamaged: it takes too long, or the disk does not let us.
         """
         found: dict[int, Row] = {}
         size, end = 0, _LAST
@@ -352,11 +329,7 @@ class Segment(Source):
         return list(found.values()), end == _LAST
 
     def seqs(self) -> list[int]:
-        """The numbers of all sound records wherever they lie, in order.
-
-        Raises:
-            SpoolDamaged: as for `salvage`.
-        """
+        """The numbers of all sound records wherever they lie, in order."""
         found: set[int] = set()
         with translated(self.path):
             for data, cell, chain in self._every_cell():
@@ -366,11 +339,7 @@ class Segment(Source):
         return sorted(found)
 
     def has_hidden_commits(self) -> bool:
-        """Whether damage in the log hides commits behind those that can be read in order.
-
-        Raises:
-            SpoolDamaged: it takes too long, or the disk does not let us.
-        """
+        """Whether damage in the log hides commits behind those that can be read in order."""
         with translated(self.path):
             return self.is_logged and self._last_commit() > self._end_of_commits()
 

@@ -6,6 +6,7 @@ Rules:
   training thread nor a fork ever waits for the disk here.
 - A segment's own file is synced before it gets its name. The first one's, which the training
   thread makes, is synced with the first log, by the descriptor that SQLite has.
+- What the disk refuses is raised as `SpoolUnavailable`.
 - What was synced once is not synced again: an idle spool costs no disk access.
 """
 
@@ -20,20 +21,12 @@ from spooler.spool.descriptor import Descriptor
 
 
 def sync_file(path: Path) -> None:
-    """Bring a file that no other process has open to the disk.
-
-    Raises:
-        SpoolUnavailable: the disk refuses.
-    """
+    """Bring a file that no other process has open to the disk."""
     _sync(path, os.O_RDWR)
 
 
 def sync_folder(path: Path) -> None:
-    """Bring the names in a folder to the disk.
-
-    Raises:
-        SpoolUnavailable: the disk refuses.
-    """
+    """Bring the names in a folder to the disk."""
     _sync(path, os.O_RDONLY | os.O_DIRECTORY)
 
 
