@@ -1,7 +1,7 @@
 """The loss of each live run, from the ends of its spools.
 
-Read-only and bounded: the last `RECORDS` records of at most `SPOOLS` spools, downsampled to
-`POINTS` points, and read again only on request and after a change.
+Read-only and bounded: the last `RECORDS` records of the spools of at most `WORKLOADS` workloads,
+downsampled to `POINTS` points, and read again only on request and after a change.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from shipper.status.model import SpoolStatus, Status
 from spooler.errors import BodyUnreadable, SpoolError
 from spooler.spool.reader import Reader, Stored
 
-SPOOLS = 24
+WORKLOADS = 24
+_RANKS = 16  # of a workload that are looked at for the first one that logs
 RECORDS = 2000
 POINTS = 160
 _MAX_BODY_BYTES = 64 * 1024
@@ -34,25 +35,31 @@ class Curves:
         self._cache: dict[str, tuple[int, list[Curve]]] = {}  # spool -> its last seq, its curves
 
     def of(self, overview: Status) -> list[Curve]:
-        """The curves of live runs: of each workload the lowest rank on this node."""
-        chosen = list(_chosen(overview.spools))[:SPOOLS]
-        cache = {}
-        for spool in chosen:
-            cached = self._cache.get(spool.spool)
-            if cached is None or cached[0] != spool.written:
-                cached = (spool.written, _read(spool))
-            cache[spool.spool] = cached
-        self._cache = cache
-        return [curve for spool in chosen for curve in cache[spool.spool][1]]
+        """The curves of live runs: of each workload the lowest rank on this node that has one.
+
+        Ranks that log nothing may have spools with what their collectors report.
+        """
+        before, self._cache = self._cache, {}
+        curves: list[Curve] = []
+        for spools in _by_workload(overview.spools)[:WORKLOADS]:
+            for spool in spools[:_RANKS]:
+                found = before.get(spool.spool)
+                if found is None or found[0] != spool.written:
+                    found = (spool.written, _read(spool))
+                self._cache[spool.spool] = found
+                curves += found[1]
+                if found[1]:
+                    break
+        return curves
 
 
-def _chosen(spools: Iterable[SpoolStatus]) -> Iterable[SpoolStatus]:
-    """One live spool of each workload, the last written first."""
-    best: dict[str, SpoolStatus] = {}
+def _by_workload(spools: Iterable[SpoolStatus]) -> list[list[SpoolStatus]]:
+    """The live spools of each workload, the lowest rank first, the last written workload first."""
+    found: dict[str, list[SpoolStatus]] = {}
     live = [spool for spool in spools if spool.state in ("writing", "disabled") and spool.written]
     for spool in sorted(live, key=lambda one: (one.rank or 0, -(one.newest or 0))):
-        best.setdefault(spool.workload or spool.spool, spool)
-    return sorted(best.values(), key=lambda one: -(one.newest or 0))
+        found.setdefault(spool.workload or spool.spool, []).append(spool)
+    return sorted(found.values(), key=lambda ones: -max(one.newest or 0 for one in ones))
 
 
 def _read(spool: SpoolStatus) -> list[Curve]:

@@ -91,6 +91,22 @@ def test_a_spool_that_is_not_reported_has_a_curve(tmp_path: Path) -> None:
     assert len(Curves().of(disabled)) == 1
 
 
+def test_of_a_workload_the_lowest_rank_that_logs_has_a_curve(tmp_path: Path) -> None:
+    """Megatron-LM logs on the last rank, and collectors report on every rank."""
+    ranks: list[list[Record]] = [
+        [("report", {"time": 1.0})] * 3,
+        [step(n, lr=1.0) for n in range(3)],
+        *([step(n) for n in range(3)] for _ in range(2)),
+    ]
+    spools = [
+        replace(live(tmp_path / str(rank), records).spools[0], workload="w", rank=rank)
+        for rank, records in enumerate(ranks)
+    ]
+    named = [replace(one, spool=f"{one.rank}") for one in spools]
+    (curve,) = Curves().of(replace(NOTHING, spools=tuple(named)))
+    assert (curve["rank"], curve["metric"]) == (2, "loss")
+
+
 def test_a_run_without_a_loss_has_no_curve(tmp_path: Path) -> None:
     records = [step(n, lr=0.1, note="loss", broken=float("nan")) for n in range(3)]
     assert Curves().of(live(tmp_path, records)) == []
