@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from collections.abc import Sequence
 from typing import Any
 
 import cramjam
@@ -23,6 +24,7 @@ from shipper.sinks.prometheus import encode as prometheus
 from shipper.sinks.prometheus.sink import PrometheusOptions, PrometheusSink
 from shipper.sinks.timeseries.sink import SignalRequest
 from spooler.records import decision, report
+from spooler.spool.reader import Stored
 from tests.kit.shipping import T0, finish, step, stored
 from tests.kit.spools import identity
 
@@ -47,8 +49,10 @@ RECORDS = stored(
 )
 
 
-def requests(sink: OtlpSink | PrometheusSink) -> list[SignalRequest]:
-    plan = sink.plan(PlanInput(identity=WHO, records=RECORDS, ended=True))
+def requests(
+    sink: OtlpSink | PrometheusSink, records: Sequence[Stored] = RECORDS
+) -> list[SignalRequest]:
+    plan = sink.plan(PlanInput(identity=WHO, records=records, ended=True))
     return [one for batch in plan.batches for one in sink.requests(batch.payload, WHO)]
 
 
@@ -66,6 +70,29 @@ def test_otlp_is_what_its_own_library_writes(step: str) -> None:
         message: Message = ExportMetricsServiceRequest() if metrics else ExportLogsServiceRequest()
         message.ParseFromString(one.body)
         assert message.SerializeToString(deterministic=True) == one.body
+
+
+def test_a_point_has_the_step_of_its_own_row() -> None:
+    axes = {"t": [None, ["loss", "t"]], "e": [None, ["acc", "e"]]}
+    kind, body = step(7, loss=0.5, t=50, acc=0.25, e=3)
+    records = stored((kind, {**body, "axes": axes}))
+    sink = otlp_sink(step="both", gzip=False)
+    (one, *_) = requests(sink, records)
+    message = ExportMetricsServiceRequest.FromString(one.body)
+    (scope,) = message.resource_metrics[0].scope_metrics
+    steps = {
+        metric.name: pair.value.int_value
+        for metric in scope.metrics
+        for pair in metric.gauge.data_points[0].attributes
+        if pair.key == "step"
+    }
+    assert steps == {
+        "training.loss": 50,
+        "training.t": 50,
+        "training.step": 50,
+        "training.acc": 3,
+        "training.e": 3,
+    }
 
 
 def test_points_are_read_back() -> None:

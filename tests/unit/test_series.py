@@ -56,6 +56,24 @@ def test_a_number_is_a_point_beside_its_step() -> None:
     assert {series.labels for series, _ in item.points} == {(("rank", "3"), ("run", "r"))}
 
 
+def test_rows_of_one_step_are_points_at_one_time_and_a_log_record_each() -> None:
+    kind, body = step(7, loss=0.5, t=50, acc=0.25)
+    axes = {"t": [None, ["loss", "t"]], "e": [None, ["acc", "e"]]}
+    (item,) = items((kind, {**body, "axes": axes, "data": {**body["data"], "e": 3}}))
+    assert points(item) == {
+        "training.loss": 0.5,
+        "training.t": 50,
+        "training.acc": 0.25,
+        "training.e": 3,
+        "training.step": 50,
+    }
+    other = {series.name: number for series, number in item.other_steps.items()}
+    assert other == {"training.acc": 3, "training.e": 3}
+    assert [dict(log.attributes)["step"] for log in item.logs] == [50, 3]
+    assert item.logs[1].time == item.logs[0].time + 1 == item.time * 10**6 + 1
+    assert item.values == 4
+
+
 def test_a_value_that_is_not_finite_is_announced() -> None:
     (item,) = items(step(1, loss=math.nan, other=1.0))
     assert points(item) == {

@@ -48,6 +48,25 @@ def test_a_run_that_asks_for_it_is_set_apart_unless_that_is_switched_off() -> No
     assert named(3, run_prefix=True, options={"run_prefix": False}) == "rank3/loss"
 
 
+def test_rows_of_one_step_are_elements_with_a_step_each() -> None:
+    step = a_step({"loss": 1, "t": 7})._replace(more=((3, {"eval": 2.5, "e": math.nan}),))
+    found = encode.encode_step(step, WHO, encode.Options())
+    points = [(one["name"], one["step"]) for one in json.loads(b"[%b]" % found.fragment)]
+    assert points == [("loss", 7), ("t", 7), ("eval", 3), ("e/nonfinite", 3)]
+    assert (found.path, found.items, found.points) == ("/wandb/metrics", 4, 4)
+    assert (found.seqs, found.nonfinite, found.left_out) == ((1,), 1, 0)
+
+
+def test_rows_of_one_step_are_logs_if_one_of_them_holds_text() -> None:
+    step = a_step({"loss": 1})._replace(more=((3, {"eval": "good"}), (1, {"empty": None})))
+    found = encode.encode_step(step, WHO, encode.Options())
+    rows = [(one["step"], one["data"]) for one in json.loads(b"[%b]" % found.fragment)]
+    assert rows == [(7, {"loss": 1}), (3, {"eval": "good"})]
+    assert (found.path, found.items, found.points, found.left_out) == ("/wandb/logs", 2, 2, 1)
+    numbers = encode.encode_step(step, WHO, encode.Options(drop_non_numeric=True))
+    assert (numbers.path, numbers.items, numbers.left_out) == ("/wandb/metrics", 1, 2)
+
+
 def encoded(data: dict[str, Any], who: Identity = WHO, **options: bool) -> encode.EncodedStep:
     return encode.encode_step(a_step(data), who, encode.Options(**options))
 
