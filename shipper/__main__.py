@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from importlib.util import find_spec
 
@@ -16,6 +17,9 @@ _LIBRARIES = (
 
 def main() -> None:
     """Run the command line."""
+    if sys.argv[1:2] == ["run"] and "--once" not in sys.argv:
+        # The service awaits them. Until then one would kill it, or be lost as process 1 of a pod.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
     if not all(find_spec(name) for name in _LIBRARIES):
         problem = (
             "lens-ship: only the training side is installed here;"

@@ -49,9 +49,9 @@ def run(
 
     With --once: exits 0 if everything was delivered, 1 if records are still pending.
     """
-    numbers = set() if once else _signals()
+    numbers = _signals()
     # In every thread: libraries start some when they are imported.
-    signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK if once else signal.SIG_BLOCK, numbers)
     from shipper.log import fields, start
     from shipper.service import Service
 

@@ -11,7 +11,7 @@ import click
 
 from tests.kit.spools import PATIENCE_SECONDS, environment
 
-_MAIN = "from shipper.cli import main; main()"
+_MAIN = "from shipper.__main__ import main; main()"
 _RUN = (sys.executable, "-W", "error", "-c")
 
 

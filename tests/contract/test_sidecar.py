@@ -1,0 +1,216 @@
+"""The service as a sidecar: its manifests, and its life as a kubelet plays it."""
+
+from __future__ import annotations
+
+import copy
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+
+from shipper.config.load import load
+from tests.kit import manifests
+from tests.kit.command import start_lens_ship
+from tests.kit.delivery import arrived
+from tests.kit.faulty_receiver import Answer, FaultyReceiver
+from tests.kit.manifests import Object, containers, only, rendered
+from tests.kit.spools import PATIENCE_SECONDS
+from tests.kit.trainer import Trainer
+
+SIDECAR = manifests.BASE / "example" / "sidecar"
+# The first with native sidecars, and the newest.
+VERSIONS = ("1.29", kubernetes_validate.latest_version())
+STEPS = 50  # that a Trainer records
+
+
+@pytest.fixture(scope="module")
+def made() -> list[Object]:
+    return manifests.built(SIDECAR)
+
+
+@pytest.fixture
+def found(made: list[Object]) -> list[Object]:
+    return copy.deepcopy(made)
+
+
+def pod(found: list[Object]) -> Object:
+    spec: Object = only(found, "Job")["spec"]["template"]["spec"]
+    return spec
+
+
+def service(found: list[Object]) -> Object:
+    (one,) = [one for one in pod(found)["initContainers"] if one.get("restartPolicy") == "Always"]
+    return dict(one)
+
+
+def settings(found: list[Object]) -> dict[str, str]:
+    """The environment of the service."""
+    (source,) = service(found)["envFrom"]
+    given = only(found, "ConfigMap")
+    assert given["metadata"]["name"] == source["configMapRef"]["name"]
+    return {**given["data"], **{one["name"]: one["value"] for one in service(found)["env"]}}
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_object_is_valid_to_kubernetes(found: list[Object], version: str) -> None:
+    for one in found:
+        kubernetes_validate.validate(one, version, strict=True)
+
+
+def test_it_meets_the_restricted_level_of_pod_security(found: list[Object]) -> None:
+    spec = pod(found)
+    assert not {"hostNetwork", "hostPID", "hostIPC"} & spec.keys()
+    kinds = {kind for volume in spec["volumes"] for kind in volume if kind != "name"}
+    assert kinds <= {"emptyDir", "secret", "configMap", "projected", "downwardAPI"}
+    for container in containers(found):
+        context = {**spec["securityContext"], **container["securityContext"]}
+        assert context["runAsNonRoot"] is True
+        assert context["runAsUser"] != 0
+        assert context["allowPrivilegeEscalation"] is False
+        assert context["capabilities"] == {"drop": ["ALL"]}
+        assert context["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert not any("hostPort" in port for port in container.get("ports", ()))
+
+
+def test_training_and_service_meet_in_one_spool(found: list[Object]) -> None:
+    (train,) = pod(found)["containers"]
+    variables = {one["name"]: one.get("value") for one in train["env"]}
+    mounts = {
+        name: {mount["mountPath"]: mount["name"] for mount in one["volumeMounts"]}
+        for name, one in (("train", train), ("service", service(found)))
+    }
+    config = load({}, settings(found))
+    assert config.warnings == ()
+    assert variables["PRIMUS_LENS_WANDB_OUTPUT_PATH"] == str(config.spool)
+    assert mounts["train"][str(config.spool)] == mounts["service"][str(config.spool)]
+    assert str(config.state) in mounts["service"]
+    assert str(config.state) not in mounts["train"]
+    (hook,) = [one for one in pod(found)["initContainers"] if one["name"] == "lens-ship-hook"]
+    assert variables["PYTHONPATH"] == hook["args"][-1]
+    assert pod(found)["terminationGracePeriodSeconds"] > config.drain_seconds
+
+
+def test_a_service_that_fails_keeps_no_training_from_starting(found: list[Object]) -> None:
+    assert not {"startupProbe", "readinessProbe"} & service(found).keys()
+
+
+def test_the_chart_gives_the_settings_to_the_namespaces(found: list[Object]) -> None:
+    given = rendered(daemonSet={"enabled": False}, sidecar={"namespaces": ["a", "b"]})
+    assert [one["kind"] for one in given] == ["ConfigMap", "ConfigMap"]
+    assert [one["metadata"]["namespace"] for one in given] == ["a", "b"]
+    assert {one["metadata"]["name"] for one in given} == {"lens-ship-sidecar"}
+    assert given[0]["data"] == only(found, "ConfigMap")["data"]
+
+
+# --- its life -------------------------------------------------------------------------------------
+
+
+class Kubelet:
+    """Starts the service before the training and ends it after it, as a kubelet does."""
+
+    def __init__(self, folder: Path, receiver: FaultyReceiver, found: list[Object]) -> None:
+        self.volume = folder
+        self.grace = pod(found)["terminationGracePeriodSeconds"]
+        self.environ: dict[str, Any] = {
+            **settings(found),
+            "LENS_SHIP_SPOOL": str(folder / "spool"),
+            "LENS_SHIP_STATE": str(folder / "state"),
+            "LENS_SHIP_PROCESSOR_URL": receiver.url,
+            "LENS_SHIP_HTTP_LISTEN": "off",
+            "CREDENTIALS_DIRECTORY": str(folder),
+        }
+        self.service = self.start()
+        self.train = Trainer(folder / "spool", WORKLOAD_UID="w")
+
+    def start(self) -> subprocess.Popen[str]:
+        self.service = start_lens_ship("run", stderr=subprocess.DEVNULL, **self.environ)
+        return self.service
+
+    def end(self, since: float) -> int:
+        """SIGTERM for the service and, when the grace period is over, SIGKILL; its code."""
+        self.service.send_signal(signal.SIGTERM)
+        left = self.grace - (time.monotonic() - since)
+        try:
+            return self.service.wait(max(2.0, left))
+        except subprocess.TimeoutExpired:
+            self.service.kill()
+            return self.service.wait()
+
+
+@pytest.fixture
+def receiver(tmp_path: Path) -> Iterator[FaultyReceiver]:
+    with FaultyReceiver(path=tmp_path / "received.sqlite") as running:
+        yield running
+
+
+@pytest.fixture
+def kubelet(
+    tmp_path: Path, receiver: FaultyReceiver, found: list[Object]
+) -> Iterator[Callable[[], Kubelet]]:
+    made: list[Kubelet] = []
+
+    def make() -> Kubelet:
+        made.append(Kubelet(tmp_path, receiver, found))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.service.kill()
+        one.service.wait()
+
+
+def test_a_job_that_completes_is_delivered_to_its_last_record(
+    kubelet: Callable[[], Kubelet], receiver: FaultyReceiver
+) -> None:
+    node = kubelet()
+    node.train.record_more()
+    node.train.end()
+    assert node.end(time.monotonic()) == 0
+    assert arrived(receiver.store, "w").order == list(range(2 * STEPS))
+
+
+def test_a_pod_that_is_deleted_in_an_outage_is_delivered_within_its_grace(
+    kubelet: Callable[[], Kubelet], receiver: FaultyReceiver
+) -> None:
+    receiver.then(*[Answer(status=503)] * 3)
+    node = kubelet()
+    receiver.wait_for(lambda seen: len(seen) >= 2, PATIENCE_SECONDS)
+    deleted = time.monotonic()
+    node.train.end()  # on its SIGTERM
+    assert node.end(deleted) == 0
+    assert arrived(receiver.store, "w").order == list(range(STEPS))
+
+
+def test_a_training_that_is_killed_at_the_end_of_its_grace_is_delivered(
+    kubelet: Callable[[], Kubelet], receiver: FaultyReceiver
+) -> None:
+    node = kubelet()
+    receiver.wait_for(lambda seen: any(post.status == 200 for post in seen), PATIENCE_SECONDS)
+    node.train.record_more()
+    node.train.kill()
+    # Two seconds, the least that a kubelet gives to a sidecar. A busy machine may need more.
+    code = node.end(time.monotonic() - node.grace)
+    order = list(dict.fromkeys(arrived(receiver.store, "w").order))
+    assert order == list(range(2 * STEPS if code == 0 else len(order)))
+
+
+def test_a_service_that_is_killed_is_started_again_and_repeats_nothing(
+    kubelet: Callable[[], Kubelet], receiver: FaultyReceiver
+) -> None:
+    node = kubelet()
+    receiver.wait_for(lambda seen: any(post.status == 200 for post in seen), PATIENCE_SECONDS)
+    node.service.kill()
+    node.service.wait()
+    node.train.record_more()
+    node.start()
+    node.train.end()
+    receiver.wait_for(lambda seen: len(seen) >= 2, PATIENCE_SECONDS)
+    assert node.end(time.monotonic()) == 0
+    got = arrived(receiver.store, "w")
+    assert sorted(set(got.order)) == list(range(2 * STEPS))
+    assert sum(got.repeated.values()) <= 1
