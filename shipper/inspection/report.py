@@ -235,11 +235,12 @@ def _run(run: RunStats, *, whole: bool) -> str:
     if run.first_step is not None:
         steps = f"{'' if whole else 'about '}steps {run.first_step:,} to {run.last_step:,}"
     end = f"finished, exit code {run.exit_code}" if run.finished else "not finished"
-    names = "names "
-    names += "with run prefix" if run.run_prefix else "without run prefix"
-    names += ", without rank prefix" if run.sole_writer else ""
-    why = f", {names} ({sanitize(run.reason, 200)})" if run.reason else ""
-    return f"{sanitize(run.run, 80)}{f' ({name})' if name else ''}: {steps}, {end}{why}"
+    found = f"{sanitize(run.run, 80)}{f' ({name})' if name else ''}: {steps}, {end}"
+    if not run.reason:
+        return found
+    known = (run.sole_writer, "no rank prefix"), (run.run_prefix, "a run prefix")
+    prefixes = " and ".join(word for holds, word in known if holds) or "the usual prefix"
+    return f"{found}, names have {prefixes} ({sanitize(run.reason, 200)})"
 
 
 def _metrics(run: RunStats) -> str:

@@ -56,7 +56,7 @@ class RunStats:
                 self._add_metrics(data)
         elif kind == "run":
             begun = run_record.decode(body)
-            self.project, self.name = begun.project, begun.name
+            self.project, self.name = begun.project or self.project, begun.name or self.name
             self._set_names(begun.sole_writer, begun.run_prefix, begun.reason)
         elif kind == "finish":
             self.finished, self.exit_code = True, finish.decode(body).exit_code

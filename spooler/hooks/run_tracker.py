@@ -222,7 +222,9 @@ class RunTracker:
         """
         first = tracked.generation < 0
         tracked.inherited = tracked.pid != os.getpid()
-        if tracked.run not in self._decided:  # until the first step, which may know better
+        if tracked.run in self._decided:
+            tracked.names = self._decided[tracked.run][1]
+        else:  # until the first step, which may know better
             tracked.names = self._decide(mine, tracked, tracked.facts().get("step", 0))
         given, tracked.config_changed = _config_of(tracked), False
         tracked.recorded_config = run_config.flat(given)

@@ -21,6 +21,7 @@ from shipper.inspection.report import inspect_paths
 from shipper.inspection.spool import InspectedSpool, inspect_segment_file, inspect_spool
 from shipper.inspection.stats import MAX_METRICS, RecordStats
 from spooler.records import gap
+from spooler.records import run as run_record
 from spooler.spool import codec
 from spooler.spool import format as fmt
 from tests.kit import spools
@@ -355,6 +356,25 @@ def test_nothing_that_a_spool_says_reaches_the_terminal_as_a_command(tmp_path: P
         assert not set(done.out) & set("\x1b\x07\u202e") or words
         assert "\x1b" not in done.out
     assert "[red]" in lens_ship("inspect", str(directory)).out
+
+
+def test_what_is_before_the_names_of_a_run_is_told_with_the_reason(tmp_path: Path) -> None:
+    begun = [
+        run_record.encode(run="a", time=1.0, project="p"),
+        run_record.encode(run="a", time=1.0, sole_writer=True, reason="only one rank logs"),
+        run_record.encode(run="b", time=1.0, run_prefix=True, reason="of a sweep"),
+        run_record.encode(run="c", time=1.0),
+    ]
+    directory, _ = spool(tmp_path, [*(("run", body) for body in begun), goodbye()])
+    said = lens_ship("inspect", str(directory)).out
+    for line in (
+        "a (p): no steps, not finished, names have no rank prefix (only one rank logs)",
+        "b: no steps, not finished, names have a run prefix (of a sweep)",
+        "c: no steps, not finished\n",
+    ):
+        assert line in said
+    (found,) = json.loads(lens_ship("inspect", "--json", str(directory)).out)
+    assert [run["run"] for run in found["runs"] if run["sole_writer"]] == ["a"]
 
 
 def test_a_reader_that_goes_away_ends_it_quietly(tmp_path: Path) -> None:
