@@ -13,12 +13,12 @@ from shipper.cli.options import Group, NamedPath
 
 @click.group(cls=Group)
 def hook() -> None:
-    """The zero-code wandb hook of this Python environment."""
+    """The zero-code hooks of this Python environment."""
 
 
 @hook.command("status")
 def hook_status() -> None:
-    """Show whether the hook is active in this environment, and why not."""
+    """Show which trackers have a hook in this environment, whether it is active, and why not."""
     from shipper.install.pth import report
 
     lines, active = report(os.environ)

@@ -11,12 +11,13 @@ import hashlib
 import importlib.metadata
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -88,20 +89,35 @@ def report(environ: Mapping[str, str]) -> tuple[list[str], bool]:
         state = "damaged, or of another version; `lens-ship hook install` repairs it"
     else:
         state = "missing; `lens-ship hook install` writes it"
-    try:
-        wandb = importlib.metadata.version("wandb")
-    except importlib.metadata.PackageNotFoundError:
-        wandb = "not installed in this environment"
     problem = _problem(environ) if intact and root and on else "see above"
     lines = [
         f"activation file   {path}: {state}",
-        f"wandb             {wandb}",
+        *_trackers(environ),
         f"variable          {config.OUTPUT_PATH} is {root or 'not set: the hook is off'}",
         f"switch            {config.HOOK} is {'on' if on else 'off: the hook is off'}",
         *([f"spool root        {_root_state(Path(config.absolute(root)))}"] if root else []),
         f"hook              {f'not active: {problem}' if problem else 'active'}",
     ]
     return lines, not problem
+
+
+def _trackers(environ: Mapping[str, str]) -> Iterator[str]:
+    """A line for each library that has a hook: its version, and whether the hook is off."""
+    hooks = runpy.run_path(str(Path(spooler.__file__).parent / "hooks" / "__init__.py"))
+    chosen = config.from_environ(environ).trackers
+    known = set[str]()
+    for module, hook in hooks["REGISTRY"].items():
+        library, tracker = module.partition(".")[0], hook.rpartition(".")[2]
+        known.add(tracker)
+        try:
+            state = importlib.metadata.version(library)
+        except importlib.metadata.PackageNotFoundError:
+            state = "installed" if find_spec(library) else "not installed in this environment"
+        off = "" if config.is_tracker_on(environ, tracker) else f", off: {config.TRACKERS}"
+        yield f"{library:<18}{state}{off}"
+    if chosen - known:
+        unknown = ", ".join(sorted(chosen - known))
+        yield f"unknown trackers  {unknown} in {config.TRACKERS}; known: {', '.join(sorted(known))}"
 
 
 def _problem(environ: Mapping[str, str]) -> str:
