@@ -101,6 +101,7 @@ scale: $(VENV)/.test ## memory, idle CPU time and pick-up time with a thousand s
 bench: $(VENV)/.test ## the cost of hook, spool and delivery
 	$(BIN)/python bench/append_cost.py
 	$(BIN)/python bench/hook_cost.py
+	$(BIN)/python bench/tracker_cost.py
 	$(BIN)/python bench/import_cost.py
 	$(BIN)/python bench/lock_share.py
 	$(BIN)/python bench/drain.py

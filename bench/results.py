@@ -30,6 +30,7 @@ _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 BENCHES: dict[str, tuple[str, ...]] = {
     "append_cost": ("{python}", "bench/append_cost.py"),
     "hook_cost": ("{python}", "bench/hook_cost.py"),
+    "tracker_cost": ("{python}", "bench/tracker_cost.py"),
     "import_cost": ("{python}", "bench/import_cost.py"),
     "lock_share": ("{python}", "bench/lock_share.py", "--seconds", "5", "--rounds", "3"),
     "instructions": ("{python}", "bench/instructions.py"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sysconfig
@@ -167,3 +168,16 @@ def test_an_installation_from_a_target_folder_says_what_it_needs(tmp_path: Path)
     assert (done.stdout, done.stderr) == ("trained\n", "")
     status = run(site, tmp_path, "-m", "shipper", "hook", "status", PYTHONPATH=target)
     assert (status.returncode, status.stdout.splitlines()[-1]) == (0, "hook              active")
+
+
+def test_hook_status_shows_each_tracker(tmp_path: Path, environment: Path) -> None:
+    chosen = {"PRIMUS_LENS_TRACKERS": "tensorboard, foo, wandb"}
+    target = os.pathsep.join([str(spools.REPOSITORY), sysconfig.get_path("purelib")])
+    done = run(
+        environment, tmp_path, "-m", "shipper", "hook", "status", PYTHONPATH=target, **chosen
+    )
+    lines = {line[:18].strip(): line[18:] for line in done.stdout.splitlines()}
+    assert re.fullmatch(r"[\d.]+", lines["wandb"])
+    assert lines["mlflow"] == "not installed in this environment, off: PRIMUS_LENS_TRACKERS"
+    assert lines["unknown trackers"].startswith("foo in PRIMUS_LENS_TRACKERS; known: mlflow, ")
+    assert lines["hook"] == "active"
