@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import time
 from collections import Counter
@@ -16,6 +17,7 @@ import pytest
 from shipper.importers import path_digest
 from shipper.ledger import database
 from shipper.ledger.ledger import Ledger
+from shipper.sinks import REGISTRY, from_words, table_problems
 from tests.kit import spools
 from tests.kit.command import Ran, lens_ship, start_lens_ship
 from tests.kit.engines import Prometheus, VictoriaMetrics, needs_prometheus, needs_victoria
@@ -305,6 +307,15 @@ def test_a_sink_that_is_none_is_explained(tmp_path: Path, words: str, complaint:
     ran = replay(tmp_path, tmp_path / "wandb", "--sink", words)
     assert ran.code == 2
     assert complaint in said(ran)
+
+
+@pytest.mark.parametrize("kind", REGISTRY)
+def test_every_type_of_sink_can_be_named_by_its_address(kind: str) -> None:
+    address = "host:1" if kind == "dlrover" else "http://host:1"
+    name, table = from_words(f"{kind}={address}")
+    assert re.fullmatch(f"{kind}-host-[0-9a-f]{{6}}", name)
+    assert table_problems({name: table}, "") == []
+    assert address in table.values()
 
 
 def test_the_address_may_come_from_the_environment(tmp_path: Path) -> None:
