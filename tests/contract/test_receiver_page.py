@@ -30,7 +30,9 @@ def run_page(tmp_path: Path, *headings: str) -> str:
         script = script.replace(port, str(free_port()))
     for word in ("/tmp/vm", "/tmp/spool", "/tmp/mlflow.db"):
         script = script.replace(word, f"{tmp_path}/{Path(word).name}")
-    script = script.replace("examples/train.py", f"{REPOSITORY}/examples/train.py --steps 20")
+    script = script.replace(
+        "examples/train.py --steps 200", f"{REPOSITORY}/examples/train.py --steps 20"
+    )
     programs = tmp_path / "bin"
     programs.mkdir()
     for name, program in {
