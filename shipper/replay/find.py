@@ -7,7 +7,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from shipper.delivery.readable import Records
-from shipper.discovery.layout import find_spools, identity_of, why_unreadable
+from shipper.discovery.layout import (
+    collect_unreadable,
+    find_spools,
+    identity_of,
+    why_unreadable,
+)
 from shipper.discovery.same_spool import is_missing, is_same_place, replaces
 from shipper.errors import Misplaced
 from shipper.importers import ImportSource, known_files, open_imports
@@ -76,7 +81,9 @@ def find_sources(places: Places, ledger: Ledger) -> FoundSources:
     for path in places.paths:
         spools = [path] if fmt.is_spool_id(path.name) else []
         if not spools and path.is_dir():
-            spools = list(find_spools(path))
+            closed: dict[str, str] = {}
+            spools = list(find_spools(path, collect_unreadable(closed)))
+            found.problems.extend(f"{folder} {why}" for folder, why in closed.items())
         _add_spools(found, places, ledger, spools)
         try:
             owner = {"workload_uid": places.workload_uid, "pod_name": places.pod_name}
@@ -85,9 +92,8 @@ def find_sources(places: Places, ledger: Ledger) -> FoundSources:
             found.problems.append(about(path, error))
             continue
         _add_files(found, files)
-        if not spools and not files:
-            what = why_unreadable(path) or f"holds none of these: spools, {known_files()}"
-            found.problems.append(f"{path} {what}")
+        if not spools and not files and not why_unreadable(path):
+            found.problems.append(f"{path} holds none of these: spools, {known_files()}")
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from shipper.audit.audit import run_audit
 from shipper.discovery import layout
 from shipper.ledger.ledger import Ledger
+from shipper.replay.find import Places, find_sources
 from shipper.service import ship_once
 from shipper.sinks import DEFAULT
 from shipper.status.collect import StatusCollector
@@ -18,6 +20,7 @@ from shipper.status.summary import summarize
 from spooler.spool import segments
 from tests.kit.command import lens_ship
 from tests.kit.delivery import arrived
+from tests.kit.foreign import wandb_file
 from tests.kit.processor import Receiver
 from tests.kit.shipping import config, goodbye, spool, step
 from tests.kit.spools import identity, spool_id
@@ -102,6 +105,20 @@ def test_what_the_disk_keeps_for_itself_is_no_trouble(
     found: dict[str, str] = {}
     assert list(layout.find_spools(tmp_path / "spool", layout.collect_unreadable(found))) == []
     assert found == {}
+
+
+def test_a_replay_names_the_folder_that_it_could_not_look_into(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("open", "closed"):
+        (tmp_path / "wandb" / name).mkdir(parents=True)
+        wandb_file(tmp_path / "wandb" / name / f"run-{name}.wandb", 3)
+    closed = tmp_path / "wandb" / "closed"
+    _refusing(monkeypatch, closed)
+    with closing(Ledger(tmp_path / "state")) as ledger:
+        found = find_sources(Places(root=None, paths=(tmp_path / "wandb",)), ledger)
+    assert len(found.sources) == 1
+    assert found.problems == [f"{closed} cannot be read: Permission denied"]
 
 
 @pytest.mark.parametrize(
