@@ -10,9 +10,10 @@ to the same thin receiver, in turns, in one run. What differs, and in whose favo
   the sending alone is told by a second agent that scrapes the same and sends nowhere. Its start is
   not counted.
 - Ours reads a backlog that is on disk already, and sends it by each kind of sink in turn: JSON, a
-  hundred steps a request, as the telemetry-processor takes it; OTLP with gzip; remote write. Its
-  start, that of a drain of one step, is taken off, too. What it costs to put the samples there is
-  counted apart: a real writer's appends, its process's start included.
+  hundred steps a request, as the telemetry-processor takes it; OTLP with gzip; remote write; JSON,
+  200 samples a request, as MLflow takes it. Its start, that of a drain of one step, is taken off,
+  too. What it costs to put the samples there is counted apart: a real writer's appends, its
+  process's start included.
 - The agent keeps its place in memory: after a restart it goes on at the end of its log. Ours saves
   its position after each request. That is in the price.
 
@@ -51,6 +52,7 @@ SINKS = {
     "otlp": 'type = "otlp"\nurl = "{url}"',
     "otlp, gzip = false": 'type = "otlp"\nurl = "{url}"\ngzip = false',
     "prometheus": 'type = "prometheus"\nurl = "{url}/api/v1/write"',
+    "mlflow": 'type = "mlflow"\nurl = "{url}"',
 }
 _SETTLE_SECONDS = 5.0
 _PATIENCE_SECONDS = 60.0

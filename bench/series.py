@@ -1,4 +1,4 @@
-"""What a step costs the sinks of time series between spool and wire, beside the processor's.
+"""What a step costs the sinks of time series and MLflow between spool and wire.
 
     python bench/series.py [--rounds 20]
 
@@ -14,7 +14,11 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
+import orjson
+
 from shipper.sinks import Batch, PlanInput, Sink
+from shipper.sinks.mlflow.runs import Run
+from shipper.sinks.mlflow.sink import MlflowOptions, MlflowSink
 from shipper.sinks.otlp.sink import OtlpOptions, OtlpSink
 from shipper.sinks.processor import encode
 from shipper.sinks.processor.metrics import MetricsOptions, MetricsSink
@@ -37,12 +41,18 @@ def contestants() -> Iterator[tuple[str, Sink, Callable[[Batch], int]]]:
         ("prometheus", PrometheusSink("one", PrometheusOptions(url="http://h"), {})),
     ):
         yield name, sink, partial(encoded, sink)
+    mlflow, run = MlflowSink("one", MlflowOptions(url="http://h"), {}), Run(id="0" * 32)
+    yield "mlflow", mlflow, lambda batch: sum(map(size_of, mlflow.requests(run, batch.payload)))
     processor = MetricsSink("one", MetricsOptions(), {})
     yield "telemetry-processor", processor, lambda batch: len(encode.body(batch.payload, WHO))
 
 
 def encoded(sink: OtlpSink | PrometheusSink, batch: Batch) -> int:
     return sum(len(one.body) for one in sink.requests(batch.payload, WHO))
+
+
+def size_of(body: dict[str, Any]) -> int:
+    return len(orjson.dumps(body))
 
 
 def records() -> tuple[Stored, ...]:

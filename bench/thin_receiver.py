@@ -2,8 +2,9 @@
 
     python bench/thin_receiver.py       # prints its port, ends with its standard input
 
-It speaks as much HTTP/1.1 as a kept-alive connection with a `Content-Length` needs, and gives the
-count of metrics or logs back as the telemetry-processor does. Each connection is one thread.
+It speaks as much HTTP/1.1 as a kept-alive connection with a `Content-Length` needs. It gives the
+count of metrics or logs back as the telemetry-processor does, and a run as MLflow does. Each
+connection is one thread.
 """
 
 from __future__ import annotations
@@ -15,7 +16,11 @@ import threading
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
-_ANSWER = b'{"meta":{"code":2000,"message":"success"},"data":{"success":true,"count":%d}}'
+_ANSWER = (
+    b'{"meta":{"code":2000,"message":"success"},"data":{"success":true,"count":%d},'
+    b'"experiment":{"experiment_id":"1","lifecycle_stage":"active"},'
+    b'"runs":[{"info":{"run_id":"1"}}],"run":{"info":{"run_id":"1"}}}'
+)
 
 
 def main() -> None:

@@ -348,6 +348,48 @@ def test_a_param_that_changes_becomes_a_tag(tmp_path: Path, server: Mlflow, name
     assert dead(tmp_path) == {}
 
 
+def test_a_run_without_a_project_is_in_the_default_experiment(
+    tmp_path: Path, server: Mlflow, name: str
+) -> None:
+    for number in range(2):
+        first = run.NAME, run.encode(run=name, time=T0)
+        write(tmp_path, name, first, logged(name, number, loss=1.0), number=number)
+        assert ship(tmp_path, server.url) == []
+    one = the_run(server, name)
+    assert one["info"]["experiment_id"] == "0"
+    assert len(points(server, one)["loss"]) == 2
+
+
+@pytest.mark.promise("G4")
+def test_a_service_of_another_kind_gets_nothing(tmp_path: Path) -> None:
+    write(tmp_path, "r", begun("r"), logged("r", 0))
+    answers = [b"{}", b"[]", b'{"run": {}}', b'{"experiment": 1}', b'{"experiments": [{}]}']
+
+    class Other(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", "0")))
+            body = answers[0]
+            answers.append(answers.pop(0))
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def do_GET(self) -> None:
+            self.do_POST()
+
+        def log_message(self, *_: Any) -> None:
+            """Nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Other) as other:
+        threading.Thread(target=other.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{other.server_address[1]}"
+        left = ship_once(settings(tmp_path, url), timeout=1)
+        other.shutdown()
+    assert any("other-service" in line for line in left)
+    assert dead(tmp_path) == {}
+
+
 def test_an_experiment_may_be_given(tmp_path: Path, server: Mlflow, name: str) -> None:
     write(tmp_path, name, begun(name), logged(name, 1, loss=1.0))
     assert ship(tmp_path, server.url, f'experiment = "other/{name}"') == []

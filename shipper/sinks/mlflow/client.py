@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlencode
 
 import orjson
@@ -14,12 +14,14 @@ from shipper.errors import Unreachable
 from shipper.http_client import Answer
 from shipper.http_client.client import LISTING_LIMIT
 from shipper.sinks.mlflow.classify import classify, content
+from shipper.sinks.mlflow.encode import StoredRun, stored_run
 from shipper.sinks.options import HttpOptions, http_client
-from shipper.sinks.outcome import Disposition, Outcome
+from shipper.sinks.outcome import Disposition, Outcome, Reason, retry
 
 _API = "/api/2.0/mlflow/"
 USERNAME, PASSWORD = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"
 TOKEN = "MLFLOW_TRACKING_TOKEN"
+T = TypeVar("T")
 
 
 class Refused(Exception):
@@ -41,7 +43,7 @@ class MlflowClient:
 
     def get(self, path: str, **query: str) -> dict[str, Any]:
         address = f"{self.url}{_API}{path}?{urlencode(query)}"
-        return self._read(self.http.get(address, self._headers))
+        return self._judged(self.http.get(address, self._headers))
 
     def post(self, path: str, body: Mapping[str, Any], **headers: str) -> dict[str, Any]:
         headers = {
@@ -51,7 +53,35 @@ class MlflowClient:
         answer = self.http.post(
             f"{self.url}{_API}{path}", orjson.dumps(body), headers, limit=LISTING_LIMIT
         )
-        return self._read(answer)
+        return self._judged(answer)
+
+    def run(self, run_id: str) -> StoredRun:
+        answer = self.get("runs/get", run_id=run_id)
+        return _read(lambda: stored_run(answer["run"]))
+
+    def create_run(self, body: Mapping[str, Any]) -> StoredRun:
+        answer = self.post("runs/create", body)
+        return _read(lambda: stored_run(answer["run"]))
+
+    def search(self, body: Mapping[str, Any]) -> list[StoredRun]:
+        answer = self.post("runs/search", body)
+        return _read(lambda: [stored_run(one) for one in answer.get("runs", ())])
+
+    def experiment(self, name: str) -> tuple[str, bool]:
+        """The id of an experiment, and whether it is deleted."""
+        answer = self.get("experiments/get-by-name", experiment_name=name)
+        found = _read(lambda: answer["experiment"])
+        return _read(lambda: (str(found["experiment_id"]), found["lifecycle_stage"] == "deleted"))
+
+    def create_experiment(self, name: str) -> str:
+        answer = self.post("experiments/create", {"name": name})
+        return _read(lambda: str(answer["experiment_id"]))
+
+    def experiments(self, body: Mapping[str, Any]) -> tuple[list[str], str]:
+        """Ids of a page of experiments, and the token of the next page or ""."""
+        answer = self.post("experiments/search", body)
+        ids = _read(lambda: [str(one["experiment_id"]) for one in answer.get("experiments", ())])
+        return ids, str(answer.get("next_page_token") or "")
 
     def version(self) -> str:
         """The version of the server; "" where it does not tell."""
@@ -62,7 +92,7 @@ class MlflowClient:
         text = answer.body[:40].decode("ascii", "replace").strip()
         return text if answer.status == 200 and text[:1].isdigit() else ""
 
-    def _read(self, answer: Answer) -> dict[str, Any]:
+    def _judged(self, answer: Answer) -> dict[str, Any]:
         outcome = classify(answer)
         if outcome.disposition is Disposition.DELIVERED:
             return content(answer) or {}
@@ -71,6 +101,16 @@ class MlflowClient:
         for secret in self._secrets:
             detail = detail.replace(secret, "***")
         raise Refused(replace(outcome, detail=detail))
+
+
+def _read(part: Callable[[], T]) -> T:
+    """A part of an answer, which another service does not have."""
+    try:
+        return part()
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        detail = f"an answer that lens-ship cannot read ({type(error).__name__}: {error})"
+        word = Reason.OTHER_SERVICE.word
+        raise Refused(retry(word, detail, needs_operator=True, scope="sink")) from error
 
 
 def from_variables(environ: Mapping[str, str]) -> tuple[dict[str, str], tuple[str, ...]]:

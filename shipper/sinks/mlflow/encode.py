@@ -16,7 +16,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import zip_longest
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from shipper.sinks.values import clean_text
 from spooler.records.run import RunRecord
@@ -58,6 +58,36 @@ _OF_RUN = {
     "lens.group": "group",
     "lens.job_type": "job_type",
 }
+
+
+class StoredRun(NamedTuple):
+    """A run as the server has it."""
+
+    id: str
+    status: str
+    start: int  # Unix milliseconds
+    deleted: bool
+    keys: tuple[str, ...]  # of its metrics
+    params: Mapping[str, str]
+    tags: Mapping[str, str]
+
+
+def stored_run(answer: Any) -> StoredRun:
+    """The run in an answer.
+
+    Raises:
+        LookupError, TypeError, ValueError: it is not the answer of an MLflow server.
+    """
+    info, data = answer["info"], answer.get("data", {})
+    return StoredRun(
+        id=str(info["run_id"]),
+        status=info.get("status", ""),
+        start=int(info.get("start_time", 0)),
+        deleted=info.get("lifecycle_stage") == "deleted",
+        keys=tuple(one["key"] for one in data.get("metrics", ())),
+        params={one["key"]: one.get("value", "") for one in data.get("params", ())},
+        tags={one["key"]: one.get("value", "") for one in data.get("tags", ())},
+    )
 
 
 class MetricKeys:
@@ -188,14 +218,6 @@ def pairs(values: Mapping[str, str]) -> list[dict[str, str]]:
     return [
         {"key": key, "value": clean_text(value)[:_TAG_CHARACTERS]} for key, value in values.items()
     ]
-
-
-def unpaired(listed: Any) -> dict[str, str]:
-    """The same the other way round; what has another form is left out."""
-    found = listed if isinstance(listed, list) else []
-    return {
-        one["key"]: one.get("value", "") for one in found if isinstance(one, dict) and "key" in one
-    }
 
 
 def _slices(values: Sequence[T], count: int) -> Iterator[Sequence[T]]:

@@ -15,7 +15,6 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from shipper.sinks.mlflow.classify import ALREADY_EXISTS, NO_RUN, RUN_DELETED
 from shipper.sinks.mlflow.client import MlflowClient, Refused
@@ -23,10 +22,10 @@ from shipper.sinks.mlflow.encode import (
     RANK_TAG,
     RUN_TAG,
     MetricKeys,
+    StoredRun,
     filters,
     pairs,
     run_key,
-    unpaired,
 )
 from shipper.sinks.mlflow.plan import RunItem
 from shipper.sinks.outcome import Disposition, Outcome, Reason, retry
@@ -34,8 +33,7 @@ from shipper.sinks.outcome import Disposition, Outcome, Reason, retry
 DEFAULT_EXPERIMENT = "Default"
 DELETED_SECONDS = 60.0  # for which the server is not asked again about a deleted run
 _KEPT = 4096  # runs
-_IDS_AT_ONCE = 100  # experiments in one search
-_PAGE = 200
+_PAGE = 100  # experiments in one search
 # The id of a run that MLflow itself has given: the job logs to MLflow too.
 _OWN_ID = re.compile(r"[0-9a-f]{32}")
 
@@ -89,7 +87,7 @@ class Runs:
 
     def _look_up(self, run: Run, items: Sequence[RunItem], rank: int) -> None:
         begun = next((item.begun for item in items if item.begun is not None), None)
-        name = self._experiment or (begun.project if begun else "")
+        name = self._experiment or (begun.project or DEFAULT_EXPERIMENT if begun else "")
         experiment = self._experiment_id(name) if name else None
         key = run_key(items[0].run)
         found = self._of_mlflow(items[0].run)
@@ -103,27 +101,28 @@ class Runs:
             title = (begun.name if begun else "") or items[0].run
             tags = {RUN_TAG: key, RANK_TAG: str(rank), "mlflow.source.name": "lens-ship"}
             body = {"experiment_id": experiment, "run_name": title, "start_time": items[0].time}
-            found = self._client.post("runs/create", {**body, "tags": pairs(tags)})["run"]
-        _learn(run, found)
+            found = self._client.create_run({**body, "tags": pairs(tags)})
+        run.names.learn(found.keys, found.tags)
+        run.id = found.id
 
-    def _of_mlflow(self, run: str) -> Any:
+    def _of_mlflow(self, run: str) -> StoredRun | None:
         """The run of this id, if the job itself logs to this server."""
         if not _OWN_ID.fullmatch(run):
             return None
         try:
-            return _chosen([self._client.get("runs/get", run_id=run)["run"]])
+            return _chosen([self._client.run(run)])
         except Refused as refusal:
             if refusal.outcome.reason != NO_RUN:
                 raise
             return None
 
-    def _search(self, experiments: Sequence[str], key: str, rank: int) -> Any:
+    def _search(self, experiments: Sequence[str], key: str, rank: int) -> StoredRun | None:
         """The oldest run of this rank that is not deleted; None where there is none."""
         body = {"experiment_ids": experiments, "run_view_type": "ALL", "max_results": 10}
         for words in filters(key, str(rank)):
-            answer = self._client.post("runs/search", {**body, "filter": words})
-            if answer.get("runs"):
-                return _chosen(answer["runs"])
+            found = self._client.search({**body, "filter": words})
+            if found:
+                return _chosen(found)
         return None
 
     def _everywhere(self) -> Iterator[list[str]]:
@@ -131,31 +130,29 @@ class Runs:
         token, more = "", True
         while more:
             body = {"max_results": _PAGE, "view_type": "ALL", "page_token": token}
-            answer = self._client.post("experiments/search", body)
-            ids = [one["experiment_id"] for one in answer.get("experiments") or []]
-            yield from (ids[at : at + _IDS_AT_ONCE] for at in range(0, len(ids), _IDS_AT_ONCE))
-            token = answer.get("next_page_token") or ""
+            ids, token = self._client.experiments(body)
+            if ids:
+                yield ids
             more = bool(token)
 
     # --- experiments ------------------------------------------------------------------------------
 
     def _experiment_id(self, name: str) -> str | None:
         try:
-            answer = self._client.get("experiments/get-by-name", experiment_name=name)
+            experiment, deleted = self._client.experiment(name)
         except Refused as refusal:
             if refusal.outcome.reason != NO_RUN:
                 raise
             return None
-        found = answer["experiment"]
-        if found.get("lifecycle_stage") == "deleted":
+        if deleted:
             detail = f"the experiment {name!r} is deleted. Restore it, or give another name"
             word = Reason.EXPERIMENT_DELETED.word
             raise Refused(retry(word, detail, needs_operator=True))
-        return str(found["experiment_id"])
+        return experiment
 
     def _create_experiment(self, name: str) -> str:
         try:
-            return str(self._client.post("experiments/create", {"name": name})["experiment_id"])
+            return self._client.create_experiment(name)
         except Refused as refusal:
             if refusal.outcome.reason != ALREADY_EXISTS:
                 raise
@@ -165,20 +162,10 @@ class Runs:
             return found
 
 
-def _chosen(found: Sequence[Any]) -> Any:
+def _chosen(found: Sequence[StoredRun]) -> StoredRun:
     """Of runs the oldest that is not deleted."""
-    active = [one for one in found if one["info"].get("lifecycle_stage") != "deleted"]
-    if not active:
-        detail = f"the run {found[0]['info']['run_id']} is deleted"
-        raise Refused(Outcome(disposition=Disposition.PERMANENT, reason=RUN_DELETED, detail=detail))
-    return min(active, key=_age)
-
-
-def _age(found: Any) -> tuple[int, str]:
-    return int(found["info"].get("start_time") or 0), found["info"]["run_id"]
-
-
-def _learn(run: Run, found: Any) -> None:
-    data = found.get("data") or {}
-    run.names.learn((one["key"] for one in data.get("metrics") or ()), unpaired(data.get("tags")))
-    run.id = found["info"]["run_id"]
+    active = [one for one in found if not one.deleted]
+    if active:
+        return min(active, key=lambda one: (one.start, one.id))
+    detail = f"the run {found[0].id} is deleted"
+    raise Refused(Outcome(disposition=Disposition.PERMANENT, reason=RUN_DELETED, detail=detail))

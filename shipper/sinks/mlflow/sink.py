@@ -12,6 +12,7 @@ import os
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 from shipper.config import parse
@@ -31,6 +32,7 @@ from shipper.steps import Step
 from spooler.records.run import RunRecord
 from spooler.spool.identity import Identity
 
+_NO_TAGS: Mapping[str, str] = MappingProxyType({})
 _DELIVERED = Outcome(disposition=Disposition.DELIVERED, reason="delivered")
 
 
@@ -127,6 +129,16 @@ class MlflowSink:
     def close(self) -> None:
         self._client.http.close()
 
+    def requests(
+        self, run: Run, items: Sequence[RunItem], tags: Mapping[str, str] = _NO_TAGS
+    ) -> Iterator[dict[str, Any]]:
+        """Bodies of log-batch with the metrics of items, and with tags."""
+        key = run.names.key
+        metrics = [encode.metric(key(one.name), *one[1:]) for item in items for one in item.metrics]
+        tags = {**tags, **run.names.new_tags({one["key"] for one in metrics})}
+        yield from encode.log_batches(run.id, metrics, tags, self._limit)
+        run.names.told(tags)
+
     # --- one batch --------------------------------------------------------------------------------
 
     def _send(self, batch: Batch, identity: Identity) -> None:
@@ -148,15 +160,8 @@ class MlflowSink:
             tags |= item.tags
             if item.begun is not None and item.begun.config:
                 tags |= self._log_params(run, item.begun)
-        metrics = [
-            encode.metric(run.names.key(one.name), one.value, one.time, one.step)
-            for item in items
-            for one in item.metrics
-        ]
-        tags |= run.names.new_tags({one["key"] for one in metrics})
-        for body in encode.log_batches(run.id, metrics, tags, self._limit):
+        for body in self.requests(run, items, tags):
             self._client.post("runs/log-batch", body, Lens_Ship_Records=span)
-        run.names.told(tags)
         for item in [item for item in items if item.status][-1:]:
             self._set_status(run, item.status, item.time)
 
@@ -169,7 +174,7 @@ class MlflowSink:
         except Refused as refusal:
             if refusal.outcome.disposition is not Disposition.SPLIT:
                 raise
-            new, changed = encode.divide(wanted, encode.unpaired(self._data(run).get("params")))
+            new, changed = encode.divide(wanted, self._client.run(run.id).params)
             for body in encode.param_batches(run.id, new):
                 self._client.post("runs/log-batch", body)
             tags |= changed
@@ -177,23 +182,18 @@ class MlflowSink:
 
     def _set_status(self, run: Run, status: str, at: int) -> None:
         """Give a run its status, unless a later record has given one."""
-        found = self._client.get("runs/get", run_id=run.id)["run"]
-        tags = encode.unpaired(found.get("data", {}).get("tags"))
-        known = tags.get(encode.STATUS_TAG, "")
+        stored = self._client.run(run.id)
+        known = stored.tags.get(encode.STATUS_TAG, "")
         if known.isdecimal() and int(known) > at:
             return
-        body = {"run_id": run.id, "status": status}
         if status != RUNNING:
-            body["end_time"] = str(at)
-        if found["info"].get("status") != status or status != RUNNING:
-            self._client.post("runs/update", body)
+            ended = {"run_id": run.id, "status": status, "end_time": at}
+            self._client.post("runs/update", ended)
+        elif stored.status != status:
+            self._client.post("runs/update", {"run_id": run.id, "status": status})
         if known != str(at):
             for tag in encode.log_batches(run.id, (), {encode.STATUS_TAG: str(at)}, 1):
                 self._client.post("runs/log-batch", tag)
-
-    def _data(self, run: Run) -> Mapping[str, Any]:
-        data: Mapping[str, Any] = self._client.get("runs/get", run_id=run.id)["run"].get("data", {})
-        return data
 
 
 def _batch(items: tuple[RunItem, ...]) -> Batch:
