@@ -143,7 +143,6 @@ def test_every_make_target_that_is_named_exists() -> None:
 def test_the_unit_starts_a_command_line_that_the_parser_takes(unit: Path) -> None:
     text = unit.read_text(encoding="utf-8")
     assert parsed(text, "ExecStart")["once"] is False
-    assert parsed(text, "ExecStartPre")["config_only"] is True
 
 
 def parsed(unit: str, key: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import click
 import pytest
 
 from shipper.cli import cli
+from shipper.errors import ConfigError
 from shipper.install import systemd
 from shipper.service import STOP_SECONDS
 from tests.kit.command import commands_of, lens_ship
@@ -84,11 +85,8 @@ def test_the_command_line_names_this_environments_program(tmp_path: Path) -> Non
         above = click.Context(cli, **cli.context_settings)
         taken = commands_of(cli)[name].make_context(name, arguments, parent=above).params
         assert taken["once"] is False
-        (before,) = values(text, "ExecStartPre")
-        assert shlex.split(before)[0] == program
-        name, *arguments = shlex.split(before)[1:]
-        taken = commands_of(cli)[name].make_context(name, arguments, parent=above).params
-        assert taken["config_only"] is True
+        assert values(text, "RestartPreventExitStatus") == [str(ConfigError.exit_code)]
+        assert values(text, "ExecStartPre") == []  # its code would not count
         (environment,) = values(text, "EnvironmentFile")
         home = str(Path.home() / ".config")
         file = tmp_path / environment.replace("%E", home).removeprefix("/")
@@ -104,7 +102,17 @@ def test_another_root_is_written_to_every_file(tmp_path: Path) -> None:
     assert sum("/data/spool" in text for text in texts) == 3
 
 
-def test_what_is_installed_passes_its_own_check_before_the_start(tmp_path: Path) -> None:
+def test_settings_that_cannot_be_used_end_the_service_with_the_code_of_the_unit(
+    tmp_path: Path,
+) -> None:
+    assert lens_ship("systemd", "install", "--root", str(tmp_path)).code == 0
+    (code,) = values(written(tmp_path, "lens-ship.service").read_text(), "RestartPreventExitStatus")
+    ran = lens_ship("run", LENS_SHIP_SPOOL=str(tmp_path), LENS_SHIP_WORKERS="none")
+    assert ran.code == int(code)
+    assert "LENS_SHIP_WORKERS" in ran.err
+
+
+def test_what_is_installed_passes_its_own_check(tmp_path: Path) -> None:
     assert lens_ship("systemd", "install", "--root", str(tmp_path)).code == 0
     text = written(tmp_path, "lens-ship.env").read_text(encoding="utf-8")
     given = dict(line.split("=", 1) for line in text.split("\n") if line.startswith("LENS_SHIP_"))
