@@ -11,9 +11,9 @@ class SpoolUnavailable(SpoolError):
     """A record cannot be committed now. `reason` is a short stable word for counters.
 
     Reasons: `disk-full`, `quota` (of the disk, or of a file's size), `read-only`, `io-error`,
-    `cannot-open`, `error`; `gone` when the files were deleted, `descriptor` when the program has
-    closed a descriptor of theirs; `cap` when the spool has reached its own limit, `root-cap` when
-    all spools together have.
+    `cannot-open`, `not-permitted`, `error`; `gone` when the files were deleted, `descriptor` when
+    the program has closed a descriptor of theirs; `cap` when the spool has reached its own limit,
+    `root-cap` when all spools together have.
     """
 
     def __init__(self, reason: str, detail: str) -> None:

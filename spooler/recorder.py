@@ -53,9 +53,11 @@ _YIELD_SECONDS = 0.001
 # A packed step above this many bytes is packed again with long texts and lists cut.
 _LARGE_BODY = 1024 * 1024
 # After these the files themselves are suspect: go on in a new spool rather than in this one.
-_START_ANEW = LOST | {"cannot-open", "error"}
+_START_ANEW = LOST | {"cannot-open", "not-permitted", "error"}
 _STEPS = {
     "cannot-open": f"To fix it, correct {config.OUTPUT_PATH}.",
+    "not-permitted": "To fix it, let this user write there. In Kubernetes the DaemonSet does so"
+    " when it starts.",
     "quota": "To fix it, raise the limit that the error names, or free space below it.",
     "descriptor": "To fix it, stop the program from closing file descriptors that it did not open.",
 }

@@ -30,7 +30,7 @@ from shipper.status.model import SinkStatus, Status
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 # Reasons that are always there, so that the first drop is an increase; others count as "other".
 _PRODUCER_REASONS = ("cannot-open", "cap", "descriptor", "disk-full", "error", "gone", "io-error",
-    "quota", "read-only", "root-cap")  # fmt: skip
+    "not-permitted", "quota", "read-only", "root-cap")  # fmt: skip
 _SINK_REASONS = ("ambiguous", "cap", "corrupt", "expired", "root-cap")
 _MOST_LABELS = 40
 _SPOOL_STATES = ("writing", "ended", "disabled", "unreadable")

@@ -22,13 +22,16 @@ def init_root(root: Path, owner: str, state: Path | None) -> None:
 
     Every user may create directories in ROOT. Only that user and the service can read them.
     """
-    from shipper.install.spool_root import prepare, prepare_state
+    from shipper.discovery.layout import pod_directories
+    from shipper.install.spool_root import prepare, prepare_state, repair_pod
 
     ids = re.fullmatch(r"(\d{1,10}):(\d{1,10})", owner)
     if ids is None:
         raise click.BadParameter(f"{owner!r} is not UID:GID (two numbers)", param_hint="--owner")
     uid, gid = int(ids[1]), int(ids[2])
     lines = prepare(root.absolute(), uid=uid, gid=gid)
+    for directory in pod_directories(root.absolute()):
+        lines += repair_pod(directory, gid=gid)
     if state is not None:
         lines += prepare_state(state.absolute(), uid=uid, gid=gid)
     for line in lines:

@@ -15,6 +15,7 @@ from pathlib import Path
 from shipper.errors import ShipperError
 
 ROOT_MODE = 0o3777  # set-group-id, sticky; others may create directories and sync their names
+POD_MODE = 0o2777  # as the kubelet makes it in such a root
 STATE_MODE = 0o700
 # A POSIX ACL as the kernel stores it: version 2, then tag, permissions and id of each entry.
 _ACL_NAME = "system.posix_acl_default"
@@ -35,17 +36,32 @@ def prepare(root: Path, *, uid: int, gid: int) -> list[str]:
     Raises:
         RootError: it is a link, or this user may not do it.
     """
-    lines = _give(root, uid, gid, ROOT_MODE)
-    if _acl(root) == _ACL:
-        return lines
+    return [*_give(root, uid, gid, ROOT_MODE), *_set_acl(root)]
+
+
+def repair_pod(directory: Path, *, gid: int) -> list[str]:
+    """Change a pod's directory that the kubelet made before the root was prepared.
+
+    It is root's, and closed to the pod's user, who records nothing until then.
+
+    Raises:
+        RootError: this user may not do it.
+    """
+    found = os.lstat(directory)
+    if found.st_uid != 0 or found.st_gid == gid:
+        return []
+    return [*_give(directory, 0, gid, POD_MODE), *_set_acl(directory)]
+
+
+def _set_acl(directory: Path) -> list[str]:
+    if _acl(directory) == _ACL:
+        return []
     try:
-        os.setxattr(root, _ACL_NAME, _ACL, follow_symlinks=False)
+        os.setxattr(directory, _ACL_NAME, _ACL, follow_symlinks=False)
     except OSError as error:
-        lines.append(
-            f"{root}: no default ACL ({error.strerror}): jobs that are not root need a umask of"
-            " 007 or less, or delivered segments cannot be deleted"
-        )
-    return lines
+        why = f"{directory}: no default ACL ({error.strerror}): jobs that are not root need a umask"
+        return [f"{why} of 007 or less, or delivered segments cannot be deleted"]
+    return []
 
 
 def prepare_state(state: Path, *, uid: int, gid: int) -> list[str]:
@@ -54,6 +70,14 @@ def prepare_state(state: Path, *, uid: int, gid: int) -> list[str]:
     Raises:
         RootError: it is a link, or this user may not do it.
     """
+    try:
+        if os.path.lexists(state) and os.lstat(state).st_uid != uid:  # of a service of another user
+            # Root without capabilities may look into no directory but its own.
+            _give(state, os.geteuid(), gid, STATE_MODE)
+            for file in os.listdir(state):
+                os.chown(state / file, uid, gid, follow_symlinks=False)
+    except OSError as error:
+        raise RootError(f"{state}: {error}; this needs root, or the capability CHOWN") from error
     return _give(state, uid, gid, STATE_MODE)
 
 

@@ -71,6 +71,8 @@ _REASONS = (
     ("input/output", "io-error"),
     ("unable to open", "cannot-open"),
     ("too many open files", "cannot-open"),
+    ("permission denied", "not-permitted"),
+    ("not permitted", "not-permitted"),
 )
 # The folder itself is not there any more.
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE)

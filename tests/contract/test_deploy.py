@@ -186,6 +186,7 @@ def test_the_grace_period_fits_the_end_of_the_service(found: list[Object]) -> No
 def test_it_runs_on_every_node_and_apart_from_training(found: list[Object]) -> None:
     assert pod(found)["tolerations"] == [{"operator": "Exists"}]
     assert pod(found)["priorityClassName"] == only(found, "PriorityClass")["metadata"]["name"]
+    assert only(found, "PriorityClass")["preemptionPolicy"] == "Never"
     selector = only(found, "DaemonSet")["spec"]["selector"]["matchLabels"]
     labels = only(found, "DaemonSet")["spec"]["template"]["metadata"]["labels"]
     policy = only(found, "NetworkPolicy")["spec"]

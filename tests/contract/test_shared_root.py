@@ -331,6 +331,40 @@ def test_the_capabilities_of_the_init_container_are_enough_each_time(tmp_path: P
         assert os.getxattr(root, "system.posix_acl_default")
 
 
+def test_a_pod_that_was_earlier_than_the_service_records_as_soon_as_it_is_there(
+    machine: Path,
+) -> None:
+    """The kubelet has made both directories, as root, mode 0755."""
+    root = machine / "early"
+    folder = root / f"aaaaaaaa-bbbb-cccc-dddd-{ALICE:012d}"
+    folder.mkdir(parents=True)
+    theirs = root / "of-an-operator"
+    theirs.mkdir()
+    assert record(folder, ALICE, 20) == 0
+    for _ in range(2):
+        ran = lens_ship("init-root", str(root), "--owner", f"{SERVICE}:{GROUP}")
+        assert ran.code == 0, ran.err
+    assert record(folder, ALICE, 20) == 20
+    (spool,) = spools.spools_below(folder)
+    assert (spool.stat().st_gid, spool.stat().st_mode & 0o7777) == (GROUP, 0o2770)
+    assert theirs.stat().st_gid == 0
+
+
+def test_the_state_goes_to_another_user_with_all_its_files(tmp_path: Path) -> None:
+    root, state = tmp_path / "root", tmp_path / "state"
+    places = ("init-root", str(root), "--state", str(state))
+    assert lens_ship(*places, "--owner", f"{SERVICE}:{GROUP}").code == 0
+    (state / "ledger.sqlite").touch(mode=0o600)
+    os.chown(state / "ledger.sqlite", SERVICE, GROUP)
+    (tmp_path / "elsewhere").touch()
+    (state / "link").symlink_to(tmp_path / "elsewhere")
+    assert lens_ship(*places, "--owner", f"{SERVICE + 1}:{GROUP}").code == 0
+    found = [path.lstat().st_uid for path in (root, state, *state.iterdir())]
+    assert found == [SERVICE + 1] * 4
+    assert (tmp_path / "elsewhere").stat().st_uid == os.geteuid()
+    assert state.stat().st_mode & 0o7777 == 0o700
+
+
 def test_a_second_init_root_changes_nothing_and_a_link_is_rejected(
     machine: Path, root: Path
 ) -> None:
