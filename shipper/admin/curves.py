@@ -7,7 +7,7 @@ downsampled to `POINTS` points, and read again only on request and after a chang
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
@@ -17,6 +17,7 @@ from shipper.plot.downsample import Series
 from shipper.plot.series import StepValues, read_step
 from shipper.status.model import SpoolStatus, Status
 from spooler.errors import BodyUnreadable, SpoolError
+from spooler.records.axes import STEP_KEYS
 from spooler.spool.reader import Reader, Stored
 
 WORKLOADS = 24
@@ -31,7 +32,8 @@ Curve = dict[str, Any]
 class Curves:
     """The curves of the spools last asked for."""
 
-    def __init__(self) -> None:
+    def __init__(self, step_keys: Sequence[str] = STEP_KEYS) -> None:
+        self._step_keys = step_keys
         self._cache: dict[str, tuple[int, list[Curve]]] = {}  # spool -> its last seq, its curves
 
     def of(self, overview: Status) -> list[Curve]:
@@ -45,7 +47,7 @@ class Curves:
             for spool in spools[:_RANKS]:
                 found = before.get(spool.spool)
                 if found is None or found[0] != spool.written:
-                    found = (spool.written, _read(spool))
+                    found = (spool.written, _read(spool, self._step_keys))
                 self._cache[spool.spool] = found
                 curves += found[1]
                 if found[1]:
@@ -62,12 +64,12 @@ def _by_workload(spools: Iterable[SpoolStatus]) -> list[list[SpoolStatus]]:
     return sorted(found.values(), key=lambda ones: -max(one.newest or 0 for one in ones))
 
 
-def _read(spool: SpoolStatus) -> list[Curve]:
+def _read(spool: SpoolStatus, step_keys: Sequence[str]) -> list[Curve]:
     runs: dict[str, list[StepValues]] = {}
     first = max(0, spool.written - RECORDS)
     with suppress(SpoolError, OSError):
         for chunk in Reader(Path(spool.directory)).chunks(first, first + RECORDS):
-            for step in chain.from_iterable(map(_steps, chunk.records)):
+            for step in chain.from_iterable(_steps(one, step_keys) for one in chunk.records):
                 runs.setdefault(step.run, []).append(step)
     curves = []
     for run, steps in runs.items():
@@ -90,12 +92,12 @@ def _read(spool: SpoolStatus) -> list[Curve]:
     return curves
 
 
-def _steps(stored: Stored) -> list[StepValues]:
+def _steps(stored: Stored, step_keys: Sequence[str]) -> list[StepValues]:
     """The losses of a step: a thousand other metrics would take as much memory each."""
     steps: list[StepValues] = []
     if len(stored.body) <= _MAX_BODY_BYTES:
         with suppress(BodyUnreadable):
-            steps = read_step(stored)
+            steps = read_step(stored, step_keys)
     return [
         step._replace(values={k: v for k, v in step.values.items() if "loss" in k.lower()})
         for step in steps

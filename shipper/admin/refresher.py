@@ -58,7 +58,8 @@ class StatusRefresher:
         self._seen: object | None = None  # the changes at the last full collection
         self._collected = 0.0
         self._history = StatusHistory()
-        self._routes = Routes(lambda: self.status, self._history, meters, liveness)
+        keys = config.keys_of_steps
+        self._routes = Routes(lambda: self.status, self._history, meters, liveness, keys)
         self._server: HttpServer | None = None
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="status", daemon=True)

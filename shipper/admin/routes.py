@@ -6,7 +6,7 @@ import base64
 import hashlib
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import resources
 from typing import Any
 
@@ -35,11 +35,12 @@ class Routes:
         history: StatusHistory,
         meters: Metrics,
         liveness: ServiceLiveness,
+        step_keys: Sequence[str],
     ) -> None:
         self._status = status
         self._history = history
         self._exposition = Exposition(meters, status, lambda: liveness.last_run)
-        self._curves = Curves()
+        self._curves = Curves(step_keys)
         self._reading = threading.Lock()  # one request at a time reads spools for curves
         page = _page()
         self._routes: dict[str, Callable[[], HttpResponse]] = {

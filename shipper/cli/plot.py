@@ -39,6 +39,7 @@ def plot(
     from shipper.plot.plot import PlotOptions
     from shipper.plot.plot import plot as draw
 
-    root = load_config({"spool": spool}, config_file).spool
-    need_readable(root)
-    sys.exit(draw(PlotOptions(places=(root,), run=run, by_time=x_axis == "time", **options)))
+    config = load_config({"spool": spool}, config_file)
+    need_readable(config.spool)
+    options |= {"by_time": x_axis == "time", "step_keys": config.keys_of_steps}
+    sys.exit(draw(PlotOptions(places=(config.spool,), run=run, **options)))

@@ -228,6 +228,7 @@ def _request(
         selection=Selection(kind=given["kind"], **{name: given[name] for name in SELECTING}),
         resend_delivered=given["resend_delivered"],
         overwrite_newer=given["overwrite_newer"],
+        step_keys=config.keys_of_steps,
     )
 
 

@@ -53,7 +53,8 @@ def tail(
     from shipper.inspection.tail import RecordFilter
     from shipper.inspection.tail import tail as print_tail
 
-    roots = places or (load_config({"spool": spool}, config_file).spool,)
+    config = load_config({"spool": spool}, config_file, needs_spool=not places)
+    roots = places or (config.spool,)
     need_readable(*roots)
-    wanted = RecordFilter(**conditions)
+    wanted = RecordFilter(**conditions, step_keys=config.keys_of_steps)
     sys.exit(print_tail(roots, wanted, count=count, follow=follow, as_json=as_json))

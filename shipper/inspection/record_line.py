@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ from shipper.humanize import clock, number, sanitize
 from shipper.inspection.stats import record_time
 from shipper.steps import rows_in
 from spooler.errors import BodyUnreadable
+from spooler.records.axes import STEP_KEYS
 from spooler.spool.identity import Identity
 from spooler.spool.stored import Stored
 
@@ -39,6 +40,7 @@ class TailRecord:
     identity: Identity
     stored: Stored
     body: Body
+    step_keys: Sequence[str] = STEP_KEYS  # see `shipper.steps`
 
     @property
     def time(self) -> float | None:
@@ -61,10 +63,15 @@ def format_record(record: TailRecord) -> str:
     rank = "-" if record.identity.rank is None else f"r{record.identity.rank}"
     run = record.body.get("run")
     run = sanitize(run, _MAX_CHARACTERS) if isinstance(run, str) else "-"
-    describe = _DESCRIBE.get(record.stored.kind, _other)
-    text = describe(record.body) if record.body else "(undecodable body)"
+    text = _text(record) if record.body else "(undecodable body)"
     kind = sanitize(record.stored.kind, _MAX_CHARACTERS)
     return f"{clock(record.time, fine=True):<23}  {rank:<3} {run:<9} {kind} {text}".rstrip()
+
+
+def _text(record: TailRecord) -> str:
+    if record.stored.kind == "step":
+        return _step(record.body, record.step_keys)
+    return _DESCRIBE.get(record.stored.kind, _other)(record.body)
 
 
 def _value(value: object) -> str:
@@ -83,10 +90,10 @@ def _pairs(values: object) -> str:
     return " ".join(pairs) + more
 
 
-def _step(body: Body) -> str:
+def _step(body: Body, step_keys: Sequence[str]) -> str:
     part = "" if body.get("closed", True) else " (part)"
     try:
-        rows = rows_in(body)
+        rows = rows_in(body, step_keys)
     except BodyUnreadable:
         return _other(body)
     return "  ".join(f"{number}{part}  {_pairs(values)}" for number, values in rows)
@@ -105,7 +112,6 @@ def _other(body: Body) -> str:
 
 
 _DESCRIBE: dict[str, Callable[[Body], str]] = {
-    "step": _step,
     "run": _run,
     "finish": lambda body: (
         f"exit code {_value(body.get('exit_code'))}, last step {_value(body.get('step'))}"

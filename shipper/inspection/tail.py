@@ -19,6 +19,7 @@ from shipper.discovery.root_watcher import RootWatcher
 from shipper.humanize import json_safe, sanitize
 from shipper.inspection.record_line import TailRecord, format_record
 from spooler.errors import BodyUnreadable, SpoolError
+from spooler.records.axes import STEP_KEYS
 from spooler.spool import codec
 from spooler.spool import format as fmt
 from spooler.spool.identity import Identity
@@ -40,6 +41,7 @@ class RecordFilter:
     run: str = ""
     ranks: tuple[int, ...] = ()
     workload: str = ""
+    step_keys: Sequence[str] = STEP_KEYS  # which tell the step of a row, see `shipper.steps`
 
     def matches_spool(self, identity: Identity) -> bool:
         if self.ranks and identity.rank not in self.ranks:
@@ -55,7 +57,7 @@ class RecordFilter:
             body = {}
         if self.run and not str(body.get("run", "")).startswith(self.run):
             return None
-        return TailRecord(identity=identity, stored=stored, body=body)
+        return TailRecord(identity=identity, stored=stored, body=body, step_keys=self.step_keys)
 
 
 @dataclass(kw_only=True)

@@ -25,6 +25,7 @@ from shipper.plot.series import (
 )
 from shipper.plot.terminal import Chart, draw
 from shipper.tables import console
+from spooler.records.axes import STEP_KEYS
 
 _MAX_DRAWN = 12  # more lines cannot be told apart in one chart
 _UNITS = ((172800.0, 86400.0, "days"), (7200.0, 3600.0, "hours"), (120.0, 60.0, "minutes"))
@@ -43,6 +44,7 @@ class PlotOptions:
     width: int | None = None  # in characters, None for that of the terminal
     height: int | None = None
     as_json: bool = False
+    step_keys: Sequence[str] = STEP_KEYS
 
 
 def plot(options: PlotOptions) -> int:
@@ -69,6 +71,7 @@ def plot(options: PlotOptions) -> int:
         patterns=options.patterns or ("*",),
         by_time=options.by_time,
         ranks=options.ranks,
+        step_keys=options.step_keys,
     )
     for problem in found.problems:
         _warn(problem)

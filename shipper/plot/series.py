@@ -21,6 +21,7 @@ from shipper.inspection.stats import MAX_METRICS, RunStats, record_time
 from shipper.plot.downsample import Series
 from shipper.steps import rows_in
 from spooler.errors import BodyUnreadable, SpoolError
+from spooler.records.axes import STEP_KEYS
 from spooler.spool import codec
 from spooler.spool import format as fmt
 from spooler.spool.identity import Identity
@@ -42,7 +43,7 @@ class StepValues(NamedTuple):
     values: dict[str, float]
 
 
-def read_step(stored: Stored) -> list[StepValues]:
+def read_step(stored: Stored, step_keys: Sequence[str] = STEP_KEYS) -> list[StepValues]:
     """The numbers of a record in each of its rows, none if it is not a step.
 
     Raises:
@@ -53,7 +54,7 @@ def read_step(stored: Stored) -> list[StepValues]:
     body = codec.unpack(stored.body)
     return [
         StepValues(str(body.get("run")), step, record_time(body), _numbers(data))
-        for step, data in rows_in(body)
+        for step, data in rows_in(body, step_keys)
     ]
 
 
@@ -109,6 +110,7 @@ class RunSeries:
     series: dict[SeriesKey, Series] = field(default_factory=dict)
     omitted: set[SeriesKey] = field(default_factory=set)
     problems: list[str] = field(default_factory=list)
+    step_keys: Sequence[str] = STEP_KEYS  # see `shipper.steps`
 
     def metrics(self) -> list[str]:
         return sorted({metric for metric, _ in self.series})
@@ -152,12 +154,13 @@ def read_run(
     patterns: Sequence[str] = ("*",),
     by_time: bool = False,
     ranks: Sequence[int] = (),
+    step_keys: Sequence[str] = STEP_KEYS,
 ) -> RunSeries:
     """The series of `run` whose metric matches a pattern. `spools` are ordered newest first.
 
     x is the step, or with `by_time` the Unix time.
     """
-    found = RunSeries(run=run)
+    found = RunSeries(run=run, step_keys=step_keys)
     covered: dict[int | None, list[tuple[int, int]]] = {}  # rank -> steps of newer processes
 
     @lru_cache(MAX_METRICS)
@@ -216,7 +219,7 @@ def _steps(one: SpoolRuns, found: RunSeries) -> Iterator[StepValues]:
                 found.report(str(damage))
             for stored in (stored for stored in chunk.records if marker in stored.body):
                 try:
-                    rows = read_step(stored)
+                    rows = read_step(stored, found.step_keys)
                 except BodyUnreadable as error:
                     found.report(f"{one.reader.directory}: record {stored.seq}: {error}")
                     continue

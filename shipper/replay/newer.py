@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from shipper.delivery.readable import Records
@@ -16,8 +16,9 @@ from spooler.spool.reader import Stored
 class NewerSteps:
     """Step numbers in later spools of the same workload and rank."""
 
-    def __init__(self, found: Iterable[FoundSource]) -> None:
+    def __init__(self, found: Iterable[FoundSource], step_keys: Sequence[str]) -> None:
         self._found = list(found)
+        self.step_keys = step_keys
         self._steps: dict[str, frozenset[int]] = {}
 
     def later(self, one: FoundSource) -> list[FoundSource]:
@@ -36,7 +37,7 @@ class NewerSteps:
 
     def _of(self, other: FoundSource) -> frozenset[int]:
         if other.spool not in self._steps:
-            self._steps[other.spool] = frozenset(_steps(other.reader))
+            self._steps[other.spool] = frozenset(_steps(other.reader, self.step_keys))
         return self._steps[other.spool]
 
 
@@ -47,13 +48,15 @@ class RecordedStep(NamedTuple):
     rows: Mapping[int, frozenset[str]]
 
     @classmethod
-    def of(cls, stored: Stored) -> RecordedStep:
+    def of(cls, stored: Stored, step_keys: Sequence[str]) -> RecordedStep:
         body = decode(stored)
-        rows = {step: frozenset(data) for step, data in rows_of(stored, body)}
+        rows = {step: frozenset(data) for step, data in rows_of(stored, body, step_keys)}
         return cls(run=str(body.get("run", "")), rows=rows)
 
 
-def replaced(reader: Records, steps: Mapping[int, RecordedStep]) -> set[int]:
+def replaced(
+    reader: Records, steps: Mapping[int, RecordedStep], step_keys: Sequence[str]
+) -> set[int]:
     """Those of `steps`, by seq, of which a later record that is none of them has values."""
     by_step = defaultdict(list)
     for seq, one in steps.items():
@@ -62,7 +65,7 @@ def replaced(reader: Records, steps: Mapping[int, RecordedStep]) -> set[int]:
     found: set[int] = set()
     for stored in records_in(reader) if steps else ():
         if stored.kind == "step" and stored.seq not in steps:
-            later = RecordedStep.of(stored)
+            later = RecordedStep.of(stored, step_keys)
             for step, values in later.rows.items():
                 before = by_step.get((later.run, step), ())
                 found.update(seq for seq, names in before if seq < stored.seq and names & values)
@@ -75,6 +78,6 @@ def _rows(identity: Identity) -> tuple[str, int] | None:
     return (owner, identity.rank or 0) if owner else None
 
 
-def _steps(reader: Records) -> Iterator[int]:
+def _steps(reader: Records, step_keys: Sequence[str]) -> Iterator[int]:
     for stored in records_in(reader):
-        yield from (step for step, _ in rows_of(stored, decode(stored)))
+        yield from (step for step, _ in rows_of(stored, decode(stored), step_keys))

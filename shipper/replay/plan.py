@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,11 +18,11 @@ from shipper.replay.source import (
     carries,
     decode,
     records_in,
-    rows_of,
 )
 from shipper.sinks import Overwrites, Sink, carried
 from spooler.errors import SpoolError
 from spooler.records import finish
+from spooler.records.axes import STEP_KEYS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +34,7 @@ class ReplayRequest:
     selection: Selection = EVERYTHING
     resend_delivered: bool = False
     overwrite_newer: bool = False
+    step_keys: Sequence[str] = STEP_KEYS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +83,7 @@ class ReplayPlan:
 def make_plan(request: ReplayRequest, ledger: Ledger) -> ReplayPlan:
     found = find_sources(request.places, ledger)
     plan = ReplayPlan(problems=found.problems, notes=found.notes)
-    newer = NewerSteps(found.sources.values())
+    newer = NewerSteps(found.sources.values(), request.step_keys)
     for one in sorted(found.sources.values(), key=lambda one: (one.identity.created, one.spool)):
         if request.selection.workload not in ("", one.identity.workload_uid):
             continue
@@ -111,6 +112,7 @@ def _parts(
         through=position.seq if found.live else found.reader.last_seq(),
         selection=request.selection,
         newer=newer,
+        step_keys=request.step_keys,
     )
     pending = found.live and found.reader.last_seq() > position.seq
     if request.resend_delivered:
@@ -121,8 +123,12 @@ def _parts(
     yield _part(request, ledger, first, sink, resend=False, pending=pending)
     if rejected and isinstance(sink, Overwrites) and not request.overwrite_newer:
         only = replace(source, only=rejected, newer=())
-        steps = {one.seq: RecordedStep.of(one) for one in records_in(only) if one.kind == "step"}
-        rejected -= replaced(found.reader, steps)
+        steps = {
+            one.seq: RecordedStep.of(one, request.step_keys)
+            for one in records_in(only)
+            if one.kind == "step"
+        }
+        rejected -= replaced(found.reader, steps, request.step_keys)
     if rejected:
         yield _part(request, ledger, replace(source, only=rejected), sink, resend=True)
 
@@ -190,7 +196,7 @@ def _count(source: RecordRange, kinds: Kinds, delivered_to: int) -> dict[str, An
         counts["bytes"] += len(stored.body)
         counts["delivered"] += stored.seq <= delivered_to
         runs.setdefault(str(body.get("run", "")))
-        numbers = [*steps, *(step for step, _ in rows_of(stored, body))]
+        numbers = [*steps, *(step for step, _ in source.rows(stored, body))]
         steps = [min(numbers), max(numbers)] if numbers else steps
         if isinstance(body.get("time"), float) and stored.seq > delivered_to:
             oldest = min(oldest or body["time"], body["time"])

@@ -70,7 +70,7 @@ def retry_letters(rows: Sequence[Row], context: RetryContext) -> list[Retried]:
     """Send these dead letters; those delivered are closed, the others stay as they are."""
     spools = {row["id"]: row for row in context.ledger.spools()}
     known = {spool: _source(row, context.ledger) for spool, row in spools.items()}
-    newer = NewerSteps(list(known.values()))
+    newer = NewerSteps(list(known.values()), context.config.keys_of_steps)
     failing: dict[str, Blame] = defaultdict(Blame)
     outcomes: dict[int, Outcome] = {}
     for (spool, name), letters in _by_spool(rows, known).items():
@@ -117,7 +117,7 @@ def _stale(
 ) -> set[int]:
     """Numbers of the letters whose values a later record may have replaced."""
     steps = {
-        row["seq"]: RecordedStep.of(_stored(row, ledger))
+        row["seq"]: RecordedStep.of(_stored(row, ledger), newer.step_keys)
         for row in letters
         if row["kind"] == "step"
     }
@@ -128,7 +128,7 @@ def _stale(
         later = newer.than(source)
         stale = {seq for seq, step in steps.items() if not later.isdisjoint(step.rows)}
         with suppress(SpoolError, OSError):  # its files are gone; its steps do not go back
-            stale |= replaced(source.reader, steps)
+            stale |= replaced(source.reader, steps, newer.step_keys)
     return {row["id"] for row in letters if row["seq"] in stale}
 
 

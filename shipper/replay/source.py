@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from shipper.sinks import MARKS
 from shipper.steps import rows_in
 from spooler.errors import BodyUnreadable
 from spooler.records import step
-from spooler.records.axes import Row
+from spooler.records.axes import STEP_KEYS, Row
 from spooler.spool import codec
 from spooler.spool.identity import Identity
 from spooler.spool.reader import Stored
@@ -39,7 +39,9 @@ class Selection:
     since: float | None = None
     until: float | None = None
 
-    def takes(self, stored: Stored, body: Mapping[str, Any]) -> bool:
+    def takes(
+        self, stored: Stored, body: Mapping[str, Any], step_keys: Sequence[str] = STEP_KEYS
+    ) -> bool:
         """Whether a record with this decoded body is selected; `MARKS` always are."""
         if stored.kind in MARKS:
             return True
@@ -47,20 +49,22 @@ class Selection:
             return False
         if self.run not in ("", body.get("run")):
             return False
-        return self._takes_step(stored, body) and self._takes_time(body.get("time"))
+        return self._takes_time(body.get("time")) and self._takes_step(stored, body, step_keys)
 
     def digest(self, *more: str) -> str:
         """A short id: replays with the same selection and the same `more` are the same replay."""
         text = orjson.dumps([asdict(self), sorted(more)], option=orjson.OPT_SORT_KEYS)
         return hashlib.sha256(text).hexdigest()[:12]
 
-    def _takes_step(self, stored: Stored, body: Mapping[str, Any]) -> bool:
+    def _takes_step(
+        self, stored: Stored, body: Mapping[str, Any], step_keys: Sequence[str]
+    ) -> bool:
         if self.first_step is None and self.last_step is None:
             return True
         return any(
             (self.first_step is None or number >= self.first_step)
             and (self.last_step is None or number <= self.last_step)
-            for number, _ in rows_of(stored, body)
+            for number, _ in rows_of(stored, body, step_keys)
         )
 
     def _takes_time(self, time: Any) -> bool:
@@ -86,6 +90,7 @@ class RecordRange(ClosedRange):
     newer: Collection[int] = ()  # steps
     only: Collection[int] | None = None  # seqs
     without: Collection[int] = ()  # seqs
+    step_keys: Sequence[str] = STEP_KEYS
 
     def takes(self, stored: Stored) -> bool:
         """Whether a record is selected."""
@@ -96,17 +101,21 @@ class RecordRange(ClosedRange):
         body = decode(stored)
         if self.overwrites(stored, body):
             return False
-        return self.selection.takes(stored, body)
+        return self.selection.takes(stored, body, self.step_keys)
 
     def overwrites(self, stored: Stored, body: Mapping[str, Any]) -> bool:
         """Whether the later process has written a row of this record."""
-        return bool(self.newer) and any(one in self.newer for one, _ in rows_of(stored, body))
+        return bool(self.newer) and any(one in self.newer for one, _ in self.rows(stored, body))
+
+    def rows(self, stored: Stored, body: Mapping[str, Any]) -> tuple[Row, ...]:
+        """The rows of a record that is a step."""
+        return rows_of(stored, body, self.step_keys)
 
 
-def rows_of(stored: Stored, body: Mapping[str, Any]) -> tuple[Row, ...]:
+def rows_of(stored: Stored, body: Mapping[str, Any], step_keys: Sequence[str]) -> tuple[Row, ...]:
     """The rows of a record that is a step; the sink rejects one that cannot be decoded."""
     try:
-        return rows_in(body) if stored.kind == step.NAME else ()
+        return rows_in(body, step_keys) if stored.kind == step.NAME else ()
     except BodyUnreadable:
         return ()
 

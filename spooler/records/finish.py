@@ -14,7 +14,7 @@ class FinishRecord(NamedTuple):
 
     run: str
     time: float
-    step: int | None  # the last one recorded
+    step: int | None  # the last one recorded, by the tracker's own number
     exit_code: int | None  # None where the tracker has none
 
 

@@ -23,6 +23,7 @@ from shipper.plot.series import (
     series_names,
 )
 from shipper.plot.terminal import Chart, draw
+from spooler.records.axes import STEP_KEYS
 from spooler.spool.db import open_for_writing
 from tests.kit import spools
 from tests.kit.command import lens_ship
@@ -272,3 +273,12 @@ def test_nothing_that_a_run_says_reaches_the_terminal_as_a_command(
 @pytest.mark.parametrize("words", [["r", "--x", "day"], ["r", "--width", "1"]])
 def test_options_that_do_not_fit_are_refused(words: list[str], tmp_path: Path) -> None:
     assert lens_ship("plot", *words, "--spool", str(tmp_path)).code == 2
+
+
+@pytest.mark.parametrize("keys", [STEP_KEYS, ("mine",), ()])
+def test_a_curve_is_over_the_steps_that_the_receiver_shows(
+    tmp_path: Path, keys: tuple[str, ...]
+) -> None:
+    process(tmp_path, 1, [step(n, loss=1.0, global_step=n * 10, mine=n * 7) for n in range(4)])
+    width = {STEP_KEYS: 10, ("mine",): 7, (): 1}[keys]
+    assert [*points(read(tmp_path, step_keys=keys))] == [n * width for n in range(4)]

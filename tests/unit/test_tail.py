@@ -257,6 +257,11 @@ def seen(record: Record) -> TailRecord:
         (("of next year", {"colour": "red"}), "of next year colour=red"),
         (("step", {"step": None, "data": 5}), "step step=None data=5"),
         (("gap", {}), "gap (undecodable body)"),
+        (
+            ("step", {**step(7, a=1, t=50, b=2)[1], "axes": {"t": [None, ["a", "t"]]}}),
+            "step 50  a=1 t=50  7  b=2",
+        ),
+        (("axis", {"run": "r", "name": "*", "step_metric": "t"}), "axis name=* step_metric=t"),
     ],
 )
 def test_a_record_is_one_line_that_says_what_matters(record: Record, expected: str) -> None:
