@@ -57,20 +57,52 @@ def test_kubectl_builds_the_same_base() -> None:
     def key(one: Object) -> tuple[str, str]:
         return one["kind"], one["metadata"]["name"]
 
-    assert sorted(manifests.built(manifests.BASE), key=key) == sorted(base(), key=key)
+    found = manifests.without_digests(manifests.built(manifests.BASE))
+    assert sorted(found, key=key) == sorted(base(), key=key)
+
+
+def test_a_change_of_the_settings_replaces_the_pods(tmp_path: Any) -> None:
+    """By both ways of an overlay to change them."""
+    patch = "{apiVersion: v1, kind: ConfigMap, metadata: {name: lens-ship, namespace: lens-ship}, "
+    patch += 'data: {LENS_SHIP_WORKERS: "9"}}'
+    ways = [
+        {},
+        {"patches": [{"patch": patch}]},
+        {
+            "configMapGenerator": [
+                {"name": "lens-ship", "behavior": "merge", "literals": ["LENS_SHIP_WORKERS=8"]}
+            ],
+            "namespace": "lens-ship",
+        },
+    ]
+    templates = []
+    for number, way in enumerate(ways):
+        found = overlay(tmp_path / str(number), resources=manifests.BASE, **way)
+        given = only(found, "ConfigMap")
+        (source,) = pod(found)["containers"][0]["envFrom"]
+        assert source["configMapRef"]["name"] == given["metadata"]["name"]
+        assert ("LENS_SHIP_WORKERS" in given["data"]) == (number > 0)
+        templates.append(json.dumps(only(found, "DaemonSet")["spec"]["template"]))
+    assert len(set(templates)) == 3
+
+
+def overlay(folder: Any, **parts: Any) -> list[Object]:
+    """What kustomize makes of an overlay; it takes paths relative to the overlay only."""
+    folder.mkdir(exist_ok=True)
+    up = "/".join([".."] * (len(folder.parts) - 1))
+    given = {
+        name: [f"{up}{part}"] if name in ("resources", "components") else part
+        for name, part in parts.items()
+    }
+    head = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization"}
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump({**head, **given}), encoding="utf-8")
+    return manifests.built(folder)
 
 
 def test_the_pod_monitor_is_a_component_that_an_overlay_adds(tmp_path: Any) -> None:
-    # kustomize takes paths relative to the overlay only.
-    up = "/".join([".."] * (len(tmp_path.parts) - 1))
-    names = {"resources": manifests.BASE, "components": manifests.BASE / "podmonitor"}
-    overlay = {
-        "apiVersion": "kustomize.config.k8s.io/v1beta1",
-        "kind": "Kustomization",
-        **{name: [f"{up}{path}"] for name, path in names.items()},
-    }
-    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(overlay), encoding="utf-8")
-    monitor = only(manifests.built(tmp_path), "PodMonitor")
+    component = manifests.BASE / "podmonitor"
+    found = overlay(tmp_path, resources=manifests.BASE, components=component)
+    monitor = only(found, "PodMonitor")
     assert monitor["spec"]["podMetricsEndpoints"][0]["port"] == "http"
 
 

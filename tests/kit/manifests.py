@@ -33,11 +33,16 @@ def objects(text: str) -> list[Object]:
 
 
 def base() -> list[Object]:
-    """The base by the parts of a kustomization that it uses; `kubectl kustomize` must agree."""
+    """The base by the parts of a kustomization that it uses; `kubectl kustomize` must agree.
+
+    Names of generated objects have no digest.
+    """
     kustomization = yaml.safe_load((BASE / "kustomization.yaml").read_text(encoding="utf-8"))
     found = []
     for name in kustomization["resources"]:
         found += objects((BASE / name).read_text(encoding="utf-8"))
+    for one in kustomization["configMapGenerator"]:
+        found.append(_generated(one))
     for one in found:
         if one["kind"] not in ("Namespace", "PriorityClass"):
             one["metadata"]["namespace"] = kustomization["namespace"]
@@ -46,6 +51,31 @@ def base() -> list[Object]:
             if container["image"] == image["name"]:
                 container["image"] += f":{image['newTag']}"
     return found
+
+
+def _generated(one: Object) -> Object:
+    lines = [
+        line
+        for name in one["envs"]
+        for line in (BASE / name).read_text(encoding="utf-8").splitlines()
+        if line and not line.startswith("#")
+    ]
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": one["name"], **one["options"]},
+        "data": dict(line.split("=", 1) for line in lines),
+    }
+
+
+def without_digests(found: list[Object]) -> list[Object]:
+    """What kustomize has built, with the names that generated objects are given."""
+    names = [one["metadata"]["name"] for one in found if one["kind"] == "ConfigMap"]
+    text = json.dumps(found)
+    for name in names:
+        text = text.replace(name, name.rpartition("-")[0])
+    plain: list[Object] = json.loads(text)
+    return plain
 
 
 def built(folder: Path) -> list[Object]:
