@@ -282,6 +282,8 @@ def test_values_reach_the_objects() -> None:
         user={"uid": 7, "gid": 8},
         settings={"LENS_SHIP_WORKERS": "9"},
         tolerations=[],
+        extraVolumes=[{"name": "ca", "configMap": {"name": "ca"}}],
+        extraVolumeMounts=[{"name": "ca", "mountPath": "/ca"}],
         drainSeconds=90,
         networkPolicy={"enabled": False},
         priorityClass={"create": False, "name": ""},
@@ -292,6 +294,8 @@ def test_values_reach_the_objects() -> None:
     assert "tolerations" not in spec
     assert spec["terminationGracePeriodSeconds"] == 100
     assert "priorityClassName" not in spec
+    assert spec["volumes"][-1]["name"] == "ca"
+    assert spec["containers"][0]["volumeMounts"][-1] == {"name": "ca", "mountPath": "/ca"}
     assert {container["image"] for container in containers(given)} == {
         "registry.example/lens-ship:7"
     }
@@ -299,6 +303,18 @@ def test_values_reach_the_objects() -> None:
     data = only(given, "ConfigMap")["data"]
     assert (data["LENS_SHIP_SPOOL"], data["LENS_SHIP_WORKERS"]) == ("/data/spool", "9")
     kubernetes_validate.validate(only(given, "DaemonSet"), VERSIONS[-1], strict=True)
+
+
+def test_an_image_is_named_by_its_digest() -> None:
+    digest = f"sha256:{'0a' * 32}"
+    jsonschema.validate({**VALUES, "image": {**VALUES["image"], "digest": digest}}, SCHEMA)
+    found = rendered(image={"repository": "r/lens-ship", "tag": "7", "digest": digest})
+    assert {container["image"] for container in containers(found)} == {f"r/lens-ship@{digest}"}
+
+
+def test_dns_of_the_node_can_be_asked(found: list[Object]) -> None:
+    dns, *_ = only(found, "NetworkPolicy")["spec"]["egress"]
+    assert {"ipBlock": {"cidr": "169.254.20.10/32"}} in dns["to"]
 
 
 def test_the_probes_ask_what_the_service_answers(found: list[Object], tmp_path: Any) -> None:
