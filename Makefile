@@ -93,6 +93,13 @@ soak: $(VENV)/.test ## eight ranks and every kind of failure, for SOAK_MINUTES
 soak-series: $(VENV)/.test $(VENV)/.debian $(VENV)/.engines ## 200 kills while VictoriaMetrics, Prometheus and MLflow take every step
 	$(BIN)/python -m tests.crash.series_soak
 
+.PHONY: test-gateway
+test-gateway: $(VENV)/.test $(VENV)/.engines $(VENV)/otelcol/otelcol ## the gateway with a real Collector, built of Debian's source: some minutes
+	LENS_SHIP_TEST_OTELCOL=$(abspath $(VENV))/otelcol/otelcol $(BIN)/python -m pytest -q tests/contract/test_gateway.py
+
+$(VENV)/otelcol/otelcol: $(wildcard tests/kit/otelcol/*)
+	sh tests/kit/otelcol/build.sh $(abspath $(VENV))/otelcol
+
 model: $(VENV)/.test ## ten thousand simulated nodes: every account balances
 	LENS_SHIP_TEST_MODEL=10000 $(BIN)/python -m pytest -q tests/property/test_accounting_model.py
 
