@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from shipper.delivery.readable import Records
 from shipper.replay.find import FoundSource
-from shipper.replay.source import decode, records_in, rows_of
+from shipper.replay.source import decode, own_names, records_in, rows_of
 from spooler.spool.identity import Identity
 from spooler.spool.reader import Stored
 
 
 class NewerSteps:
-    """Step numbers in later spools of the same workload and rank."""
+    """Steps in later spools of the same workload and rank, by whose names they have."""
 
     def __init__(self, found: Iterable[FoundSource], step_keys: Sequence[str]) -> None:
         self._found = list(found)
         self.step_keys = step_keys
-        self._steps: dict[str, frozenset[int]] = {}
+        self._steps: dict[str, dict[str, set[int]]] = {}
 
     def later(self, one: FoundSource) -> list[FoundSource]:
         """Sources that a later process has written, to the same rows of the receiver."""
@@ -31,13 +31,17 @@ class NewerSteps:
             and _rows(other.identity) == _rows(one.identity) is not None
         ]
 
-    def than(self, one: FoundSource) -> frozenset[int]:
-        """The steps in these."""
-        return frozenset().union(*(self._of(other) for other in self.later(one)))
+    def than(self, one: FoundSource) -> dict[str, set[int]]:
+        """The steps in these: what `own_names` says -> numbers."""
+        found = defaultdict[str, set[int]](set)
+        for other in self.later(one):
+            for own, steps in self._of(other).items():
+                found[own] |= steps
+        return dict(found)
 
-    def _of(self, other: FoundSource) -> frozenset[int]:
+    def _of(self, other: FoundSource) -> dict[str, set[int]]:
         if other.spool not in self._steps:
-            self._steps[other.spool] = frozenset(_steps(other.reader, self.step_keys))
+            self._steps[other.spool] = _steps(other.reader, self.step_keys)
         return self._steps[other.spool]
 
 
@@ -45,13 +49,14 @@ class RecordedStep(NamedTuple):
     """What a step record would overwrite at a receiver: in each of its rows these names."""
 
     run: str
+    own_names: str
     rows: Mapping[int, frozenset[str]]
 
     @classmethod
     def of(cls, stored: Stored, step_keys: Sequence[str]) -> RecordedStep:
         body = decode(stored)
         rows = {step: frozenset(data) for step, data in rows_of(stored, body, step_keys)}
-        return cls(run=str(body.get("run", "")), rows=rows)
+        return cls(run=str(body.get("run", "")), own_names=own_names(body), rows=rows)
 
 
 def replaced(
@@ -78,6 +83,10 @@ def _rows(identity: Identity) -> tuple[str, int] | None:
     return (owner, identity.rank or 0) if owner else None
 
 
-def _steps(reader: Records, step_keys: Sequence[str]) -> Iterator[int]:
+def _steps(reader: Records, step_keys: Sequence[str]) -> dict[str, set[int]]:
+    found: dict[str, set[int]] = {}
     for stored in records_in(reader):
-        yield from (step for step, _ in rows_of(stored, decode(stored), step_keys))
+        body = decode(stored)
+        for step, _ in rows_of(stored, body, step_keys):
+            found.setdefault(own_names(body), set()).add(step)
+    return found

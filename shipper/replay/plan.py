@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -90,7 +90,7 @@ def make_plan(request: ReplayRequest, ledger: Ledger) -> ReplayPlan:
         try:
             for sink in request.sinks.values():
                 keeps = isinstance(sink, Overwrites) and not request.overwrite_newer
-                later = newer.than(one) if keeps else frozenset()
+                later = newer.than(one) if keeps else {}
                 plan.parts.extend(_parts(request, ledger, one, sink, later))
         except (SpoolError, OSError) as error:
             plan.problems.append(about(one.place, error))
@@ -102,7 +102,7 @@ def _parts(
     ledger: Ledger,
     found: FoundSource,
     sink: Sink,
-    newer: frozenset[int],
+    newer: Mapping[str, Collection[int]],
 ) -> Iterator[ReplayPart]:
     """One part; a second one for records that the receiver rejected in an earlier replay."""
     position = ledger.position(found.spool, sink.name)
@@ -122,7 +122,7 @@ def _parts(
     first = replace(source, without=rejected)
     yield _part(request, ledger, first, sink, resend=False, pending=pending)
     if rejected and isinstance(sink, Overwrites) and not request.overwrite_newer:
-        only = replace(source, only=rejected, newer=())
+        only = replace(source, only=rejected, newer={})
         steps = {
             one.seq: RecordedStep.of(one, request.step_keys)
             for one in records_in(only)
@@ -184,7 +184,7 @@ def _count(source: RecordRange, kinds: Kinds, delivered_to: int) -> dict[str, An
     steps: list[int] = []
     runs: dict[str, None] = {}
     oldest, ended = 0.0, False
-    for stored in records_in(replace(source, newer=())):
+    for stored in records_in(replace(source, newer={})):
         ended = ended or stored.kind == finish.NAME
         if not carries(kinds, stored.kind):
             continue

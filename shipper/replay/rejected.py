@@ -126,7 +126,9 @@ def _stale(
         stale = {*steps}  # which steps were in the files that are deleted is not known
     elif steps:
         later = newer.than(source)
-        stale = {seq for seq, step in steps.items() if not later.isdisjoint(step.rows)}
+        stale = {
+            seq for seq, one in steps.items() if later.get(one.own_names, set()) & one.rows.keys()
+        }
         with suppress(SpoolError, OSError):  # its files are gone; its steps do not go back
             stale |= replaced(source.reader, steps, newer.step_keys)
     return {row["id"] for row in letters if row["seq"] in stale}

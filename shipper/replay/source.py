@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import orjson
@@ -87,7 +87,7 @@ class RecordRange(ClosedRange):
     identity: Identity
     selection: Selection
     beyond: int = 0
-    newer: Collection[int] = ()  # steps
+    newer: Mapping[str, Collection[int]] = field(default_factory=dict)  # `own_names` -> steps
     only: Collection[int] | None = None  # seqs
     without: Collection[int] = ()  # seqs
     step_keys: Sequence[str] = STEP_KEYS
@@ -105,11 +105,17 @@ class RecordRange(ClosedRange):
 
     def overwrites(self, stored: Stored, body: Mapping[str, Any]) -> bool:
         """Whether the later process has written a row of this record."""
-        return bool(self.newer) and any(one in self.newer for one, _ in self.rows(stored, body))
+        newer = self.newer.get(own_names(body), ()) if self.newer else ()
+        return bool(newer) and any(one in newer for one, _ in self.rows(stored, body))
 
     def rows(self, stored: Stored, body: Mapping[str, Any]) -> tuple[Row, ...]:
         """The rows of a record that is a step."""
         return rows_of(stored, body, self.step_keys)
+
+
+def own_names(body: Mapping[str, Any]) -> str:
+    """The run that has names of its own in shared rows, "" where runs of a rank share names."""
+    return str(body.get("run")) if body.get("run_prefix") is True else ""
 
 
 def rows_of(stored: Stored, body: Mapping[str, Any], step_keys: Sequence[str]) -> tuple[Row, ...]:

@@ -220,6 +220,25 @@ def test_steps_that_a_later_process_has_written_are_left_alone(
     assert [(part.records, part.overwriting) for part in kept] == [(4, 2), (5, 0)]
 
 
+def test_a_later_run_with_names_of_its_own_has_written_no_step_of_others(
+    tmp_path: Path, receiver: FaultyReceiver
+) -> None:
+    for process, run in enumerate("aba"):
+        who = identity(spool_id(process), workload_uid="w", created=float(process))
+        records = [step(n, run=run, v=float(process)) for n in range(process, 6)]
+        for _, body in records if run == "b" else ():
+            body["run_prefix"] = True
+        spool(tmp_path / "spool", [*records, goodbye()], who=who)
+        assert ship_once(settings(tmp_path, receiver), timeout=60) == []
+    newest = state(receiver)
+    assert newest[5].keys() >= {"v", "run-b/v"}
+    replay(tmp_path, receiver, resend_delivered=True)
+    assert state(receiver) == newest
+    with closing(Ledger(tmp_path / "state", exclusive=False)) as ledger:
+        kept = plan(tmp_path, ledger, resend_delivered=True)
+    assert [(part.records, part.overwriting) for part in kept] == [(2, 4), (5, 0), (4, 0)]
+
+
 def test_the_steps_of_a_replay_are_those_that_the_receiver_shows(
     tmp_path: Path, receiver: FaultyReceiver
 ) -> None:
