@@ -156,7 +156,8 @@ class SpoolCollector:
             self._looked_at = first
             with suppress(SpoolError, OSError):
                 records = Reader(self._directory).read(0, shared_names.RECORDS).records
-                self._first_steps = shared_names.first_steps(records)
+                keys = self._config.keys_of_steps
+                self._first_steps = shared_names.first_steps(records, keys)
         if self._first_steps is None or self._identity is None:
             return None
         return shared_names.NameWriter(

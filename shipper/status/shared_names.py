@@ -16,6 +16,7 @@ from typing import NamedTuple
 from shipper.steps import step_of
 from spooler.errors import BodyUnreadable
 from spooler.records import step
+from spooler.records.axes import STEP_KEYS
 from spooler.spool import codec
 from spooler.spool.stored import Stored
 
@@ -58,7 +59,9 @@ class SharedNames:
     names: tuple[str, ...]
 
 
-def first_steps(records: Sequence[Stored]) -> FirstSteps | None:
+def first_steps(
+    records: Sequence[Stored], step_keys: Sequence[str] = STEP_KEYS
+) -> FirstSteps | None:
     """From the first records of a spool; None if they are deleted or hold no step."""
     found, names = None, set[str]()
     for stored in records if records and records[0].seq == 1 else ():
@@ -66,7 +69,7 @@ def first_steps(records: Sequence[Stored]) -> FirstSteps | None:
             continue
         try:
             record = step.decode(codec.unpack(stored.body))
-            one = step_of(record, step.flatten(record.data), (stored.seq,))
+            one = step_of(record, step.flatten(record.data), (stored.seq,), step_keys)
         except BodyUnreadable:
             continue
         found = found or one
