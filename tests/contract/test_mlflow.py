@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import signal
+import subprocess
 import threading
 import time
 import uuid
@@ -14,6 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import msgpack
 import pytest
 
 from shipper.config.load import load
@@ -30,7 +32,7 @@ from shipper.steps import collect_steps
 from spooler.records import detection, run
 from tests.kit import spools
 from tests.kit.command import lens_ship
-from tests.kit.engines import Mlflow, needs_mlflow
+from tests.kit.engines import MLFLOW, Mlflow, needs_mlflow
 from tests.kit.master import wait_for
 from tests.kit.shipping import T0, Record, append, goodbye, killed, spool
 
@@ -331,6 +333,57 @@ def test_a_run_that_the_job_logs_to_mlflow_itself_is_used(
     assert points(server, one) == {"loss": [(1, round((T0 + 1) * 1000), 1.0)]}
     assert one["info"]["status"] == "FINISHED"
     assert found(server, own) == []
+
+
+_JOB = """
+import spooler
+spooler.install()
+import mlflow
+mlflow.set_tracking_uri({url!r})
+mlflow.set_experiment({name!r})
+run = mlflow.start_run().info.run_id
+mlflow.log_params({{"lr": 0.1, "layers": 2}})
+away = mlflow.MlflowClient("http://127.0.0.1:9")
+for step in range(10):
+    mlflow.log_metric("loss", step + 0.5, step=step)
+    mlflow.log_metrics({{"a": step, "b": float("nan")}}, step=step)
+    try:
+        away.log_metric(run, "lost", step, step=step)
+    except Exception:
+        pass
+mlflow.end_run()
+print(run)
+"""
+
+
+def test_a_job_and_the_sink_log_to_one_run_each_point_once(
+    tmp_path: Path, server: Mlflow, name: str
+) -> None:
+    """What MLflow's own client could not log arrives, too."""
+    (tmp_path / "msgpack").symlink_to(Path(msgpack.__file__).parent)
+    job = subprocess.run(
+        [str(MLFLOW), "-c", _JOB.format(url=server.url, name=name)],
+        env=spools.environment(
+            PRIMUS_LENS_WANDB_OUTPUT_PATH=str(tmp_path / "spool"),
+            PYTHONPATH=f"{spools.REPOSITORY}:{tmp_path}",
+            MLFLOW_HTTP_REQUEST_MAX_RETRIES="0",
+            MLFLOW_DISABLE_TELEMETRY="true",
+        ),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert job.returncode == 0, job.stderr
+    own = job.stdout.split()[-1]
+    before = points(server, server.ask("runs/get", run_id=own)["run"])
+    assert ship(tmp_path, server.url) == []
+    one = server.ask("runs/get", run_id=own)["run"]
+    after = points(server, one)
+    assert [(step, value) for step, _, value in after.pop("lost")] == [(n, n) for n in range(10)]
+    assert str(after) == str(before)
+    assert (params(one), one["info"]["status"]) == ({"lr": "0.1", "layers": "2"}, "FINISHED")
+    assert len(found(server, own)) == 0, "no other run was made"
 
 
 def test_a_param_that_changes_becomes_a_tag(tmp_path: Path, server: Mlflow, name: str) -> None:
