@@ -55,15 +55,19 @@ class RunAxes:
             if len(names) <= _KEPT_NAMES:
                 self._groups[names] = groups
         values = {axis: _number(data[axis]) for axis in self._definitions.axes if axis in data}
-        self._latest |= {axis: value for axis, value in values.items() if value is not None}
-        self._definitions = self._definitions.after(values)
+        for axis, value in values.items():
+            if value is not None:
+                self._latest[axis] = value
+            if type(value) is float:  # else it is no fraction
+                self._definitions = self._definitions.after(values)
         return self._definitions.of_step(groups, data, self._latest)
 
 
 def _number(value: Any) -> int | float | None:
     """The value as a record has it if that is a number."""
-    if type(value) not in (int, float):
-        value = careful(value)
+    if type(value) is int:
+        return value
+    value = careful(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return float(value) if isinstance(value, float) else int(value)
