@@ -431,6 +431,7 @@ def looks() -> None:
         "init": wandb.init,
         "finish": wandb.finish,
         "Run.log": Run.log,
+        "Run.define_metric": Run.define_metric,
         "Run.finish": Run.finish,
         "Run._finish": Run._finish,
     }
