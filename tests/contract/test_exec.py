@@ -160,8 +160,6 @@ def test_a_job_is_recorded_delivered_and_accounted_for(
 WAYS = {
     "TERM to the group": lambda pid: os.killpg(pid, signal.SIGTERM),
     "TERM to exec alone": lambda pid: os.kill(pid, signal.SIGTERM),
-    "INT to the group": lambda pid: os.killpg(pid, signal.SIGINT),
-    "HUP to exec alone": lambda pid: os.kill(pid, signal.SIGHUP),
     "TERM to exec, then to the group": lambda pid: (
         os.kill(pid, signal.SIGTERM),
         os.killpg(pid, signal.SIGTERM),

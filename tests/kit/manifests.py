@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import hashlib
 import json
@@ -21,6 +22,8 @@ from tests.kit.spools import PATIENCE_SECONDS, REPOSITORY
 BASE = REPOSITORY / "deploy" / "kubernetes"
 CHART = REPOSITORY / "deploy" / "helm" / "lens-ship"
 EXAMPLE = BASE / "example" / "training-job.yaml"
+SIDECAR = BASE / "sidecar"
+SIDECAR_EXAMPLE = BASE / "example" / "sidecar"
 _GO = {"GO111MODULE": "off", "GOPATH": "/usr/share/gocode"}
 _SPRIG = Path("/usr/share/gocode/src/github.com/Masterminds/sprig")
 
@@ -53,17 +56,47 @@ def base() -> list[Object]:
     return found
 
 
+def sidecar() -> list[Object]:
+    """The example of a sidecar, as `base` makes the base."""
+    component = yaml.safe_load((SIDECAR / "kustomization.yaml").read_text(encoding="utf-8"))
+    (job,) = objects((SIDECAR_EXAMPLE / "training-job.yaml").read_text(encoding="utf-8"))
+    (patch,) = objects((SIDECAR / "sidecar.yaml").read_text(encoding="utf-8"))
+    found = [_generated(component["configMapGenerator"][0])]
+    found.append(_merged(job, {"spec": patch["spec"]}))
+    for container in containers(found):
+        if container["image"] == component["images"][0]["name"]:
+            container["image"] += f":{component['images'][0]['newTag']}"
+    return found
+
+
+def _merged(one: Any, patch: Any) -> Any:
+    """A strategic merge: elements of lists are the same if they have one name, or one path."""
+    if isinstance(patch, dict):
+        names = [*one, *(name for name in patch if name not in one)]
+        return {
+            name: _merged(one[name], patch[name])
+            if name in one and name in patch
+            else copy.deepcopy({**one, **patch}[name])
+            for name in names
+        }
+    if isinstance(patch, list) and isinstance(one, list):
+        key = "mountPath" if "mountPath" in patch[0] else "name"
+        theirs, ours = ({part[key]: part for part in parts} for parts in (one, patch))
+        return list(_merged(theirs, ours).values())
+    return patch
+
+
 def _generated(one: Object) -> Object:
-    lines = [
+    lines = list(one.get("literals", ())) + [
         line
-        for name in one["envs"]
+        for name in one.get("envs", ())
         for line in (BASE / name).read_text(encoding="utf-8").splitlines()
         if line and not line.startswith("#")
     ]
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
-        "metadata": {"name": one["name"], **one["options"]},
+        "metadata": {"name": one["name"], **one.get("options", {})},
         "data": dict(line.split("=", 1) for line in lines),
     }
 
