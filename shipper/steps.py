@@ -209,10 +209,11 @@ def cut_off(tail: Iterable[Stored], keys: Sequence[str] = STEP_KEYS) -> tuple[St
                 open_runs.pop(finish.decode(body).run, None)
                 continue
             last = step.decode(body)
+            data = step.flatten(last.data)
         except BodyUnreadable:
             continue
         if not last.inherited:
-            open_runs[last.run] = step_of(last, step.flatten(last.data), (stored.seq,), keys)
+            open_runs[last.run] = step_of(last, data, (stored.seq,), keys)
     return tuple(
         last._replace(data={CUT_OFF_NAME: 1}, own_count=False, more=())
         for last in open_runs.values()

@@ -57,6 +57,12 @@ def test_rows_of_one_step_are_elements_with_a_step_each() -> None:
     assert (found.seqs, found.nonfinite, found.left_out) == ((1,), 1, 0)
 
 
+def test_every_row_of_a_step_is_within_the_range_of_the_key() -> None:
+    step = a_step({"loss": 1})._replace(more=((-1, {"other": 2}),))
+    assert "step -1 is outside" in encode.problem(step)
+    assert encode.problem(step._replace(more=((0, {"other": 2}),))) == ""
+
+
 def test_rows_of_one_step_are_logs_if_one_of_them_holds_text() -> None:
     step = a_step({"loss": 1})._replace(more=((3, {"eval": "good"}), (1, {"empty": None})))
     found = encode.encode_step(step, WHO, encode.Options())

@@ -179,8 +179,9 @@ _kept_heads = lru_cache(maxsize=64)(_heads)
 
 def problem(step: Step) -> str:
     """Why a step can never be sent, or nothing."""
-    if not 0 <= step.step <= STEP_MAX:
-        return f"step {step.step} is outside 0 … {STEP_MAX}, the range of the receiver's key"
+    for number in (step.step, *(number for number, _ in step.more)):
+        if not 0 <= number <= STEP_MAX:
+            return f"step {number} is outside 0 … {STEP_MAX}, the range of the receiver's key"
     return ""
 
 
