@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import signal
@@ -22,7 +23,7 @@ from shipper.config.load import load
 from shipper.config.schema import Config
 from shipper.delivery import backoff
 from shipper.http_client.client import HttpClient
-from shipper.importers import open_imports
+from shipper.importers import open_imports, path_digest
 from shipper.ledger.ledger import Ledger
 from shipper.service import Service, ship_once
 from shipper.sinks import build_sinks, enabled_sinks, table_problems
@@ -31,7 +32,7 @@ from shipper.sinks.mlflow.client import PASSWORD, TOKEN, USERNAME
 from shipper.steps import collect_steps
 from spooler.records import detection, run
 from tests.kit import spools
-from tests.kit.command import lens_ship
+from tests.kit.command import lens_ship, start_lens_ship
 from tests.kit.engines import MLFLOW, Mlflow, needs_mlflow
 from tests.kit.master import wait_for
 from tests.kit.shipping import T0, Record, append, goodbye, killed, spool
@@ -238,10 +239,9 @@ def test_a_repetition_changes_nothing(tmp_path: Path, server: Mlflow, name: str)
 
 
 def test_a_run_that_wandb_wrote_offline_is_one_command_away(tmp_path: Path, server: Mlflow) -> None:
-    settings(tmp_path, server.url)
-    (tmp_path / "spool").mkdir()
     golden = spools.REPOSITORY / "tests/golden/wandb-run/run-0.31.0.wandb"
-    done = lens_ship("replay", str(golden), "--sink", "one", *words(tmp_path))
+    sink = ("--sink", f"mlflow={server.url}")
+    done = lens_ship("replay", str(golden), *sink, "--state", str(tmp_path / "state"))
     assert done.code == 0, done
     (source,) = open_imports(golden)
     steps = collect_steps(source.read(0, 1000).records).complete
@@ -259,6 +259,32 @@ def test_a_run_that_wandb_wrote_offline_is_one_command_away(tmp_path: Path, serv
         for step, _, value in history
         if math.isfinite(value) and abs(value) < 1e308
     )
+
+
+@pytest.mark.promise("G13")
+def test_a_replay_that_is_killed_completes_without_a_gap(
+    tmp_path: Path, server: Mlflow, name: str
+) -> None:
+    file = tmp_path / name / "wandb_metrics.jsonl"
+    file.parent.mkdir()
+    lines = (
+        {"timestamp": T0 + number, "step": number, "data": {"loss": number}}
+        for number in range(600)
+    )
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    run_name = f"import-{path_digest(file.parent)}"
+    command = ("replay", str(file), "--sink", f"mlflow={server.url}")
+    command += ("--state", str(tmp_path / "state"))
+    process = start_lens_ship(*command, stderr=-3)
+    wait_for(
+        lambda: any(one["data"].get("metrics") for one in found(server, run_name)),
+        "nothing arrives",
+    )
+    process.kill()
+    process.wait(60)
+    assert lens_ship(*command).code == 0
+    history = points(server, the_run(server, run_name))["loss"]
+    assert [(step, value) for step, _, value in history] == [(n, float(n)) for n in range(600)]
 
 
 # --- runs -----------------------------------------------------------------------------------------

@@ -10,11 +10,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.kit.engines import VICTORIA, free_port, needs_victoria
+from tests.kit.engines import MLFLOW, VICTORIA, free_port, needs_mlflow, needs_victoria
 from tests.kit.spools import REPOSITORY, environment
 
 PAGE = (REPOSITORY / "docs" / "your-own-receiver.md").read_text(encoding="utf-8")
-SECONDS = 120
+SECONDS = 300
 
 
 def commands(heading: str) -> list[str]:
@@ -39,6 +39,7 @@ def run_page(tmp_path: Path, *headings: str) -> str:
         "lens-ship": f"{sys.executable} -m shipper",
         "python": sys.executable,
         "victoria-metrics": str(VICTORIA),
+        "mlflow": f"env MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false {MLFLOW} -m mlflow",
     }.items():
         (programs / name).write_text(f'#!/bin/sh\nexec {program} "$@"\n')
         (programs / name).chmod(0o755)
@@ -72,6 +73,19 @@ def test_a_run_and_a_job_arrive_at_victoria_metrics(tmp_path: Path) -> None:
     assert "sent 20 records" in out
     assert "takes metrics" in out
     assert "every record is accounted for" in out
+
+
+@needs_mlflow
+def test_a_run_arrives_at_mlflow(tmp_path: Path) -> None:
+    out = run_page(tmp_path, "A run", "MLflow")
+    found, _ = json.JSONDecoder().raw_decode(out, out.rindex('{\n  "runs"'))
+    (run,) = found["runs"]
+    metrics = {one["key"]: one["step"] for one in run["data"]["metrics"]}
+    params = {one["key"] for one in run["data"]["params"]}
+    assert "sent 20 records" in out
+    assert run["info"]["status"] == "FINISHED"
+    assert metrics["loss"] == 19
+    assert "optimizer.lr" in params
 
 
 def test_the_environment_of_the_page_is_a_new_one() -> None:
