@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
-from tests.kit.engines import MLFLOW, VICTORIA, free_port, needs_mlflow, needs_victoria
+from tests.kit.engines import VICTORIA, Mlflow, free_port, needs_mlflow, needs_victoria
 from tests.kit.spools import REPOSITORY, environment
 
 PAGE = (REPOSITORY / "docs" / "your-own-receiver.md").read_text(encoding="utf-8")
-SECONDS = 300
+SECONDS = 120
 
 
 def commands(heading: str) -> list[str]:
@@ -26,8 +27,9 @@ def commands(heading: str) -> list[str]:
 def run_page(tmp_path: Path, *headings: str) -> str:
     """What the commands below these headings print, one after the other in one shell."""
     script = "".join(block for heading in headings for block in commands(heading))
-    for port in set(re.findall(r"127\.0\.0\.1:(\d+)", script)):
-        script = script.replace(port, str(free_port()))
+    ports = {port: free_port() for port in re.findall(r"127\.0\.0\.1:(\d+)", script)}
+    for port, free in ports.items():
+        script = script.replace(port, str(free))
     for word in ("/tmp/vm", "/tmp/spool", "/tmp/mlflow.db"):
         script = script.replace(word, f"{tmp_path}/{Path(word).name}")
     script = script.replace(
@@ -35,13 +37,15 @@ def run_page(tmp_path: Path, *headings: str) -> str:
     )
     programs = tmp_path / "bin"
     programs.mkdir()
+    # As `mlflow server` starts it, which takes a minute on a busy machine.
+    server = Mlflow(folder=tmp_path, port=ports.get("5000", 0)).command()
     for name, program in {
-        "lens-ship": f"{sys.executable} -m shipper",
-        "python": sys.executable,
-        "victoria-metrics": str(VICTORIA),
-        "mlflow": f"env MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false {MLFLOW} -m mlflow",
+        "lens-ship": f'{sys.executable} -m shipper "$@"',
+        "python": f'{sys.executable} "$@"',
+        "victoria-metrics": f'{VICTORIA} "$@"',
+        "mlflow": shlex.join(server),
     }.items():
-        (programs / name).write_text(f'#!/bin/sh\nexec {program} "$@"\n')
+        (programs / name).write_text(f"#!/bin/sh\nexec {program}\n")
         (programs / name).chmod(0o755)
     path = f"{programs}:{os.environ['PATH']}"
     state = str(tmp_path / "state")
