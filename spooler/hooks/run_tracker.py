@@ -445,14 +445,14 @@ def wrap_call(
             if async_exceptions.is_async(error):
                 raise
             problem = error
-        accepted, result = False, None
+        accepted, returned = False, None
         try:
-            result = original(self, *args, **kwargs)
+            returned = original(self, *args, **kwargs)
             accepted = True
-            return result
+            return returned
         finally:
             if subject is not None:
-                guarded(lambda one: observe(one, accepted, result), subject)
+                guarded(lambda one: observe(one, accepted, returned), subject)
             elif problem is not None and accepted:
                 count(problem)
 

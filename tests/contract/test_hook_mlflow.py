@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from spooler.records import finish, run, step
+from tests.kit.command import lens_ship
+from tests.kit.engines import Mlflow, needs_mlflow
 from tests.kit.trackers import PROGRAMS, answer, play, python_of, recorded
 
 MLFLOW = PROGRAMS["mlflow.tracking._tracking_service.client"]
@@ -84,3 +87,40 @@ def test_a_run_that_fails_ends_with_an_exit_code(tmp_path: Path) -> None:
     answer(play(tmp_path, MLFLOW, code))
     ended = list(map(finish.decode, recorded(tmp_path)["finish"]))
     assert [(one.step, one.exit_code) for one in ended] == [(1, 1), (2, None)]
+
+
+@needs_mlflow
+def test_what_the_server_missed_reaches_it_later_and_what_it_has_is_not_doubled(
+    tmp_path: Path,
+) -> None:
+    """The hook and the sink together: MLflow's own client has raised and forgotten."""
+    server = Mlflow(folder=tmp_path)
+    server.start()
+    try:
+        run_id = answer(
+            play(
+                tmp_path / "job",
+                replace(MLFLOW, begin="import mlflow", log="pass"),
+                f"client = mlflow.MlflowClient({server.url!r})\n"
+                "run = client.create_run('0').info.run_id\n"
+                "client.log_param(run, 'lr', 0.1)\n"
+                "away = mlflow.MlflowClient('http://127.0.0.1:9')\n"
+                "for n in range(6):\n"
+                "    one = away if n in (2, 3) else client\n"
+                "    try: one.log_metric(run, 'loss', n / 2, step=n)\n"
+                "    except mlflow.MlflowException: pass\n"
+                "client.set_terminated(run)\nprint(json.dumps(run))",
+                MLFLOW_HTTP_REQUEST_MAX_RETRIES="0",
+            )
+        )
+        before = server.history(run_id, "loss")
+        assert [step for step, _, _ in before] == [0, 1, 4, 5]
+        places = ("--spool", str(tmp_path / "job" / "spool"), "--state", str(tmp_path / "state"))
+        ran = lens_ship("run", "--once", *places, "--sink", f"mlflow={server.url}")
+        assert ran.code == 0, ran.err
+        after = server.history(run_id, "loss")
+        assert [(step, value) for step, _, value in after] == [(n, n / 2) for n in range(6)]
+        assert set(before) < set(after)
+        assert len(server.runs()) == 1
+    finally:
+        server.kill()
