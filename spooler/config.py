@@ -231,7 +231,7 @@ class Settings(Limits):
         HOOK,
         True,
         is_not_false,
-        "`false` switches the hook off.",
+        "`false` switches all hooks off.",
         "The root alone switches it on.",
     )
     trackers: frozenset[str] = variable(

@@ -12,9 +12,10 @@ at each call:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 ORDER = ("wandb", "mlflow", "tensorboard", "transformers")
+MOST = 1000  # calls that wait: those without a step are all of step 0
 RECORD, WAIT, LEAVE_OUT = "record", "wait", "leave out"
 
 
@@ -23,15 +24,16 @@ def leads(one: str, other: str) -> bool:
     return one in ORDER and other in ORDER and ORDER.index(one) < ORDER.index(other)
 
 
-def verdict(leaders: Iterable[int | None], step: int, waits: int | None) -> str:
+def verdict(leaders: Iterable[int | None], step: int, waiting: Sequence[int]) -> str:
     """What becomes of a call.
 
     Args:
         leaders: for each active run of a tracker before this one, the last step that it has logged.
         step: of the call.
-        waits: the step of calls that wait, None if none does.
+        waiting: the steps of the calls that wait.
     """
     steps = list(leaders)
     if any(one is not None for one in steps):
         return LEAVE_OUT
-    return WAIT if steps and waits in (None, step) else RECORD
+    is_first = len(waiting) < MOST and all(one == step for one in waiting)
+    return WAIT if steps and is_first else RECORD

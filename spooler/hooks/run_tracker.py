@@ -106,8 +106,8 @@ class RunTracker:
     ) -> None:
         """As `log`, unless another tracker records the same numbers, see `hooks.precedence`."""
         leaders = self._leaders(tracked) if len(self._active) > 1 else ()
-        waits = tracked.waiting[0][0] if tracked.waiting else None
-        verdict = precedence.verdict([one.last_step for one in leaders], number, waits)
+        waiting = [call[0] for call in tracked.waiting]
+        verdict = precedence.verdict([one.last_step for one in leaders], number, waiting)
         if verdict is precedence.RECORD:
             tracked.beside |= {one.run for one in leaders}
             self._settle(tracked)

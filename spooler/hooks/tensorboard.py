@@ -147,7 +147,7 @@ def _record(writer: Any, values: dict[str, Any], step: Any, walltime: Any) -> No
         runs.log_unless_led(tracked, 0, True, values, False, at=at)
     elif next(iter(values), "").endswith(_OF_SAMPLES):
         # A part of the present step, and of a row whose step is the number of samples.
-        axes = {"samples": [int(step), list(values)]}
+        axes = {"samples": [int(step), [*values, "samples"]]}
         runs.log_unless_led(tracked, tracked.last_step or 0, False, values, True, at=at, axes=axes)
     else:
         runs.log_unless_led(tracked, int(step), False, values, True, at=at)

@@ -270,7 +270,8 @@ def _is_mirrored() -> bool:
 def mirrored_run() -> TrackedRun | None:
     """The run into which wandb copies TensorBoard's steps, None if it copies none."""
     subject = getattr(sys.modules.get("wandb"), "run", None) if _is_mirrored() else None
-    return None if subject is None else known_run(subject)
+    tracked = None if subject is None else known_run(subject)
+    return None if tracked is None or tracked.ignored else tracked
 
 
 def missed_log(subject: Any) -> None:

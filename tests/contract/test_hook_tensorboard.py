@@ -143,7 +143,7 @@ def test_a_wandb_run_in_which_nothing_is_logged_leaves_nothing_out(
     ran(tmp_path, f"{_WANDB}for n in range(1, {last + 1}):\n    log({{'a': n, 'b': n}}, n)")
     expected = [(n, {name: n}) for n in range(1, last + 1) for name in "ab"]
     assert by_tracker(tmp_path) == {"tensorboard": expected}
-    times = [one.time for one in steps(tmp_path)]
+    times = [one.time for one in collected(tmp_path)]
     assert times == sorted(times)
 
 
