@@ -409,7 +409,11 @@ def test_flag_variable_and_file_mean_the_same(
 
 def test_the_command_line_comes_first(load: Any, tmp_path: Path) -> None:
     (tmp_path / "settings.toml").write_text("workers = 3\n")
-    environ = {"LENS_SHIP_WORKERS": "2", "LENS_SHIP_CONFIG": str(tmp_path / "settings.toml")}
+    environ = {
+        "LENS_SHIP_WORKERS": "2",
+        "LENS_SHIP_CONFIG": str(tmp_path / "settings.toml"),
+        "LENS_SHIP_STATE": str(tmp_path / "state"),  # not the one of this machine
+    }
     assert load("--spool", "s", "--workers", "1", environ=environ).workers == 1
     assert load("--spool", "s", environ=environ).workers == 2
     del environ["LENS_SHIP_WORKERS"]
