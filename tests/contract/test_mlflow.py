@@ -50,7 +50,7 @@ NAMES = {
     "..": 9.0,
     "x" * 300: 10.0,
 }
-KEYS = ["loss", "train/loss", "lm loss", "步", "pass_1", "pass_1", "pass_1", "a/b", "__", "x" * 230]
+KEYS = ["loss", "train/loss", "lm loss", "步", "pass_1", "pass_1", "pass_1", "a/b", "__", "x" * 220]
 
 
 @pytest.fixture(autouse=True)
@@ -424,6 +424,31 @@ def test_a_param_that_changes_becomes_a_tag(tmp_path: Path, server: Mlflow, name
     assert params(one) == {"lr": "1", "same": "x", "new": "1"}
     assert tags(one)["lens.param/lr"] == "3"
     assert len(points(server, one)["loss"]) == 3
+    assert dead(tmp_path) == {}
+
+
+def test_names_of_any_text_are_taken(tmp_path: Path, server: Mlflow, name: str) -> None:
+    odd = f"{name} it's \"\ud800\0\n/.."
+    config = {"": 1, "\ud800": "\0", odd: odd, "x" * 300: 2, "a/../b": 3}
+    first = run.NAME, run.encode(run=odd, time=T0, project=odd * 40, name=odd * 40, config=config)
+    values = {odd: 1.0, "": 2.0, "\ud800": 3.0, "\0": 4.0, "x" * 299: 5.0, "x" * 298: 6.0}
+    write(tmp_path, odd, first, logged(odd, 0, **values), ("finish", finished(odd)[1]))
+    assert ship(tmp_path, server.url) == []
+    assert dead(tmp_path) == {}
+    (one,) = [one for one in server.runs() if one["info"]["run_name"].startswith(name)]
+    assert sorted(metric["value"] for metric in one["data"]["metrics"]) == sorted(values.values())
+    assert len(params(one)) == len(config)
+
+
+@pytest.mark.promise("G6")
+def test_an_experiment_that_the_server_does_not_take_costs_no_record(
+    tmp_path: Path, server: Mlflow, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "_EXPERIMENT_CHARACTERS", 1000)  # of 500 that MLflow takes
+    write(tmp_path, name, begun(name), short(name, 0))
+    long = f'experiment = "{name * 50}"'
+    left = ship_once(settings(tmp_path, server.url, long), timeout=1)
+    assert any("set the option experiment" in line for line in left)
     assert dead(tmp_path) == {}
 
 

@@ -28,7 +28,7 @@ STATUS_TAG = "lens.status_time"  # Unix milliseconds of the record that gave the
 NAME_TAG, PARAM_TAG, PARAM_NAME_TAG = "lens.name/", "lens.param/", "lens.param_name/"
 
 _KEY_CHARACTERS = 250
-_CHANGED_CHARACTERS = 230  # of a key that a tag repeats
+_CHANGED_CHARACTERS = 220  # of a key that a tag repeats
 _PARAM_CHARACTERS = 6000
 _TAG_CHARACTERS = 8000
 # So many fit into one request, whatever they hold.
@@ -171,7 +171,7 @@ def tags_of_process(identity: Identity, record: RunRecord) -> dict[str, str]:
 def params(config: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, str]]:
     """A flat configuration as params, and tags with the names of those whose key is another."""
     names = MetricKeys(PARAM_NAME_TAG)
-    texts = ((names.key(name), str(value)) for name, value in config.items())
+    texts = ((names.key(str(name)), str(value)) for name, value in config.items())
     found = {key: clean_text(value)[:_PARAM_CHARACTERS] for key, value in texts}
     return found, names.new_tags(found)
 

@@ -29,10 +29,12 @@ from shipper.sinks.mlflow.encode import (
 )
 from shipper.sinks.mlflow.plan import RunItem
 from shipper.sinks.outcome import Disposition, Outcome, Reason, retry
+from shipper.sinks.values import clean_text
 
 DEFAULT_EXPERIMENT = "Default"
 DELETED_SECONDS = 60.0  # for which the server is not asked again about a deleted run
 _KEPT = 4096  # runs
+_EXPERIMENT_CHARACTERS, _NAME_CHARACTERS = 500, 250  # of names, at most
 _PAGE = 100  # experiments in one search
 # The id of a run that MLflow itself has given: the job logs to MLflow too.
 _OWN_ID = re.compile(r"[0-9a-f]{32}")
@@ -76,6 +78,8 @@ class Runs:
                     deleted = refusal.outcome.reason == RUN_DELETED
                     run.deleted = refusal.outcome if deleted else None
                     run.deleted_until = time.monotonic() + DELETED_SECONDS
+                    if refusal.outcome.disposition is Disposition.SPLIT:
+                        raise _no_fault_of_data(refusal) from refusal
                     raise
         return run
 
@@ -88,6 +92,7 @@ class Runs:
     def _look_up(self, run: Run, items: Sequence[RunItem], rank: int) -> None:
         begun = next((item.begun for item in items if item.begun is not None), None)
         name = self._experiment or (begun.project or DEFAULT_EXPERIMENT if begun else "")
+        name = clean_text(name)[:_EXPERIMENT_CHARACTERS]
         experiment = self._experiment_id(name) if name else None
         key = run_key(items[0].run)
         found = self._of_mlflow(items[0].run)
@@ -98,7 +103,7 @@ class Runs:
             found = next(filter(None, searched), None)
         if found is None:
             experiment = experiment or self._create_experiment(name or DEFAULT_EXPERIMENT)
-            title = (begun.name if begun else "") or items[0].run
+            title = clean_text((begun.name if begun else "") or items[0].run)[:_NAME_CHARACTERS]
             tags = {RUN_TAG: key, RANK_TAG: str(rank), "mlflow.source.name": "lens-ship"}
             body = {"experiment_id": experiment, "run_name": title, "start_time": items[0].time}
             found = self._client.create_run({**body, "tags": pairs(tags)})
@@ -169,3 +174,9 @@ def _chosen(found: Sequence[StoredRun]) -> StoredRun:
         return min(active, key=lambda one: (one.start, one.id))
     detail = f"the run {found[0].id} is deleted"
     raise Refused(Outcome(disposition=Disposition.PERMANENT, reason=RUN_DELETED, detail=detail))
+
+
+def _no_fault_of_data(refusal: Refused) -> Refused:
+    """The server refuses an experiment or a run by its name: Databricks wants it to be a path."""
+    detail = f"{refusal.outcome.detail}: set the option experiment"
+    return Refused(retry(Reason.BAD_REQUEST.word, detail, needs_operator=True))
