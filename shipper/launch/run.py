@@ -30,6 +30,7 @@ _KEEP_SECONDS = 1.0
 _LOOK_SECONDS = 0.2
 # A drain takes so long at least, if it has to: also of a job that used the time after its SIGTERM.
 _LEAST_SECONDS = 5.0
+_MOST_SECONDS = 3600.0  # of a drain, for the service
 # What the service gets to end after its last record, and after the drain.
 _LAST_SECONDS = 2.0
 _ENDING = {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT}
@@ -93,7 +94,7 @@ class Launch:
         self._plan = plan
         self._accountant = Accountant(plan.config, launch)
         self._keeper = ServiceKeeper(
-            ["--drain-seconds", f"{plan.drain:g}", *_service_flags(plan)],
+            ["--drain-seconds", f"{min(plan.drain, _MOST_SECONDS):g}", *_service_flags(plan)],
             spool=plan.config.spool,
             state=plan.config.state,
         )
