@@ -150,3 +150,14 @@ def test_each_record_is_in_one_batch_of_its_run_or_skipped() -> None:
 
 def test_a_step_beyond_64_bits_is_rejected_alone() -> None:
     assert planned(step(2**63), step(1)) == [("r", (2,))]
+
+
+def test_metrics_have_the_step_that_their_user_draws_them_at() -> None:
+    sink = MlflowSink("one", MlflowOptions(url="http://h"), {})
+    records = stored(step(3, **{"train/global_step": 30, "loss": 1.0}), step(4, loss=2.0))
+    plan = sink.plan(PlanInput(identity=identity(), records=records, ended=True))
+    metrics = [one for batch in plan.batches for item in batch.payload for one in item.metrics]
+    assert [(one.name, one.step) for one in metrics if one.name == "loss"] == [
+        ("loss", 30),
+        ("loss", 4),
+    ]
