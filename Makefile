@@ -58,7 +58,7 @@ test-master: $(VENV)/.test $(DLROVER_OLDER:%=$(VENV)/.dlrover-%) $(VENV)/.dlrove
 .PHONY: test-frameworks
 test-frameworks: $(VENV)/.test $(VENV)/.frameworks ## real trainings of Transformers, TRL and Lightning: under ten minutes
 	LENS_SHIP_TEST_FRAMEWORKS=$(abspath $(VENV))/frameworks/bin/python \
-	  $(BIN)/python -m pytest -q tests/contract/frameworks tests/contract/test_hook_conformance.py \
+	  $(BIN)/python -m pytest -n 2 --dist worksteal -q tests/contract/frameworks tests/contract/test_hook_conformance.py \
 	      tests/contract/test_hook_tensorboard.py tests/contract/test_hook_transformers.py
 
 .PHONY: image-steps
