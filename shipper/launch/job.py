@@ -73,6 +73,8 @@ class JobProcess:
             OSError: it cannot be started.
         """
         self.status: int | None = None  # as of waitpid
+        # Some callers ignore it. Then the kernel reaps a child, and nobody hears of its end.
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {*AWAITED, *_STOPS})
         everything = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
         mine = signal.pthread_sigmask(signal.SIG_BLOCK, everything)

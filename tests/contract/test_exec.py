@@ -297,6 +297,20 @@ def test_it_ends_as_the_command_does(node: Nodes, command: list[str], code: int)
     assert ended(node().start(*command))[0] == code
 
 
+def test_the_end_is_noticed_where_the_caller_ignores_the_ends_of_its_children(node: Nodes) -> None:
+    careless = "import os, signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN)"
+    words = [sys.executable, "-c", f"{careless}; os.execv(sys.argv[1], sys.argv[1:])"]
+    command = [*words, *node().command("sh", "-c", "exit 7")]
+    done = subprocess.run(
+        command,
+        env=node().environ(),
+        stdin=subprocess.DEVNULL,
+        timeout=PATIENCE_SECONDS,
+        check=False,
+    )
+    assert done.returncode == 7
+
+
 def test_the_command_gets_stdin_stdout_and_the_environment_as_they_are(node: Nodes) -> None:
     one = node()
     read = "read line; echo $line $PRIMUS_LENS_WANDB_OUTPUT_PATH; "
