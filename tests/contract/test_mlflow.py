@@ -10,8 +10,9 @@ import subprocess
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Iterator
-from contextlib import closing
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,10 @@ from shipper.ledger.ledger import Ledger
 from shipper.service import Service, ship_once
 from shipper.sinks import build_sinks, enabled_sinks, table_problems
 from shipper.sinks.mlflow import runs
-from shipper.sinks.mlflow.client import PASSWORD, TOKEN, USERNAME
+from shipper.sinks.mlflow.client import PASSWORD, TOKEN, USERNAME, MlflowClient
+from shipper.sinks.mlflow.encode import RUN_TAG, StoredRun
+from shipper.sinks.mlflow.plan import RunItem
+from shipper.sinks.mlflow.sink import MlflowOptions
 from shipper.steps import collect_steps
 from spooler.records import detection, run
 from tests.kit import spools
@@ -322,6 +326,37 @@ def test_spools_of_one_run_create_it_once(tmp_path: Path, server: Mlflow, name: 
     assert ship(tmp_path, server.url) == []
     history = points(server, the_run(server, name))["loss"]
     assert [step for step, _, _ in history] == [0, 1, 2, 10, 11, 12, 20, 21, 22, 30, 31, 32]
+
+
+def test_a_run_that_is_gone_is_created_once_by_the_spools_that_miss_it(
+    server: Mlflow, name: str
+) -> None:
+    creating, together = threading.Event(), threading.Barrier(2)
+
+    class Client(MlflowClient):
+        def create_run(self, body: Mapping[str, Any]) -> StoredRun:
+            creating.set()
+            with suppress(threading.BrokenBarrierError):
+                together.wait(1)  # for a second one that must not come
+            return super().create_run(body)
+
+    known = runs.Runs(Client(MlflowOptions(url=server.url), {}), "")
+    items = [RunItem((1,), name, int(T0 * 1000))]
+    gone = known.find(items, 0)
+    server.ask("runs/set-tag", {"run_id": gone.id, "key": RUN_TAG, "value": "another"})
+    creating.clear()
+    together.reset()
+
+    def miss() -> runs.Run:
+        known.forget(gone, items, 0)
+        return known.find(items, 0)
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(miss)
+        assert creating.wait(60)
+        second = pool.submit(miss)
+        assert first.result(60).id == second.result(60).id
+    assert [one["info"]["run_id"] for one in found(server, name)] == [first.result().id]
 
 
 @pytest.mark.parametrize("late", [False, True])

@@ -33,6 +33,8 @@ TABLE = [
     (200, b"", RETRY, "other-service", True),
     (400, error("INVALID_PARAMETER_VALUE"), SPLIT, "bad-request", False),
     (400, error("BAD_REQUEST"), SPLIT, "bad-request", False),
+    (400, b"<html>The plain HTTP request was sent to HTTPS port", RETRY, "other-service", True),
+    (400, b"{}", RETRY, "other-service", True),
     (400, ACTIVE, PERMANENT, "run-deleted", False),
     (400, error("RESOURCE_ALREADY_EXISTS"), RETRY, "already-exists", False),
     (400, error("REQUEST_LIMIT_EXCEEDED"), RETRY, "busy", False),

@@ -9,7 +9,8 @@ The server names an error in JSON, `{error_code, message}`. The code counts befo
 - TEMPORARILY_UNAVAILABLE, REQUEST_LIMIT_EXCEEDED, 408, 425, 429, 502, 503, 504: it asks to wait.
 - 401, 403: it rejects the credentials, or the name by which it is addressed.
 - 404 without a code, 405, 415, 3xx, HTML: another address.
-- 400: it rejects something in the request, and has stored nothing of it. 413: too large.
+- 400: it rejects something in the request, and has stored nothing of it. Without a code, it is not
+  the server that rejects: a proxy that wants HTTPS says so, too. 413: too large.
 - 500: it failed. A repetition changes nothing, so the request is sent until it succeeds.
 """
 
@@ -46,7 +47,7 @@ def classify(answer: Answer) -> Outcome:
     if code in _BUSY_CODES or answer.status in _BUSY:
         return replace(retry("busy", detail, scope="sink"), retry_after=retry_after(answer.headers))
     if answer.status in (401, 403):
-        hint = "check token_file or headers_file"
+        hint = "check token_file, headers_file or the variables MLFLOW_TRACKING_*"
         if _HOST in detail:
             hint = "start the server with --allowed-hosts and the host name of url"
         return retry("not-allowed", f"{detail}: {hint}", needs_operator=True, scope="sink")
@@ -56,6 +57,8 @@ def classify(answer: Answer) -> Outcome:
         return retry(NO_RUN, detail)
     if code == "RESOURCE_ALREADY_EXISTS":
         return retry(ALREADY_EXISTS, detail)
+    if answer.status == 400 and not code:
+        return retry("other-service", detail, needs_operator=True, scope="sink")
     return _by_status(answer, detail)
 
 

@@ -66,7 +66,8 @@ class Runs:
             Refused: it was deleted (`RUN_DELETED`), or a request failed.
         """
         if len(self._kept) >= _KEPT:
-            self._kept.clear()
+            oldest, *_ = self._kept  # for which nobody waits
+            self._kept.pop(oldest, None)
         run = self._kept.setdefault((items[0].run, rank), Run())
         with run.lock:
             if run.deleted is not None and time.monotonic() < run.deleted_until:
@@ -83,9 +84,12 @@ class Runs:
                     raise
         return run
 
-    def forget(self, items: Sequence[RunItem], rank: int) -> None:
-        """The server does not know it any more."""
-        self._kept.pop((items[0].run, rank), None)
+    def forget(self, run: Run, items: Sequence[RunItem], rank: int) -> None:
+        """The server does not know `run` any more. What was found since by another spool stays."""
+        key = (items[0].run, rank)
+        with run.lock:
+            if self._kept.get(key) is run:
+                del self._kept[key]
 
     # --- looking ----------------------------------------------------------------------------------
 

@@ -151,7 +151,7 @@ class MlflowSink:
         except Refused as refusal:
             if refusal.outcome.reason not in (NO_RUN, RUN_DELETED):
                 raise
-            self._runs.forget(items, rank)
+            self._runs.forget(run, items, rank)
             self._log(self._runs.find(items, rank), items, span)
 
     def _log(self, run: Run, items: Sequence[RunItem], span: str) -> None:
