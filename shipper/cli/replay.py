@@ -127,6 +127,7 @@ def with_sink(config: Config, text: str) -> tuple[Config, str]:
     Raises:
         BadParameter: it is neither configured nor TYPE=URL.
     """
+    from shipper.http_client.redact import masked
     from shipper.sinks import REGISTRY, from_words, sink_names
 
     configured = sink_names(config)
@@ -137,7 +138,7 @@ def with_sink(config: Config, text: str) -> tuple[Config, str]:
         hint = f"Did you mean {close[0]!r}?" if close else f"Types are {', '.join(REGISTRY)}."
         names = ", ".join(map(repr, configured))
         raise click.BadParameter(
-            f"{text!r} is not one of {names}, and not TYPE=URL. {hint}", param_hint="--sink"
+            f"{masked(text)!r} is not one of {names}, and not TYPE=URL. {hint}", param_hint="--sink"
         )
     try:
         name, table = from_words(text)

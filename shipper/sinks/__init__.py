@@ -28,6 +28,7 @@ from urllib.parse import urlsplit
 from shipper.config.schema import settings_of
 from shipper.errors import ConfigError
 from shipper.finding import Finding
+from shipper.http_client.redact import masked
 from shipper.sinks.outcome import Handshake, Outcome
 from shipper.steps import Rejected, Skipped, Step
 from spooler.records.axes import STEP_KEYS
@@ -342,9 +343,10 @@ def from_words(text: str) -> tuple[str, dict[str, Any]]:
     try:
         options = load_class(kind).Options
     except ValueError as error:
-        raise ValueError(f"{kind!r} {error}") from error
+        raise ValueError(f"{masked(kind)!r} {masked(str(error))}") from error
     key = settings_of(options)[0].name
-    values, problems = from_table(options, {key: address} if given else {}, text)
+    where = f"{kind}{given}{masked(address)}"
+    values, problems = from_table(options, {key: address} if given else {}, where)
     if problems:
         raise ValueError(". ".join(problems))
     address = str(getattr(values, key))

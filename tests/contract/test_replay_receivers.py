@@ -309,6 +309,18 @@ def test_a_sink_that_is_none_is_explained(tmp_path: Path, words: str, complaint:
     assert complaint in said(ran)
 
 
+@pytest.mark.parametrize("words", ["mlflow=http://u:hunter2@h", "http://u:hunter2@h"])
+@pytest.mark.parametrize("command", ["replay", "run"])
+def test_a_password_in_an_address_is_refused_and_not_shown(
+    tmp_path: Path, command: str, words: str
+) -> None:
+    places = ("--spool", str(tmp_path / "spool"), "--state", str(tmp_path / "state"))
+    ran = lens_ship(command, *places, "--sink", words)
+    assert ran.code == 2
+    assert "***@h" in said(ran)
+    assert "hunter2" not in ran.out + ran.err
+
+
 @pytest.mark.parametrize("kind", REGISTRY)
 def test_every_type_of_sink_can_be_named_by_its_address(kind: str) -> None:
     address = "host:1" if kind == "dlrover" else "http://host:1"
