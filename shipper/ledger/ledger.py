@@ -299,8 +299,10 @@ class Ledger(StateDatabase):
 
     def resolve_dead_letters(self, numbers: Iterable[int], state: str) -> None:
         """Mark dead letters `delivered` or `dropped`: they stay counted, their bodies do not."""
-        for number in numbers:
-            self.execute("UPDATE dead_letter SET state = ?, body = x'' WHERE id = ?", state, number)
+        resolve = "UPDATE dead_letter SET state = ?, body = x'' WHERE id = ?"
+        with self.connection() as database:  # all or none of what one request has delivered
+            for number in numbers:
+                database.execute(resolve, (state, number))
 
     def trim_dead_letters(self, *, max_count: int, max_bytes: int) -> int:
         """Discard the oldest dead letters beyond these limits; returns how many."""

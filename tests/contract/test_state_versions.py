@@ -13,7 +13,7 @@ import pytest
 
 from shipper.errors import StateNewer, StateUnusable
 from shipper.ledger import database as state_module
-from shipper.ledger.ledger import DATABASE_NAME, Ledger, Position
+from shipper.ledger.ledger import DATABASE_NAME, CommitDelta, Ledger, Position
 from shipper.ledger.migrations import MIGRATIONS, STATE_VERSION, Migration, Table
 from tests.kit.command import lens_ship
 
@@ -101,6 +101,28 @@ def test_a_migrated_database_has_the_tables_of_a_new_one(old: Path, tmp_path: Pa
     Ledger(old).close()
     Ledger(tmp_path / "new").close()
     assert schema(old / DATABASE_NAME) == schema(tmp_path / "new" / DATABASE_NAME)
+
+
+@pytest.mark.promise("G12")
+@pytest.mark.parametrize("before", range(2, STATE_VERSION))
+def test_what_every_version_knew_is_counted_on(
+    old: Path, before: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as then:
+        then.setattr(state_module, "MIGRATIONS", MIGRATIONS[:before])
+        then.setattr(state_module, "STATE_VERSION", before)
+        Ledger(old).close()
+    assert version(old / DATABASE_NAME) == before
+    known = contents(old / DATABASE_NAME)
+    with closing(Ledger(old)) as ledger:
+        position = ledger.position(HALF, "processor")
+        ledger.acknowledge(HALF, "processor", position, CommitDelta(delivered=1, rejected=2))
+        (count,) = (p for p in ledger.positions(HALF) if p["sink"] == "processor")
+        assert ledger.dead_letter_body(ledger.dead_letters(DONE)[0]["id"])
+        assert [r["records"] for r in ledger.replays() if r["ended"]] == [13, 1]
+    assert version(old / DATABASE_NAME) == STATE_VERSION
+    (was,) = (r for r in known["position"] if (r["spool"], r["sink"]) == (HALF, "processor"))
+    assert (count["delivered"], count["rejected"]) == (was["delivered"] + 1, 2)
 
 
 @pytest.mark.promise("G12")
