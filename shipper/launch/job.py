@@ -92,11 +92,14 @@ class JobProcess:
     def forward(self, number: int) -> None:
         """Pass on a signal that this process has got, unless the whole group has got it."""
         time.sleep(_SETTLE_SECONDS)
+        again = {number} & signal.sigpending()
         self._of_group |= self._witness.take()
         if number in _STOPS:
             self._stops.add(number)
         if number in self._of_group:
             self._of_group.discard(number)
+            if again:  # which the witness holds as one with the first
+                signal.sigwait(again)
         elif self.status is None:
             os.kill(self.pid, number)
 

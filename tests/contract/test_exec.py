@@ -191,6 +191,24 @@ def test_other_signals_reach_the_job_once(node: Nodes) -> None:
     assert one.signals() == ["SIGUSR1"] * 2
 
 
+@pytest.mark.parametrize("send", [os.kill, os.killpg])
+def test_a_signal_that_comes_twice_at_once_reaches_the_job_twice_at_most(
+    node: Nodes, send: Callable[[int, int], None]
+) -> None:
+    one = node()
+    process = one.training()
+    for _ in range(2):
+        send(process.pid, signal.SIGUSR1)
+        time.sleep(0.01)  # within the time in which it is found out who has got the first
+    os.kill(process.pid, signal.SIGCONT)  # is answered after these
+    wait_until(lambda: "SIGCONT" in one.signals())
+    before = one.signals().count("SIGUSR1")
+    assert before in (1, 2)
+    os.kill(process.pid, signal.SIGUSR1)  # is not taken for one of them
+    wait_until(lambda: one.signals().count("SIGUSR1") == before + 1)
+    assert ended(process)[0] == 0
+
+
 def test_kill_after_the_grace_leaves_everything_in_the_spool(
     node: Nodes, receiver: FaultyReceiver
 ) -> None:
