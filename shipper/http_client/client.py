@@ -37,6 +37,7 @@ ANSWER_LIMIT = 1024 * 1024
 # What is asked for may be long: the pods of a whole cluster.
 LISTING_LIMIT = 64 * 1024 * 1024
 _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+_FAILURES = (requests.RequestException, urllib3.exceptions.HTTPError, OSError, UnicodeEncodeError)
 _KEPT_REQUESTS = 32  # to different URLs; each thread has its own
 
 
@@ -137,7 +138,7 @@ class HttpClient:
                 if not content and _ends_in_head(response):
                     raise urllib3.exceptions.ProtocolError("the answer ends within its head")
                 answer = _answer(response, content, keys)
-        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+        except _FAILURES as error:
             self.disconnect()
             raise _translate(error, url) from error
         if not 200 <= answer.status < 300:
@@ -232,6 +233,10 @@ def _translate(error: Exception, url: str) -> Unreachable:
     ):
         return Unreachable("bad-url", f"{masked(url)}: {masked(str(error))}", sent=False)
     host = urlsplit(url).netloc.rpartition("@")[2]
+    if isinstance(error, requests.exceptions.InvalidHeader | UnicodeEncodeError):
+        # The text of the error has the value, which may be a secret.
+        detail = f"{host}: a header to be sent has characters that no header can have"
+        return Unreachable("bad-header", detail, sent=False)
     text = f"{host}: {_innermost(error)}"
     if isinstance(error, requests.exceptions.ConnectTimeout):
         return Unreachable("connect-timeout", text, sent=False)

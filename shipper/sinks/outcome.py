@@ -45,6 +45,11 @@ class Reason(Enum):
     OTHER_SERVICE = ("other-service", "is another service", "check the URL")
     UNEXPECTED = ("unexpected", "gives an answer that lens-ship does not know", "check the URL")
     BAD_URL = ("bad-url", "has a URL that cannot be used", "correct the URL")
+    BAD_HEADER = (
+        "bad-header",
+        "is not asked: a header cannot be sent",
+        "correct the variable that it is from",
+    )
     BAD_ADDRESS = ("bad-address", "has an address that cannot be used", "correct the address")
     UNSUPPORTED = (
         "unsupported",
@@ -139,7 +144,14 @@ TIMEOUT = Reason.TIMEOUT.word
 NO_URL = Reason.NO_URL.word
 # Failures that no waiting ends.
 _FOR_OPERATORS = frozenset(
-    reason.word for reason in (Reason.NO_URL, Reason.BAD_URL, Reason.TLS, Reason.NO_CREDENTIAL)
+    reason.word
+    for reason in (
+        Reason.NO_URL,
+        Reason.BAD_URL,
+        Reason.BAD_HEADER,
+        Reason.TLS,
+        Reason.NO_CREDENTIAL,
+    )
 )
 
 

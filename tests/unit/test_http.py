@@ -168,6 +168,16 @@ def test_a_url_that_is_none_is_known_before_sending(poster: HttpClient, url: str
     assert url in bad.detail
 
 
+@pytest.mark.parametrize("value", ["secret\nx", "secret☃"])
+def test_a_header_that_cannot_be_sent_is_a_failure_and_not_shown(
+    receiver: FaultyReceiver, poster: HttpClient, value: str
+) -> None:
+    with pytest.raises(Unreachable) as caught:
+        poster.post(metrics(receiver), b"", {"Authorization": value})
+    assert (caught.value.reason, caught.value.sent) == ("bad-header", False)
+    assert "secret" not in caught.value.detail
+
+
 @pytest.mark.parametrize("host", ["a..b", "x" * 64, "\u00f6" * 70, "[::1", "a b"])
 def test_an_impossible_host_name_is_a_failure_like_any_other(poster: HttpClient, host: str) -> None:
     failure(poster, f"http://{host}/v1")

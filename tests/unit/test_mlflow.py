@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 import posixpath
 import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -126,7 +127,19 @@ def test_credentials_come_from_the_variables_of_mlflow() -> None:
     both = {USERNAME: "me", PASSWORD: "p", TOKEN: "t"}
     assert from_variables(both)[0] == {"Authorization": "Basic bWU6cA=="}
     assert from_variables({TOKEN: "t"})[0] == {"Authorization": "Bearer t"}
+    assert from_variables({TOKEN: "t\n"}) == ({"Authorization": "Bearer t"}, ("t",))
     assert from_variables({USERNAME: "me"})[0] == {}
+
+
+@pytest.mark.parametrize("token", ["secret\n2", "secret☃"])
+def test_a_token_that_no_header_can_have_is_a_problem_and_not_shown(
+    monkeypatch: pytest.MonkeyPatch, token: str
+) -> None:
+    monkeypatch.setenv(TOKEN, token)
+    (problem,) = MlflowOptions(url="http://a").problems()
+    assert TOKEN in problem
+    assert "secret" not in problem
+    assert list(MlflowOptions(url="http://a", token_file=Path("a")).problems()) == []
 
 
 def planned(*records: Record, limit: int = 3) -> list[tuple[str, tuple[int, ...]]]:

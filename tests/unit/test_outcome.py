@@ -163,6 +163,7 @@ def test_a_redirect_says_where_to() -> None:
         ("connect-timeout", False, 99, RETRY, S),
         ("no-url", False, 99, RETRY, W),
         ("bad-url", False, 99, RETRY, S),
+        ("bad-header", False, 99, RETRY, S),
         ("tls", False, 99, RETRY, S),
         ("connection-lost", True, 99, RETRY, W),
         ("timeout", True, 1, RETRY, W),
@@ -178,7 +179,7 @@ def test_a_failure_means(
     outcome = classify_failure(Unreachable(reason, "why", sent=sent), tries=tries)
     assert (outcome.disposition, outcome.scope, outcome.reason) == (disposition, scope, reason)
     assert outcome.ambiguous == (disposition is SPLIT)
-    assert outcome.needs_operator == (reason in ("no-url", "bad-url", "tls"))
+    assert outcome.needs_operator == (reason in ("no-url", "bad-url", "bad-header", "tls"))
     assert outcome.detail == "why"
 
 

@@ -114,10 +114,16 @@ def _read(part: Callable[[], T]) -> T:
 
 
 def from_variables(environ: Mapping[str, str]) -> tuple[dict[str, str], tuple[str, ...]]:
-    """Headers, and the secrets in them, as MLflow's own client reads them."""
+    """Headers, and the secrets in them, as MLflow's own client reads them.
+
+    Raises:
+        ValueError: the token cannot be in a header.
+    """
     user, password = environ.get(USERNAME, ""), environ.get(PASSWORD, "")
-    token = environ.get(TOKEN, "")
+    token = environ.get(TOKEN, "").strip()
     if user and password:
         both = base64.b64encode(f"{user}:{password}".encode()).decode()
         return {"Authorization": f"Basic {both}"}, (both, password)
+    if not (token.isascii() and token.isprintable()):
+        raise ValueError(f"{TOKEN} has characters that a header cannot have")
     return ({"Authorization": f"Bearer {token}"}, (token,)) if token else ({}, ())

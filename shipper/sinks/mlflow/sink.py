@@ -23,7 +23,7 @@ from shipper.http_client.redact import masked
 from shipper.sinks import Batch, Plan, PlanInput
 from shipper.sinks.mlflow import encode
 from shipper.sinks.mlflow.classify import NO_RUN, RUN_DELETED
-from shipper.sinks.mlflow.client import MlflowClient, Refused
+from shipper.sinks.mlflow.client import MlflowClient, Refused, from_variables
 from shipper.sinks.mlflow.plan import KINDS, RUNNING, RunItem, collect, group, killed
 from shipper.sinks.mlflow.runs import Run, Runs
 from shipper.sinks.options import HttpOptions
@@ -64,6 +64,10 @@ class MlflowOptions(HttpOptions):
         yield from super().problems()
         if not self.url:
             yield "url: is not set. Give the address of the MLflow server"
+        try:
+            from_variables({} if self.token_file or self.headers_file else os.environ)
+        except ValueError as error:
+            yield str(error)
 
 
 class MlflowSink:
