@@ -32,6 +32,8 @@ _CALLS_OTHERS = (
     "spooler.dlrover.metric",
     "spooler.stderr",
     "spooler.hooks",
+    "spooler.direct",
+    "spooler.log_handler",
     "spooler.diagnosis",
     "spooler.collectors",
     "spooler.dlrover.master_client",

@@ -14,7 +14,7 @@ from typing import Any
 from spooler._version import __version__
 from spooler.async_exceptions import is_async
 from spooler.hooks import run_id
-from spooler.hooks.run_tracker import RunTracker, TrackedRun, count, guarded, runs
+from spooler.hooks.run_tracker import RunTracker, TrackedRun, count, guarded, guarded_step, runs
 
 
 class DirectRun(TrackedRun):
@@ -31,7 +31,7 @@ class DirectRun(TrackedRun):
 
     def log(self, data: Mapping[str, Any], step: int | None = None, commit: Any = None) -> None:
         """As `spooler.log`, for this run."""
-        guarded(self._log, (data, step, commit))
+        guarded_step(self._log, (data, step, commit))
 
     def finish(self, exit_code: int | None = None) -> None:
         """End the run."""

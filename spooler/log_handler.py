@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from typing import Any
 
 from spooler.dlrover.master_client import SpoolMasterClient
 from spooler.dlrover.metric import DiagnosisDataType, WorkerTrainingMetric
@@ -20,6 +21,17 @@ class LogHandler(logging.Handler):
     def __init__(self, level: int | str = logging.NOTSET) -> None:
         super().__init__(level)
         self._inside = threading.local()
+
+    def handle(self, record: logging.LogRecord) -> Any:
+        """Record one line that passes the filters.
+
+        Without the lock of `logging.Handler`: the recorder may write to stderr while it is locked,
+        and stderr may be a logger, so two threads would wait for each other.
+        """
+        passed: Any = self.filter(record)
+        if passed:
+            self.emit(passed if isinstance(passed, logging.LogRecord) else record)
+        return passed
 
     def emit(self, record: logging.LogRecord) -> None:
         """Record one line."""

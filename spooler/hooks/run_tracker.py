@@ -75,7 +75,8 @@ class RunTracker:
     """Records what hooks observe. All methods may raise: call them through the wrappers below."""
 
     def __init__(self) -> None:
-        self._active: weakref.WeakSet[TrackedRun] = weakref.WeakSet()  # begun, not finished
+        # Begun, not finished, by id. Not a WeakSet: one cannot be listed while a thread adds to it.
+        self._active: weakref.WeakValueDictionary[int, TrackedRun] = weakref.WeakValueDictionary()
         # Tracker and names of each run that has logged: a run that is resumed keeps its names.
         self._decided: dict[str, tuple[str, names.Names]] = {}
 
@@ -93,7 +94,7 @@ class RunTracker:
 
     def expect(self, tracked: TrackedRun) -> None:
         """A run has begun that is announced once something of it is recorded."""
-        self._active.add(tracked)
+        self._active[id(tracked)] = tracked
 
     def log_unless_led(
         self,
@@ -105,7 +106,8 @@ class RunTracker:
         **more: Any,
     ) -> None:
         """As `log`, unless another tracker records the same numbers, see `hooks.precedence`."""
-        leaders = self._leaders(tracked) if len(self._active) > 1 else ()
+        others = len(self._active) - (id(tracked) in self._active)
+        leaders = self._leaders(tracked) if others else ()
         waiting = [call[0] for call in tracked.waiting]
         verdict = precedence.verdict([one.last_step for one in leaders], number, waiting)
         if verdict is precedence.RECORD:
@@ -113,7 +115,7 @@ class RunTracker:
             self._settle(tracked)
             self.log(tracked, number, closed, data, step_given, **more)
         elif verdict is precedence.WAIT:
-            self._active.add(tracked)
+            self._active[id(tracked)] = tracked
             # The values as they are now, and their time.
             call = (number, closed, careful(data), step_given)
             tracked.waiting.append((*call, {**more, "at": more.get("at") or time.time()}))
@@ -123,16 +125,26 @@ class RunTracker:
     def _leaders(self, tracked: TrackedRun) -> list[TrackedRun]:
         if os.environ.get(config.TRACKERS):
             return []  # chosen by the user
+        mine, pid = recorder(), os.getpid()
         return [
             other
-            for other in list(self._active)
-            if precedence.leads(other.tracker, tracked.tracker) and other.run not in tracked.beside
+            for other in self._actives()
+            if precedence.leads(other.tracker, tracked.tracker)
+            and other.run not in tracked.beside
+            and (other.pid == pid or other.run in mine.steps)  # else a fork has only left it here
         ]
+
+    def _actives(self) -> list[TrackedRun]:
+        known = (found() for found in self._active.valuerefs())
+        return [tracked for tracked in known if tracked is not None]
 
     def _settle(self, tracked: TrackedRun) -> None:
         """Record the calls that waited."""
         while tracked.waiting:
-            *call, more = tracked.waiting.pop(0)
+            try:
+                *call, more = tracked.waiting.pop(0)
+            except async_exceptions.ours(IndexError):
+                return  # another thread has taken the last one
             self.log(tracked, *call, **more)
 
     def log(  # noqa: PLR0913 - the fields of a step
@@ -191,9 +203,9 @@ class RunTracker:
         if tracked.config_changed:
             self._record_update(tracked)
         tracked.finished = True
-        self._active.discard(tracked)
         if all(one.last_step is None for one in self._leaders(tracked)):
             self._settle(tracked)
+        self._active.pop(id(tracked), None)  # which the calls that waited may have begun
         if tracked.generation < 0:
             return  # nothing of it is recorded
         body = finish.encode(
@@ -212,7 +224,7 @@ class RunTracker:
 
     def finish_all(self) -> None:
         """Record the end of runs that are active when the interpreter ends."""
-        for tracked in list(self._active):
+        for tracked in self._actives():
             guarded(self.finish, tracked)
 
     def announce(self, mine: Recorder, tracked: TrackedRun) -> None:
@@ -235,7 +247,7 @@ class RunTracker:
         tracked.generation = mine.generation
         if not first:
             return
-        self._active.add(tracked)
+        self._active[id(tracked)] = tracked
         mine.defer(_Detection(tracked, body, given))
         if os.environ.get(config.COLLECTORS):
             from spooler.diagnosis.agent import start_from_environ
@@ -271,7 +283,7 @@ class RunTracker:
             modules=sys.modules,
             config=_config_of(tracked),
             sweep=tracked.facts().get("sweep", ""),
-            beside=any(one.run in others for one in list(self._active)),
+            beside=any(one.run in others for one in self._actives()),
             repeats=any(last >= number for last in others.values()),
         )
         try:
@@ -452,7 +464,7 @@ def wrap_call(
             return returned
         finally:
             if subject is not None:
-                guarded(lambda one: observe(one, accepted, returned), subject)
+                guarded_step(lambda one: observe(one, accepted, returned), subject)
             elif problem is not None and accepted:
                 count(problem)
 
@@ -467,6 +479,20 @@ def guarded(observe: Callable[[Any], None], subject: Any) -> None:
         if async_exceptions.is_async(error):
             raise
         count(error)
+
+
+def guarded_step(observe: Callable[[Any], None], subject: Any) -> None:
+    """As `guarded`. A step that an exception of the user's interrupts is counted."""
+    try:
+        observe(subject)
+    except BaseException as error:
+        if not async_exceptions.is_async(error):
+            count(error)
+            return
+        if not async_exceptions.interrupted_here(error) and not _is_counted(error):
+            with async_exceptions.suppress(Exception):
+                recorder().interrupted()
+        raise
 
 
 def count(error: BaseException) -> None:

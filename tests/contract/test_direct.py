@@ -91,7 +91,9 @@ def test_nothing_that_it_is_given_raises(tmp_path: Path) -> None:
         tmp_path,
         "class Odd:\n    def __str__(self): raise KeyError('odd')\n"
         "    __int__ = __iter__ = __str__\n"
+        "import numpy, warnings; warnings.simplefilter('error'); odd = numpy.complex64(1)\n"
         "import logging; log = logging.getLogger('x'); log.addHandler(spooler.LogHandler())\n"
+        "spooler.log({'a': 1}, step=odd); log.warning('%d', odd)  # an exception of numpy's own\n"
         "for data in (None, 7, [1], {Odd(): 1}): spooler.log(data)\n"
         "spooler.log({'a': 1}, step=Odd()); spooler.log({'a': 1}, step='x')\n"
         "spooler.start_run(Odd()); spooler.start_run(tags=Odd()); spooler.start_run(config=7)\n"
@@ -99,10 +101,53 @@ def test_nothing_that_it_is_given_raises(tmp_path: Path) -> None:
         "spooler.log({'a': Odd()}); spooler.finish(); spooler.finish()\n"
         "log.warning('still here')\nprint(json.dumps(spooler.stats()['dropped']))",
     )
-    assert spools.answer(done) == {"bug": 10}
+    assert spools.answer(done) == {"bug": 12}
     assert [set(one.data["a"]) for one in steps(tmp_path)] == [{"_type", "class"}]
     texts = [body["data_content"] for kind, body in recorded(tmp_path) if kind == "report"]
     assert texts == ["still here\n"]
+
+
+def test_two_threads_do_not_wait_for_each_other_where_stderr_is_a_logger(tmp_path: Path) -> None:
+    """One formats a line while the other reports on stderr that the spool cannot be opened."""
+    done = play(
+        tmp_path,
+        "import faulthandler, logging, sys, threading\n"
+        "faulthandler.dump_traceback_later(20, exit=True)\n"
+        "formatting, writing = threading.Event(), threading.Event()\n"
+        "class Stderr:\n"
+        "    def write(self, text): writing.set(); logging.error(text)\n"
+        "    def flush(self): pass\n"
+        "class Line:\n"
+        "    def __str__(self): formatting.set(); writing.wait(); return 'line'\n"
+        "logging.getLogger().addHandler(spooler.LogHandler()); sys.stderr = Stderr()\n"
+        "logs = threading.Thread(target=logging.error, args=('%s', Line())); logs.start()\n"
+        "formatting.wait(); spooler.log({'a': 1}); logs.join()\nprint(1)",
+        PRIMUS_LENS_WANDB_OUTPUT_PATH="/proc/none",
+    )
+    assert spools.answer(done) == 1
+
+
+def test_a_filter_of_the_handler_counts(tmp_path: Path) -> None:
+    code = (
+        "import logging; one = spooler.LogHandler(); logging.getLogger().addHandler(one)\n"
+        "one.addFilter(lambda record: record.levelno > logging.WARNING)\n"
+        "logging.warning('left out'); logging.error('kept')\nprint(1)"
+    )
+    play(tmp_path, code)
+    texts = [body["data_content"] for kind, body in recorded(tmp_path) if kind == "report"]
+    assert texts == ["kept\n"]
+
+
+def test_a_step_that_the_user_interrupts_is_counted(tmp_path: Path) -> None:
+    done = play(
+        tmp_path,
+        "import signal\nclass Stopped(Exception): pass\n"
+        "def stop(number, frame): raise Stopped\nsignal.signal(signal.SIGUSR1, stop)\n"
+        "class Name:\n    def __str__(self): signal.raise_signal(signal.SIGUSR1)\n"
+        "try: spooler.log({Name(): 1})\n"
+        "except Stopped: print(json.dumps(spooler.stats()['dropped']))",
+    )
+    assert spools.answer(done) == {"interrupted": 1}
 
 
 def test_without_a_root_one_message_says_so(tmp_path: Path) -> None:

@@ -147,6 +147,23 @@ def test_a_wandb_run_in_which_nothing_is_logged_leaves_nothing_out(
     assert times == sorted(times)
 
 
+def test_a_wandb_run_that_only_the_parent_logs_to_leaves_nothing_out_in_a_child(
+    tmp_path: Path,
+) -> None:
+    ran(
+        tmp_path,
+        f"{_WANDB}other.log({{'loss': 1}}, step=1)\n"
+        "if os.fork() == 0:\n"
+        "    for n in range(1, 4): log({'a': n}, n)\n"
+        "    os._exit(0)\n"
+        "os.wait(); log({'loss': 1}, 1); other.finish()",
+    )
+    assert by_tracker(tmp_path) == {
+        "wandb": [(1, {"loss": 1})],
+        "tensorboard": [(n, {"a": n}) for n in range(1, 4)],
+    }
+
+
 def test_trackers_that_are_chosen_are_recorded_both(tmp_path: Path) -> None:
     ran(
         tmp_path,
