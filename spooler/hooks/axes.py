@@ -41,9 +41,11 @@ class RunAxes:
 
     def of_step(self, data: Mapping[str, Any]) -> axes.AxesOfStep | None:
         """What the record of `data` carries. Called in the order of the tracker's own calls."""
-        if dict in map(type, data.values()):
+        if any(issubclass(kind, dict) for kind in set(map(type, data.values()))):
             try:
-                data = flatten(dict(data))
+                data = flatten(
+                    {key: dict(one) if isinstance(one, dict) else one for key, one in data.items()}
+                )
             except BodyUnreadable:
                 return None  # as every reader will find
         names = tuple(data)

@@ -152,7 +152,8 @@ def _observe_metrics(told: _Told, accepted: bool, _result: Any) -> None:
     if tracked is None:
         tracked = _runs[run_id] = _MlflowRun(run_id)
     if params:
-        tracked.params.update(params)
+        known = tracked.params  # MLflow refuses another value for one of these
+        tracked.params = {**known, **params} if accepted else {**params, **known}
         runs.change_config(tracked)
     for (step, milliseconds), data in values.items():
         # Each call is a step of its own, with its own time: parts of one step have that of the

@@ -67,7 +67,7 @@ def _places(wandb: Any) -> list[tuple[Any, str]]:
 def _rebind(wandb: Any) -> None:
     """A run that is active already has put its bound methods on the module: take the new ones."""
     for name in ("log", "define_metric"):
-        bound_to: Any = getattr(getattr(wandb, name), "__self__", None)
+        bound_to: Any = getattr(getattr(wandb, name, None), "__self__", None)
         if bound_to is not None and bound_to is wandb.run:
             setattr(wandb, name, getattr(bound_to, name))
 

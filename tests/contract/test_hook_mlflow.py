@@ -82,6 +82,20 @@ def test_while_the_server_is_away_metrics_are_recorded_and_the_error_reaches_the
     ]
 
 
+def test_a_parameter_that_mlflow_refuses_to_change_keeps_its_value(tmp_path: Path) -> None:
+    answer(
+        play(
+            tmp_path,
+            MLFLOW,
+            "log({'a': 1}, 1)\nclient.log_param(run, 'lr', 1)\n"
+            "try: client.log_param(run, 'lr', 2)\n"
+            "except mlflow.MlflowException: client.set_terminated(run); print(0)",
+        )
+    )
+    last = run.decode(recorded(tmp_path)["run"][-1])
+    assert (last.update, last.config) == (True, {"lr": 1})
+
+
 def test_a_run_that_fails_ends_with_an_exit_code(tmp_path: Path) -> None:
     code = "log({'a': 1}, 1)\nclient.set_terminated(run, 'FAILED')\nlog({'a': 2}, 2)\nprint(0)"
     answer(play(tmp_path, MLFLOW, code))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import OrderedDict, defaultdict
 from collections.abc import Mapping
 from typing import Any
 
@@ -81,6 +82,14 @@ def test_values_with_several_axes_are_several_rows() -> None:
     assert drawn(*calls) == [{50: {"train/a": 1, "t": 50}, 3: {"eval/a": 2, "e": 3}}]
     calls = (define("train/*", "t"), log(train__a=1, other=2, t=50))
     assert drawn(*calls) == [{50: {"train/a": 1, "t": 50}, 0: {"other": 2}}]
+
+
+@pytest.mark.parametrize("kind", [dict, OrderedDict, defaultdict])
+def test_names_in_a_map_have_axes_too(kind: Any) -> None:
+    made = kind()
+    made["a"] = 1
+    calls = (define("sub.a", "s"), log(sub=made, b=2, s=50))
+    assert drawn(*calls) == [{50: {"sub.a": 1, "s": 50}, 0: {"b": 2}}]
 
 
 def test_an_evaluation_at_a_step_of_the_training_is_in_its_row() -> None:
