@@ -156,7 +156,7 @@ class Service:
             self._woken.set()
 
     def stop(self, *, within: float = STOP_SECONDS) -> None:
-        """Shut down, at most `within` seconds later; from any thread and from a signal handler."""
+        """Shut down, at most `within` seconds later; from any thread."""
         self._stop_by = min(self._stop_by, self._now() + within)
         self._stopping = True
         self._woken.set()

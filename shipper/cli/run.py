@@ -50,7 +50,7 @@ def run(
     With --once: exits 0 if everything was delivered, 1 if records are still pending.
     """
     numbers = _signals()
-    # In every thread: libraries start some when they are imported.
+    # The service gets them once it can answer them.
     signal.pthread_sigmask(signal.SIG_UNBLOCK if once else signal.SIG_BLOCK, numbers)
     from shipper.log import fields, start
     from shipper.service import Service
@@ -64,7 +64,7 @@ def run(
         if once:
             sys.exit(_ship_once(config, timeout))
         service = Service(config)
-        threading.Thread(target=_answer, args=(numbers, service), daemon=True).start()
+        _await_signals(numbers, service)
         if stop_on_eof:
             threading.Thread(target=_read_to_end, args=(service,), daemon=True).start()
         service.run()
@@ -113,17 +113,31 @@ def _signals() -> set[signal.Signals]:
     return numbers
 
 
-def _answer(numbers: set[signal.Signals], service: Service) -> None:
-    """Wait for signals on a thread: a handler could interrupt what holds a lock that it needs."""
+def _await_signals(numbers: set[signal.Signals], service: Service) -> None:
+    """Answer signals on a thread: a handler could interrupt what holds a lock that it needs.
+
+    They come through a pipe, whichever thread the kernel interrupts: libraries have some.
+    """
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    signal.set_wakeup_fd(write)
+    for number in numbers:
+        signal.signal(number, lambda *_: None)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
+    threading.Thread(target=_answer, args=(read, service), daemon=True).start()
+
+
+def _answer(pipe: int, service: Service) -> None:
     from shipper.log import fields
 
     while True:
-        if signal.sigwait(numbers) == signal.SIGHUP:
-            # A terminal that closes, or `kill -HUP`, which other services take for a reload.
-            why = fields(reason="hangup")
-            log.warning("SIGHUP ignored, settings are read at the start", extra=why)
-        else:
-            service.end()
+        for number in os.read(pipe, 64):
+            if number == signal.SIGHUP:
+                # A terminal that closes, or `kill -HUP`, which other services take for a reload.
+                why = fields(reason="hangup")
+                log.warning("SIGHUP ignored, settings are read at the start", extra=why)
+            else:
+                service.end()
 
 
 def _read_to_end(service: Service) -> None:
