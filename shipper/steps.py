@@ -150,10 +150,9 @@ def step_of(
     given = record.step_given
     ((step, values), *more), counted = rows(record.step, data, record.axes, () if given else keys)
     own_count = record.inherited and not given and counted
+    of_record = (record.tracker, own_count, tuple(more), record.sole_writer, record.run_prefix)
     # As a plain tuple: the constructor takes three times as long.
-    fields = (record.run, step, record.time, values, tuple(seqs), record.tracker, own_count)
-    marks = (tuple(more), record.sole_writer, record.run_prefix)
-    return tuple.__new__(Step, fields + marks)
+    return tuple.__new__(Step, (record.run, step, record.time, values, tuple(seqs), *of_record))
 
 
 def rows_in(body: Mapping[str, Any], keys: Sequence[str] = STEP_KEYS) -> tuple[Row, ...]:
@@ -226,7 +225,7 @@ class _StepCollector:
     def __init__(self, deleted: Mapping[int, int], keys: Sequence[str]) -> None:
         self._deleted = deleted
         self._keys = keys
-        self._no_key_in = frozenset(keys).isdisjoint
+        self._key_set = frozenset(keys)
         self._building: dict[str, _Building] = {}
         self._gaps: list[tuple[int, dict[str, Any]]] = []  # seq, what the next step reports of it
         self._complete: list[Step] = []
@@ -265,15 +264,14 @@ class _StepCollector:
         run = record.run
         started = self._building.get(run)
         if started is None and record.closed and not self._gaps:  # what almost every record is
-            usual = record.axes is None and (record.step_given or self._no_key_in(data))
-            if not usual:
+            if record.axes is None and (record.step_given or data.keys().isdisjoint(self._key_set)):
+                own_count = record.inherited and not record.step_given
+                marks = (own_count, (), record.sole_writer, record.run_prefix)
+                # As a plain tuple: the constructor takes three times as long.
+                fields = (run, record.step, record.time, data, (stored.seq,), record.tracker)
+                self._complete.append(tuple.__new__(Step, fields + marks))
+            else:
                 self._complete.append(step_of(record, data, (stored.seq,), self._keys))
-                return
-            # As a plain tuple: the constructor takes three times as long.
-            own_count = record.inherited and not record.step_given
-            fields = (run, record.step, record.time, data, (stored.seq,), record.tracker, own_count)
-            marks = ((), record.sole_writer, record.run_prefix)
-            self._complete.append(tuple.__new__(Step, fields + marks))
             return
         if started is None or started.first.step != record.step:
             if started is not None:

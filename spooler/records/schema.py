@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from itertools import product
 from typing import Any, Generic, NoReturn, ParamSpec, TypeVar
 
 from spooler.errors import MalformedBody
@@ -40,7 +41,7 @@ class Schema(Generic[Fields, Record]):
         self._optional: dict[str, Any] = known._field_defaults
         self._defaults = tuple(self._optional.get(name, self) for name in self._names)
         self._accepted = [_types_of(known.__annotations__[name]) for name in self._names]
-        self._usual = tuple(accepted[0] for accepted in self._accepted)
+        self._usual = frozenset(product(*self._accepted))  # types of values that need no look
         self._renamed = renamed or {}
 
     def encode(self, *args: Fields.args, **kwargs: Fields.kwargs) -> dict[str, Any]:
@@ -62,7 +63,7 @@ class Schema(Generic[Fields, Record]):
         if self._renamed:
             body = {new: body[old] for new, old in self._renamed.items() if old in body} | {**body}
         values = tuple(map(body.get, self._names, self._defaults))
-        if tuple(map(type, values)) != self._usual:
+        if tuple(map(type, values)) not in self._usual:
             values = tuple(self._checked(values))
         if self._names[0] == "run" and len(values[0]) > RUN_CHARACTERS:
             raise MalformedBody(f"run is longer than {RUN_CHARACTERS} characters")

@@ -122,8 +122,8 @@ def encode_step(
         fragment = _points(prefix, numbers, step.step, time)
     left_out = nulls + (len(others) if options.drop_non_numeric else 0)
     # As a plain tuple: this is done for every step, and the constructor takes twice as long.
-    fields = (path, step.run, step.step, time, fragment, items, values, step.seqs, len(nonfinite))
-    return tuple.__new__(EncodedStep, (*fields, left_out, step.tracker))
+    fields = (path, step.run, step.step, time, fragment, items, values, step.seqs)
+    return tuple.__new__(EncodedStep, (*fields, len(nonfinite), left_out, step.tracker))
 
 
 def _encode_rows(step: Step, identity: Identity, options: Options) -> EncodedStep:
@@ -179,7 +179,9 @@ _kept_heads = lru_cache(maxsize=64)(_heads)
 
 def problem(step: Step) -> str:
     """Why a step can never be sent, or nothing."""
-    for number in (step.step, *(number for number, _ in step.more)):
+    if not step.more and 0 <= step.step <= STEP_MAX:
+        return ""
+    for number, _ in step.rows():
         if not 0 <= number <= STEP_MAX:
             return f"step {number} is outside 0 … {STEP_MAX}, the range of the receiver's key"
     return ""
