@@ -73,7 +73,7 @@ class JobProcess:
             OSError: it cannot be started.
         """
         self.status: int | None = None  # as of waitpid
-        # Some callers ignore it. Then the kernel reaps a child, and nobody hears of its end.
+        # Some callers ignore it. Then the kernel reaps a child, and its end is not reported.
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {*AWAITED, *_STOPS})
         everything = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}

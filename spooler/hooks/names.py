@@ -4,7 +4,7 @@ The rows of some receivers belong to a workload: all of its ranks and runs share
 service puts `rank<R>/` before the names of ranks other than 0, and `run-<ID>/` where the training
 process says so. Only that process knows its framework and the runs that it has begun:
 
-- A rank that is the sole writer of its job needs no `rank<R>/`: nobody else has these names.
+- A rank that is the sole writer of its job needs no `rank<R>/`: no other rank has these names.
 - A run that shares its steps with another run of the workload needs `run-<ID>/`. A restart under a
   new id does not: it continues the curves of the run before.
 

@@ -66,7 +66,7 @@ class Runs:
             Refused: it was deleted (`RUN_DELETED`), or a request failed.
         """
         if len(self._kept) >= _KEPT:
-            oldest, *_ = self._kept  # for which nobody waits
+            oldest, *_ = self._kept  # for which no thread waits
             self._kept.pop(oldest, None)
         run = self._kept.setdefault((items[0].run, rank), Run())
         with run.lock:
@@ -135,7 +135,7 @@ class Runs:
         return None
 
     def _everywhere(self) -> Iterator[list[str]]:
-        """The ids of all experiments, for a run whose beginning is not at hand."""
+        """The ids of all experiments, for a run whose first record has not been read."""
         token, more = "", True
         while more:
             body = {"max_results": _PAGE, "view_type": "ALL", "page_token": token}
