@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,12 @@ from tests.kit.spools import REPOSITORY, environment
 
 PAGE = (REPOSITORY / "docs" / "your-own-receiver.md").read_text(encoding="utf-8")
 SECONDS = 120
+# VictoriaMetrics shows points from the next full second on. A person does not type as quickly.
+CURL = f"""\
+test -e sent || touch sent
+while [ $(date +%s) -lt $(($(stat -c %Y sent) + 2)) ]; do :; done
+{shutil.which("curl")} -s "$@"
+"""
 
 
 def commands(heading: str) -> list[str]:
@@ -44,8 +51,9 @@ def run_page(tmp_path: Path, *headings: str) -> str:
         "python": f'{sys.executable} "$@"',
         "victoria-metrics": f'{VICTORIA} "$@"',
         "mlflow": shlex.join(server),
+        "curl": CURL,
     }.items():
-        (programs / name).write_text(f"#!/bin/sh\nexec {program}\n")
+        (programs / name).write_text(f"#!/bin/sh\n{program}\n")
         (programs / name).chmod(0o755)
     path = f"{programs}:{os.environ['PATH']}"
     state = str(tmp_path / "state")
