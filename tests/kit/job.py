@@ -10,6 +10,7 @@ was. FOLDER/signals has the name of every signal that the launcher has got.
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -62,15 +63,20 @@ def launch(folder: Path) -> NoReturn:
                 signal.signal(one, lambda number, _: note(signal.SIGUSR2, None))
             end(CODE)
 
+    # A signal that comes just before the wait ends it, too.
+    signalled, wakeup = os.pipe()
+    os.set_blocking(wakeup, False)
+    signal.set_wakeup_fd(wakeup)
     for number in (*ENDING, signal.SIGUSR1, signal.SIGCONT):
         signal.signal(number, note)
     for trainer in trainers:
         assert trainer.stdout is not None
         assert trainer.stdout.readline() == b"ready\n"
+    # A terminal that is lost is none any more, so look before the caller may close it.
+    awaited = [signalled] if os.isatty(0) else [signalled, 0]
     os.write(1, b"ready\n")
-    while os.isatty(0):
-        signal.pause()
-    os.read(0, 1)
+    while 0 not in select.select(awaited, [], [])[0]:
+        os.read(signalled, 1)
     end(0)
 
 
