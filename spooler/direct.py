@@ -14,7 +14,9 @@ from typing import Any
 from spooler._version import __version__
 from spooler.async_exceptions import is_async
 from spooler.hooks import run_id
-from spooler.hooks.run_tracker import RunTracker, TrackedRun, count, guarded, guarded_step, runs
+from spooler.hooks.guard import count, guarded, guarded_step
+from spooler.hooks.run_tracker import RunTracker, runs
+from spooler.hooks.tracked_run import TrackedRun
 
 
 class DirectRun(TrackedRun):

@@ -8,7 +8,7 @@ from typing import Any
 
 from spooler.dlrover.master_client import SpoolMasterClient
 from spooler.dlrover.metric import DiagnosisDataType, WorkerTrainingMetric
-from spooler.hooks.run_tracker import guarded
+from spooler.hooks.guard import guarded
 
 
 class LogHandler(logging.Handler):

@@ -11,9 +11,9 @@ A wrapper calls the tracker's own function first, with exactly the arguments it 
 returns or raises what that function does. Only a call that the tracker accepted is recorded.
 (MLflow's raises when its server is away. It is recorded then too, marked as not accepted, and its
 time is filled in, so that a repetition is the same.)
-Nothing of a hook raises into the program. `spooler.hooks.run_tracker` has the wrappers that keep
-these rules, and the `RunTracker` that all hooks record with. `spooler.hooks.precedence` says which
-tracker is recorded where a program logs the same numbers to several.
+Nothing of a hook raises into the program. `spooler.hooks.wrappers` has those that keep these
+rules, and `spooler.hooks.run_tracker` what all hooks record with. `spooler.hooks.precedence` says
+which tracker is recorded where a program logs the same numbers to several.
 """
 
 from __future__ import annotations

@@ -15,13 +15,9 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from spooler.hooks.run_tracker import (
-    TrackedRun,
-    runs,
-    unwrap_functions,
-    wrap_call,
-    wrap_functions,
-)
+from spooler.hooks.run_tracker import runs
+from spooler.hooks.tracked_run import TrackedRun
+from spooler.hooks.wrappers import unwrap_functions, wrap_call, wrap_functions
 
 _SYSTEM = "system/"  # MLflow counts their steps apart
 _TIMESTAMP = 3  # where the argument stands in a call of `log_metric`

@@ -19,15 +19,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from spooler.hooks import run_id
-from spooler.hooks.run_tracker import (
-    TrackedRun,
-    guarded,
-    runs,
-    unwrap_functions,
-    wrap_functions,
-    wrap_log,
-)
+from spooler.hooks.guard import guarded
+from spooler.hooks.run_tracker import runs
+from spooler.hooks.tracked_run import TrackedRun
 from spooler.hooks.wandb import mirrored_run
+from spooler.hooks.wrappers import unwrap_functions, wrap_end, wrap_functions, wrap_log
 
 _STATE = "_lens_ship_state"  # of a writer: what goes before its names, None if it writes nothing
 # Megatron-LM writes each value a second time, against the samples seen.
@@ -41,7 +37,7 @@ def wrap(module: Any) -> None:
         "add_scalar": functools.partial(wrap_log, _Scalar),
         "add_scalars": functools.partial(wrap_log, _Scalars),
         "add_hparams": _wrap_add_hparams,
-        "close": _wrap_close,
+        "close": functools.partial(wrap_end, _close),
     }
     wrap_functions([(module.SummaryWriter, name) for name in wrappers], wrappers)
 
@@ -189,17 +185,6 @@ def _wrap_init(original: Callable[..., Any]) -> Callable[..., Any]:
             guarded(_open, self)
 
     return __init__
-
-
-def _wrap_close(original: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(original)
-    def close(self: Any, *args: Any, **kwargs: Any) -> Any:
-        try:
-            return original(self, *args, **kwargs)
-        finally:
-            guarded(_close, self)
-
-    return close
 
 
 def _close(writer: Any) -> None:

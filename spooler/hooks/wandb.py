@@ -16,14 +16,10 @@ from typing import Any
 
 from spooler import stderr
 from spooler.hooks.axes import RunAxes
-from spooler.hooks.run_tracker import (
-    TrackedRun,
-    guarded,
-    runs,
-    unwrap_functions,
-    wrap_functions,
-    wrap_log,
-)
+from spooler.hooks.guard import guarded
+from spooler.hooks.run_tracker import runs
+from spooler.hooks.tracked_run import TrackedRun
+from spooler.hooks.wrappers import unwrap_functions, wrap_end, wrap_functions, wrap_log
 from spooler.records import axis
 
 _RUN_MODULE = "wandb.sdk.wandb_run"
@@ -38,7 +34,8 @@ def wrap(wandb: Any) -> None:
     """Put the wrappers on the imported module `wandb`."""
     stderr.debug("Installing WandB hook...")
     log = functools.partial(wrap_log, sys.modules[__name__])
-    wrappers = {"init": _wrap_init, "log": log, "_finish": _wrap_finish}
+    finish = functools.partial(wrap_end, _observe_finish)
+    wrappers = {"init": _wrap_init, "log": log, "_finish": finish}
     wrappers |= {"define_metric": _wrap_define_metric, "_config_callback": _wrap_config_callback}
     wrap_functions(_places(wandb), wrappers)
     _rebind(wandb)
@@ -178,17 +175,6 @@ def _wrap_init(original: Callable[..., Any]) -> Callable[..., Any]:
         return result
 
     return init
-
-
-def _wrap_finish(original: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(original)
-    def _finish(self: Any, *args: Any, **kwargs: Any) -> Any:
-        try:
-            return original(self, *args, **kwargs)
-        finally:
-            guarded(_observe_finish, self)
-
-    return _finish
 
 
 def _wrap_config_callback(original: Callable[..., Any]) -> Callable[..., Any]:

@@ -30,7 +30,8 @@ PAUSES = (0, 0.0005, 0.01)  # seconds between two steps
 PAUSES_WITH_MLFLOW = (0.0005, 0.002, 0.01)
 _TRAIN = """
 import sys, time
-from spooler.hooks.run_tracker import TrackedRun, runs
+from spooler.hooks.run_tracker import runs
+from spooler.hooks.tracked_run import TrackedRun
 
 class Soaked(TrackedRun):
     tracker = "soak"

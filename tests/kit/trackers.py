@@ -139,9 +139,10 @@ import functools
 import sys
 import weakref
 
-from spooler.hooks.run_tracker import (
-    TrackedRun, guarded, runs, unwrap_functions, wrap_functions, wrap_log
-)
+from spooler.hooks.guard import guarded
+from spooler.hooks.run_tracker import runs
+from spooler.hooks.tracked_run import TrackedRun
+from spooler.hooks.wrappers import unwrap_functions, wrap_functions, wrap_log
 
 _experiments = weakref.WeakKeyDictionary()
 

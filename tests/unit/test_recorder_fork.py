@@ -231,7 +231,8 @@ if __name__ == "__main__":
 def test_a_child_does_not_end_the_run_of_its_parent(leaves: str, tmp_path: Path) -> None:
     program = f"""
 import os
-from spooler.hooks.run_tracker import TrackedRun, runs
+from spooler.hooks.run_tracker import runs
+from spooler.hooks.tracked_run import TrackedRun
 from spooler.recorder import recorder
 class Run(TrackedRun):
     tracker = "wandb"

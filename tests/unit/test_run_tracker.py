@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
-from spooler.hooks import run_tracker
-from spooler.hooks.run_tracker import RunTracker, TrackedRun, wrap_call
+from spooler.hooks import guard, run_tracker, wrappers
+from spooler.hooks.run_tracker import RunTracker
+from spooler.hooks.tracked_run import TrackedRun
+from spooler.hooks.wrappers import wrap_call
 from spooler.recorder import Recorder
 from tests.kit import spools
 
@@ -34,7 +36,8 @@ class Stopped(Exception):
 
 @pytest.fixture
 def runs(mine: Recorder, monkeypatch: pytest.MonkeyPatch) -> RunTracker:
-    monkeypatch.setattr(run_tracker, "recorder", lambda: mine)
+    for module in (run_tracker, guard, wrappers):
+        monkeypatch.setattr(module, "recorder", lambda: mine)
     return RunTracker()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.crash.lab.patches import BrokenBuild, Patch
 
 _TRACKER = "spooler/hooks/run_tracker.py"
+_WRAPPERS = "spooler/hooks/wrappers.py"
 _CALL = (
     "        # Not in the handler above: an error of the tracker's would carry ours with it.\n"
     "        try:\n            result = original(self, *args, **kwargs)\n"
@@ -28,7 +29,7 @@ TRAINING_BUILDS: dict[str, BrokenBuild] = {
         meaning="an exception of wandb is taken for one of lens-ship and not raised",
         patches=(
             Patch(
-                file=_TRACKER,
+                file=_WRAPPERS,
                 old="            raise\n        if before is None:\n",
                 new="            return count(error)\n        if before is None:\n",
             ),
@@ -38,7 +39,7 @@ TRAINING_BUILDS: dict[str, BrokenBuild] = {
         meaning="values are read for the record before wandb gets them, iterators included",
         patches=(
             Patch(
-                file=_TRACKER,
+                file=_WRAPPERS,
                 old=_CALL,
                 new="        given = args[0] if args and type(args[0]) is dict else {}\n"
                 "        for value in given.values():\n"

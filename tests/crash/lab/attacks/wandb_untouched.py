@@ -251,7 +251,7 @@ def _outcome(call: Callable[[], Any]) -> list[Any]:
             chain.append(f"{type(link).__name__}: {_shown(link)}")
             link = link.__cause__ or link.__context__
         for frame in traceback.extract_tb(error.__traceback__):
-            if not frame.filename.endswith(("hooks/wandb.py", "hooks/run_tracker.py")):
+            if not frame.filename.endswith(("hooks/wandb.py", "hooks/wrappers.py")):
                 places.append(f"{Path(frame.filename).name}:{frame.lineno} {frame.name}")
         # How deep an endless value is followed depends on how deep the caller stands.
         return ["raised", chain, list(dict.fromkeys(places))]
