@@ -9,7 +9,7 @@ from importlib.util import find_spec
 
 # Imported by the commands, and not by the training side. gRPC is loaded only for a gRPC master.
 _LIBRARIES = (
-    *("click", "orjson", "plotext", "prometheus_client", "requests", "rich"),
+    *("click", "orjson", "prometheus_client", "requests", "rich"),
     *("sqlite_utils", "tenacity", "watchdog"),
     *(("tomli",) if sys.version_info < (3, 11) else ()),
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 import sys
 from collections.abc import Sequence
@@ -96,7 +95,6 @@ def _draw(found: RunSeries, options: PlotOptions) -> None:
     width = options.width or terminal.columns
     height = options.height or max(10, min(24, terminal.lines - 4 - len(keys)))
     start, unit, x_label = _x_axis(found, options)
-    first, last = ((end - start) / unit for end in _x_range(found))
     for group in [keys] if colours else [[key] for key in keys]:
         lines = {
             sanitize(names[key], 60): [
@@ -113,7 +111,6 @@ def _draw(found: RunSeries, options: PlotOptions) -> None:
             height=height,
             log=options.log,
             colours=colours,
-            ticks={place: f"{place:,.10g}" for place in _round_numbers(first, last)},
         )
         print(draw(chart))  # noqa: T201
     print(f"x: {x_label}")  # noqa: T201
@@ -137,15 +134,6 @@ def _x_axis(found: RunSeries, options: PlotOptions) -> tuple[float, float, str]:
     fitting = ((unit, name) for least, unit, name in _UNITS if last - first >= least)
     unit, name = next(fitting, (1.0, "seconds"))
     return first, unit, f"{name} since {clock(first)}"
-
-
-def _round_numbers(first: float, last: float) -> list[float]:
-    """Between four and nine round numbers from `first` to `last`, or the only number there is."""
-    if last <= first:
-        return [first]
-    power = 10.0 ** math.floor(math.log10((last - first) / 4))
-    spacing = next(power * s for s in (5.0, 2.0, 1.0) if power * s <= (last - first) / 4)
-    return [n * spacing for n in range(math.ceil(first / spacing), math.floor(last / spacing) + 1)]
 
 
 def _sorted_keys(found: RunSeries) -> list[SeriesKey]:

@@ -19,7 +19,7 @@ PTH = spools.REPOSITORY / "spooler" / "lens_ship.pth"
 HEAVY = frozenset(
     """
     requests urllib3 http socket ssl tenacity asyncio multiprocessing concurrent subprocess
-    selectors select queue click rich orjson sqlite_utils watchdog plotext numpy torch wandb
+    selectors select queue click rich orjson sqlite_utils watchdog numpy torch wandb
     shipper logging email tempfile
     """.split()  # noqa: SIM905 - a list of names is read more easily than one of strings
 )

@@ -388,7 +388,7 @@ def test_status_does_not_keep_a_service_from_starting(tmp_path: Path) -> None:
 
 
 def test_status_loads_no_network_library(tmp_path: Path) -> None:
-    heavy = {"requests", "urllib3", "grpc", "tenacity", "watchdog", "prometheus_client", "plotext"}
+    heavy = {"requests", "urllib3", "grpc", "tenacity", "watchdog", "prometheus_client"}
     code = (
         "import sys, json; from shipper.cli import cli\n"
         "try: cli(['status', '--json', '--spool', sys.argv[1], '--state', sys.argv[2]])\n"

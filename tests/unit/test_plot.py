@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -282,3 +283,46 @@ def test_a_curve_is_over_the_steps_that_the_receiver_shows(
     process(tmp_path, 1, [step(n, loss=1.0, global_step=n * 10, mine=n * 7) for n in range(4)])
     width = {STEP_KEYS: 10, ("mine",): 7, (): 1}[keys]
     assert [*points(read(tmp_path, step_keys=keys))] == [n * width for n in range(4)]
+
+
+def test_lines_keep_their_gaps_and_ticks_their_places() -> None:
+    lines = [[(0.0, 0.0), (10.0, 10.0)], [(30.0, 0.0), (40.0, 10.0)]]
+    rows = draw(Chart(title="t", series={"a": lines}, width=44, height=9, mark=20)).splitlines()
+    inside = [row.partition("┤" if "┤" in row else "│")[2].rstrip("│") for row in rows[2:-2]]
+    assert [row[len(row) // 2] for row in inside] == ["┊"] * 5
+    assert {row[13:26].replace("┊", " ") for row in inside} == {" " * 13}
+    assert rows[2].startswith("10┤")
+    assert rows[-3].startswith(" 0┤")
+    assert rows[-2].count("┬") == 5
+    assert rows[-1].split() == ["0", "10", "20", "30", "40"]
+
+
+def test_coloured_lines_have_a_legend_in_the_same_colours() -> None:
+    series = {name: [[(0.0, 1.0 * n), (1.0, 1.0 * n)]] for n, name in enumerate("ab")}
+    *rows, legend = draw(
+        Chart(title="t", series=series, width=30, height=8, colours=True)
+    ).splitlines()
+    assert len(rows) == 7
+    colour = re.findall(r"\x1b\[(\d+)m⠒⠒\x1b\[0m ([ab])", legend)
+    assert [name for _, name in colour] == ["a", "b"]
+    assert f"\x1b[{colour[1][0]}m" in rows[2]  # b is above a
+    assert f"\x1b[{colour[0][0]}m" in rows[-3]
+
+
+@given(
+    st.lists(
+        st.tuples(st.floats(allow_nan=False, allow_infinity=False), st.floats(-1e308, 1e308)),
+        min_size=1,
+        max_size=5,
+    ),
+    st.integers(20, 90),
+    st.integers(5, 20),
+    st.booleans(),
+)
+def test_a_chart_has_its_size_whatever_the_values(
+    line: list[tuple[float, float]], width: int, height: int, log: bool
+) -> None:
+    text = draw(Chart(title="t" * 99, series={"a": [line]}, width=width, height=height, log=log))
+    rows = text.split("\n")
+    assert len(rows) == height
+    assert max(len(row) for row in rows) <= width
