@@ -4,20 +4,24 @@ ARG PYTHON=3.12
 
 FROM python:${PYTHON}-slim-bookworm AS build
 WORKDIR /source
-COPY pyproject.toml README.md constraints.txt ./
+COPY image-requirements.txt ./
+ENV PIP_NO_CACHE_DIR=1 \
+    PIP_DISABLE_PIP_VERSION_CHECK=1
+# Everything that is installed or builds, by its hash. Nothing comes from elsewhere after this.
+RUN python -m pip download --require-hashes --only-binary :all: --dest /wheels -r image-requirements.txt
+ENV PIP_NO_INDEX=1 \
+    PIP_FIND_LINKS=/wheels
+COPY pyproject.toml README.md CHANGELOG.md CONTRIBUTING.md ./
 COPY systemd systemd
 COPY examples examples
 COPY docs docs
 COPY deploy deploy
 COPY spooler spooler
 COPY shipper shipper
-ENV PIP_CONSTRAINT=/source/constraints.txt \
-    PIP_NO_CACHE_DIR=1 \
-    PIP_DISABLE_PIP_VERSION_CHECK=1
 # What builds and installs stays behind; pip is there only for a command of sqlite-utils.
 RUN python -m pip wheel --no-deps --wheel-dir /wheels . \
  && python -m venv --without-pip /opt/lens-ship \
- && python -m pip --python /opt/lens-ship/bin/python install "$(echo /wheels/*.whl)[service]" \
+ && python -m pip --python /opt/lens-ship/bin/python install 'lens-ship[service]' \
  && python -m pip --python /opt/lens-ship/bin/python uninstall --yes pip
 
 FROM python:${PYTHON}-slim-bookworm

@@ -61,6 +61,13 @@ test-frameworks: $(VENV)/.test $(VENV)/.frameworks ## real trainings of Transfor
 	  $(BIN)/python -m pytest -n 2 --dist worksteal -q tests/contract/frameworks tests/contract/test_hook_conformance.py \
 	      tests/contract/test_hook_tensorboard.py tests/contract/test_hook_transformers.py
 
+.PHONY: image-requirements
+image-requirements: | $(BIN)/python ## write image-requirements.txt: the packages of the image, with hashes
+	$(BIN)/python -m pip install -q uv
+	echo hatchling | $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate \
+	  --custom-compile-command 'make image-requirements' --extra service -c constraints.txt \
+	  -o image-requirements.txt pyproject.toml -
+
 .PHONY: image-steps
 image-steps: $(VENV)/.test ## the steps of the Dockerfile, without a container engine
 	LENS_SHIP_TEST_IMAGE=1 $(BIN)/python -m pytest -q tests/contract/test_image.py

@@ -21,8 +21,10 @@ def main() -> None:
         # The service awaits them. Until then one would kill it, or be lost as process 1 of a pod.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
     if not all(find_spec(name) for name in _LIBRARIES):
+        if sys.argv[1:2] == ["docs"]:
+            sys.exit(_print_page(*sys.argv[2:3]))
         problem = (
-            "lens-ship: only the training side is installed here;"
+            "lens-ship: only the training side and `lens-ship docs` are installed here;"
             " for the service run: pip install 'lens-ship[service]'"
         )
         if sys.argv[1:2] == ["exec"] and "--" in sys.argv[:-1]:
@@ -35,6 +37,19 @@ def main() -> None:
     from shipper import cli
 
     cli.main()
+
+
+def _print_page(topic: str = "") -> int:
+    """As the command does where stdout is not a terminal."""
+    from shipper.docs import overview, page
+    from shipper.errors import ShipperError
+
+    try:
+        sys.stdout.write(f"{page(topic) if topic else overview()}\n")
+    except ShipperError as error:
+        sys.stderr.write(f"lens-ship: {error}\n")
+        return error.exit_code
+    return 0
 
 
 if __name__ == "__main__":

@@ -257,7 +257,7 @@ class Settings(Limits):
         "Seconds of records that power loss may take. 0: the writer never syncs, and the kernel"
         " decides. Starts, detections, reports and ends are synced at once.",
         "A background thread syncs once a second, only after new records. See"
-        " docs/decisions/0015-background-sync.md for the cost.",
+        " `lens-ship docs decisions/0015` for the cost.",
     )
     group_name: str = variable(
         GROUP,
@@ -284,7 +284,7 @@ class Settings(Limits):
         " never. Unset: only trials of a sweep, and a run that repeats the steps of another run of"
         " the same process.",
         "A restart often has a new run id and continues the same curves. See"
-        " docs/decisions/0044-names-of-several-runs.md.",
+        " `lens-ship docs decisions/0044`.",
     )
 
 

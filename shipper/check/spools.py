@@ -191,7 +191,8 @@ def _permission_step(path: Path) -> str:
         )
     return (
         f"chgrp -R {mine} {path} && chmod -R g+rwX {path}; for new spools set"
-        f" PRIMUS_LENS_SPOOL_GROUP={mine} in the jobs, or share the root (docs/deployment.md)"
+        f" PRIMUS_LENS_SPOOL_GROUP={mine} in the jobs, or share the root (`lens-ship docs"
+        " deployment#a-root-that-several-users-share`)"
     )
 
 

@@ -81,7 +81,7 @@ def _usable(state: Path) -> Iterator[Finding]:
         yield fail(
             "state",
             f"{database} has state version {version}, this lens-ship knows {STATE_VERSION}",
-            "run the version that migrated it, or go back to a copy (docs/upgrading.md)",
+            "run the version that migrated it, or go back to a copy (`lens-ship docs upgrading`)",
         )
     if holder := _lock_holder(state / LOCK_NAME):
         yield ok("state", f"{state} is in use by a service (process {holder})")

@@ -37,6 +37,7 @@ REGISTRY: dict[str, str] = {
     "hook": "shipper.cli.hook:hook",
     "dev-server": "shipper.cli.dev_server:dev_server",
     "demo": "shipper.cli.demo:demo",
+    "docs": "shipper.cli.docs:docs",
 }
 
 # What the exit codes mean: those of every command, then what 1 means for those that have it.

@@ -37,7 +37,7 @@ def check(
         config = load_config(flags, config_file, warn=False, sends=True)
     except ConfigError as error:
         if as_json:
-            step = "correct it; docs/configuration.md describes every setting"
+            step = "correct it; `lens-ship docs configuration` describes every setting"
             print_findings([fail("settings", one, step) for one in error.problems], as_json=True)
         raise
     findings = list(check_settings(config) if config_only else run_checks(config))

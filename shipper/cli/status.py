@@ -47,7 +47,9 @@ def status(
     """Show delivery status: backlog, lag, errors and losses per sink and spool.
 
     Reads only, and can run next to the service. Exits 1 if operator action is required, otherwise
-    0. A spool root that does not exist is an error. docs/monitoring.md lists what requires action.
+    0. A spool root that does not exist is an error.
+
+    What requires action is listed by `lens-ship docs monitoring`.
     """
     from shipper.status.collect import StatusCollector
 

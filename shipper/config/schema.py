@@ -290,7 +290,7 @@ class Config:
         " nothing is left to send. A second SIGTERM ends it at once. 0: only requests in flight are"
         " completed.",
         why="The spools of a node outlive the service. Those of a pod or of a job do not: see"
-        " docs/deployment.md.",
+        " `lens-ship docs deployment`.",
     )
     connect_timeout: float = setting(
         5.0,

@@ -12,7 +12,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.resources import files
 from pathlib import Path
 from typing import NoReturn
 
@@ -22,6 +21,7 @@ from shipper.demo.processes import DemoFiles, ProcessGroup, training_environment
 from shipper.demo.report import report
 from shipper.demo.scenario import Scenario
 from shipper.demo.terminal import Terminal
+from shipper.docs import SHARE
 from shipper.errors import DemoFailed
 
 _CANNOT_RUN = 2
@@ -61,11 +61,8 @@ def run_demo(*, seconds: float, keep: Path | None, seed: int | None = None) -> i
 
 
 def script() -> Path:
-    """The training script: in the installed package, or in a checkout."""
-    packaged = Path(str(files("shipper") / "examples" / "train.py"))
-    if packaged.is_file():
-        return packaged
-    return Path(str(files("shipper"))).parent / "examples" / "train.py"
+    """The training script."""
+    return SHARE / "examples" / "train.py"
 
 
 def _obstacle(keep: Path | None) -> str:

@@ -11,9 +11,9 @@ import hashlib
 import re
 import sys
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 
+from shipper.docs import SHARE
 from shipper.errors import ShipperError
 
 DEFAULT_SPOOL = "/var/spool/lens-ship"
@@ -198,10 +198,7 @@ def _program() -> Path:
 
 
 def _template(name: str) -> str:
-    packaged = Path(str(files("shipper") / "systemd" / name))
-    if not packaged.is_file():
-        packaged = Path(str(files("shipper"))).parent / "systemd" / name  # an editable install
-    return packaged.read_text(encoding="utf-8")
+    return (SHARE / "systemd" / name).read_text(encoding="utf-8")
 
 
 def _quoted(word: str) -> str:

@@ -334,7 +334,7 @@ def _prepare(connection: sqlite3.Connection, path: Path, *, locked: bool) -> sql
         raise StateNewer(
             f"{path}: state version {version}, this lens-ship knows {STATE_VERSION}. Nothing was"
             " changed, read or sent. Run the version that migrated it, or restore the copy next to"
-            f" it ({DATABASE_NAME}.v{STATE_VERSION} or lower, see docs/upgrading.md)."
+            f" it ({DATABASE_NAME}.v{STATE_VERSION} or lower, see `lens-ship docs upgrading`)."
         )
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=NORMAL")

@@ -307,9 +307,9 @@ def test_every_alert_leads_to_a_heading_and_has_a_test(name: str) -> None:
     tests = (ROOT / "deploy" / "prometheus" / f"{name}_test.yaml").read_text(encoding="utf-8")
     page = (ROOT / "docs" / "monitoring.md").read_text(encoding="utf-8")
     alerts = re.findall(r"- alert: (\w+)", rules)
-    assert len(alerts) == rules.count("runbook_url:") > 3
+    assert len(alerts) == rules.count("runbook:") > 3
     for alert in alerts:
-        assert f"runbook_url: docs/monitoring.md#{alert.lower()}\n" in rules
+        assert f"runbook: lens-ship docs monitoring#{alert.lower()}\n" in rules
         assert f"\n### {alert}\n" in page
         assert f"alertname: {alert}\n" in tests
 

@@ -6,8 +6,10 @@ The tests have no container engine. `make image-steps` runs the steps themselves
 from __future__ import annotations
 
 import fnmatch
+import importlib.metadata
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -15,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from dockerfile_parse import DockerfileParser
+from packaging.requirements import Requirement
 
 from tests.kit import manifests
 from tests.kit.spools import REPOSITORY
@@ -47,8 +50,7 @@ def test_what_the_wheel_is_made_of_is_copied(steps: list[tuple[str, str]]) -> No
     tomllib = pytest.importorskip("tomllib")
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
     wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]
-    needed = [*wheel["packages"], *wheel["force-include"], *wheel["shared-data"]]
-    needed.append(project["project"]["readme"])
+    needed = [*wheel["packages"], *wheel["force-include"], project["project"]["readme"]]
     names = copied(steps)
     assert all(any(one == name or one.startswith(f"{name}/") for name in names) for one in needed)
 
@@ -74,6 +76,51 @@ def test_every_image_is_pinned_to_a_release(steps: list[tuple[str, str]]) -> Non
             assert re.match(r"python:\$\{PYTHON\}-slim-\w+( AS build)?$", value), value
 
 
+def requirements(name: str) -> dict[str, tuple[str, int]]:
+    """The versions in a file and how many hashes each has, by name."""
+    text = (REPOSITORY / name).read_text(encoding="utf-8").replace("\\\n", "")
+    found = re.findall(r"^([\w.-]+)==([^\s;]+)(.*)$", text, re.MULTILINE)
+    return {
+        name.lower().replace("_", "-"): (version, rest.count("--hash=sha256:"))
+        for name, version, rest in found
+    }
+
+
+def test_the_image_has_the_versions_of_the_tests_with_their_hashes() -> None:
+    image, tested = requirements("image-requirements.txt"), requirements("constraints.txt")
+    assert all(hashes for _, hashes in image.values())
+    for name, (version, _) in image.items():
+        assert tested.get(name, (version, 0))[0] == version, f"{name}: make image-requirements"
+    text = (REPOSITORY / "image-requirements.txt").read_text(encoding="utf-8")
+    assert "://" not in text
+
+
+def test_the_image_has_all_that_the_service_and_its_build_need() -> None:
+    """By the metadata of what is installed here: of each package, and of those that it needs."""
+    tomllib = pytest.importorskip("tomllib")
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
+    waiting = [*project["build-system"]["requires"], *project["project"]["dependencies"]]
+    waiting += project["project"]["optional-dependencies"]["service"]
+    image, seen = requirements("image-requirements.txt"), set[str]()
+    while waiting:
+        one = Requirement(waiting.pop())
+        name = one.name.lower().replace("_", "-")
+        if name in seen or (one.marker and not one.marker.evaluate()):
+            continue
+        seen.add(name)
+        try:
+            needs = importlib.metadata.requires(name) or []
+        except importlib.metadata.PackageNotFoundError:
+            continue  # of the build, which has an environment of its own
+        for need in map(Requirement, needs):
+            extras = [{"extra": extra} for extra in one.extras or {""}]
+            if not need.marker or any(need.marker.evaluate(extra) for extra in extras):
+                need.marker = None
+                waiting.append(str(need))
+    assert len(seen) > 15
+    assert seen - set(image) == set(), "make image-requirements"
+
+
 @pytest.mark.skipif(
     "LENS_SHIP_TEST_IMAGE" not in os.environ, reason="takes a minute and an index: make image-steps"
 )
@@ -85,10 +132,12 @@ def test_the_steps_make_a_service_that_starts(steps: list[tuple[str, str]], tmp_
         to.parent.mkdir(parents=True, exist_ok=True)
         copy = shutil.copytree if (REPOSITORY / name).is_dir() else shutil.copy
         copy(REPOSITORY / name, to)
-    environ = {**os.environ, "PYTHONPATH": "", "PIP_CONSTRAINT": str(source / "constraints.txt")}
-    for name, value in steps:
+    environ = {**os.environ, "PYTHONPATH": ""}
+    for name, value in steps[: max(n for n, (name, _) in enumerate(steps) if name == "FROM")]:
+        line = value.replace("/wheels", str(wheels)).replace("/opt/lens-ship", str(target))
+        if name == "ENV":
+            environ |= dict(word.split("=", 1) for word in shlex.split(line))
         if name == "RUN":
-            line = value.replace("/wheels", str(wheels)).replace("/opt/lens-ship", str(target))
             line = re.sub(r"(^|&& )python ", rf"\1{sys.executable} ", line)
             subprocess.run(line, shell=True, check=True, cwd=source, env=environ)
     done = subprocess.run(

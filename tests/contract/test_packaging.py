@@ -25,6 +25,25 @@ for n in range(3):
     wandb.log({"loss": n + 0.5})
 wandb.finish()
 """
+# Follows every page that the help of a command names, and prints its name.
+FOLLOW = """
+import re
+import click
+from shipper.cli import cli
+from shipper.docs import page
+
+def helps(command, context):
+    yield command.get_help(context)
+    if isinstance(command, click.Group):
+        for name in command.list_commands(context):
+            one = command.get_command(context, name)
+            yield from helps(one, click.Context(one, info_name=name, parent=context))
+
+for text in helps(cli, click.Context(cli, info_name="lens-ship")):
+    for topic in re.findall(r"lens-ship docs ([\\w/#-]+)`", " ".join(text.split())):
+        page(topic)
+        print(topic)
+"""
 
 
 def run(*command: str | Path, folder: Path, **environ: str) -> subprocess.CompletedProcess[str]:
@@ -73,6 +92,11 @@ def bare(install: object) -> Path:
     return install("")  # type: ignore[operator,no-any-return]
 
 
+@pytest.fixture(scope="module")
+def service(install: object) -> Path:
+    return install("[service]")  # type: ignore[operator,no-any-return]
+
+
 @pytest.fixture
 def spool_root(bare: Path, tmp_path: Path) -> Path:
     """What a training script with real wandb records in the environment without the service."""
@@ -109,9 +133,8 @@ def test_the_training_side_needs_msgpack_only(bare: Path, spool_root: Path, tmp_
 
 
 def test_the_service_ships_what_the_training_side_recorded(
-    install: object, spool_root: Path, tmp_path: Path
+    service: Path, spool_root: Path, tmp_path: Path
 ) -> None:
-    service: Path = install("[service]")  # type: ignore[operator]
     receiver = subprocess.Popen(
         [service / "lens-ship", "dev-server", "--listen", "127.0.0.1:0"],
         cwd=tmp_path,
@@ -138,22 +161,60 @@ def test_the_service_ships_what_the_training_side_recorded(
     output_of(service / "lens-ship", "systemd", "install", "--root", tmp_path, folder=tmp_path)
 
 
-def test_the_packages_hold_what_messages_and_pages_name(packages: dict[str, Path]) -> None:
-    with zipfile.ZipFile(packages[".whl"]) as wheel:
-        names = {name.partition(".data/data/share/doc/lens-ship/")[2] for name in wheel.namelist()}
-        assert {"lens_ship.pth", "spooler/py.typed", "shipper/py.typed"} <= {*wheel.namelist()}
-    code = "".join(
-        path.read_text(encoding="utf-8")
-        for package in ("spooler", "shipper")
-        for path in (REPOSITORY / package).rglob("*.py")
-    )
-    pages = set(re.findall(r"docs/[\w/-]+\.md", code))
-    assert pages
-    assert pages - names == set()
+def test_the_source_distribution_holds_the_tree_and_makes_the_same_wheel(
+    packages: dict[str, Path], tmp_path: Path
+) -> None:
+    """The wheel beside it was made of it."""
     with tarfile.open(packages[".gz"]) as source:
         held = {name.partition("/")[2] for name in source.getnames()}
     tracked = output_of("git", "ls-files", folder=REPOSITORY).splitlines()
     assert {one for one in tracked if not one.startswith((".ci/", ".gitignore"))} - held == set()
+    build = (sys.executable, "-m", "build", "--wheel", "--outdir", tmp_path, REPOSITORY)
+    output_of(*build, folder=tmp_path)
+    contents = []
+    for wheel in (packages[".whl"], next(tmp_path.glob("*.whl"))):
+        with zipfile.ZipFile(wheel) as opened:
+            contents.append({one.filename: one.CRC for one in opened.infolist()})
+    assert contents[0] == contents[1]
+    assert {"lens_ship.pth", "spooler/py.typed", "shipper/py.typed"} <= contents[0].keys()
+
+
+def test_the_source_distribution_holds_what_its_dockerfile_copies(
+    packages: dict[str, Path], tmp_path: Path
+) -> None:
+    with tarfile.open(packages[".gz"]) as source:
+        source.extractall(tmp_path, filter="data")
+    (tree,) = tmp_path.iterdir()
+    copied = [
+        name
+        for line in (tree / "Dockerfile").read_text(encoding="utf-8").splitlines()
+        if line.startswith("COPY ") and "--from" not in line
+        for name in line.split()[1:-1]
+    ]
+    assert len(copied) > 5
+    assert [name for name in copied if not (tree / name).exists()] == []
+
+
+def test_everything_that_the_help_names_is_a_page_of_the_wheel(
+    service: Path, tmp_path: Path
+) -> None:
+    named = output_of(service / "python", "-c", FOLLOW, folder=tmp_path).split()
+    assert "monitoring" in named
+    pages = output_of(service / "lens-ship", "docs", folder=tmp_path)
+    share = Path(pages.splitlines()[-1].rpartition(": ")[2])
+    assert share.is_relative_to(service.parent.resolve())
+    rules = (share / "deploy" / "prometheus" / "alerts.yaml").read_text(encoding="utf-8")
+    (runbook, *_) = re.findall(r"runbook: lens-ship docs (\S+)", rules)
+    assert "### LensShip" in output_of(service / "lens-ship", "docs", runbook, folder=tmp_path)
+
+
+def test_the_pages_can_be_read_where_only_the_training_side_is(bare: Path, tmp_path: Path) -> None:
+    assert "\ntraining " in output_of(bare / "lens-ship", "docs", folder=tmp_path)
+    page = output_of(bare / "lens-ship", "docs", "training", folder=tmp_path)
+    assert page == (REPOSITORY / "docs" / "training.md").read_text(encoding="utf-8")
+    done = run(bare / "lens-ship", "docs", "trainig", folder=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Similar: training, " in done.stderr
 
 
 def test_the_entry_point_looks_for_every_library_of_the_service() -> None:

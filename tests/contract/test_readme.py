@@ -121,17 +121,6 @@ def test_every_decision_has_a_number_of_its_own() -> None:
     assert headed == [f"# {number}" for number in numbers]
 
 
-def test_every_decision_that_is_named_exists() -> None:
-    named = {
-        name
-        for path in (*ROOT.rglob("docs/*.md"), *ROOT.glob("sp*/**/*.py"), *ROOT.glob("sh*/**/*.py"))
-        for name in re.findall(r"docs/decisions/([\w-]+\.md)", path.read_text(encoding="utf-8"))
-    }
-
-    assert named
-    assert {name for name in named if not (ROOT / "docs/decisions" / name).exists()} == set()
-
-
 def test_every_make_target_that_is_named_exists() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     texts = "".join([*PAGES, (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")])

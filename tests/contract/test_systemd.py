@@ -222,4 +222,4 @@ def test_the_wheel_carries_the_files_that_are_installed() -> None:
     tomllib = pytest.importorskip("tomllib")
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
     included = project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
-    assert included["systemd"] == "shipper/systemd", json.dumps(included)
+    assert included["systemd"] == "shipper/share/systemd", json.dumps(included)

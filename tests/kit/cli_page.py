@@ -16,7 +16,8 @@ _SETTINGS = {setting.name for setting in SETTINGS}
 
 def commands() -> str:
     """A section for each command, in the order of the registry."""
-    context = click.Context(cli, info_name="lens-ship")
+    # As a shell calls it: click keeps the help option of the first context.
+    context = click.Context(cli, info_name="lens-ship", **cli.context_settings)
     return "\n\n".join(section for section in _sections(cli, context))
 
 
