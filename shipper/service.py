@@ -104,7 +104,9 @@ class Service:
         self._now = self.app.now
         self._cleaned = self._now()
         self._state_missed = 0  # heartbeats
-        self._marker = RootMarker(config.spool, config.state, self._now)
+        self._marker = RootMarker(
+            config.spool, config.state, self._now, by_pod=config.pod_directories
+        )
         self._watcher: RootWatcher | None = None
         self._watched: tuple[int, int] | None = None  # device and inode of the root
         self._housekeeping = Housekeeping(self._keep_house, self._woken.set)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from spooler.dlrover.metric import DiagnosisDataType, WorkerTrainingMetric
     from spooler.dlrover.reporter import get_global_reporter, stats
     from spooler.log_handler import LogHandler as LogHandler
+    from spooler.notebook import ship as ship
 
 _FRONT = {
     "__version__": "spooler._version",
@@ -38,6 +39,7 @@ _FRONT = {
     "start_run": "spooler.direct",
     "finish": "spooler.direct",
     "LogHandler": "spooler.log_handler",
+    "ship": "spooler.notebook",
     "get_global_reporter": "spooler.dlrover.reporter",
     "stats": "spooler.dlrover.reporter",
     "DiagnosisAgent": "spooler.diagnosis.agent",
@@ -58,6 +60,7 @@ __all__ = [
     "log",
     "finish",
     "LogHandler",
+    "ship",
     "stats",
     "get_global_reporter",
     "DiagnosisAgent",

@@ -22,6 +22,8 @@ from shipper.humanize import sanitize
 REGISTRY: dict[str, str] = {
     "run": "shipper.cli.run:run",
     "exec": "shipper.cli.exec:exec_",
+    "start": "shipper.cli.start:start",
+    "stop": "shipper.cli.start:stop",
     "check": "shipper.cli.check:check",
     "status": "shipper.cli.status:status",
     "config": "shipper.cli.config:config",
@@ -52,6 +54,7 @@ EXITS: dict[int, str] = {
 }
 EXITS_OF: dict[str, str] = {
     "run": "with `--once`: records are still pending, one line for each reason. Without: never",
+    "start": "the service has ended at once, or cannot be started",
     "status": "operator action is required, or the spool root does not exist",
     "check": "a check failed, or with `--strict` gave a warning",
     "audit": "an account does not balance, a directory cannot be read or does not exist, or"

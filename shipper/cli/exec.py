@@ -11,6 +11,7 @@ import click
 from shipper.cli.options import Number, load_config, settings
 
 if TYPE_CHECKING:
+    from shipper.config.schema import Config
     from shipper.launch.run import LaunchPlan
 
 DRAIN_SECONDS = 25.0
@@ -51,9 +52,8 @@ def exec_(
 def _plan(drain: float | None, file: Path | None, flags: dict[str, Any]) -> LaunchPlan:
     from dataclasses import replace
 
-    from shipper.config.load import SETTINGS, load
+    from shipper.config.load import load
     from shipper.errors import ConfigError
-    from shipper.launch.place import choose
     from shipper.launch.run import LaunchPlan
 
     try:
@@ -64,6 +64,19 @@ def _plan(drain: float | None, file: Path | None, flags: dict[str, Any]) -> Laun
         config = load(
             places, {n: os.environ[n] for n in _PLACES if n in os.environ}, needs_spool=False
         )
+    spool, state, words = own_places(config, file, flags)
+    if drain is None:
+        drain = config.drain_seconds if "drain_seconds" in config.given else DRAIN_SECONDS
+    return LaunchPlan(config=replace(config, spool=spool, state=state), flags=words, drain=drain)
+
+
+def own_places(
+    config: Config, file: Path | None, flags: dict[str, Any]
+) -> tuple[Path, Path, list[str]]:
+    """Spool root and state of a service of this user, and the flags that give it all settings."""
+    from shipper.config.load import SETTINGS
+    from shipper.launch.place import choose
+
     given = {name: getattr(config, name) for name in ("spool", "state") if name in config.given}
     spool, state = choose(os.environ, spool=given.get("spool"), state=given.get("state"))
     words = ["--spool", str(spool), "--state", str(state)]
@@ -72,6 +85,4 @@ def _plan(drain: float | None, file: Path | None, flags: dict[str, Any]) -> Laun
     for one in SETTINGS:
         if one.name not in ("spool", "state", "drain_seconds") and flags[one.name] is not None:
             words += [one.flag, flags[one.name]]
-    if drain is None:
-        drain = config.drain_seconds if "drain_seconds" in config.given else DRAIN_SECONDS
-    return LaunchPlan(config=replace(config, spool=spool, state=state), flags=words, drain=drain)
+    return spool, state, words

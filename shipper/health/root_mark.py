@@ -3,7 +3,7 @@
 Two services on one root send everything twice, and delete what the other one has not delivered. A
 new state sends everything again. Both are reported, and neither is prevented. In a shared root only
 its owner can set the attribute. Where the service may not, or the file system has none, there is no
-report.
+report. A pod sees its own directory only, so the directories of pods have the attribute too.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 
 import orjson
 
+from shipper.discovery.layout import pod_directories
 from shipper.ledger.database import LOCK_NAME
 from shipper.log import fields
 
@@ -72,8 +73,12 @@ def state_id(state: Path, *, create: bool = False) -> str:
 class RootMarker:
     """Renews the mark of a running service, and reports another one; used by housekeeping."""
 
-    def __init__(self, root: Path, state: Path, now: Callable[[], float]) -> None:
+    def __init__(
+        self, root: Path, state: Path, now: Callable[[], float], *, by_pod: bool = False
+    ) -> None:
         self._root = root
+        self._by_pod = by_pod
+        self._changed = -1  # when an entry of the root was made or removed, in nanoseconds
         self._state = state
         self._id = state_id(state, create=True)
         self._now = now
@@ -81,7 +86,7 @@ class RootMarker:
         self._logged: RootMark | None = None
 
     def renew_if_due(self) -> None:
-        if self._now() < self._due or not self._id:
+        if not self._id or (self._now() < self._due and not self._has_new_pod()):
             return
         self._due = self._now() + RENEW_SECONDS
         mark = other_service(self._root, self._state)
@@ -112,5 +117,14 @@ class RootMarker:
 
     def _write(self, now: float) -> None:
         value = {"id": self._id, "state": str(self._state.absolute()), "time": now}
-        with suppress(OSError, TypeError):  # read-only, missing, another user's, or not UTF-8
-            os.setxattr(self._root, NAME, orjson.dumps(value))
+        for directory in (self._root, *(pod_directories(self._root) if self._by_pod else ())):
+            with suppress(OSError, TypeError):  # read-only, missing, another user's, or not UTF-8
+                os.setxattr(directory, NAME, orjson.dumps(value))
+
+    def _has_new_pod(self) -> bool:
+        """Whether the root has changed: what runs in a new pod has to see the mark at once."""
+        before = self._changed
+        if self._by_pod:
+            with suppress(OSError):
+                self._changed = os.stat(self._root).st_mtime_ns
+        return self._changed != before

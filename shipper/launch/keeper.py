@@ -1,4 +1,4 @@
-"""The service of a job: started where none runs, again after a kill, and ended with the job."""
+"""Starts a service, and keeps that of a job: again after a kill, and ended with the job."""
 
 from __future__ import annotations
 
@@ -27,6 +27,51 @@ _RETRY_SECONDS = 10.0
 _LOG_BYTES = 1024 * 1024
 
 
+def start_service(flags: Sequence[str], state: Path, stdin: int) -> int:
+    """Start one in a session of its own, with nothing of this process but `stdin`; its pid.
+
+    Raises:
+        OSError: it cannot be started.
+    """
+    log = log_of(state)
+    fresh = not log.exists() or log.stat().st_size > _LOG_BYTES
+    mode = os.O_WRONLY | os.O_CREAT | os.O_APPEND | (os.O_TRUNC if fresh else 0)
+    # Signals stay blocked, as here, until the service awaits them.
+    return os.posix_spawn(
+        sys.executable,
+        [*_PROGRAM, "run", *flags],
+        os.environ,
+        file_actions=[
+            (os.POSIX_SPAWN_DUP2, stdin, 0),
+            (os.POSIX_SPAWN_OPEN, 2, str(log), mode, 0o600),
+            (os.POSIX_SPAWN_DUP2, 2, 1),
+            *((os.POSIX_SPAWN_CLOSE, number) for number in inherited()),
+        ],
+        setsid=True,
+        setsigdef=IGNORED_BY_PYTHON,
+    )
+
+
+def log_of(state: Path) -> Path:
+    """Where a service writes that was started here."""
+    return state / "service.log"
+
+
+def last_line(state: Path) -> str:
+    """What it has written last."""
+    try:
+        lines = log_of(state).read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError as error:
+        return str(error)
+    return sanitize(lines[-1] if lines else "", 500)
+
+
+def foreign(spool: Path, state: Path) -> str:
+    """The state of a service that ships this root with another one, or ""."""
+    mark = other_service(spool, state)
+    return mark.state if mark is not None and mark.running else ""
+
+
 class ServiceKeeper:
     """Keeps a service on a spool root. The lock of the state says whether one runs already."""
 
@@ -43,15 +88,13 @@ class ServiceKeeper:
         self._flags = flags
         self._spool = spool
         self._state = state
-        self._log = state / "exec.log"
         self._now = now
         self._retry_at = 0.0  # monotonic seconds
         self._guard = -1  # its end is that of the service
 
     def foreign(self) -> str:
         """The state of a service that ships this root without being one of ours, or ""."""
-        mark = other_service(self._spool, self._state)
-        return mark.state if mark is not None and mark.running else ""
+        return foreign(self._spool, self._state)
 
     def keep(self) -> None:
         """Start a service if there is none and this process may."""
@@ -81,33 +124,11 @@ class ServiceKeeper:
             self._retry_at = float("inf")
         click.echo(
             f"lens-ship: the service has ended with code {code}, records stay in {self._spool}:"
-            f" {self._last_line()}",
+            f" {last_line(self._state)}",
             err=True,
         )
 
     def _start(self) -> None:
         reading, self._guard = os.pipe()
-        fresh = not self._log.exists() or self._log.stat().st_size > _LOG_BYTES
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | (os.O_TRUNC if fresh else 0)
-        # Signals stay blocked, as here, until the service awaits them.
-        self.pid = os.posix_spawn(
-            sys.executable,
-            [*_PROGRAM, "run", "--stop-on-eof", *self._flags],
-            os.environ,
-            file_actions=[
-                (os.POSIX_SPAWN_DUP2, reading, 0),
-                (os.POSIX_SPAWN_OPEN, 2, str(self._log), flags, 0o600),
-                (os.POSIX_SPAWN_DUP2, 2, 1),
-                *((os.POSIX_SPAWN_CLOSE, number) for number in inherited()),
-            ],
-            setsid=True,
-            setsigdef=IGNORED_BY_PYTHON,
-        )
+        self.pid = start_service(["--stop-on-eof", *self._flags], self._state, reading)
         os.close(reading)
-
-    def _last_line(self) -> str:
-        try:
-            lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines()
-        except OSError as error:
-            return str(error)
-        return sanitize(lines[-1] if lines else "", 500)

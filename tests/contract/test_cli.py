@@ -449,5 +449,5 @@ def test_a_shell_completes_commands_and_options() -> None:
         )
         return [line.partition(",")[2] for line in done.stdout.splitlines()]
 
-    assert complete("lens-ship st", 1) == ["status"]
+    assert complete("lens-ship stat", 1) == ["status"]
     assert "--spool" in complete("lens-ship status --s", 2)

@@ -295,7 +295,7 @@ def test_jobs_of_a_node_share_one_service_and_another_takes_over(
     second = one.training()
     assert ended(first) == (0, DELIVERED)
     assert ended(second) == (0, DELIVERED)
-    log = (one.folder / "state" / "exec.log").read_text()
+    log = (one.folder / "state" / "service.log").read_text()
     starts = [line for line in log.splitlines() if "service started" in line]
     assert len(starts) == 2
     assert "ERROR" not in log

@@ -1,0 +1,72 @@
+"""`lens-ship start|stop`: a service of this user in the background."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from shipper.cli.exec import own_places
+from shipper.cli.options import json_flag, load_config, more_sinks, settings
+
+if TYPE_CHECKING:
+    from shipper.launch.background import Serving
+
+
+@click.command()
+@json_flag
+@more_sinks
+@settings()
+def start(as_json: bool, config_file: Path | None, **flags: Any) -> None:
+    """Start a service in the background for this user, or find the one that runs.
+
+    For notebooks. The service outlives the kernel or terminal, and runs until `lens-ship stop`.
+    Prints one line. If another service ships the spool root already, nothing is started.
+    """
+    from shipper.cli.render import print_json
+    from shipper.launch import background
+
+    config = load_config(flags, config_file, needs_spool=False, sends=True)
+    spool, state, words = own_places(config, config_file, flags)
+    for table in flags["sinks"].values():
+        words += ["--sink", "=".join(table.values())]
+    off = [] if "http_listen" in config.given else ["--http-listen", "off"]
+    found = background.start(spool, state, [*words, *off])
+    text = _sentence(found, spool, given=len(words) > len(["--spool", spool, "--state", state]))
+    if as_json:
+        print_json({"text": text, "spool": str(spool), "state": str(found.state), "pid": found.pid})
+    else:
+        click.echo(f"lens-ship: {text}")
+
+
+def _sentence(found: Serving, spool: Path, *, given: bool) -> str:
+    """One line about the service, and the command that shows what it delivers."""
+    if found.foreign:
+        return f"a service with state {found.state} delivers {spool} already"
+    process = f"service (process {found.pid})" if found.pid else "service"
+    text = f"{process} {'started for' if found.started else 'delivers'} {spool}"
+    if given and not found.started:
+        text += " already, with the settings of its start. To change them: lens-ship stop"
+    command = ["lens-ship", "status", "--spool", str(spool), "--state", str(found.state)]
+    return f"{text}. To see it: {shlex.join(command)}"
+
+
+@click.command()
+@settings("spool", "state")
+def stop(config_file: Path | None, **flags: Any) -> None:
+    """End the service of this user that runs in the background, and wait for its end.
+
+    It first delivers what is there for up to its --drain-seconds. The rest stays in the spools.
+    """
+    from shipper.launch import background
+    from shipper.launch.place import choose
+
+    config = load_config(flags, config_file, needs_spool=False)
+    given = {name: getattr(config, name) for name in ("spool", "state") if name in config.given}
+    _, state = choose(os.environ, spool=given.get("spool"), state=given.get("state"))
+    pid = background.stop(state)
+    ended = f"service (process {pid}) stopped" if pid else f"no service runs with state {state}"
+    click.echo(f"lens-ship: {ended}")

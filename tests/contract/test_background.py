@@ -1,0 +1,254 @@
+"""`lens-ship start` and `spooler.ship`: one service in the background, however a kernel ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+from shipper.health.root_mark import read_mark
+from shipper.launch import background
+from shipper.ledger.service_status import is_running
+from tests.kit.command import Ran, lens_ship, start_lens_ship
+from tests.kit.delivery import arrived
+from tests.kit.faulty_receiver import FaultyReceiver
+from tests.kit.shipping import goodbye, spool, step
+from tests.kit.spools import REPOSITORY, environment, wait_until
+
+JUPYTER = Path(os.environ.get("LENS_SHIP_TEST_JUPYTER") or REPOSITORY / ".venv/jupyter/bin/python")
+POD = "0b9c6f6e-1f0a-4f0e-8f51-6a0f5c1d2e3f"
+
+
+@pytest.fixture
+def receiver(tmp_path: Path) -> Iterator[FaultyReceiver]:
+    with FaultyReceiver(path=tmp_path / "received.sqlite") as running:
+        yield running
+
+
+class User:
+    """The places of a user, and the service there."""
+
+    def __init__(self, folder: Path, receiver: FaultyReceiver) -> None:
+        self.spool, self.state = folder / "spool", folder / "state"
+        self.places = ("--spool", str(self.spool), "--state", str(self.state))
+        self.flags = (*self.places, "--processor-url", receiver.url)
+
+    def start(self, *flags: str) -> Ran:
+        return lens_ship("start", *(flags or self.flags))
+
+    def services(self) -> int:
+        """How many have been started."""
+        log = self.state / "service.log"
+        return log.read_text().count("service started") if log.exists() else 0
+
+
+@pytest.fixture
+def user(tmp_path: Path, receiver: FaultyReceiver) -> Iterator[User]:
+    one = User(tmp_path, receiver)
+    yield one
+    if pid := background.service_pid(one.state):
+        os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not is_running(one.state))
+
+
+def said_pid(text: str) -> int:
+    found = re.search(r"process (\d+)", text)
+    assert found, text
+    return int(found[1])
+
+
+def test_it_is_started_once_found_again_and_stopped(user: User, receiver: FaultyReceiver) -> None:
+    spool(user.spool, [step(1), goodbye()])
+    done = user.start()
+    (line,) = done.out.splitlines()
+    pid = said_pid(line)
+    assert (done.code, done.err) == (0, "")
+    assert line == (
+        f"lens-ship: service (process {pid}) started for {user.spool}."
+        f" To see it: lens-ship status --spool {user.spool} --state {user.state}"
+    )
+    assert json.loads(lens_ship("status", "--json", *user.places).out)["heartbeat"]["pid"] == pid
+    assert said_pid(user.start(*user.places).out) == pid
+    again = user.start().out
+    assert f"already, with the settings of its start. To change them: {'lens-ship stop'}" in again
+    assert user.services() == 1
+    receiver.wait_for(lambda seen: any(post.processed for post in seen), 60.0)
+    assert lens_ship("stop", *user.places).out == f"lens-ship: service (process {pid}) stopped\n"
+    assert not is_running(user.state)
+    assert not Path(f"/proc/{pid}").exists() or "State:\tZ" in status_of(pid)
+    assert "no service runs" in lens_ship("stop", *user.places).out
+
+
+def status_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return ""
+
+
+def test_of_two_that_start_one_at_once_both_find_it(user: User) -> None:
+    started = [start_lens_ship("start", *user.places, stdout=subprocess.PIPE) for _ in range(2)]
+    ends = [process.communicate() for process in started]
+    assert [process.returncode for process in started] == [0, 0], ends
+    assert background.service_pid(user.state)
+    assert sum("started for" in out for out, _ in ends) == 1
+    assert user.services() == 1
+
+
+def test_settings_that_cannot_be_used_are_refused_before_it_starts(user: User) -> None:
+    done = user.start(*user.places, "--workers", "none")
+    assert done.code == 2
+    assert "--workers: 'none'" in done.err
+    assert not user.state.exists()
+
+
+def test_a_service_that_ends_at_once_says_why(user: User) -> None:
+    user.state.mkdir()
+    (user.state / "ledger.sqlite").write_bytes(b"")
+    done = user.start()
+    assert done.code == 1
+    assert "the service has ended" in done.err
+    assert "it is empty: a crash or a full disk has cost its content" in done.err
+    assert f"Records stay in {user.spool}. Its log is {user.state / 'service.log'}" in done.err
+
+
+@pytest.mark.parametrize("below", ["", POD], ids=["a root", "the directory of a pod"])
+def test_a_root_that_another_service_ships_gets_no_second_one(
+    user: User, tmp_path: Path, below: str
+) -> None:
+    """For a pod: it sees its own directory of a root that the service of the node ships."""
+    place, node = user.spool / below, tmp_path / "node"
+    user.spool.mkdir()
+    flags = ("--spool", str(user.spool), "--state", str(node), "--pod-directories", "true")
+    other = start_lens_ship("run", *flags, stderr=subprocess.DEVNULL)
+    try:
+        wait_until(lambda: read_mark(user.spool) is not None or other.poll() is not None)
+        if read_mark(user.spool) is None:
+            pytest.skip("no extended attributes on this file system")
+        place.mkdir(exist_ok=True)
+        wait_until(lambda: read_mark(place) is not None)
+        done = user.start("--spool", str(place), "--state", str(user.state))
+        said = f"a service with state {node} delivers {place} already"
+        assert (done.code, done.out) == (0, f"lens-ship: {said}\n")
+        assert not is_running(user.state)
+    finally:
+        other.kill()
+        other.wait()
+
+
+def test_it_takes_the_sinks_that_run_takes(user: User, receiver: FaultyReceiver) -> None:
+    host = receiver.url.removesuffix("/v1")
+    assert user.start(*user.places, "--sink", f"otlp={host}").code == 0
+    assert "otlp" in lens_ship("status", *user.places).out
+
+
+# --- kernels --------------------------------------------------------------------------------------
+
+needs_jupyter = pytest.mark.skipif(
+    not JUPYTER.exists(), reason=f"no {JUPYTER}; `make unit` installs it"
+)
+Ask = Callable[..., Any]
+
+
+@pytest.fixture
+def ask(tmp_path: Path) -> Iterator[Ask]:
+    """Ask a notebook whose kernels have the libraries of the service, by the kit's commands."""
+    libraries = str(Path(click.__file__).parents[1])
+    environ = environment(
+        PYTHONPATH=f"{REPOSITORY}:{libraries}",
+        IPYTHONDIR=str(tmp_path / "ipython"),
+        WORKLOAD_UID="w",
+    )
+    process = subprocess.Popen(
+        [JUPYTER, REPOSITORY / "tests/kit/notebook.py"],
+        env={name: value for name, value in environ.items() if not name.startswith("LENS_SHIP_")},
+        cwd=tmp_path,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+
+    def command(*words: str) -> Any:
+        process.stdin.write(json.dumps(words) + "\n")  # type: ignore[union-attr]
+        process.stdin.flush()  # type: ignore[union-attr]
+        return json.loads(process.stdout.readline())  # type: ignore[union-attr]
+
+    yield command
+    process.communicate()
+
+
+def descriptors(pid: int) -> set[str]:
+    """The pipes, sockets and terminals that a process has open."""
+    found = set[str]()
+    for one in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # a pipe or socket of the kernel's own between two cells
+            found.add(os.readlink(one))
+    return {name for name in found if name.startswith(("pipe:", "socket:", "/dev/pts"))}
+
+
+@needs_jupyter
+def test_kernels_that_end_in_every_way_are_delivered_by_one_service(
+    user: User, receiver: FaultyReceiver, ask: Ask
+) -> None:
+    places = f"spool={str(user.spool)!r}, state={str(user.state)!r}"
+    ship = f"import spooler; spooler.ship(processor_url={receiver.url!r}, {places})"
+    log = "for n in range({}, {}): spooler.log({{'loss': n}}, step=n)"
+    kernel = int(ask("run", "import os; print(os.getpid())")["stdout"])
+    before = descriptors(kernel)
+
+    printed = ask("run", ship)
+    assert printed.keys() == {"stdout"}, printed
+    assert printed["stdout"].count("\n") == 1
+    pid = said_pid(printed["stdout"])
+    assert os.getsid(pid) == pid
+    assert not before & descriptors(pid)
+    children = Path(f"/proc/{kernel}/task/{kernel}/children").read_text()
+    assert children == ""  # no zombie either
+    ask("run", log.format(0, 10))
+    command = "!{sys.executable} -m shipper status --json | head -c 9999"
+    shown = json.loads(ask("run", f"import sys\n{command}")["stdout"])  # without the places
+    assert shown["heartbeat"]["pid"] == pid
+
+    ask("restart")
+    assert said_pid(ask("run", ship)["stdout"]) == pid
+    ask("run", log.format(10, 20))
+    assert ask("kill") != kernel
+    assert said_pid(ask("run", ship)["stdout"]) == pid
+    ask("run", log.format(20, 30))
+    os.killpg(int(ask("run", "import os; print(os.getpid())")["stdout"]), signal.SIGKILL)
+
+    # Of the last kernel too, whose last step nothing has closed.
+    wait_until(lambda: set(arrived(receiver.store, "w").order) == set(range(30)))
+    assert user.services() == 1
+    assert lens_ship("stop", *user.places).code == 0
+
+
+@needs_jupyter
+def test_without_the_libraries_of_the_service_it_says_what_to_install(tmp_path: Path) -> None:
+    code = "import spooler; spooler.ship(); spooler.log({'loss': 1})"
+    for root in ("", str(tmp_path / "spool")):
+        done = subprocess.run(
+            [JUPYTER, "-c", code],
+            env=environment(PYTHONPATH=str(REPOSITORY), PRIMUS_LENS_WANDB_OUTPUT_PATH=root),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0
+        assert done.stdout == ""
+        assert "pip install 'lens-ship[service]'" in done.stderr
+        rest = f"Records go to {root}" if root else "Nothing is recorded"
+        assert f"lens-ship: no service was started. {rest}" in done.stderr
+    assert list((tmp_path / "spool").rglob("*.sqlite"))
