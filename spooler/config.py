@@ -23,7 +23,9 @@ GROUP = "PRIMUS_LENS_SPOOL_GROUP"
 MAX_BYTES = "PRIMUS_LENS_SPOOL_MAX_BYTES"
 COLLECTORS = "PRIMUS_LENS_COLLECTORS"
 LOG_FILE = "TRAINING_LOG_FILE"
+LOG_PATTERN = "PRIMUS_LENS_LOG_PATTERN"
 XPU_TIMER_PORT = "XPU_TIMER_PORT"
+LOG_TRACKER = "log"  # of steps that the log collector found
 SOLE_WRITER = "PRIMUS_LENS_SOLE_WRITER"
 RUN_PREFIX = "PRIMUS_LENS_RUN_PREFIX"
 
@@ -239,8 +241,8 @@ class Settings(Limits):
         frozenset(),
         words,
         "The trackers that are recorded, separated by commas: `wandb`, `mlflow`, `tensorboard`,"
-        " `transformers`. Each of those named is recorded. Unset: all, but of those that log at the"
-        " same time only the first in this order.",
+        " `transformers`, `log` (lines of the training log). Each of those named is recorded."
+        " Unset: all, but of those that log at the same time only the first in this order.",
         "Programs log the same numbers to several trackers.",
     )
     debug: bool = variable(
@@ -328,6 +330,16 @@ class CollectorSettings:
         "`end` skips what a log file holds when it is followed for the first time.",
         "The whole log of a job belongs to the job.",
         "beginning",
+    )
+    log_pattern: str = variable(
+        LOG_PATTERN,
+        "",
+        str,
+        "Lines of the training log that are recorded as steps, beside those of known frameworks:"
+        " the text of a line with names in braces where numbers stand, such as"
+        " `step {step}/{} | loss {train/loss}`. `{}` is any text. Several patterns stand on lines"
+        " of their own.",
+        "No regular expressions: such a one can take hours for a line, and stop the training.",
     )
     metric_seconds: float = variable(
         "PRIMUS_LENS_METRIC_SECONDS",

@@ -22,8 +22,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import spooler
+from shipper import humanize
 from shipper.errors import ShipperError
 from spooler import config
+from spooler.loglines.pattern import UnusableError, patterns
 
 PTH_NAME = "lens_ship.pth"
 # The text of spooler/lens_ship.pth. The build moves that file out of the package, so an installed
@@ -105,7 +107,7 @@ def _trackers(environ: Mapping[str, str]) -> Iterator[str]:
     """A line for each library that has a hook: its version, and whether the hook is off."""
     hooks = runpy.run_path(str(Path(spooler.__file__).parent / "hooks" / "__init__.py"))
     chosen = config.from_environ(environ).trackers
-    known = set[str]()
+    known = {config.LOG_TRACKER}
     for module, hook in hooks["REGISTRY"].items():
         library, tracker = module.partition(".")[0], hook.rpartition(".")[2]
         known.add(tracker)
@@ -118,6 +120,18 @@ def _trackers(environ: Mapping[str, str]) -> Iterator[str]:
     if chosen - known:
         unknown = ", ".join(sorted(chosen - known))
         yield f"unknown trackers  {unknown} in {config.TRACKERS}; known: {', '.join(sorted(known))}"
+    yield from _patterns(environ)
+
+
+def _patterns(environ: Mapping[str, str]) -> Iterator[str]:
+    """A line about the operator's own patterns of training lines, where there are some."""
+    try:
+        count = len(patterns(environ.get(config.LOG_PATTERN, "")))
+    except UnusableError as error:
+        yield f"log pattern       {config.LOG_PATTERN} cannot be used: {error}"
+    else:
+        if count:
+            yield f"log pattern       {config.LOG_PATTERN}: {humanize.counted(count, 'pattern')}"
 
 
 def _problem(environ: Mapping[str, str]) -> str:

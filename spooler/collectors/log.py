@@ -3,6 +3,8 @@
 What `collect_data` returns is text that knows where it came from. `store_data` commits both in one
 record, so a process that is killed at any instant is followed by one that goes on exactly there.
 Data that was not taken (the disk is full, the client failed) is collected again.
+
+Numbers in the lines become steps, see `spooler.log_steps`.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +32,7 @@ _REFRESH_SECONDS = 30.0
 _PIECES_AT_ONCE = 16  # of 256 KiB each
 # How often to ask whether the process that follows the file has gone.
 _TAKE_OVER_SECONDS = 5.0
+_STEPS = "spooler.log_steps"  # records runs, as hooks do, which know collectors: loaded on use
 
 
 class LogText(str):
@@ -60,6 +64,8 @@ class LogCollector(Collector):
         self._saved_at = 0.0
         self._scheme = ""  # as it was saved
         self._lost = 0
+        self._step_line = -1  # of the next piece, the last line of which a step is recorded
+        self._steps: Any = None  # what records them, from the first piece on; False for nothing
 
     def is_enabled(self) -> bool:
         """Whether there is such a file, and no other process follows it."""
@@ -117,6 +123,8 @@ class LogCollector(Collector):
         piece = data.piece
         if not self._has_turn() or data.follower is not self._follower:
             return False  # the process that follows the log now collects them
+        if not self._record_steps(data):
+            return False
         return self._report(
             str(data),
             piece.position.to_map(),
@@ -124,14 +132,31 @@ class LogCollector(Collector):
             quiet=_is_our_own(data),
         )
 
+    def _record_steps(self, data: LogText) -> bool:
+        """Record the steps in a piece, once; False if the spool takes none now."""
+        follower = data.follower
+        try:
+            if self._steps is None:
+                opened = import_module(_STEPS).open_steps
+                self._steps = opened(self.path, follower.position, self._step_line) or False
+            if self._steps is False:
+                return True
+            taken: bool = self._steps.record(
+                str(data), lambda: follower.before, data.piece.position
+            )
+            return taken
+        except ours(Exception) as error:
+            recorder().bug(error)
+            return True  # the lines are recorded without
+
     def close(self) -> None:
         """Close the file, and let another process follow it."""
         if self._follower is not None:
             self._follower.close()
         if self._checkpoint is not None:
             self._checkpoint.close()
-        self._follower = self._checkpoint = None
-        self._saved_at = 0.0
+        self._follower = self._checkpoint = self._steps = None
+        self._saved_at, self._step_line = 0.0, -1
 
     def keep_turn(self) -> None:
         """Show that this process still collects, or ask whether another one still does."""
@@ -179,7 +204,7 @@ class LogCollector(Collector):
         try:
             self._checkpoint = Checkpoint.take(root, self.path)
             if self._checkpoint is not None:
-                self._follower = _resumed(self.path, root, self._checkpoint)
+                self._follower, self._step_line = _resumed(self.path, root, self._checkpoint)
         except ours(OSError) as error:
             self.close()
             self._tell_no_checkpoint(self.path, root, error)
@@ -216,7 +241,7 @@ class LogCollector(Collector):
         """In a forked child: the parent follows the file; begin again, when it is gone."""
         if self._pid != os.getpid():
             self._pid = os.getpid()
-            self._checkpoint = None  # closed by its own handler of forks
+            self._checkpoint = self._steps = None  # closed by its own handler of forks
             self._saved_at = 0.0
             if self._follower is not None:
                 self._follower.close()
@@ -225,6 +250,8 @@ class LogCollector(Collector):
     # --- keeping the position ---------------------------------------------------------------------
 
     def _pass(self, piece: Piece) -> None:
+        if self._steps:
+            self._steps.passed(piece.position)
         if self._follower is not None:
             self._follower.advance(piece)
             self._save()
@@ -289,15 +316,16 @@ def _fresh(path: Path) -> Follower:
     return Follower(path, from_end=config.collectors_from_environ(os.environ).log_from_end)
 
 
-def _resumed(path: Path, root: Path, checkpoint: Checkpoint) -> Follower:
+def _resumed(path: Path, root: Path, checkpoint: Checkpoint) -> tuple[Follower, int]:
+    """A follower that goes on where others stopped, and the line up to which steps are recorded."""
     saved = checkpoint.load()
-    positions = resume.latest(root, path, saved)
+    positions, line = resume.latest(root, path, saved)
     if not positions:
-        return _fresh(path)
+        return _fresh(path), line
     newest, *earlier = positions
     if saved is None:
-        return Follower(path, newest, earlier=earlier)
-    return Follower(path, newest, saved.known, earlier=earlier, scheme=saved.scheme)
+        return Follower(path, newest, earlier=earlier), line
+    return Follower(path, newest, saved.known, earlier=earlier, scheme=saved.scheme), line
 
 
 def _is_our_own(lines: str) -> bool:

@@ -109,6 +109,11 @@ class Follower:
         """How far the current file, or the last one, has been passed; None before the first."""
         return self._mark if self._mark.path else self._sought
 
+    @property
+    def before(self) -> bytes:
+        """The bytes before the position, at most `WINDOW`."""
+        return self._tail
+
     def _skip(self) -> None:
         """Go on at the end of the last whole line that there is now."""
         size = os.fstat(self._fd).st_size

@@ -4,20 +4,23 @@ The newest position is the one in the newest record. The checkpoint names a spoo
 the records of a few seconds lie beyond it. A process that could not write to its spool any more may
 have opened another one, with the same pid and a later start. Without a checkpoint every spool below
 the root is read, the newest first, up to `_SCAN_BYTES`.
+
+The steps in a piece of the log are recorded before the piece. A process that ended in between has
+left steps that say where the piece begins, and up to which line they go.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from spooler.async_exceptions import ours, suppress
 from spooler.errors import SpoolError
 from spooler.filetail.checkpoint import CheckpointState, LogPosition
-from spooler.records import report
+from spooler.records import report, step
 from spooler.spool import codec
 from spooler.spool import format as fmt
 from spooler.spool.reader import Reader
@@ -25,28 +28,52 @@ from spooler.spool.reader import Reader
 _SCAN_BYTES = 256 * 1024 * 1024
 
 
-def latest(root: Path, log: Path, saved: CheckpointState | None) -> list[LogPosition]:
-    """The last position in each file that was `log`, the newest first. Reads files only.
+class Recorded(NamedTuple):
+    """What records say about a log file.
 
-    Those before the newest are for when its file is gone. The checkpoint knows the files that are
-    older than itself.
+    Positions before the newest are for when its file is gone.
+    """
+
+    positions: list[LogPosition]  # the last in each file that was the log, the newest first
+    step_line: int = -1  # after the newest: the last line of which a step is recorded
+
+
+def latest(root: Path, log: Path, saved: CheckpointState | None) -> Recorded:
+    """How far `log` is recorded. Reads files only.
+
+    The checkpoint knows the files that are older than itself.
     """
     if saved is None:
         return _anywhere(root, log)
     dated = [(0.0, saved.position)] if saved.position is not None else []
+    lines: list[_StepLine] = []
     for directory, seq in _places(root, saved):
-        dated += _positions(directory, seq, log)
+        dated += _positions(directory, seq, log, lines)
     found: list[LogPosition] = []
     for _, position in sorted(dated, key=lambda one: one[0]):
         if found and (found[-1].inode, found[-1].end) == (position.inode, position.begin):
             found.pop()
         found.append(position)
-    return found[::-1]
+    return _recorded(found[::-1], lines)
+
+
+class _StepLine(NamedTuple):
+    """A line that a step is recorded of, and the piece that it is in."""
+
+    inode: int
+    begin: int
+    line: int
+
+
+def _recorded(positions: list[LogPosition], lines: list[_StepLine]) -> Recorded:
+    after = [(one.inode, one.end) for one in positions[:1]]
+    within = [one.line for one in lines if [(one.inode, one.begin)] == after]
+    return Recorded(positions, max(within, default=-1))
 
 
 def _places(root: Path, saved: CheckpointState) -> Iterator[tuple[Path, int]]:
     """Spools that may hold what the checkpoint does not tell of, and from which record on."""
-    for directory in _spools(root):
+    for directory in spools(root):
         start, pid = directory.name.split("-")[:2]
         if directory.name == saved.spool:
             yield directory, saved.seq
@@ -56,19 +83,19 @@ def _places(root: Path, saved: CheckpointState) -> Iterator[tuple[Path, int]]:
             yield directory, 0
 
 
-def _anywhere(root: Path, log: Path) -> list[LogPosition]:
-    left = _SCAN_BYTES
-    for directory in sorted(_spools(root), key=lambda path: path.name, reverse=True):
+def _anywhere(root: Path, log: Path) -> Recorded:
+    left, lines = _SCAN_BYTES, list[_StepLine]()
+    for directory in sorted(spools(root), key=lambda path: path.name, reverse=True):
         left -= Reader(directory).bytes()
-        found = list(_positions(directory, 0, log))
+        found = list(_positions(directory, 0, log, lines))
         if found:
-            return [max(found, key=lambda one: one[0])[1]]
+            return _recorded([max(found, key=lambda one: one[0])[1]], lines)
         if left <= 0:
             break
-    return []
+    return Recorded([])
 
 
-def _spools(root: Path) -> list[Path]:
+def spools(root: Path) -> list[Path]:
     """Those of this user: in a root that users share, each has a folder of its own."""
     folders = (root, root / fmt.user_name(os.geteuid()))
     found = (path for folder in folders for path in folder.glob("node_*/rank_*/*"))
@@ -82,13 +109,22 @@ def _host(directory: Path) -> str:
         return ""
 
 
-def _positions(directory: Path, seq: int, log: Path) -> Iterator[tuple[float, LogPosition]]:
-    """The positions of `log` in the records beyond `seq`, with the time of each."""
+def _positions(
+    directory: Path, seq: int, log: Path, lines: list[_StepLine]
+) -> Iterator[tuple[float, LogPosition]]:
+    """The positions of `log` in the records beyond `seq`, with the time of each.
+
+    Adds the lines of steps to `lines`.
+    """
     with suppress(SpoolError, OSError):
         for stored in chain.from_iterable(one.records for one in Reader(directory).chunks(seq)):
-            body = _body(stored.body) if stored.kind == report.NAME else {}
-            position = LogPosition.from_map(body.get("source"))
-            if position is not None and position.path == str(log):
+            body = _body(stored.body) if stored.kind in (report.NAME, step.NAME) else {}
+            source = body.get("source")
+            if not isinstance(source, Mapping) or source.get("path") != str(log):
+                continue
+            if stored.kind == step.NAME:
+                lines.append(_StepLine(*(source.get(name, -1) for name in _StepLine._fields)))
+            elif (position := LogPosition.from_map(source)) is not None:
                 yield float(body.get("time", 0.0)), position
 
 

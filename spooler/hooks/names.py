@@ -32,6 +32,7 @@ class Job:
     sweep: str = ""  # its id
     beside: bool = False  # another run of this process is logging
     repeats: bool = False  # another run of this process has logged this step, or later ones
+    alone: bool = False  # the run has lines that one rank of the job prints
 
     @property
     def is_last(self) -> bool:
@@ -106,6 +107,7 @@ SOLE_WRITERS = (
             and job.rank == _last_stage(job)
         ),
     ),
+    NameRule("one rank of the job prints these lines", lambda job: job.alone),
 )
 SEPARATE_RUNS = (
     NameRule("the run is a trial of a sweep", lambda job: job.sweep),

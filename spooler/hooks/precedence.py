@@ -8,6 +8,9 @@ at each call:
 - A run that is active and has logged nothing yet may be about to: calls of the others that belong
   to their first step wait in memory. If their second step comes first, it leads nothing: some
   programs begin a run only to keep a configuration in it.
+
+Lines of the log come after all of these, and also after trackers of the job's other processes: the
+process that prints is as a rule not the one that reads the log. See `spooler.hooks.elsewhere`.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ import os
 import sys
 import time
 import weakref
+from collections.abc import Mapping
 from typing import Any
 
 from spooler import async_exceptions, config
@@ -24,6 +25,7 @@ from spooler.recorder import Recorder, recorder
 from spooler.records import axis, finish, run_config, step
 from spooler.records.axes import AxesOfStep
 from spooler.records.values import careful
+from spooler.spool import codec
 from spooler.spool.identity import Identity
 
 # Between two steps of a run: receivers of time series keep one value for a millisecond, and two
@@ -145,6 +147,38 @@ class RunTracker:
         if mine.record("step", body):
             tracked.last_step = mine.steps[tracked.run] = number
 
+    def offer(
+        self,
+        tracked: TrackedRun,
+        number: int,
+        data: Mapping[str, float],
+        *,
+        step_given: bool,
+        at: float,
+        source: dict[str, Any],
+    ) -> bool:
+        """Record a step that is offered again if the spool refuses it now; whether it is safe."""
+        mine = recorder()
+        if mine.generation != tracked.ready:
+            self._prepare(mine, tracked, number)
+        at = max(at, tracked.next_time)
+        body = step.encode(
+            tracked.run,
+            number,
+            at,
+            False,
+            data,
+            tracked.tracker,
+            step_given,
+            tracked.inherited,
+            source=source,
+        )
+        if not mine.append(step.NAME, codec.pack(body | tracked.marks), kept=True):
+            return False
+        tracked.next_time = at + _APART_SECONDS
+        tracked.last_step = mine.steps[tracked.run] = number
+        return True
+
     def define(self, tracked: TrackedRun, axes: RunAxes, body: dict[str, Any]) -> None:
         """Record an accepted definition, the body of an "axis" record, of the run's `axes`.
 
@@ -201,7 +235,7 @@ class RunTracker:
             return
         self._active[id(tracked)] = tracked
         mine.defer(DetectionTask(tracked, body, given))
-        if os.environ.get(config.COLLECTORS):
+        if os.environ.get(config.COLLECTORS) and tracked.tracker != config.LOG_TRACKER:
             from spooler.diagnosis.agent import start_from_environ
 
             start_from_environ()
@@ -237,6 +271,7 @@ class RunTracker:
             sweep=tracked.facts().get("sweep", ""),
             beside=any(one.run in others for one in self._actives()),
             repeats=any(last >= number for last in others.values()),
+            alone=tracked.alone,
         )
         try:
             return names.decide(job, chosen["sole_writer"], chosen["run_prefix"])

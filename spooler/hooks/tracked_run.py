@@ -19,6 +19,7 @@ class TrackedRun(abc.ABC):
     """One run of a tracker in this process. A hook has a subclass, and keeps one for each run."""
 
     tracker: str  # the name of its hook
+    alone = False  # one rank of the job logs what this run is given, whatever its rank is
 
     def __init__(self, run_id: str, *, ignored: bool = False, pid: int | None = None) -> None:
         self.run = run_id

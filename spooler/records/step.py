@@ -35,6 +35,9 @@ class StepRecord(NamedTuple):
     sole_writer: bool = False  # no other rank of the job logs
     run_prefix: bool = False  # other runs of the workload have the same names and steps
     accepted: bool = True  # False: the tracker's own call raised
+    # Of a step that the log collector found: `path`, `inode` and `begin` of a piece of the log, the
+    # `line` in it, and the `parser`.
+    source: dict[str, Any] | None = None
 
 
 _schema = Schema(StepRecord)
@@ -55,11 +58,14 @@ def encode(  # noqa: PLR0913 - the fields of a step
     sole_writer: bool = False,
     run_prefix: bool = False,
     accepted: bool = True,
+    source: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The body of a step; a dict display, as it is built at every call of the user's."""
     body = {"run": run, "step": step, "time": time, "closed": closed, "data": data}
     if tracker != _WANDB:
         body["tracker"] = tracker
+        if source is not None:
+            body["source"] = source
     if step_given:
         body["step_given"] = True
     if inherited:

@@ -171,7 +171,10 @@ def test_an_installation_from_a_target_folder_says_what_it_needs(tmp_path: Path)
 
 
 def test_hook_status_shows_each_tracker(tmp_path: Path, environment: Path) -> None:
-    chosen = {"PRIMUS_LENS_TRACKERS": "tensorboard, foo, wandb"}
+    chosen = {
+        "PRIMUS_LENS_TRACKERS": "tensorboard, foo, wandb",
+        "PRIMUS_LENS_LOG_PATTERN": "loss {loss}",
+    }
     target = os.pathsep.join([str(spools.REPOSITORY), sysconfig.get_path("purelib")])
     done = run(
         environment, tmp_path, "-m", "shipper", "hook", "status", PYTHONPATH=target, **chosen
@@ -179,5 +182,6 @@ def test_hook_status_shows_each_tracker(tmp_path: Path, environment: Path) -> No
     lines = {line[:18].strip(): line[18:] for line in done.stdout.splitlines()}
     assert re.fullmatch(r"[\d.]+", lines["wandb"])
     assert lines["mlflow"] == "not installed in this environment, off: PRIMUS_LENS_TRACKERS"
-    assert lines["unknown trackers"].startswith("foo in PRIMUS_LENS_TRACKERS; known: mlflow, ")
+    assert lines["unknown trackers"].startswith("foo in PRIMUS_LENS_TRACKERS; known: log, mlflow, ")
+    assert lines["log pattern"] == "PRIMUS_LENS_LOG_PATTERN cannot be used: it has no {step}"
     assert lines["hook"] == "active"

@@ -103,6 +103,7 @@ def test_the_step_encoder_writes_what_the_schema_reads() -> None:
         sole_writer=True,
         run_prefix=True,
         accepted=False,
+        source={"path": "/train.log", "line": 7},
     )
     body = step.encode(**given._asdict())
     assert body == given._asdict()
