@@ -134,19 +134,20 @@ def measure(work: Path, given: argparse.Namespace) -> None:
         late = sorted(arrivals.late)
         time.sleep(given.new + FLUSH_SECONDS if given.new else 0.0)
         first = sorted(arrivals.first.values())
+        memory = service.memory()
     finally:
         service.end()
         writers.communicate("")
-    show(given, idle, cpu, steps)
+    show(given, idle, cpu, steps, memory)
     show_late(given, late, first)
 
 
-def show(given: argparse.Namespace, idle: float, cpu: float, steps: int) -> None:
-    """Processor time."""
+def show(given: argparse.Namespace, idle: float, cpu: float, steps: int, memory: float) -> None:
+    """Processor time and memory."""
     print(
         f"{given.spools} spools at {given.rate:g} steps/s each: {steps / given.seconds:,.0f}"
         f" steps/s delivered, {100 * cpu / given.seconds:.1f} % of a core,"
-        f" {cpu / max(1, steps) * 1e6:.1f} µs of processor time a step"
+        f" {cpu / max(1, steps) * 1e6:.1f} µs of processor time a step, at most {memory:.0f} MiB"
     )
     print(aim(f"idle, {given.spools} living spools", idle, 0.2, " % of a core"))
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import socket
 import time
 import urllib.error
@@ -20,6 +22,7 @@ from shipper.cli import cli
 from shipper.config.load import load
 from shipper.config.schema import SETTINGS
 from shipper.service import LAST_SECONDS, STOP_SECONDS
+from shipper.sinks import table_problems
 from tests.kit import manifests
 from tests.kit.command import commands_of, start_lens_ship
 from tests.kit.manifests import Object, base, containers, only, rendered
@@ -161,12 +164,14 @@ def test_the_service_writes_only_to_its_volumes(found: list[Object]) -> None:
         "spool": {"hostPath"},
         "state": {"hostPath"},
         "credentials": {"secret"},
+        "config": {"configMap"},
         "tmp": {"emptyDir"},
     }
     (service,) = spec["containers"]
     mounts = {mount["name"]: mount for mount in service["volumeMounts"]}
     assert mounts.keys() == kinds.keys()
     assert mounts["credentials"]["readOnly"] is True
+    assert mounts["config"]["readOnly"] is True
 
 
 def test_the_settings_exist_and_can_be_used(found: list[Object]) -> None:
@@ -315,6 +320,178 @@ def test_an_image_is_named_by_its_digest() -> None:
 def test_dns_of_the_node_can_be_asked(found: list[Object]) -> None:
     dns, *_ = only(found, "NetworkPolicy")["spec"]["egress"]
     assert {"ipBlock": {"cidr": "169.254.20.10/32"}} in dns["to"]
+
+
+SINKS = """
+[sinks.outside]
+type = "otlp"
+url = "https://otlp.example.com/otlp"
+
+[sinks.here]
+type = "prometheus"
+url = "http://prometheus.monitoring.svc.cluster.local:9090/api/v1/write"
+
+[sinks.tracking]
+type = "mlflow"
+url = "http://10.0.0.7:5000"
+"""
+
+
+def test_the_policy_lets_the_service_reach_what_is_configured() -> None:
+    """The cluster's pods in any case, others by the ports that are used, nodes by address."""
+
+    def beyond(**values: Any) -> list[Object]:
+        policy = only(rendered(**values), "NetworkPolicy")
+        kubernetes_validate.validate(policy, VERSIONS[-1], strict=True)
+        _, cluster, *rest = policy["spec"]["egress"]
+        assert cluster == {"to": [{"namespaceSelector": {}}]}
+        return rest
+
+    def ports(*numbers: int) -> list[Object]:
+        return [{"port": number, "protocol": "TCP"} for number in numbers]
+
+    assert beyond() == []
+    (outside,) = beyond(config=SINKS)
+    assert outside["ports"] == ports(443, 5000)
+    assert {"ipBlock": {"cidr": "0.0.0.0/0", "except": ["169.254.0.0/16"]}} in outside["to"]
+    (outside,) = beyond(processorUrl="http://user:secret@telemetry.example/v1")
+    assert outside["ports"] == ports(80)
+    (outside,) = beyond(settings={"LENS_SHIP_PROCESSOR_URL": "https://[2001:db8::1]:8443/v1"})
+    assert outside["ports"] == ports(8443)
+    (nodes,) = beyond(networkPolicy={"nodes": ["10.1.0.0/16", "10.2.0.0/16"]})
+    assert nodes == {"to": [{"ipBlock": {"cidr": f"10.{n}.0.0/16"}} for n in (1, 2)]}
+
+
+def test_sinks_come_from_a_file(tmp_path: Any) -> None:
+    given = rendered(config=SINKS, sidecar={"namespaces": ["a"]})
+    files = {}
+    for one in given:
+        if one["kind"] == "ConfigMap" and "lens-ship.toml" in one["data"]:
+            files[one["metadata"]["name"]] = one["data"]["lens-ship.toml"]
+    assert files.keys() == {"lens-ship-config", "lens-ship-sidecar-config"}
+    assert all(text.split() == SINKS.split() for text in files.values())
+    volumes = [*pod(given)["volumes"], *pod_of_sidecar()["volumes"]]
+    assert {one["configMap"]["name"] for one in volumes if "configMap" in one} == files.keys()
+    (tmp_path / "lens-ship.toml").write_text(files["lens-ship-config"])
+    for name, place in (
+        ("lens-ship", "/etc/lens-ship"),
+        ("lens-ship-sidecar", "/lens-ship/config"),
+    ):
+        (data,) = [
+            one["data"] for one in given if one["metadata"]["name"] == name and "data" in one
+        ]
+        assert data.pop("LENS_SHIP_CONFIG") == f"{place}/lens-ship.toml"
+        data["LENS_SHIP_SPOOL"] = "/lens-ship/spool"
+        config = load({}, data, tmp_path / "lens-ship.toml", sends=True, check_sinks=table_problems)
+        assert config.sinks.keys() == {"outside", "here", "tracking"}
+
+
+def pod_of_sidecar() -> Object:
+    spec: Object = only(manifests.sidecar(), "Job")["spec"]["template"]["spec"]
+    return spec
+
+
+def test_the_overlays_of_the_page_build(tmp_path: Any) -> None:
+    """Of docs/deployment.md, beside a copy of the repository as they name it."""
+    (tmp_path / "lens-ship" / "deploy").mkdir(parents=True)
+    shutil.copytree(manifests.BASE, tmp_path / "lens-ship" / "deploy" / "kubernetes")
+    blocks = re.findall(r"```yaml\n(.*?)```", manifests.PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    overlays = [block for block in blocks if "kind: Kustomization" in block]
+    assert len(overlays) == 3
+    for number, block in enumerate(overlays):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "kustomization.yaml").write_text(block)
+        (folder / "lens-ship.toml").write_text(SINKS)
+        shutil.copy(manifests.SIDECAR_EXAMPLE / "training-job.yaml", folder)
+        found = manifests.built(folder)
+        for one in found:
+            kubernetes_validate.validate(one, VERSIONS[-1], strict=True)
+        if "lens-ship.toml" in block:
+            files = [one for one in found if "lens-ship.toml" in one.get("data", {})]
+            (volume,) = [one for one in pod(found)["volumes"] if one["name"] == "config"]
+            assert volume["configMap"]["name"] == files[0]["metadata"]["name"]
+            egress = only(found, "NetworkPolicy")["spec"]["egress"]
+            assert len(egress) == len(only(base(), "NetworkPolicy")["spec"]["egress"]) + 1
+
+
+def test_two_releases_have_nothing_in_common() -> None:
+    first, second = (
+        rendered(release="a"),
+        rendered(release="b", spoolRoot="/b", stateDirectory="/c"),
+    )
+    names = [{(one["kind"], one["metadata"]["name"]) for one in each} for each in (first, second)]
+    assert not names[0] & names[1]
+    selectors = [
+        only(each, "DaemonSet")["spec"]["selector"]["matchLabels"] for each in (first, second)
+    ]
+    assert selectors[0] != selectors[1]
+    paths = [
+        {one["hostPath"]["path"] for one in pod(each)["volumes"] if "hostPath" in one}
+        for each in (first, second)
+    ]
+    assert not paths[0] & paths[1]
+    for each in (first, second):
+        assert pod(each)["priorityClassName"] == only(each, "PriorityClass")["metadata"]["name"]
+
+
+def test_the_chart_passes_the_lint_of_helm_and_says_what_is_next() -> None:
+    manifests.lint()
+    assert "rollout status daemonset/x" in manifests.notes()
+    assert "team-a may have the service as a sidecar" in manifests.notes(
+        **{"sidecar.namespaces": "{team-a}", "daemonSet.enabled": "false"}
+    )
+    assert "/drainSeconds" in manifests.refused(drainSeconds=-1)
+
+
+# --- OpenShift ------------------------------------------------------------------------------------
+
+# The fields of SecurityContextConstraints that are set, of security.openshift.io/v1.
+OF_CONSTRAINTS = {
+    *("apiVersion", "kind", "metadata", "users", "volumes", "seccompProfiles", "runAsUser"),
+    *("allowHostDirVolumePlugin", "allowHostIPC", "allowHostNetwork", "allowHostPID"),
+    *("allowHostPorts", "allowPrivilegeEscalation", "allowPrivilegedContainer"),
+    *("allowedCapabilities", "requiredDropCapabilities", "readOnlyRootFilesystem"),
+    *("seLinuxContext", "fsGroup", "supplementalGroups"),
+}
+LEVEL = "s0:c0.c1023"
+
+
+def on_openshift(source: str, folder: Any) -> list[Object]:
+    if source == "helm":
+        return rendered(
+            securityContextConstraints={"create": True}, seLinuxOptions={"level": LEVEL}
+        )
+    return overlay(folder, resources=manifests.BASE, components=manifests.OPENSHIFT)
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_the_constraints_allow_what_the_pod_needs_and_no_more(source: str, tmp_path: Any) -> None:
+    found = on_openshift(source, tmp_path)
+    given = only(found, "SecurityContextConstraints")
+    assert given.keys() == OF_CONSTRAINTS
+    account = only(found, "ServiceAccount")["metadata"]
+    assert given["users"] == [f"system:serviceaccount:{account['namespace']}:{account['name']}"]
+    kinds = {kind for volume in pod(found)["volumes"] for kind in volume if kind != "name"}
+    assert set(given["volumes"]) == kinds
+    added = {
+        name
+        for container in containers(found)
+        for name in container["securityContext"]["capabilities"].get("add", ())
+    }
+    assert set(given["allowedCapabilities"]) == added
+    allowed = {name for name in given if name.startswith("allow") and given[name] is True}
+    assert allowed == {"allowHostDirVolumePlugin"}
+    assert pod(found)["securityContext"]["seLinuxOptions"] == {"level": LEVEL}
+    kubernetes_validate.validate(only(found, "DaemonSet"), VERSIONS[-1], strict=True)
+
+
+def test_the_nodes_label_the_directories_of_the_pod() -> None:
+    (config,) = manifests.objects((manifests.OPENSHIFT / "machineconfig.yaml").read_text())
+    (unit,) = config["spec"]["config"]["systemd"]["units"]
+    steps = [line for line in unit["contents"].splitlines() if line.startswith("ExecStart=")]
+    paths = {one["hostPath"]["path"] for one in pod(base())["volumes"] if "hostPath" in one}
+    assert all(paths <= set(step.split()) for step in steps)
 
 
 def test_the_probes_ask_what_the_service_answers(found: list[Object], tmp_path: Any) -> None:

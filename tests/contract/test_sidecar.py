@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +18,13 @@ import kubernetes_validate
 import pytest
 
 from shipper.config.load import load
+from shipper.ledger.service_status import is_running
 from tests.kit import manifests
 from tests.kit.command import start_lens_ship
 from tests.kit.delivery import arrived
 from tests.kit.faulty_receiver import Answer, FaultyReceiver
 from tests.kit.manifests import Object, containers, only, rendered
-from tests.kit.spools import PATIENCE_SECONDS
+from tests.kit.spools import PATIENCE_SECONDS, REPOSITORY, environment, wait_until
 from tests.kit.trainer import Trainer
 
 # The first with native sidecars, and the newest.
@@ -226,3 +231,64 @@ def test_a_service_that_is_killed_is_started_again_and_repeats_nothing(
     got = arrived(receiver.store, "w")
     assert sorted(set(got.order)) == list(range(2 * STEPS))
     assert sum(got.repeated.values()) <= 1
+
+
+# --- OpenShift ------------------------------------------------------------------------------------
+
+USER = "1000660000"  # of the namespace's range: without a name, a home or a group of its own
+
+
+def as_any_user() -> list[str]:
+    """What runs a Python of these tests as that user; skips where none does.
+
+    The Python may lie where only root can read. Then the user may read everything, and write as
+    ever.
+    """
+    plain = ["setpriv", "--reuid", USER, "--regid", "0", "--groups", USER]
+    readers = [f"--{kind}-caps=+dac_read_search" for kind in ("inh", "ambient")]
+    for command in ([*plain, "--"], [*plain, *readers, "--"]):
+        with suppress(FileNotFoundError):
+            words = [*command, sys.executable, "-c", "import collections, shipper.service"]
+            environ = environment(PYTHONPATH=str(REPOSITORY))
+            if not subprocess.run(words, env=environ, capture_output=True, check=False).returncode:
+                return [*command, sys.executable, "-c"]
+    pytest.skip("needs root, and setpriv")
+
+
+def test_training_and_service_run_as_any_user(
+    receiver: FaultyReceiver, found: list[Object]
+) -> None:
+    python = as_any_user()
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        places = {}
+        for name in ("SPOOL", "STATE"):
+            volume = Path(folder) / name
+            volume.mkdir()
+            os.chown(volume, 0, int(USER))
+            volume.chmod(0o2770)  # as the kubelet gives an emptyDir to the fsGroup
+            places[f"LENS_SHIP_{name}"] = str(volume)
+        environ = {
+            **settings(found),
+            **places,
+            "LENS_SHIP_PROCESSOR_URL": receiver.url,
+            "LENS_SHIP_HTTP_LISTEN": "off",
+            "CREDENTIALS_DIRECTORY": folder,
+            "PRIMUS_LENS_WANDB_OUTPUT_PATH": places["LENS_SHIP_SPOOL"],
+            "WORKLOAD_UID": "w",
+            "HOME": "",
+            "PYTHONPATH": str(REPOSITORY),
+        }
+        service = subprocess.Popen(
+            [*python, "from shipper.__main__ import main; main()", "run"],
+            env=environment(**environ),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        record = "import spooler; [spooler.log({'loss': n}, step=n) for n in range(5)]"
+        trained = subprocess.run([*python, record], env=environment(**environ), check=False)
+        wait_until(lambda: service.poll() is not None or is_running(Path(folder) / "STATE"))
+        service.send_signal(signal.SIGTERM)
+        _, said = service.communicate(timeout=PATIENCE_SECONDS)
+        assert (trained.returncode, service.returncode) == (0, 0), said
+        assert arrived(receiver.store, "w").order == list(range(5))

@@ -20,7 +20,11 @@ BASE = REPOSITORY / "deploy" / "kubernetes"
 CHART = REPOSITORY / "deploy" / "helm" / "lens-ship"
 EXAMPLE = BASE / "example" / "training-job.yaml"
 SIDECAR = BASE / "sidecar"
+OPENSHIFT = BASE / "openshift"
+PAGE = REPOSITORY / "docs" / "deployment.md"
 SIDECAR_EXAMPLE = BASE / "example" / "sidecar"
+
+CLUSTER_WIDE = ("Namespace", "PriorityClass", "SecurityContextConstraints")
 
 Object = dict[str, Any]
 
@@ -42,7 +46,7 @@ def base() -> list[Object]:
     for one in kustomization["configMapGenerator"]:
         found.append(_generated(one))
     for one in found:
-        if one["kind"] not in ("Namespace", "PriorityClass"):
+        if one["kind"] not in CLUSTER_WIDE:
             one["metadata"]["namespace"] = kustomization["namespace"]
     for image in kustomization["images"]:
         for container in containers(found):
@@ -118,6 +122,25 @@ def rendered(*, release: str = "lens-ship", **values: Any) -> list[Object]:
         file.flush()
         where = ("--namespace", "lens-ship", "--values", file.name)
         return objects(_run(_program("helm"), "template", release, str(CHART), *where))
+
+
+def refused(**values: Any) -> str:
+    """Why helm renders no chart with these values."""
+    with pytest.raises(AssertionError) as refusal:
+        rendered(**values)
+    return str(refusal.value)
+
+
+def lint() -> None:
+    """Let helm look at the chart."""
+    _run(_program("helm"), "lint", "--strict", str(CHART))
+
+
+def notes(**values: str) -> str:
+    """What helm would print after an installation."""
+    given = [word for name, value in values.items() for word in ("--set", f"{name}={value}")]
+    text = _run(_program("helm"), "install", "x", str(CHART), "--dry-run=client", *given)
+    return text.partition("NOTES:\n")[2]
 
 
 def _program(name: str) -> str:

@@ -10,6 +10,25 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- end }}
 
+{{- define "lens-ship.priorityClass" -}}
+{{- .Values.priorityClass.name | default (ternary .Release.Name "" .Values.priorityClass.create) -}}
+{{- end }}
+
+{{- /* The ports of the receivers that have no address of the cluster, as a JSON list. */ -}}
+{{- define "lens-ship.outsidePorts" -}}
+{{- $ports := list -}}
+{{- $text := printf "%s %s %s" .Values.processorUrl (toJson .Values.settings) .Values.config -}}
+{{- range regexFindAll "https?://[^/\\s\"',\\\\]+" $text -1 -}}
+{{- $host := regexReplaceAll "^.*@" (urlParse .).host "" -}}
+{{- $port := regexFind "[0-9]+$" (regexFind ":[0-9]+$" $host) | default (ternary "443" "80" (hasPrefix "https" .)) -}}
+{{- $name := regexReplaceAll ":[0-9]+$" $host "" -}}
+{{- if not (or (regexMatch "^[^.:]*$" $name) (regexMatch "[.]svc([.].*)?$" $name)) -}}
+{{- $ports = append $ports ($port | int) -}}
+{{- end -}}
+{{- end -}}
+{{- $ports | uniq | toJson -}}
+{{- end }}
+
 {{- define "lens-ship.image" -}}
 {{- if .Values.image.digest -}}
 {{ .Values.image.repository }}@{{ .Values.image.digest }}
