@@ -56,7 +56,7 @@ test-master: $(VENV)/.test $(DLROVER_OLDER:%=$(VENV)/.dlrover-%) $(VENV)/.dlrove
 	done
 
 .PHONY: test-frameworks
-test-frameworks: $(VENV)/.test $(VENV)/.frameworks ## real trainings of Transformers, TRL and Lightning: under ten minutes
+test-frameworks: $(VENV)/.test $(VENV)/.frameworks ## real trainings of torch, JAX, Transformers, TRL and Lightning: under ten minutes
 	LENS_SHIP_TEST_FRAMEWORKS=$(abspath $(VENV))/frameworks/bin/python \
 	  $(BIN)/python -m pytest -n 2 --dist worksteal -q tests/contract/frameworks tests/contract/test_hook_conformance.py \
 	      tests/contract/test_hook_tensorboard.py tests/contract/test_hook_transformers.py
@@ -243,7 +243,7 @@ $(VENV)/.wandb-%: pyproject.toml spooler/lens_ship.pth $(shell find spooler -nam
 	@touch $@
 
 # Frameworks of real trainings. pip takes the build of PyTorch without CUDA where it finds that one.
-FRAMEWORKS = torch==2.13.0 transformers trl lightning tensorboard tensorboardX wandb==0.31.0 mlflow==3.17.2 msgpack pytest
+FRAMEWORKS = torch==2.13.0 transformers trl lightning tensorboard tensorboardX wandb==0.31.0 mlflow==3.17.2 jax==0.10.2 msgpack pytest
 
 $(VENV)/.frameworks: Makefile | $(BIN)/python
 	test -d $(VENV)/frameworks || $(BIN)/python -m venv $(VENV)/frameworks

@@ -1,4 +1,4 @@
-"""What the package costs an interpreter: `import spooler`, and its `.pth` line when it is off.
+"""What the package costs an interpreter: `import spooler`, and its `.pth` line, off and on.
 
     python bench/import_cost.py [--rounds 30]
 
@@ -7,7 +7,8 @@ interpreter beside one that imports nothing; `import spooler.hooks.wandb`, which
 has been imported, as a share of that. The `.pth` file runs at every start of Python in the
 environment, also of programs that have nothing to do with training: a folder with it and one with
 an empty `.pth` are added to the path, in turns, and what reading them takes is timed; instructions
-are counted in the same way. Turns go round by round; figures are medians.
+are counted in the same way. So it is with the hook on, and with collectors wanted as well: what
+`python -c pass` pays then. Turns go round by round; figures are medians.
 """
 
 from __future__ import annotations
@@ -27,6 +28,14 @@ from aims import aim
 REPOSITORY = Path(__file__).resolve().parent.parent
 PTH = REPOSITORY / "spooler" / "lens_ship.pth"
 _TIMED = "import time; begun = time.perf_counter(); {}; print(time.perf_counter() - begun)"
+_ON = "import os, site; os.environ.update({})"
+_SWITCHED_ON = {
+    "with the hook on": {"PRIMUS_LENS_WANDB_OUTPUT_PATH": "/nowhere"},
+    "with collectors wanted": {
+        "PRIMUS_LENS_WANDB_OUTPUT_PATH": "/nowhere",
+        "PRIMUS_LENS_COLLECTORS": "true",
+    },
+}
 _HOOK = f"import wandb; {_TIMED.format('import spooler.hooks.wandb')}"
 
 
@@ -81,15 +90,21 @@ def compare(ours: str, empty: str, rounds: int) -> None:
     """Take turns, print."""
     seconds("import spooler")  # compiles what is not compiled yet
     imports, with_line, without = list[float](), list[float](), list[float]()
+    ways = {title: f"{_ON.format(on)}; {ours}" for title, on in _SWITCHED_ON.items()}
+    hooked: dict[str, list[float]] = {title: [] for title in ways}
     for _ in range(rounds):
         imports.append(seconds("import spooler"))
         with_line.append(seconds(f"import site; {ours}"))
         without.append(seconds(f"import site; {empty}"))
+        for title, code in ways.items():
+            hooked[title].append(seconds(code))
     hooks = [seconds("", _HOOK) for _ in range(rounds // 4)]
     wandbs = [seconds("import wandb") for _ in range(rounds // 4)]
     line = 1000 * (median(with_line) - median(without))
     print(aim("import spooler", 1000 * median(imports), 15, " ms"))
     print(aim("the .pth line while the hook is off", line, 1, " ms"))
+    for title, taken in hooked.items():
+        print(f"  the .pth line {title}: {1000 * (median(taken) - median(without)):.2f} ms")
     print(
         f"  import spooler.hooks.wandb, once wandb is there: {1000 * median(hooks):.1f} ms,"
         f" {median(hooks) / median(wandbs):.3f} times what importing wandb takes"
@@ -105,6 +120,8 @@ def compare(ours: str, empty: str, rounds: int) -> None:
     print(f"  instructions of a bare interpreter: {bare:,}")
     print(f"  import spooler adds {imported - bare:,}: {imported / bare:.3f} times a bare one")
     print(f"  the .pth line adds {lined - unlined:,}: {1 + (lined - unlined) / bare:.5f} times")
+    for title, code in ways.items():
+        print(f"  {title} it adds {(instructions(code) or 0) - unlined:,}")
 
 
 if __name__ == "__main__":

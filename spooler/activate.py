@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from spooler import lens_ship_start
-from spooler.hooks import REGISTRY
+from spooler.hooks import REGISTRY, TRAINING, awaited
 
 TYPE_CHECKING = False  # as in `spooler`
 if TYPE_CHECKING:
@@ -13,13 +14,14 @@ if TYPE_CHECKING:
 
 
 def activate() -> None:
-    """Hook every tracker of the registry: now if it is imported, and whenever it is."""
+    """Hook every module that is awaited: now if it is imported, and whenever it is."""
     lens_ship_start.settle_root()
-    for name in REGISTRY:
+    modules = awaited(os.environ)
+    for name in modules:
         module = sys.modules.get(name)
         if module is not None:
             wrap(name, module)
-    lens_ship_start.wait(REGISTRY)
+    lens_ship_start.wait(modules)
 
 
 def install() -> None:
@@ -28,8 +30,6 @@ def install() -> None:
     The same as starting Python with `PRIMUS_LENS_WANDB_OUTPUT_PATH` set, for environments without
     the `.pth` file. Does nothing if `PRIMUS_LENS_WANDB_HOOK` is off.
     """
-    import os
-
     from spooler import config, stderr
 
     if config.is_hook_on(os.environ):
@@ -41,20 +41,16 @@ def install() -> None:
 def uninstall() -> None:
     """Remove the hooks; what is recorded stays recorded."""
     lens_ship_start.stop_waiting()
-    for name in REGISTRY:
+    for name in awaited(os.environ):
         module = sys.modules.get(name)
         if module is not None:
             _hook(name).unwrap(module)
 
 
 def wrap(name: str, module: Any) -> None:
-    """Hook the module of a tracker; a failure is reported and changes nothing."""
+    """Hook a module; a failure is reported and changes nothing."""
     try:
-        import os
-
-        from spooler import config
-
-        if config.is_tracker_on(os.environ, REGISTRY[name].rpartition(".")[2]):
+        if name in TRAINING or _is_on(REGISTRY[name].rpartition(".")[2]):
             _hook(name).wrap(module)
     except Exception as error:
         from spooler import async_exceptions
@@ -67,7 +63,13 @@ def wrap(name: str, module: Any) -> None:
         )
 
 
+def _is_on(tracker: str) -> bool:
+    from spooler import config
+
+    return config.is_tracker_on(os.environ, tracker)
+
+
 def _hook(name: str) -> Any:
     from importlib import import_module
 
-    return import_module(REGISTRY[name])
+    return import_module(TRAINING.get(name) or REGISTRY[name])

@@ -33,7 +33,7 @@ RUN_PREFIX = "PRIMUS_LENS_RUN_PREFIX"
 _LEAST_BYTES = 1024 * 1024
 _TRUE = frozenset({"true", "1", "yes", "on"})
 _FALSE = frozenset({"false", "0", "no", "off"})
-_ALL_COLLECTORS = frozenset({"log", "metric", "stack"})
+ALL_COLLECTORS = frozenset({"log", "metric", "stack"})
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,21 @@ def variable(
 def variables_of(cls: type) -> tuple[Variable, ...]:
     """The variables of a dataclass in the order of its fields."""
     return tuple(one.metadata["variable"] for one in fields(cls) if "variable" in one.metadata)
+
+
+_known: dict[str, str] = {}
+
+
+def environ() -> Mapping[str, str]:
+    """The environment of this process, with what it knows better than that."""
+    return {**os.environ, **_known} if _known else os.environ
+
+
+def know(**variables: str) -> None:
+    """Have `environ` show these values in this process, and not in its children."""
+    if not _known:
+        os.register_at_fork(after_in_child=_known.clear)
+    _known.update(variables)
 
 
 def read(cls: type, environ: Mapping[str, str]) -> dict[str, Any]:
@@ -297,8 +312,8 @@ class CollectorSettings:
     names: frozenset[str] = variable(
         COLLECTORS,
         frozenset(),
-        lambda text: _ALL_COLLECTORS if is_true(text) else words(text),
-        "What the process collects from `wandb.init` on, without code: any of `log`, `metric`,"
+        lambda text: ALL_COLLECTORS if is_true(text) else words(text),
+        "What is collected without code from the beginning of training on: any of `log`, `metric`,"
         " `stack`, separated by commas, or `true` for all. Unset: nothing.",
         "Logs and stacks leave the process only on request.",
     )
@@ -389,12 +404,12 @@ class CollectorSettings:
     @property
     def wanted(self) -> frozenset[str]:
         """The collectors that start without code."""
-        return self.names & _ALL_COLLECTORS
+        return self.names & ALL_COLLECTORS
 
     @property
     def unknown(self) -> frozenset[str]:
         """Names given that are not collectors."""
-        return self.names - _ALL_COLLECTORS - _FALSE
+        return self.names - ALL_COLLECTORS - _FALSE
 
 
 def from_environ(environ: Mapping[str, str]) -> Settings:

@@ -113,7 +113,7 @@ def start(here: str) -> None:
     code = SourceFileLoader("lens_ship_hooks", here + "/hooks/__init__.py")
     exec(code.get_code("lens_ship_hooks"), hooks)  # type: ignore[arg-type]
     settle_root()
-    wait(hooks["REGISTRY"])
+    wait(hooks["awaited"](os.environ))
 
 
 def _problem() -> str:

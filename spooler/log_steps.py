@@ -32,7 +32,7 @@ class LogRun(TrackedRun):
     tracker = config.LOG_TRACKER
 
     def __init__(self, path: Path) -> None:
-        super().__init__(run_id.stable(os.environ, "log", str(path)))
+        super().__init__(run_id.stable(config.environ(), "log", str(path)))
         self._path = path
 
     def facts(self) -> dict[str, Any]:

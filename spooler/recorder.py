@@ -208,7 +208,7 @@ class Recorder:
         start = time.strftime(fmt.START, time.gmtime(now))
         spool = fmt.spool_id(start, os.getpid(), os.urandom(4).hex())
         who = identity.from_environ(
-            identity.with_master(os.environ, self.master_addr),
+            identity.with_master(config.environ(), self.master_addr),
             spool=spool,
             created=now,
             pid=os.getpid(),
@@ -221,7 +221,7 @@ class Recorder:
         background.keep_pace(settings.sync_seconds)
         writer = Writer(
             root=settings.root,
-            below=(*user_folder(settings.root), *identity.directory_of(os.environ)),
+            below=(*user_folder(settings.root), *identity.directory_of(config.environ())),
             spool=spool,
             identity=codec.pack(who.to_map()),
             limits=replace(settings, group=_group_id(settings.group_name, settings.root)),

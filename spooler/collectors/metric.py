@@ -10,14 +10,13 @@ from __future__ import annotations
 import os
 import re
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spooler import config
 from spooler.async_exceptions import ours
 from spooler.collectors import Collector, logger
+from spooler.collectors.turn import NodeTurn
 from spooler.dlrover.metric import DiagnosisDataType
-from spooler.filetail.checkpoint import Checkpoint, is_lasting
 
 if TYPE_CHECKING:
     from http.client import HTTPResponse
@@ -49,7 +48,7 @@ class MetricCollector(Collector):
 
     def __init__(self) -> None:
         super().__init__()
-        self._turn: Checkpoint | None = None
+        self._turn = NodeTurn()
 
     @property
     def port(self) -> int | None:
@@ -80,7 +79,7 @@ class MetricCollector(Collector):
         """Report a sample; an empty one is none."""
         if not isinstance(data, str):
             return self._refuse_type(data, "text")
-        if not data or (self._turn is not None and not self._turn.is_mine()):
+        if not data or not self._turn.is_mine():
             return False
         return self._report(data)
 
@@ -91,22 +90,10 @@ class MetricCollector(Collector):
 
     def close(self) -> None:
         """Let another process collect."""
-        if self._turn is not None:
-            self._turn.close()
-        self._turn = None
+        self._turn.close()
 
     def _has_turn(self, port: int) -> bool:
-        root = config.from_environ(os.environ).root
-        if root is None:
-            return True
-        try:
-            if self._turn is not None and self._turn.pid == os.getpid() and self._turn.renew():
-                return True
-            self.close()
-            self._turn = Checkpoint.take(root, Path(f"/xpu-timer-{os.uname().nodename}-{port}"))
-        except ours(OSError) as error:
-            return is_lasting(error)
-        return self._turn is not None
+        return self._turn.take(f"xpu-timer-{os.uname().nodename}-{port}")
 
 
 def clean(page: str) -> str:

@@ -21,6 +21,7 @@ from typing import Any
 
 from spooler import config
 from spooler.collectors import Collector
+from spooler.collectors.turn import NodeTurn, name_on_node
 from spooler.dlrover.metric import DiagnosisDataType
 from spooler.spool.identity import Identity
 
@@ -33,16 +34,33 @@ class StackCollector(Collector):
     """Collects the stacks of this process, and those of `pids` where py-spy is installed.
 
     `pids` may be a function that is asked each time. Data is a map from a title (a thread, or a
-    process) to its stack.
+    process) to its stack. With `in_turn` one rank of a job on a node is enabled at a time.
     """
 
     name = "stack"
     title = "stack traces"
     data_type = DiagnosisDataType.STACK_TRACE
 
-    def __init__(self, pids: Iterable[int] | Callable[[], Iterable[int]] = ()) -> None:
+    def __init__(
+        self, pids: Iterable[int] | Callable[[], Iterable[int]] = (), *, in_turn: bool = False
+    ) -> None:
         super().__init__()
         self._pids = pids
+        self._turn = NodeTurn() if in_turn else None
+
+    def is_enabled(self) -> bool:
+        """Whether no other rank of this node has the turn."""
+        name = "" if self._turn is None else name_on_node(config.environ())
+        return self._turn is None or not name or self._turn.take(name)
+
+    def keep_turn(self) -> None:
+        """Show that this process still collects, or ask whether another one still does."""
+        self.is_enabled()
+
+    def close(self) -> None:
+        """Let another rank have the turn."""
+        if self._turn is not None:
+            self._turn.close()
 
     def collect_data(self) -> dict[str, str]:
         stacks = own_stacks()
@@ -62,7 +80,7 @@ class StackCollector(Collector):
 
     def _format_stacks(self, data: Mapping[Any, Any], why: str = "") -> str:
         stamp = time.strftime("%Y-%m-%d %H:%M:%S %z")
-        rank = config.read(Identity, os.environ)["rank"] or 0
+        rank = config.read(Identity, config.environ())["rank"] or 0
         head = f"Stacks of process {os.getpid()} (rank {rank}), {stamp}"
         parts = [f"{head}: {why}" if why else head]
         for title, stack in data.items():

@@ -20,7 +20,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from spooler import config, stderr
+from spooler import config
 from spooler.async_exceptions import is_async, ours
 from spooler.collectors.log import LogCollector
 from spooler.collectors.metric import MetricCollector
@@ -40,7 +40,6 @@ _TICK_SECONDS = 1.0
 _KEEP_SECONDS = 5.0  # between two signs of life of a collector that waits for its turn
 _LAST_SECONDS = 2.0
 _FAILURES_LIMIT = 8192
-_ALL = frozenset({"log", "metric", "stack"})
 
 
 @dataclass(kw_only=True)
@@ -58,7 +57,8 @@ class DiagnosisAgent:
 
     `training_log_file` is the log to follow, by default the one that `TRAINING_LOG_FILE` names.
     With a `local_world_size` above 1 and py-spy installed, the stacks of the Python processes that
-    this one has started are collected too.
+    this one has started are collected too. Agents that start without code collect `in_turn`: of the
+    ranks of a node one takes the periodic stacks.
     """
 
     _instance: DiagnosisAgent | None = None
@@ -69,7 +69,9 @@ class DiagnosisAgent:
         training_log_file: str | os.PathLike[str] | None = "",
         node_rank: int | None = None,
         local_world_size: int | None = None,
-        collectors: frozenset[str] = _ALL,
+        collectors: frozenset[str] = config.ALL_COLLECTORS,
+        *,
+        in_turn: bool = False,
     ) -> None:
         self.failures: dict[str, int] = {}  # collector -> how often it has raised
         self._settings = settings = config.collectors_from_environ(os.environ)
@@ -78,7 +80,9 @@ class DiagnosisAgent:
         self._client: Any = None
         self._turns: list[_Turn] = []
         self._log = LogCollector(training_log_file)
-        self._stack = StackCollector(_children if (_whole(local_world_size) or 1) > 1 else ())
+        self._stack = StackCollector(
+            _children if (_whole(local_world_size) or 1) > 1 else (), in_turn=in_turn
+        )
         self._hang = HangWatch(settings.hang_seconds if "stack" in collectors else 0.0)
         self._dumper = StackDumper(settings, self._stack)
         self._is_set = False  # by arguments
@@ -94,6 +98,15 @@ class DiagnosisAgent:
             self._adopt(collector)
             if collector.name in collectors and seconds > 0:
                 self._add(collector, seconds, first)
+
+    @classmethod
+    def begin(cls, collectors: frozenset[str]) -> None:
+        """Start the one agent of this process; without one, one for these `collectors`."""
+        with cls._instance_lock:
+            if cls._instance is None:
+                cls._instance = cls(collectors=collectors, in_turn=True)
+            agent = cls._instance
+        agent.start()
 
     @classmethod
     def singleton_instance(
@@ -297,6 +310,7 @@ class DiagnosisAgent:
         if not thread.is_alive():
             self._guarded("stack", self._dumper.poll)
         self._dumper.end()
+        self._guarded("stack", self._stack.close)
 
     def _at_exit(self) -> None:
         """A client of the program's own may wait for a master: no last lines for it then."""
@@ -315,37 +329,6 @@ class DiagnosisAgent:
             turn.thread = None
         self._lock = threading.Lock()
         self._stopping = threading.Event()
-
-
-def start_from_environ() -> None:
-    """Begin to collect what `PRIMUS_LENS_COLLECTORS` names, unless the program has begun itself."""
-    settings = config.collectors_from_environ(os.environ)
-    if settings.unknown:
-        stderr.report_once(
-            "collectors",
-            f"{config.COLLECTORS} has unknown collectors: {', '.join(sorted(settings.unknown))}."
-            f" Known are {', '.join(sorted(_ALL))}.",
-        )
-    _report_unset(settings.wanted)
-    if not settings.wanted:
-        return
-    with DiagnosisAgent._instance_lock:
-        if DiagnosisAgent._instance is None:
-            DiagnosisAgent._instance = DiagnosisAgent(collectors=settings.wanted)
-        agent = DiagnosisAgent._instance
-    agent.start()
-
-
-def _report_unset(wanted: frozenset[str]) -> None:
-    """Say which collectors that were asked for have nothing to collect from."""
-    needed = {"log": config.LOG_FILE}
-    if wanted != _ALL:  # by its name: a node without a timer is not unusual
-        needed["metric"] = config.XPU_TIMER_PORT
-    for name, variable in needed.items():
-        if name in wanted and not os.environ.get(variable):
-            stderr.report_once(
-                f"unset {name}", f"The {name} collector is off: {variable} is not set."
-            )
 
 
 def _started(name: str, work: Any, *arguments: Any) -> threading.Thread | None:

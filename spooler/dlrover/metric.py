@@ -12,14 +12,13 @@ import datetime
 import enum
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from spooler.async_exceptions import ours
-from spooler.config import read
+from spooler.config import environ, read
 from spooler.errors import ReportRefused
 from spooler.records.report import FIELDS
 from spooler.spool.identity import Identity
@@ -47,17 +46,17 @@ class DiagnosisDataType(str, enum.Enum):
 
 def node_id() -> int:
     """That of the spool's identity, 0 where the environment has none."""
-    return read(Identity, os.environ)["node_id"] or 0
+    return read(Identity, environ())["node_id"] or 0
 
 
 def node_type() -> str:
     """That of the spool's identity: `worker` where the environment has none."""
-    return str(read(Identity, os.environ)["node_type"])
+    return str(read(Identity, environ())["node_type"])
 
 
 def node_rank() -> int:
     """That of the spool's identity, 0 where no launcher has given one."""
-    return read(Identity, os.environ)["node_rank"] or 0
+    return read(Identity, environ())["node_rank"] or 0
 
 
 @dataclass

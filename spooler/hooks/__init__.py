@@ -18,6 +18,10 @@ which tracker is recorded where a program logs the same numbers to several.
 
 from __future__ import annotations
 
+TYPE_CHECKING = False  # as in `spooler`
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 REGISTRY: dict[str, str] = {
     "wandb": "spooler.hooks.wandb",
     "mlflow.tracking._tracking_service.client": "spooler.hooks.mlflow",
@@ -26,3 +30,16 @@ REGISTRY: dict[str, str] = {
     "transformers.trainer_callback": "spooler.hooks.transformers",
 }
 """Module to wait for -> module of its hook."""
+
+TRAINING: dict[str, str] = {
+    "torch.distributed.distributed_c10d": "spooler.hooks.training",
+    "torch.optim.optimizer": "spooler.hooks.training",
+    "torch.distributed.elastic.agent.server.local_elastic_agent": "spooler.hooks.training",
+    "jax._src.distributed": "spooler.hooks.training",
+}
+"""The same for modules with a call that begins a training, where the collectors start."""
+
+
+def awaited(environ: Mapping[str, str]) -> dict[str, str]:
+    """The modules that this process waits for, and their hooks."""
+    return {**REGISTRY, **TRAINING} if environ.get("PRIMUS_LENS_COLLECTORS") else REGISTRY

@@ -6,7 +6,6 @@ process of such a spool lives, and for `AFTER_SECONDS` after its end, its tracke
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -36,7 +35,7 @@ class Elsewhere:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        mine = config.read(Identity, os.environ)
+        mine = config.read(Identity, config.environ())
         self._job = [mine[name] for name in _JOB]
         self._spools: dict[Path, _Spool | None] = {}  # None: says nothing, and never will
         self._look_at = 0.0  # monotonic seconds

@@ -236,7 +236,7 @@ class RunTracker:
         self._active[id(tracked)] = tracked
         mine.defer(DetectionTask(tracked, body, given))
         if os.environ.get(config.COLLECTORS) and tracked.tracker != config.LOG_TRACKER:
-            from spooler.diagnosis.agent import start_from_environ
+            from spooler.diagnosis.start import start_from_environ
 
             start_from_environ()
 
@@ -256,7 +256,7 @@ class RunTracker:
 
     def _decide(self, mine: Recorder, tracked: TrackedRun, number: int) -> names.Names:
         """See `spooler.hooks.names`; `number` is that of the first step."""
-        place = config.read(Identity, os.environ)
+        place = config.read(Identity, config.environ())
         chosen = config.read(config.Settings, os.environ)
         others = {
             run: mine.steps.get(run, -1)

@@ -45,6 +45,9 @@ _WORLD_SIZE = (
     "FLUX_JOB_SIZE",
     "SLURM_NTASKS",
 )
+# What a scheduler keeps over ranks, restarts and requeues of a job; the first that is set counts.
+_JOB = ("WORKLOAD_UID", "JOB_UID", "SLURM_JOB_ID", "TORCHELASTIC_RUN_ID")
+_NO_JOB = ("", "none")  # torchrun's own default
 MASTER_ADDR = "DLROVER_MASTER_ADDR"
 LAUNCH = "PRIMUS_LENS_LAUNCH"
 
@@ -156,6 +159,12 @@ def from_spool_id(spool: str) -> Identity:
 def with_master(environ: Mapping[str, str], address: str) -> Mapping[str, str]:
     """The environment with this DLRover master, if one is given."""
     return {**environ, MASTER_ADDR: address} if address else environ
+
+
+def job_of(environ: Mapping[str, str]) -> str:
+    """The id of the job of this process, "" where it has none."""
+    ids = (environ.get(name, "").strip() for name in _JOB)
+    return next((one for one in ids if one not in _NO_JOB), "")
 
 
 def directory_of(environ: Mapping[str, str]) -> tuple[str, str]:

@@ -528,7 +528,8 @@ def test_a_log_that_cannot_be_followed_is_said_once(tmp_path: Path, log: str) ->
         os.mkfifo(path)
     environ = {} if log == "unset" else {"TRAINING_LOG_FILE": str(path)}
     code = """
-from spooler.diagnosis.agent import DiagnosisAgent, start_from_environ
+from spooler.diagnosis.agent import DiagnosisAgent
+from spooler.diagnosis.start import start_from_environ
 if os.geteuid() == 0: os.access = lambda path, mode: os.stat(path).st_mode & 0o400
 start_from_environ()
 log = DiagnosisAgent._instance._log

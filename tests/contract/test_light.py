@@ -152,8 +152,14 @@ def test_switched_off_an_interpreter_imports_nothing_of_ours(environ: dict[str, 
     assert start(**environ) == set()
 
 
-def test_switched_on_it_imports_the_waiting_and_nothing_more(tmp_path: Path) -> None:
-    on = {"PRIMUS_LENS_WANDB_OUTPUT_PATH": str(tmp_path / "spool")}
+@pytest.mark.parametrize("collectors", ["", "true"])
+def test_switched_on_it_imports_the_waiting_and_nothing_more(
+    collectors: str, tmp_path: Path
+) -> None:
+    on = {
+        "PRIMUS_LENS_WANDB_OUTPUT_PATH": str(tmp_path / "spool"),
+        "PRIMUS_LENS_COLLECTORS": collectors,
+    }
     assert start(**on) == set()
     waiting = "print(sum(hasattr(one, 'is_lens_ship') for one in sys.meta_path))"
     done = spools.python(f"import sys; exec(open(sys.argv[1]).read()); {waiting}", PTH, **on)

@@ -150,7 +150,7 @@ if __name__ == "__main__":
     burst()
     look(LIMIT)
     if is_on and collects:
-        from spooler.diagnosis.agent import start_from_environ
+        from spooler.diagnosis.start import start_from_environ
         start_from_environ()
     ways = [fork, work]
     if not has_wandb:
