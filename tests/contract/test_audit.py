@@ -12,6 +12,7 @@ import pytest
 
 from shipper.audit.account import Account
 from shipper.audit.audit import run_audit
+from shipper.config.schema import Config
 from shipper.ledger.ledger import Ledger
 from shipper.service import ship_once
 from shipper.sinks import DEFAULT
@@ -25,7 +26,9 @@ from tests.kit.command import lens_ship
 from tests.kit.delivery import arrived
 from tests.kit.faulty_receiver import Answer, FaultyReceiver, Normal
 from tests.kit.processor import queries
+from tests.kit.running import failing, ship_until
 from tests.kit.shipping import Record, config, detection, goodbye, spool, step
+from tests.kit.spools import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.promise("G17")
 
@@ -42,8 +45,12 @@ def accounts(tmp_path: Path) -> dict[str, Account]:
     return {account.sink: account for account in taken}
 
 
-def ship(tmp_path: Path, receiver: FaultyReceiver, timeout: float = 60) -> None:
-    ship_once(config(tmp_path, processor_url=receiver.url, batch_max_steps=4), timeout=timeout)
+def settings(tmp_path: Path, receiver: FaultyReceiver) -> Config:
+    return config(tmp_path, processor_url=receiver.url, batch_max_steps=4)
+
+
+def ship(tmp_path: Path, receiver: FaultyReceiver) -> None:
+    ship_once(settings(tmp_path, receiver), timeout=PATIENCE_SECONDS)
 
 
 def gap(reason: str, count: int) -> Record:
@@ -99,7 +106,7 @@ def test_it_adds_up_wherever_delivery_stops(
     receiver.otherwise = Answer(status=401)
     for _ in range(answered):
         receiver.then(Answer(status=200, body={"meta": {"code": 2000}, "data": {}}))
-    ship(tmp_path, receiver, timeout=0.5)
+    ship_until(settings(tmp_path, receiver), failing)
     for account in accounts(tmp_path).values():
         assert account.balances, account
         if account.sink != "master":  # none of these records is for it
@@ -165,7 +172,7 @@ def test_records_that_vanish_undelivered_are_missed(
 ) -> None:
     directory, _ = spool(tmp_path / "spool", MIXED)
     receiver.otherwise = Answer(status=401)
-    ship(tmp_path, receiver, timeout=0.5)
+    ship_until(settings(tmp_path, receiver), failing)
     with closing(sqlite3.connect(directory / "00000001.sqlite")) as segment:
         segment.execute("DELETE FROM record WHERE seq IN (8, 9)")
         segment.commit()

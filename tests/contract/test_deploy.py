@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import socket
 import time
 import urllib.error
 import urllib.request
@@ -26,6 +25,7 @@ from shipper.sinks import table_problems
 from tests.kit import manifests
 from tests.kit.command import commands_of, start_lens_ship
 from tests.kit.manifests import Object, base, containers, only, rendered
+from tests.kit.ports import reserved_port
 from tests.kit.spools import PATIENCE_SECONDS
 
 VERSIONS = ("1.27", "1.30", kubernetes_validate.latest_version())
@@ -498,9 +498,7 @@ def test_the_probes_ask_what_the_service_answers(found: list[Object], tmp_path: 
     (service,) = pod(found)["containers"]
     probes = ("startupProbe", "livenessProbe", "readinessProbe")
     paths = {service[name]["httpGet"]["path"] for name in probes} | {"/metrics"}
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        listen = f"127.0.0.1:{free.getsockname()[1]}"
+    listen = f"127.0.0.1:{reserved_port()}"
     (tmp_path / "spool").mkdir()
     running = start_lens_ship(
         "run",

@@ -24,6 +24,7 @@ from spooler.spool.filesystem import bytes_in
 from tests.kit import spools
 from tests.kit.delivery import arrived, settings
 from tests.kit.faulty_receiver import FaultyReceiver
+from tests.kit.running import ship_until
 from tests.kit.shipping import OwnedReader, ScriptedSink, config, goodbye, spool, step
 
 PAD = "x" * 1500
@@ -100,14 +101,14 @@ def tidied(config: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.E
         yield done
     finally:
         service.stop()
-        thread.join(20)
+        thread.join(spools.PATIENCE_SECONDS)
         assert not thread.is_alive()
 
 
 def wait(event: threading.Event, times: int = 3) -> None:
     for _ in range(times):
         event.clear()
-        assert event.wait(20)
+        assert event.wait(spools.PATIENCE_SECONDS)
 
 
 def wait_until(reached: Callable[[], bool], done: threading.Event) -> None:
@@ -163,7 +164,7 @@ def test_with_drop_oldest_the_oldest_go_and_the_rest_arrives_in_order(
         wait_until(lambda: root.used <= limit, done)
         root.receiver.come_back()
         root.receiver.wait_for(lambda seen: sum(post.status == 200 for post in seen) >= 1, 30)
-    ship_once(root.config(), timeout=20)
+    ship_once(root.config(), timeout=spools.PATIENCE_SECONDS)
     order = root.arrived("w")
     assert order == list(range(order[0], STEPS))
     assert order[0] > 0
@@ -179,12 +180,12 @@ def test_with_drop_oldest_the_oldest_go_and_the_rest_arrives_in_order(
 @pytest.mark.parametrize("policy", ["drop-newest", "drop-oldest"])
 def test_what_is_delivered_goes_first_whatever_retention_says(root: Root, policy: str) -> None:
     delivered = root.spool("done")
-    ship_once(root.config(), timeout=20)
+    ship_once(root.config(), timeout=spools.PATIENCE_SECONDS)
     assert delivered.is_dir()
     kept = root.spool("waiting")
     root.receiver.go_away()
     config = root.config(root_bytes=bytes_in(kept) * 5 // 4, when_full=policy)
-    ship_once(config, timeout=0.5)
+    ship_until(config, lambda _: not delivered.is_dir())
     assert not delivered.is_dir()
     assert spools.read(kept).seqs == list(range(1, STEPS + 2))
     assert not any(account.dropped_by_policy for account in root.accounts())
@@ -193,7 +194,7 @@ def test_what_is_delivered_goes_first_whatever_retention_says(root: Root, policy
 @pytest.mark.promise("G11")
 def test_what_is_delivered_goes_first_in_a_service_that_has_just_begun(root: Root) -> None:
     delivered = root.spool("done")
-    ship_once(root.config(), timeout=20)
+    ship_once(root.config(), timeout=spools.PATIENCE_SECONDS)
     kept = root.spool("waiting")
     limit = bytes_in(kept) * 5 // 4
     service = Service(root.config(root_bytes=limit, when_full="drop-oldest"))
@@ -229,7 +230,7 @@ def test_a_spool_near_its_own_limit_is_freed_of_what_is_delivered(
     records = [step(number, loss=number, text=PAD) for number in range(STEPS)]
     directory, writer = spool(root.root, records, who=who, close=False, segment_records=20)
     before = bytes_in(directory)
-    assert ship_once(root.config(), timeout=20) == []
+    assert ship_once(root.config(), timeout=spools.PATIENCE_SECONDS) == []
     if limit is None:
         assert bytes_in(directory) == before
     else:
@@ -306,7 +307,7 @@ def test_a_death_before_the_file_is_gone_delivers_nothing_twice_and_counts_nothi
         assert route.position.seq > 0
         assert route.position == service.app.ledger.position(route.identity.spool, sink)
     service.app.ledger.close()
-    ship_once(root.config(), timeout=20)
+    ship_once(root.config(), timeout=spools.PATIENCE_SECONDS)
     order = root.arrived("w")
     (account,) = (one for one in root.accounts() if one.sink == "processor")
     assert account.balances
@@ -330,7 +331,7 @@ def test_what_the_writer_deleted_is_evicted_and_not_corrupt(root: Root, met: boo
     )
     root.directories.append(directory)
     if met:
-        assert ship_once(root.config(), timeout=20) == []
+        assert ship_once(root.config(), timeout=spools.PATIENCE_SECONDS) == []
         assert root.arrived("w")[-1] == STEPS - 1
     else:
         Ledger(root.folder / "state").close()

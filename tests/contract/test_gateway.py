@@ -27,8 +27,10 @@ from tests.contract.test_series_receivers import (
     write,
 )
 from tests.kit import manifests
-from tests.kit.engines import Engine, VictoriaMetrics, free_port, needs_victoria
+from tests.kit.engines import Engine, VictoriaMetrics, needs_victoria
 from tests.kit.master import wait_for
+from tests.kit.ports import reserved_port
+from tests.kit.running import failing, ship_until
 
 __all__ = ["start"]  # a fixture
 
@@ -98,7 +100,9 @@ class Collector(Engine):
 
     def command(self) -> list[str]:
         text = TEXT.replace("queue_size: 20_000_000_000", f"queue_size: {self.queue_bytes}")
-        text = text.replace("host: 0.0.0.0, port: 8888", f"host: 127.0.0.1, port: {free_port()}")
+        text = text.replace(
+            "host: 0.0.0.0, port: 8888", f"host: 127.0.0.1, port: {reserved_port()}"
+        )
         (self.folder / "gateway.yaml").write_text(text)
         metrics = f"METRICS_URL={self.target}/opentelemetry/v1/metrics"
         own = f"QUEUE_DIRECTORY={self.folder}/queue"
@@ -138,7 +142,7 @@ def test_a_gateway_that_is_full_is_waited_for(tmp_path: Path, start: Callable[..
     behind.kill(signal.SIGTERM)
     write(tmp_path, begun, count=2000, pace=0.02)
     config = settings(tmp_path, "otlp", gateway.url)
-    left = ship_once(config, timeout=3)
+    left = ship_until(config, lambda one: "queue is full" in failing(one))
     assert any("queue is full" in line for line in left)
     behind.start()
     assert ship_once(config, timeout=60) == []

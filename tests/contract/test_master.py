@@ -12,13 +12,14 @@ import pytest
 from shipper.audit.account import Account
 from shipper.audit.audit import run_audit
 from shipper.ledger.ledger import Ledger
-from shipper.service import ship_once
+from shipper.service import Service, ship_once
 from spooler.records import run
 from spooler.records.report import FIELDS
 from tests.kit import master as kit
 from tests.kit import spools
 from tests.kit.command import lens_ship
 from tests.kit.master import Master, needs_master, numbers, report
+from tests.kit.running import failing, ship_until
 from tests.kit.shipping import Record, config, goodbye, killed, spool, step
 
 pytestmark = needs_master
@@ -196,11 +197,18 @@ def test_told_otherwise_it_is_sent_whatever_its_age(tmp_path: Path, master: Sinc
     assert numbers(master.rows) == [1]
 
 
+def is_told(service: Service) -> bool:
+    """Whether the master has everything that there is for it."""
+    queues = [queue for (sink, _), queue in list(service.app.queues.items()) if sink == "master"]
+    return bool(queues) and all(queue.caught_up() for queue in queues)
+
+
 def test_a_process_that_died_is_told_as_a_line_of_log(tmp_path: Path, master: Since) -> None:
     known = {"master_addr": master.master.address, "master_service": master.master.service}
     killed(tmp_path / "spool", [step(7, run="r"), report(1)], **known)
+    given = config(tmp_path, processor_url="http://127.0.0.1:9/v1")
     for _ in range(2):
-        ship_once(config(tmp_path, processor_url="http://127.0.0.1:9/v1"), timeout=1)
+        ship_until(given, lambda service: failing(service) and is_told(service))
     first, note = master.rows
     assert numbers([first]) == [1]
     assert "exited uncleanly; last step 7 of run r" in note["data_content"]
@@ -255,7 +263,7 @@ def test_a_proxy_in_the_environment_is_passed_by(
     assert ship_once(config(tmp_path), timeout=60) == []
     assert numbers(master.rows) == [1]
     job(tmp_path, master.master, [report(2)], salt=2)
-    assert ship_once(config(tmp_path, dlrover_proxy="environment"), timeout=2) != []
+    assert ship_until(config(tmp_path, dlrover_proxy="environment"), failing) != []
 
 
 @pytest.mark.promise("G19")
@@ -267,7 +275,7 @@ def test_reports_without_a_master_hold_nothing_up_and_are_counted(tmp_path: Path
 
 def test_reports_without_a_master_wait_for_one_when_told_so(tmp_path: Path, master: Since) -> None:
     spool(tmp_path / "spool", [report(1)])
-    (pending,) = ship_once(config(tmp_path, dlrover_wait_for_endpoint=600), timeout=1)
+    (pending,) = ship_until(config(tmp_path, dlrover_wait_for_endpoint=600), failing)
     assert "no-master" in pending
     one = master.master
     given = config(

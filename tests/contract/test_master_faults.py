@@ -30,6 +30,7 @@ from spooler.spool.identity import Identity
 from tests.kit import master as kit
 from tests.kit import spools
 from tests.kit.master import Master, Wire, metric, needs_master, numbers, report, wait_for
+from tests.kit.ports import reserved_port
 from tests.kit.shipping import Record, append, config, goodbye, spool, stored
 
 pytestmark = needs_master
@@ -193,8 +194,8 @@ def test_the_wrong_kind_of_master_is_no_delivery_and_no_doubt(
 
 @pytest.mark.parametrize("where", ["refused", "mute", "no-such-host.invalid:1", "host"])
 def test_nobody_there_keeps_everything(tmp_path: Path, service: str, where: str) -> None:
-    with Wire(kit.free_port(), mute=True) as mute:
-        places = {"refused": f"127.0.0.1:{kit.free_port()}", "mute": mute.address}
+    with Wire(reserved_port(), mute=True) as mute:
+        places = {"refused": f"127.0.0.1:{reserved_port()}", "mute": mute.address}
         settings = config(tmp_path, read_timeout=0.5, connect_timeout=0.5)
         sending = Sending(settings, whose(places.get(where, where), service), report(1, XPU))
         outcome = sending.send()
@@ -206,8 +207,8 @@ def test_nobody_there_keeps_everything(tmp_path: Path, service: str, where: str)
 @pytest.mark.parametrize("where", ["refused", "mute", "no-such-host.invalid:1", "host"])
 def test_what_was_not_connected_was_not_sent(service: str, where: str) -> None:
     """Whatever words the transport has for it."""
-    with Wire(kit.free_port(), mute=True) as mute:
-        places = {"refused": f"127.0.0.1:{kit.free_port()}", "mute": mute.address}
+    with Wire(reserved_port(), mute=True) as mute:
+        places = {"refused": f"127.0.0.1:{reserved_port()}", "mute": mute.address}
         patience = Timeouts(connect_seconds=0.5, answer_seconds=0.5, proxy="")
         transport = transport_of(service, places.get(where, where), patience)
         message = encode.Message(node_id=0, node_type="worker", data=b"")

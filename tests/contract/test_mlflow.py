@@ -39,6 +39,7 @@ from tests.kit import spools
 from tests.kit.command import lens_ship, start_lens_ship
 from tests.kit.engines import MLFLOW, Mlflow, needs_mlflow
 from tests.kit.master import wait_for
+from tests.kit.running import failing, ship_until
 from tests.kit.shipping import T0, Record, append, goodbye, killed, spool
 
 pytestmark = needs_mlflow
@@ -482,7 +483,7 @@ def test_an_experiment_that_the_server_does_not_take_costs_no_record(
     monkeypatch.setattr(runs, "_EXPERIMENT_CHARACTERS", 1000)  # of 500 that MLflow takes
     write(tmp_path, name, begun(name), short(name, 0))
     long = f'experiment = "{name * 50}"'
-    left = ship_once(settings(tmp_path, server.url, long), timeout=1)
+    left = ship_until(settings(tmp_path, server.url, long), failing)
     assert any("set the option experiment" in line for line in left)
     assert dead(tmp_path) == {}
 
@@ -523,7 +524,7 @@ def test_a_service_of_another_kind_gets_nothing(tmp_path: Path) -> None:
     with ThreadingHTTPServer(("127.0.0.1", 0), Other) as other:
         threading.Thread(target=other.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{other.server_address[1]}"
-        left = ship_once(settings(tmp_path, url), timeout=1)
+        left = ship_until(settings(tmp_path, url), failing)
         other.shutdown()
     assert any("other-service" in line for line in left)
     assert dead(tmp_path) == {}
@@ -589,7 +590,7 @@ def test_an_experiment_that_is_deleted_is_waited_for(
     gone = server.ask("experiments/create", {"name": name})["experiment_id"]
     server.ask("experiments/delete", {"experiment_id": gone})
     write(tmp_path, name, begun(name), *(short(name, number) for number in range(3)))
-    left = ship_once(settings(tmp_path, server.url), timeout=2)
+    left = ship_until(settings(tmp_path, server.url), failing)
     assert any("experiment-deleted" in line for line in left)
     assert dead(tmp_path) == {}
     server.ask("experiments/restore", {"experiment_id": gone})
@@ -682,7 +683,7 @@ def test_a_server_that_refuses_gets_everything_later(
     """It takes requests that are addressed to a host name which it knows."""
     write(tmp_path, name, begun(name), *(short(name, number) for number in range(3)))
     foreign = settings(tmp_path, server.url.replace("127.0.0.1", "127.1"))
-    left = ship_once(foreign, timeout=1)
+    left = ship_until(foreign, failing)
     assert any("not-allowed" in line and "--allowed-hosts" in line for line in left)
     level, text = finding(foreign)
     assert (level, "--allowed-hosts" in text) == ("fail", True)

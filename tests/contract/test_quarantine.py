@@ -13,6 +13,7 @@ import pytest
 
 from shipper.audit.account import Account
 from shipper.audit.audit import run_audit
+from shipper.config.schema import Config
 from shipper.ledger.ledger import Ledger
 from shipper.retention.quarantine import Quarantine, QuarantineReport
 from shipper.service import Service, ship_once
@@ -22,6 +23,7 @@ from tests.kit import spools
 from tests.kit.command import lens_ship
 from tests.kit.delivery import arrived
 from tests.kit.faulty_receiver import Answer, FaultyReceiver, Normal
+from tests.kit.running import failing, ship_until
 from tests.kit.shipping import OwnedReader, config, goodbye, spool, step
 
 pytestmark = pytest.mark.promise("G7")
@@ -36,8 +38,12 @@ def receiver(tmp_path: Path) -> Iterator[FaultyReceiver]:
         yield receiver
 
 
-def ship(tmp_path: Path, receiver: FaultyReceiver, timeout: float = 60) -> list[str]:
-    return ship_once(config(tmp_path, processor_url=receiver.url), timeout=timeout)
+def settings(tmp_path: Path, receiver: FaultyReceiver) -> Config:
+    return config(tmp_path, processor_url=receiver.url)
+
+
+def ship(tmp_path: Path, receiver: FaultyReceiver) -> list[str]:
+    return ship_once(settings(tmp_path, receiver), timeout=spools.PATIENCE_SECONDS)
 
 
 def accounts(tmp_path: Path) -> list[Account]:
@@ -145,7 +151,7 @@ def test_it_is_not_set_aside_before_every_sink_is_past_it(
     directory = make(tmp_path)
     _no_header(directory / "00000002.sqlite")
     receiver.otherwise = Answer(status=401)
-    ship(tmp_path, receiver, timeout=0.5)
+    ship_until(settings(tmp_path, receiver), failing)
     assert reports(tmp_path) == []
     receiver.otherwise = Normal()
     ship(tmp_path, receiver)
@@ -169,13 +175,17 @@ def test_the_file_of_a_living_writer_is_never_moved(
     assert not path.exists()
 
 
-def test_a_newer_format_waits_where_it_is(tmp_path: Path, receiver: FaultyReceiver) -> None:
+def test_a_newer_format_waits_where_it_is(
+    tmp_path: Path, receiver: FaultyReceiver, caplog: pytest.LogCaptureFixture
+) -> None:
     directory = make(tmp_path)
     path = directory / "00000002.sqlite"
     raw = bytearray(path.read_bytes())
     raw[60:64] = (99).to_bytes(4, "big")  # user_version
     path.write_bytes(raw)
-    assert any("33 records" in line for line in ship(tmp_path, receiver, timeout=1))
+    event = "spool cannot be shipped, retrying"
+    left = ship_until(settings(tmp_path, receiver), lambda _: event in caplog.text)
+    assert any("33 records" in line for line in left)
     assert path.exists()
     assert reports(tmp_path) == []
 
@@ -222,7 +232,7 @@ def test_a_spool_that_was_known_before_is_delivered_though_it_cannot_tell_any_mo
     """The service was restarted, and the only identity that is left is damaged."""
     directory = make(tmp_path)
     receiver.otherwise = Answer(status=401)
-    ship(tmp_path, receiver, timeout=0.5)
+    ship_until(settings(tmp_path, receiver), failing)
     for path in directory.glob("*.sqlite"):
         raw = bytearray(path.read_bytes())
         raw[raw.index(b"workload_uid")] ^= 1

@@ -12,7 +12,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.kit.engines import VICTORIA, Mlflow, free_port, needs_mlflow, needs_victoria
+from tests.kit.engines import VICTORIA, Mlflow, needs_mlflow, needs_victoria
+from tests.kit.ports import reserved_port
 from tests.kit.spools import REPOSITORY, environment
 
 PAGE = (REPOSITORY / "docs" / "your-own-receiver.md").read_text(encoding="utf-8")
@@ -34,7 +35,7 @@ def commands(heading: str) -> list[str]:
 def run_page(tmp_path: Path, *headings: str) -> str:
     """What the commands below these headings print, one after the other in one shell."""
     script = "".join(block for heading in headings for block in commands(heading))
-    ports = {port: free_port() for port in re.findall(r"127\.0\.0\.1:(\d+)", script)}
+    ports = {port: reserved_port() for port in re.findall(r"127\.0\.0\.1:(\d+)", script)}
     for port, free in ports.items():
         script = script.replace(port, str(free))
     for word in ("/tmp/vm", "/tmp/spool", "/tmp/mlflow.db"):

@@ -31,6 +31,7 @@ from tests.kit.delivery import arrived
 from tests.kit.faulty_receiver import Answer, FaultyReceiver, Normal
 from tests.kit.processor import queries
 from tests.kit.processor.answers import enveloped
+from tests.kit.running import failing, ship_until
 from tests.kit.shipping import config, detection, goodbye, spool, step
 from tests.kit.spools import identity, spool_id
 
@@ -416,7 +417,7 @@ def test_a_copy_of_a_spool_that_is_shipped_moves_no_live_position(
     records = [*(step(number) for number in range(STEPS)), goodbye()]
     directory, _ = spool(tmp_path / "spool", records)
     receiver.go_away()
-    assert ship_once(settings(tmp_path, receiver), timeout=0.5) != []
+    assert ship_until(settings(tmp_path, receiver), failing) != []
     receiver.come_back()
     backup = tmp_path / "backup" / directory.name
     shutil.copytree(directory, backup)
@@ -449,7 +450,7 @@ def test_what_is_gone_undelivered_is_replayed_from_a_backup(
     records = [*(step(number) for number in range(STEPS)), goodbye()]
     directory, _ = spool(tmp_path / "spool", records)
     receiver.go_away()
-    assert ship_once(settings(tmp_path, receiver), timeout=0.5) != []
+    assert ship_until(settings(tmp_path, receiver), failing) != []
     receiver.come_back()
     backup = tmp_path / "backup" / directory.name
     backup.parent.mkdir()

@@ -46,6 +46,7 @@ from tests.kit.engines import (
     needs_victoria,
 )
 from tests.kit.master import wait_for
+from tests.kit.running import failing, ship_until
 from tests.kit.shipping import Record, finish, goodbye, spool
 
 NAMES = {
@@ -207,7 +208,7 @@ def test_a_receiver_that_is_full_is_waited_for(tmp_path: Path, start: Callable[.
     engine.start("-storage.minFreeDiskSpaceBytes=1000TiB")
     write(tmp_path, begun, count=20)
     config = settings(tmp_path, "otlp", f"{engine.url}/opentelemetry")
-    left = ship_once(config, timeout=3)
+    left = ship_until(config, failing)
     assert left
     assert dead(tmp_path) == {}
     engine.kill(signal.SIGTERM)
@@ -371,7 +372,7 @@ def test_a_clock_that_is_ahead_stops_no_other_node(
     engine = start(Prometheus)
     url = f"{engine.url}/api/v1/write"
     write(tmp_path, time.time() + 3 * 3600, count=5, ranks=1)
-    left = ship_once(settings(tmp_path, "prometheus", url), timeout=2)
+    left = ship_until(settings(tmp_path, "prometheus", url), failing)
     assert any("clock-ahead" in line for line in left)
     assert dead(tmp_path) == {}
     fresh(tmp_path, "prometheus", url)
@@ -550,6 +551,6 @@ def test_a_prometheus_that_takes_no_otlp_keeps_everything(
     engine = start(Prometheus)
     write(tmp_path, time.time() - 60, count=5, ranks=1)
     config = settings(tmp_path, "otlp", f"{engine.url}/api/v1/otlp")
-    left = ship_once(config, timeout=2)
+    left = ship_until(config, failing)
     assert any("wrong-address" in line and "otlp-receiver" in line for line in left)
     assert dead(tmp_path) == {}

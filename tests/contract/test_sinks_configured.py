@@ -17,6 +17,7 @@ from shipper.sinks import REGISTRY, enabled_sinks, load_class, table_problems
 from tests.kit.command import lens_ship
 from tests.kit.delivery import arrived
 from tests.kit.faulty_receiver import FaultyReceiver
+from tests.kit.running import failing, ship_until
 from tests.kit.shipping import config, detection, goodbye, spool, step
 
 
@@ -57,7 +58,10 @@ def test_two_sinks_of_one_type_work_apart(
     spool(tmp_path / "spool", [*map(step, range(20)), goodbye()])
     other.go_away()
     both = sinks(tmp_path, east=one.url, west=other.url)
-    assert len(ship_once(both, timeout=2)) == 1
+    left = ship_until(
+        both, lambda service: len(arrived(one.store, "w").order) == 20 and failing(service)
+    )
+    assert len(left) == 1
     assert arrived(one.store, "w").order == list(range(20))
     other.come_back()
     both = sinks(tmp_path, east=one.url, west=other.url)
@@ -86,7 +90,7 @@ def test_a_sink_that_is_added_starts_at_the_oldest_record_kept(
 ) -> None:
     one, other = two
     _, writer = spool(tmp_path / "spool", map(step, range(20)), close=False, segment_records=8)
-    ship_once(sinks(tmp_path, east=one.url), timeout=2)
+    assert ship_once(sinks(tmp_path, east=one.url), timeout=60) == []
     assert arrived(one.store, "w").order[-1] >= 15
     writer.close()
     assert ship_once(sinks(tmp_path, east=one.url, west=other.url), timeout=60) == []
@@ -104,12 +108,15 @@ def test_a_sink_that_is_added_while_the_root_is_away_gets_what_another_one_still
     one, other = two
     root, nowhere = tmp_path / "spool", "http://127.0.0.1:9"
     spool(root, map(step, range(20)))
-    ship_once(sinks(tmp_path, east=one.url, north=nowhere), timeout=2)
+    ship_until(
+        sinks(tmp_path, east=one.url, north=nowhere),
+        lambda service: len(arrived(one.store, "w").order) == 20 and failing(service),
+    )
     root.rename(tmp_path / "away")
     three = {"east": one.url, "north": nowhere, "west": other.url}
-    ship_once(sinks(tmp_path, **three), timeout=1)
+    ship_until(sinks(tmp_path, **three), lambda service: "west" in service.app.ledger.sinks())
     (tmp_path / "away").rename(root)
-    ship_once(sinks(tmp_path, **three), timeout=3)
+    ship_until(sinks(tmp_path, **three), lambda _: len(arrived(other.store, "w").order) == 20)
     assert arrived(other.store, "w").order == list(range(20))
 
 
@@ -119,7 +126,7 @@ def test_a_sink_that_is_removed_holds_nothing_back_and_status_says_what_it_had(
     one, other = two
     other.go_away()
     _, writer = spool(tmp_path / "spool", map(step, range(20)), close=False, segment_records=8)
-    ship_once(sinks(tmp_path, east=one.url, west=other.url), timeout=2)
+    ship_until(sinks(tmp_path, east=one.url, west=other.url), failing)
     with closing(Ledger(tmp_path / "state", exclusive=False)) as ledger:
         assert set(ledger.sinks()) == {"east", "west"}
     writer.close()

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from shipper.audit.audit import run_audit
+from shipper.config.schema import Config
 from shipper.ledger import service_status, totals
 from shipper.ledger.ledger import CommitDelta, Ledger, Position
 from shipper.service import ship_once
@@ -28,6 +29,7 @@ from spooler.spool import format as fmt
 from tests.kit import spools
 from tests.kit.command import lens_ship, start_lens_ship
 from tests.kit.faulty_receiver import Answer, FaultyReceiver, Normal
+from tests.kit.running import failing, ship_until
 from tests.kit.shipping import Record, config, detection, goodbye, spool, step
 
 
@@ -53,9 +55,12 @@ MIXED: list[Record] = [
 ]
 
 
-def ship(tmp_path: Path, receiver: FaultyReceiver, timeout: float = 60, **more: Any) -> None:
-    given = config(tmp_path, processor_url=receiver.url, batch_max_steps=4, **more)
-    ship_once(given, timeout=timeout)
+def settings(tmp_path: Path, receiver: FaultyReceiver, **more: Any) -> Config:
+    return config(tmp_path, processor_url=receiver.url, batch_max_steps=4, **more)
+
+
+def ship(tmp_path: Path, receiver: FaultyReceiver, **more: Any) -> None:
+    ship_once(settings(tmp_path, receiver, **more), timeout=spools.PATIENCE_SECONDS)
 
 
 def collect(tmp_path: Path) -> Status:
@@ -114,7 +119,7 @@ def test_it_agrees_with_the_audit_wherever_delivery_stops(
     for salt in (1, 2):
         who = spools.identity(spools.spool_id(salt), workload_uid=f"w{salt}")
         spool(tmp_path / "spool", MIXED, who=who, segment_records=3)
-    ship(tmp_path, receiver, timeout=1.0)
+    ship_until(settings(tmp_path, receiver), failing)
     status = agree(tmp_path)
     assert status.pending > 0
     assert status.oldest is not None
@@ -125,7 +130,7 @@ def test_it_agrees_with_the_audit_about_damage(tmp_path: Path, receiver: FaultyR
     directory, _ = spool(tmp_path / "spool", [step(n) for n in range(30)], segment_records=5)
     middle = directory / fmt.segment_name(3)
     middle.write_bytes(b"\0" * middle.stat().st_size)
-    ship(tmp_path, receiver, timeout=5.0)
+    ship(tmp_path, receiver)
     status = agree(tmp_path)
     assert status.sinks[0].dropped["corrupt"] > 0
 
@@ -141,7 +146,7 @@ def test_before_any_service_everything_is_pending(tmp_path: Path) -> None:
 def test_status_changes_no_file_of_a_spool(tmp_path: Path, receiver: FaultyReceiver) -> None:
     receiver.otherwise = Answer(status=503)
     spool(tmp_path / "spool", [step(n) for n in range(30)], segment_records=5)
-    ship(tmp_path, receiver, timeout=0.5)
+    ship_until(settings(tmp_path, receiver), failing)
     before = {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in (tmp_path / "spool").rglob("*")}
     collect(tmp_path)
     after = {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in (tmp_path / "spool").rglob("*")}
@@ -336,7 +341,7 @@ def test_an_outage_that_is_over_is_ended_by_the_next_service(
 ) -> None:
     receiver.otherwise = Answer(status=401)
     spool(tmp_path / "spool", [step(1)])
-    ship(tmp_path, receiver, timeout=0.5)
+    ship_until(settings(tmp_path, receiver), failing)
     with closing(Ledger(tmp_path / "state", exclusive=False)) as ledger:
         assert service_status.outages(ledger)[0].until is None
     receiver.otherwise = Normal()

@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 import urllib.error
@@ -23,6 +22,7 @@ from typing import Any
 import pytest
 
 from tests.kit.master import wait_for
+from tests.kit.ports import reserved_port
 from tests.kit.spools import REPOSITORY
 
 VICTORIA = Path(
@@ -68,18 +68,12 @@ Samples = list[tuple[int, float]]
 Found = dict[tuple[tuple[str, str], ...], Samples]
 
 
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
-
-
 @dataclass(kw_only=True)
 class Engine:
     """A process that listens on one port, over all of its lives."""
 
     folder: Path
-    port: int = field(default_factory=free_port)
+    port: int = field(default_factory=reserved_port)
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -190,7 +184,7 @@ class Rotel(Engine):
     def command(self) -> list[str]:
         return [
             *(str(ROTEL), "start", f"--otlp-http-endpoint=127.0.0.1:{self.port}"),
-            f"--otlp-grpc-endpoint=127.0.0.1:{free_port()}",
+            f"--otlp-grpc-endpoint=127.0.0.1:{reserved_port()}",
             *("--exporter=otlp", f"--otlp-exporter-endpoint={self.target}"),
             *("--otlp-exporter-protocol=http", f"--pid-file={self.folder}/pid"),
         ]

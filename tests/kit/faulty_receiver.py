@@ -25,10 +25,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from tests.kit.ports import give_back, reserved_port
 from tests.kit.processor import Receiver
 from tests.kit.processor.answers import JSON, Reply, enveloped
 from tests.kit.processor.listener import Exchange
 from tests.kit.processor.routes import Call
+from tests.kit.spools import PATIENCE_SECONDS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,7 +270,7 @@ class FaultyReceiver(Receiver):
         prefix: str = "/v1",
         pods: Mapping[str, Sequence[tuple[str, str]]] | None = None,
     ) -> None:
-        super().__init__(path=path, port=port, prefix=prefix, pods=pods)
+        super().__init__(path=path, port=port or reserved_port(), prefix=prefix, pods=pods)
         self.otherwise: Behaviour = otherwise or Normal()
         self._script = deque(script)
         self._changed = threading.Condition()
@@ -288,7 +290,7 @@ class FaultyReceiver(Receiver):
             self._script.extend(behaviours)
 
     def wait_for(
-        self, predicate: Callable[[list[Seen]], object], timeout: float = 10.0
+        self, predicate: Callable[[list[Seen]], object], timeout: float = PATIENCE_SECONDS
     ) -> list[Seen]:
         """Wait until the predicate holds for ``seen`` and return that; fail after ``timeout``."""
         with self._changed:
@@ -323,6 +325,10 @@ class FaultyReceiver(Receiver):
             self._away = True
             self.release()
         super().stop()
+
+    def __exit__(self, *raised: Any) -> None:
+        super().__exit__(*raised)
+        give_back(self.port)
 
     def conclude(self, exchange: Exchange, call: Call) -> None:
         """Do with a POST what the script says."""

@@ -27,6 +27,7 @@ from typing import Any
 
 import pytest
 
+from tests.kit.ports import reserved_port
 from tests.kit.spools import PATIENCE_SECONDS, REPOSITORY
 
 VARIABLE = "LENS_SHIP_TEST_MASTER"
@@ -137,21 +138,13 @@ def zygote(python: Path) -> Zygote:
     return Zygote(python)
 
 
-def free_port() -> int:
-    """A port of this machine that nobody uses now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 class Master:
     """One master's address through all of its lives."""
 
     def __init__(self, folder: Path, service: str = "grpc", *, job_uid: str = "") -> None:
         self.folder = folder
         self.service = service
-        self.port = free_port()
+        self.port = reserved_port()
         self.lives = 0
         self._job_uid = job_uid
         self._process: int | None = None  # a pidfd

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from shipper.demo.processes import free_port
 from tests.kit.delivery import arrived
 from tests.kit.faulty_receiver import FaultyReceiver
+from tests.kit.ports import reserved_port
 from tests.kit.spools import PATIENCE_SECONDS, REPOSITORY, environment, wait_until
 
 FRAMEWORKS = os.environ.get("LENS_SHIP_TEST_FRAMEWORKS", "")
@@ -55,7 +55,7 @@ def receiver(tmp_path: Path) -> Iterator[FaultyReceiver]:
 def nodes(tmp_path: Path, receiver: FaultyReceiver) -> Iterator[list[subprocess.Popen[str]]]:
     (tmp_path / "train.py").write_text(TRAIN, encoding="utf-8")
     (tmp_path / "go-on").touch()
-    port = free_port()
+    port = reserved_port()
     started = [start(tmp_path, receiver.url, rank, port) for rank in range(2)]
     yield started
     for one in started:
