@@ -28,7 +28,7 @@ from shipper.config.schema import Config
 from shipper.delivery import backoff
 from shipper.delivery.policy import REFUSALS_IN_A_ROW
 from shipper.ledger.ledger import Ledger
-from shipper.service import STOP_SECONDS, Service, ship_once
+from shipper.service import Service, ship_once
 from shipper.sinks import REGISTRY, load_class, table_problems
 from shipper.sinks.dlrover import encode
 from shipper.sinks.options import HttpOptions
@@ -210,7 +210,7 @@ class Receiver:
                 self.seen.append(Seen(seqs=seqs, stored=stored, at=time.monotonic()))
                 self.on_data(len(self.seen))
         if word == "hang":
-            self.released.wait(60)
+            self.released.wait(600)
         if word in ("store, no answer", "no answer", "hang"):
             return None
         if word == "busy":
@@ -369,11 +369,16 @@ def test_a_record_that_is_rejected_costs_no_pause_each(
     found, at = receiver
     found.bad = range(11, 20)
     for name in ("FIRST_SECONDS", "ALARM_FIRST_SECONDS", "CAP_SECONDS"):
-        monkeypatch.setattr(backoff, name, 2.0)
-    monkeypatch.setattr("random.uniform", lambda low, high: high)
-    begun = time.monotonic()
+        monkeypatch.setattr(backoff, name, 0.05)
+    pauses: list[float] = []
+
+    def drawn(low: float, high: float) -> float:
+        pauses.append(high)
+        return high
+
+    monkeypatch.setattr("random.uniform", drawn)
     assert ship_once(settings(tmp_path, write(tmp_path, at, kind)), timeout=60) == []
-    assert time.monotonic() - begun < 12.0  # a few pauses, whether it is the receiver's fault
+    assert len(pauses) < 6  # a few, whether it is the receiver's fault
     assert dead(tmp_path) == list(found.bad)
 
 
@@ -462,15 +467,15 @@ def test_a_stop_ends_in_time_and_loses_nothing(
 ) -> None:
     found, at = receiver
     found.script = ["hang"]
-    file = write(tmp_path, at, kind)
+    # It would wait longer for an answer than is waited for it here.
+    file = write(tmp_path, at, kind, "read_timeout = 600")
     words = ("run", "--config", str(file), "--http-listen", "off")
     places = ("--spool", str(tmp_path / "spool"), "--state", str(tmp_path / "state"))
     process = start_lens_ship(*words, *places, stderr=subprocess.DEVNULL)
     wait_for(lambda: found.seen, "nothing is sent")
-    begun = time.monotonic()
     process.terminate()
     process.wait(60)
-    assert time.monotonic() - begun < STOP_SECONDS + 4
+    assert not found.released.is_set()
     found.released.set()
     assert ship_once(settings(tmp_path, file), timeout=60) == []
     assert set(found.arrivals()) == set(range(1, COUNT + 1))
