@@ -13,10 +13,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from shipper.demo.processes import free_port
 from shipper.install import pth
 from spooler.spool.identity import from_spool_id
 from tests.kit import spools
+from tests.kit.ports import reserved_port
 
 RANKS = 2  # of a node
 LOG, SAMPLE, STACK = "TRAINING_LOG", "XPU_TIMER_METRIC", "STACK_TRACE"
@@ -42,7 +42,7 @@ class Job:
     library: str = ""  # more for the path
     timers: list[ThreadingHTTPServer] = field(default_factory=list)
     processes: list[subprocess.Popen[str]] = field(default_factory=list)
-    port: int = field(default_factory=free_port)
+    port: int = field(default_factory=reserved_port)
 
     def __post_init__(self) -> None:
         self.root = self.folder / "spool"
