@@ -16,6 +16,9 @@ import msgpack
 from spooler.async_exceptions import ours
 from spooler.errors import BodyTooLarge, BodyUnreadable
 
+# Otherwise msgpack's Python code packs, with the same result.
+IS_COMPILED = msgpack.Packer.__module__ != "msgpack.fallback"
+
 _prefixes: dict[str, int] = {}
 # Packers at rest, by their `default`. One is never in two hands: other threads, a signal handler or
 # a `default` that packs find it gone and take another. One that failed or has grown is let go.

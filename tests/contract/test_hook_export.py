@@ -63,7 +63,7 @@ def python(image: Path, code: str, folder: Path, **environ: str | None) -> str:
 
 def test_two_variables_are_enough_to_record(image: Path, hook: Path, tmp_path: Path) -> None:
     root = tmp_path / "spool"
-    python(
+    said = python(
         image,
         TRAIN,
         tmp_path,
@@ -74,6 +74,30 @@ def test_two_variables_are_enough_to_record(image: Path, hook: Path, tmp_path: P
     found = [spools.read_whole(directory) for directory in spools.spools_below(root)]
     steps = [body for one in found for body in one.bodies("step")]
     assert [body["data"]["loss"] for body in steps] == [0.5, 1.5, 2.5]
+    assert "msgpack" not in said
+
+
+def test_another_python_records_everything_and_is_told_that_it_is_slower(
+    image: Path, tmp_path: Path
+) -> None:
+    """It finds no compiled part of its own: as without any."""
+    mine, root = tmp_path / "python", tmp_path / "spool"
+    told = lens_ship("hook", "export", str(mine)).out.splitlines()
+    (compiled,) = (mine / "packages" / "msgpack").glob("*.so")
+    assert told[0].startswith(f"{mine} written: Python 3.10 or later")
+    assert told[1].startswith(f"compiled for {sysconfig.get_config_var('SOABI')}: any other")
+    compiled.unlink()
+    said = python(
+        image,
+        TRAIN,
+        tmp_path,
+        PYTHONPATH=str(mine),
+        PRIMUS_LENS_WANDB_OUTPUT_PATH=str(root),
+        WANDB_MODE="offline",
+    )
+    assert said.count("msgpack is not compiled for this Python") == 1
+    (found,) = [spools.read_whole(directory) for directory in spools.spools_below(root)]
+    assert [body["data"]["loss"] for body in found.bodies("step")] == [0.5, 1.5, 2.5]
 
 
 def test_a_job_of_exec_is_hooked_in_an_environment_without_anything_of_ours(
