@@ -236,8 +236,8 @@ class Recorder:
             stderr.report_once(
                 "msgpack",
                 f"msgpack is not compiled for this Python ({sys.implementation.cache_tag})."
-                " Everything is recorded, but a step costs about 30 µs more. Run pip install msgpack"
-                " with this Python, or lens-ship hook export with one of its version.",
+                " Everything is recorded, but a step costs about 30 µs more. Run pip install"
+                " msgpack with this Python, or lens-ship hook export with one of its version.",
             )
         return writer
 

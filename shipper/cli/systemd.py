@@ -59,7 +59,9 @@ def systemd_install(force: bool, dry_run: bool, user: bool, root: Path, spool: s
         return
     for line in install(planned, force=force):
         click.echo(line)
-    _warn_about_home(user)
+    if not user:
+        _warn_about_hidden("the Python", os.path.realpath(sys.executable))
+        _warn_about_hidden("--spool", spool)
     click.echo("\nNext:")
     for step in next_steps(user=user, root=root, spool=spool):
         click.echo(f"  {step}")
@@ -69,16 +71,16 @@ def systemd_install(force: bool, dry_run: bool, user: bool, root: Path, spool: s
 @click.option("--force", is_flag=True, help="Delete files that were changed by hand, too.")
 @_which
 def systemd_uninstall(force: bool, user: bool, root: Path, spool: str) -> None:
-    """Delete what `install` wrote.
+    """Delete what `install` wrote, and the link of `systemctl enable`.
 
-    Spools, state and a changed environment file stay.
+    Spools, state, the user of the service and a changed environment file stay.
     """
     from shipper.install.systemd import plan, uninstall
 
     lines = uninstall(plan(user=user, root=root, spool=_spool(spool, user)), force=force)
     for line in lines or ["nothing is installed there"]:
         click.echo(line)
-    if lines:
+    if lines and root == Path("/"):
         manager = "systemctl --user" if user else "systemctl"
         click.echo(
             "\nA service that was started still runs, and delivers. Next:"
@@ -104,13 +106,14 @@ def _spool(given: str, user: bool) -> str:
     return str(home_of_user() / ".local/share/lens-ship/spool") if user else DEFAULT_SPOOL
 
 
-def _warn_about_home(user: bool) -> None:
-    """ProtectHome=yes hides home directories from a system service."""
-    place = os.path.realpath(sys.executable)
-    if not user and place.startswith(("/home/", "/root/", "/run/user/")):
-        click.echo(
-            f"\nwarning: {place} is in a home directory, which the service cannot read"
-            " (ProtectHome=yes). Install lens-ship with a Python outside of it, such as"
-            " /usr/bin/python3 -m venv /opt/lens-ship",
-            err=True,
-        )
+def _warn_about_hidden(what: str, path: str) -> None:
+    """A system service sees no home directories, and has temporary directories of its own."""
+    homes, temporary = ("/home/", "/root/", "/run/user/"), ("/tmp/", "/var/tmp/")
+    for setting, places in (("ProtectHome", homes), ("PrivateTmp", temporary)):
+        if path.startswith(places):
+            click.echo(
+                f"\nwarning: {what} is in {path}, which the service cannot see ({setting}=yes)."
+                " Use /var/spool/lens-ship for spools, and for Python a place such as"
+                " /opt/lens-ship: /usr/bin/python3 -m venv /opt/lens-ship",
+                err=True,
+            )

@@ -139,6 +139,12 @@ def next_steps(*, user: bool, root: Path, spool: str) -> list[str]:
             "systemctl --user enable --now lens-ship",
             "loginctl enable-linger  # so that it runs when you are logged out",
         ]
+    if root != Path("/"):  # an image: nothing of it runs, and its first boot creates the spool root
+        return [
+            f"systemd-sysusers --root={root}",
+            f"$EDITOR {_below(root, Path(_ENV_FILE))}",
+            f"systemctl --root={root} enable lens-ship",
+        ]
     return [
         "systemd-sysusers",
         f"systemd-tmpfiles --create lens-ship.conf  # creates {spool}",

@@ -184,14 +184,49 @@ def test_the_environment_file_is_never_replaced(tmp_path: Path) -> None:
 def test_uninstall_deletes_the_link_of_enable_and_says_that_the_service_runs(
     tmp_path: Path,
 ) -> None:
-    where = ["--root", str(tmp_path)]
-    assert lens_ship("systemd", "install", *where).code == 0
-    wants = tmp_path / "etc/systemd/system/multi-user.target.wants"
+    assert lens_ship("systemd", "install", "--user", HOME=str(tmp_path)).code == 0
+    wants = tmp_path / ".config/systemd/user/default.target.wants"
     wants.mkdir()
-    (wants / "lens-ship.service").symlink_to("/etc/systemd/system/lens-ship.service")
-    done = lens_ship("systemd", "uninstall", *where)
+    (wants / "lens-ship.service").symlink_to(wants.parent / "lens-ship.service")
+    done = lens_ship("systemd", "uninstall", "--user", HOME=str(tmp_path))
     assert list(wants.iterdir()) == []
     assert "still runs" in done.out
+    assert "systemctl --user stop lens-ship" in done.out
+
+
+@pytest.mark.skipif(
+    os.geteuid() != 0 or shutil.which("systemd-sysusers") is None,
+    reason="needs root and Debian's package systemd",
+)
+def test_the_next_steps_of_an_image_make_a_service_that_its_boot_starts(tmp_path: Path) -> None:
+    where = ["--root", str(tmp_path)]
+    _, steps = lens_ship("systemd", "install", *where).out.split("Next:\n")
+    for step in steps.splitlines():
+        if "$EDITOR" not in step:
+            done = subprocess.run(shlex.split(step), capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stderr
+    assert "lens-ship:x:" in (tmp_path / "etc/passwd").read_text(encoding="utf-8")
+    asked = ["systemctl", f"--root={tmp_path}", "is-enabled", "lens-ship"]
+    assert subprocess.run(asked, capture_output=True, text=True).stdout == "enabled\n"
+    done = lens_ship("systemd", "uninstall", *where)
+    assert "multi-user.target.wants" in done.out
+    assert "Next" not in done.out
+    assert not list(tmp_path.rglob("lens-ship.*"))
+
+
+@pytest.mark.parametrize(
+    ("spool", "setting"),
+    [("/home/me/spool", "ProtectHome"), ("/tmp/spool", "PrivateTmp"), ("/data/spool", "")],
+)
+def test_a_root_that_the_sandbox_hides_is_told(spool: str, setting: str, tmp_path: Path) -> None:
+    where = ("--root", str(tmp_path), "--spool", spool)
+    told = lens_ship("systemd", "install", *where).err
+    assert (f"--spool is in {spool}, which the service cannot see ({setting}=yes)" in told) == bool(
+        setting
+    )
+    assert "warning" not in lens_ship("systemd", "install", "--user", *where).err
+    unit = written(tmp_path / "etc", "lens-ship.service").read_text(encoding="utf-8")
+    assert not setting or values(unit, setting) == ["yes"]
 
 
 def test_a_user_service_that_cannot_be_written_is_not_told_to_give_user(tmp_path: Path) -> None:
