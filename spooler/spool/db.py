@@ -55,6 +55,7 @@ MARK = fmt.APPLICATION_ID
 _FLOCK = struct.Struct("hhqqi4x")
 _LOCKED = (os.SEEK_SET, 0x40000000, 512, 0)
 _SCRATCH_LIMIT = 1024 * 1024  # bytes
+LARGE_BYTES = 256 * 1024  # of bodies: with fewer, three large pages take more than they save
 DESCRIPTOR_TAKEN = "the program has closed a descriptor of the spool that it does not own"
 
 _PATH_LIMIT = 504  # bytes of a path that SQLite opens, so that it can append `-journal`
@@ -188,9 +189,7 @@ def _try(scratch: Path, offset: int, size: int) -> OSError | None:
 def create(path: Path, number: int, identity: bytes, checksum: int, *, mode: int) -> None:
     """Write an empty segment file at `path`, complete but for its records, and close it."""
     try:
-        path.unlink(missing_ok=True)  # what an earlier try has left
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, mode))
-        os.chmod(path, mode)
+        _make(path, mode)
         connection = _connect(path)
         try:
             connection.execute(f"PRAGMA page_size={fmt.PAGE_SIZE}")
@@ -209,6 +208,13 @@ def create(path: Path, number: int, identity: bytes, checksum: int, *, mode: int
         raise refused(error, path) from error
     except OSError as error:
         raise unavailable(error, path) from error
+
+
+def _make(path: Path, mode: int) -> None:
+    """Make an empty file, in place of what an earlier try has left."""
+    path.unlink(missing_ok=True)
+    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, mode))
+    os.chmod(path, mode)
 
 
 def publish(draft: Path, final: Path, *, mode: int) -> Descriptor:
@@ -264,12 +270,16 @@ def open_for_writing(path: Path) -> Writing:
 
 def _connect(path: Path) -> Writing:
     return sqlite3.connect(
-        f"file:{quote(os.fsencode(path))}?vfs={_VFS}",
+        _uri(path),
         uri=True,
         isolation_level=None,
         check_same_thread=False,
         factory=Writing,
     )
+
+
+def _uri(path: Path) -> str:
+    return f"file:{quote(os.fsencode(path))}?vfs={_VFS}"
 
 
 def _use_log(connection: Writing, path: Path) -> None:
@@ -290,27 +300,65 @@ def _lock(number: int, kind: int) -> None:
         fcntl.fcntl(number, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, *_LOCKED))
 
 
-def seal(connection: Writing, *, durable: bool = True) -> None:
+def seal(connection: Writing, path: Path, *, size: int, mode: int, durable: bool = True) -> None:
     """Move everything from the WAL into the segment and close it, which deletes the WAL.
 
-    The segment is on the disk before the WAL goes; `durable` False waits for no disk.
+    The segment is on the disk before the WAL goes; `durable` False waits for no disk. `size` is
+    that of all bodies: a large segment is packed densely first.
 
     Raises:
-        sqlite3.Error: it could not be moved. The WAL keeps it: SQLite is not asked a second time,
-            as a disk that has failed to sync may say that it has synced when it is asked again.
+        sqlite3.Error, OSError: it could not be moved. The WAL keeps it: SQLite is not asked a
+            second time, as a disk that has failed to sync may say that it has synced when it is
+            asked again.
         SpoolUnavailable: its descriptors are not its own any more; nothing was touched.
     """
+    is_large = size >= LARGE_BYTES
     try:
         if not connection.is_ours():
             raise SpoolUnavailable("descriptor", DESCRIPTOR_TAKEN)
-        if durable:
+        if durable and not is_large:
             connection.execute("PRAGMA synchronous=NORMAL")
         _checkpoint(connection)
+        if is_large:
+            _pack(connection, path, mode=mode, durable=durable)
         _lock(connection.file.number, fcntl.F_UNLCK)  # a forked child would hold it on
     except BaseException:
         connection.leave()
         raise
     connection.close()
+
+
+def _pack(connection: Writing, path: Path, *, mode: int, durable: bool) -> None:
+    """Put a copy with large pages, which hold more, in the segment's place; its log stays.
+
+    Raises:
+        sqlite3.Error, OSError: the copy could not be made. The segment is as it was.
+    """
+    draft = path.parent / fmt.preparing_name(fmt.segment_number(path.name) or 0)
+    try:
+        _make(draft, mode)
+        connection.execute(f"PRAGMA page_size={fmt.SEALED_PAGE_SIZE}")
+        connection.execute("VACUUM INTO ?", (_uri(draft),))
+        if durable:
+            _sync(draft, os.O_RDWR)
+        # Another SQLite would put the pages of the log into the new file. The old one has them
+        # already, and a reader of ours does not look at this number.
+        os.pwrite(connection.log.number, bytes(4), 0)
+        os.rename(draft, path)
+    except BaseException:
+        with async_exceptions.suppress(OSError):
+            draft.unlink(missing_ok=True)
+        raise
+    if durable:
+        _sync(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+
+
+def _sync(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _checkpoint(connection: Writing) -> None:

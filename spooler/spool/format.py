@@ -1,4 +1,4 @@
-"""The on-disk format of a spool, version 1: the contract between training process and service.
+"""The on-disk format of a spool, version 2: the contract between training process and service.
 
 Ownership: the training process that creates a spool is the only one that writes its files, and the
 only one that opens them with SQLite. The service only reads them. It deletes whole files once they
@@ -15,7 +15,7 @@ Layout below the spool root::
         .owner.new           the owner file before it is locked
         00000001.sqlite      segment 1; segments are numbered from 1, names sort by position
         00000001.sqlite-wal  its log, which holds all its records until it is sealed
-        .00000003.new        a segment being prepared; not part of the spool until renamed
+        .00000003.new        a segment being prepared or sealed; no part of the spool until renamed
         .scratch             stands for a moment where the writer asks why it cannot write
 
 A root that is set-group-id and open to all hands what is made in it to its group: folders are 2770
@@ -26,7 +26,7 @@ Spool id: ``<UTC start, yyyymmddThhmmss>-<pid>-<8 hex digits>``, unique per proc
 never used again. One process writes one spool; a forked child starts its own.
 
 A segment is a SQLite 3 database in WAL mode with ``application_id`` 0x4C454E53 ("LENS"),
-``user_version`` 1 (this format) and exactly these tables:
+``user_version`` 2 (this format) and exactly these tables:
 
     | table    | column   | type    | meaning                                                   |
     |----------|----------|---------|-----------------------------------------------------------|
@@ -38,7 +38,8 @@ A segment is a SQLite 3 database in WAL mode with ``application_id`` 0x4C454E53 
     | record   | checksum | INTEGER | of this kind, body and seq                                |
 
 Pages have 1024 bytes, none reserved; text is UTF-8; there is no auto-vacuum. Table ``identity`` has
-page 2 as its root, ``record`` page 3. Records are only inserted, in the order of their seqs.
+page 2 as its root, ``record`` page 3. Records are only inserted, in the order of their seqs. The
+pages of a sealed segment have 1024 or 16384 bytes, as the header of its file says.
 
 ``identity`` holds one row, the same in every segment, so that a segment alone can be attributed. It
 says which process writes: ``pid``, ``start_ticks`` (field 22 of ``/proc/<pid>/stat``),
@@ -74,15 +75,20 @@ A frame that the writer failed to write is overwritten by the next one. If a rea
 its record, the writer does not use that number again, so that a number may be missing there.
 
 Sealing: when a segment is full, later records go to the next one. The writer syncs the log of the
-full one, copies its pages into the ``.sqlite``, syncs that and then unlinks the ``-wal``. A segment
-has a ``-wal``, be it empty, from before it gets its name until it is sealed. Without one it does
-not change any more. Until then the log holds all its records, whether its writer lives, is dead or
-could not seal it. A record in segment n+1 proves that segment n has got its last record.
+full one, copies its pages into the ``.sqlite``, syncs that and then unlinks the ``-wal``. A large
+segment (256 KiB of bodies) gets large pages in between: once it has its pages, its rows are copied
+into a new file (``VACUUM INTO``, named as one being prepared, not in WAL mode). That one is synced,
+the first four bytes of the log are set to 0, so that no SQLite applies it any more, and the new
+file is renamed to the ``.sqlite``. A segment has a ``-wal``, be it empty, from before it gets its
+name until it is sealed. Without one it does not change any more. Until then the log holds all its
+records, whether its writer lives, is dead or could not seal it. A record in segment n+1 proves that
+segment n has got its last record.
 
 Reading needs no SQLite, and is the same whether the writer lives or not:
 
 1. Open the ``-wal`` first. If it has a first frame, read the log, else the ``.sqlite``. In this
-   order: a log that has gone in between has been copied. A log that is held open stays whole.
+   order: a log that has gone in between has been copied. A log that is held open stays whole. The
+   ``.sqlite`` beside a log may be sealed already: its header says how large its pages are.
 2. In the log, take whole commits: frames from the start with a page number and with the salts of
    the first frame, up to the last one that ends a commit. In the ``.sqlite``, take pages 2 and on.
 3. Rows lie in pages whose first byte is 0x0D (leaf of a table). A row of the columns NULL, TEXT,
@@ -130,6 +136,8 @@ Versions: a writer writes `FORMAT_VERSION`; a reader accepts the versions in `SC
 the one before it. A higher ``user_version`` is "newer than this reader" and is left untouched;
 another ``application_id``, or a version from before the list, is "not a spool".
 
+Version 1 differs in this: the pages of a sealed segment have 1024 bytes.
+
 Older writers of version 1 have a ``-shm`` beside the log, and may leave a ``-journal``: readers
 pass over both, and the service deletes them with the segment. Such a writer may leave a log of
 length 0, whose records are all in the ``.sqlite``. It holds a POSIX lock on ``owner``, whose text
@@ -142,7 +150,7 @@ from __future__ import annotations
 import re
 
 APPLICATION_ID = 0x4C454E53
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 OWNER_NAME = "owner"
 OWNER_DRAFT_NAME = ".owner.new"
@@ -151,6 +159,7 @@ QUARANTINE_NAME = "quarantine"
 ROOT_FULL_SECONDS = 60.0  # how long `full` counts after it was touched
 SEGMENT_SUFFIX = ".sqlite"
 PAGE_SIZE = 1024  # bytes; a small page keeps the WAL bytes of one small commit small
+SEALED_PAGE_SIZE = 16384  # bytes; a large page holds more
 BODY_LIMIT = 64 * 1024 * 1024  # bytes of one record's body
 
 SCHEMA = (
@@ -160,7 +169,7 @@ SCHEMA = (
         " body BLOB NOT NULL, checksum INTEGER NOT NULL)"
     ),
 )
-SCHEMAS = {FORMAT_VERSION: SCHEMA}  # every version that can be read, and what its files hold
+SCHEMAS = {1: SCHEMA, 2: SCHEMA}  # every version that can be read, and what its files hold
 INSERT_IDENTITY = "INSERT INTO identity (body, checksum) VALUES (?, ?)"
 INSERT_RECORD = "INSERT INTO record (seq, kind, body, checksum) VALUES (?, ?, ?, ?)"
 SELECT_SEQ = (

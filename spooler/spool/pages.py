@@ -18,7 +18,7 @@ from spooler.spool import codec
 from spooler.spool import format as fmt
 from spooler.spool.stored import SKIPPED, Row
 
-PAGE = fmt.PAGE_SIZE
+PAGE = fmt.PAGE_SIZE  # of a log, and of a file that is not sealed
 _INTERIOR = 0x05  # of a page above the leaves
 LEAF = 0x0D  # first byte of a leaf page of a table; overflow pages begin with 0
 LOG_HEADER = 32
@@ -27,14 +27,13 @@ FRAME = FRAME_HEADER + PAGE
 
 # The `size` bytes of a payload that lie from overflow page `number` on, page by page.
 Chain = Callable[[int, int], Iterator[bytes]]
-# Number, bytes of the payload, where that begins in the data, where the page ends.
-Cell = tuple[int, int, int, int]
+# Number, bytes of the payload, where that begins in the data, where the page ends, its size.
+Cell = tuple[int, int, int, int, int]
 _Value = str | bytes | int | None
 
 # Of each frame: page number, pages in the database after a commit (else 0), the log's salts.
 _FRAMES = struct.Struct(f">IIQ{FRAME - 16}x")
-_MOST_LOCAL = PAGE - 35  # bytes of a payload that lies in its leaf alone
-_LEAST_LOCAL = (PAGE - 12) * 32 // 255 - 23
+_SPILLED = 35  # a payload lies in its leaf alone if it is this much smaller than a page
 _INTEGERS = {1: 1, 2: 2, 3: 3, 4: 4, 5: 6, 6: 8}  # serial type -> bytes
 _RECORD, _IDENTITY = 4, 2  # columns
 
@@ -79,11 +78,21 @@ def number_at(data: bytes, at: int) -> int:
     return int.from_bytes(data[at : at + 4], "big")
 
 
+def page_size(head: bytes) -> int:
+    """The size of a file's pages. Where its header is damaged, its second page tells, a leaf."""
+    told = int.from_bytes(head[16:18], "big")
+    if told in (PAGE, fmt.SEALED_PAGE_SIZE):
+        return told
+    is_small = head[PAGE : PAGE + 1] == bytes((LEAF,))
+    return PAGE if is_small or len(head) <= PAGE else fmt.SEALED_PAGE_SIZE
+
+
 def is_whole(head: bytes, size: int) -> bool:
     """Whether a database file of `size` bytes has the pages that its first three pages tell of."""
-    if len(head) < 3 * PAGE or size != PAGE * number_at(head, 28):
+    page = page_size(head)
+    if len(head) < 3 * page or size != page * number_at(head, 28):
         return False
-    schema, identity, record = head[100], head[PAGE], head[2 * PAGE]
+    schema, identity, record = head[100], head[page], head[2 * page]
     return schema == LEAF and identity == LEAF and record in (LEAF, _INTERIOR)
 
 
@@ -93,11 +102,11 @@ def ends_commit(data: bytes, at: int) -> bool:
     return header[4:8] != b"\0\0\0\0" and header[8:16] != bytes(8)
 
 
-def cells(data: bytes, at: int, after: int) -> list[Cell]:
+def cells(data: bytes, at: int, after: int, page: int = PAGE) -> list[Cell]:
     """The cells with a number above `after` of the leaf page at `at`, the last one first."""
     found: list[Cell] = []
-    end = at + PAGE
-    place = at + 8 + 2 * min(data[at + 3] << 8 | data[at + 4], (PAGE - 8) // 2)
+    end = at + page
+    place = at + 8 + 2 * min(data[at + 3] << 8 | data[at + 4], (page - 8) // 2)
     while place > at + 8:
         place -= 2
         try:
@@ -108,7 +117,7 @@ def cells(data: bytes, at: int, after: int) -> list[Cell]:
         if seq <= after:
             break  # they are in the order of their numbers
         if not seq >> 63:  # below zero no writer of ours counts
-            found.append((seq, size, cell, end))
+            found.append((seq, size, cell, end, page))
     return found
 
 
@@ -117,10 +126,10 @@ def row(data: bytes, cell: Cell, chain: Chain) -> Row | None:
 
     `chain` is called for the part of it that does not lie in its page.
     """
-    seq, size, at, end = cell
+    seq, size, at, end, page = cell
     try:
-        if size > _MOST_LOCAL or data[at] != 6:
-            return _record(_payload(data, at, end, size, chain), seq)
+        if size > page - _SPILLED or data[at] != 6:
+            return _record(_payload(data, at, end, size, page, chain), seq)
         return _usual_record(data, at, at + size, seq)
     except (IndexError, ValueError):
         return None
@@ -128,9 +137,9 @@ def row(data: bytes, cell: Cell, chain: Chain) -> Row | None:
 
 def long_row(data: bytes, cell: Cell, chain: Chain) -> Row | None:
     """A record that goes beyond its page, without its body; None unless its checksum holds."""
-    seq, size, at, end = cell
+    seq, size, at, end, page = cell
     try:
-        local = _local(size)
+        local = _local(size, page)
         begin = data[at : at + local]
         head, place = varint(begin, 0)
         is_null, place = varint(begin, place)
@@ -165,11 +174,11 @@ def kind(data: bytes, cell: Cell) -> bytes:
     return data[at + head : at + head + (kind_type - 13 >> 1)] if usual else b""
 
 
-def last_seq(data: bytes, at: int) -> int:
+def last_seq(data: bytes, at: int, page: int = PAGE) -> int:
     """The number of the last cell of the leaf page at `at`, 0 without any."""
     count = data[at + 3] << 8 | data[at + 4]
     place = at + 6 + 2 * count
-    if not count or place + 2 > at + PAGE:
+    if not count or place + 2 > at + page:
         return 0
     try:
         _, cell = varint(data, at + (data[place] << 8 | data[place + 1]))
@@ -178,13 +187,13 @@ def last_seq(data: bytes, at: int) -> int:
         return 0
 
 
-def identities(data: bytes, at: int, chain: Chain) -> Iterator[tuple[bytes, int]]:
+def identities(data: bytes, at: int, chain: Chain, page: int = PAGE) -> Iterator[tuple[bytes, int]]:
     """Bodies and checksums of what looks like an identity in the leaf page at `at`."""
     for place in range(at + 8, at + 8 + 2 * min(data[at + 3] << 8 | data[at + 4], 8), 2):
         try:
             size, cell = varint(data, at + (data[place] << 8 | data[place + 1]))
             _, cell = varint(data, cell)
-            columns = _columns(_payload(data, cell, at + PAGE, size, chain))
+            columns = _columns(_payload(data, cell, at + page, size, page, chain))
         except (IndexError, ValueError):
             continue
         if len(columns) == _IDENTITY:
@@ -219,10 +228,10 @@ def _record(payload: bytes, seq: int) -> Row | None:
     return seq, "", b"", -1  # of the form of a record, and damaged
 
 
-def _payload(data: bytes, at: int, end: int, size: int, chain: Chain) -> bytes:
+def _payload(data: bytes, at: int, end: int, size: int, page: int, chain: Chain) -> bytes:
     if not 0 < size <= fmt.BODY_LIMIT + PAGE:
         raise ValueError("no record is as large as this")
-    local = _local(size)
+    local = _local(size, page)
     if at + local > end:
         raise ValueError("goes beyond its page")
     if local == size:
@@ -242,16 +251,17 @@ def follow(number: int, size: int, page_of: Callable[[int], bytes]) -> Iterator[
         if len(page) < PAGE:
             raise ValueError("its chain of pages is broken")
         yield page[4 : 4 + size]
-        size -= PAGE - 4
+        size -= len(page) - 4
         number = int.from_bytes(page[:4], "big")
 
 
-def _local(size: int) -> int:
+def _local(size: int, page: int) -> int:
     """How much of a payload of `size` bytes lies in its leaf, as SQLite divides it."""
-    if size <= _MOST_LOCAL:
+    most, least = page - _SPILLED, (page - 12) * 32 // 255 - 23
+    if size <= most:
         return size
-    fitting = _LEAST_LOCAL + (size - _LEAST_LOCAL) % (PAGE - 4)
-    return fitting if fitting <= _MOST_LOCAL else _LEAST_LOCAL
+    fitting = least + (size - least) % (page - 4)
+    return fitting if fitting <= most else least
 
 
 def _columns(payload: bytes) -> list[_Value]:

@@ -21,8 +21,8 @@ from spooler.spool.stored import SKIPPED, Row, is_sound
 
 # Of bodies given at once; a record that is larger comes alone, unless a limit was asked for.
 CHUNK_BYTES = 4 * 1024 * 1024
-_NEAR = 32  # frames or pages that are rather read through than halved
-_PROBE = 16  # frames or pages that are read to find any leaf
+_NEAR = 32 * pages.FRAME  # bytes that are rather read through than halved
+_PROBE = 16 * pages.FRAME  # bytes that are read to find any leaf, or four large pages
 _FIRST = 8  # records that are read to find the first sound one
 # Rows that are scanned at a time for each that is wanted, where some kinds are skipped.
 SCANNED = 20
@@ -93,7 +93,7 @@ class Segment(Source):
 
     def _check(self) -> None:
         with translated(self.path):
-            head = os.pread(self._database(), 3 * pages.PAGE, 0)
+            head = os.pread(self._database(), 3 * self._file_page, 0)
             size = os.fstat(self._file).st_size
         application, version = pages.number_at(head, 68), pages.number_at(head, 60)
         if head and head[:16] != b"SQLite format 3\0":
@@ -120,8 +120,8 @@ class Segment(Source):
         """
         why = "it has no identity"
         with translated(self.path):
-            for data, at, chain in self._every_leaf():
-                for body, checksum in pages.identities(data, at, chain):
+            for data, at, chain, page in self._every_leaf():
+                for body, checksum in pages.identities(data, at, chain, page):
                     expected = codec.checksum(fmt.IDENTITY_KIND, body, number or 0)
                     if number is None or checksum == expected:
                         return _decoded(self.path, body)
@@ -161,7 +161,7 @@ class Segment(Source):
         last, size, wanted, found = after, 0, 0, list[Row]()
         bound = (CHUNK_BYTES if most is None else most) + pages.PAGE
         scanned = limit * SCANNED if skip else limit
-        window_bytes = min(WINDOW, (limit + 8) * 2 * self._unit)
+        window_bytes = max(self._unit, min(WINDOW, (limit + 8) * 2 * pages.FRAME))
         while True:
             mark = Mark(status.st_ino, status.st_mtime_ns, last, offset)
             rest = status.st_size - offset
@@ -209,7 +209,7 @@ class Segment(Source):
         found: list[pages.Cell] = []
         for at in window.places.values():
             if window.data[at] == pages.LEAF:
-                found += pages.cells(window.data, at, after)
+                found += pages.cells(window.data, at, after, self._page_size)
                 if len(found) > limit and not self.is_logged:
                     found.sort()
                     return found, False  # a file has its leaves in the order of their numbers
@@ -222,7 +222,7 @@ class Segment(Source):
             return mark
         seq, behind = cells[taken - 1][0], len(cells) - taken
         if not self.is_logged:
-            leaf = cells[taken][3] - pages.PAGE
+            leaf = cells[taken][3] - self._page_size
             return replace(mark, seq=seq, offset=mark.offset + leaf)
         # Each commit adds one record, so that the last ones of both belong together.
         if behind >= len(window.ends):
@@ -234,9 +234,10 @@ class Segment(Source):
 
         Searched from the end, because mostly the last records are wanted.
         """
-        unit, step = self._unit, _NEAR
+        unit = self._unit
+        near = step = max(1, _NEAR // unit)
         high -= (high - low) % unit
-        while high - low > _NEAR * unit:
+        while high - low > near * unit:
             middle = max(low + (high - low) // 2 // unit * unit, high - step * unit)
             last, at = self._leaf_near(middle)
             if last and last <= after:
@@ -250,15 +251,15 @@ class Segment(Source):
 
         Of a log, a leaf counts that lies behind the end of a commit, and that end.
         """
-        data = os.pread(self._source, _PROBE * self._unit, offset)
-        head, begin = self._unit - pages.PAGE, -1 if self.is_logged else 0
-        for at in range(head, len(data) - pages.PAGE + 1, self._unit):
+        data, page = os.pread(self._source, max(_PROBE, 4 * self._unit), offset), self._page_size
+        head, begin = self._unit - page, -1 if self.is_logged else 0
+        for at in range(head, len(data) - page + 1, self._unit):
             if begin >= 0 and data[at] == pages.LEAF:
-                last = pages.last_seq(data, at)
+                last = pages.last_seq(data, at, page)
                 if last:
-                    return last, begin if self.is_logged else at + pages.PAGE
+                    return last, begin if self.is_logged else at + page
             if begin < 0 and pages.ends_commit(data, at):
-                begin = at + pages.PAGE
+                begin = at + page
         return 0, 0
 
     def each(self, after: int = 0) -> Iterator[Row]:
@@ -295,7 +296,7 @@ class Segment(Source):
                 if not is_committed or data[at] != pages.LEAF:
                     continue
                 chain = self._chain_near(data, pages.images(data) if self.is_logged else {})
-                for cell in pages.cells(data, at, 0):
+                for cell in pages.cells(data, at, 0, self._page_size):
                     row = _end_row(data, cell, chain)
                     if row is not None and is_sound(row):
                         return row

@@ -37,7 +37,8 @@ _STEP = WINDOW // pages.FRAME * pages.FRAME  # of whole frames
 _MOST_PAGES = 256 * 1024  # of a log that are remembered for what lies far from its page
 _NONE: Mapping[int, int] = MappingProxyType({})
 _AHEAD = 256 * 1024  # bytes of pages that follow one another
-_TAIL = 64  # frames or pages that are read at a time from the end back
+_TAIL = 64 * pages.FRAME  # bytes that are read at a time from the end back
+_HEAD = 2 * pages.PAGE  # bytes of a file that tell the size of its pages
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,7 @@ class Source:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file = self._log = -1
+        self._file_page = pages.PAGE  # bytes; known once the file is open
         self._salts = 0
         self._ahead = (-1, 0, b"")  # file, offset and bytes of what was read of single pages
         self._newest: dict[int, int] | None = None  # page -> offset in the log, once it is wanted
@@ -93,8 +95,10 @@ class Source:
         self._salts = int.from_bytes(header[8:], "big")
         if self.is_logged:
             self._source, self._start, self._unit = self._log, pages.LOG_HEADER, pages.FRAME
+            self._page_size = pages.PAGE
         else:
-            self._source, self._start, self._unit = self._database(), 0, pages.PAGE
+            self._source, self._start = self._database(), 0
+            self._page_size = self._unit = self._file_page
 
     def __enter__(self: _Self) -> _Self:
         return self
@@ -112,6 +116,7 @@ class Source:
     def _database(self) -> int:
         if self._file < 0:
             self._file = safe_open.open_regular(self.path)
+            self._file_page = pages.page_size(os.pread(self._file, _HEAD, 0))
         return self._file
 
     def _window(self, offset: int, size: int, most: int) -> Window:
@@ -120,9 +125,10 @@ class Source:
             return Window(b"", {}, [], 0)
         data = os.pread(self._source, size, offset)
         if not self.is_logged:
-            whole = len(data) - len(data) % pages.PAGE
-            first = offset // pages.PAGE + 1
-            places = {first + at // pages.PAGE: at for at in range(0, whole, pages.PAGE)}
+            page = self._page_size
+            whole = len(data) - len(data) % page
+            first = offset // page + 1
+            places = {first + at // page: at for at in range(0, whole, page)}
             places.pop(1, None)  # the first holds the schema
             return Window(data, places, [], whole)
         places, ends = pages.committed(data, self._salts)
@@ -159,10 +165,10 @@ class Source:
         high = self._start + size - size % unit
         while high > self._start:
             self._check_deadline()
-            low = max(self._start, high - _TAIL * unit)
+            low = max(self._start, high - _TAIL // unit * unit)
             data = os.pread(self._source, high - low, low)
-            for at in range(len(data) - len(data) % unit - pages.PAGE, -1, -unit):
-                if self.is_logged or low + at >= pages.PAGE:
+            for at in range(len(data) - len(data) % unit - self._page_size, -1, -unit):
+                if self.is_logged or low + at >= self._page_size:
                     yield data, at
             high = low
 
@@ -170,26 +176,39 @@ class Source:
         self, after: int = 0, *, final: bool = True
     ) -> Iterator[tuple[bytes, pages.Cell, pages.Chain]]:
         """Every version of every cell above `after`, the oldest first: of the file, of the log."""
-        for data, at, chain in self._every_leaf(final=final):
-            for cell in pages.cells(data, at, 0):
+        for data, at, chain, page in self._every_leaf(final=final):
+            for cell in pages.cells(data, at, 0, page):
                 if cell[0] > after:
                     self._check_deadline()
                     yield data, cell, chain
 
-    def _every_leaf(self, *, final: bool = True) -> Iterator[tuple[bytes, int, pages.Chain]]:
-        """Every version of every leaf there is, the oldest first: in the file, then in the log."""
+    def _every_leaf(self, *, final: bool = True) -> Iterator[tuple[bytes, int, pages.Chain, int]]:
+        """Every version of every leaf there is, the oldest first: in the file, then in the log.
+
+        With the size of its page.
+        """
         with contextlib.suppress(FileNotFoundError):
             file = self._database()
-            yield from self._leaves(file, 0, 0, os.fstat(file).st_size, self._page_in_file)
+            end, page = os.fstat(file).st_size, self._file_page
+            for leaf in self._leaves(file, 0, 0, end, page, self._page_in_file):
+                yield *leaf, page
         if self.is_logged:
             end = self._last_commit() if final else self._end_of_commits()
             head = pages.FRAME_HEADER
-            yield from self._leaves(self._log, pages.LOG_HEADER, head, end, self._page)
+            begin, page = pages.LOG_HEADER, pages.PAGE
+            for leaf in self._leaves(self._log, begin, head, end, page, self._page):
+                yield *leaf, page
 
     def _leaves(
-        self, source: int, offset: int, head: int, end: int, page_of: Callable[[int], bytes]
+        self,
+        source: int,
+        offset: int,
+        head: int,
+        end: int,
+        page: int,
+        page_of: Callable[[int], bytes],
     ) -> Iterator[tuple[bytes, int, pages.Chain]]:
-        unit, size = head + pages.PAGE, 16 * pages.FRAME
+        unit, size = head + page, 16 * pages.FRAME
 
         def chain(number: int, length: int) -> Iterator[bytes]:
             return pages.follow(number, length, page_of)
@@ -199,7 +218,7 @@ class Source:
             data = os.pread(source, min(size // unit * unit, end - offset), offset)
             if len(data) < unit:
                 return
-            for at in range(head, len(data) - pages.PAGE + 1, unit):
+            for at in range(head, len(data) - page + 1, unit):
                 if data[at] == pages.LEAF:
                     yield data, at, chain
             offset += len(data) // unit * unit
@@ -233,9 +252,9 @@ class Source:
         def page(number: int) -> bytes:
             at = places.get(number)
             if at is not None:
-                return data[at : at + pages.PAGE]
+                return data[at : at + self._page_size]
             at = far.get(number)
-            return self._page(number) if at is None else self._page_at(self._log, at)
+            return self._page(number) if at is None else self._page_at(self._log, at, pages.PAGE)
 
         def chain(number: int, size: int) -> Iterator[bytes]:
             self._check_deadline()
@@ -249,12 +268,13 @@ class Source:
         at = self._index().get(number) if self.is_logged else None
         if at is None:
             return self._page_in_file(number)
-        return self._page_at(self._log, at)
+        return self._page_at(self._log, at, pages.PAGE)
 
     def _page_in_file(self, number: int) -> bytes:
-        return self._page_at(self._database(), (number - 1) * pages.PAGE)
+        file = self._database()
+        return self._page_at(file, (number - 1) * self._file_page, self._file_page)
 
-    def _page_at(self, source: int, at: int) -> bytes:
+    def _page_at(self, source: int, at: int, page: int) -> bytes:
         """The page at `at`. Those that follow are read with it where one has followed before.
 
         A long body is thousands of them, and after each call of the system a busy interpreter may
@@ -262,11 +282,11 @@ class Source:
         """
         known, begin, data = self._ahead
         end = begin + len(data)
-        if known != source or not begin <= at <= end - pages.PAGE:
+        if known != source or not begin <= at <= end - page:
             follows = known == source and end <= at <= end + pages.FRAME_HEADER
-            begin, data = at, os.pread(source, _AHEAD if follows else pages.PAGE, at)
+            begin, data = at, os.pread(source, _AHEAD if follows else page, at)
             self._ahead = source, begin, data
-        return data[at - begin : at - begin + pages.PAGE]
+        return data[at - begin : at - begin + page]
 
     def _index(self) -> dict[int, int]:
         """Page number -> offset of its newest image in the log."""

@@ -429,11 +429,14 @@ class Writer:
         self._seal(segment)
 
     def _seal(self, segment: ActiveSegment) -> None:
+        how: dict[str, int] = {"size": segment.bytes, "mode": self._limits.file_mode}
         try:
-            db.seal(segment.connection, durable=self._durable)
+            db.seal(segment.connection, segment.path, durable=self._durable, **how)
         except db.Error as error:
             # The WAL keeps what could not be moved; readers read it from there.
             raise db.refused(error, segment.path) from error
+        except OSError as error:
+            raise db.unavailable(error, segment.path) from error
 
     def _exceeded(self) -> str:
         """Which limit is exceeded now, as the reason of what is refused; "" when none is."""

@@ -21,8 +21,7 @@ from spooler.spool.identity import Identity
 from spooler.spool.reader import Reader
 from tests.kit import spools
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "spool-v1"
-SPOOL = GOLDEN / "node_0" / "rank_3" / "20231114T221320-4711-0badcafe"
+GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 @pytest.fixture
@@ -81,12 +80,27 @@ def test_every_column_is_required_and_seq_is_the_key(segment: Path) -> None:
 def test_the_file_says_what_it_is(segment: Path) -> None:
     assert ask(segment, "PRAGMA application_id") == [(0x4C454E53,)]
     assert struct.pack(">I", fmt.APPLICATION_ID) == b"LENS"
-    assert ask(segment, "PRAGMA user_version") == [(1,)]
-    assert fmt.FORMAT_VERSION == 1
+    assert ask(segment, "PRAGMA user_version") == [(2,)]
+    assert fmt.FORMAT_VERSION == 2
     header = segment.read_bytes()[:100]
     assert header[68:72] == b"LENS", "where `file` and SQLite's own tools look"
     assert header[18:20] == b"\x02\x02", "WAL mode"
     assert ask(segment, "PRAGMA page_size") == [(fmt.PAGE_SIZE,)]
+
+
+def test_a_large_sealed_segment_has_large_pages(tmp_path: Path) -> None:
+    directory, one = spools.fill(tmp_path, 0, close=False)
+    bodies = [bytes([number % 256]) * 700 for number in range(500)]
+    for body in bodies:
+        one.append("step", body)
+    live = (directory / "00000001.sqlite").read_bytes()[:100]
+    assert live[16:20] == b"\x04\x00\x02\x02", "pages of 1024 bytes, WAL mode"
+    one.close()
+    path = directory / "00000001.sqlite"
+    assert ask(path, "PRAGMA page_size") == [(fmt.SEALED_PAGE_SIZE,)]
+    assert ask(path, "PRAGMA integrity_check") == [("ok",)]
+    assert path.stat().st_size < 1.25 * sum(map(len, bodies))
+    assert [record.body for record in Reader(directory).read(0, 1000).records] == bodies
 
 
 def test_the_numbers_in_the_docstring_are_the_constants() -> None:
@@ -148,12 +162,18 @@ def decode(path: Path) -> list[tuple[int, str, Any]]:
     return [identity, *((seq, kind, msgpack.unpackb(body)) for seq, kind, body, _ in rows)]
 
 
-def test_the_golden_spool_decodes_by_the_docstring_alone() -> None:
-    assert ask(SPOOL / "00000001.sqlite", "PRAGMA user_version") == [(1,)]
-    first, second = (decode(SPOOL / f"0000000{number}.sqlite") for number in (1, 2))
+@pytest.fixture(params=sorted(fmt.SCHEMAS))
+def golden(request: pytest.FixtureRequest) -> Path:
+    """A spool of each version; the first segment of the last one has large pages."""
+    root = GOLDEN / f"spool-v{request.param}"
+    return root / "node_0" / "rank_3" / "20231114T221320-4711-0badcafe"
+
+
+def test_the_golden_spool_decodes_by_the_docstring_alone(golden: Path) -> None:
+    first, second = (decode(golden / f"0000000{number}.sqlite") for number in (1, 2))
     assert first[0] == second[0]
     identity = first[0][2]
-    assert (identity["spool"], identity["pid"], identity["rank"]) == (SPOOL.name, 4711, 3)
+    assert (identity["spool"], identity["pid"], identity["rank"]) == (golden.name, 4711, 3)
     found = first[1:] + second[1:]
     assert [seq for seq, _, _ in found] == [1, 2, 3, 4, 5, 6, 7, 8]
     kinds = [kind for _, kind, _ in found]
@@ -174,23 +194,23 @@ def test_the_golden_spool_decodes_by_the_docstring_alone() -> None:
 
 
 @pytest.mark.promise("G7")
-def test_the_golden_spool_is_read_by_the_reader_and_stays_as_it_is() -> None:
-    before = {path.name: path.read_bytes() for path in SPOOL.iterdir()}
-    reader = Reader(SPOOL)
+def test_the_golden_spool_is_read_by_the_reader_and_stays_as_it_is(golden: Path) -> None:
+    before = {path.name: path.read_bytes() for path in golden.iterdir()}
+    reader = Reader(golden)
     chunk = reader.read(0, 100)
     assert chunk.damage == ()
-    by_hand = decode(SPOOL / "00000001.sqlite")[1:] + decode(SPOOL / "00000002.sqlite")[1:]
+    by_hand = decode(golden / "00000001.sqlite")[1:] + decode(golden / "00000002.sqlite")[1:]
     assert [(stored.seq, stored.kind) for stored in chunk.records] == [row[:2] for row in by_hand]
     for stored, (_, _, body) in zip(chunk.records, by_hand, strict=True):
         assert repr(codec.unpack(stored.body)) == repr(body)
     assert reader.identity().workload_uid == "workload-golden"
     assert not reader.is_owned()
-    assert {path.name: path.read_bytes() for path in SPOOL.iterdir()} == before
+    assert {path.name: path.read_bytes() for path in golden.iterdir()} == before
 
 
-def test_the_golden_identity_has_no_field_that_is_no_longer_known() -> None:
+def test_the_golden_identity_has_no_field_that_is_no_longer_known(golden: Path) -> None:
     """A field may be added; one that a file of version 1 has may not go or change its type."""
-    stored = decode(SPOOL / "00000001.sqlite")[0][2]
+    stored = decode(golden / "00000001.sqlite")[0][2]
     assert {**Identity.from_map(stored).to_map(), **stored} == Identity.from_map(stored).to_map()
 
 

@@ -39,7 +39,9 @@ pytestmark = [
 COUNT = 7
 WRITER = f"""
 import os, pathlib, sys
+from spooler.spool import db
 from tests.kit import spools
+db.LARGE_BYTES = 1000  # the last segment is smaller
 one = spools.writer(pathlib.Path(sys.argv[1]), spool=sys.argv[2], segment_records=3)
 removed = [int(number) for number in sys.argv[3:]]
 for number in range(1, {COUNT + 1}):

@@ -239,7 +239,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "first row": (drop_first_row, "are missing between it and 00000001.sqlite"),
     "repeated": (repeat_rows, "but 00000001.sqlite ends at"),
     "body": (not_msgpack, "record 15: its body is not msgpack"),
-    "newer": (newer, "unsupported version: format version 2"),
+    "newer": (newer, "unsupported version: format version 3"),
     "too old": (too_old, "foreign: format version 0"),
     "application": (another_application, "foreign: application_id 0x7"),
     "text": (no_database, "damaged: file is not a database"),

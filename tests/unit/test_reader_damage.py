@@ -18,6 +18,7 @@ import pytest
 
 from spooler.errors import NewerFormat, NotASpool, SpoolDamaged
 from spooler.spool import codec, pages, safe_open
+from spooler.spool import format as fmt
 from spooler.spool.reader import Reader
 from tests.kit import spools
 from tests.kit.shipping import OwnedReader
@@ -336,7 +337,7 @@ def test_a_sealed_segment_is_not_waited_for_though_nothing_follows_yet(tmp_path:
 
 
 def test_a_newer_format_is_left_alone_and_never_passed(spool: Path) -> None:
-    edit(segment(spool, 2), "PRAGMA user_version=2")
+    edit(segment(spool, 2), f"PRAGMA user_version={fmt.FORMAT_VERSION + 1}")
     before = segment(spool, 2).read_bytes()
     reader = Reader(spool)
     assert [stored.seq for stored in reader.read(0, 100).records] == [1, 2, 3, 4]
@@ -468,13 +469,14 @@ def test_records_that_share_one_chain_of_pages_take_no_more_memory_than_a_chunk(
     writer.close()
     path = segment(directory, 1)
     raw = bytearray(path.read_bytes())
-    page = next(at for at in range(2048, len(raw), 1024) if pages.cells(raw, at, 0))
-    leaf = raw[page : page + 1024]
+    size = pages.page_size(raw)
+    page = next(at for at in range(2 * size, len(raw), size) if pages.cells(raw, at, 0, size))
+    leaf = raw[page : page + size]
     _, at = pages.varint(leaf, int.from_bytes(leaf[8:10], "big"))
     for seq in range(2, 66):
         leaf[at] = seq
         raw += leaf
-    raw[28:32] = (len(raw) // 1024).to_bytes(4, "big")
+    raw[28:32] = (len(raw) // size).to_bytes(4, "big")
     path.write_bytes(raw)
     tracemalloc.start()
     with contextlib.suppress(SpoolDamaged):  # it takes too long: the folder is left alone

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import resource
 import shutil
+import sqlite3
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -135,6 +139,54 @@ def test_a_writer_that_dies_while_it_seals_leaves_a_whole_log_or_a_whole_segment
         (directory,) = spools.spools_below(tmp_path)
         assert spools.read_whole(directory).numbers == list(range(1, 31)), when
         shutil.rmtree(tmp_path / "node_0")
+
+
+@pytest.mark.promise("G1")
+def test_a_large_segment_is_whole_at_every_moment_of_its_packing_for_sqlite_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An operator's SQLite may open what a kill leaves there, and clears up in its own way."""
+    monkeypatch.setattr(db, "LARGE_BYTES", 1)
+    one = spools.writer(tmp_path)
+    numbers = [one.append("step", spools.body(number)) for number in range(1, 201)]
+    left: list[Path] = []
+
+    def keep(real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*given: Any, **named: Any) -> Any:
+            result = real(*given, **named)
+            place = tmp_path / f"{len(left)}" / one.directory.name
+            place.parent.mkdir()
+            subprocess.run(("cp", "-r", one.directory, place), check=True)  # by other calls
+            left.append(place)
+            return result
+
+        return call
+
+    with monkeypatch.context() as patch:
+        for name in ("chmod", "fsync", "pwrite", "rename"):
+            patch.setattr(os, name, keep(getattr(os, name)))
+        one.close()
+    assert len(left) == 5, "made, synced, the log given up, renamed, the folder synced"
+    for place in left:
+        assert spools.read_whole(place).numbers == numbers
+        with contextlib.closing(sqlite3.connect(place / "00000001.sqlite")) as operated:
+            assert operated.execute("SELECT count(*) FROM record").fetchone() == (len(numbers),)
+            assert operated.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        assert spools.read_whole(place).numbers == numbers
+
+
+@pytest.mark.promise("G1")
+def test_a_segment_that_cannot_be_packed_keeps_its_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(db, "LARGE_BYTES", 1)
+    one = spools.writer(tmp_path)
+    one.append("step", spools.body(1))
+    (one.directory / ".00000001.new").mkdir()
+    with pytest.raises(SpoolUnavailable):
+        one.close()
+    assert db.wal_size(one.directory / "00000001.sqlite") > 0
+    assert spools.read_whole(one.directory).numbers == [1]
 
 
 @pytest.mark.promise("G2")

@@ -12,9 +12,9 @@ SPOOL_BUILDS: dict[str, BrokenBuild] = {
         patches=(
             Patch(
                 file=_WRITER,
-                old="            db.seal(segment.connection, durable=self._durable)\n",
+                old="            db.seal(",
                 new='            Path(f"{segment.path}-wal").unlink(missing_ok=True)\n'
-                "            db.seal(segment.connection, durable=self._durable)\n",
+                "            db.seal(",
             ),
         ),
     ),
@@ -24,6 +24,11 @@ SPOOL_BUILDS: dict[str, BrokenBuild] = {
             Patch(
                 file="spooler/spool/db.py",
                 old='            connection.execute("PRAGMA synchronous=NORMAL")\n',
+                new="            pass\n",
+            ),
+            Patch(
+                file="spooler/spool/db.py",
+                old="            _sync(draft, os.O_RDWR)\n",
                 new="            pass\n",
             ),
         ),

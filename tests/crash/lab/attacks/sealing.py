@@ -17,7 +17,7 @@ from pathlib import Path
 from shipper.discovery.layout import find_spools
 from spooler.errors import SpoolError
 from spooler.records import step
-from spooler.spool import codec
+from spooler.spool import codec, db
 from spooler.spool.identity import Identity
 from spooler.spool.reader import Reader
 from spooler.spool.writer import Limits, Writer
@@ -174,9 +174,10 @@ def _check_files(root: Path, found: Findings) -> None:
 
 
 def _life(root: Path) -> Callable[[int, Tell], None]:
-    """All that a writer does."""
+    """All that a writer does; its last segment is small, the others are packed."""
 
     def live(_order: int, tell: Tell) -> None:
+        db.LARGE_BYTES = _SIZES[-1]
         writer = _writer(root)
         _append(writer, RECORDS, tell)
         writer.close()
