@@ -24,6 +24,7 @@ MAX_BYTES = "PRIMUS_LENS_SPOOL_MAX_BYTES"
 COLLECTORS = "PRIMUS_LENS_COLLECTORS"
 LOG_FILE = "TRAINING_LOG_FILE"
 LOG_PATTERN = "PRIMUS_LENS_LOG_PATTERN"
+NODE_ERRORS = "FAILURE_NODE_ERRORS"
 XPU_TIMER_PORT = "XPU_TIMER_PORT"
 LOG_TRACKER = "log"  # of steps that the log collector found
 SOLE_WRITER = "PRIMUS_LENS_SOLE_WRITER"
@@ -272,7 +273,7 @@ class Settings(Limits):
         1.0,
         number(0),
         "Seconds of records that power loss may take. 0: the writer never syncs, and the kernel"
-        " decides. Starts, detections, reports and ends are synced at once.",
+        " decides. Starts, detections, reports, failures and ends are synced at once.",
         "A background thread syncs once a second, only after new records. See"
         " `lens-ship docs decisions/0015` for the cost.",
     )
@@ -399,6 +400,37 @@ class CollectorSettings:
         whole(0),
         "Restarts of the process after a failure before the agent asks for another node.",
         "DLRover's default.",
+    )
+    max_repeats: int = variable(
+        "PRIMUS_LENS_MAX_IDENTICAL_FAILURES",
+        5,
+        whole(0),
+        "Identical failures in a row, without a step of progress, at which the agent advises to"
+        " abort the job. At the one before it asks for another node. 0: never.",
+        "The restarts of one node, another node, and one more failure there.",
+    )
+    node_errors: str = variable(
+        NODE_ERRORS,
+        "",
+        str,
+        "Texts between `#`, such as `#error code is 12345#device lost#`. A failure with one of them"
+        " in its text or log is an error of the node: the agent asks for another node.",
+        "DLRover's variable.",
+    )
+    node_error_patterns: str = variable(
+        "PRIMUS_LENS_NODE_ERROR_PATTERNS",
+        "",
+        str,
+        "The same with regular expressions of Python between `#`.",
+        "No two sites have the same devices.",
+    )
+    node_error_codes: frozenset[int] = variable(
+        "PRIMUS_LENS_NODE_ERROR_CODES",
+        frozenset(),
+        lambda text: frozenset(integer(code) for code in words(text)),
+        "The same with exit codes of the process, separated by commas. A signal is 128 and its"
+        " number.",
+        "As above.",
     )
 
     @property

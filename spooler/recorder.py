@@ -47,7 +47,7 @@ _RETRY_SECONDS = 1.0
 _SHUTDOWN_SECONDS = 2.0
 _LAST_OF_CHILD = -100  # priority after the finalizers of queues and of the program
 # Rare records that matter most: brought to the disk without waiting for the next tick.
-_SYNCED_AT_ONCE = frozenset({"run", "detection", "finish", "report", "exit"})
+_SYNCED_AT_ONCE = frozenset({"run", "detection", "finish", "report", "failure", "decision", "exit"})
 _FORK_SECONDS = 1.0
 _YIELD_SECONDS = 0.001
 # A packed step above this many bytes is packed again with long texts and lists cut.

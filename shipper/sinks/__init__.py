@@ -55,7 +55,7 @@ DEFAULT: dict[str, str] = {
 }
 # Kinds that mark beginnings, ends and losses. Nothing of them is shown by a receiver.
 _NAME = r"[A-Za-z0-9_-]{1,64}"  # of a sink: it is a part of headers and of keys in the ledger
-MARKS = frozenset({"run", "finish", "exit", "gap", "decision"})
+MARKS = frozenset({"run", "finish", "exit", "gap"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -15,24 +15,27 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import re
 import threading
 import time
 from dataclasses import dataclass
 from typing import Any
 
 from spooler import config
-from spooler.async_exceptions import is_async, ours
+from spooler.async_exceptions import is_async, is_from_outside, ours
 from spooler.collectors.log import LogCollector
 from spooler.collectors.metric import MetricCollector
 from spooler.collectors.stack import StackCollector
 from spooler.collectors.stack_dump import StackDumper
 from spooler.diagnosis import failures as failure
-from spooler.diagnosis import rules
+from spooler.diagnosis import repeats, rules
 from spooler.diagnosis.action import DiagnosisAction
 from spooler.diagnosis.hang import HangWatch
+from spooler.diagnosis.history import FailureHistory
 from spooler.dlrover.master_client import SpoolMasterClient
 from spooler.recorder import recorder
 from spooler.records import decision, report, step
+from spooler.spool.identity import Identity
 
 logger = logging.getLogger("lens_ship.diagnosis")
 
@@ -40,6 +43,8 @@ _TICK_SECONDS = 1.0
 _KEEP_SECONDS = 5.0  # between two signs of life of a collector that waits for its turn
 _LAST_SECONDS = 2.0
 _FAILURES_LIMIT = 8192
+# What DLRover's agent reports a failure as. It makes a master log it, and do nothing.
+_LEVEL = "process_error"
 
 
 @dataclass(kw_only=True)
@@ -57,8 +62,8 @@ class DiagnosisAgent:
 
     `training_log_file` is the log to follow, by default the one that `TRAINING_LOG_FILE` names.
     With a `local_world_size` above 1 and py-spy installed, the stacks of the Python processes that
-    this one has started are collected too. Agents that start without code collect `in_turn`: of the
-    ranks of a node one takes the periodic stacks.
+    this one has started are collected too. `errors` goes before `FAILURE_NODE_ERRORS`. Agents that
+    start without code collect `in_turn`: of the ranks of a node one takes the periodic stacks.
     """
 
     _instance: DiagnosisAgent | None = None
@@ -69,14 +74,17 @@ class DiagnosisAgent:
         training_log_file: str | os.PathLike[str] | None = "",
         node_rank: int | None = None,
         local_world_size: int | None = None,
-        collectors: frozenset[str] = config.ALL_COLLECTORS,
+        errors: str = "",
         *,
+        collectors: frozenset[str] = config.ALL_COLLECTORS,
         in_turn: bool = False,
     ) -> None:
         self.failures: dict[str, int] = {}  # collector -> how often it has raised
         self._settings = settings = config.collectors_from_environ(os.environ)
         rank = _whole(node_rank)
         self._node_rank = rank if rank is not None and rank >= 0 else None
+        self._errors = _text(errors)
+        self._history = FailureHistory()
         self._client: Any = None
         self._turns: list[_Turn] = []
         self._log = LogCollector(training_log_file)
@@ -114,10 +122,12 @@ class DiagnosisAgent:
         training_log_file: str | os.PathLike[str] | None = "",
         node_rank: int | None = None,
         local_world_size: int | None = None,
+        errors: str = "",
     ) -> DiagnosisAgent:
         """The one agent of this process, with the arguments of the first call that has any."""
-        arguments = (training_log_file, node_rank, local_world_size)
+        arguments = (training_log_file, node_rank, local_world_size, errors)
         given = not (training_log_file in ("", None) and node_rank is local_world_size is None)
+        given = given or bool(_text(errors))
         with cls._instance_lock:
             agent = cls._instance
             if agent is None:
@@ -134,6 +144,33 @@ class DiagnosisAgent:
         for collector in (self._log, self._stack, *self._collectors):
             if hasattr(collector, "set_client"):
                 collector.set_client(client)
+
+    def update_config(
+        self,
+        training_log_file: str | os.PathLike[str] | None = "",
+        errors: str = "",
+        rank: int = -1,
+    ) -> None:
+        """Follow this log from now on, look for these errors, have this rank; "" and -1: as before.
+
+        Of the log before, the collector's thread takes the last lines.
+        """
+        if (given := _whole(rank)) is not None and given >= 0:
+            self._node_rank = given
+            for collector in (self._log, self._stack, *self._collectors):
+                self._adopt(collector)
+        self._errors = _text(errors) or self._errors
+        log = LogCollector(training_log_file)
+        if training_log_file in ("", None) or log.path in (None, self._log.path):
+            return
+        before, self._log = self._log, log
+        self._adopt(log)
+        with self._lock:
+            for turn in self._turns:
+                if turn.collector is before:
+                    turn.collector, turn.due = log, time.monotonic()
+            if not self.is_running:
+                before.close()
 
     def register_periodical_data_collector(self, collector: Any, time_interval: float) -> None:
         """Have `collector` collect every `time_interval` seconds, beginning at once.
@@ -183,11 +220,14 @@ class DiagnosisAgent:
     ) -> DiagnosisAction:
         """What to do about `failures`, a map or whatever describes them; see `diagnosis.rules`.
 
-        The decision is recorded too. Nothing is done about it here.
+        The failure is recorded before, and the decision when it is returned. Nothing is done about
+        it here.
         """
         described = failure.describe(failures)
         restarts = max(_whole(restart_count) or 0, 0)
-        action = rules.decide(described, self._log_end(), restarts, self._settings.max_restarts)
+        if described.strip():
+            self._report_failure(failures, restarts)
+        action, seen = self._decide(described, restarts)
         logger.info("Diagnosis: %s: %s", action.action_type.name, action.reason)
         if os.environ.get(config.OUTPUT_PATH):
             recorder().record(
@@ -201,18 +241,58 @@ class DiagnosisAgent:
                     seen_in=action.seen_in,
                     restart_count=restarts,
                     failures=described[:_FAILURES_LIMIT],
+                    repeats=seen,
+                    master=self._spool_client().master_addr,
+                    monotonic=time.monotonic(),
                 ),
             )
         return action
 
+    def _decide(self, described: str, restarts: int) -> tuple[DiagnosisAction, int]:
+        """The action, and how often it has failed like this in a row."""
+        log_end, settings = self._log_end(), self._settings
+        action = rules.decide(
+            described, log_end, restarts, settings.max_restarts, self._node_errors()
+        )
+        step = max(recorder().steps.values(), default=None)
+        exception, last = rules.last_exception(log_end), self._history.last()
+        seen = repeats.count(last, action, exception, step, time.time())
+        self._history.keep(seen)
+        return repeats.limited(action, seen, settings.max_repeats), seen.count
+
+    def _report_failure(self, failures: Any, restarts: int) -> None:
+        """Commit the failure. A client of the program's own gets it, too, if that does not wait."""
+        rank = config.read(Identity, config.environ())["rank"]
+        rank = (self._node_rank or 0) if rank is None else rank
+        when = time.strftime("%Y-%m-%d %H:%M:%S")
+        arguments = (failure.error_data(failures, rank=rank, when=when), restarts, _LEVEL)
+        if os.environ.get(config.OUTPUT_PATH):
+            self._spool_client().report_failures(*arguments)
+        report_failures = getattr(self._client, "report_failures", None)
+        if report_failures is not None and not isinstance(self._client, SpoolMasterClient):
+            _in_time("lens-ship-failure", _attempt, report_failures, *arguments)
+
+    def _spool_client(self) -> SpoolMasterClient:
+        is_ours = isinstance(self._client, SpoolMasterClient)
+        return self._client if is_ours else SpoolMasterClient.singleton_instance()
+
     def _log_end(self) -> str:
         """The end of the log; "" if it cannot be read in time, as from a server that is gone."""
-        found: list[str] = []
-        thread = _started("lens-ship-log-end", lambda: found.append(self._log.tail()))
-        if thread is None:  # the interpreter is ending
-            return self._log.tail()
-        thread.join(_LAST_SECONDS)
-        return found[0] if found else ""
+        return _in_time("lens-ship-log-end", self._log.tail) or ""
+
+    def _node_errors(self) -> rules.NodeErrors:
+        """What the operator has named. A pattern that is none is reported."""
+        settings, patterns = self._settings, []
+        for pattern in rules.named(settings.node_error_patterns):
+            try:
+                patterns.append(re.compile(pattern))
+            except ours(re.error) as error:
+                logger.warning("The pattern %r of node errors is ignored: %s", pattern, error)
+        return rules.NodeErrors(
+            texts=rules.named(self._errors or settings.node_errors),
+            patterns=tuple(patterns),
+            codes=settings.node_error_codes,
+        )
 
     # --- the threads ------------------------------------------------------------------------------
 
@@ -254,12 +334,19 @@ class DiagnosisAgent:
             self._guarded("stack", self._dumper.poll)
 
     def _take_turns(self, turn: _Turn, stopping: threading.Event) -> None:
-        name, keep = _name(turn.collector), getattr(turn.collector, "keep_turn", None)
-        while not stopping.is_set():
+        collector, name = turn.collector, _name(turn.collector)
+        keep = getattr(collector, "keep_turn", None)
+        while True:
+            if collector is not turn.collector:  # another log was named
+                self._guarded(name, _leave, collector)
+                collector = turn.collector
+                keep = collector.keep_turn
+            if stopping.is_set():
+                return
             now = time.monotonic()
             if turn.due <= now:
                 turn.due = now + turn.seconds
-                self._guarded(name, _collect, turn.collector)
+                self._guarded(name, _collect, collector)
             elif keep is not None:
                 self._guarded(name, keep)
             stopping.wait(min(max(turn.due - time.monotonic(), 0.0), _KEEP_SECONDS))
@@ -342,6 +429,25 @@ def _started(name: str, work: Any, *arguments: Any) -> threading.Thread | None:
     return thread
 
 
+def _in_time(name: str, work: Any, *arguments: Any) -> Any:
+    """What `work` returns, None if that takes too long: it goes on by itself."""
+    found: list[Any] = []
+    thread = _started(name, lambda: found.append(work(*arguments)))
+    if thread is None:  # the interpreter is ending
+        return work(*arguments)
+    thread.join(_LAST_SECONDS)
+    return found[0] if found else None
+
+
+def _attempt(report_failures: Any, *arguments: Any) -> None:
+    try:
+        report_failures(*arguments)
+    except (Exception, SystemExit) as error:  # a user's client may raise anything
+        if is_from_outside(error):
+            raise
+        logger.warning("The client failed to report the failure to its master: %s", error)
+
+
 def _join(thread: threading.Thread | None, deadline: float) -> None:
     """Wait for a thread until `deadline`, in monotonic seconds."""
     if thread is not None and thread is not threading.current_thread():
@@ -350,6 +456,10 @@ def _join(thread: threading.Thread | None, deadline: float) -> None:
 
 def _is_alive(thread: threading.Thread | None) -> bool:
     return thread is not None and thread.is_alive()
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
 
 
 def _whole(value: Any) -> int | None:
@@ -384,6 +494,11 @@ def _take_last(collector: LogCollector, deadline: float) -> None:
         lines = collector.collect_data(last=True)
         if not lines or not collector.store_data(lines):
             return
+
+
+def _leave(collector: LogCollector) -> None:
+    _take_last(collector, time.monotonic() + _LAST_SECONDS)
+    collector.close()
 
 
 def _name(collector: Any) -> str:

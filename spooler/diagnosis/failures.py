@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -11,6 +12,8 @@ from spooler.async_exceptions import ours
 _TEXT_LIMIT = 64 * 1024
 _DEPTH_LIMIT = 8
 _ITEM_LIMIT = 256
+_RANKS_LIMIT = 16
+_MESSAGES_LIMIT = 2048  # of all messages together: a master keeps them in its memory
 _CODE_NAMES = frozenset({"exitcode", "exit_code", "returncode", "return_code"})
 # Attributes of what launchers hand over for a dead process.
 _ATTRIBUTES = ("message", "error_msg", "error_data", "exitcode", "exit_code", "returncode")
@@ -38,6 +41,41 @@ def exit_codes(described: str) -> frozenset[int]:
             codes.add(int(value))
         codes.update(int(found) for found in _CODE_IN_TEXT.findall(line))
     return frozenset(128 - code if code < 0 else code for code in codes)
+
+
+def error_data(failures: Any, *, rank: int, when: str) -> str:
+    """What DLRover's agent reports of failures: JSON, the rank -> what is known of its process.
+
+    A map of ranks is taken as that; anything else is the failure of `rank`. `when` is a local time.
+    """
+    try:
+        errors = _errors(failures, rank, when)
+    except ours(Exception):  # as in `describe`
+        errors = {str(rank): {"message": describe(failures), "datetime": when}}
+    return json.dumps(errors, ensure_ascii=False)
+
+
+def _errors(failures: Any, rank: int, when: str) -> dict[str, dict[str, Any]]:
+    by_rank: Mapping[Any, Any] = {rank: failures}
+    if isinstance(failures, Mapping) and all(type(key) is int for key in failures):
+        by_rank = dict(list(failures.items())[:_RANKS_LIMIT])
+    limit = _MESSAGES_LIMIT // max(len(by_rank), 1)
+    return {str(key): _error(value, limit, when) for key, value in by_rank.items()}
+
+
+def _error(value: Any, limit: int, when: str) -> dict[str, Any]:
+    described = describe(value)
+    message, codes = getattr(value, "message", None), exit_codes(described)
+    return {
+        "local_rank": _number(getattr(value, "local_rank", None)),
+        "exitcode": _number(getattr(value, "exitcode", min(codes, default=None))),
+        "message": (message if isinstance(message, str) else described)[:limit],
+        "datetime": when,
+    }
+
+
+def _number(value: Any) -> int | None:
+    return value if type(value) is int else None
 
 
 def _leaves(name: str, value: Any, depth: int) -> Iterator[tuple[str, str]]:

@@ -4,6 +4,7 @@ Each line of the failure text and of the end of the log is matched on its own. T
 evidence decides. Among equals the first line does, because the process that failed first is the
 cause and the others follow it. From strong to weak:
 
+0. `OPERATOR`: what the operator has named as an error of the node (`NodeErrors`).
 1. `NODE`: the kernel, the driver or the scheduler reports that a device or the node is lost.
 2. `CAUSE`: a process reports what went wrong in it.
 3. `KILLED`: a process got SIGKILL and nothing says why. The usual cause is memory.
@@ -21,7 +22,7 @@ process on this node has not helped, a fresh node may.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from spooler.diagnosis.action import DiagnosisAction, DiagnosisActionType
@@ -34,7 +35,7 @@ _ABORT = DiagnosisActionType.JOB_ABORT
 _NO_MEMORY = "the memory of the node was not enough: another node may have more"
 _WRONG_PROGRAM = "the program or its arguments are wrong: it would fail in the same way again"
 
-NODE, CAUSE, KILLED, PROGRAM, SYMPTOM = range(5)
+OPERATOR, NODE, CAUSE, KILLED, PROGRAM, SYMPTOM = range(-1, 5)
 
 _LAST_LINES = 100  # of a log: what is older is about something else
 _FAILURE_LINES = 400
@@ -256,8 +257,42 @@ RULES = (
     ),
 )
 
+_NODE_ERROR = Rule(
+    name="node-error",
+    action=_RELAUNCH,
+    weight=OPERATOR,
+    reason="the operator has named this as an error of the node",
+)
 _COMPILED = tuple((rule, re.compile("|".join(rule.signs), re.IGNORECASE)) for rule in RULES)
 _NAMES_A_PATH = re.compile(r"\[Errno|python|cannot open", re.IGNORECASE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeErrors:
+    """What an operator has named: parts of a line, regular expressions, exit codes."""
+
+    texts: tuple[str, ...] = ()
+    patterns: tuple[re.Pattern[str], ...] = ()
+    codes: frozenset[int] = frozenset()
+
+    def found(self, line: str) -> str:
+        """The evidence in a line, "" for none. With a "#" it may show the setting itself."""
+        if "#" not in line:
+            if any(text in line for text in self.texts):
+                return line.strip()
+            if any(pattern.search(line) for pattern in self.patterns):
+                return line.strip()
+        if self.codes and (codes := self.codes & exit_codes(line)):
+            return f"exit code {min(codes)}"
+        return ""
+
+
+NO_NODE_ERRORS = NodeErrors()
+
+
+def named(text: str) -> tuple[str, ...]:
+    """The parts of a setting like DLRover's FAILURE_NODE_ERRORS: `#one error# another error#`."""
+    return tuple(part.strip() for part in text.split("#") if part.strip())
 
 
 @dataclass(frozen=True, order=True)
@@ -271,7 +306,13 @@ class _Match:
     text: str
 
 
-def decide(described: str, log_tail: str, restart_count: int, budget: int) -> DiagnosisAction:
+def decide(
+    described: str,
+    log_tail: str,
+    restart_count: int,
+    budget: int,
+    node_errors: NodeErrors = NO_NODE_ERRORS,
+) -> DiagnosisAction:
     """The action: `described` is a text of `failures.describe`, `budget` the allowed restarts.
 
     Without any evidence of a failure it is `NONE`. An unknown failure is restarted.
@@ -279,14 +320,18 @@ def decide(described: str, log_tail: str, restart_count: int, budget: int) -> Di
     lines = described.splitlines()
     if len(lines) > _FAILURE_LINES:
         lines = lines[: _FAILURE_LINES // 2] + lines[-_FAILURE_LINES // 2 :]
+    log = log_tail.splitlines()
     matches = [
+        *_named(0, lines, node_errors),
+        *_named(1, log, node_errors),
         *_matches(0, lines),
-        *_matches(1, log_tail.splitlines()[-_LAST_LINES:]),
+        *_matches(1, log[-_LAST_LINES:]),
     ]
     if matches:
         best = min(matches)
         seen_in = ("failures", "log")[best.source]
-        return _within(budget, restart_count, RULES[best.row], best.text, seen_in)
+        rule = _NODE_ERROR if best.weight == OPERATOR else RULES[best.row]
+        return _within(budget, restart_count, rule, best.text, seen_in)
     if not described.strip():
         return DiagnosisAction(
             action_type=DiagnosisActionType.NONE,
@@ -313,10 +358,29 @@ def _within(
     )
 
 
+def last_exception(log_tail: str) -> str:
+    """The last exception that the end of a log has, "" for none."""
+    lines = _bare(log_tail.splitlines()[-_LAST_LINES:])
+    raised = _last_raised(lines)
+    return lines[raised] if raised is not None and raised < len(lines) else ""
+
+
+def _named(source: int, lines: Iterable[str], node_errors: NodeErrors) -> Iterator[_Match]:
+    if node_errors == NO_NODE_ERRORS:
+        return
+    for number, line in enumerate(lines):
+        if text := node_errors.found(line[:_LINE_LIMIT]):
+            yield _Match(OPERATOR, source, number, 0, text[:_EVIDENCE_LIMIT])
+
+
+def _bare(lines: list[str]) -> list[str]:
+    """The lines without what a launcher puts before them."""
+    return [line[_PREFIX.match(line).end() : _LINE_LIMIT] for line in lines]  # type: ignore[union-attr]
+
+
 def _matches(source: int, lines: list[str]) -> Iterator[_Match]:
     """What every row finds in these lines, and in the exit codes that they name."""
-    lines = [line[:_LINE_LIMIT] for line in lines]
-    bare = [line[_PREFIX.match(line).end() :] for line in lines]  # type: ignore[union-attr]
+    bare = _bare(lines)
     raised = _last_raised(bare)
     for number, line in enumerate(bare):
         words = line if _NAMES_A_PATH.search(line) else _PATH.sub(" ", line)

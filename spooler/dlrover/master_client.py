@@ -12,19 +12,21 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Callable
 from typing import Any
 
 from spooler import async_exceptions, config
-from spooler.dlrover.metric import taken
+from spooler.dlrover import metric
 from spooler.errors import ReportRefused
 from spooler.recorder import recorder
-from spooler.records import report
+from spooler.records import failure, report
 from spooler.spool import codec, identity
 from spooler.spool import format as fmt
 
 # A step of the interpreter decides who is first, not a lock: a forked child need not wait for one.
 _instances: dict[str, SpoolMasterClient] = {}
 logger = logging.getLogger("lens_ship.master_client")
+_ERROR_CHARACTERS = 8192
 
 
 class SpoolMasterClient:
@@ -58,18 +60,44 @@ class SpoolMasterClient:
         as dropped, by reason, with a warning. A report that has a `source` is not counted when the
         spool refuses it: its collector can read it there again.
         """
-        now = time.time()
-        try:
-            metric = taken(data, now=now, own=self._own)
+
+        def body(now: float) -> dict[str, Any]:
+            fields = metric.taken(data, now=now, own=self._own)
             source = getattr(data, "source", None)
-            body = report.encode(
+            return report.encode(
                 time=now,
-                **metric,
+                **fields,
                 source=None if source is None else dict(source),
                 master=self.master_addr,
                 monotonic=time.monotonic(),
             )
-            packed = codec.pack(body)
+
+        return self._commit(report.NAME, body)
+
+    def report_failures(self, error_data: Any, restart_count: Any = -1, level: Any = "") -> bool:
+        """Commit a failure, before anything is decided about it; True once it is safe.
+
+        The arguments are those of DLRover's client. A master only logs it, see docs/dlrover.md.
+        """
+
+        def body(now: float) -> dict[str, Any]:
+            return failure.encode(
+                time=now,
+                error_data=str(error_data)[:_ERROR_CHARACTERS],
+                restart_count=restart_count if isinstance(restart_count, int) else -1,
+                level=str(getattr(level, "value", level)),
+                **metric.node(self._own),
+                master=self.master_addr,
+                monotonic=time.monotonic(),
+            )
+
+        return self._commit(failure.NAME, body)
+
+    def _commit(self, kind: str, body: Callable[[float], dict[str, Any]]) -> bool:
+        """Commit the record with this body; what has none is counted as dropped."""
+        try:
+            made = body(time.time())
+            packed = codec.pack(made)
             if len(packed) > fmt.BODY_LIMIT:
                 raise ReportRefused("report-content", f"{len(packed)} bytes are too many")
         except Exception as error:
@@ -83,7 +111,7 @@ class SpoolMasterClient:
         if not os.environ.get(config.OUTPUT_PATH):
             logger.warning("Reports are discarded: %s is not set", config.OUTPUT_PATH)
             return False
-        return recorder().append(report.NAME, packed, kept=source is not None)
+        return recorder().append(kind, packed, kept="source" in made)
 
 
 def _name_master(address: str) -> None:

@@ -120,6 +120,15 @@ def taken(data: Any, *, now: float, own: Mapping[str, Any] = _NOTHING) -> dict[s
     return {name: check(_field(data, name, own.get(name))) for name, check in checks.items()}
 
 
+def node(own: Mapping[str, Any]) -> dict[str, Any]:
+    """`node_id` and `node_type` of the process, those in `own` first, checked as in `taken`."""
+    number, kind = own.get("node_id"), own.get("node_type")
+    return {
+        "node_id": node_id() if number is None else _integer("node_id", number),
+        "node_type": _text("node_type", kind) if kind else node_type(),
+    }
+
+
 def _has(data: Any, name: str) -> bool:
     return hasattr(data, name) or hasattr(data, f"_{name}")
 

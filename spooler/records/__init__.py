@@ -28,6 +28,7 @@ REGISTRY: dict[str, str] = {
     "finish": "spooler.records.finish",
     "detection": "spooler.records.detection",
     "report": "spooler.records.report",
+    "failure": "spooler.records.failure",
     "decision": "spooler.records.decision",
     "gap": "spooler.records.gap",
     "exit": "spooler.records.exit",

@@ -20,6 +20,9 @@ class DecisionRecord(NamedTuple):
     seen_in: str  # where that line was: "failures", "log" or ""
     restart_count: int
     failures: str  # as the program described them
+    repeats: int = 0  # how often it has failed like this in a row, without a step of progress
+    master: str = ""  # as in `spooler.records.report`
+    monotonic: float | None = None  # likewise
 
 
 _schema = Schema(DecisionRecord)

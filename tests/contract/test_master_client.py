@@ -22,6 +22,7 @@ from shipper.sinks.dlrover.custom_client import CustomClientSession
 from shipper.sinks.dlrover.report import read
 from shipper.sinks.dlrover.session import JobNode
 from shipper.sinks.outcome import Disposition
+from spooler.records import decision, failure
 from spooler.records.report import FIELDS
 from tests.kit import spools
 from tests.kit.command import lens_ship
@@ -178,3 +179,38 @@ def test_the_command_line_says_so_without_a_traceback(tmp_path: Path) -> None:
     assert done.code == 2
     assert "--dlrover-client no_such_module_at_all:Client" in done.err
     assert "Traceback" not in done.err
+
+
+class Whole(Client):
+    """Has the other methods of DLRover's client, too."""
+
+    def report_failures(self, error_data: str, restart_count: int = -1, level: str = "") -> None:
+        self.got.append((error_data, restart_count, level))
+
+    def report_event(self, **event: Any) -> None:
+        self.got.append(event["msg"])
+
+
+FAILED = [
+    ("failure", {**failure.EXAMPLE, "time": time.time()}),
+    ("decision", {**decision.EXAMPLE, "time": time.time()}),
+]
+
+
+def test_failures_and_decisions_go_to_the_methods_of_dlrover_s_client(
+    tmp_path: Path, module: Any
+) -> None:
+    module.whole = Whole()
+    spool(tmp_path / "spool", FAILED)
+    assert ship(tmp_path, "whole") == []
+    reported, event = module.whole.got
+    assert reported == (failure.EXAMPLE["error_data"], 1, "process_error")
+    assert event == f"RESTART_WORKER: {decision.EXAMPLE['reason']}"
+    assert account(tmp_path).delivered == 2
+
+
+def test_a_client_without_these_methods_is_given_none(tmp_path: Path, module: Any) -> None:
+    spool(tmp_path / "spool", FAILED)
+    assert ship(tmp_path) == []
+    assert module.one.got == []
+    assert account(tmp_path).dropped_by_policy == {"unsupported": 2}

@@ -23,7 +23,7 @@ from shipper.sinks.otlp.sink import OtlpOptions, OtlpSink, from_variables
 from shipper.sinks.prometheus import encode as prometheus
 from shipper.sinks.prometheus.sink import PrometheusOptions, PrometheusSink
 from shipper.sinks.timeseries.sink import SignalRequest
-from spooler.records import decision, report
+from spooler.records import decision, failure, report
 from spooler.spool.reader import Stored
 from tests.kit.shipping import T0, finish, step, stored
 from tests.kit.spools import identity
@@ -45,6 +45,7 @@ RECORDS = stored(
     step(-1, loss=2.5),
     finish(),
     ("report", report.EXAMPLE),
+    ("failure", failure.EXAMPLE),
     ("decision", decision.EXAMPLE),
 )
 
@@ -134,14 +135,16 @@ def test_log_records_are_read_back() -> None:
         for record in resource.scope_logs[0].log_records
     ]
     assert [record.event_name for record in records] == [
-        *("training.step", "training.step", "training.finish", "", "training.decision")
+        *("training.step", "training.step", "training.finish", ""),
+        *("training.failure", "training.decision"),
     ]
     assert '"text":"é"' in records[0].body.string_value
     told = {pair.key: pair.value for pair in records[0].attributes}
     assert (told["step"].int_value, told["lens.seq"].int_value) == (0, 1)
     assert told["event.name"].string_value == "training.step"
     assert told["lens.spool"].string_value == WHO.spool
-    assert records[-1].severity_text == "ERROR"
+    assert [record.severity_text for record in records[-2:]] == ["ERROR", "ERROR"]
+    assert "exitcode" in records[-2].body.string_value
 
 
 def test_remote_write_is_sorted_labels_and_samples() -> None:

@@ -60,6 +60,25 @@ def store_data(self, datum):
         out.write(json.dumps({k.lstrip("_"): v for k, v in vars(datum).items()}) + "\n")
 kept.DiagnosisDataManager.store_data = store_data
 
+def watch(cls, name, row):  # writes down what a method was given and has answered
+    done = getattr(cls, name)
+    def watched(self, *args, **more):
+        answer = done(self, *args, **more)
+        out.write(json.dumps(row(answer, *args, **more)) + "\n")
+        return answer
+    setattr(cls, name, watched)
+watch(servicer.MasterServicer, "_report_failure", lambda answer, node_type, node_id, message:
+    {"failure": vars(message), "node": f"{node_type}-{node_id}"})
+watch(servicer.MasterServicer, "_report_event", lambda answer, message: {"event": vars(message)})
+try:
+    from dlrover.python.master.node.job_manager import JobManager as judge
+    judge.process_error
+except (ImportError, AttributeError):  # before 0.5.0
+    from dlrover.python.master.monitor.error_monitor import SimpleErrorMonitor as judge
+watch(judge, "process_error", lambda answer, *args, **more: {"relaunches": answer})
+from dlrover.python.master.node.local_job_manager import LocalJobManager
+watch(LocalJobManager, "start", lambda answer: {"begun": True})
+
 class Diagnosis:  # what a distributed master of 0.4.0 has and a local one lacks
     data = kept.DiagnosisDataManager(600)
     def collect_diagnosis_data(self, datum):
@@ -156,7 +175,7 @@ class Master:
         return f"127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        """Begin a life; returns when it takes connections."""
+        """Begin a life; returns when it takes connections and knows its nodes."""
         self.lives += 1
         self._pid = zygote(PYTHON).fork(
             log=str(self.log),
@@ -170,6 +189,7 @@ class Master:
         while not takes_connections(self.port):
             assert not self._ends(0.02), f"the master died: {self.log.read_text()[-2000:]}"
             assert time.monotonic() < until, "the master takes no connections"
+        wait_for(lambda: {"begun": True} in self.rows(), "the master does not begin")
 
     def kill(self) -> None:
         """End a life without a goodbye; returns when the process is gone, and its port with it."""
@@ -193,7 +213,11 @@ class Master:
             self.kill()
 
     def stored(self, life: int = 0) -> list[dict[str, Any]]:
-        """What was stored in one life, the present one unless told, in its order."""
+        """The reports stored in one life, the present one unless told, in its order."""
+        return [row for row in self.rows(life) if "data_type" in row]
+
+    def rows(self, life: int = 0) -> list[dict[str, Any]]:
+        """As `stored`, with failures, events, and whether a failure makes it relaunch a node."""
         path = self._stored(life or self.lives)
         if not path.exists():
             return []

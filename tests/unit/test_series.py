@@ -12,6 +12,7 @@ from shipper.sinks import PlanInput
 from shipper.sinks.timeseries.series import (
     CUT_OFF,
     ERROR,
+    FATAL,
     INFO,
     WARN,
     Item,
@@ -27,7 +28,7 @@ from shipper.sinks.timeseries.series import (
 )
 from shipper.steps import cut_off
 from spooler.collectors.stack import StackCollector
-from spooler.records import REGISTRY, decision, report
+from spooler.records import REGISTRY, decision, failure, report
 from tests.kit.shipping import T0, Record, finish, goodbye, step, stored
 from tests.kit.spools import identity
 
@@ -164,6 +165,23 @@ def test_stacks_and_decisions_are_log_records() -> None:
         ("training.decision", ERROR),
     ]
     assert logs[0].body == "a\nb"
+
+
+@pytest.mark.parametrize(
+    ("body", "severity"),
+    [
+        ({**decision.EXAMPLE, "action": "NONE"}, INFO),
+        ({**decision.EXAMPLE, "action": "RELAUNCH_WORKER"}, ERROR),
+        ({**decision.EXAMPLE, "action": "JOB_ABORT"}, FATAL),
+        ({**failure.EXAMPLE, "level": "node_error"}, ERROR),
+        ({**failure.EXAMPLE, "level": "warning"}, WARN),
+        ({**failure.EXAMPLE, "level": "info"}, INFO),
+        ({**failure.EXAMPLE, "level": "of next year"}, ERROR),
+    ],
+)
+def test_the_severity_says_how_bad_a_failure_is(body: dict[str, Any], severity: int) -> None:
+    ((log,),) = (item.logs for item in items(("decision" if "action" in body else "failure", body)))
+    assert log.severity == severity
 
 
 @pytest.mark.parametrize("kind", REGISTRY)

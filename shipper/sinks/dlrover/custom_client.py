@@ -2,9 +2,11 @@
 
 `package.module:attribute` names an object with `report_diagnosis_agent_metrics(metric)`, or a class
 or function that makes one; a maker that has a parameter `master_addr` is given the address. The
-client is handed a metric with DLRover's eight attributes and `to_json`. What it returns is
-delivered, unless it returns False; what it raises is tried again, and for a report that must not
-arrive twice counts as perhaps delivered, unless it is a `ConnectionRefusedError`.
+client is handed a metric with DLRover's eight attributes and `to_json`. Failures and decisions go
+to `report_failures` and `report_event`, with the arguments of DLRover's client. Without these
+methods they are dropped as `unsupported`. What a client returns is delivered, unless it returns
+False; what it raises is tried again, and for a report that must not arrive twice counts as perhaps
+delivered, unless it is a `ConnectionRefusedError`.
 """
 
 from __future__ import annotations
@@ -27,6 +29,12 @@ from shipper.sinks.outcome import Disposition, Handshake, Outcome
 log = logging.getLogger(__name__)
 
 METHOD = "report_diagnosis_agent_metrics"
+_METHODS = {"NodeFailure": "report_failures", "Event": "report_event"}
+_UNSUPPORTED = Outcome(
+    disposition=Disposition.DROPPED,
+    reason="unsupported",
+    detail="the client has no report_failures or no report_event",
+)
 
 
 class WorkerTrainingMetric:
@@ -67,9 +75,11 @@ class CustomClientSession:
         with self._lock:
             self.used = self._now()
             try:
-                answer = getattr(self._client, METHOD)(WorkerTrainingMetric(report))
+                answer = self._hand_over(report)
             except Exception as error:  # noqa: BLE001 - border with code that is not ours
                 return Sent(outcome=_judge(error), messages=0)
+            if answer is _UNSUPPORTED:
+                return Sent(outcome=_UNSUPPORTED, messages=0)
             if answer is False:
                 outcome = rejected("refused", "the client returned False", self._refusals)
                 self._refusals = (
@@ -78,6 +88,13 @@ class CustomClientSession:
                 return Sent(outcome=outcome, messages=0)
             self._refusals = 0
             return Sent(outcome=DELIVERED, messages=len(contents))
+
+    def _hand_over(self, report: Report) -> Any:
+        if report.message is None:
+            return getattr(self._client, METHOD)(WorkerTrainingMetric(report))
+        name, values = report.message
+        method = getattr(self._client, _METHODS[name], None)
+        return _UNSUPPORTED if method is None else method(**values)
 
     def close(self) -> None:
         """End the client, if it can be."""

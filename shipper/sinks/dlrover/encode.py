@@ -14,6 +14,10 @@ the wrong one is answered as if nothing had been sent.
 
 - `DiagnosisReportData`: `data_cls` (always `WorkerTrainingMetric`), `data_content` (JSON with
   exactly the eight fields of that class, not escaped to ASCII), `node_rank`.
+- `NodeFailure`: `error_data` (JSON of DLRover's agent), `restart_count`, `level`. With the level
+  `process_error` the master logs the first one of each `restart_count`, and keeps `error_data` as
+  the exit reason of the node. With `node_error` it starts another node in place of this one.
+- `Event`: `event_type`, `instance`, `action`, `msg`, `labels` (text by text). The master logs it.
 - `KeyValuePair`: `key`, `value` (bytes), `op`. A `report` of it with op `set` keeps the value in
   the master's memory, a `get` of it with op `get` returns it, or `b""` when it is not there.
 
@@ -66,6 +70,11 @@ def report_data(generation: str, content: str, node_rank: int) -> bytes:
     """The pickle of a report whose JSON is `content`."""
     values = {"data_cls": DATA_CLASS, "data_content": content, "node_rank": node_rank}
     return _pickle(generation, "DiagnosisReportData", values)
+
+
+def object_data(generation: str, name: str, values: Mapping[str, Any]) -> bytes:
+    """The pickle of any other message."""
+    return _pickle(generation, name, values)
 
 
 def keep_data(generation: str, key: str, value: bytes) -> bytes:
@@ -154,11 +163,13 @@ def attributes(pickled: bytes) -> dict[str, Any] | None:
 
 def _pickle(module: str, name: str, values: Mapping[str, Any]) -> bytes:
     """An object by its class and attributes: no frame, no memo, which no master needs."""
-    pairs = b"".join(_value(key) + _value(value) for key, value in values.items())
-    return b"\x80\x04" + _value(module) + _value(name) + b"\x93)\x81}(" + pairs + b"ub."
+    return b"\x80\x04" + _value(module) + _value(name) + b"\x93)\x81" + _value(values) + b"b."
 
 
-def _value(value: str | bytes | int) -> bytes:
+def _value(value: str | bytes | int | Mapping[str, Any]) -> bytes:
+    if isinstance(value, Mapping):
+        pairs = b"".join(_value(key) + _value(item) for key, item in value.items())
+        return b"}(" + pairs + b"u"
     if isinstance(value, str):
         return _sized(value.encode("utf-8", "surrogatepass"), b"\x8c", b"X")
     if isinstance(value, bytes):

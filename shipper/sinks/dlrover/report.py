@@ -1,8 +1,11 @@
-"""From a record to the reports that a master is sent of it, checked. Pure.
+"""From a record to the messages that a master is sent of it, checked. Pure.
 
 A master trusts what it is sent: a timestamp in milliseconds makes it refuse the reports of every
 node until it restarts, a missing field is taken for its own. So whatever comes from a file is
 checked here, and sent with all eight fields and no other.
+
+A failure and a decision are messages of their own. They make a master write them to its log, and do
+nothing: an order to start another node, late by minutes, would hit a node that is healthy again.
 """
 
 from __future__ import annotations
@@ -15,7 +18,9 @@ from typing import Any
 
 from shipper.sinks.dlrover import encode
 from spooler.errors import MalformedBody
+from spooler.records import decision, failure
 from spooler.records.report import FIELDS, decode
+from spooler.spool.identity import Identity
 
 # Unix seconds from 2001 to 2286: milliseconds and nanoseconds lie beyond.
 _FIRST, _LAST = 10**9, 10**10
@@ -39,13 +44,15 @@ class Report:
     """The eight fields, checked; `time` is when the record was made, in Unix seconds.
 
     `master` is the address that the program itself has named, "" for none. `made` is `time` by the
-    monotonic clock of that boot, None where it was not recorded.
+    monotonic clock of that boot, None where it was not recorded. `message` is the name and the
+    values of a message of another class; of `metric` then only time and node count.
     """
 
     metric: Mapping[str, Any]
     time: float
     master: str = ""
     made: float | None = None
+    message: tuple[str, Mapping[str, Any]] | None = None
 
     @property
     def timestamp(self) -> int:
@@ -61,6 +68,68 @@ class Report:
     def once(self) -> bool:
         """Whether a repetition does harm."""
         return self.data_type in _ONCE
+
+
+def of_record(kind: str, body: Mapping[str, Any], identity: Identity) -> Report:
+    """The report of a record of any kind that the sink takes.
+
+    Raises:
+        InvalidReport: a field is missing or not what it should be.
+    """
+    try:
+        if kind == failure.NAME:
+            return _of_failure(failure.decode(body))
+        if kind == decision.NAME:
+            return _of_decision(decision.decode(body), identity)
+    except MalformedBody as error:
+        raise InvalidReport(str(error)) from None
+    return read(body)
+
+
+def _of_failure(record: failure.FailureRecord) -> Report:
+    level = "process_error" if record.level == "node_error" else record.level
+    values = {
+        "error_data": record.error_data,
+        "restart_count": record.restart_count,
+        "level": level,
+    }
+    return _message("NodeFailure", values, record, record.node_id, record.node_type)
+
+
+def _of_decision(record: decision.DecisionRecord, identity: Identity) -> Report:
+    node_id, node_type = identity.node_id or 0, identity.node_type
+    values = {
+        "event_type": "info" if record.action == "NONE" else "error",
+        "instance": f"{node_type}-{node_id}",
+        "action": "diagnose_training_failure",
+        "msg": f"{record.action}: {record.reason}",
+        "labels": {
+            "rule": record.rule,
+            "evidence": record.evidence,
+            "seen_in": record.seen_in,
+            "restart_count": str(record.restart_count),
+            "rank": str(identity.rank if identity.rank is not None else identity.node_rank or 0),
+        },
+    }
+    return _message("Event", values, record, node_id, node_type)
+
+
+def _message(
+    name: str,
+    values: Mapping[str, Any],
+    record: failure.FailureRecord | decision.DecisionRecord,
+    node_id: int,
+    node_type: str,
+) -> Report:
+    made = _seconds(record.time, record.time)
+    metric = {"timestamp": made, "data_type": name, "node_id": node_id, "node_type": node_type}
+    return Report(
+        metric=metric,
+        time=record.time,
+        master=record.master,
+        made=record.monotonic,
+        message=(name, values),
+    )
 
 
 def read(body: Mapping[str, Any]) -> Report:

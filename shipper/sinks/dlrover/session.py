@@ -184,7 +184,10 @@ class Session:
             asked = self._ask(_NOTHING, node)
             if isinstance(asked, Outcome):
                 return asked
-        data = encode.report_data(self._generation, content, report.metric["node_rank"])
+        if report.message is not None:
+            data = encode.object_data(self._generation, *report.message)
+        else:
+            data = encode.report_data(self._generation, content, report.metric["node_rank"])
         reply = self._call().report(_message(data, node), node.job_uid)
         return judge_report(reply, refusals=self._refusals)
 

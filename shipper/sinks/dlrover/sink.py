@@ -32,9 +32,9 @@ from shipper.sinks.dlrover.report import InvalidReport, Report
 from shipper.sinks.dlrover.session import JobNode, Sent, Session, Timeouts, Transport, target
 from shipper.sinks.options import like
 from shipper.sinks.outcome import Disposition, Handshake, Outcome
-from shipper.steps import Rejected, Step
+from shipper.steps import Rejected, Skipped, Step
 from spooler.errors import BodyUnreadable
-from spooler.records.report import NAME as KIND
+from spooler.records import decision, failure, report
 from spooler.spool import codec
 from spooler.spool.identity import Identity
 
@@ -91,7 +91,7 @@ class DLRoverSink:
     """See the module. The payload of a batch is one `Report`."""
 
     Options = DLRoverOptions
-    kinds = frozenset({KIND})
+    kinds = frozenset({report.NAME, failure.NAME, decision.NAME})
     receiver_retention = RETENTION_SECONDS
     probe_interval = PROBE_SECONDS
 
@@ -115,19 +115,24 @@ class DLRoverSink:
         return self._options.endpoint(identity)[0] or workload_key(identity)
 
     def plan(self, chunk: PlanInput) -> Plan:
-        """Every valid report is a batch."""
+        """Every valid report is a batch. Without a master, failures and decisions are skipped."""
         if chunk.records:
             self._ages.note(chunk.identity, chunk.records[-1].seq)
         batches: list[Batch] = []
         rejected: list[Rejected] = []
+        skipped: list[Skipped] = []
         for stored in chunk.records:
             try:
-                report = reports.read(codec.unpack(stored.body))
+                body = codec.unpack(stored.body)
+                made = reports.of_record(stored.kind, body, chunk.identity)
             except (BodyUnreadable, InvalidReport) as error:
                 rejected.append(Rejected(stored=stored, reason="unsendable", detail=str(error)))
                 continue
-            batches.append(Batch(seqs=(stored.seq,), payload=report))
-        return Plan(batches=tuple(batches), rejected=tuple(rejected))
+            if made.message is not None and not self._has_master(made, chunk.identity):
+                skipped.append(Skipped(stored.seq))
+                continue
+            batches.append(Batch(seqs=(stored.seq,), payload=made))
+        return Plan(batches=tuple(batches), rejected=tuple(rejected), skipped=tuple(skipped))
 
     def exit_notice(self, steps: Sequence[Step], identity: Identity) -> tuple[Batch, ...]:
         """A line of log, the only way to tell a master that a process has died."""
@@ -260,6 +265,11 @@ class DLRoverSink:
     def _endpoint(self, identity: Identity) -> _Endpoint:
         named = self._named.get(identity.spool)
         return self._options.endpoint(replace(identity, master_addr=named) if named else identity)
+
+    def _has_master(self, report: Report, identity: Identity) -> bool:
+        """Whether the report's job has a master, or may have one yet."""
+        may_have = self._options.wait_for_endpoint > 0
+        return bool(report.master) or may_have or self._has_receiver(identity)
 
     def _has_receiver(self, identity: Identity) -> bool:
         return self._make_client is not None or bool(self._endpoint(identity)[0])

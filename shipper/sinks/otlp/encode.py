@@ -26,6 +26,7 @@ from shipper.protobuf import field, varint
 from shipper.sinks.timeseries.series import (
     CACHED,
     ERROR,
+    FATAL,
     INFO,
     WARN,
     Item,
@@ -43,7 +44,7 @@ _SIGNED = struct.Struct("<Bq")
 _TIME, _AS_DOUBLE, _AS_INT = 3 << 3 | 1, 4 << 3 | 1, 6 << 3 | 1
 _LOG_TIME, _OBSERVED = 1 << 3 | 1, 11 << 3 | 1
 _NANOSECONDS = 10**6  # in a millisecond
-_SEVERITIES = {INFO: b"INFO", WARN: b"WARN", ERROR: b"ERROR"}
+_SEVERITIES = {INFO: b"INFO", WARN: b"WARN", ERROR: b"ERROR", FATAL: b"FATAL"}
 _length = lru_cache(maxsize=4096)(varint)
 
 

@@ -28,7 +28,7 @@ from shipper.sinks import PlanInput
 from shipper.sinks.values import clean, clean_text, dump, sane_time, sort_values
 from shipper.steps import Rejected, Skipped, Step, collect_steps, unsendable
 from spooler.errors import BodyUnreadable
-from spooler.records import REGISTRY, finish, gap, report, run
+from spooler.records import REGISTRY, decision, failure, finish, gap, report, run
 from spooler.spool import codec
 from spooler.spool.identity import Identity
 from spooler.spool.reader import Stored
@@ -40,7 +40,7 @@ _WITH_STATUS = frozenset({run.NAME, finish.NAME})
 ORIGINAL = "lens.name"
 LATE = "lens-ship/late"  # a point of it asks whether a receiver takes data of a time
 RUNNING, FINISHED, FAILED, CUT_OFF = 0, 1, 2, 3
-INFO, WARN, ERROR = 9, 13, 17  # severity numbers of OpenTelemetry
+INFO, WARN, ERROR, FATAL = 9, 13, 17, 21  # severity numbers of OpenTelemetry
 
 CACHED = 8192  # series that are kept made, each less than a kilobyte
 _KEPT_CHARACTERS = 128  # of the longest name among them
@@ -53,7 +53,9 @@ _LEVELS = (
     (re.compile(r"\b(ERROR|CRITICAL|FATAL|Traceback|\w+Error)\b"), ERROR),
     (re.compile(r"\bWARN(ING)?\b", re.IGNORECASE), WARN),
 )
-_SEVERITIES = {"decision": ERROR, "gap": WARN}  # of other kinds: INFO
+_SEVERITIES = {"failure": ERROR, "decision": ERROR, "gap": WARN}  # of other kinds: INFO
+# By the action of a decision, or the level of a failure.
+_OWN_SEVERITIES = {"NONE": INFO, "JOB_ABORT": FATAL, "info": INFO, "warning": WARN}
 _DECODE = {kind: import_module(module).decode for kind, module in REGISTRY.items()}
 _REPORTS = {"STACK_TRACE": "training.stack", "XPU_TIMER_METRIC": "training.xpu_timer"}
 _INTEGERS = range(-(2**63), 2**63)
@@ -321,6 +323,9 @@ def _event(kind: str, body: Mapping[str, Any]) -> _Event:
         status = RUNNING
     elif kind == finish.NAME:
         severity, status = (ERROR, FAILED) if record.exit_code else (INFO, FINISHED)
+    elif kind in (failure.NAME, decision.NAME):
+        told = record.level if kind == failure.NAME else record.action
+        severity = _OWN_SEVERITIES.get(told, severity)
     logs = [(severity, f"training.{kind}", _json(body))]
     return _Event(getattr(record, "run", ""), record.time, logs, status)
 
