@@ -71,7 +71,7 @@ def test_of_two_that_nobody_writes_the_longer_one_is_shipped(
     shutil.copytree(directory, copy)
     append(writer, RECORDS[5:])
     writer.close()
-    ship_once(given, timeout=30)
+    ship_once(given, timeout=60)
     assert len(arrived(receiver.store, "w").steps) == 20
 
 

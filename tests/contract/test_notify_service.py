@@ -113,9 +113,17 @@ app.SpoolScanner.scan_if_due = stuck
 """,
     # A worker ends, as nothing but a fault of the interpreter could make it.
     "worker": """
+pings = threading.Semaphore(0)
+ping = sd_notify.SystemdNotifier._send
+def counted(self, message):
+    ping(self, message)
+    if message == "WATCHDOG=1":
+        pings.release()
+sd_notify.SystemdNotifier._send = counted
 def gone(self, queue):
     if threading.current_thread().name == "processor-1":
-        time.sleep(0.5)
+        for _ in range(2):
+            pings.acquire()
         raise SystemExit
     while self._scheduler.take(queue) is not None:
         pass
@@ -129,7 +137,8 @@ def test_a_service_that_is_stuck_stops_pinging(
     which: str, tmp_path: Path, manager: Manager
 ) -> None:
     code = "import sys, threading, time; from shipper import app, service\n"
-    code += "from shipper.delivery import workers\n" + STUCK[which]
+    code += "from shipper.delivery import workers\n"
+    code += "from shipper.health import sd_notify\n" + STUCK[which]
     code += "from shipper.cli import main; sys.argv[1:] = ['run']; main()"
     fill(tmp_path / "spool", 1)
     service = subprocess.Popen(

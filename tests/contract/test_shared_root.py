@@ -84,7 +84,7 @@ from shipper.config.load import load
 from shipper.service import ship_once
 def ship(spool, state):
     given = {"spool": spool, "state": state, "processor_url": sys.argv[3], "save_local": "false"}
-    return ship_once(load(given, {}), timeout=30)
+    return ship_once(load(given, {}), timeout=60)
 assert ship(sys.argv[4], sys.argv[5]) == []
 become(int(sys.argv[1]), int(sys.argv[2]), 0o077)
 print(json.dumps(ship(sys.argv[6], sys.argv[7])))

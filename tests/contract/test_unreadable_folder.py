@@ -47,11 +47,11 @@ def test_a_folder_that_cannot_be_listed_holds_up_no_other(
     monkeypatch.setattr(segments.os, "listdir", refuse)
     with Receiver(path=tmp_path / "received.sqlite") as receiver:
         settings = config(tmp_path, processor_url=receiver.url)
-        pending = ship_once(settings, timeout=30)
+        pending = ship_once(settings, timeout=60)
         assert sorted(arrived(receiver.store, "open").steps) == list(range(10))
         assert [str(closed) in line for line in pending] == [True]
         monkeypatch.undo()
-        assert ship_once(settings, timeout=30) == []
+        assert ship_once(settings, timeout=60) == []
         assert sorted(arrived(receiver.store, "closed").steps) == list(range(10))
 
 
@@ -80,7 +80,7 @@ def test_a_closed_folder_on_the_way_to_spools_is_told_by_everybody(
     with Receiver(path=tmp_path / "received.sqlite") as receiver:
         settings = config(tmp_path, processor_url=receiver.url)
         _refusing(monkeypatch, closed)
-        assert ship_once(settings, timeout=30) == [f"{closed}: {why}"]
+        assert ship_once(settings, timeout=60) == [f"{closed}: {why}"]
         assert sorted(arrived(receiver.store, "open").steps) == list(range(10))
         with StatusCollector(settings) as collector:
             summary = summarize(collector.collect())
@@ -92,7 +92,7 @@ def test_a_closed_folder_on_the_way_to_spools_is_told_by_everybody(
         ledger.close()
         assert found == {str(closed): why}
         monkeypatch.undo()
-        assert ship_once(settings, timeout=30) == []
+        assert ship_once(settings, timeout=60) == []
         assert sorted(arrived(receiver.store, "closed").steps) == list(range(10))
 
 

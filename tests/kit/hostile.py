@@ -24,7 +24,7 @@ from spooler.spool import format as fmt
 from spooler.spool.identity import Identity
 
 PAGE = fmt.PAGE_SIZE
-FILES = 10_000
+FILES = 3_000
 LOCKED = 60
 
 

@@ -25,7 +25,7 @@ from spooler.spool.writer import Limits, Writer
 REPOSITORY = Path(__file__).resolve().parents[2]
 BELOW = ("node_0", "rank_0")
 # A child that takes longer than this hangs; far above what any of them needs.
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 180.0
 
 
 def spool_id(salt: int = 0) -> str:

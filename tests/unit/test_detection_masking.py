@@ -252,6 +252,6 @@ def test_a_setting_of_a_real_configuration_is_seen(name: str, value: Any) -> Non
     ],
 )
 def test_no_text_makes_masking_slow(piece: str) -> None:
-    started = time.perf_counter()
+    started = time.thread_time()
     mask_text(piece * (4096 // len(piece)))
-    assert time.perf_counter() - started < 0.5
+    assert time.thread_time() - started < 0.5

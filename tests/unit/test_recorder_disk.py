@@ -164,7 +164,7 @@ ballast.unlink()
 freed = time.monotonic()
 number += 1
 while not mine.record("step", spools.step(number)):
-    assert time.monotonic() - freed < 5, "it does not come back"
+    assert time.monotonic() - freed < 60, "it does not come back"
     number += 1
 mine.shutdown()
 with FaultyReceiver(path=elsewhere / "receiver.sqlite") as receiver:
