@@ -20,6 +20,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import spooler
 from shipper import humanize
@@ -105,22 +106,52 @@ def report(environ: Mapping[str, str]) -> tuple[list[str], bool]:
 
 def _trackers(environ: Mapping[str, str]) -> Iterator[str]:
     """A line for each library that has a hook: its version, and whether the hook is off."""
-    hooks = runpy.run_path(str(Path(spooler.__file__).parent / "hooks" / "__init__.py"))
+    hooks = _hooks()
     chosen = config.from_environ(environ).trackers
     known = {config.LOG_TRACKER}
     for module, hook in hooks["REGISTRY"].items():
         library, tracker = module.partition(".")[0], hook.rpartition(".")[2]
         known.add(tracker)
-        try:
-            state = importlib.metadata.version(library)
-        except importlib.metadata.PackageNotFoundError:
-            state = "installed" if find_spec(library) else "not installed in this environment"
+        state = _version(library) or "not installed in this environment"
         off = "" if config.is_tracker_on(environ, tracker) else f", off: {config.TRACKERS}"
         yield f"{library:<18}{state}{off}"
     if chosen - known:
         unknown = ", ".join(sorted(chosen - known))
         yield f"unknown trackers  {unknown} in {config.TRACKERS}; known: {', '.join(sorted(known))}"
     yield from _patterns(environ)
+    yield from _collectors(environ)
+
+
+def _hooks() -> dict[str, Any]:
+    """What `spooler.hooks` defines; the service does not import it."""
+    return runpy.run_path(str(Path(spooler.__file__).parent / "hooks" / "__init__.py"))
+
+
+def _version(library: str) -> str:
+    """The version of an installed library, "" for one that is not installed."""
+    try:
+        return importlib.metadata.version(library)
+    except importlib.metadata.PackageNotFoundError:
+        return "installed" if find_spec(library) else ""
+
+
+def _collectors(environ: Mapping[str, str]) -> Iterator[str]:
+    """Lines about the collectors: which, what they read, and what starts them here."""
+    wanted = config.collectors_from_environ(environ).wanted
+    if not wanted:
+        yield f"collectors        none: {config.COLLECTORS} names none"
+        return
+    sources = {"log": config.LOG_FILE, "metric": config.XPU_TIMER_PORT}
+    states = []
+    for name in sorted(wanted):
+        variable = sources.get(name)
+        value = environ.get(variable, "") if variable else "of one rank of a node"
+        states.append(f"{name} ({value or f'off: {variable} is not set'})")
+    yield f"collectors        {', '.join(states)}"
+    libraries = dict.fromkeys(module.partition(".")[0] for module in _hooks()["TRAINING"])
+    found = {name: version for name in libraries if (version := _version(name))}
+    trainings = "".join(f", a training with {name} {found[name]}" for name in found)
+    yield f"they start with   a run of a tracker{trainings}"
 
 
 def _patterns(environ: Mapping[str, str]) -> Iterator[str]:

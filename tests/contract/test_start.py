@@ -174,8 +174,14 @@ def test_hook_status_shows_each_tracker(tmp_path: Path, environment: Path) -> No
     chosen = {
         "PRIMUS_LENS_TRACKERS": "tensorboard, foo, wandb",
         "PRIMUS_LENS_LOG_PATTERN": "loss {loss}",
+        "PRIMUS_LENS_COLLECTORS": "true",
+        "TRAINING_LOG_FILE": "/var/log/train.log",
     }
-    target = os.pathsep.join([str(spools.REPOSITORY), sysconfig.get_path("purelib")])
+    library = tmp_path / "library"
+    (library / "torch").mkdir(parents=True)
+    (library / "torch" / "__init__.py").touch()
+    places = [str(spools.REPOSITORY), str(library), sysconfig.get_path("purelib")]
+    target = os.pathsep.join(places)
     done = run(
         environment, tmp_path, "-m", "shipper", "hook", "status", PYTHONPATH=target, **chosen
     )
@@ -184,4 +190,9 @@ def test_hook_status_shows_each_tracker(tmp_path: Path, environment: Path) -> No
     assert lines["mlflow"] == "not installed in this environment, off: PRIMUS_LENS_TRACKERS"
     assert lines["unknown trackers"].startswith("foo in PRIMUS_LENS_TRACKERS; known: log, mlflow, ")
     assert lines["log pattern"] == "PRIMUS_LENS_LOG_PATTERN cannot be used: it has no {step}"
+    assert lines["collectors"] == (
+        "log (/var/log/train.log), metric (off: XPU_TIMER_PORT is not set),"
+        " stack (of one rank of a node)"
+    )
+    assert lines["they start with"] == "a run of a tracker, a training with torch installed"
     assert lines["hook"] == "active"
