@@ -304,14 +304,8 @@ class Recorder:
     # --- the background thread, the end, the fork -----------------------------------------------
 
     def _end_with_child(self) -> None:
-        """Shut down at the end of a child of multiprocessing, which ends without atexit."""
-        process = sys.modules.get("multiprocessing.process")
-        util = sys.modules.get("multiprocessing.util")
-        if process is None or util is None or self._ends_with_child:
-            return
-        if process.parent_process() is not None:
-            self._ends_with_child = True
-            util.Finalize(None, self.shutdown, exitpriority=_LAST_OF_CHILD)
+        if not self._ends_with_child:
+            self._ends_with_child = at_end_of_child(self.shutdown, _LAST_OF_CHILD)
 
     def _start_background(self) -> BackgroundThread:
         if self._background is None:
@@ -483,6 +477,19 @@ def recorder() -> Recorder:
             if _process is None:
                 _process = _Process()
     return _process.recorder
+
+
+def at_end_of_child(call: Callable[[], None], priority: int) -> bool:
+    """Have `call` made at the end of a child of multiprocessing, which ends without atexit.
+
+    False in any other process. Calls of a higher priority come first.
+    """
+    process = sys.modules.get("multiprocessing.process")
+    util = sys.modules.get("multiprocessing.util")
+    if process is None or util is None or process.parent_process() is None:
+        return False
+    util.Finalize(None, call, exitpriority=priority)
+    return True
 
 
 def _end_by_interrupt() -> None:

@@ -33,7 +33,7 @@ from spooler.diagnosis.action import DiagnosisAction
 from spooler.diagnosis.hang import HangWatch
 from spooler.diagnosis.history import FailureHistory
 from spooler.dlrover.master_client import SpoolMasterClient
-from spooler.recorder import recorder
+from spooler.recorder import at_end_of_child, recorder
 from spooler.records import decision, report, step
 from spooler.spool.identity import Identity
 
@@ -42,6 +42,7 @@ logger = logging.getLogger("lens_ship.diagnosis")
 _TICK_SECONDS = 1.0
 _KEEP_SECONDS = 5.0  # between two signs of life of a collector that waits for its turn
 _LAST_SECONDS = 2.0
+_BEFORE_RECORDER = -99  # priority at the end of a child of multiprocessing
 _FAILURES_LIMIT = 8192
 # What DLRover's agent reports a failure as. It makes a master log it, and do nothing.
 _LEVEL = "process_error"
@@ -200,7 +201,8 @@ class DiagnosisAgent:
             for turn in self._turns:
                 self._attend(turn)
             self._dumper.begin()
-            atexit.register(self._at_exit)
+            if not at_end_of_child(self._at_exit, _BEFORE_RECORDER):
+                atexit.register(self._at_exit)
 
     def stop(self) -> None:
         """Collect what the log still has, and end; `start` may follow."""

@@ -156,6 +156,31 @@ def test_a_child_that_a_training_forks_collects_nothing_until_it_trains(
         assert made.finish() == [0], made.log_of(0).read_text()
 
 
+@pytest.mark.parametrize("context", ["fork", "spawn", "forkserver"])
+def test_a_child_of_multiprocessing_that_trains_records_the_end_of_the_log(
+    context: str, tmp_path: Path, library: Path
+) -> None:
+    """As `torch.multiprocessing.spawn` starts ranks. Such a child ends without atexit."""
+    (tmp_path / "train.py").write_text(
+        "import multiprocessing, sys, time\n"
+        "def train():\n"
+        "    import spooler\n"
+        "    from torch.optim.optimizer import Optimizer\n"
+        "    Optimizer([])\n"
+        "    while spooler.stats()['recorded'].get('report', 0) < 2: time.sleep(0.01)\n"
+        "    print('the last line', flush=True)\n"
+        "if __name__ == '__main__':\n"
+        "    print('the first line', flush=True)\n"
+        "    child = multiprocessing.get_context(sys.argv[1]).Process(target=train)\n"
+        "    child.start(); child.join(); sys.exit(child.exitcode)\n"
+    )
+    hourly = {f"PRIMUS_LENS_{name}_SECONDS": "3600" for name in ("LOG", "METRIC", "STACK")}
+    with job(tmp_path, sys.executable, str(library)) as made:
+        made.start(0, "train.py", context, **hourly)
+        assert made.finish() == [0], made.log_of(0).read_text()
+        assert made.lines(0) == ["the first line", "the last line"]
+
+
 @pytest.mark.promise("G2")
 def test_a_fault_of_the_start_changes_nothing_and_is_said_once(
     tmp_path: Path, library: Path
