@@ -14,8 +14,6 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-import orjson
-
 from shipper.sinks import Batch, PlanInput, Sink
 from shipper.sinks.mlflow.runs import Run
 from shipper.sinks.mlflow.sink import MlflowOptions, MlflowSink
@@ -42,17 +40,13 @@ def contestants() -> Iterator[tuple[str, Sink, Callable[[Batch], int]]]:
     ):
         yield name, sink, partial(encoded, sink)
     mlflow, run = MlflowSink("one", MlflowOptions(url="http://h"), {}), Run(id="0" * 32)
-    yield "mlflow", mlflow, lambda batch: sum(map(size_of, mlflow.requests(run, batch.payload)))
+    yield "mlflow", mlflow, lambda batch: sum(map(len, mlflow.requests(run, batch.payload)))
     processor = MetricsSink("one", MetricsOptions(), {})
     yield "telemetry-processor", processor, lambda batch: len(encode.body(batch.payload, WHO))
 
 
 def encoded(sink: OtlpSink | PrometheusSink, batch: Batch) -> int:
     return sum(len(one.body) for one in sink.requests(batch.payload, WHO))
-
-
-def size_of(body: dict[str, Any]) -> int:
-    return len(orjson.dumps(body))
 
 
 def records() -> tuple[Stored, ...]:

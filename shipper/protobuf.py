@@ -8,7 +8,7 @@ Groups (3 and 4) are obsolete and rejected. The caller knows what a field means.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 
@@ -37,6 +37,20 @@ def field(number: int, value: int | bytes) -> bytes:
     if isinstance(value, int):
         return varint(number << 3 | VARINT) + varint(value)
     return varint(number << 3 | BYTES) + varint(len(value)) + value
+
+
+def repeated(pattern: bytes, columns: Mapping[int, bytes], count: int) -> bytes:
+    """`pattern` so many times, with bytes of its own at each offset of `columns`.
+
+    A column has as many equal pieces one after the other. This is how a table becomes messages of
+    one form without an object for each.
+    """
+    out, size = bytearray(pattern * count), len(pattern)
+    for offset, column in columns.items():
+        width = len(column) // count
+        for byte in range(width):
+            out[offset + byte :: size] = column[byte::width]
+    return bytes(out)
 
 
 def fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:

@@ -8,12 +8,15 @@ for at most one flush interval, so that its parts travel together, and no longer
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice, pairwise
 from operator import attrgetter
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from shipper.blocks import LEAST, STEPS, Form, form_of
+from shipper.blocks import Row as Numbers
 from spooler.errors import BodyUnreadable
 from spooler.records import finish, gap, step
 from spooler.records.axes import STEP_KEYS, AxesOfStep, Row, merged, rows
@@ -64,6 +67,35 @@ class Step(NamedTuple):
         return self.seqs[-1]
 
 
+class Block(NamedTuple):
+    """Consecutive whole steps of one run that differ in their numbers alone.
+
+    `like` is the first of them, but for its place in the block. Each of `rows` has step, time and
+    the values of `names`, which are finite numbers.
+    """
+
+    like: Step
+    names: tuple[str, ...]
+    seqs: tuple[int, ...]
+    rows: list[Numbers]
+
+    @property
+    def run(self) -> str:
+        return self.like.run
+
+    def steps(self) -> list[Step]:
+        """The same, step by step."""
+        made = self.like._replace
+        return [
+            made(step=step, time=time, data=dict(zip(self.names, values, strict=True)), seqs=(seq,))
+            for seq, (step, time, *values) in zip(self.seqs, self.rows, strict=True)
+        ]
+
+    def part(self, begin: int, end: int) -> Block:
+        """Some of them."""
+        return self._replace(seqs=self.seqs[begin:end], rows=self.rows[begin:end])
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rejected:
     """A record that can never be sent, and why."""
@@ -86,7 +118,7 @@ class CollectedSteps:
     """What records hold: complete steps by first seq, open ones, and rejected records.
 
     `skipped` are the records that are not part of a step, `gaps` the seqs of gaps that no step has
-    followed yet: the next step reports them.
+    followed yet: the next step reports them. Steps in `blocks` are not in `complete`.
     """
 
     complete: tuple[Step, ...]
@@ -94,6 +126,7 @@ class CollectedSteps:
     rejected: tuple[Rejected, ...]
     skipped: tuple[Skipped, ...] = ()
     gaps: tuple[int, ...] = ()
+    blocks: tuple[Block, ...] = ()
 
     def due(self, *, ended: bool, waited: Container[int]) -> DueSteps:
         """What is sent now: an open step and a gap once they have waited, or nothing follows."""
@@ -102,7 +135,7 @@ class CollectedSteps:
         pending = [one.first for one in self.open if one not in ripe]
         pending += [gap for gap in self.gaps if gap not in told]
         return DueSteps(
-            steps=sorted([*self.complete, *ripe], key=_SEQS),
+            steps=sorted([*self.complete, *self.blocks, *ripe], key=_SEQS),
             pending=tuple(pending),
             skipped=[*self.skipped, *(Skipped(seq=gap) for gap in told)],
         )
@@ -111,7 +144,7 @@ class CollectedSteps:
 class DueSteps(NamedTuple):
     """Steps to send in order, first seqs of what waits, and records that are part of no step."""
 
-    steps: list[Step]
+    steps: list[Any]  # `Step`, and `Block` where these were asked for
     pending: tuple[int, ...]
     skipped: list[Skipped]
 
@@ -169,15 +202,22 @@ def collect_steps(
     records: Iterable[Stored],
     deleted: Mapping[int, int] = NOTHING_DELETED,
     keys: Sequence[str] = STEP_KEYS,
+    *,
+    in_blocks: bool = False,
 ) -> CollectedSteps:
     """Merge records into steps.
 
     `deleted` says of a gap of records that had a seq how many of them the sink has not got. For
-    `keys` see `step_of`.
+    `keys` see `step_of`. With `in_blocks`, steps that fit into a block are in one.
     """
     collector = _StepCollector(deleted, keys)
-    for stored in records:
-        collector.take(stored)
+    given = tuple(records)
+    at, count = 0, len(given)
+    while at < count:
+        taken = collector.take_block(given, at) if in_blocks else 0
+        if not taken:
+            collector.take(given[at])
+        at += taken or 1
     return collector.result()
 
 
@@ -219,6 +259,41 @@ def cut_off(tail: Iterable[Stored], keys: Sequence[str] = STEP_KEYS) -> tuple[St
     )
 
 
+class _Known(NamedTuple):
+    """What bodies of one form are: steps like one, with the values of these names.
+
+    `key`: the index of the value that is the step; None where that is the tracker's own number.
+    `closed`: each is a whole step. Else one is whole if the next has another number.
+    """
+
+    form: Form
+    like: Step
+    names: tuple[str, ...]
+    key: int | None
+    closed: bool
+
+    def rows(self, bodies: Sequence[bytes]) -> list[Numbers]:
+        """The numbers of the first of these that are whole steps."""
+        rows = self.form.rows(bodies)
+        if not self.closed:
+            pairs = enumerate(pairwise(rows))
+            rows = rows[: next((at for at, (one, two) in pairs if one[0] == two[0]), len(rows) - 1)]
+        if self.key is None:
+            return rows
+        place = self.key + 2
+        if any(type(row[place]) is not int or row[place] not in STEPS for row in rows):
+            return []
+        return [(row[place], *row[1:]) for row in rows]
+
+
+def _bodies(records: Sequence[Stored], at: int) -> Iterator[bytes]:
+    """The bodies of the steps from record `at` on, up to one of another kind."""
+    for _, kind, body in islice(records, at, None):
+        if kind != step.NAME:
+            return
+        yield body
+
+
 class _StepCollector:
     """Goes through records once, one at a time."""
 
@@ -231,6 +306,61 @@ class _StepCollector:
         self._complete: list[Step] = []
         self._rejected: list[Rejected] = []
         self._skipped: list[Skipped] = []
+        self._blocks: list[Block] = []
+        self._known: dict[int, _Known] = {}  # by length of bodies
+        self._no_block_before = self._failed = 0
+
+    def take_block(self, records: Sequence[Stored], at: int) -> int:
+        """Take the block that begins with record `at`; how many records it has, 0 without one."""
+        if at < self._no_block_before or self._gaps or at + LEAST > len(records):
+            return 0
+        (_, first, body), (_, last, other) = records[at], records[at + LEAST - 1]
+        if not first == last == step.NAME or len(body) != len(other):
+            return 0
+        known = self._known.get(len(body))
+        bodies = known.form.fitting(_bodies(records, at)) if known else []
+        if not bodies:
+            known = self._learn(body)
+            bodies = known.form.fitting(_bodies(records, at)) if known else []
+        rows = known.rows(bodies) if known else []
+        if known is None or len(rows) < LEAST or not self._ends(known, rows[0][0]):
+            # Each search goes through all records that follow: few of them fail.
+            self._failed += 1
+            self._no_block_before = at + 2**self._failed
+            return 0
+        seqs = tuple(stored.seq for stored in records[at : at + len(rows)])
+        self._blocks.append(Block(known.like, known.names, seqs, rows))
+        return len(rows)
+
+    def _ends(self, known: _Known, number: int) -> bool:
+        """Whether step `number` of a form is not a part of the step before it, which it ends."""
+        started = self._building.get(known.like.run)
+        if started is None:
+            return True
+        if known.key is not None or started.first.step == number:
+            return False
+        self._complete.append(self._building.pop(known.like.run).build(self._keys))
+        return True
+
+    def _learn(self, body: bytes) -> _Known | None:
+        """What bodies like this one are; None where they do not fit into a block."""
+        try:
+            record = step.decode(codec.unpack(body))
+        except BodyUnreadable:
+            return None
+        names, key = tuple(record.data), None
+        if record.axes is not None or not names:
+            return None
+        form = form_of(body)
+        if form is None or len(form.layout.unpack(body)) != len(names) + 2:
+            return None
+        if not record.step_given:
+            key = next((names.index(one) for one in self._keys if one in record.data), None)
+        if not record.closed and key is not None:
+            return None
+        like = step_of(record, record.data, (), self._keys)
+        self._known[len(body)] = known = _Known(form, like, names, key, record.closed)
+        return known
 
     def take(self, stored: Stored) -> None:
         if stored.kind == "step":
@@ -252,6 +382,7 @@ class _StepCollector:
             rejected=tuple(self._rejected),
             skipped=tuple(self._skipped),
             gaps=tuple(seq for seq, _ in self._gaps),
+            blocks=tuple(self._blocks),
         )
 
     def _take_step(self, stored: Stored) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -29,6 +29,27 @@ def dump(value: Any) -> bytes:
         return orjson.dumps(value)
     except TypeError:
         return orjson.dumps(clean(value))
+
+
+def rows_of(table: bytes) -> list[bytes]:
+    """Each number of a list of lists of numbers in JSON, of which none is empty."""
+    return table[2:-2].replace(b"],[", b",").split(b",")
+
+
+def interleaved(
+    heads: Sequence[bytes], numbers: Sequence[bytes], tails: Sequence[bytes]
+) -> list[bytes]:
+    """What is before a number, the number, and what is behind it, of each number of a table.
+
+    A number has the head of its column and the tail of its row.
+    """
+    count, each = len(tails), 3 * len(heads)
+    parts = [b""] * (each * count)
+    for column, head in enumerate(heads):
+        parts[3 * column :: each] = [head] * count
+        parts[3 * column + 1 :: each] = numbers[column :: len(heads)]
+        parts[3 * column + 2 :: each] = tails
+    return parts
 
 
 def clean_text(text: str) -> str:

@@ -122,6 +122,31 @@ def unpack(body: bytes) -> dict[str, Any]:
     return value
 
 
+def spans(body: bytes, inside: bytes) -> tuple[dict[bytes, tuple[int, int]], list[tuple[int, int]]]:
+    """Where the values of a map begin and end: by packed key, and in order those of map `inside`.
+
+    For a body that `unpack` has decoded.
+    """
+    walker = msgpack.Unpacker(max_buffer_size=0)
+    walker.feed(body)
+    outer: dict[bytes, tuple[int, int]] = {}
+    inner: list[tuple[int, int]] = []
+    for _ in range(walker.read_map_header()):
+        begin = walker.tell()
+        walker.skip()
+        key = body[begin : walker.tell()]
+        begin = walker.tell()
+        for _ in range(walker.read_map_header() if key == inside else 0):
+            walker.skip()
+            start = walker.tell()
+            walker.skip()
+            inner.append((start, walker.tell()))
+        if key != inside:
+            walker.skip()
+        outer[key] = begin, walker.tell()
+    return outer, inner
+
+
 def _decode(body: bytes, pairs_hook: Callable[[Any], Any] | None = None) -> Any:
     return msgpack.unpackb(
         body,

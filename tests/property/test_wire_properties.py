@@ -79,7 +79,7 @@ def test_every_step_is_taken(
     (step,) = from_record(run, number, time, data)
     assert encode.problem(step) == ""
     encoded = encode.encode_step(step, who, options)
-    request = encode.Request(path=encoded.path, run=run, steps=(encoded,))
+    request = encode.Request(path=encoded.path, run=run, parts=(encoded,))
     elements = received(request, who)
     assert len(elements) == request.items
     for element in elements:
@@ -95,7 +95,7 @@ def test_every_finite_number_arrives_under_a_name_of_its_own(data: dict[str, Any
     who = identity()
     encoded = encode.encode_step(step, who, encode.Options())
     finite = [float(value) for value in data.values() if math.isfinite(value)]
-    points = received(encode.Request(path=encoded.path, run="r", steps=(encoded,)), who)
+    points = received(encode.Request(path=encoded.path, run="r", parts=(encoded,)), who)
     sent = [p.value for p in points if isinstance(p, MetricPoint)]
     names = [p.name for p in points if isinstance(p, MetricPoint)]
     assert len(set(names)) == len(names)

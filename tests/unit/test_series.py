@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shipper.sinks import PlanInput
+from shipper.sinks.grouping import group
 from shipper.sinks.timeseries.series import (
     CUT_OFF,
     ERROR,
@@ -20,7 +21,6 @@ from shipper.sinks.timeseries.series import (
     SeriesOptions,
     collect,
     cut_off_item,
-    group,
     instance,
     otel_attributes,
     series_of,
@@ -232,11 +232,11 @@ def test_a_record_that_cannot_be_read_is_rejected_once() -> None:
 
 def test_requests_stay_within_their_limits_and_runs_apart() -> None:
     found = items(*(step(n, run=f"r{n % 2}", a=1.0, b=2.0) for n in range(20)), options=ALL)
-    requests = group(found, max_items=8, max_bytes=10**6)
+    requests = group(found, most=8, most_text=10**6)
     assert all(sum(item.size for item in one) <= 8 for one in requests)
     assert all(len({item.run for item in one}) == 1 for one in requests)
     assert sorted(item.seqs for one in requests for item in one) == [(n,) for n in range(1, 21)]
-    assert len(group(found, max_items=1, max_bytes=1)) == 20
+    assert len(group(found, most=1, most_text=1)) == 20
 
 
 def test_a_job_is_named_as_it_names_itself() -> None:

@@ -93,7 +93,7 @@ def parsed(body: bytes) -> Any:
 def sent(data: dict[str, Any], who: Identity = WHO, **options: bool) -> tuple[str, list[Point]]:
     """The path and the elements of the list, once the receiver's own decoder has taken them."""
     step = encoded(data, who, **options)
-    request = encode.Request(path=step.path, run="r", steps=(step,))
+    request = encode.Request(path=step.path, run="r", parts=(step,))
     body = encode.body(request, who)
     elements = parsed(body)["logs" if step.path == "/wandb/logs" else "metrics"]
     post = logs_post(body).logs if step.path == "/wandb/logs" else metrics_post(body).metrics

@@ -45,14 +45,13 @@ class MlflowClient:
         address = f"{self.url}{_API}{path}?{urlencode(query)}"
         return self._judged(self.http.get(address, self._headers))
 
-    def post(self, path: str, body: Mapping[str, Any], **headers: str) -> dict[str, Any]:
+    def post(self, path: str, body: Mapping[str, Any] | bytes, **headers: str) -> dict[str, Any]:
         headers = {
             **self._headers,
             **{name.replace("_", "-"): text for name, text in headers.items()},
         }
-        answer = self.http.post(
-            f"{self.url}{_API}{path}", orjson.dumps(body), headers, limit=LISTING_LIMIT
-        )
+        packed = body if isinstance(body, bytes) else orjson.dumps(body)
+        answer = self.http.post(f"{self.url}{_API}{path}", packed, headers, limit=LISTING_LIMIT)
         return self._judged(answer)
 
     def run(self, run_id: str) -> StoredRun:

@@ -18,7 +18,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any, NamedTuple, TypeVar
 
-from shipper.sinks.values import clean_text
+import orjson
+
+from shipper.sinks.values import clean_text, interleaved, rows_of
 from spooler.records.run import RunRecord
 from spooler.spool.identity import Identity
 
@@ -189,22 +191,37 @@ def divide(
     return new, changed
 
 
-def metric(key: str, value: float, time: int, step: int) -> dict[str, Any]:
+# Of each metric there are as many parts, and the last one ends in a comma.
+_PARTS = 3
+
+
+def metric(key: str, value: float, time: int, step: int) -> tuple[bytes, ...]:
     """A metric of a log-batch. JSON has no NaN: what is not finite is text."""
     shown = value if math.isfinite(value) else _NONFINITE[str(value)]
-    return {"key": key, "value": shown, "timestamp": time, "step": step}
+    named = orjson.dumps({"key": key, "value": shown, "timestamp": time, "step": step})
+    return named, b"", b","
 
 
 _NONFINITE = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
 
 
+def metrics_of(keys: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> list[bytes]:
+    """As `metric` of each value of rows, which have a step and a time before their values."""
+    heads = [b'{"key":%b,"value":' % orjson.dumps(key) for key in keys]
+    numbers = orjson.dumps([[*map(float, row[2:])] for row in rows])
+    tails = [b',"timestamp":%d,"step":%d},' % (round(row[1] * 1000), row[0]) for row in rows]
+    return interleaved(heads, rows_of(numbers), tails)
+
+
 def log_batches(
-    run_id: str, metrics: Sequence[Mapping[str, Any]], tags: Mapping[str, str], at_once: int
-) -> Iterator[dict[str, Any]]:
-    """Bodies of log-batch, each within the limits."""
+    run_id: str, parts: Sequence[bytes], tags: Mapping[str, str], at_once: int
+) -> Iterator[bytes]:
+    """Bodies of log-batch, each within the limits; `parts` are those of metrics."""
+    head = orjson.dumps({"run_id": run_id})[:-1]
     some_tags = _slices(list(tags.items()), _TAGS_AT_ONCE)
-    for some, more in zip_longest(_slices(metrics, at_once), some_tags, fillvalue=()):
-        yield {"run_id": run_id, "metrics": some, "tags": pairs(dict(more))}
+    for some, more in zip_longest(_slices(parts, _PARTS * at_once), some_tags, fillvalue=()):
+        metrics, named = b"".join(some)[:-1], orjson.dumps(pairs(dict(more)))
+        yield b'%b,"metrics":[%b],"tags":%b}' % (head, metrics, named)
 
 
 def param_batches(run_id: str, values: Mapping[str, str]) -> Iterator[dict[str, Any]]:

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from shipper.sinks import Plan, PlanInput
 from shipper.sinks.mlflow.encode import tags_of_process
 from shipper.sinks.values import sane_time
-from shipper.steps import Rejected, Skipped, Step, collect_steps, unsendable
+from shipper.steps import Block, Rejected, Skipped, Step, collect_steps, unsendable
 from spooler.errors import BodyUnreadable
 from spooler.records import detection, finish, run
 from spooler.spool import codec
@@ -25,6 +26,7 @@ from spooler.spool.identity import Identity
 KINDS = frozenset({"step", "run", "finish", "gap", "exit", "detection"})
 RUNNING, FINISHED, FAILED, KILLED = "RUNNING", "FINISHED", "FAILED", "KILLED"
 _INTEGERS = range(-(2**63), 2**63)
+_SEQS = attrgetter("seqs")
 
 
 class Metric(NamedTuple):
@@ -48,14 +50,85 @@ class RunItem(NamedTuple):
     status: str = ""
     left_out: int = 0  # values that are not numbers
 
+    @property
+    def size(self) -> int:
+        """How many metrics there are."""
+        return len(self.metrics)
 
-def collect(chunk: PlanInput) -> tuple[list[RunItem], Plan]:
+    @property
+    def length(self) -> int:
+        return 1
+
+    @property
+    def text(self) -> int:
+        return 0
+
+    def part(self, begin: int, end: int) -> RunItem:
+        return self
+
+
+class RunBlock(NamedTuple):
+    """The metrics of steps that differ in their numbers alone; `names` have their prefix."""
+
+    block: Block
+    names: tuple[str, ...]
+    left_out: int = 0
+    text: int = 0
+    tags: Mapping[str, str] = {}
+    begun: run.RunRecord | None = None
+    status: str = ""
+
+    @property
+    def seqs(self) -> tuple[int, ...]:
+        return self.block.seqs
+
+    @property
+    def run(self) -> str:
+        return self.block.run
+
+    @property
+    def time(self) -> int:
+        first: float = self.block.rows[0][1]
+        return round(first * 1000)
+
+    @property
+    def length(self) -> int:
+        return len(self.block.rows)
+
+    @property
+    def size(self) -> int:
+        return len(self.names)
+
+    def part(self, begin: int, end: int) -> RunBlock:
+        return self._replace(block=self.block.part(begin, end))
+
+    def items(self) -> Iterator[RunItem]:
+        """The same, step by step."""
+        for seq, (step, time, *values) in zip(self.seqs, self.block.rows, strict=True):
+            at = round(time * 1000)
+            named = zip(self.names, values, strict=True)
+            metrics = tuple(Metric(name, float(value), at, step) for name, value in named)
+            yield RunItem((seq,), self.run, at, metrics)
+
+
+def each(items: Iterable[RunItem | RunBlock]) -> Iterator[RunItem]:
+    """The items, those of blocks one by one."""
+    for item in items:
+        if isinstance(item, RunBlock):
+            yield from item.items()
+        else:
+            yield item
+
+
+def collect(chunk: PlanInput) -> tuple[list[RunItem | RunBlock], Plan]:
     """The items of a chunk in the order of their first records, and a plan without batches."""
-    steps = collect_steps(chunk.records, chunk.deleted, chunk.step_keys)
+    steps = collect_steps(chunk.records, chunk.deleted, chunk.step_keys, in_blocks=True)
     due = steps.due(ended=chunk.ended, waited=chunk.waited)
-    rejected, items = list(steps.rejected), []
+    rejected, items, blocks = list(steps.rejected), list[RunItem](), list[RunBlock]()
     for one in due.steps:
-        if all(number in _INTEGERS for number, _ in one.rows()):
+        if isinstance(one, Block):
+            blocks.append(_of_block(one, chunk.identity))
+        elif all(number in _INTEGERS for number, _ in one.rows()):
             items.append(_of_step(one, chunk.identity))
         else:
             problem = f"step {one.step} is no integer of 64 bits"
@@ -69,7 +142,7 @@ def collect(chunk: PlanInput) -> tuple[list[RunItem], Plan]:
         except BodyUnreadable as error:
             if stored.kind != finish.NAME:  # which `collect_steps` has rejected
                 rejected.append(Rejected(stored=stored, reason=error.reason, detail=str(error)))
-    full = sorted((one for one in items if _is_sent(one)), key=lambda one: one.seqs[0])
+    full = [one for one in items if _is_sent(one)]
     taken = {seq for one in full for seq in one.seqs} | {one.stored.seq for one in rejected}
     skipped = {one.seq: one for one in due.skipped if one.seq not in taken}
     skipped |= {one.seq: one for item in items if not _is_sent(item) for one in _skipped(item)}
@@ -79,25 +152,7 @@ def collect(chunk: PlanInput) -> tuple[list[RunItem], Plan]:
         rejected=tuple(rejected),
         skipped=tuple(skipped.values()),
     )
-    return full, plan
-
-
-def group(items: Iterable[RunItem], *, max_metrics: int) -> list[tuple[RunItem, ...]]:
-    """Cut items into batches of one run each, within the limit where one item allows it.
-
-    Each run keeps its own order, and batches come in the order of their first record.
-    """
-    batches: list[list[RunItem]] = []
-    latest: dict[str, list[RunItem]] = {}
-    counts: dict[str, int] = {}
-    for item in items:
-        count = counts.get(item.run, 0) + len(item.metrics)
-        if item.run not in latest or count > max_metrics:
-            batches.append([])
-            latest[item.run], count = batches[-1], len(item.metrics)
-        latest[item.run].append(item)
-        counts[item.run] = count
-    return [tuple(one) for one in batches]
+    return sorted([*full, *blocks], key=_SEQS), plan
 
 
 def killed(step: Step, identity: Identity) -> RunItem:
@@ -121,6 +176,12 @@ def _of_step(step: Step, identity: Identity) -> RunItem:
             else:
                 metrics.append(Metric(prefix + name, shown, time, number))
     return RunItem(step.seqs, step.run, time, tuple(metrics), left_out=left_out)
+
+
+def _of_block(block: Block, identity: Identity) -> RunBlock:
+    """As `_of_step` of each step."""
+    prefix = f"process{identity.pid}/" if block.like.own_count else ""
+    return RunBlock(block, tuple(prefix + name for name in block.names))
 
 
 def _number(value: Any) -> float | None:

@@ -27,7 +27,7 @@ from shipper.sinks.mlflow.encode import (
     pairs,
     run_key,
 )
-from shipper.sinks.mlflow.plan import RunItem
+from shipper.sinks.mlflow.plan import RunBlock, RunItem
 from shipper.sinks.outcome import Disposition, Outcome, Reason, retry
 from shipper.sinks.values import clean_text
 
@@ -59,7 +59,7 @@ class Runs:
         self._experiment = experiment
         self._kept: dict[tuple[str, int], Run] = {}  # run of the tracker, and rank
 
-    def find(self, items: Sequence[RunItem], rank: int) -> Run:
+    def find(self, items: Sequence[RunItem | RunBlock], rank: int) -> Run:
         """The run that these items of a rank belong to; created where there is none.
 
         Raises:
@@ -84,7 +84,7 @@ class Runs:
                     raise
         return run
 
-    def forget(self, run: Run, items: Sequence[RunItem], rank: int) -> None:
+    def forget(self, run: Run, items: Sequence[RunItem | RunBlock], rank: int) -> None:
         """The server does not know `run` any more. What was found since by another spool stays."""
         key = (items[0].run, rank)
         with run.lock:
@@ -93,7 +93,7 @@ class Runs:
 
     # --- looking ----------------------------------------------------------------------------------
 
-    def _look_up(self, run: Run, items: Sequence[RunItem], rank: int) -> None:
+    def _look_up(self, run: Run, items: Sequence[RunItem | RunBlock], rank: int) -> None:
         begun = next((item.begun for item in items if item.begun is not None), None)
         name = self._experiment or (begun.project or DEFAULT_EXPERIMENT if begun else "")
         name = clean_text(name)[:_EXPERIMENT_CHARACTERS]

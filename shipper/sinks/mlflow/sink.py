@@ -21,10 +21,11 @@ from shipper.errors import Unreachable
 from shipper.finding import Finding, fail, ok, warn
 from shipper.http_client.redact import masked
 from shipper.sinks import Batch, Plan, PlanInput
+from shipper.sinks.grouping import group
 from shipper.sinks.mlflow import encode
 from shipper.sinks.mlflow.classify import NO_RUN, RUN_DELETED
 from shipper.sinks.mlflow.client import MlflowClient, Refused, from_variables
-from shipper.sinks.mlflow.plan import KINDS, RUNNING, RunItem, collect, group, killed
+from shipper.sinks.mlflow.plan import KINDS, RUNNING, RunBlock, RunItem, collect, each, killed
 from shipper.sinks.mlflow.runs import Run, Runs
 from shipper.sinks.options import HttpOptions
 from shipper.sinks.outcome import Disposition, Outcome, Reason, classify_failure, retry
@@ -88,7 +89,7 @@ class MlflowSink:
 
     def plan(self, chunk: PlanInput) -> Plan:
         items, plan = collect(chunk)
-        return replace(plan, batches=tuple(map(_batch, group(items, max_metrics=self._limit))))
+        return replace(plan, batches=tuple(map(_batch, group(items, most=self._limit))))
 
     def exit_notice(self, steps: Sequence[Step], identity: Identity) -> tuple[Batch, ...]:
         """The status of each run that was left open."""
@@ -134,13 +135,21 @@ class MlflowSink:
         self._client.http.close()
 
     def requests(
-        self, run: Run, items: Sequence[RunItem], tags: Mapping[str, str] = _NO_TAGS
-    ) -> Iterator[dict[str, Any]]:
+        self, run: Run, items: Sequence[RunItem | RunBlock], tags: Mapping[str, str] = _NO_TAGS
+    ) -> Iterator[bytes]:
         """Bodies of log-batch with the metrics of items, and with tags."""
-        key = run.names.key
-        metrics = [encode.metric(key(one.name), *one[1:]) for item in items for one in item.metrics]
-        tags = {**tags, **run.names.new_tags({one["key"] for one in metrics})}
-        yield from encode.log_batches(run.id, metrics, tags, self._limit)
+        key, parts, keys = run.names.key, list[bytes](), set[str]()
+        for item in items:
+            if isinstance(item, RunBlock):
+                names = [key(name) for name in item.names]
+                parts += encode.metrics_of(names, item.block.rows)
+                keys.update(names)
+                continue
+            for one in item.metrics:
+                parts += encode.metric(key(one.name), *one[1:])
+                keys.add(key(one.name))
+        tags = {**tags, **run.names.new_tags(keys)}
+        yield from encode.log_batches(run.id, parts, tags, self._limit)
         run.names.told(tags)
 
     # --- one batch --------------------------------------------------------------------------------
@@ -158,7 +167,7 @@ class MlflowSink:
             self._runs.forget(run, items, rank)
             self._log(self._runs.find(items, rank), items, span)
 
-    def _log(self, run: Run, items: Sequence[RunItem], span: str) -> None:
+    def _log(self, run: Run, items: Sequence[RunItem | RunBlock], span: str) -> None:
         tags: dict[str, str] = {}
         for item in items:
             tags |= item.tags
@@ -200,19 +209,20 @@ class MlflowSink:
                 self._client.post("runs/log-batch", tag)
 
 
-def _batch(items: tuple[RunItem, ...]) -> Batch:
+def _batch(items: tuple[RunItem | RunBlock, ...]) -> Batch:
     return Batch(
         run=items[0].run,
         seqs=tuple(sorted(seq for item in items for seq in item.seqs)),
         payload=items,
         counts={
-            "points": sum(len(item.metrics) for item in items),
+            "points": sum(item.length * item.size for item in items),
             "left_out": sum(item.left_out for item in items),
         },
-        split=partial(_halves, items) if len(items) > 1 else None,
+        split=partial(_halves, items) if sum(item.length for item in items) > 1 else None,
     )
 
 
-def _halves(items: tuple[RunItem, ...]) -> tuple[Batch, Batch]:
-    middle = len(items) // 2
-    return _batch(items[:middle]), _batch(items[middle:])
+def _halves(items: tuple[RunItem | RunBlock, ...]) -> tuple[Batch, Batch]:
+    single = tuple(each(items))
+    middle = len(single) // 2
+    return _batch(single[:middle]), _batch(single[middle:])

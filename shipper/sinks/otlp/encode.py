@@ -30,8 +30,10 @@ from shipper.sinks.timeseries.series import (
     INFO,
     WARN,
     Item,
+    ItemBlock,
     Labels,
     Log,
+    each,
     instance,
     otel_attributes,
     service_name,
@@ -49,11 +51,14 @@ _length = lru_cache(maxsize=4096)(varint)
 
 
 def metrics_request(
-    items: Iterable[Item], resource: bytes, scope: bytes, *, step_attribute: bool
+    items: Iterable[Item | ItemBlock], resource: bytes, scope: bytes, *, step_attribute: bool
 ) -> bytes:
     """All points of the items, by metric."""
     metrics: dict[str, list[bytes]] = {}
-    for item in items:
+    for item in each(items) if step_attribute else items:
+        if isinstance(item, ItemBlock):
+            _add_block(metrics, item)
+            continue
         time = _FIXED.pack(_TIME, item.time * _NANOSECONDS)
         step = b""
         if step_attribute and item.step is not None:
@@ -73,9 +78,26 @@ def metrics_request(
     return field(1, resource + field(2, scope + body))
 
 
-def logs_request(items: Iterable[Item], resource: bytes, scope: bytes) -> bytes:
+def _add_block(metrics: dict[str, list[bytes]], block: ItemBlock) -> None:
+    """The points of a block, which have the same form within a series."""
+    count = len(block.seqs)
+    times = struct.pack(f"<{count}Q", *(time * _NANOSECONDS for time in block.times))
+    numbers = zip(block.series, block.columns, strict=True)
+    for place, (series, column) in enumerate(numbers):
+        own = place < block.own
+        values = struct.pack(f"<{count}{'d' if own else 'q'}", *column)
+        tag, attributes = _AS_DOUBLE if own else _AS_INT, _attributes(series.labels)
+        point = _FIXED.pack(_TIME, 0) + _FIXED.pack(tag, 0) + attributes
+        pattern = field(1, point)
+        at = len(pattern) - len(point) + 1
+        metrics.setdefault(series.name, []).append(
+            protobuf.repeated(pattern, {at: times, at + 9: values}, count)
+        )
+
+
+def logs_request(items: Iterable[Item | ItemBlock], resource: bytes, scope: bytes) -> bytes:
     """All log records of the items."""
-    records = b"".join(field(2, _log(log)) for item in items for log in item.logs)
+    records = b"".join(field(2, _log(log)) for item in each(items) for log in item.logs)
     return field(1, resource + field(2, scope + records))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import unquote
@@ -16,7 +16,7 @@ from shipper.http_client import Answer
 from shipper.http_client.credentials import Credentials
 from shipper.sinks.otlp import encode
 from shipper.sinks.outcome import Disposition, Outcome, Reason
-from shipper.sinks.timeseries.series import Item, SeriesOptions
+from shipper.sinks.timeseries.series import Item, Items, SeriesOptions, points_in
 from shipper.sinks.timeseries.sink import SignalRequest, TimeSeriesOptions, TimeSeriesSink
 from spooler.spool.identity import Identity
 
@@ -115,14 +115,14 @@ class OtlpSink(TimeSeriesSink):
         if options.gzip:
             self._headers["Content-Encoding"] = "gzip"
 
-    def requests(self, items: Sequence[Item], identity: Identity) -> Iterator[SignalRequest]:
+    def requests(self, items: Items, identity: Identity) -> Iterator[SignalRequest]:
         resource = encode.resource(identity, items[0].run, self._otlp.service_name)
-        points = sum(len(item.points) for item in items)
+        points = sum(map(points_in, items))
         if points:
             attribute = self._otlp.step != "gauge"
             body = encode.metrics_request(items, resource, self._scope, step_attribute=attribute)
             yield self._request("metrics", body, points)
-        logs = sum(len(item.logs) for item in items)
+        logs = sum(len(item.logs) for item in items if isinstance(item, Item))
         if logs:
             yield self._request("logs", encode.logs_request(items, resource, self._scope), logs)
 

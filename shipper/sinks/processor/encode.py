@@ -36,14 +36,24 @@ records get the same value when they are sent again, so a receiver can tell a re
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import chain, islice, repeat
+from itertools import accumulate, chain, islice, repeat
 from typing import NamedTuple
 
-from shipper.sinks.values import clean, clean_text, dump, sane_time, sort_values
-from shipper.steps import Step
+import orjson
+
+from shipper.sinks.values import (
+    clean,
+    clean_text,
+    dump,
+    interleaved,
+    rows_of,
+    sane_time,
+    sort_values,
+)
+from shipper.steps import Block, Step
 from spooler.records.detection import DetectionRecord
 from spooler.spool.identity import Identity
 
@@ -53,6 +63,7 @@ ID_LIMIT = 256  # characters of source, workload_uid and pod_uid
 
 # The empty name is none that a reader could ask for.
 _RESERVED = ("step", "run_id", "source", "history", "created_at", "updated_at", "iteration", "")
+_METRICS = "/wandb/metrics"
 _AT_ONCE = 4096  # values that are encoded together, each with objects of its own
 _KEPT_NAMES = 16384  # characters of the names of one step; of longer ones nothing is kept
 
@@ -67,7 +78,10 @@ class Options:
 
 
 class EncodedStep(NamedTuple):
-    """A step as it stands inside a request."""
+    """A step as it stands inside a request, or several that follow one another.
+
+    `step` and `time` are those of the last one.
+    """
 
     path: str  # "/wandb/metrics" or "/wandb/logs"
     run: str
@@ -80,6 +94,70 @@ class EncodedStep(NamedTuple):
     nonfinite: int  # points left out because they are NaN or infinite
     left_out: int  # values left out because they are no numbers
     tracker: str
+    steps: int = 1
+
+    def cut(self, begin: int, steps: int, most: int) -> EncodedStep:
+        """As of `EncodedBlock`; one step is not cut."""
+        return self
+
+    def apart(self) -> Iterator[EncodedStep]:
+        """Each of its steps."""
+        if self.steps == 1:
+            yield self
+            return
+        points, size = orjson.loads(b"[%b]" % self.fragment), self.items // self.steps
+        for place, seq in enumerate(self.seqs):
+            some = points[place * size : (place + 1) * size]
+            yield self._replace(
+                step=some[0]["step"],
+                time=some[0]["timestamp"],
+                fragment=dump(some)[1:-1],
+                items=size,
+                points=size,
+                seqs=(seq,),
+                steps=1,
+            )
+
+
+class EncodedBlock(NamedTuple):
+    """The steps of a block. Of each step there are as many parts, and the last ends in a comma."""
+
+    block: Block
+    parts: list[bytes]
+    path: str
+    run: str
+    tracker: str
+    steps: int
+
+    def cut(self, begin: int, steps: int, most: int) -> EncodedStep:
+        """The steps from `begin` on that fit: at most so many, and bytes with their commas.
+
+        At least one step.
+        """
+        block, parts, each = self.block, self.parts, len(self.parts) // self.steps
+        end = min(begin + steps, self.steps)
+        fragment = b"".join(parts[begin * each : end * each])
+        if len(fragment) > most:
+            sizes = (sum(map(len, parts[at * each : (at + 1) * each])) for at in range(begin, end))
+            fitting = sum(1 for size in accumulate(sizes) if size <= most)
+            end = begin + max(1, fitting)
+            fragment = b"".join(parts[begin * each : end * each])
+        step, time, *_ = block.rows[end - 1]
+        points = (end - begin) * len(block.names)
+        return EncodedStep(
+            path=self.path,
+            run=self.run,
+            step=step,
+            time=time,
+            fragment=fragment[:-1],
+            items=points,
+            points=points,
+            seqs=block.seqs[begin:end],
+            nonfinite=0,
+            left_out=0,
+            tracker=self.tracker,
+            steps=end - begin,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,18 +166,29 @@ class Request:
 
     path: str
     run: str
-    steps: tuple[EncodedStep, ...]
+    parts: tuple[EncodedStep, ...]
     mark: str = ""  # sets the header of a notice apart from that of the records it is about
+
+    @property
+    def steps(self) -> tuple[EncodedStep, ...]:
+        """Each of its steps."""
+        return tuple(chain.from_iterable(part.apart() for part in self.parts))
+
+    @property
+    def count(self) -> int:
+        """Number of steps."""
+        return sum(part.steps for part in self.parts)
 
     @property
     def items(self) -> int:
         """Number of list elements, which the receiver counts back."""
-        return sum(step.items for step in self.steps)
+        return sum(part.items for part in self.parts)
 
     def halves(self) -> tuple[Request, Request]:
         """Split by steps, in order; there must be two at least."""
-        middle = len(self.steps) // 2
-        return replace(self, steps=self.steps[:middle]), replace(self, steps=self.steps[middle:])
+        steps = self.steps
+        middle = len(steps) // 2
+        return replace(self, parts=steps[:middle]), replace(self, parts=steps[middle:])
 
 
 def encode_step(
@@ -118,12 +207,25 @@ def encode_step(
         data = {_name(prefix, name): value for name, value in {**numbers, **others}.items()}
         fragment = dump({"step": step.step, "timestamp": time, "data": data})
     else:
-        path, items, values = "/wandb/metrics", len(numbers), len(numbers)
+        path, items, values = _METRICS, len(numbers), len(numbers)
         fragment = _points(prefix, numbers, step.step, time)
     left_out = nulls + (len(others) if options.drop_non_numeric else 0)
     # As a plain tuple: this is done for every step, and the constructor takes twice as long.
     fields = (path, step.run, step.step, time, fragment, items, values, step.seqs)
-    return tuple.__new__(EncodedStep, (*fields, len(nonfinite), left_out, step.tracker))
+    return tuple.__new__(EncodedStep, (*fields, len(nonfinite), left_out, step.tracker, 1))
+
+
+def encode_block(block: Block, identity: Identity, options: Options) -> EncodedBlock:
+    """Encode the steps of a block, as `encode_step` encodes each of them."""
+    columns = len(block.names) + 2
+    numbers = rows_of(dump(block.rows))
+    places = zip(numbers[::columns], numbers[1::columns], strict=True)
+    tails = [b',"step":%b,"timestamp":%b,"tags":{}},' % place for place in places]
+    del numbers[::columns]
+    del numbers[:: columns - 1]
+    heads = _heads_of(_prefix(block.like, identity, options), block.names)
+    parts = interleaved(heads, numbers, tails)
+    return EncodedBlock(block, parts, _METRICS, block.run, block.like.tracker, len(block.rows))
 
 
 def _encode_rows(step: Step, identity: Identity, options: Options) -> EncodedStep:
@@ -165,9 +267,13 @@ def _some_points(
         return b""
     *values, stamp = dump([*numbers, time])[1:-1].split(b",")
     tail = b',"step":%d,"timestamp":%b,"tags":{}},' % (step, stamp)
-    heads = _kept_heads if len("".join(names)) <= _KEPT_NAMES else _heads
-    parts = zip(heads(prefix, names), values, repeat(tail))
+    parts = zip(_heads_of(prefix, names), values, repeat(tail))
     return b"".join(chain.from_iterable(parts))[:-1]
+
+
+def _heads_of(prefix: str, names: tuple[str, ...]) -> tuple[bytes, ...]:
+    kept = len("".join(names)) <= _KEPT_NAMES
+    return (_kept_heads if kept else _heads)(prefix, names)
 
 
 def _heads(prefix: str, names: tuple[str, ...]) -> tuple[bytes, ...]:
@@ -187,49 +293,72 @@ def problem(step: Step) -> str:
     return ""
 
 
-def group(steps: Iterable[EncodedStep], *, max_steps: int, max_bytes: int) -> list[Request]:
+def group(
+    steps: Iterable[EncodedStep | EncodedBlock], *, max_steps: int, max_bytes: int
+) -> list[Request]:
     """Cut encoded steps, given in order, into requests of one run, tracker and path.
 
     Requests stay within the limits. Steps of different runs may lie between each other. Each run
     keeps its own order, and requests come in the order of their first record. A single step above
     `max_bytes` travels alone.
     """
-    requests: list[list[EncodedStep]] = []
-    latest: dict[str, list[EncodedStep]] = {}
-    sizes: dict[str, int] = {}
-    for step in steps:
-        current = latest.get(step.run)
-        size = len(step.fragment) + 1
-        if (
-            current is None
-            or current[0].path != step.path
-            or current[0].tracker != step.tracker
-            or len(current) >= max_steps
-            or sizes[step.run] + size > max_bytes
-        ):
-            current = latest[step.run] = []
-            sizes[step.run] = 0
-            requests.append(current)
-        current.append(step)
-        sizes[step.run] += size
-    return [Request(path=part[0].path, run=part[0].run, steps=tuple(part)) for part in requests]
+    requests: list[_Growing] = []
+    latest: dict[str, _Growing] = {}
+    for one in steps:
+        at, count = 0, one.steps
+        while at < count:
+            current = latest.get(one.run)
+            if current is None or not current.takes(one, max_steps):
+                current = latest[one.run] = _Growing()
+                requests.append(current)
+            part = one.cut(at, max_steps - current.count, max_bytes - current.bytes)
+            size = len(part.fragment) + 1
+            if current.count and current.bytes + size > max_bytes:
+                del latest[one.run]  # and once more, into another request
+                continue
+            current.add(part, size)
+            at += part.steps
+    return [
+        Request(path=one.parts[0].path, run=one.parts[0].run, parts=tuple(one.parts))
+        for one in requests
+    ]
+
+
+class _Growing:
+    """A request to which steps are added."""
+
+    __slots__ = ("bytes", "count", "parts")
+
+    def __init__(self) -> None:
+        self.parts: list[EncodedStep] = []
+        self.count = self.bytes = 0
+
+    def takes(self, one: EncodedStep | EncodedBlock, max_steps: int) -> bool:
+        """Whether it has a place for steps of this path and tracker."""
+        first = self.parts[0]
+        return (first.path, first.tracker) == (one.path, one.tracker) and self.count < max_steps
+
+    def add(self, part: EncodedStep, size: int) -> None:
+        self.parts.append(part)
+        self.count += part.steps
+        self.bytes += size
 
 
 def body(request: Request, identity: Identity) -> bytes:
     """The JSON of a request."""
     head = {
-        "source": request.steps[0].tracker[:ID_LIMIT],
+        "source": request.parts[0].tracker[:ID_LIMIT],
         "workload_uid": identity.workload_uid[:ID_LIMIT],
         "pod_uid": identity.pod_uid[:ID_LIMIT],
         "pod_name": identity.pod_name,
         "run_id": clean_text(request.run),
-        "timestamp": request.steps[-1].time,
+        "timestamp": request.parts[-1].time,
     }
     list_name = b"logs" if request.path.endswith("logs") else b"metrics"
     begin = b'%s,"%s":[' % (dump(clean(head))[:-1], list_name)
     # In one go: what a large step takes is copied once.
-    commas = chain.from_iterable((b",", step.fragment) for step in request.steps[1:])
-    return b"".join((begin, request.steps[0].fragment, *commas, b"]}"))
+    commas = chain.from_iterable((b",", step.fragment) for step in request.parts[1:])
+    return b"".join((begin, request.parts[0].fragment, *commas, b"]}"))
 
 
 def detection_body(record: DetectionRecord, identity: Identity) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
@@ -16,7 +16,7 @@ from shipper.sinks.outcome import Outcome
 from shipper.sinks.processor import encode
 from shipper.sinks.processor.client import ProcessorBase
 from shipper.sinks.processor.probe import probe
-from shipper.steps import Skipped, Step, collect_steps, unsendable
+from shipper.steps import Block, Skipped, Step, collect_steps, unsendable
 from spooler.spool.identity import Identity
 
 
@@ -56,18 +56,26 @@ class MetricsSink(ProcessorBase):
 
     def plan(self, chunk: PlanInput) -> Plan:
         """Complete steps become requests. Open ones wait for at most one flush interval."""
-        steps = collect_steps(chunk.records, chunk.deleted, chunk.step_keys)
+        steps = collect_steps(chunk.records, chunk.deleted, chunk.step_keys, in_blocks=True)
         due = steps.due(ended=chunk.ended, waited=chunk.waited)
         rejected = list(steps.rejected)
-        encoded = []
+        encoded: list[encode.EncodedStep | encode.EncodedBlock] = []
+        empty: list[encode.EncodedStep] = []
         for step in due.steps:
+            if isinstance(step, Block):
+                encoded.append(encode.encode_block(step, chunk.identity, self._encoding))
+                continue
             problem = encode.problem(step)
             if problem:
                 rejected.extend(unsendable(step, chunk.records, problem))
                 continue
-            encoded.append(encode.encode_step(step, chunk.identity, self._encoding))
+            one = encode.encode_step(step, chunk.identity, self._encoding)
+            if one.items:
+                encoded.append(one)
+            else:
+                empty.append(one)
         requests = encode.group(
-            (step for step in encoded if step.items),
+            encoded,
             max_steps=self._options.steps_per_request(chunk.identity),
             max_bytes=self._options.batch_max_bytes,
         )
@@ -75,7 +83,7 @@ class MetricsSink(ProcessorBase):
             batches=tuple(map(_batch, requests)),
             pending=due.pending,
             rejected=tuple(rejected),
-            skipped=(*due.skipped, *_empty(encoded)),
+            skipped=(*due.skipped, *_skipped(empty)),
         )
 
     def exit_notice(self, steps: Sequence[Step], identity: Identity) -> tuple[Batch, ...]:
@@ -106,18 +114,18 @@ class MetricsSink(ProcessorBase):
 
 
 def _batch(request: encode.Request) -> Batch:
-    steps = request.steps
-    nonfinite = sum(map(attrgetter("nonfinite"), steps))
+    parts = request.parts
+    nonfinite = sum(map(attrgetter("nonfinite"), parts))
     return Batch(
         run=request.run,
-        seqs=tuple(chain.from_iterable(map(attrgetter("seqs"), steps))),
+        seqs=tuple(chain.from_iterable(map(attrgetter("seqs"), parts))),
         payload=request,
         counts={
-            "points": sum(map(attrgetter("points"), steps)) - nonfinite,
+            "points": sum(map(attrgetter("points"), parts)) - nonfinite,
             "nonfinite": nonfinite,
-            "left_out": sum(map(attrgetter("left_out"), steps)),
+            "left_out": sum(map(attrgetter("left_out"), parts)),
         },
-        split=partial(_halves, request) if len(request.steps) > 1 else None,
+        split=partial(_halves, request) if request.count > 1 else None,
     )
 
 
@@ -126,11 +134,8 @@ def _halves(request: encode.Request) -> tuple[Batch, Batch]:
     return _batch(one), _batch(other)
 
 
-def _empty(encoded: list[encode.EncodedStep]) -> list[Skipped]:
+def _skipped(empty: Iterable[encode.EncodedStep]) -> Iterator[Skipped]:
     """Steps with nothing to send: all of their values are left out."""
-    return [
-        Skipped(seq=seq, run=step.run, left_out=step.left_out if seq == step.seqs[0] else 0)
-        for step in encoded
-        if not step.items
-        for seq in step.seqs
-    ]
+    for step in empty:
+        for place, seq in enumerate(step.seqs):
+            yield Skipped(seq=seq, run=step.run, left_out=0 if place else step.left_out)

@@ -10,13 +10,22 @@ reader takes. It needs no library.
 
 from __future__ import annotations
 
+import operator
 import re
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 
-from shipper.protobuf import field, varint
-from shipper.sinks.timeseries.series import CACHED, Item, SeriesKey, instance, service_name
+from shipper.protobuf import field, repeated, varint
+from shipper.sinks.timeseries.series import (
+    CACHED,
+    ItemBlock,
+    Items,
+    SeriesKey,
+    each,
+    instance,
+    service_name,
+)
 from spooler.spool.identity import Identity
 
 _NOT_IN_NAMES = re.compile(r"[^a-zA-Z0-9_:]")
@@ -28,17 +37,39 @@ _SHORT = 60  # bytes of one whose length is in its tag
 _length = lru_cache(maxsize=4096)(varint)
 
 
-def write_request(items: Iterable[Item], labels: Mapping[str, str]) -> bytes:
+def write_request(items: Items, labels: Mapping[str, str]) -> bytes:
     """All points of the items, by series; `labels` are those that all of them have."""
-    series: dict[SeriesKey, list[tuple[int, float]]] = {}
-    for item in items:
+    times = [time for item in items for time in item.times]
+    in_order = all(map(operator.lt, times, times[1:]))
+    samples: dict[SeriesKey, list[tuple[int, float]]] = {}
+    parts: dict[SeriesKey, list[bytes]] = {}
+    for item in items if in_order else each(items):
+        if isinstance(item, ItemBlock):
+            _add_block(parts, item)
+            continue
         for one, value in item.points:
-            series.setdefault(one, []).append((item.time, value))
+            if in_order:
+                parts.setdefault(one, []).append(_sample(item.time, value))
+            else:
+                samples.setdefault(one, []).append((item.time, value))
+    for one, unsorted in samples.items():
+        parts[one] = [_sample(*sample) for sample in sorted(unsorted)]
     common = tuple(sorted(labels.items()))
     return b"".join(
-        field(1, _labels(one, common) + b"".join(_sample(*sample) for sample in sorted(samples)))
-        for one, samples in series.items()
+        field(1, _labels(one, common) + b"".join(encoded)) for one, encoded in parts.items()
     )
+
+
+def _add_block(parts: dict[SeriesKey, list[bytes]], block: ItemBlock) -> None:
+    """The samples of a block, which have the same form: their times take as many bytes."""
+    count = len(block.seqs)
+    times = b"".join(map(varint, block.times))
+    pattern = _sample(block.times[0], 0.0)
+    at = len(pattern) - len(times) // count - 1
+    for series, column in zip(block.series, block.columns, strict=True):
+        values = struct.pack(f"<{count}d", *column)
+        encoded = repeated(pattern, {at - 8: values, at + 1: times}, count)
+        parts.setdefault(series, []).append(encoded)
 
 
 def process_labels(identity: Identity, run: str, given_name: str) -> dict[str, str]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from shipper.config import parse
 from shipper.config.schema import setting
 from shipper.sinks.prometheus import encode
-from shipper.sinks.timeseries.series import POINT_KINDS, Item
+from shipper.sinks.timeseries.series import POINT_KINDS, Items, points_in
 from shipper.sinks.timeseries.sink import SignalRequest, TimeSeriesOptions, TimeSeriesSink
 from spooler.spool.identity import Identity
 
@@ -37,9 +37,9 @@ class PrometheusSink(TimeSeriesSink):
     Options = PrometheusOptions
     kinds = POINT_KINDS
 
-    def requests(self, items: Sequence[Item], identity: Identity) -> Iterator[SignalRequest]:
+    def requests(self, items: Items, identity: Identity) -> Iterator[SignalRequest]:
         labels = encode.process_labels(identity, items[0].run, self._options.service_name)
-        points = sum(len(item.points) for item in items)
+        points = sum(map(points_in, items))
         if points:
             yield self._request(encode.write_request(items, labels), points)
 

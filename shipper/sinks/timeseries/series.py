@@ -21,12 +21,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
+from operator import attrgetter
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 from shipper.sinks import PlanInput
 from shipper.sinks.values import clean, clean_text, dump, sane_time, sort_values
-from shipper.steps import Rejected, Skipped, Step, collect_steps, unsendable
+from shipper.steps import Block, Rejected, Skipped, Step, collect_steps, unsendable
 from spooler.errors import BodyUnreadable
 from spooler.records import REGISTRY, decision, failure, finish, gap, report, run
 from spooler.spool import codec
@@ -61,6 +62,7 @@ _REPORTS = {"STACK_TRACE": "training.stack", "XPU_TIMER_METRIC": "training.xpu_t
 _INTEGERS = range(-(2**63), 2**63)
 _NANOSECONDS = 10**6  # in a millisecond
 Labels = tuple[tuple[str, str], ...]
+_SEQS = attrgetter("seqs")
 _SAME_STEP: Mapping[Any, int] = {}
 
 
@@ -118,11 +120,96 @@ class Item(NamedTuple):
         """Points and log records in it."""
         return len(self.points) + len(self.logs)
 
+    @property
+    def times(self) -> tuple[int, ...]:
+        return (self.time,)
+
+    @property
+    def length(self) -> int:
+        return 1
+
+    @property
+    def text(self) -> int:
+        return sum(len(log.body) for log in self.logs)
+
+    def part(self, begin: int, end: int) -> Item:
+        return self
+
+
+class ItemBlock(NamedTuple):
+    """Items of whole steps that differ in their numbers alone.
+
+    `columns` has the values of each series. The first ones are the user's, `values` numbers in all.
+    The others are whole numbers. `times` are in Unix milliseconds.
+    """
+
+    seqs: tuple[int, ...]
+    run: str
+    times: tuple[int, ...]
+    steps: tuple[int, ...]
+    series: tuple[SeriesKey, ...]
+    columns: tuple[tuple[float | int, ...], ...]
+    values: int
+    nonfinite: int = 0
+    left_out: int = 0
+    text: int = 0
+
+    @property
+    def length(self) -> int:
+        return len(self.seqs)
+
+    @property
+    def size(self) -> int:
+        return len(self.series)
+
+    @property
+    def own(self) -> int:
+        """How many of the series are the user's."""
+        return self.values // len(self.seqs)
+
+    def items(self) -> Iterator[Item]:
+        """Each of them."""
+        own = self.own
+        rows = zip(self.seqs, self.times, self.steps, zip(*self.columns, strict=True), strict=True)
+        for seq, time, step, row in rows:
+            numbers = (*map(float, row[:own]), *row[own:])
+            points = tuple(zip(self.series, numbers, strict=True))
+            yield Item((seq,), self.run, time, points, step=step, values=own)
+
+    def part(self, begin: int, end: int) -> ItemBlock:
+        """Some of them."""
+        some = slice(begin, end)
+        seqs = self.seqs[some]
+        return self._replace(
+            seqs=seqs,
+            times=self.times[some],
+            steps=self.steps[some],
+            columns=tuple(column[some] for column in self.columns),
+            values=self.own * len(seqs),
+        )
+
+
+Items = Sequence[Item | ItemBlock]
+
+
+def each(items: Iterable[Item | ItemBlock]) -> Iterator[Item]:
+    """The items, those of blocks one by one."""
+    for item in items:
+        if isinstance(item, ItemBlock):
+            yield from item.items()
+        else:
+            yield item
+
+
+def points_in(item: Item | ItemBlock) -> int:
+    """How many points it has."""
+    return len(item.points) if isinstance(item, Item) else len(item.seqs) * len(item.series)
+
 
 class Collected(NamedTuple):
     """What becomes of the records of a chunk."""
 
-    items: list[Item]  # in the order of their first records
+    items: list[Item | ItemBlock]  # in the order of their first records
     pending: tuple[int, ...]
     rejected: tuple[Rejected, ...]
     skipped: tuple[Skipped, ...]
@@ -130,11 +217,20 @@ class Collected(NamedTuple):
 
 def collect(chunk: PlanInput, options: SeriesOptions) -> Collected:
     """Steps and events of a chunk as items; what has nothing to send is skipped."""
-    steps = collect_steps(chunk.records, chunk.deleted, chunk.step_keys)
+    blocks = options.numbers and not options.logs
+    steps = collect_steps(chunk.records, chunk.deleted, chunk.step_keys, in_blocks=blocks)
     due = steps.due(ended=chunk.ended, waited=chunk.waited)
     rejected = list(steps.rejected)
     items: list[Item] = []
+    tables: list[ItemBlock] = []
     for step in due.steps:
+        if isinstance(step, Block):
+            table = _of_block(step, chunk.identity, options)
+            if len({series.name for series in table.series}) == len(table.series):
+                tables.append(table)
+            else:  # points of one metric with other labels come between each other
+                items += table.items()
+            continue
         if step.step not in _INTEGERS:
             problem = f"step {step.step} is no integer of 64 bits"
             rejected += unsendable(step, chunk.records, problem)
@@ -155,7 +251,7 @@ def collect(chunk: PlanInput, options: SeriesOptions) -> Collected:
     skipped = {one.seq: one for one in due.skipped if one.seq not in taken}
     skipped |= {one.seq: one for ones in empty for one in ones}
     return Collected(
-        items=sorted(full, key=lambda item: item.seqs[0]),
+        items=sorted([*full, *tables], key=_SEQS),
         pending=due.pending,
         rejected=tuple(rejected),
         skipped=tuple(skipped.values()),
@@ -171,26 +267,6 @@ def _events(
     for stored in chunk.records:
         if stored.kind in kinds and (stored.kind != gap.NAME or stored.seq in beside):
             yield stored
-
-
-def group(items: Iterable[Item], *, max_items: int, max_bytes: int) -> list[tuple[Item, ...]]:
-    """Cut items into requests of one run each, within the limits where one item allows it.
-
-    Each run keeps its own order, and requests come in the order of their first record.
-    """
-    requests: list[list[Item]] = []
-    latest: dict[str, list[Item]] = {}
-    sizes: dict[str, tuple[int, int]] = {}
-    for item in items:
-        text = sum(len(log.body) for log in item.logs)
-        count, size = sizes.get(item.run, (0, 0))
-        if item.run not in latest or count + item.size > max_items or size + text > max_bytes:
-            requests.append([])
-            latest[item.run] = requests[-1]
-            count = size = 0
-        latest[item.run].append(item)
-        sizes[item.run] = count + item.size, size + text
-    return [tuple(one) for one in requests]
 
 
 def cut_off_item(step: Step, identity: Identity, options: SeriesOptions) -> Item:
@@ -277,6 +353,20 @@ def _of_step(step: Step, identity: Identity, options: SeriesOptions) -> Item:
     # As a plain tuple: this is done for every step, and the constructor takes twice as long.
     fields = (step.seqs, run, time, tuple(points), logs, step.step, *counts, _SAME_STEP)
     return tuple.__new__(Item, fields)
+
+
+def _of_block(block: Block, identity: Identity, options: SeriesOptions) -> ItemBlock:
+    """As `_of_step` of each step, without log records."""
+    prefix, run, like = options.prefix, block.run, block.like
+    who = LoggingProcess(identity.rank, identity.pid if like.own_count else None)
+    steps, times, *columns = zip(*block.rows, strict=True)
+    series = [series_of(prefix, name, run, who) for name in block.names]
+    values = len(series) * len(steps)
+    if options.step_series:
+        series.append(_own(prefix, "step", run, who))
+        columns.append(steps)
+    milliseconds = tuple(round(time * 1000) for time in times)
+    return ItemBlock(block.seqs, run, milliseconds, steps, tuple(series), tuple(columns), values)
 
 
 def _of_rows(step: Step, identity: Identity, options: SeriesOptions) -> Item:

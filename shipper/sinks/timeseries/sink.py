@@ -22,6 +22,7 @@ from shipper.finding import Finding, fail, ok, warn
 from shipper.http_client import Answer
 from shipper.http_client.redact import masked
 from shipper.sinks import Batch, Plan, PlanInput
+from shipper.sinks.grouping import group
 from shipper.sinks.options import HttpOptions, http_client
 from shipper.sinks.outcome import Disposition, Outcome, Reason, classify_failure, retry
 from shipper.sinks.timeseries.classify import ALREADY_THERE, SERVER_ERROR, TOO_OLD, classify
@@ -29,10 +30,12 @@ from shipper.sinks.timeseries.series import (
     KINDS,
     POINT_KINDS,
     Item,
+    ItemBlock,
+    Items,
     SeriesOptions,
     collect,
     cut_off_item,
-    group,
+    each,
     late_item,
 )
 from shipper.steps import Step
@@ -131,7 +134,7 @@ class TimeSeriesSink(ABC):
     # --- what a subclass has ----------------------------------------------------------------------
 
     @abstractmethod
-    def requests(self, items: Sequence[Item], identity: Identity) -> Iterator[SignalRequest]:
+    def requests(self, items: Items, identity: Identity) -> Iterator[SignalRequest]:
         """The requests of these items, those with points first."""
 
     def judge_success(self, answer: Answer, request: SignalRequest) -> Outcome:
@@ -152,7 +155,7 @@ class TimeSeriesSink(ABC):
         """Steps and events become items, and consecutive items of a run a request."""
         found = collect(chunk, self._series)
         limit = self._options.batch_max_points
-        batches = group(found.items, max_items=limit, max_bytes=_MAX_BYTES)
+        batches = group(found.items, most=limit, most_text=_MAX_BYTES)
         return Plan(
             batches=tuple(map(_batch, batches)),
             pending=found.pending,
@@ -309,7 +312,7 @@ class TimeSeriesSink(ABC):
     ) -> Outcome:
         """All of the batch, or a part of it? A point of its newest time tells."""
         logs = request.signal == "logs"
-        sent = [item for item in batch.payload if (item.logs if logs else item.points)]
+        sent = [item for item in each(batch.payload) if (item.logs if logs else item.points)]
         newest = max(sent, key=lambda item: item.time)
         if batch.split is not None:
             asked = late_item(newest, identity, self._series, logs=logs)
@@ -328,11 +331,11 @@ class TimeSeriesSink(ABC):
 
 def _times(batch: Batch) -> tuple[int, int]:
     """The oldest and the newest time of a batch, Unix milliseconds."""
-    times = [item.time for item in batch.payload]
+    times = [time for item in batch.payload for time in item.times]
     return min(times), max(times)
 
 
-def _batch(items: tuple[Item, ...]) -> Batch:
+def _batch(items: tuple[Item | ItemBlock, ...]) -> Batch:
     return Batch(
         run=items[0].run,
         seqs=tuple(sorted(seq for item in items for seq in item.seqs)),
@@ -342,10 +345,11 @@ def _batch(items: tuple[Item, ...]) -> Batch:
             "nonfinite": sum(item.nonfinite for item in items),
             "left_out": sum(item.left_out for item in items),
         },
-        split=partial(_halves, items) if len(items) > 1 else None,
+        split=partial(_halves, items) if sum(item.length for item in items) > 1 else None,
     )
 
 
-def _halves(items: tuple[Item, ...]) -> tuple[Batch, Batch]:
-    middle = len(items) // 2
-    return _batch(items[:middle]), _batch(items[middle:])
+def _halves(items: tuple[Item | ItemBlock, ...]) -> tuple[Batch, Batch]:
+    single = tuple(each(items))
+    middle = len(single) // 2
+    return _batch(single[:middle]), _batch(single[middle:])
