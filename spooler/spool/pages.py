@@ -12,7 +12,8 @@ from __future__ import annotations
 import itertools
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Set as AbstractSet
 
 from spooler.spool import codec
 from spooler.spool import format as fmt
@@ -36,6 +37,10 @@ _FRAMES = struct.Struct(f">IIQ{FRAME - 16}x")
 _SPILLED = 35  # a payload lies in its leaf alone if it is this much smaller than a page
 _INTEGERS = {1: 1, 2: 2, 3: 3, 4: 4, 5: 6, 6: 8}  # serial type -> bytes
 _RECORD, _IDENTITY = 4, 2  # columns
+_LETTERS = 4
+_LIKE = 6 + _LETTERS  # bytes of a usual header and a short kind
+_SKIP = -1
+_UNKNOWN = ("", -2, 0)
 
 
 def committed(data: bytes, salts: int) -> tuple[dict[int, int], list[int]]:
@@ -110,8 +115,19 @@ def cells(data: bytes, at: int, after: int, page: int = PAGE) -> list[Cell]:
     while place > at + 8:
         place -= 2
         try:
-            size, cell = varint(data, at + (data[place] << 8 | data[place + 1]))
-            seq, cell = varint(data, cell)
+            cell = at + (data[place] << 8 | data[place + 1])
+            size, second = data[cell], data[cell + 1]
+            if size >= 0x80 > second:  # almost every record takes two bytes to tell its size
+                size, cell = (size & 0x7F) << 7 | second, cell + 2
+            else:
+                size, cell = varint(data, cell)
+            seq, second, third = data[cell], data[cell + 1], data[cell + 2]
+            if seq >= 0x80 > second:
+                seq, cell = (seq & 0x7F) << 7 | second, cell + 2
+            elif second >= 0x80 > third and seq >= 0x80:
+                seq, cell = (seq & 0x7F) << 14 | (second & 0x7F) << 7 | third, cell + 3
+            else:
+                seq, cell = varint(data, cell)
         except IndexError:
             continue  # damaged; its neighbours need not be
         if seq <= after:
@@ -119,6 +135,47 @@ def cells(data: bytes, at: int, after: int, page: int = PAGE) -> list[Cell]:
         if not seq >> 63:  # below zero no writer of ours counts
             found.append((seq, size, cell, end, page))
     return found
+
+
+def rows(
+    data: bytes, cells: Iterable[Cell], chain: Chain, skip: AbstractSet[bytes] = frozenset()
+) -> list[Row]:
+    """The records in cells, without those for which `row` has none, and without bodies to skip.
+
+    Many have the same header and kind: what these say of the others is found once.
+    """
+    found: list[Row] = []
+    known: dict[bytes, tuple[str, int, int]] = {}  # -> kind, size, bytes of the body
+    number = int.from_bytes
+    for cell in cells:
+        seq, size, at, _, page = cell
+        begin = at + _LIKE
+        head = data[at:begin]
+        name, length, split = known.get(head, _UNKNOWN)
+        if length == size:
+            split += begin
+            checksum = number(data[split : at + size], "big")
+            found.append((seq, name, data[begin:split], checksum))
+        elif length == _SKIP:
+            found.append((seq, "", b"", SKIPPED))
+        elif skip and (encoded := kind(data, cell)) in skip:
+            found.append((seq, "", b"", SKIPPED))
+            if len(encoded) == _LETTERS and head[:2] == b"\6\0":
+                known[head] = "", _SKIP, 0
+        else:
+            one = row(data, cell, chain)
+            if one is not None:
+                found.append(one)
+                if size <= page - _SPILLED and _is_like(head, size, one):
+                    known[head] = one[1], size, len(one[2])
+    return found
+
+
+def _is_like(head: bytes, size: int, one: Row) -> bool:
+    """Whether all records that begin like this one are divided like it, by `_usual_record`."""
+    usual = head[:2] == b"\6\0" and head[3] >= 0x80 > head[4]
+    _, kind, body, _ = one
+    return usual and head[6:] == kind.encode() and size - _LIKE - len(body) in (4, 6)
 
 
 def row(data: bytes, cell: Cell, chain: Chain) -> Row | None:

@@ -170,7 +170,16 @@ class Segment(Source):
                 return Rows(found, True, max(0, rest), mark)
             cells, are_all = self._cells(window, last, scanned - len(found))
             chain = self._chain_near(window.data, window.places, window.far)
-            for index, cell in enumerate(cells):
+            taken = 0
+            if row_of is pages.row:
+                room = (cells[: scanned - len(found)], limit - wanted, bound - size)
+                rows, taken = _usual_rows(window.data, chain, skip, *room)
+                if rows:
+                    found += rows
+                    last = rows[-1][0]
+                    wanted += sum(1 for row in rows if row[3] != SKIPPED)
+                    size += sum(len(row[2]) for row in rows)
+            for index, cell in enumerate(cells[taken:], taken):
                 if skip and pages.kind(window.data, cell) in skip and len(found) < scanned:
                     last = cell[0]
                     found.append((last, "", b"", SKIPPED))
@@ -343,6 +352,29 @@ class Segment(Source):
         """Whether damage in the log hides commits behind those that can be read in order."""
         with translated(self.path):
             return self.is_logged and self._last_commit() > self._end_of_commits()
+
+
+def _usual_rows(
+    data: bytes,
+    chain: pages.Chain,
+    skip: AbstractSet[bytes],
+    cells: list[pages.Cell],
+    limit: int,
+    most: int,
+) -> tuple[list[Row], int]:
+    """Rows of the first of these cells, and of how many, as long as no limit is near."""
+    found: list[Row] = []
+    taken = 0
+    while limit > 0 and taken < len(cells):
+        some = cells[taken : taken + limit]
+        if sum(cell[1] for cell in some) > most:
+            break
+        rows = pages.rows(data, some, chain, skip)
+        found += rows
+        taken += len(some)
+        limit -= sum(1 for row in rows if row[3] != SKIPPED)
+        most -= sum(len(row[2]) for row in rows)
+    return found, taken
 
 
 def _end_row(data: bytes, cell: pages.Cell, chain: pages.Chain) -> Row | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,13 +64,18 @@ def is_sound(row: Row) -> bool:
 def in_order(rows: list[Row], after: int) -> list[Stored] | None:
     """Records in `rows`, if each row is sound and follows the one before it, from `after` on."""
     records: list[Stored] = []
+    crc32, make, last, begun = zlib.crc32, tuple.__new__, "", 0
     for seq, kind, body, checksum in rows:
         after += 1
         if checksum == SKIPPED and seq == after:
             continue
-        if seq != after or codec.checksum(kind, body, seq) != checksum:
+        if kind != last or not begun:
+            last, begun = kind, codec.checksum_begin(kind)
+        # As `codec.checksum`: this is done for each record that is read.
+        if seq != after or crc32(seq.to_bytes(8, "big"), crc32(body, begun)) != checksum:
             return None
-        records.append(Stored(seq, kind, body))
+        # As a plain tuple: the constructor takes twice as long.
+        records.append(make(Stored, (seq, kind, body)))
     return records
 
 

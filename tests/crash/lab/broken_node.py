@@ -231,8 +231,11 @@ NODE_BUILDS: dict[str, BrokenBuild] = {
         patches=(
             Patch(
                 file="shipper/steps.py",
-                old="sorted([*self.complete, *ripe], key=_SEQS)",
-                new="sorted([*self.complete, *ripe], key=lambda one: one.time)",
+                old="sorted([*self.complete, *self.blocks, *ripe], key=_SEQS)",
+                new=(
+                    "sorted([*self.complete, *(one for block in self.blocks for one in"
+                    " block.steps()), *ripe], key=lambda one: one.time)"
+                ),
             ),
         ),
     ),
