@@ -216,6 +216,10 @@ def test_kernels_that_end_in_every_way_are_delivered_by_one_service(
     assert not before & descriptors(pid)
     children = Path(f"/proc/{kernel}/task/{kernel}/children").read_text()
     assert children == ""  # no zombie either
+    hooked = ask(
+        "run", "import sys; print(any(hasattr(one, 'is_lens_ship') for one in sys.meta_path))"
+    )
+    assert hooked["stdout"] == "True\n"
     ask("run", log.format(0, 10))
     command = "!{sys.executable} -m shipper status --json | head -c 9999"
     shown = json.loads(ask("run", f"import sys\n{command}")["stdout"])  # without the places
