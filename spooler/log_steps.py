@@ -2,21 +2,22 @@
 
 They belong to one run of the job, of the tracker `log`. They are left out while a tracker records
 the job's numbers, unless `PRIMUS_LENS_TRACKERS` names `log`. A step is recorded before the piece of
-the log that it stands in, and says which line of that piece it is. So a piece that is read again,
-by this process or the next one, gives only the steps that are not there yet.
+the log that it stands in, and says how much of that piece is read then. So a piece that is read
+again, by this process or the next one, gives only the steps that are not there yet.
 """
 
 from __future__ import annotations
 
 import os
 import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from spooler import config, stderr
 from spooler.filetail import lines
-from spooler.filetail.checkpoint import WINDOW, LogPosition
+from spooler.filetail.checkpoint import NO_STEPS, WINDOW, LogPosition, StepMark
 from spooler.hooks import run_id
 from spooler.hooks.elsewhere import Elsewhere
 from spooler.hooks.run_tracker import runs
@@ -41,47 +42,53 @@ class LogRun(TrackedRun):
 
 
 class LogSteps:
-    """The steps of one log. `line` is the last of the piece at `position` that is recorded."""
+    """The steps of one log, from `position` on. `mark` says which of the next piece are there."""
 
-    def __init__(self, root: Path, path: Path, position: LogPosition | None, line: int) -> None:
+    def __init__(
+        self, root: Path, path: Path, position: LogPosition | None, mark: StepMark
+    ) -> None:
+        self.mark = mark
         self._path = path
         self._run = LogRun(path)
         self._elsewhere = Elsewhere(root)
         self._is_chosen = bool(os.environ.get(config.TRACKERS))
         self._reader = LineReader(parsers=known_parsers())
-        self._place = (position.inode, position.end) if position is not None else (0, 0)
-        self._line = line
+        self._end = position.end if position is not None else 0  # of the piece before
         self._is_new = True  # nothing of the log was read
         self._following: LineReader | None = None
 
-    def record(self, text: str, before: Callable[[], bytes], position: LogPosition) -> bool:
+    def record(self, text: str, before: Callable[[], bytes], begin: int) -> bool:
         """Record the steps in a piece of the log; False if the spool refuses them now.
 
         Args:
             text: of the piece.
             before: gives the bytes of the file before it.
-            position: of the piece.
+            begin: of the piece, in bytes. It continues the one before if it begins where that
+                ended: a rotation may have copied the file in between.
         """
-        place = (position.inode, position.begin)
         if self._is_new:
             self._is_new = False
             self._recall(before())
-        if place != self._place:
-            self._place, self._line = place, -1
+        if begin != self._end:
+            self._end = begin
             self._reader.cut()
-        self._following, done = self._reader.copy(), self._line
+        self._following = self._reader.copy()
+        done = self.mark.chars_of(begin, text)
+        mark = StepMark(begin=begin)
         for found in self._following.feed(text):
-            if found.line > done:
-                if not self._record(found, position):
+            crc = zlib.crc32(text[mark.chars : found.end].encode(), mark.crc)
+            mark = StepMark(begin=begin, chars=found.end, crc=crc)
+            if found.end > done:
+                if not self._record(found, mark):
                     return False
-                self._line = found.line
+                self.mark = mark
         return True
 
     def passed(self, position: LogPosition) -> None:
         """The piece at `position` is recorded, too: what follows continues it."""
         if self._following is not None:
             self._reader, self._following = self._following, None
-        self._place, self._line = (position.inode, position.end), -1
+        self._end, self.mark = position.end, NO_STEPS
 
     def _recall(self, before: bytes) -> None:
         """Know what lines before the position say, such as the beginning of the next one."""
@@ -91,7 +98,7 @@ class LogSteps:
         for _ in self._reader.feed(text):
             pass
 
-    def _record(self, found: Found, position: LogPosition) -> bool:
+    def _record(self, found: Found, mark: StepMark) -> bool:
         now = time.time()
         at = now if found.time is None else min(found.time, now)
         if not self._is_chosen and self._elsewhere.leads(at):
@@ -104,13 +111,7 @@ class LogSteps:
             found.values,
             step_given=found.step_given,
             at=at,
-            source={
-                "path": str(self._path),
-                "inode": position.inode,
-                "begin": position.begin,
-                "line": found.line,
-                "parser": found.parser,
-            },
+            source={"path": str(self._path), "parser": found.parser, **mark.to_map()},
         )
 
 
@@ -129,9 +130,9 @@ def known_parsers() -> dict[str, Parser]:
     return {**{f"pattern-{n}": one for n, one in enumerate(own, 1)}, **parsers()}
 
 
-def open_steps(path: Path, position: LogPosition | None, line: int) -> LogSteps | None:
+def open_steps(path: Path, position: LogPosition | None, mark: StepMark) -> LogSteps | None:
     """What records steps of the log at `path`; None where none are wanted."""
     root = config.from_environ(os.environ).root
     if root is None or not config.is_tracker_on(os.environ, config.LOG_TRACKER):
         return None
-    return LogSteps(root, path, position, line)
+    return LogSteps(root, path, position, mark)

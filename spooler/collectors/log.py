@@ -21,7 +21,13 @@ from spooler.async_exceptions import ours
 from spooler.collectors import REPORTED, Collector, logger
 from spooler.dlrover.metric import DiagnosisDataType
 from spooler.filetail import resume
-from spooler.filetail.checkpoint import Checkpoint, CheckpointState, is_lasting
+from spooler.filetail.checkpoint import (
+    NO_STEPS,
+    Checkpoint,
+    CheckpointState,
+    StepMark,
+    is_lasting,
+)
 from spooler.filetail.follower import Follower, Piece
 from spooler.filetail.rotation import is_rotated
 from spooler.recorder import recorder
@@ -64,7 +70,7 @@ class LogCollector(Collector):
         self._saved_at = 0.0
         self._scheme = ""  # as it was saved
         self._lost = 0
-        self._step_line = -1  # of the next piece, the last line of which a step is recorded
+        self._step = NO_STEPS  # within the next piece
         self._steps: Any = None  # what records them, from the first piece on; False for nothing
 
     def is_enabled(self) -> bool:
@@ -138,12 +144,11 @@ class LogCollector(Collector):
         try:
             if self._steps is None:
                 opened = import_module(_STEPS).open_steps
-                self._steps = opened(self.path, follower.position, self._step_line) or False
+                self._steps = opened(self.path, follower.position, self._step) or False
             if self._steps is False:
                 return True
-            taken: bool = self._steps.record(
-                str(data), lambda: follower.before, data.piece.position
-            )
+            begin = data.piece.position.begin
+            taken: bool = self._steps.record(str(data), lambda: follower.before, begin)
             return taken
         except ours(Exception) as error:
             recorder().bug(error)
@@ -156,7 +161,7 @@ class LogCollector(Collector):
         if self._checkpoint is not None:
             self._checkpoint.close()
         self._follower = self._checkpoint = self._steps = None
-        self._saved_at, self._step_line = 0.0, -1
+        self._saved_at, self._step = 0.0, NO_STEPS
 
     def keep_turn(self) -> None:
         """Show that this process still collects, or ask whether another one still does."""
@@ -204,7 +209,7 @@ class LogCollector(Collector):
         try:
             self._checkpoint = Checkpoint.take(root, self.path)
             if self._checkpoint is not None:
-                self._follower, self._step_line = _resumed(self.path, root, self._checkpoint)
+                self._follower, self._step = _resumed(self.path, root, self._checkpoint)
         except ours(OSError) as error:
             self.close()
             self._tell_no_checkpoint(self.path, root, error)
@@ -277,6 +282,7 @@ class LogCollector(Collector):
             start=spool.split("-")[0] or time.strftime(fmt.START, time.gmtime()),
             pid=os.getpid(),
             host=os.uname().nodename,
+            step=self._steps.mark if self._steps else self._step,
         )
         try:
             checkpoint.save(saved)
@@ -316,16 +322,16 @@ def _fresh(path: Path) -> Follower:
     return Follower(path, from_end=config.collectors_from_environ(os.environ).log_from_end)
 
 
-def _resumed(path: Path, root: Path, checkpoint: Checkpoint) -> tuple[Follower, int]:
-    """A follower that goes on where others stopped, and the line up to which steps are recorded."""
+def _resumed(path: Path, root: Path, checkpoint: Checkpoint) -> tuple[Follower, StepMark]:
+    """A follower that goes on where others stopped, and how far steps of the next piece are."""
     saved = checkpoint.load()
-    positions, line = resume.latest(root, path, saved)
+    positions, step = resume.latest(root, path, saved)
     if not positions:
-        return _fresh(path), line
+        return _fresh(path), step
     newest, *earlier = positions
     if saved is None:
-        return Follower(path, newest, earlier=earlier), line
-    return Follower(path, newest, saved.known, earlier=earlier, scheme=saved.scheme), line
+        return Follower(path, newest, earlier=earlier), step
+    return Follower(path, newest, saved.known, earlier=earlier, scheme=saved.scheme), step
 
 
 def _is_our_own(lines: str) -> bool:

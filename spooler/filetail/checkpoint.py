@@ -96,6 +96,38 @@ class LogPosition:
         return cls(**{name: values[name] for name in names})
 
 
+@dataclass(frozen=True)
+class StepMark:
+    """How far the steps in a piece of a log are recorded, before the piece is.
+
+    The piece is known by its beginning and its text: a rotation may copy the file meanwhile.
+    """
+
+    begin: int = 0  # of the piece, in bytes
+    chars: int = 0  # of its text, up to the end of the last line that a step is recorded of
+    crc: int = 0  # CRC-32 of that much of the text
+
+    def chars_of(self, begin: int, text: str) -> int:
+        """How much of a piece is recorded: `chars`, or 0 if this is another one."""
+        is_mine = begin == self.begin and zlib.crc32(text[: self.chars].encode()) == self.crc
+        return self.chars if is_mine else 0
+
+    def to_map(self) -> dict[str, int]:
+        return asdict(self)
+
+    @classmethod
+    def from_map(cls, values: Any) -> StepMark:
+        """The mark in a step or a checkpoint, `NO_STEPS` where there is none."""
+        if not isinstance(values, Mapping):
+            return NO_STEPS
+        found = [values.get(field.name) for field in fields(cls)]
+        whole = [one for one in found if type(one) is int]
+        return cls(*whole) if len(whole) == len(found) else NO_STEPS
+
+
+NO_STEPS = StepMark()
+
+
 @dataclass(frozen=True, kw_only=True)
 class CheckpointState:
     """A position, and where to look for newer ones.
@@ -112,6 +144,7 @@ class CheckpointState:
     start: str = ""  # as a spool id begins
     pid: int = 0
     host: str = ""
+    step: StepMark = NO_STEPS  # within the piece after `position`
 
 
 class Checkpoint:
@@ -188,6 +221,7 @@ class Checkpoint:
             start=str(newest.get("start", "")),
             pid=int(newest.get("pid", 0)),
             host=str(newest.get("host", "")),
+            step=StepMark.from_map(newest.get("step")),
         )
 
     def save(self, saved: CheckpointState) -> None:

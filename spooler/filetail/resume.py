@@ -6,7 +6,7 @@ have opened another one, with the same pid and a later start. Without a checkpoi
 the root is read, the newest first, up to `_SCAN_BYTES`.
 
 The steps in a piece of the log are recorded before the piece. A process that ended in between has
-left steps that say where the piece begins, and up to which line they go.
+left steps without a piece behind them, each with a mark of how far they go.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from spooler.async_exceptions import ours, suppress
 from spooler.errors import SpoolError
-from spooler.filetail.checkpoint import CheckpointState, LogPosition
+from spooler.filetail.checkpoint import NO_STEPS, CheckpointState, LogPosition, StepMark
 from spooler.records import report, step
 from spooler.spool import codec
 from spooler.spool import format as fmt
@@ -35,7 +35,7 @@ class Recorded(NamedTuple):
     """
 
     positions: list[LogPosition]  # the last in each file that was the log, the newest first
-    step_line: int = -1  # after the newest: the last line of which a step is recorded
+    step: StepMark = NO_STEPS  # within the piece after the newest
 
 
 def latest(root: Path, log: Path, saved: CheckpointState | None) -> Recorded:
@@ -46,29 +46,17 @@ def latest(root: Path, log: Path, saved: CheckpointState | None) -> Recorded:
     if saved is None:
         return _anywhere(root, log)
     dated = [(0.0, saved.position)] if saved.position is not None else []
-    lines: list[_StepLine] = []
+    step = saved.step
     for directory, seq in _places(root, saved):
-        dated += _positions(directory, seq, log, lines)
+        positions, mark = _sources(directory, seq, log)
+        dated += positions
+        step = mark or step
     found: list[LogPosition] = []
     for _, position in sorted(dated, key=lambda one: one[0]):
         if found and (found[-1].inode, found[-1].end) == (position.inode, position.begin):
             found.pop()
         found.append(position)
-    return _recorded(found[::-1], lines)
-
-
-class _StepLine(NamedTuple):
-    """A line that a step is recorded of, and the piece that it is in."""
-
-    inode: int
-    begin: int
-    line: int
-
-
-def _recorded(positions: list[LogPosition], lines: list[_StepLine]) -> Recorded:
-    after = [(one.inode, one.end) for one in positions[:1]]
-    within = [one.line for one in lines if [(one.inode, one.begin)] == after]
-    return Recorded(positions, max(within, default=-1))
+    return Recorded(found[::-1], step)
 
 
 def _places(root: Path, saved: CheckpointState) -> Iterator[tuple[Path, int]]:
@@ -84,12 +72,12 @@ def _places(root: Path, saved: CheckpointState) -> Iterator[tuple[Path, int]]:
 
 
 def _anywhere(root: Path, log: Path) -> Recorded:
-    left, lines = _SCAN_BYTES, list[_StepLine]()
+    left = _SCAN_BYTES
     for directory in sorted(spools(root), key=lambda path: path.name, reverse=True):
         left -= Reader(directory).bytes()
-        found = list(_positions(directory, 0, log, lines))
+        found, mark = _sources(directory, 0, log)
         if found:
-            return _recorded([max(found, key=lambda one: one[0])[1]], lines)
+            return Recorded([max(found, key=lambda one: one[0])[1]], mark or NO_STEPS)
         if left <= 0:
             break
     return Recorded([])
@@ -109,23 +97,26 @@ def _host(directory: Path) -> str:
         return ""
 
 
-def _positions(
-    directory: Path, seq: int, log: Path, lines: list[_StepLine]
-) -> Iterator[tuple[float, LogPosition]]:
+def _sources(
+    directory: Path, seq: int, log: Path
+) -> tuple[list[tuple[float, LogPosition]], StepMark | None]:
     """The positions of `log` in the records beyond `seq`, with the time of each.
 
-    Adds the lines of steps to `lines`.
+    And the mark of the steps behind the last one, None if there are no records of the log.
     """
+    positions: list[tuple[float, LogPosition]] = []
+    mark = None
     with suppress(SpoolError, OSError):
         for stored in chain.from_iterable(one.records for one in Reader(directory).chunks(seq)):
             body = _body(stored.body) if stored.kind in (report.NAME, step.NAME) else {}
             source = body.get("source")
             if not isinstance(source, Mapping) or source.get("path") != str(log):
                 continue
-            if stored.kind == step.NAME:
-                lines.append(_StepLine(*(source.get(name, -1) for name in _StepLine._fields)))
-            elif (position := LogPosition.from_map(source)) is not None:
-                yield float(body.get("time", 0.0)), position
+            position = LogPosition.from_map(source)
+            mark = StepMark.from_map(source) if position is None else NO_STEPS
+            if position is not None:
+                positions.append((float(body.get("time", 0.0)), position))
+    return positions, mark
 
 
 def _body(packed: bytes) -> dict[str, Any]:

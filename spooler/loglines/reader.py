@@ -27,7 +27,7 @@ _OWNERS = 256  # steps whose origin is known
 class Found(NamedTuple):
     """A row with its place in the piece, and what is known about it."""
 
-    line: int  # of the piece, from 0
+    end: int  # of its line: how many characters of the piece are read then
     parser: str
     sole_writer: bool
     step: int
@@ -62,17 +62,19 @@ class LineReader:
         *parts, rest = _END.split(self._rest + text)
         known = (_BAR_MARK, *(mark for one in self.parsers.values() for mark in one.MARKS))
         marks = re.compile("|".join(map(re.escape, known))).search
-        for number, (line, end) in enumerate(zip(parts[::2], parts[1::2], strict=True)):
+        end = -len(self._rest)
+        for line, ending in zip(parts[::2], parts[1::2], strict=True):
+            end += len(line) + 1
             if marks(line) and len(line) <= LINE_LIMIT:
-                yield from self._line(number, line)
-            self._drawn = end == "\r"
+                yield from self._line(end, line)
+            self._drawn = ending == "\r"
         self._rest = rest[: LINE_LIMIT + 1]
         if _BAR_MARK in self._rest:  # as far as it is needed, a bar is there before it ends
-            yield from self._bar(len(parts), self._rest)
+            yield from self._bar(len(text), self._rest)
 
-    def _line(self, number: int, line: str) -> Iterator[Found]:
+    def _line(self, end: int, line: str) -> Iterator[Found]:
         if self._held is not None and _BAR_MARK in line:
-            yield from self._bar(number, line)
+            yield from self._bar(end, line)
         for name, parser in self.parsers.items():
             if not any(mark in line for mark in parser.MARKS):
                 continue
@@ -82,16 +84,16 @@ class LineReader:
                 continue
             time = moment(clean)
             if row.step is not None:
-                yield from self._found(number, name, row, time, origin(clean))
+                yield from self._found(end, name, row, time, origin(clean))
                 return
-            yield from self._release(number)
+            yield from self._release(end)
             self._held = name, row, time
             if not self._drawn:
-                yield from self._release(number)
+                yield from self._release(end)
             return
 
     def _found(
-        self, number: int, name: str, row: Row, time: float | None, source: str, given: bool = True
+        self, end: int, name: str, row: Row, time: float | None, source: str, given: bool = True
     ) -> Iterator[Found]:
         assert row.step is not None
         place, names = (name, row.step), frozenset(row.values)
@@ -103,12 +105,12 @@ class LineReader:
         self._last[name] = row.step
         if not is_again:
             alone = self.parsers[name].SOLE_WRITER
-            yield Found(number, name, alone, row.step, given, row.values, time)
+            yield Found(end, name, alone, row.step, given, row.values, time)
 
     def _is_last(self, place: tuple[str, int]) -> bool:
         return self._last.get(place[0]) == place[1]
 
-    def _bar(self, number: int, line: str) -> Iterator[Found]:
+    def _bar(self, end: int, line: str) -> Iterator[Found]:
         """Give the row that waits the step of a bar, if that is the bar of the training."""
         bar = _BAR.match(plain(line)) if self._held is not None else None
         if bar is None or self._held is None:
@@ -119,11 +121,11 @@ class LineReader:
             self._total = total
         if total == self._total or not self._total:
             self._held = None
-            yield from self._found(number, name, row._replace(step=done), time, "")
+            yield from self._found(end, name, row._replace(step=done), time, "")
 
-    def _release(self, number: int) -> Iterator[Found]:
+    def _release(self, end: int) -> Iterator[Found]:
         """Count the row that waits."""
         if self._held is not None:
             (name, row, time), self._held = self._held, None
             step = self._last.get(name, -1) + 1
-            yield from self._found(number, name, row._replace(step=step), time, "", False)
+            yield from self._found(end, name, row._replace(step=step), time, "", False)

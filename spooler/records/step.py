@@ -35,8 +35,8 @@ class StepRecord(NamedTuple):
     sole_writer: bool = False  # no other rank of the job logs
     run_prefix: bool = False  # other runs of the workload have the same names and steps
     accepted: bool = True  # False: the tracker's own call raised
-    # Of a step that the log collector found: `path`, `inode` and `begin` of a piece of the log, the
-    # `line` in it, and the `parser`.
+    # Of a step that the log collector found: `path` and `parser`, and the mark of its line, see
+    # `spooler.filetail.checkpoint`.
     source: dict[str, Any] | None = None
 
 

@@ -27,6 +27,16 @@ LOG_BUILDS: dict[str, BrokenBuild] = {
             ),
         ),
     ),
+    "steps-of-a-piece-again": BrokenBuild(
+        meaning="all steps of a piece that is read again are recorded again",
+        patches=(
+            Patch(
+                file="spooler/log_steps.py",
+                old="            if found.end > done:\n",
+                new="            if found.end > -1:\n",
+            ),
+        ),
+    ),
     "partial-line-twice": BrokenBuild(
         meaning="a line without its end is recorded as it is, and again when it is complete",
         patches=(

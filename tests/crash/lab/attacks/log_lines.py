@@ -4,7 +4,8 @@ A writer writes lines in parts, some longer than a piece, and does to the file w
 seed says. Meanwhile one process after the other collects it into the spool, as fast as it can, and
 is killed at a random instant; the last one collects what is left. Every line has a number, so that
 the recorded text can be compared line by line: all of what was never taken away must be there, of
-what was truncated or deleted its beginning. Consecutive seeds are consecutive ways.
+what was truncated or deleted its beginning. Some lines also have a step, which must be there once.
+Consecutive seeds are consecutive ways.
 """
 
 from __future__ import annotations
@@ -13,12 +14,16 @@ import os
 import random
 import shutil
 import time
+from collections import Counter
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 from spooler.collectors.log import LogCollector
 from spooler.filetail.lines import PIECE_BYTES
+from spooler.log_steps import known_parsers
+from spooler.loglines import LINE_LIMIT
 from spooler.spool.reader import Reader
 from tests.crash.lab.attacks import Attack, Trials
 from tests.crash.lab.children import Child, Tell
@@ -38,6 +43,8 @@ KEPT = 300  # rotated files, before the oldest goes
 LETTERS = "abcdefghij äöüß 損失 😀"
 BEGIN = "\x02"  # of a line; stands nowhere else
 FIRST = f"{BEGIN}the first line\n"
+STEPS_APART = 20  # lines
+PATTERN = f"{BEGIN}{{step}} has {{value}} "
 _TAKEN_AWAY, _KEPT = "\x03", "\x04"  # after all that one file was given, in `expected`
 
 
@@ -47,7 +54,8 @@ def lines(rng: random.Random) -> Iterator[bytes]:
         text = "".join(rng.choices(LETTERS, k=rng.randrange(1, 200)))
         if rng.random() < 0.002:
             text += "損" * (PIECE_BYTES // 3 + rng.randrange(2000))
-        yield f"{BEGIN}{number} {text}\n".encode()
+        word = "of" if number % STEPS_APART else "has"
+        yield f"{BEGIN}{number} {word} {number} {text}\n".encode()
 
 
 def write(directory: Path, ways: tuple[str, ...], seed: int) -> None:
@@ -130,6 +138,8 @@ def trial(seed: int, work: Path) -> Verdict:
     directory.mkdir()
     log = directory / "train.log"
     os.environ["PRIMUS_LENS_WANDB_OUTPUT_PATH"] = str(work / "spool")
+    known_parsers()  # loaded before a process has its short life
+    os.environ |= {"PRIMUS_LENS_LOG_PATTERN": PATTERN, "PRIMUS_LENS_TRACKERS": "log"}
     begun = Child(lambda _tell: begin(log, ways[0])).end() == 0
     found.check(begun, "G20", "the log cannot be followed")
     writer = Child(lambda _tell: write(directory, ways, seed))
@@ -145,17 +155,39 @@ def trial(seed: int, work: Path) -> Verdict:
     last = Child(lambda tell: collect(log, tell, to_the_end=True))
     found.check(last.end() == 0, "G20", f"{name}: the last collector failed")
     found.faults = lived
-    compare(found, name, recorded(work / "spool"), directory / "expected")
+    got = recorded(work / "spool", "report")
+    compare(
+        found, name, _split("".join(one["data_content"] for one in got)), directory / "expected"
+    )
+    compare_steps(found, name, got, recorded(work / "spool", "step"))
     found.worst("files", len(list(directory.glob("train.log*"))))
     return found.verdict()
 
 
-def recorded(root: Path) -> list[str]:
-    """The lines of the reports below `root`, in order."""
+def recorded(root: Path, kind: str) -> list[dict[str, Any]]:
+    """The records of a kind below `root`, in order."""
     begun = [path for path in spools.spools_below(root) if Reader(path).segments()]
     in_turn = sorted(begun, key=lambda path: Reader(path).identity().created)
-    reports = [body for path in in_turn for body in spools.read_whole(path).bodies("report")]
-    return _split("".join(body["data_content"] for body in reports))
+    return [body for path in in_turn for body in spools.read_whole(path).bodies(kind)]
+
+
+def compare_steps(
+    found: Findings, name: str, reports: list[dict[str, Any]], steps: list[dict[str, Any]]
+) -> None:
+    """Each recorded line with numbers that is whole, and not too long for them, has one step.
+
+    A step may be there without its line: that may be taken away in between.
+    """
+    lines = _split("".join(one["data_content"] for one in reports))
+    whole = [line for line in lines if line.endswith("\n") and len(line) <= LINE_LIMIT]
+    due = {int(line[1:].split()[0]) for line in whole if line[1:].split()[1] == "has"}
+    got = Counter(one["step"] for one in steps)
+    twice = [number for number, times in got.items() if times > 1]
+    more = got.keys() - due if "truncate" not in WAYS[name] else set()
+    found.check(not twice, "G20", f"{name}: steps that are there twice: {twice}")
+    found.check(due <= got.keys(), "G20", f"{name}: steps that are lost: {due - got.keys()}")
+    found.check(not more, "G20", f"{name}: steps without a line: {more}")
+    found.worst("steps", got.total())
 
 
 def compare(found: Findings, name: str, got: list[str], expected: Path) -> None:
@@ -205,5 +237,6 @@ ATTACK = Attack(
         "rotation-skips-the-rest",
         "truncation-not-noticed",
         "multibyte-characters-cut",
+        "steps-of-a-piece-again",
     ),
 )
