@@ -38,6 +38,10 @@ STOP_SECONDS = 8.0
 # What housekeeping and the HTTP port get when others have used all of that.
 LAST_SECONDS = 0.5
 _JOIN_SECONDS = 0.1
+_NO_ROOT = (
+    "does not exist. The first job whose PRIMUS_LENS_WANDB_OUTPUT_PATH names it creates it:"
+    " `lens-ship hook status` in that job's environment tells whether it records"
+)
 # How often to look whether the root is still the directory that is watched.
 ROOT_SECONDS = 1.0
 # Housekeeping that could not write the state, or not read a directory, is repeated after this.
@@ -335,7 +339,7 @@ def ship_once(config: Config, *, timeout: float) -> list[str]:
         service.run()
     finally:
         timer.cancel()
-    lines = [f"{config.spool}: does not exist"] if is_missing(config.spool) else []
+    lines = [f"{config.spool}: {_NO_ROOT}"] if is_missing(config.spool) else []
     with closing(Ledger(config.state, exclusive=False)) as ledger:
         missing = missing_records(read_snapshot(ledger), service.app.sinks)
     lines += [f"{place}: gone, with {count} records" for place, count in missing.items()]

@@ -175,7 +175,10 @@ def _problem(environ: Mapping[str, str]) -> str:
     if found is None:
         return "a new Python process does not find the package spooler, or may not read it"
     if os.path.realpath(found) != os.path.realpath(str(spooler.__file__)):
-        return f"`import spooler` finds {found} from this folder, and not {spooler.__file__}"
+        return (
+            f"`import spooler` finds {found} from this folder, and not {spooler.__file__}. A script"
+            " looks in its own folder instead: run this there"
+        )
     return "" if waiting else f"a new Python process may not read {Path(found).parent}"
 
 
@@ -214,7 +217,9 @@ def uninstall() -> str:
     except FileNotFoundError:
         return f"{path} does not exist; nothing to do"
     except OSError as error:
-        raise HookError(f"{path}: {error}; nothing was changed") from error
+        raise HookError(
+            f"{path}: {error}; nothing was changed. {config.HOOK}=false switches a hook off"
+        ) from error
     return f"{path} deleted: new Python processes have no hook; `hook install` restores it"
 
 
@@ -242,7 +247,9 @@ def export(folder: Path) -> str:
             shutil.rmtree(folder)
         draft.rename(folder)
     except OSError as error:
-        raise HookError(f"{folder}: {error}; the export is not complete") from error
+        raise HookError(
+            f"{folder}: {error}; the export is not complete. Give a directory that you may write"
+        ) from error
     return (
         f"{folder} written: Python 3.10 or later with PYTHONPATH={folder} has the hook"
         f"\n{_who_is_fast(folder)}"

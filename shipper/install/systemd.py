@@ -184,8 +184,12 @@ def _cannot(file: File, error: OSError) -> UnitError:
     where = file.path
     if isinstance(error, PermissionError):
         return UnitError(
-            f"{where}: {error.strerror}. Files before it are changed. Run this as the user that may"
-            " write there, give --user for a service of your own, or --root for an image"
+            f"{where}: {error.strerror}. Files before it are changed. "
+            + (
+                "Make it writable for this user, or set HOME"
+                if ".config" in where.parts
+                else "Run this as root, or give --user for your own service, --root for an image"
+            )
         )
     return UnitError(
         f"{where}: {error.strerror}. Files before it are changed. Correct that and run it again"

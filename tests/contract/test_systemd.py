@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -227,6 +228,16 @@ def test_a_root_that_the_sandbox_hides_is_told(spool: str, setting: str, tmp_pat
     assert "warning" not in lens_ship("systemd", "install", "--user", *where).err
     unit = written(tmp_path / "etc", "lens-ship.service").read_text(encoding="utf-8")
     assert not setting or values(unit, setting) == ["yes"]
+
+
+@pytest.mark.parametrize(("user", "step"), [(True, "set HOME"), (False, "give --user")])
+def test_a_permission_that_is_missing_has_a_step_for_this_kind_of_service(
+    user: bool, step: str, tmp_path: Path
+) -> None:
+    file, *_ = systemd.plan(user=user, root=tmp_path, spool="/s")
+    told = str(systemd._cannot(file, PermissionError(errno.EACCES, "Permission denied")))
+    assert step in told
+    assert ("--user" in told) != user
 
 
 def test_a_user_service_that_cannot_be_written_is_not_told_to_give_user(tmp_path: Path) -> None:
