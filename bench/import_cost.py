@@ -83,7 +83,19 @@ def main() -> None:
         for place, text in ((ours, PTH.read_text()), (empty, "\n")):
             place.mkdir()
             (place / PTH.name).write_text(text)
+        show_start(folder, given.rounds)
         compare(f"site.addsitedir({str(ours)!r})", f"site.addsitedir({str(empty)!r})", given.rounds)
+
+
+def show_start(folder: str, rounds: int) -> None:
+    """What the call with which a training begins takes longer, once in a process."""
+    wanted = {**_SWITCHED_ON["with collectors wanted"], "PRIMUS_LENS_WANDB_OUTPUT_PATH": folder}
+    start = "from spooler.diagnosis.start import start_from_environ as start; start()"
+    timed = _TIMED.format(start).replace("perf_counter", "process_time")
+    program = f"{_ON.format(wanted)}; {timed}"
+    _run((sys.executable, "-c", program))  # compiles what is not compiled yet
+    taken = median(float(_run((sys.executable, "-c", program))) for _ in range(rounds))
+    print(f"  start of the collectors, once in a training process: {1000 * taken:.0f} ms CPU")
 
 
 def compare(ours: str, empty: str, rounds: int) -> None:
