@@ -51,6 +51,25 @@ jax.distributed.initialize(address, num_processes=1, process_id=0)
 {GOES_ON}
 jax.distributed.shutdown()
 """
+# The last rank prints and logs, as Megatron-LM does.
+MEGATRON = """
+import os, sys, time, torch, torch.distributed as dist
+from torch.utils.tensorboard import SummaryWriter
+dist.init_process_group("gloo")
+is_last = dist.get_rank() == dist.get_world_size() - 1
+writer = SummaryWriter("tb") if is_last and sys.argv[1] == "tensorboard" else None
+for number in range(1, 6) if is_last else ():
+    if writer is not None:
+        writer.add_scalar("lm loss", 1 / number, number)
+    print(
+        f" iteration {number:8d}/       5 | consumed samples: {8 * number:12d} |"
+        f" elapsed time per iteration (ms): 12.0 | lm loss: {1 / number:.6E} |",
+        flush=True,
+    )
+while os.path.exists("goes-on"):
+    time.sleep(0.02)
+dist.destroy_process_group()
+"""
 # A data loader starts its workers as new interpreters, which import torch and the program.
 ELSEWHERE = """
 import sys, threading, torch, torch.distributed.run, torch.utils.data
@@ -70,20 +89,22 @@ if __name__ == "__main__":
 
 @pytest.fixture
 def training(tmp_path: Path) -> Iterator[Job]:
-    for name, text in {"distributed": DISTRIBUTED, "alone": ALONE, "jax_": JAX}.items():
+    programs = {"distributed": DISTRIBUTED, "alone": ALONE, "jax_": JAX, "megatron": MEGATRON}
+    for name, text in {**programs, "elsewhere": ELSEWHERE}.items():
         (tmp_path / f"{name}.py").write_text(text)
-    (tmp_path / "elsewhere.py").write_text(ELSEWHERE)
     with job(tmp_path, FRAMEWORKS) as made:
         yield made
 
 
-def torchrun(training: Job, node: int, *arguments: str, nodes: int = 2) -> subprocess.Popen[str]:
+def torchrun(
+    training: Job, node: int, *arguments: str, nodes: int = 2, program: str = "distributed.py"
+) -> subprocess.Popen[str]:
     """Start the launcher of a node."""
     return training.start(
         node,
         *("-m", "torch.distributed.run", f"--nnodes={nodes}", f"--node-rank={node}"),
         *(f"--nproc-per-node={RANKS}", "--master-addr=127.0.0.1"),
-        *(f"--master-port={training.port}", "distributed.py", *arguments),
+        *(f"--master-port={training.port}", program, *arguments),
     )
 
 
@@ -176,6 +197,22 @@ def test_a_training_of_one_process_collects(program: str, training: Job) -> None
         spools.wait_until(lambda kind=kind: training.pids(0, kind) == {one.pid})
     assert training.finish() == [0]
     assert recorded_steps(training, 0) == steps(0)
+
+
+@pytest.mark.parametrize("tracker", ["tensorboard", "log"])
+def test_the_launcher_records_numbers_of_the_log_that_no_rank_gives_to_a_tracker(
+    tracker: str, training: Job
+) -> None:
+    torchrun(training, 0, tracker, nodes=1, program="megatron.py")
+    last = "iteration        5/"  # its numbers are recorded before it
+    spools.wait_until(lambda: any(last in line for line in training.lines(0)))
+    assert training.finish() == [0]
+    found = Counter(
+        (body["tracker"], body["step"])
+        for directory in spools.spools_below(training.root)
+        for body in spools.read_whole(directory).bodies("step")
+    )
+    assert found == Counter((tracker, number) for number in range(1, 6))
 
 
 @pytest.mark.promise("G9")
