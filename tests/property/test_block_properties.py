@@ -136,7 +136,7 @@ def shown(sink: Any, plan: Plan, who: Identity) -> list[Any]:
 
 @pytest.mark.promise("G3")
 @pytest.mark.parametrize("kind", SINKS)
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=25)
 @given(PHASES, st.sets(st.integers(0, 13)), st.booleans(), st.sampled_from([None, 0, 3]))
 def test_a_block_becomes_the_same_requests(
     kind: str, phases: list[Phase], ends: set[int], ended: bool, rank: int | None
