@@ -839,15 +839,23 @@ def test_who_has_lost_a_log_by_silence_records_nothing_of_it(followed: Followed)
 
 @pytest.mark.usefixtures("short_lease")
 def test_who_shows_that_it_collects_keeps_the_log(
-    followed: Followed, monkeypatch: pytest.MonkeyPatch
+    followed: Followed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checkpoint, "_RENEW_SECONDS", 0.0)
     followed.write("one\n")
     followed.collect()
     second = LogCollector(log_file_path=str(followed.path))
-    until = time.monotonic() + 0.3
-    while time.monotonic() < until:
+    (sign,) = (tmp_path / "spool").glob("collectors_*/*")
+    seen = 0
+
+    def is_shown() -> bool:
+        """Whether it has shown that it lives at a time that the file system tells from the last."""
         followed.collector.keep_turn()
+        return sign.stat().st_mtime_ns != seen
+
+    for _ in range(100):  # longer than the lease
+        spools.wait_until(is_shown)
+        seen = sign.stat().st_mtime_ns
         assert not second.is_enabled()
 
 
