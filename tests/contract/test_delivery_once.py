@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from shipper.ledger.ledger import Ledger
+from spooler.spool.format import FORMAT_VERSION
 from spooler.spool.reader import Reader
 from tests.kit.command import Ran, lens_ship
 from tests.kit.delivery import arrived
@@ -140,7 +141,7 @@ def test_a_spool_of_a_newer_format_is_left_untouched_and_is_pending(
     newer = write(tmp_path, salt=1)
     for path in newer.glob("*.sqlite"):
         with closing(sqlite3.connect(path)) as segment:
-            segment.execute("PRAGMA user_version = 2")
+            segment.execute(f"PRAGMA user_version = {FORMAT_VERSION + 1}")
     contents = {path: path.read_bytes() for path in newer.glob("*.sqlite")}
     done = once(tmp_path, receiver.url, "--retention-seconds", "0")
     assert done.code == 1

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from spooler.spool.format import FORMAT_VERSION
 from tests.kit.command import lens_ship
 from tests.kit.faulty_receiver import FaultyReceiver
 from tests.kit.shipping import goodbye, spool, step
@@ -40,7 +41,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         close=False,
     )
     with closing(sqlite3.connect(damaged / "00000001.sqlite")) as segment:
-        segment.execute("PRAGMA user_version = 2")
+        segment.execute(f"PRAGMA user_version = {FORMAT_VERSION + 1}")
     (folder / "spool" / EVIL.partition("\n")[0]).mkdir()
     with FaultyReceiver(path=folder / "received.sqlite") as receiver:
         (folder / "url").write_text(receiver.url)
