@@ -62,10 +62,11 @@ def pack(body: dict[str, Any], default: Callable[[Any], Any] | None = None) -> b
     Raises what msgpack raises (TypeError, ValueError, OverflowError) when that is not enough, and
     ValueError when a map or list was changed by other code meanwhile, or lies about its length.
     """
-    idle = _idle.setdefault(default, [])
     try:
+        idle = _idle[default]
         packer = idle.pop()
-    except ours(IndexError):
+    except ours(IndexError, KeyError):
+        idle = _idle.setdefault(default, [])
         packer = msgpack.Packer(default=default)
     packed: bytes
     try:
@@ -86,13 +87,13 @@ def _is_whole(packed: bytes) -> bool:
         walker = _walkers.pop()
     except ours(IndexError):
         walker = msgpack.Unpacker(max_buffer_size=0)
-    start = walker.tell()
     try:
         walker.feed(packed)
         walker.skip()
+        more = walker.read_bytes(1)
     except ours(ValueError, msgpack.UnpackException):
         return False
-    if walker.tell() - start != len(packed):
+    if more:
         return False
     if len(packed) <= _KEPT_BYTES:
         _walkers.append(walker)
