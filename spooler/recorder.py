@@ -516,8 +516,8 @@ def _pack(body: dict[str, Any]) -> bytes:
         packed = codec.pack(careful(body))
     if len(packed) > _LARGE_BODY:
         packed = codec.pack(careful(body))
-        if len(packed) > fmt.BODY_LIMIT:
-            raise ValueError(f"{len(packed)} bytes, more than a record may have")
+    if len(packed) > fmt.BODY_LIMIT:
+        raise ValueError(f"{len(packed)} bytes, more than a record may have")
     return packed
 
 
