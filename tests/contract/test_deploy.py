@@ -358,6 +358,9 @@ def test_the_policy_lets_the_service_reach_what_is_configured() -> None:
     assert outside["ports"] == ports(80)
     (outside,) = beyond(settings={"LENS_SHIP_PROCESSOR_URL": "https://[2001:db8::1]:8443/v1"})
     assert outside["ports"] == ports(8443)
+    assert beyond(config='# url = "http://HOST:PORT/v1"\n') == []
+    (outside,) = beyond(config='x = "http://HOST:PORT/v1"  # no port\n')
+    assert outside["ports"] == ports(80)
     (nodes,) = beyond(networkPolicy={"nodes": ["10.1.0.0/16", "10.2.0.0/16"]})
     assert nodes == {"to": [{"ipBlock": {"cidr": f"10.{n}.0.0/16"}} for n in (1, 2)]}
 
@@ -384,6 +387,29 @@ def test_sinks_come_from_a_file(tmp_path: Any) -> None:
         data["LENS_SHIP_SPOOL"] = "/lens-ship/spool"
         config = load({}, data, tmp_path / "lens-ship.toml", sends=True, check_sinks=table_problems)
         assert config.sinks.keys() == {"outside", "here", "tracking"}
+
+
+@pytest.mark.parametrize(
+    ("config", "sinks"),
+    [
+        ("# [sinks.later]\nworkers = 4\n", set()),
+        ('[ sinks ]\nx = {type = "otlp", url = "http://h:4318"}\n', {"x"}),
+    ],
+    ids=["a comment", "one table"],
+)
+def test_the_processor_stays_unless_the_file_has_sinks(
+    tmp_path: Any, config: str, sinks: set[str]
+) -> None:
+    (tmp_path / "lens-ship.toml").write_text(config)
+    given = rendered(config=config, sidecar={"namespaces": ["a"]})
+    for name in ("lens-ship", "lens-ship-sidecar"):
+        (data,) = [
+            one["data"] for one in given if one["metadata"]["name"] == name and "data" in one
+        ]
+        data |= {"LENS_SHIP_CONFIG": "", "LENS_SHIP_SPOOL": "/lens-ship/spool"}
+        found = load({}, data, tmp_path / "lens-ship.toml", sends=True, check_sinks=table_problems)
+        assert found.sinks.keys() == sinks
+        assert bool(found.processor_url) == (not sinks)
 
 
 def pod_of_sidecar() -> Object:

@@ -14,12 +14,18 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- .Values.priorityClass.name | default (ternary .Release.Name "" .Values.priorityClass.create) -}}
 {{- end }}
 
+{{- /* A processorUrl beside tables of sinks is refused by the service. */ -}}
+{{- define "lens-ship.processorUrl" -}}
+{{- if not (regexMatch "(?m)^\\s*\\[\\s*sinks\\s*[.\\]]" .Values.config) -}}{{ .Values.processorUrl }}{{- end -}}
+{{- end }}
+
 {{- /* The ports of the receivers that have no address of the cluster, as a JSON list. */ -}}
 {{- define "lens-ship.outsidePorts" -}}
 {{- $ports := list -}}
-{{- $text := printf "%s %s %s" .Values.processorUrl (toJson .Values.settings) .Values.config -}}
+{{- $config := regexReplaceAll "(?m)^\\s*#.*$" .Values.config "" -}}
+{{- $text := printf "%s %s %s" (include "lens-ship.processorUrl" .) (toJson .Values.settings) $config -}}
 {{- range regexFindAll "https?://[^/\\s\"',\\\\]+" $text -1 -}}
-{{- $host := regexReplaceAll "^.*@" (urlParse .).host "" -}}
+{{- $host := regexReplaceAll "^.*[/@]" . "" -}}
 {{- $port := regexFind "[0-9]+$" (regexFind ":[0-9]+$" $host) | default (ternary "443" "80" (hasPrefix "https" .)) -}}
 {{- $name := regexReplaceAll ":[0-9]+$" $host "" -}}
 {{- if not (or (regexMatch "^[^.:]*$" $name) (regexMatch "[.]svc([.].*)?$" $name)) -}}
