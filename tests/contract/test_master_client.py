@@ -27,7 +27,7 @@ from spooler.records.report import FIELDS
 from tests.kit import spools
 from tests.kit.command import lens_ship
 from tests.kit.master import numbers, report
-from tests.kit.shipping import config, spool
+from tests.kit.shipping import Record, config, spool
 
 XPU = "XPU_TIMER_METRIC"
 NOBODY = JobNode(node_id=0, node_type="worker", job_uid="")
@@ -191,17 +191,19 @@ class Whole(Client):
         self.got.append(event["msg"])
 
 
-FAILED = [
-    ("failure", {**failure.EXAMPLE, "time": time.time()}),
-    ("decision", {**decision.EXAMPLE, "time": time.time()}),
-]
+def failed(**more: Any) -> list[Record]:
+    """A failure and a decision of now: older ones expire."""
+    return [
+        ("failure", {**failure.EXAMPLE, "time": time.time(), **more}),
+        ("decision", {**decision.EXAMPLE, "time": time.time()}),
+    ]
 
 
 def test_failures_and_decisions_go_to_the_methods_of_dlrover_s_client(
     tmp_path: Path, module: Any
 ) -> None:
     module.whole = Whole()
-    spool(tmp_path / "spool", FAILED)
+    spool(tmp_path / "spool", failed())
     assert ship(tmp_path, "whole") == []
     reported, event = module.whole.got
     assert reported == (failure.EXAMPLE["error_data"], 1, "process_error")
@@ -210,7 +212,18 @@ def test_failures_and_decisions_go_to_the_methods_of_dlrover_s_client(
 
 
 def test_a_client_without_these_methods_is_given_none(tmp_path: Path, module: Any) -> None:
-    spool(tmp_path / "spool", FAILED)
+    spool(tmp_path / "spool", failed())
     assert ship(tmp_path) == []
     assert module.one.got == []
     assert account(tmp_path).dropped_by_policy == {"unsupported": 2}
+
+
+@pytest.mark.promise("G19")
+def test_a_failure_that_is_too_large_for_a_message_is_a_dead_letter(
+    tmp_path: Path, module: Any
+) -> None:
+    module.whole = Whole()
+    spool(tmp_path / "spool", [*failed(error_data="x" * 2000), *failed()])
+    assert ship(tmp_path, "whole", dlrover_message_bytes=1024) == []
+    assert len(module.whole.got) == 3
+    assert account(tmp_path).dead_letters == 1

@@ -110,6 +110,12 @@ def size(content: str, node_type: str) -> int:
     return text + len(node_type.encode("utf-8", "replace")) + _FRAME
 
 
+def object_size(name: str, values: Mapping[str, Any], node_type: str) -> int:
+    """Bytes of the largest gRPC message that carries this object."""
+    data = object_data(GENERATIONS[0], name, values)
+    return len(to_protobuf(Message(node_id=-1, node_type=node_type, data=data)))
+
+
 def metric_json(metric: Mapping[str, Any]) -> str:
     """The JSON of a report's fields; text stays what it is."""
     return json.dumps(dict(metric), ensure_ascii=False)

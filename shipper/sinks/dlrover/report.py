@@ -160,7 +160,10 @@ def contents(report: Report, limit: int) -> tuple[str, ...]:
     """
     whole = encode.metric_json(report.metric)
     node_type = report.metric["node_type"]
-    bytes_ = encode.size(whole, node_type)
+    if report.message is not None:
+        bytes_ = encode.object_size(*report.message, node_type)
+    else:
+        bytes_ = encode.size(whole, node_type)
     if bytes_ <= limit:
         return (whole,)
     room = limit - encode.size(encode.metric_json({**report.metric, "data_content": ""}), node_type)
