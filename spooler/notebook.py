@@ -27,7 +27,7 @@ def ship(**settings: Any) -> None:
 
     Args:
         settings: those of `lens-ship start`, as `processor_url="http://…"`,
-            `sink="otlp=http://…"` or `config="lens-ship.toml"`.
+            `sink="otlp=http://…"` or `config="lens-ship.toml"`. None: as if it was not given.
     """
     try:
         problem = _start(settings)
@@ -48,7 +48,8 @@ def _start(settings: dict[str, Any]) -> str:
     import json
     import subprocess
 
-    words = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
+    given = {name.replace("_", "-"): value for name, value in settings.items() if value is not None}
+    words = [f"--{name}={value}" for name, value in given.items()]
     done = subprocess.run(
         [sys.executable, "-c", _PROGRAM, "start", "--json", *words],
         stdin=subprocess.DEVNULL,

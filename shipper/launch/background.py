@@ -67,7 +67,10 @@ def stop(state: Path) -> int:
     Raises:
         StateInUse: one runs, and its process is not seen from here.
     """
-    pid = service_pid(state)
+    pid, lock = service_pid(state), state / LOCK_NAME
+    if not pid and is_running(state):  # the ledger of another version does not tell
+        others = (int(name) for name in os.listdir("/proc") if name.isdecimal())
+        pid = next((one for one in others if _holds(one, lock)), 0)
     if not pid and is_running(state):
         raise StateInUse(
             f"the service that holds {state} is in another container, or of another user. It goes"
@@ -76,13 +79,13 @@ def stop(state: Path) -> int:
     if pid:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)
-    while pid and service_pid(state) == pid:
+    while pid and _holds(pid, lock):
         time.sleep(_POLL_SECONDS)
     return pid
 
 
 def service_pid(state: Path) -> int:
-    """The process of the service, 0 where none runs, or has no heartbeat, or is seen from here."""
+    """The process of the service, 0 where none has a heartbeat or its process is not seen here."""
     if not is_running(state):
         return 0
     try:

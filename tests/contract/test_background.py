@@ -6,9 +6,10 @@ import json
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,13 @@ import pytest
 
 from shipper.health.root_mark import read_mark
 from shipper.launch import background
+from shipper.ledger.database import DATABASE_NAME
 from shipper.ledger.service_status import is_running
 from tests.kit.command import Ran, lens_ship, start_lens_ship
 from tests.kit.delivery import arrived
 from tests.kit.faulty_receiver import FaultyReceiver
 from tests.kit.shipping import goodbye, spool, step
-from tests.kit.spools import REPOSITORY, environment, wait_until
+from tests.kit.spools import REPOSITORY, environment, python, wait_until
 
 JUPYTER = Path(os.environ.get("LENS_SHIP_TEST_JUPYTER") or REPOSITORY / ".venv/jupyter/bin/python")
 POD = "0b9c6f6e-1f0a-4f0e-8f51-6a0f5c1d2e3f"
@@ -88,6 +90,17 @@ def test_it_is_started_once_found_again_and_stopped(user: User, receiver: Faulty
     assert "no service runs" in lens_ship("stop", *user.places).out
 
 
+@pytest.mark.parametrize("version", [1, 999], ids=["older", "later"])
+def test_a_service_of_another_version_is_stopped_too(user: User, version: int) -> None:
+    """Its ledger is not read: that of a service of another version need not be readable."""
+    pid = said_pid(user.start(*user.places).out)
+    with closing(sqlite3.connect(user.state / DATABASE_NAME)) as ledger:
+        ledger.execute(f"PRAGMA user_version={version}")
+    done = lens_ship("stop", *user.places)
+    assert (done.err, done.out) == ("", f"lens-ship: service (process {pid}) stopped\n")
+    assert not is_running(user.state)
+
+
 def status_of(pid: int) -> str:
     try:
         return Path(f"/proc/{pid}/status").read_text()
@@ -149,6 +162,15 @@ def test_it_takes_the_sinks_that_run_takes(user: User, receiver: FaultyReceiver)
     host = receiver.url.removesuffix("/v1")
     assert user.start(*user.places, "--sink", f"otlp={host}").code == 0
     assert "otlp" in lens_ship("status", *user.places).out
+
+
+def test_a_setting_that_is_none_is_not_given(user: User) -> None:
+    """As of `os.environ.get`, so that no directory is named `None`."""
+    places = f"spool={str(user.spool)!r}, state={str(user.state)!r}"
+    code = f"import spooler; spooler.ship({places}, processor_url=None)"
+    done = python(code)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert said_pid(done.stdout) == background.service_pid(user.state)
 
 
 # --- kernels --------------------------------------------------------------------------------------
