@@ -17,7 +17,8 @@ from spooler.spool import codec
 
 LEAST = 8  # bodies of a form that are worth the search for it
 STEPS = range(2**31)
-# Seconds between which a time is usual: 1972 to 2106. In milliseconds it takes 41 or 42 bits.
+# Seconds between which a time is usual: 1972 to 2106. In milliseconds it takes 36 to 42 bits, so
+# that each is a varint of six bytes.
 _FIRST_TIME, _LAST_TIME = float(2**26), float(2**32)
 # First byte of a number of msgpack -> how `struct` reads what follows.
 _NUMBERS = dict(zip(range(0xCA, 0xD4), "fdBHIQbhiq", strict=True))
