@@ -122,8 +122,8 @@ def uninstall(planned: list[File], *, force: bool) -> list[str]:
         except OSError as error:
             raise _cannot(file, error) from error
         lines.append(f"deleted  {file.path}")
-    folders = [folder for file in planned for folder in file.path.parent.glob("*.wants")]
-    for link in [folder / _UNIT for folder in folders] if lines else ():
+    units = [file.path for file in planned if file.path.name == _UNIT and not file.path.exists()]
+    for link in [folder / _UNIT for unit in units for folder in unit.parent.glob("*.wants")]:
         if link.is_symlink():  # of `systemctl enable`, to a file that is gone
             link.unlink()
             lines.append(f"deleted  {link}")

@@ -195,6 +195,18 @@ def test_uninstall_deletes_the_link_of_enable_and_says_that_the_service_runs(
     assert "systemctl --user stop lens-ship" in done.out
 
 
+def test_a_unit_that_uninstall_keeps_stays_enabled(tmp_path: Path) -> None:
+    assert lens_ship("systemd", "install", "--user", HOME=str(tmp_path)).code == 0
+    unit = tmp_path / ".config/systemd/user/lens-ship.service"
+    unit.write_text(f"{unit.read_text(encoding='utf-8')}# mine\n", encoding="utf-8")
+    link = unit.parent / "default.target.wants" / unit.name
+    link.parent.mkdir()
+    link.symlink_to(unit)
+    done = lens_ship("systemd", "uninstall", "--user", HOME=str(tmp_path))
+    assert f"kept     {unit}" in done.out
+    assert link.exists()
+
+
 @pytest.mark.skipif(
     os.geteuid() != 0 or shutil.which("systemd-sysusers") is None,
     reason="needs root and Debian's package systemd",
