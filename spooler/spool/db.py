@@ -304,7 +304,7 @@ def seal(connection: Writing, path: Path, *, size: int, mode: int, durable: bool
     """Move everything from the WAL into the segment and close it, which deletes the WAL.
 
     The segment is on the disk before the WAL goes; `durable` False waits for no disk. `size` is
-    that of all bodies: a large segment is packed densely first.
+    that of all bodies: a large segment is packed densely, unless its caller must not wait.
 
     Raises:
         sqlite3.Error, OSError: it could not be moved. The WAL keeps it: SQLite is not asked a
@@ -312,15 +312,17 @@ def seal(connection: Writing, path: Path, *, size: int, mode: int, durable: bool
             asked again.
         SpoolUnavailable: its descriptors are not its own any more; nothing was touched.
     """
-    is_large = size >= LARGE_BYTES
+    is_packed = durable and size >= LARGE_BYTES
     try:
         if not connection.is_ours():
             raise SpoolUnavailable("descriptor", DESCRIPTOR_TAKEN)
-        if durable and not is_large:
+        if is_packed:
+            os.fsync(connection.log.number)  # before what follows in the next log
+        elif durable:
             connection.execute("PRAGMA synchronous=NORMAL")
         _checkpoint(connection)
-        if is_large:
-            _pack(connection, path, mode=mode, durable=durable)
+        if is_packed and not _pack(connection, path, mode=mode):
+            os.fsync(connection.file.number)
         _lock(connection.file.number, fcntl.F_UNLCK)  # a forked child would hold it on
     except BaseException:
         connection.leave()
@@ -328,29 +330,34 @@ def seal(connection: Writing, path: Path, *, size: int, mode: int, durable: bool
     connection.close()
 
 
-def _pack(connection: Writing, path: Path, *, mode: int, durable: bool) -> None:
+def _pack(connection: Writing, path: Path, *, mode: int) -> bool:
     """Put a copy with large pages, which hold more, in the segment's place; its log stays.
 
+    False where no copy can be made, as on a full disk or by SQLite before 3.27. The segment is as
+    it was then.
+
     Raises:
-        sqlite3.Error, OSError: the copy could not be made. The segment is as it was.
+        sqlite3.Error, OSError: the segment cannot be read, or the disk does not take the new name.
     """
     draft = path.parent / fmt.preparing_name(fmt.segment_number(path.name) or 0)
     try:
         _make(draft, mode)
         connection.execute(f"PRAGMA page_size={fmt.SEALED_PAGE_SIZE}")
         connection.execute("VACUUM INTO ?", (_uri(draft),))
-        if durable:
-            _sync(draft, os.O_RDWR)
+        _sync(draft, os.O_RDWR)
         # Another SQLite would put the pages of the log into the new file. The old one has them
         # already, and a reader of ours does not look at this number.
         os.pwrite(connection.log.number, bytes(4), 0)
         os.rename(draft, path)
-    except BaseException:
+    except async_exceptions.ours(OSError, sqlite3.OperationalError):
+        connection.execute(fmt.READ_ALL).fetchone()
+        return False
+    finally:
         with async_exceptions.suppress(OSError):
+            Path(f"{draft}-journal").unlink(missing_ok=True)  # SQLite's, where the disk refused
             draft.unlink(missing_ok=True)
-        raise
-    if durable:
-        _sync(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    _sync(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    return True
 
 
 def _sync(path: Path, flags: int) -> None:

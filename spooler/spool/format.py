@@ -79,10 +79,10 @@ full one, copies its pages into the ``.sqlite``, syncs that and then unlinks the
 segment (256 KiB of bodies) gets large pages in between: once it has its pages, its rows are copied
 into a new file (``VACUUM INTO``, named as one being prepared, not in WAL mode). That one is synced,
 the first four bytes of the log are set to 0, so that no SQLite applies it any more, and the new
-file is renamed to the ``.sqlite``. A segment has a ``-wal``, be it empty, from before it gets its
-name until it is sealed. Without one it does not change any more. Until then the log holds all its
-records, whether its writer lives, is dead or could not seal it. A record in segment n+1 proves that
-segment n has got its last record.
+file is renamed to the ``.sqlite``. Where it cannot be made, the ``.sqlite`` is synced and stays. A
+segment has a ``-wal``, be it empty, from before it gets its name until it is sealed. Without one it
+does not change any more. Until then the log holds all its records, whether its writer lives, is
+dead or could not seal it. A record in segment n+1 proves that segment n has got its last record.
 
 Reading needs no SQLite, and is the same whether the writer lives or not:
 
@@ -180,6 +180,7 @@ SELECT_BOUNDS = (
     "SELECT (SELECT min(seq) FROM record WHERE seq > 0),"
     " (SELECT max(seq) FROM record WHERE seq > 0)"
 )
+READ_ALL = "SELECT sum(checksum) FROM record"  # the last column: no page is left out
 
 IDENTITY_KIND = "identity"
 

@@ -18,8 +18,9 @@ from typing import Any
 import pytest
 
 from spooler.errors import SpoolUnavailable
-from spooler.spool import db, writer
-from tests.kit import spools
+from spooler.spool import db, pages, writer
+from spooler.spool import format as fmt
+from tests.kit import images, spools
 
 _SYNCS = "fsync,fdatasync,sync_file_range,msync,sync,syncfs"
 
@@ -166,7 +167,7 @@ def test_a_large_segment_is_whole_at_every_moment_of_its_packing_for_sqlite_too(
         for name in ("chmod", "fsync", "pwrite", "rename"):
             patch.setattr(os, name, keep(getattr(os, name)))
         one.close()
-    assert len(left) == 5, "made, synced, the log given up, renamed, the folder synced"
+    assert len(left) == 6, "log synced, made, synced, the log given up, renamed, folder synced"
     for place in left:
         assert spools.read_whole(place).numbers == numbers
         with contextlib.closing(sqlite3.connect(place / "00000001.sqlite")) as operated:
@@ -176,17 +177,80 @@ def test_a_large_segment_is_whole_at_every_moment_of_its_packing_for_sqlite_too(
 
 
 @pytest.mark.promise("G1")
-def test_a_segment_that_cannot_be_packed_keeps_its_log(
+def test_a_segment_that_cannot_be_packed_is_sealed_as_small_ones_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """First its log is synced, so that nothing in the next log survives without it."""
+    monkeypatch.setattr(db, "LARGE_BYTES", 1)
+    one = spools.writer(tmp_path)
+    one.append("step", spools.body(1))
+    path = one.directory / "00000001.sqlite"
+    (one.directory / ".00000001.new").mkdir()
+    real, synced = os.fsync, list[str]()
+
+    def fsync(number: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{number}"))
+        real(number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fsync)
+        one.close()
+    assert synced == [f"{path}-wal", str(path)]
+    assert not db.wal_size(path)
+    assert pages.page_size(path.read_bytes()) == fmt.PAGE_SIZE
+    assert spools.read_whole(one.directory).numbers == [1]
+
+
+@pytest.mark.promise("G2", "G11")
+@pytest.mark.parametrize("kind", ["ext4", "btrfs-quota"])
+def test_sealing_frees_a_disk_that_has_no_room_for_a_copy(kind: str, tmp_path: Path) -> None:
+    with images.disk(kind, tmp_path) as disk:
+        one = spools.writer(disk.top)
+        numbers = [one.append("step", os.urandom(300)) for _ in range(1900)]
+        path = one.directory / "00000001.sqlite"
+        disk.sync()
+        disk.fill()
+        disk.release(1_000_000)
+        one.close()
+        assert not list(one.directory.glob(".*"))
+        assert not db.wal_size(path)
+        assert pages.page_size(path.read_bytes()) == fmt.PAGE_SIZE
+        assert spools.read_whole(one.directory).seqs == numbers
+
+
+@pytest.mark.promise("G1")
+def test_a_large_segment_that_cannot_be_read_keeps_its_log(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(db, "LARGE_BYTES", 1)
     one = spools.writer(tmp_path)
-    one.append("step", spools.body(1))
-    (one.directory / ".00000001.new").mkdir()
+    numbers = [one.append("step", bytes(3000)) for _ in range(2000)]
+    path, real = one.directory / "00000001.sqlite", db._checkpoint
+
+    def checkpoint(connection: db.Writing) -> None:
+        real(connection)
+        os.truncate(path, path.stat().st_size // 2)
+
+    monkeypatch.setattr(db, "_checkpoint", checkpoint)
     with pytest.raises(SpoolUnavailable):
         one.close()
-    assert db.wal_size(one.directory / "00000001.sqlite") > 0
-    assert spools.read_whole(one.directory).numbers == [1]
+    assert db.wal_size(path)
+    assert not list(one.directory.glob(".*"))
+    assert spools.read_whole(one.directory).seqs == numbers
+
+
+@pytest.mark.promise("G2")
+def test_who_must_not_wait_packs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(db, "LARGE_BYTES", 1)
+    one = spools.writer(tmp_path, segment_records=4)
+    for number in range(1, 6):
+        one.append("step", spools.body(number))
+        one.maintain(durable=False)
+    path = one.directory / "00000001.sqlite"
+    assert not Path(f"{path}-wal").exists()
+    assert pages.page_size(path.read_bytes()) == fmt.PAGE_SIZE
+    one.close()
+    assert spools.read_whole(one.directory).numbers == [1, 2, 3, 4, 5]
 
 
 @pytest.mark.promise("G2")
