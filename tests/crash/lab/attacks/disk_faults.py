@@ -22,7 +22,7 @@ from shipper.discovery.layout import find_spools
 from shipper.service import ship_once
 from spooler import recorder as module
 from spooler.records import step as step_record
-from spooler.spool import codec
+from spooler.spool import codec, db
 from spooler.spool.reader import Reader
 from tests.crash.lab.attacks import Attack, Trials
 from tests.crash.lab.children import Child, ReceiverProcess, Tell
@@ -147,6 +147,7 @@ def trial(seed: int, work: Path) -> Verdict:
     os.environ["PRIMUS_LENS_WANDB_OUTPUT_PATH"] = str(place / "spool")
     os.environ["PRIMUS_LENS_SPOOL_SEGMENT_RECORDS"] = str(rng.choice((30, 400)))
     os.environ["WORKLOAD_UID"] = "w"
+    db.LARGE_BYTES = rng.choice((1, 2**30))  # segments are packed when they are sealed, or not
     receiver = ReceiverProcess(work / "telemetry.sqlite")
     child = Child(lambda tell: record(tell, stop))
     child.wait_for_first()

@@ -25,13 +25,14 @@ from tests.crash.lab.verdict import Findings, Verdict
 # The emulated processor is slow, and shared with whatever else runs here.
 SYNC_TAKES = 1.0  # seconds
 START_SECONDS = 120.0
-# Seconds between two syncs, and records in a segment: a segment that is sealed is synced.
-SETTINGS = ((3, 16384), (1, 150), (3, 16384), (3, 150))
+# Seconds between two syncs, records in a segment, bytes of one that is packed when it is sealed.
+SETTINGS = ((3, 16384, 2**18), (1, 150, 1), (3, 16384, 2**18), (3, 150, 2**18))
 
 PROGRAM = """
 import os, time
 from spooler.recorder import recorder
-from spooler.spool import sync, writer
+from spooler.spool import db, sync, writer
+db.LARGE_BYTES = int(os.environ.get("LARGE_BYTES", 1))
 def say(kind, number):
     os.write(1, f"{kind} {number} {time.monotonic():.4f}\\n".encode())
 def main():
@@ -59,7 +60,7 @@ Told = list[tuple[str, int, float]]  # kind, number, the machine's time
 def trial(seed: int, work: Path) -> Verdict:
     """Let a machine record for some seconds, cut its power, look at its disk."""
     rng, found = random.Random(seed), Findings()
-    seconds, records = SETTINGS[seed % len(SETTINGS)]
+    seconds, records, large = SETTINGS[seed % len(SETTINGS)]
     machine = Machine(
         directory=work,
         tree=REPOSITORY,
@@ -68,6 +69,7 @@ def trial(seed: int, work: Path) -> Verdict:
             "PRIMUS_LENS_WANDB_OUTPUT_PATH": "/data/spool",
             "PRIMUS_LENS_SPOOL_SYNC_SECONDS": str(seconds),
             "PRIMUS_LENS_SPOOL_SEGMENT_RECORDS": str(records),
+            "LARGE_BYTES": str(large),
         },
     )
     machine.build()

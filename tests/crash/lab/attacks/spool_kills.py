@@ -9,6 +9,7 @@ from pathlib import Path
 
 from spooler.recorder import recorder
 from spooler.records import step as step_record
+from spooler.spool import db
 from tests.crash.lab.attacks import Attack, Trials
 from tests.crash.lab.children import Child, Tell
 from tests.crash.lab.conservation import check_recorded, recorded
@@ -38,6 +39,7 @@ def trial(seed: int, work: Path) -> Verdict:
         # So few that it always rotates.
         PRIMUS_LENS_SPOOL_SEGMENT_RECORDS=str(rng.choice((2, 7, 40))),
     )
+    db.LARGE_BYTES = rng.choice((1, 2**30))  # packed when they are sealed, or not
     returned = {}
     for number in range(KILLS):
         os.environ["WORKLOAD_UID"] = f"child-{number}"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import random
 import sys
 import time
 from collections.abc import Callable
@@ -29,7 +30,7 @@ from spooler.background import BackgroundThread
 from spooler.errors import SpoolError
 from spooler.recorder import Recorder
 from spooler.records import step as step_record
-from spooler.spool import codec
+from spooler.spool import codec, db
 from spooler.spool.reader import Reader
 from tests.crash.lab import tracing
 from tests.crash.lab.attacks import Attack, Trials
@@ -148,6 +149,7 @@ def trial(seed: int, work: Path) -> Verdict:
     shipper.delivery.backoff.FIRST_SECONDS = 0.01
     os.environ["WORKLOAD_UID"] = "w"
     os.environ["PRIMUS_LENS_SPOOL_SEGMENT_RECORDS"] = "12"
+    db.LARGE_BYTES = random.Random(seed).choice((1, 2**30))  # packed when they are sealed, or not
     quiet = os.open(os.devnull, os.O_WRONLY)
     os.dup2(quiet, 2)
     strike = _strike_recording if scene in RECORDING else _strike_shipping
