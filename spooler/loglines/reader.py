@@ -73,8 +73,9 @@ class LineReader:
             yield from self._bar(len(text), self._rest)
 
     def _line(self, end: int, line: str) -> Iterator[Found]:
+        earlier = max(end - 1, 1)  # for a row above: one of this line has a place of its own
         if self._held is not None and _BAR_MARK in line:
-            yield from self._bar(end, line)
+            yield from self._bar(earlier, line)
         for name, parser in self.parsers.items():
             if not any(mark in line for mark in parser.MARKS):
                 continue
@@ -86,7 +87,7 @@ class LineReader:
             if row.step is not None:
                 yield from self._found(end, name, row, time, origin(clean))
                 return
-            yield from self._release(end)
+            yield from self._release(earlier)
             self._held = name, row, time
             if not self._drawn:
                 yield from self._release(end)

@@ -133,6 +133,18 @@ def test_a_dict_that_takes_the_place_of_a_bar_has_the_step_of_the_next_one() -> 
     assert [(one.step, one.step_given) for one in again] == [(5, True), (6, False)]
 
 
+def test_each_row_has_a_place_of_its_own() -> None:
+    """What is read up to a place is not recorded again: a second row there would be lost."""
+    bar, row = "\r   \r", "{{'loss': {}, 'epoch': 0.5}}"
+    log = [
+        bar + DICT.format(1) + DICT.format(2),
+        BAR.format(4, 4) + bar + DICT.format(1) + BAR.format(5, 5)[1:] + row.format(2) + "\n",
+    ]
+    for text in log:
+        ends = [one.end for one in read(text)]
+        assert len(ends) == len(set(ends)) == 2
+
+
 def test_dicts_without_a_bar_are_counted() -> None:
     log = [BAR.format(90, 90), "\n", *(DICT.format(n) for n in range(3)), BAR.format(91, 91)]
     assert [(one.step, one.step_given) for one in read(*log)] == [(n, False) for n in range(3)]
