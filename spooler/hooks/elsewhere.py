@@ -35,8 +35,7 @@ class Elsewhere:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        mine = config.read(Identity, config.environ())
-        self._job = [mine[name] for name in _JOB]
+        self._job: list[Any] = []
         self._spools: dict[Path, _Spool | None] = {}  # None: says nothing, and never will
         self._look_at = 0.0  # monotonic seconds
 
@@ -48,6 +47,11 @@ class Elsewhere:
         return any(one is not None and one.leads(at) for one in self._spools.values())
 
     def _look(self) -> None:
+        mine = config.read(Identity, config.environ())
+        job = [mine[name] for name in _JOB]
+        if job != self._job:  # torchrun's launcher has started another number of ranks
+            self._job = job
+            self._spools = {path: one for path, one in self._spools.items() if one is not None}
         there = set(resume.spools(self._root))
         self._spools = {path: one for path, one in self._spools.items() if path in there}
         for path in there - self._spools.keys():

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from shipper.service import ship_once
-from spooler import SpoolMasterClient, log_steps, stderr
+from spooler import SpoolMasterClient, config, log_steps, stderr
 from spooler import recorder as recorder_module
 from spooler.collectors.log import LogCollector
 from spooler.dlrover.metric import WorkerTrainingMetric
@@ -271,8 +271,11 @@ for number, _ in enumerate(sys.stdin):
 class Tracker:
     """Another process of a job that records steps."""
 
-    def __init__(self, root: Path, tracker: str = "wandb", workload: str = "w") -> None:
+    def __init__(
+        self, root: Path, tracker: str = "wandb", workload: str = "w", world: str = ""
+    ) -> None:
         environ = {"PRIMUS_LENS_WANDB_OUTPUT_PATH": str(root), "WORKLOAD_UID": workload}
+        environ |= {"WORLD_SIZE": world} if world else {}
         self.process = subprocess.Popen(
             [sys.executable, "-c", TRACKER, tracker],
             env=spools.environment(**environ, RANK="7", LOCAL_RANK="7"),
@@ -330,6 +333,26 @@ def test_another_jobs_tracker_and_steps_that_are_no_trackers_change_nothing(
         assert 1 in [one.step for one in collecting.steps() if set(one.data) == NAMES]
     finally:
         other.kill()
+
+
+def test_a_tracker_of_ranks_that_were_started_again_in_another_number_leads(
+    collecting: Collecting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As torchrun's launcher follows the log, and an elastic job loses a node."""
+    monkeypatch.setattr(config, "_known", {"WORLD_SIZE": "16"})
+    ranks = [Tracker(collecting.root, world="16"), Tracker(collecting.root, world="8")]
+    try:
+        collecting.write(line(0))
+        collecting.collect()
+        assert of_the_log(collecting) == [0]
+        monkeypatch.setattr(config, "_known", {"WORLD_SIZE": "8"})
+        ranks[1].log()
+        collecting.write(line(1))
+        collecting.collect()
+        assert of_the_log(collecting) == [0]
+    finally:
+        for one in ranks:
+            one.kill()
 
 
 def test_a_tracker_of_this_process_leads_too(collecting: Collecting) -> None:
