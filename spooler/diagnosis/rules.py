@@ -276,15 +276,19 @@ class NodeErrors:
     codes: frozenset[int] = frozenset()
 
     def found(self, line: str) -> str:
-        """The evidence in a line, "" for none. With a "#" it may show the setting itself."""
-        if "#" not in line:
-            if any(text in line for text in self.texts):
-                return line.strip()
-            if any(pattern.search(line) for pattern in self.patterns):
-                return line.strip()
+        """The evidence in a line, "" for none. A line may show the setting itself."""
+        told = self._without_setting(line) if "#" in line else line
+        if any(text in told for text in self.texts):
+            return line.strip()
+        if any(pattern.search(told) for pattern in self.patterns):
+            return line.strip()
         if self.codes and (codes := self.codes & exit_codes(line)):
             return f"exit code {min(codes)}"
         return ""
+
+    def _without_setting(self, line: str) -> str:
+        mine = {*self.texts, *(pattern.pattern for pattern in self.patterns)}
+        return "#".join(part for part in line.split("#") if part.strip(" \t\r'\"") not in mine)
 
 
 NO_NODE_ERRORS = NodeErrors()

@@ -42,6 +42,8 @@ def test_the_setting_is_dlrover_s() -> None:
         ({"error": "aclrt: error code is 12345"}, "", "error: aclrt: error code is 12345"),
         ({}, "x\n[rank0]: device lost\n" + "step\n" * 500, "[rank0]: device lost"),
         ({"error": "x"}, "NPU3 stuck\n", "NPU3 stuck"),
+        ({"error": "x"}, "card #3: device lost\n", "card #3: device lost"),
+        ({"error": "x"}, "card #2: NPU3 stuck\n", "card #2: NPU3 stuck"),
         ({3: {"exitcode": 99}}, "", "exit code 99"),
         # Stronger than every row of the table, an abort included.
         ("SyntaxError: invalid syntax", "NPU3 gone", "NPU3 gone"),
@@ -54,7 +56,14 @@ def test_a_named_error_asks_for_another_node(failures: Any, log: str, evidence: 
 
 
 @pytest.mark.parametrize(
-    "line", ["errors: #error code is 12345#device lost#", "NPU9 gone", "exit code 98", "ok"]
+    "line",
+    [
+        "errors: #error code is 12345# device lost #",
+        'declare -x FAILURE_NODE_ERRORS="#error code is 12345#device lost"',
+        "NPU9 gone",
+        "exit code 98",
+        "ok",
+    ],
 )
 def test_the_setting_itself_and_other_lines_are_none(line: str) -> None:
     """DLRover's agent prints the setting into the log."""
