@@ -280,7 +280,10 @@ class DiagnosisAgent:
 
     def _log_end(self) -> str:
         """The end of the log; "" if it cannot be read in time, as from a server that is gone."""
-        return _in_time("lens-ship-log-end", self._log.tail) or ""
+        found: list[str] = []
+        if not _in_time("lens-ship-log-end", lambda: found.append(self._log.tail())):
+            return self._log.tail()
+        return found[0] if found else ""
 
     def _node_errors(self) -> rules.NodeErrors:
         """What the operator has named. A pattern that is none is reported."""
@@ -431,14 +434,12 @@ def _started(name: str, work: Any, *arguments: Any) -> threading.Thread | None:
     return thread
 
 
-def _in_time(name: str, work: Any, *arguments: Any) -> Any:
-    """What `work` returns, None if that takes too long: it goes on by itself."""
-    found: list[Any] = []
-    thread = _started(name, lambda: found.append(work(*arguments)))
-    if thread is None:  # the interpreter is ending
-        return work(*arguments)
-    thread.join(_LAST_SECONDS)
-    return found[0] if found else None
+def _in_time(name: str, work: Any, *arguments: Any) -> bool:
+    """Do `work`, and wait a little for its end; False without a thread, as at the very end."""
+    thread = _started(name, work, *arguments)
+    if thread is not None:
+        thread.join(_LAST_SECONDS)
+    return thread is not None
 
 
 def _attempt(report_failures: Any, *arguments: Any) -> None:

@@ -226,6 +226,25 @@ def test_a_client_of_the_program_s_own_is_told_and_holds_up_nothing(
     assert json.loads(record["error_data"])["2"]["message"] == "error: NCCL error"
 
 
+@pytest.mark.promise("G2")
+def test_a_client_of_the_program_s_own_is_not_waited_for_where_no_thread_starts(
+    tmp_path: Path,
+) -> None:
+    limit = 'def none(thread): raise RuntimeError("can\'t start new thread")\n'
+    code = _CLIENT.format(work="end.wait()").replace(
+        "action =", f"{limit}threading.Thread.start = none\naction ="
+    )
+    log = tmp_path / "train.log"
+    log.write_text("torch.OutOfMemoryError: CUDA out of memory\n")
+    done = spools.python(
+        _BEGIN + code.replace("until(lambda: got)", ""),
+        PRIMUS_LENS_WANDB_OUTPUT_PATH=str(tmp_path),
+        TRAINING_LOG_FILE=str(log),
+    )
+    assert spools.answer(done) == [[], "gpu-memory"], "the log is read all the same"
+    assert len(bodies(tmp_path, "failure")) == 1
+
+
 def test_the_spool_s_client_takes_what_dlrover_s_does(tmp_path: Path) -> None:
     code = """
 client = spooler.SpoolMasterClient("a:1", node_id=7, node_type="chief")
