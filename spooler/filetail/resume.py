@@ -73,7 +73,7 @@ def _places(root: Path, saved: CheckpointState) -> Iterator[tuple[Path, int]]:
 
 def _anywhere(root: Path, log: Path) -> Recorded:
     left = _SCAN_BYTES
-    for directory in sorted(spools(root), key=lambda path: path.name, reverse=True):
+    for directory in reversed(spools(root)):
         left -= Reader(directory).bytes()
         found, mark = _sources(directory, 0, log)
         if found:
@@ -84,10 +84,10 @@ def _anywhere(root: Path, log: Path) -> Recorded:
 
 
 def spools(root: Path) -> list[Path]:
-    """Those of this user: in a root that users share, each has a folder of its own."""
+    """Those of this user, the oldest first. In a root that users share, each has its folder."""
     folders = (root, root / fmt.user_name(os.geteuid()))
     found = (path for folder in folders for path in folder.glob("node_*/rank_*/*"))
-    return [path for path in found if fmt.is_spool_id(path.name)]
+    return sorted((path for path in found if fmt.is_spool_id(path.name)), key=lambda one: one.name)
 
 
 def _host(directory: Path) -> str:

@@ -19,10 +19,13 @@ from spooler import SpoolMasterClient, config, log_steps, stderr
 from spooler import recorder as recorder_module
 from spooler.collectors.log import LogCollector
 from spooler.dlrover.metric import WorkerTrainingMetric
+from spooler.filetail import resume
+from spooler.filetail.checkpoint import CheckpointState, StepMark
 from spooler.hooks import elsewhere, run_tracker
 from spooler.records import report, run, step
 from spooler.records.step import StepRecord
 from spooler.spool import codec
+from spooler.spool import format as fmt
 from tests.kit import spools
 from tests.kit.delivery import arrived, settings
 from tests.kit.faulty_receiver import FaultyReceiver
@@ -211,6 +214,20 @@ def test_a_line_that_two_processes_read_is_one(collecting: Collecting) -> None:
     collecting.write(ended + line(8))
     collecting.collect()
     assert sorted(collecting.numbers()) == [6, 7, 8]
+
+
+def test_the_mark_of_the_latest_spool_counts(collecting: Collecting) -> None:
+    """A process that could not write to its spool any more goes on in another one."""
+    saved = CheckpointState(position=None, known=frozenset(), pid=os.getpid(), host="node-a")
+    for second in (3, 1, 4, 0, 9, 2, 6, 5, 8, 7):
+        mark = StepMark(chars=second)
+        source = {"path": str(collecting.path), **mark.to_map()}
+        body = step.encode("r", 1, 1.0, False, {}, "log", source=source)
+        spool = fmt.spool_id(f"20240102T03040{second}", os.getpid(), f"{second:08x}")
+        writer = spools.writer(collecting.root, spool=spool)
+        writer.append("step", codec.pack(body))
+        writer.close()
+    assert resume.latest(collecting.root, collecting.path, saved).step == StepMark(chars=9)
 
 
 def test_a_rotation_changes_nothing(collecting: Collecting) -> None:
