@@ -41,7 +41,7 @@ def install() -> None:
 def uninstall() -> None:
     """Remove the hooks; what is recorded stays recorded."""
     lens_ship_start.stop_waiting()
-    for name in awaited(os.environ):
+    for name in (*REGISTRY, *TRAINING):
         module = sys.modules.get(name)
         if module is not None:
             _hook(name).unwrap(module)

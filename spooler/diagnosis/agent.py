@@ -111,11 +111,15 @@ class DiagnosisAgent:
     @classmethod
     def begin(cls, collectors: frozenset[str]) -> None:
         """Start the one agent of this process; without one, one for these `collectors`."""
-        with cls._instance_lock:
+        lock = cls._instance_lock
+        if not lock.acquire(blocking=False):
+            return  # it is being started, perhaps by the call that a signal handler has interrupted
+        try:
             if cls._instance is None:
                 cls._instance = cls(collectors=collectors, in_turn=True)
-            agent = cls._instance
-        agent.start()
+            cls._instance.start()
+        finally:
+            lock.release()
 
     @classmethod
     def singleton_instance(

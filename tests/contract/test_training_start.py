@@ -182,6 +182,44 @@ def test_a_child_of_multiprocessing_that_trains_records_the_end_of_the_log(
 
 
 @pytest.mark.promise("G2")
+def test_a_signal_handler_that_trains_does_not_wait_for_the_start_that_it_interrupts(
+    tmp_path: Path, library: Path
+) -> None:
+    code = (
+        "import signal\nfrom torch.optim.optimizer import Optimizer\n"
+        "from spooler import DiagnosisAgent\n"
+        "signal.signal(signal.SIGUSR1, lambda *_: print(Optimizer([1]).parameters))\n"
+        "init = DiagnosisAgent.__init__\n"
+        "def interrupted(*args, **kwargs):\n"
+        "    signal.raise_signal(signal.SIGUSR1)\n"
+        "    init(*args, **kwargs)\n"
+        "DiagnosisAgent.__init__ = interrupted\n"
+        "Optimizer([])\n"
+        "assert DiagnosisAgent.singleton_instance().is_running"
+    )
+    with job(tmp_path, sys.executable, str(library)) as made:
+        made.start(0, "-c", code)
+        assert made.finish() == [0], made.log_of(0).read_text()
+        assert made.log_of(0).read_text() == "[1]\n"
+
+
+def test_uninstall_gives_back_the_calls_whatever_is_wanted_by_then(
+    tmp_path: Path, library: Path
+) -> None:
+    code = (
+        "import os, spooler\nfrom torch.optim.optimizer import Optimizer\n"
+        "def is_ours(): return hasattr(Optimizer.__init__, '__wrapped__')\n"
+        "assert is_ours()\n"
+        "del os.environ['PRIMUS_LENS_COLLECTORS']\n"
+        "spooler.uninstall()\n"
+        "assert not is_ours()"
+    )
+    with job(tmp_path, sys.executable, str(library)) as made:
+        made.start(0, "-c", code)
+        assert made.finish() == [0], made.log_of(0).read_text()
+
+
+@pytest.mark.promise("G2")
 def test_a_fault_of_the_start_changes_nothing_and_is_said_once(
     tmp_path: Path, library: Path
 ) -> None:
