@@ -107,11 +107,11 @@ class LogCollector(Collector):
         text.piece, text.follower = piece, self._follower
         return text
 
-    def store_data(self, data: Any) -> bool:
+    def store_data(self, data: Any, *, more: int = _PIECES_AT_ONCE - 1) -> bool:
         """Report lines; those of `collect_data` are passed once they are taken.
 
-        After them go those that follow in the log, within bounds: who collects once has not only
-        the beginning of a long log. Whether the first ones were taken is what is returned.
+        After them go those that follow in the log, `more` pieces at most: who collects once has not
+        only the beginning of a long log. Whether the first ones were taken is what is returned.
         """
         if not isinstance(data, str):
             return self._refuse_type(data, "text")
@@ -119,9 +119,9 @@ class LogCollector(Collector):
             return self._report(data)
         if not self._store(data):
             return False
-        for _ in range(_PIECES_AT_ONCE - 1):
-            more = self.collect_data()
-            if not isinstance(more, LogText) or not self._store(more):
+        for _ in range(more):
+            following = self.collect_data()
+            if not isinstance(following, LogText) or not self._store(following):
                 break
         return True
 

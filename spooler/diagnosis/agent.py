@@ -499,7 +499,7 @@ def _take_last(collector: LogCollector, deadline: float) -> None:
         return
     while time.monotonic() < deadline:
         lines = collector.collect_data(last=True)
-        if not lines or not collector.store_data(lines):
+        if not lines or not collector.store_data(lines, more=0):  # each takes its time
             return
 
 

@@ -18,6 +18,7 @@ from shipper.service import ship_once
 from spooler import SpoolMasterClient, config, log_steps, stderr
 from spooler import recorder as recorder_module
 from spooler.collectors.log import LogCollector
+from spooler.diagnosis import agent
 from spooler.dlrover.metric import WorkerTrainingMetric
 from spooler.filetail import resume
 from spooler.filetail.checkpoint import CheckpointState, StepMark
@@ -238,6 +239,21 @@ def test_a_rotation_changes_nothing(collecting: Collecting) -> None:
         collecting.write(line(100 + begin))
         collecting.collect()
     assert collecting.numbers() == [0, 1, 2, 100, 3, 4, 5, 103, 6, 7, 8, 106, 9, 10, 11, 109]
+
+
+@pytest.mark.promise("G2")
+def test_the_end_of_a_process_waits_for_one_piece_at_a_time(collecting: Collecting) -> None:
+    collecting.write("".join(map(line, range(5000))))
+    looks = iter((True, False))
+
+    class Deadline(float):
+        """Is over at the second look."""
+
+        def __gt__(self, now: object) -> bool:
+            return next(looks)
+
+    agent._take_last(collecting.collector, Deadline())
+    assert len(collecting.records("report")) == 1
 
 
 def test_iterations_that_go_back_are_recorded(collecting: Collecting) -> None:
