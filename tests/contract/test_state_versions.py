@@ -194,7 +194,7 @@ def test_the_command_line_says_what_to_do_about_a_newer_one(tmp_path: Path) -> N
         assert done.code == 4
         (line,) = done.err.splitlines()
         assert f"state version {NEXT}" in line
-        assert "docs/upgrading.md" in line
+        assert "lens-ship docs upgrading" in line
 
 
 def test_a_command_does_not_migrate_under_a_service_that_runs(old: Path) -> None:

@@ -14,6 +14,7 @@ from shipper.sinks.otlp.sink import OtlpOptions, OtlpSink
 from shipper.sinks.outcome import Disposition, Outcome
 from shipper.sinks.prometheus import sink as prometheus
 from shipper.sinks.timeseries.classify import TRIES_ON_500, classify
+from shipper.sinks.timeseries.series import each
 from tests.kit.shipping import NoNetwork, Record, finish, step, stored
 from tests.kit.spools import identity
 
@@ -249,7 +250,8 @@ def test_what_is_there_already_costs_one_request_each(there: int) -> None:
 
     def look(items: Any, who: Any) -> Any:
         nonlocal span
-        span = [min(item.step for item in items), max(item.step for item in items)]
+        steps = [item.step for item in each(items)]
+        span = [min(steps), max(steps)]
         return ask(items, who)
 
     def judge(url: str, turn: int) -> Answer:
@@ -291,7 +293,7 @@ class Bounded:
         sink._http = NoNetwork(lambda url, turn: self.judge())
 
     def look(self, items: Any, who: Any) -> Any:
-        self.oldest = min(item.time for item in items)
+        self.oldest = min(item.time for item in each(items))
         return self.ask(items, who)
 
     def judge(self) -> Answer:
