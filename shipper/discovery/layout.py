@@ -34,7 +34,7 @@ _OF_THE_DISK = "lost+found"
 OnUnreadable = Callable[[Path, OSError], None]
 # A uid of the API server, or the hash that a static pod has instead.
 _POD_UID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{32}")
-_logged: set[Path] = set()  # directories with too many entries
+_logged: set[str] = set()  # directories with too many entries
 
 
 class TakenDirectory(PermissionError):
@@ -60,17 +60,17 @@ def find_spools(root: Path, on_unreadable: OnUnreadable | None = None) -> Iterat
     if on_unreadable is not None:
         for taken, problem in taken_directories(root):
             on_unreadable(taken, problem)
-    for directory in _directories(root, [_most_entries(root)], on_unreadable):
+    for entry in _directories(str(root), [_most_entries(root)], on_unreadable):
         left = [MOST_ENTRIES]  # for each, so that no tenant uses up the entries of another
-        if fmt.is_spool_id(directory.name):
-            yield directory
+        if fmt.is_spool_id(entry.name):
+            yield Path(entry.path)
         else:
-            yield from _below(directory, DEPTH - 1, left, on_unreadable)
-        if left[0] < 0 and directory not in _logged:
-            _logged.add(directory)
+            yield from _below(entry.path, DEPTH - 1, left, on_unreadable)
+        if left[0] < 0 and entry.path not in _logged:
+            _logged.add(entry.path)
             log.warning(
                 "directory has too many entries, spools beyond the limit are not found",
-                extra=fields(path=directory, count=MOST_ENTRIES, reason="too-many-files"),
+                extra=fields(path=entry.path, count=MOST_ENTRIES, reason="too-many-files"),
             )
 
 
@@ -198,8 +198,8 @@ def is_empty(directory: Path) -> bool:
 
 
 def _directories(
-    directory: Path, left: list[int], on_unreadable: OnUnreadable | None
-) -> list[Path]:
+    directory: str, left: list[int], on_unreadable: OnUnreadable | None
+) -> list[os.DirEntry[str]]:
     """The directories in one, by name, as long as there are entries `left` to read."""
     found = []
     try:
@@ -209,21 +209,22 @@ def _directories(
                 if left[0] < 0:
                     break
                 if entry.is_dir(follow_symlinks=False) and not fmt.holds_no_spools(entry.name):
-                    found.append(Path(entry.path))
+                    found.append(entry)
     except FileNotFoundError:
         pass  # deleted meanwhile, or not there yet
     except OSError as error:
         # Perhaps for a moment, perhaps another user's: the periodic scan tries again.
-        if on_unreadable is not None and directory.name != _OF_THE_DISK:
-            on_unreadable(directory, error)
-    return sorted(found, key=lambda path: path.name)
+        path = Path(directory)
+        if on_unreadable is not None and path.name != _OF_THE_DISK:
+            on_unreadable(path, error)
+    return sorted(found, key=lambda entry: entry.name)
 
 
 def _below(
-    directory: Path, depth: int, left: list[int], on_unreadable: OnUnreadable | None
+    directory: str, depth: int, left: list[int], on_unreadable: OnUnreadable | None
 ) -> Iterator[Path]:
-    for path in _directories(directory, left, on_unreadable):
-        if fmt.is_spool_id(path.name):
-            yield path
+    for entry in _directories(directory, left, on_unreadable):
+        if fmt.is_spool_id(entry.name):
+            yield Path(entry.path)
         elif depth > 1:
-            yield from _below(path, depth - 1, left, on_unreadable)
+            yield from _below(entry.path, depth - 1, left, on_unreadable)
