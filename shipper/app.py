@@ -69,7 +69,6 @@ class App:
         )
         self.workers = Workers(
             scheduler=self.scheduler,
-            queues=self.queues,
             count=config.workers,
             turn=self.turn,
             after=lambda: changed() if self._flush_all else None,
@@ -151,6 +150,7 @@ class App:
             )
         self.queues[key].add(pipeline)
         self.scheduler.put(key)
+        self.workers.serve(sink.name)
         self._changed()  # its sink may have no workers yet
 
     def _resolver(self, sink: Sink) -> Callable[[Identity, bool], Identity] | None:
@@ -256,10 +256,12 @@ class App:
         for name, state in self.states.items():
             yield (name, ""), state
         for key, queue in list(self.queues.items()):
-            if queue.state.failure is not None and queue.due() == float("inf"):
-                queue.state.clear()  # each of its spools is delivered, and its writer gone
-            if queue.state.outage is not None:
-                yield key, queue.state
+            state = queue.state
+            if state.outage is None:
+                continue
+            if state.failure is not None and queue.due() == float("inf"):
+                state.clear()  # each of its spools is delivered, and its writer gone
+            yield key, state
 
     def changes(self) -> object | None:
         """A value that changes with any spool or the ledger; None while that is not known."""

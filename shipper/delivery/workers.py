@@ -22,28 +22,31 @@ def pool_of(key: QueueKey, queues: Mapping[QueueKey, DeliveryQueue]) -> PoolKey:
 
 
 class Workers:
-    """`count` threads for each sink that has queues, and half as many for its slow queues."""
+    """`count` threads for each sink that is served, and half as many for its slow queues."""
 
     def __init__(
         self,
         *,
         scheduler: Scheduler[QueueKey],
-        queues: Mapping[QueueKey, DeliveryQueue],
         count: int,
         turn: Callable[[QueueKey], None],
         after: Callable[[], None],
     ) -> None:
         """`turn` must not raise; `after` is called when a queue has been released."""
         self._scheduler = scheduler
-        self._queues = queues
+        self._served: dict[str, None] = {}  # sinks that have queues
         self._count = count
         self._turn = turn
         self._after = after
         self._threads: dict[PoolKey, list[threading.Thread]] = {}
 
+    def serve(self, sink: str) -> None:
+        """Let the next `start` start the workers of a sink, which has queues now."""
+        self._served[sink] = None
+
     def start(self) -> None:
-        """Start the workers of every sink that has queues and no workers yet."""
-        for sink in {sink for sink, _ in list(self._queues)}:
+        """Start the workers of every sink that is served and has no workers yet."""
+        for sink in list(self._served):
             for slow, count in ((False, self._count), (True, max(1, self._count // 2))):
                 pool = (sink, slow)
                 if pool not in self._threads:
