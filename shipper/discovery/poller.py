@@ -98,14 +98,16 @@ class SpoolPoller:
         return first - self._now()
 
     def _poll(self, one: _Polled, changed: dict[str, Reader | None]) -> None:
-        known, news = one.liveness, one.reader.has_news()
+        known, reader = one.liveness, one.reader
+        folder = reader.folder_status()
+        news = reader.has_news(folder)
         if known.is_final and not news:
             return
-        one.liveness = one.reader.liveness()
+        one.liveness = reader.liveness(folder)
         if news:
             one.pause = min(one.pause, one.seconds)
         if news or one.liveness != known:
-            changed[one.reader.spool] = one.reader if one.liveness == known else None
+            changed[reader.spool] = reader if one.liveness == known else None
 
     def _run(self) -> None:
         while not self._stopped:

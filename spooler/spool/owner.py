@@ -36,6 +36,7 @@ QUIET_SECONDS = 10.0  # without evidence for a living writer: it has ended, unle
 LONG_SECONDS = 120.0  # several beats, and the attribute cache of a network file system
 
 _FLOCK = struct.Struct("hhqqi0q")  # struct flock with 64-bit offsets
+_QUERY = _FLOCK.pack(fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0)
 _OFD, _NONE = "ofd", "none"  # how the file is locked, as its text says
 _TEXT_BYTES = 512
 _LOGS = 4  # of the newest is seen whether they grow
@@ -349,9 +350,9 @@ class LivenessCheck:
         self._seen: object = None  # the files at the last check
         self._checked_at = self._since = 0.0  # monotonic seconds: of that check, of the last change
 
-    def liveness(self) -> Liveness:
-        """Whether the writer lives."""
-        lock = self._lock()
+    def liveness(self, folder: os.stat_result | None = None) -> Liveness:
+        """Whether the writer lives; `folder` is its status if that was just read."""
+        lock = self._lock(folder)
         return _ALIVE if lock is Lock.HELD else judge(self._evidence(lock))
 
     def liveness_evidence(self) -> LivenessEvidence:
@@ -369,16 +370,15 @@ class LivenessCheck:
             lock=lock, process=process, sealed=not open_, quiet=self._quiet(open_[-_LOGS:])
         )
 
-    def _lock(self) -> Lock:
+    def _lock(self, folder: os.stat_result | None = None) -> Lock:
         try:
-            descriptor = self._open()
+            descriptor = self._open(folder or os.stat(self._folder))
         except OSError as error:
             strange = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO)
             return Lock.ABSENT if error.errno in strange else Lock.UNKNOWN
         try:
             # A query takes no lock: it can make neither another reader nor the writer fail.
-            request = _FLOCK.pack(fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0)
-            answer = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, request)
+            answer = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, _QUERY)
             if _FLOCK.unpack(answer)[0] != fcntl.F_UNLCK:
                 return Lock.HELD
             words = os.pread(descriptor, _TEXT_BYTES, 0).decode("utf-8", "replace").split()
@@ -389,14 +389,13 @@ class LivenessCheck:
         kinds = {_OFD: Lock.FREE_OFD, _NONE: Lock.UNKNOWN}
         return kinds.get(words[2] if len(words) > 2 else "", Lock.FREE)
 
-    def _open(self) -> int:
+    def _open(self, folder: os.stat_result) -> int:
         """Open the owner file. It is checked once, because thousands of spools are polled.
 
         It is checked again when its folder has changed, by its time, or was replaced. The time is
         read before the check, so that a change during the check is noticed the next time.
         """
-        status = os.stat(self._folder)
-        mark = (status.st_dev, status.st_ino, status.st_ctime_ns)
+        mark = (folder.st_dev, folder.st_ino, folder.st_ctime_ns)
         if mark == self._checked:
             return os.open(f"{self._folder}/{fmt.OWNER_NAME}", safe_open.READING)
         descriptor = safe_open.open_regular(f"{self._folder}/{fmt.OWNER_NAME}")

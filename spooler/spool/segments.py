@@ -102,27 +102,32 @@ class Segments:
         """Seq of the first record there is, 0 without any; unreadable segments are skipped."""
         return self._first_in(self.segments()) or 0
 
-    def has_news(self) -> bool:
+    def has_news(self, folder: os.stat_result | None = None) -> bool:
         """Whether the files changed since the last call; costs a few stat calls.
 
         Records go to the last segment, or to the one before it while the last is only prepared.
+        `folder` is its status if that was just read.
         """
-        folder = self.changed_at()
+        changed_at = _changed_at(folder or self.folder_status())
         known, before = self._watermark
-        if folder != known:
+        if changed_at != known:
             before = {f"{self._path(number)}-wal": -1 for number in self.segments()[-2:]}
         sizes = {name: _size(name) for name in before}
         grown = [name for name, size in sizes.items() if size != before[name]]
-        self._grown = grown if folder == known else []
-        self._watermark = folder, sizes
-        return folder != known or bool(grown)
+        self._grown = grown if changed_at == known else []
+        self._watermark = changed_at, sizes
+        return changed_at != known or bool(grown)
+
+    def folder_status(self) -> os.stat_result | None:
+        """The status of the directory now; None when it is gone."""
+        try:
+            return os.stat(self._folder)
+        except FileNotFoundError:
+            return None
 
     def changed_at(self) -> int:
         """When a file was last made, renamed or removed here, nanoseconds; 0 when all is gone."""
-        try:
-            return os.stat(self._folder).st_mtime_ns
-        except FileNotFoundError:
-            return 0
+        return _changed_at(self.folder_status())
 
     def final_segments(self) -> list[tuple[int, int]]:
         """Readable segments that hold records and get no more: number and last seq, ascending."""
@@ -155,9 +160,12 @@ class Segments:
         """Whether its process died without ending the spool; None while that is not known."""
         return self.liveness().unclean
 
-    def liveness(self) -> Liveness:
-        """Whether the process lives, and how it ended. New data refutes it."""
-        return self._liveness_check.liveness()
+    def liveness(self, folder: os.stat_result | None = None) -> Liveness:
+        """Whether the process lives, and how it ended. New data refutes it.
+
+        `folder` is its status if that was just read.
+        """
+        return self._liveness_check.liveness(folder)
 
     def liveness_evidence(self) -> LivenessEvidence:
         return self._liveness_check.liveness_evidence()
@@ -383,6 +391,10 @@ def _is_left_over(name: str, folder: int) -> bool:
     if not _LEFT_OVER.fullmatch(name):
         return False
     return not name.endswith("-wal") or os.lstat(name, dir_fd=folder).st_size == 0
+
+
+def _changed_at(folder: os.stat_result | None) -> int:
+    return folder.st_mtime_ns if folder else 0
 
 
 def _size(name: str) -> int:

@@ -122,7 +122,7 @@ class OwnedReader(Reader):
         super().__init__(directory)
         self.owned = owned
 
-    def liveness(self) -> owner.Liveness:
+    def liveness(self, folder: os.stat_result | None = None) -> owner.Liveness:
         return ALIVE if self.owned else KILLED
 
 

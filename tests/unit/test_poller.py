@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from shipper.discovery.poller import ENDED_SECONDS, SpoolPoller
 from tests.kit import spools
 from tests.kit.shipping import Clock, OwnedReader
+from tests.kit.system_calls import between, traced
 
 FLUSH = 5.0
 
@@ -125,3 +128,27 @@ def test_a_new_spool_is_felt_more_often_at_first(tmp_path: Path) -> None:
     assert waits[:3] == [0.25, 0.5, 1.0]
     assert max(waits) == waits[-1] == FLUSH
     assert len(woken) == len(waits)
+
+
+@pytest.mark.parametrize("count", [1, 7])
+def test_a_sleeping_spool_costs_five_system_calls(tmp_path: Path, count: int) -> None:
+    """Its folder and its log are looked at once each, and its owner is asked for the lock."""
+    log, _ = traced(
+        "import os, pathlib; from tests.kit import shipping, spools\n"
+        "from shipper.discovery.poller import SpoolPoller\n"
+        "from spooler.spool.reader import Reader\n"
+        f"root = pathlib.Path({str(tmp_path)!r})\n"
+        f"alive = [spools.writer(root, spool=spools.spool_id(n)) for n in range({count})]\n"
+        "for one in alive: one.append('step', spools.body(1))\n"
+        "clock, woken = shipping.Clock(), []\n"
+        "poller = SpoolPoller(woken.extend, clock)\n"
+        f"for one in alive: poller.add(Reader(one.directory), {FLUSH})\n"
+        f"for _ in range(10): poller.poll(); clock.pass_by({FLUSH})\n"
+        "woken.clear(); os.write(2, b'begin')\n"
+        "poller.poll()\n"
+        "os.write(2, b'end'); assert not woken\n",
+        tmp_path,
+        calls="write,%file,%desc",
+    )
+    calls = Counter(re.sub(r".*stat.*", "stat", call) for call in between(log, "begin", "end"))
+    assert calls == {"stat": 2 * count, "openat": count, "fcntl": count, "close": count}

@@ -10,7 +10,7 @@ NODE_BUILDS: dict[str, BrokenBuild] = {
         patches=(
             Patch(
                 file="shipper/discovery/poller.py",
-                old="        one.liveness = one.reader.liveness()\n",
+                old="        one.liveness = reader.liveness(folder)\n",
                 new="        one.liveness = Liveness(alive=True)\n",
             ),
         ),
