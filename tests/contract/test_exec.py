@@ -391,10 +391,11 @@ class Terminal:
     def wait_for(self, pattern: str, asking: str = "") -> None:
         """Until it is seen after what was waited for before; `asking` is typed meanwhile."""
         end = time.monotonic() + PATIENCE_SECONDS
+        screen = select.poll()  # takes any descriptor, of which a long run has many
+        screen.register(self.master, select.POLLIN)
         while not (found := re.search(pattern, self.seen)):
             assert time.monotonic() < end, self.seen
-            ready, _, _ = select.select([self.master], [], [], 0.2)
-            if not ready:
+            if not screen.poll(200):
                 self.type(asking)
             else:
                 self.seen += os.read(self.master, 4096).decode(errors="replace")

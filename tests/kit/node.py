@@ -166,8 +166,8 @@ class Node:
         ):
             yield
 
-    def _verdict(self) -> Callable[[Segments], owner.Liveness]:
-        def verdict(reader: Segments) -> owner.Liveness:
+    def _verdict(self) -> Callable[..., owner.Liveness]:
+        def verdict(reader: Segments, folder: object = None) -> owner.Liveness:
             unseen = not reader.place.exists()
             return ALIVE if unseen or reader.directory in self.living else KILLED
 
