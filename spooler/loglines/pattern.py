@@ -1,7 +1,7 @@
 """An operator's own pattern: the text of a line, with names in braces where numbers stand. Pure.
 
 `step {step}/{} | loss {train/loss} | lr {lr}` finds `step 10/500 | loss 2.5 | lr 3e-4`. It is not a
-regular expression: such a one can take for ever on some line, and Python does not let it be ended,
+regular expression: such a one may never end on some line, and Python does not let it be ended,
 which would hold up the training process. Names may have any character.
 """
 
