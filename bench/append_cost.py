@@ -16,6 +16,7 @@ during which the one before is sealed, and all others.
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import sqlite3
 import sys
@@ -46,13 +47,25 @@ class Taken:
     other: list[int] = field(default_factory=list)
 
 
+def bare_insert(work: Path, packed: bytes) -> Callable[[], Any]:
+    """An `INSERT` of `packed` into a table like ours, in a file below `work`."""
+    from spooler.spool import format as fmt
+
+    bare = sqlite3.connect(work / "bare.sqlite", isolation_level=None, check_same_thread=False)
+    for pragma in ("page_size=1024", "journal_mode=WAL", "synchronous=NORMAL"):
+        bare.execute(f"PRAGMA {pragma}")
+    bare.execute("PRAGMA wal_autocheckpoint=0")
+    bare.execute(fmt.SCHEMA[1])
+    numbers = itertools.count(1)
+    return lambda: bare.execute(fmt.INSERT_RECORD, (next(numbers), "step", packed, 1234567890))
+
+
 class Bed:
     """The three contestants in a folder, and the writer's background thread."""
 
     def __init__(self, work: Path) -> None:
         from spooler.background import BackgroundThread
         from spooler.spool import codec
-        from spooler.spool import format as fmt
 
         self.root = work / "spool"
         writer: Any = scale.writer_of(self.root, 1, "eeee")
@@ -63,18 +76,11 @@ class Bed:
         data = {f"train/metric_{number}": number + 0.5 for number in range(8)}
         body = {"run": "r", "step": 1, "time": time.time(), "closed": True, "data": data}
         packed = codec.pack(body)
-        bare = sqlite3.connect(work / "bare.sqlite", isolation_level=None)
-        for pragma in ("page_size=1024", "journal_mode=WAL", "synchronous=NORMAL"):
-            bare.execute(f"PRAGMA {pragma}")
-        bare.execute("PRAGMA wal_autocheckpoint=0")
-        bare.execute(fmt.SCHEMA[1])
-        numbers = iter(range(1, 10**9))
+        bare = bare_insert(work, packed)
         floor = os.open(work / "floor", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
         self.contestants: dict[str, Callable[[], Any]] = {
             WRITE: lambda: os.write(floor, packed),
-            INSERT: lambda: bare.execute(
-                fmt.INSERT_RECORD, (next(numbers), "step", packed, 1234567890)
-            ),
+            INSERT: bare,
             APPEND: lambda: writer.append("step", packed),
         }
 

@@ -4,9 +4,8 @@
 
 Real trackers, each in a process of its own: of this environment, or of `.venv/frameworks`, which
 `make test-frameworks` makes. Calls with the hook, calls of the method that it wraps and the hook's
-own part alone take turns in blocks. Figures are microseconds a call at the median. A thread of
-`SummaryWriter` writes its files: flat out it gets the interpreter's lock when the hook's INSERT
-releases it, and its work moves into calls with the hook (see `hook_cost.py`).
+own part alone take turns in blocks. Figures are microseconds a call at the median. An INSERT adds
+more than it takes: each finds the processor's caches full of the other (see `hook_cost.py`).
 
 Megatron-LM makes about 20 calls of `add_scalar` a step. The hook records each as a part of its step
 before it returns. What one record a step would cost, from a buffer that a kill empties, is below.
