@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,16 +65,17 @@ def stop(state: Path) -> int:
     """End the service of a state and wait for its end; its pid, 0 where none runs.
 
     Raises:
-        StateInUse: one runs, and its process is not seen from here.
+        StateInUse: the state is held, and not surely by a service that is seen from here.
     """
     pid, lock = service_pid(state), state / LOCK_NAME
     if not pid and is_running(state):  # the ledger of another version does not tell
-        others = (int(name) for name in os.listdir("/proc") if name.isdecimal())
-        pid = next((one for one in others if _holds(one, lock)), 0)
+        pid = next((int(one.name) for one in Path("/proc").glob("[0-9]*") if _serves(one, lock)), 0)
     if not pid and is_running(state):
         raise StateInUse(
-            f"the service that holds {state} is in another container, or of another user. It goes"
-            " on. Stop it there"
+            f"{state} is in use, and no process that is seen here is surely its service. It may be"
+            " in another container, of another user, or another command at work. Nothing was"
+            f" stopped. To see who has it open: `fuser -v {lock}` as root of the node. If that is a"
+            " service, end it by `kill PID`"
         )
     if pid:
         with suppress(ProcessLookupError):
@@ -100,9 +101,23 @@ def service_pid(state: Path) -> int:
 
 def _holds(pid: int, lock: Path) -> bool:
     """Whether a process has this file open. The number may be another process' by now."""
+    return any(_opened(Path(f"/proc/{pid}"), lock))
+
+
+def _serves(process: Path, lock: Path) -> bool:
+    """Whether a process is `lens-ship run`, and has itself taken the lock, by the kernel's word."""
+    taken = ["FLOCK", "ADVISORY", "WRITE", process.name]
     with suppress(OSError):
-        for name in os.listdir(f"/proc/{pid}/fd"):
-            with suppress(OSError):
-                if os.path.samefile(f"/proc/{pid}/fd/{name}", lock):
-                    return True
+        if b"run" in (process / "cmdline").read_bytes().split(b"\0"):
+            infos = [(process / "fdinfo" / name).read_text() for name in _opened(process, lock)]
+            return any(line.split()[2:6] == taken for one in infos for line in one.splitlines())
     return False
+
+
+def _opened(process: Path, file: Path) -> Iterator[str]:
+    """The numbers under which a process has this file open."""
+    with suppress(OSError):
+        for name in os.listdir(process / "fd"):
+            with suppress(OSError):
+                if os.path.samefile(process / "fd" / name, file):
+                    yield name

@@ -8,6 +8,7 @@ import re
 import signal
 import sqlite3
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
@@ -18,7 +19,7 @@ import pytest
 
 from shipper.health.root_mark import read_mark
 from shipper.launch import background
-from shipper.ledger.database import DATABASE_NAME
+from shipper.ledger.database import DATABASE_NAME, LOCK_NAME
 from shipper.ledger.service_status import is_running
 from tests.kit.command import Ran, lens_ship, start_lens_ship
 from tests.kit.delivery import arrived
@@ -93,12 +94,39 @@ def test_it_is_started_once_found_again_and_stopped(user: User, receiver: Faulty
 @pytest.mark.parametrize("version", [1, 999], ids=["older", "later"])
 def test_a_service_of_another_version_is_stopped_too(user: User, version: int) -> None:
     """Its ledger is not read: that of a service of another version need not be readable."""
-    pid = said_pid(user.start(*user.places).out)
-    with closing(sqlite3.connect(user.state / DATABASE_NAME)) as ledger:
-        ledger.execute(f"PRAGMA user_version={version}")
-    done = lens_ship("stop", *user.places)
-    assert (done.err, done.out) == ("", f"lens-ship: service (process {pid}) stopped\n")
-    assert not is_running(user.state)
+    user.state.mkdir()
+    with (user.state / LOCK_NAME).open("w") as lock:  # not the service's, and of a lower number
+        other = subprocess.Popen(["sleep", "infinity"], stdin=lock)
+    try:
+        pid = said_pid(user.start(*user.places).out)
+        with closing(sqlite3.connect(user.state / DATABASE_NAME)) as ledger:
+            ledger.execute(f"PRAGMA user_version={version}")
+        done = lens_ship("stop", *user.places)
+        assert (done.err, done.out) == ("", f"lens-ship: service (process {pid}) stopped\n")
+        assert not is_running(user.state)
+        assert other.poll() is None
+    finally:
+        other.kill()
+        other.wait()
+
+
+def test_what_is_not_surely_a_service_is_not_stopped(user: User) -> None:
+    """As a command that migrates the ledger has the lock for a while, and the file open."""
+    user.state.mkdir()
+    lock = user.state / LOCK_NAME
+    take = "import fcntl, sys; fcntl.flock(1, fcntl.LOCK_EX); sys.stdin.read()"
+    with lock.open("w") as file:
+        words = [sys.executable, "-c", take]
+        other = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=file)
+    try:
+        wait_until(lambda: is_running(user.state) or other.poll() is not None)
+        done = lens_ship("stop", *user.places)
+        assert (done.code, done.out) == (3, "")
+        assert "no process that is seen here is surely its service" in done.err
+        assert f"Nothing was stopped. To see who has it open: `fuser -v {lock}`" in done.err
+        assert other.poll() is None
+    finally:
+        other.communicate()
 
 
 def status_of(pid: int) -> str:
