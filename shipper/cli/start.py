@@ -66,7 +66,7 @@ def stop(config_file: Path | None, **flags: Any) -> None:
 
     config = load_config(flags, config_file, needs_spool=False)
     given = {name: getattr(config, name) for name in ("spool", "state") if name in config.given}
-    _, state = choose(os.environ, spool=given.get("spool"), state=given.get("state"))
+    _, state = choose(os.environ, spool=given.get("spool"), state=given.get("state"), make=False)
     pid = background.stop(state)
     ended = f"service (process {pid}) stopped" if pid else f"no service runs with state {state}"
     click.echo(f"lens-ship: {ended}")

@@ -21,22 +21,35 @@ _SHARED = Path("/var/tmp")
 
 
 def choose(
-    environ: Mapping[str, str], *, spool: Path | None, state: Path | None, shared: Path = _SHARED
+    environ: Mapping[str, str],
+    *,
+    spool: Path | None,
+    state: Path | None,
+    shared: Path = _SHARED,
+    make: bool = True,
 ) -> tuple[Path, Path]:
-    """Spool root and state directory, which are made; None stands for what is not given.
+    """Spool root and state directory; None stands for what is not given.
+
+    With `make` they are made.
 
     Raises:
         LaunchFailed: one of them cannot be made.
     """
     try:
         usual = _usual_spool()
-        root = spool.absolute() if spool else usual if _is_usable(usual) else _own(shared) / "spool"
+        root = (
+            spool.absolute()
+            if spool
+            else usual
+            if _is_usable(usual)
+            else _own(shared, make) / "spool"
+        )
         if state is None:
             state = default_state(environ)
-            state = state if _is_usable(state) else _own(shared) / "state"
+            state = state if _is_usable(state) else _own(shared, make) / "state"
             if spool not in (None, usual):  # a state belongs to one root
                 state /= f"exec-{hashlib.sha256(os.fsencode(root)).hexdigest()[:12]}"
-        for directory in (root, state):
+        for directory in (root, state) if make else ():
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise LaunchFailed(
@@ -60,14 +73,17 @@ def _is_usable(directory: Path) -> bool:
     return writable and file_system_of(directory).is_local
 
 
-def _own(shared: Path) -> Path:
+def _own(shared: Path, make: bool) -> Path:
     """A directory of this user in one that all users can write to.
 
     Raises:
         PermissionError: another user has made it.
     """
     directory = shared / f"lens-ship-{os.geteuid()}"
-    directory.mkdir(mode=0o700, exist_ok=True)
+    if make:
+        directory.mkdir(mode=0o700, exist_ok=True)
+    elif not os.path.lexists(directory):
+        return directory
     found = os.lstat(directory)
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
         raise PermissionError(1, "is not a directory of this user alone", str(directory))

@@ -50,6 +50,17 @@ def test_a_home_of_several_nodes_is_not_used(
     assert list(home.iterdir()) == []
 
 
+def test_what_is_only_looked_for_is_not_made(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    typo = tmp_path / "typo"
+    place.choose({}, spool=typo, state=None, shared=tmp_path, make=False)
+    monkeypatch.setattr(place, "_is_usable", lambda path: False)
+    found = place.choose({}, spool=typo, state=None, shared=tmp_path, make=False)
+    assert [one.name for one in tmp_path.iterdir()] == ["home"]
+    assert place.choose({}, spool=typo, state=None, shared=tmp_path) == found
+
+
 def test_each_root_has_a_state_of_its_own(home: Path, tmp_path: Path) -> None:
     roots = [tmp_path / "a", tmp_path / "b"]
     chosen = [place.choose({}, spool=root, state=None, shared=tmp_path) for root in roots]
