@@ -15,6 +15,7 @@ from contextlib import closing, nullcontext
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -162,13 +163,16 @@ def run_replay(
     """
     from shipper.cli.render import NO_WORKLOAD, print_plan
     from shipper.errors import ConfigError
+    from shipper.ledger.database import exists
     from shipper.ledger.ledger import Ledger
     from shipper.replay.plan import make_plan
     from shipper.sinks import build_sinks
 
     sinks = build_sinks(_chosen(given, config))
+    makes_none = dry_run and not exists(config.state)
     with (
-        closing(Ledger(config.state, exclusive=False, create=True)) as ledger,
+        TemporaryDirectory() if makes_none else nullcontext(config.state) as state,
+        closing(Ledger(Path(state), exclusive=False, create=True)) as ledger,
         nullcontext() if dry_run else ledger.replaying(),
     ):
         plan = make_plan(_request(paths, given, config, sinks, ledger), ledger)

@@ -336,6 +336,7 @@ def test_the_address_may_come_from_the_environment(tmp_path: Path) -> None:
     ran = lens_ship(*words, "--sink", "otlp", OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:1")
     assert ran.code == 0
     assert "http://127.0.0.1:1/v1/metrics" in ran.out
+    assert not (tmp_path / "state").exists()  # a dry run makes nothing
 
 
 def test_a_replay_that_is_stopped_tells_how_it_goes_on(tmp_path: Path) -> None:
