@@ -90,6 +90,10 @@ def main() -> None:
         for line in str(error).splitlines():
             click.echo(f"lens-ship: {sanitize(line, None)}", err=True)
         sys.exit(error.exit_code)
+    except OSError as error:  # of a module that is loaded when it is needed, too
+        text = sanitize(f"{error}. Nothing undelivered was given up; try again.", None)
+        click.echo(f"lens-ship: {text}", err=True)
+        sys.exit(1)
 
 
 def _open_closed_streams() -> None:

@@ -451,3 +451,17 @@ def test_a_shell_completes_commands_and_options() -> None:
 
     assert complete("lens-ship stat", 1) == ["status"]
     assert "--spool" in complete("lens-ship status --s", 2)
+
+
+def test_what_the_system_refuses_is_told_in_one_line() -> None:
+    """Here a command's module, which is loaded when it is called."""
+    code = (
+        "import resource, sys; from shipper.cli import main\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))\n"
+        "sys.argv = ['lens-ship', 'replay', '/nowhere']; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert "Too many open files" in line
+    assert line.startswith("lens-ship: ") and line.endswith("try again.")
