@@ -464,4 +464,5 @@ def test_what_the_system_refuses_is_told_in_one_line() -> None:
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert "Too many open files" in line
-    assert line.startswith("lens-ship: ") and line.endswith("try again.")
+    assert line.startswith("lens-ship: ")
+    assert line.endswith("try again.")

@@ -150,8 +150,7 @@ def test_a_wandb_run_in_which_nothing_is_logged_leaves_nothing_out(
 def test_a_wandb_run_that_only_the_parent_logs_to_leaves_nothing_out_in_a_child(
     tmp_path: Path,
 ) -> None:
-    """tensorboardX's own writing is off: a child that ends while its thread holds the lock of their
-    queue leaves the parent hanging at its end, without any hook."""
+    """TensorboardX writes nothing: it hangs where a child ends with the lock of their queue."""
     ran(
         tmp_path,
         f"{_WANDB}other.log({{'loss': 1}}, step=1); run.file_writer.event_writer.close()\n"
