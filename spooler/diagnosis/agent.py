@@ -95,6 +95,7 @@ class DiagnosisAgent:
         self._hang = HangWatch(settings.hang_seconds if "stack" in collectors else 0.0)
         self._dumper = StackDumper(settings, self._stack)
         self._is_set = False  # by arguments
+        self._is_stopped = False  # by the program
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
         self._stopping = threading.Event()
@@ -110,14 +111,20 @@ class DiagnosisAgent:
 
     @classmethod
     def begin(cls, collectors: frozenset[str]) -> None:
-        """Start the one agent of this process; without one, one for these `collectors`."""
+        """Start the one agent of this process; without one, one for these `collectors`.
+
+        An agent that the program has stopped stays so until the program starts it.
+        """
         lock = cls._instance_lock
         if not lock.acquire(blocking=False):
             return  # it is being started, perhaps by the call that a signal handler has interrupted
         try:
             if cls._instance is None:
                 cls._instance = cls(collectors=collectors, in_turn=True)
-            cls._instance.start()
+            agent = cls._instance
+            with agent._lock:
+                if not agent._is_stopped:
+                    agent._begin()
         finally:
             lock.release()
 
@@ -195,22 +202,27 @@ class DiagnosisAgent:
     def start(self) -> None:
         """Begin to collect, on threads of its own; does nothing when it has begun."""
         with self._lock:
-            if self.is_running:
-                return
-            recorder()  # its shutdown is registered before ours, and so comes after it
-            self._stopping = threading.Event()
-            self._thread = _started("lens-ship-diagnosis", self._run)
-            if self._thread is None:
-                return
-            for turn in self._turns:
-                self._attend(turn)
-            self._dumper.begin()
-            if not at_end_of_child(self._at_exit, _BEFORE_RECORDER):
-                atexit.register(self._at_exit)
+            self._is_stopped = False
+            self._begin()
+
+    def _begin(self) -> None:
+        if self.is_running:
+            return
+        recorder()  # its shutdown is registered before ours, and so comes after it
+        self._stopping = threading.Event()
+        self._thread = _started("lens-ship-diagnosis", self._run)
+        if self._thread is None:
+            return
+        for turn in self._turns:
+            self._attend(turn)
+        self._dumper.begin()
+        if not at_end_of_child(self._at_exit, _BEFORE_RECORDER):
+            atexit.register(self._at_exit)
 
     def stop(self) -> None:
-        """Collect what the log still has, and end; `start` may follow."""
+        """Collect what the log still has, and end; only `start` begins again."""
         with self._lock:
+            self._is_stopped = True
             thread, self._thread = self._thread, None
             if thread is None:
                 return
@@ -331,6 +343,7 @@ class DiagnosisAgent:
             logger.warning("The diagnosis agent runs already. New arguments are ignored.")
             return self
         other = type(self)(*arguments)
+        other._is_stopped = self._is_stopped
         if self._client is not None:
             other.set_client(self._client)
         return other

@@ -174,6 +174,28 @@ print(json.dumps(rule))
 
 
 @pytest.mark.promise("G2")
+def test_a_training_that_begins_starts_no_agent_that_the_program_has_stopped(
+    tmp_path: Path,
+) -> None:
+    code = """
+from spooler.diagnosis.start import start_from_environ
+def begins():
+    start_from_environ()
+    return agent.is_running
+agent = spooler.DiagnosisAgent.singleton_instance()
+seen = [begins()]
+agent.stop()
+seen.append(begins())
+agent = spooler.DiagnosisAgent.singleton_instance(node_rank=1)  # another one, not started
+seen.append(begins())
+agent.start()
+seen.append(agent.is_running)
+agent.stop()
+print(json.dumps(seen))
+"""
+    assert answer(code, tmp_path, PRIMUS_LENS_COLLECTORS="log") == [True, False, False, True]
+
+
 def test_no_argument_of_update_config_raises(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.delenv("PRIMUS_LENS_WANDB_OUTPUT_PATH", raising=False)
     monkeypatch.delenv("TRAINING_LOG_FILE", raising=False)
