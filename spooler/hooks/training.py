@@ -12,12 +12,18 @@ of one that was killed.
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable
 from typing import Any
 
 from spooler import async_exceptions
 
 _MARK = "_lens_ship_original"
+# Modules that have taken the function of another one, if they were imported before the hook.
+_TAKEN_BY = {
+    "torch.distributed.distributed_c10d": ("torch.distributed", "torch.distributed.device_mesh"),
+    "jax._src.distributed": ("jax.distributed",),
+}
 
 
 def wrap(module: Any) -> None:
@@ -25,7 +31,7 @@ def wrap(module: Any) -> None:
     for owner, name, start in _places(module):
         original = vars(owner).get(name)
         if callable(original) and not hasattr(original, _MARK):
-            setattr(owner, name, _starting(start, original))
+            _put(module, owner, name, _starting(start, original))
 
 
 def unwrap(module: Any) -> None:
@@ -33,7 +39,15 @@ def unwrap(module: Any) -> None:
     for owner, name, _start in _places(module):
         original = getattr(vars(owner).get(name), _MARK, None)
         if original is not None:
-            setattr(owner, name, original)
+            _put(module, owner, name, original)
+
+
+def _put(module: Any, owner: Any, name: str, function: Any) -> None:
+    """Put a function in the place of the one there, also where other modules have taken that."""
+    before = vars(owner)[name]
+    for one in (owner, *map(sys.modules.get, _TAKEN_BY.get(module.__name__, ()))):
+        if one is not None and vars(one).get(name) is before:
+            setattr(one, name, function)
 
 
 def _places(module: Any) -> list[tuple[Any, str, Callable[..., None]]]:

@@ -219,6 +219,44 @@ def test_uninstall_gives_back_the_calls_whatever_is_wanted_by_then(
         assert made.finish() == [0], made.log_of(0).read_text()
 
 
+def test_a_late_install_reaches_what_other_modules_have_taken(
+    tmp_path: Path, library: Path
+) -> None:
+    """As `torch.distributed` takes the function by a star, and `jax.distributed` by its name."""
+    modules = {
+        "torch/distributed/__init__": "from .distributed_c10d import *",
+        "torch/distributed/distributed_c10d": "def init_process_group(): return 7",
+        "jax/__init__": "import jax.distributed",
+        "jax/distributed": "from jax._src.distributed import initialize as initialize",
+        "jax/_src/__init__": "",
+        "jax/_src/distributed": "def initialize(): return 7",
+    }
+    for name, text in modules.items():
+        file = library / f"{name}.py"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    code = (
+        "import sys, spooler\nfrom spooler import DiagnosisAgent\n"
+        "spooler.uninstall()\n"
+        "import jax, torch.distributed\n"
+        "calls = lambda: (torch.distributed.init_process_group, jax.distributed.initialize)\n"
+        "own = calls()\n"
+        "for _ in range(2):\n"
+        "    spooler.install()\n"
+        "    assert not {*own} & {*calls()}\n"
+        "    spooler.uninstall()\n"
+        "    assert calls() == own\n"
+        "spooler.install()\n"
+        "assert DiagnosisAgent._instance is None\n"
+        "assert [call() for call in calls()[int(sys.argv[1]):]][0] == 7\n"
+        "assert DiagnosisAgent._instance.is_running"
+    )
+    with job(tmp_path, sys.executable, str(library)) as made:
+        for number in "01":
+            made.start(0, "-c", code, number)
+        assert made.finish() == [0, 0], made.log_of(0).read_text()
+
+
 @pytest.mark.promise("G2")
 def test_a_fault_of_the_start_changes_nothing_and_is_said_once(
     tmp_path: Path, library: Path

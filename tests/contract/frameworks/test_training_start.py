@@ -51,6 +51,18 @@ jax.distributed.initialize(address, num_processes=1, process_id=0)
 {GOES_ON}
 jax.distributed.shutdown()
 """
+LATE = """
+import spooler, torch.distributed as dist, torch.distributed.device_mesh as mesh
+spooler.uninstall()
+own = dist.distributed_c10d.init_process_group
+assert dist.init_process_group is own is mesh.init_process_group
+spooler.install()
+assert dist.init_process_group is mesh.init_process_group is not own
+assert spooler.DiagnosisAgent._instance is None
+dist.init_process_group("gloo")
+assert spooler.DiagnosisAgent._instance.is_running
+dist.destroy_process_group()
+"""
 # The last rank prints and logs, as Megatron-LM does.
 MEGATRON = """
 import os, sys, time, torch, torch.distributed as dist
@@ -124,6 +136,11 @@ def numbers_of(training: Job, process: subprocess.Popen[str]) -> tuple[int | Non
     )
     who = Reader(directory).identity()
     return who.rank, who.local_rank, who.node_rank, who.world_size
+
+
+def test_a_late_install_reaches_the_call_of_torch(training: Job) -> None:
+    training.start(0, "-c", LATE, RANK="0", WORLD_SIZE="1")
+    assert training.finish() == [0], training.log_of(0).read_text()
 
 
 def test_torchrun_of_two_nodes_collects_once_on_each_and_in_the_launcher(training: Job) -> None:
