@@ -24,7 +24,7 @@ from shipper.ledger.ledger import CommitDelta, Ledger, Position
 from shipper.replay.find import FoundSource, remembered
 from shipper.replay.newer import NewerSteps, RecordedStep, replaced
 from shipper.sinks import Batch, HasDestination, Overwrites, ResolvesIdentity, Sink, Volatile
-from shipper.sinks.outcome import Disposition, Outcome, retry
+from shipper.sinks.outcome import DELIVERED, Disposition, Outcome, retry
 from shipper.steps import Rejected
 from spooler.errors import SpoolError
 from spooler.spool.identity import Identity
@@ -43,7 +43,6 @@ _NEWER = retry(
     "a later record has the same step. --overwrite-newer sends this one nevertheless",
 )
 _NOT_TRIED = retry("not-tried", "its receiver has just failed. Retry when it answers")
-_DELIVERED = Outcome(disposition=Disposition.DELIVERED, reason="delivered")
 _NOTHING = Outcome(disposition=Disposition.DELIVERED, reason="nothing to send")
 
 
@@ -221,7 +220,7 @@ class _LetterPipeline(Pipeline):
         if batch is not None and delivered:
             numbers = [self._numbers[seq] for seq in batch.seqs]
             self._ledger.resolve_dead_letters(numbers, "delivered")
-            self._outcomes |= dict.fromkeys(numbers, _DELIVERED)
+            self._outcomes |= dict.fromkeys(numbers, DELIVERED)
         super()._commit(batch, delivered=delivered, **counts)
 
     def _save_position(self, position: Position, delta: CommitDelta) -> None:

@@ -19,10 +19,11 @@ from __future__ import annotations
 
 import email.utils
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from shipper.errors import Unreachable
+from shipper.http_client import Answer
 
 # Tries of one unchanged request after which a missing answer is taken for the data's fault.
 TRIES_ON_TIMEOUT = 2
@@ -185,6 +186,9 @@ class Outcome:
     rejected: int = 0  # with DELIVERED: values that the receiver acknowledged and does not store
 
 
+DELIVERED = Outcome(disposition=Disposition.DELIVERED, reason="delivered")
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Handshake:
     """The result of a handshake with a volatile receiver before something is sent to it.
@@ -208,6 +212,41 @@ def retry(
         needs_operator=needs_operator,
         scope=scope,
     )
+
+
+def blocked(reason: str, detail: str) -> Outcome:
+    """Every request of the sink gets this answer until an operator acts."""
+    return retry(reason, detail, needs_operator=True, scope="sink")
+
+
+def split(reason: str, detail: str) -> Outcome:
+    return Outcome(disposition=Disposition.SPLIT, reason=reason, detail=detail)
+
+
+def busy(answer: Answer, detail: str) -> Outcome:
+    wait = retry_after(answer.headers)
+    return replace(retry(Reason.BUSY.word, detail, scope="sink"), retry_after=wait)
+
+
+def classify_status(answer: Answer, detail: str, *, credentials: str, address: str) -> Outcome:
+    """Judge an answer by a status that says nothing of the data.
+
+    `credentials` and `address` are the advice where these are wrong.
+    """
+    status = answer.status
+    if status == 413:
+        return split(Reason.TOO_LARGE.word, detail)
+    if status in (408, 425, 429, 502, 503, 504):
+        return busy(answer, detail)
+    if 300 <= status < 400:
+        # What follows the path may be a secret of a sign-in page.
+        location = answer.headers.get("location", "nowhere").partition("?")[0]
+        return blocked(Reason.REDIRECTED.word, f"{status} to {location}: check the URL")
+    if status in (401, 403):
+        return blocked(Reason.NOT_ALLOWED.word, f"{detail}: {credentials}")
+    if status in (404, 405, 415):
+        return blocked(Reason.WRONG_ADDRESS.word, f"{detail}: {address}")
+    return blocked(Reason.UNEXPECTED.word, detail)
 
 
 def classify_failure(failure: Unreachable, *, tries: int) -> Outcome:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from shipper.errors import Unreachable
-from shipper.sinks.outcome import Disposition, Outcome
+from shipper.sinks.outcome import DELIVERED, Disposition, Outcome
 
 # Tries after which a report that is refused, or that may have arrived each time, is given up.
 TRIES_REFUSED = 3
@@ -43,7 +43,6 @@ class Reply:
     detail: str = ""
 
 
-DELIVERED = Outcome(disposition=Disposition.DELIVERED, reason="delivered")
 AMBIGUOUS = Outcome(
     disposition=Disposition.DROPPED,
     reason="ambiguous",

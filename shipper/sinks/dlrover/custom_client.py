@@ -21,10 +21,10 @@ from typing import Any
 
 from shipper.errors import ConfigError
 from shipper.log import fields
-from shipper.sinks.dlrover.classify import DELIVERED, RETRY_SECONDS, rejected
+from shipper.sinks.dlrover.classify import RETRY_SECONDS, rejected
 from shipper.sinks.dlrover.report import Report
 from shipper.sinks.dlrover.session import JobNode, Sent
-from shipper.sinks.outcome import Disposition, Handshake, Outcome
+from shipper.sinks.outcome import DELIVERED, Disposition, Handshake, Outcome
 
 log = logging.getLogger(__name__)
 

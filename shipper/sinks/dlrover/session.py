@@ -25,15 +25,9 @@ from shipper.config import parse
 from shipper.errors import Unreachable
 from shipper.log import fields
 from shipper.sinks.dlrover import encode
-from shipper.sinks.dlrover.classify import (
-    DELIVERED,
-    Reply,
-    judge_failure,
-    judge_report,
-    judge_status,
-)
+from shipper.sinks.dlrover.classify import Reply, judge_failure, judge_report, judge_status
 from shipper.sinks.dlrover.report import Report
-from shipper.sinks.outcome import Disposition, Handshake, Outcome
+from shipper.sinks.outcome import DELIVERED, Disposition, Handshake, Outcome
 
 log = logging.getLogger(__name__)
 

@@ -17,22 +17,32 @@ The server names an error in JSON, `{error_code, message}`. The code counts befo
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import orjson
 
 from shipper.http_client import Answer
-from shipper.sinks.outcome import Disposition, Outcome, Reason, retry, retry_after
+from shipper.sinks.outcome import (
+    DELIVERED,
+    Disposition,
+    Outcome,
+    Reason,
+    blocked,
+    busy,
+    classify_status,
+    retry,
+    split,
+)
 
 NO_RUN = "no-run"  # words that do not leave this sink
 ALREADY_EXISTS = "already-exists"
 RUN_DELETED = Reason.RUN_DELETED.word
 
-_DONE = Outcome(disposition=Disposition.DELIVERED, reason="delivered")
 _BUSY_CODES = ("TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED")
-_BUSY = (408, 425, 429, 502, 503, 504)
+_ADDRESS = "url is the address of the MLflow server, without /api or #/experiments"
+_CREDENTIALS = "check token_file, headers_file or the variables MLFLOW_TRACKING_*"
 _HOST = "Invalid Host header"
+_HOST_ADVICE = "start the server with --allowed-hosts and the host name of url"
 
 
 def classify(answer: Answer) -> Outcome:
@@ -40,43 +50,25 @@ def classify(answer: Answer) -> Outcome:
     said = content(answer)
     if 200 <= answer.status < 300:
         if said is None:
-            return retry("other-service", _text(answer), needs_operator=True, scope="sink")
-        return _DONE
+            return blocked("other-service", _text(answer))
+        return DELIVERED
     code, message = _error(said)
     detail = f"{answer.status} {code} {message}".strip() if code else _text(answer)
-    if code in _BUSY_CODES or answer.status in _BUSY:
-        return replace(retry("busy", detail, scope="sink"), retry_after=retry_after(answer.headers))
-    if answer.status in (401, 403):
-        hint = "check token_file, headers_file or the variables MLFLOW_TRACKING_*"
-        if _HOST in detail:
-            hint = "start the server with --allowed-hosts and the host name of url"
-        return retry("not-allowed", f"{detail}: {hint}", needs_operator=True, scope="sink")
+    if code in _BUSY_CODES:
+        return busy(answer, detail)
+    hint = _HOST_ADVICE if _HOST in detail else _CREDENTIALS
+    by_status = classify_status(answer, detail, credentials=hint, address=_ADDRESS)
+    if by_status.reason in ("busy", "not-allowed"):
+        return by_status
     if "'active' state" in message:
         return Outcome(disposition=Disposition.PERMANENT, reason=RUN_DELETED, detail=detail)
     if code == "RESOURCE_DOES_NOT_EXIST":
         return retry(NO_RUN, detail)
     if code == "RESOURCE_ALREADY_EXISTS":
         return retry(ALREADY_EXISTS, detail)
-    if answer.status == 400 and not code:
-        return retry("other-service", detail, needs_operator=True, scope="sink")
-    return _by_status(answer, detail)
-
-
-def _by_status(answer: Answer, detail: str) -> Outcome:
     if answer.status == 400:
-        return Outcome(disposition=Disposition.SPLIT, reason="bad-request", detail=detail)
-    if answer.status == 413:
-        return Outcome(disposition=Disposition.SPLIT, reason="too-large", detail=detail)
-    if 300 <= answer.status < 400:
-        location = answer.headers.get("location", "nowhere").partition("?")[0]
-        text = f"{answer.status} to {location}: check the URL"
-        return retry("redirected", text, needs_operator=True, scope="sink")
-    if answer.status in (404, 405, 415):
-        hint = "url is the address of the MLflow server, without /api or #/experiments"
-        return retry("wrong-address", f"{detail}: {hint}", needs_operator=True, scope="sink")
-    if answer.status >= 500:
-        return retry("server-error", detail)
-    return retry("unexpected", detail, needs_operator=True, scope="sink")
+        return split("bad-request", detail) if code else blocked("other-service", detail)
+    return retry("server-error", detail) if answer.status >= 500 else by_status
 
 
 def content(answer: Answer) -> dict[str, Any] | None:

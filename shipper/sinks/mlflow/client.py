@@ -16,7 +16,7 @@ from shipper.http_client.client import LISTING_LIMIT
 from shipper.sinks.mlflow.classify import classify, content
 from shipper.sinks.mlflow.encode import StoredRun, stored_run
 from shipper.sinks.options import HttpOptions, http_client
-from shipper.sinks.outcome import Disposition, Outcome, Reason, retry
+from shipper.sinks.outcome import Disposition, Outcome, Reason, blocked
 
 _API = "/api/2.0/mlflow/"
 USERNAME, PASSWORD = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"
@@ -108,8 +108,7 @@ def _read(part: Callable[[], T]) -> T:
         return part()
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         detail = f"an answer that lens-ship cannot read ({type(error).__name__}: {error})"
-        word = Reason.OTHER_SERVICE.word
-        raise Refused(retry(word, detail, needs_operator=True, scope="sink")) from error
+        raise Refused(blocked(Reason.OTHER_SERVICE.word, detail)) from error
 
 
 def from_variables(environ: Mapping[str, str]) -> tuple[dict[str, str], tuple[str, ...]]:

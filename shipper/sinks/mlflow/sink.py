@@ -28,13 +28,12 @@ from shipper.sinks.mlflow.client import MlflowClient, Refused, from_variables
 from shipper.sinks.mlflow.plan import KINDS, RUNNING, RunBlock, RunItem, collect, each, killed
 from shipper.sinks.mlflow.runs import Run, Runs
 from shipper.sinks.options import HttpOptions
-from shipper.sinks.outcome import Disposition, Outcome, Reason, classify_failure, retry
+from shipper.sinks.outcome import DELIVERED, Disposition, Outcome, Reason, classify_failure, retry
 from shipper.steps import Step
 from spooler.records.run import RunRecord
 from spooler.spool.identity import Identity
 
 _NO_TAGS: Mapping[str, str] = MappingProxyType({})
-_DELIVERED = Outcome(disposition=Disposition.DELIVERED, reason="delivered")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +104,7 @@ class MlflowSink:
             return outcome
         except Unreachable as failure:
             return classify_failure(failure, tries=attempt)
-        return _DELIVERED
+        return DELIVERED
 
     def probe(self, identities: Sequence[Identity]) -> Iterator[Finding]:
         where = masked(self._client.url)

@@ -8,7 +8,16 @@ from typing import Any
 import orjson
 
 from shipper.http_client import Answer
-from shipper.sinks.outcome import UNKNOWN_WORKLOAD, Disposition, Outcome, retry, retry_after
+from shipper.sinks.outcome import (
+    DELIVERED,
+    UNKNOWN_WORKLOAD,
+    Disposition,
+    Outcome,
+    blocked,
+    classify_status,
+    retry,
+    split,
+)
 
 SUCCESS_CODE = 2000
 BAD_REQUEST = "invalid request format"
@@ -33,37 +42,10 @@ def classify(answer: Answer, *, items: int | None, tries: int) -> Outcome:
         return _judge_bad_request(answer, tries)
     if status == 500:
         return _judge_server_error(answer, tries)
-    if status == 413:
-        return Outcome(disposition=Disposition.SPLIT, reason="too-large", detail=_said(answer))
-    if status in (408, 425, 429, 502, 503, 504):
-        return Outcome(
-            disposition=Disposition.RETRY,
-            reason="busy",
-            detail=_said(answer),
-            scope="sink",
-            retry_after=retry_after(answer.headers),
-        )
-    if 300 <= status < 400:
-        # What follows the path may be a secret of a sign-in page.
-        location = answer.headers.get("location", "nowhere").partition("?")[0]
-        return retry(
-            "redirected",
-            f"{status} to {location}: check the URL",
-            needs_operator=True,
-            scope="sink",
-        )
-    if status in (401, 403):
-        return retry(
-            "not-allowed",
-            f"{_said(answer)}: check token_file or cookie_file",
-            needs_operator=True,
-            scope="sink",
-        )
-    if status in (404, 405):
-        return retry(
-            "wrong-address", f"{_said(answer)}: check the URL", needs_operator=True, scope="sink"
-        )
-    return retry("unexpected", _said(answer), needs_operator=True, scope="sink")
+    if status == 415:  # the processor takes any content type
+        return blocked("unexpected", _said(answer))
+    credentials, address = "check token_file or cookie_file", "check the URL"
+    return classify_status(answer, _said(answer), credentials=credentials, address=address)
 
 
 def pods_in(answer: Answer) -> dict[str, Any] | None:
@@ -78,29 +60,17 @@ def pods_in(answer: Answer) -> dict[str, Any] | None:
 def _judge_success(answer: Answer, items: int | None) -> Outcome:
     envelope = _envelope(answer.body)
     if envelope is None:
-        return retry(
-            "other-service",
-            f"200 without an envelope: {_said(answer)}",
-            needs_operator=True,
-            scope="sink",
-        )
+        return blocked("other-service", f"200 without an envelope: {_said(answer)}")
     code = envelope["meta"].get("code")
     if code != SUCCESS_CODE:
-        return retry(
-            "other-service",
-            f"200 with meta.code {code}: not the telemetry-processor, or not this route of it",
-            needs_operator=True,
-            scope="sink",
-        )
+        detail = f"200 with meta.code {code}: not the telemetry-processor, or not this route of it"
+        return blocked("other-service", detail)
     data = envelope.get("data")
     facts = data if isinstance(data, dict) else {}
     count = facts.get("count")
     if items is not None and isinstance(count, int) and count != items:
-        return retry(
-            "miscounted",
-            f"{items} items sent, {count} counted by the receiver",
-            needs_operator=True,
-        )
+        detail = f"{items} items sent, {count} counted by the receiver"
+        return retry("miscounted", detail, needs_operator=True)
     succeeded, workloads = facts.get("success_count"), facts.get("workloads_count")
     if succeeded == 0:
         return retry("not-stored", f"stored for none of {workloads} workloads", needs_operator=True)
@@ -110,7 +80,7 @@ def _judge_success(answer: Answer, items: int | None) -> Outcome:
             reason="partly",
             detail=f"stored for {succeeded} of the pod's {workloads} workloads",
         )
-    return Outcome(disposition=Disposition.DELIVERED, reason="delivered")
+    return DELIVERED
 
 
 def _judge_bad_request(answer: Answer, tries: int) -> Outcome:
@@ -120,7 +90,7 @@ def _judge_bad_request(answer: Answer, tries: int) -> Outcome:
         if tries < 2:
             # A proxy that cuts bodies short looks the same; the same content once more tells.
             return retry("bad-request", _said(answer))
-        return Outcome(disposition=Disposition.SPLIT, reason="bad-request", detail=_said(answer))
+        return split("bad-request", _said(answer))
     if message == NO_IDENTITY:
         return Outcome(
             disposition=Disposition.PERMANENT,
@@ -131,18 +101,13 @@ def _judge_bad_request(answer: Answer, tries: int) -> Outcome:
     if message == NO_WORKLOAD:
         # The processor looks its pods up again about every 20 seconds.
         return replace(retry(UNKNOWN_WORKLOAD, _said(answer)), retry_after=UNKNOWN_WORKLOAD_SECONDS)
-    return retry("other-service", _said(answer), needs_operator=True, scope="sink")
+    return blocked("other-service", _said(answer))
 
 
 def _judge_server_error(answer: Answer, tries: int) -> Outcome:
     enough = TRIES_ON_500 if answer.body else TRIES_ON_PANIC
     if tries >= enough:
-        return Outcome(
-            disposition=Disposition.SPLIT,
-            reason="server-error",
-            detail=_said(answer),
-            ambiguous=True,
-        )
+        return replace(split("server-error", _said(answer)), ambiguous=True)
     return retry("server-error", _said(answer))
 
 

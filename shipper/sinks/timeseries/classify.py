@@ -19,7 +19,7 @@ from dataclasses import replace
 
 from shipper import protobuf
 from shipper.http_client import Answer
-from shipper.sinks.outcome import Disposition, Outcome, Reason, retry, retry_after
+from shipper.sinks.outcome import DELIVERED, Outcome, Reason, blocked, classify_status, retry, split
 
 TOO_OLD = Reason.TOO_OLD.word
 ALREADY_THERE = Reason.ALREADY_THERE.word
@@ -30,6 +30,10 @@ TRIES_ON_500 = 4
 _AGE = ("out of bounds", "too old", "too far behind", "timestamp-too-old")
 _ORDER = ("out of order", "duplicate sample", "duplicate timestamp", "out-of-order")
 _PATH = "unsupported path"
+_ADDRESS = (
+    "the receiver does not take this signal, or takes it below another path."
+    " Prometheus needs --web.enable-otlp-receiver or --web.enable-remote-write-receiver"
+)
 
 
 def classify(answer: Answer, *, tries: int) -> Outcome:
@@ -37,52 +41,27 @@ def classify(answer: Answer, *, tries: int) -> Outcome:
     status, said = answer.status, _said(answer)
     if 200 <= status < 300:
         if "html" in answer.headers.get("content-type", "") or answer.body.lstrip()[:1] == b"<":
-            return retry("other-service", said, needs_operator=True, scope="sink")
-        return Outcome(disposition=Disposition.DELIVERED, reason="delivered")
+            return blocked("other-service", said)
+        return DELIVERED
     if status in (400, 500):
         return _judge_refusal(status, said, tries)
-    if status == 413:
-        return _split("too-large", said)
-    if status in (408, 425, 429, 502, 503, 504):
-        wait = retry_after(answer.headers)
-        return replace(retry("busy", said, scope="sink"), retry_after=wait)
-    if status in (401, 403):
-        text = f"{said}: check token_file or headers_file"
-        return retry("not-allowed", text, needs_operator=True, scope="sink")
-    if 300 <= status < 400:
-        location = answer.headers.get("location", "nowhere").partition("?")[0]
-        text = f"{status} to {location}: check the URL"
-        return retry("redirected", text, needs_operator=True, scope="sink")
-    if status in (404, 405, 415):
-        return _wrong_address(said)
-    return retry("unexpected", said, needs_operator=True, scope="sink")
+    credentials = "check token_file or headers_file"
+    return classify_status(answer, said, credentials=credentials, address=_ADDRESS)
 
 
 def _judge_refusal(status: int, said: str, tries: int) -> Outcome:
     text = said.lower()
     if _PATH in text:
-        return _wrong_address(said)
+        return blocked("wrong-address", f"{said}: {_ADDRESS}")
     if any(words in text for words in (_AGE if status == 400 else ("too old sample",))):
-        return _split(TOO_OLD, said)
+        return split(TOO_OLD, said)
     if status == 500:
         if tries < TRIES_ON_500:
             return retry(SERVER_ERROR, said)
-        return replace(_split(SERVER_ERROR, said), ambiguous=True)
+        return replace(split(SERVER_ERROR, said), ambiguous=True)
     if any(words in text for words in _ORDER):
-        return _split(ALREADY_THERE, said)
-    return _split("bad-request", said)
-
-
-def _split(reason: str, detail: str) -> Outcome:
-    return Outcome(disposition=Disposition.SPLIT, reason=reason, detail=detail)
-
-
-def _wrong_address(said: str) -> Outcome:
-    hint = (
-        "the receiver does not take this signal, or takes it below another path."
-        " Prometheus needs --web.enable-otlp-receiver or --web.enable-remote-write-receiver"
-    )
-    return retry("wrong-address", f"{said}: {hint}", needs_operator=True, scope="sink")
+        return split(ALREADY_THERE, said)
+    return split("bad-request", said)
 
 
 def _said(answer: Answer) -> str:

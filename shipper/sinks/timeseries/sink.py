@@ -24,7 +24,7 @@ from shipper.http_client.redact import masked
 from shipper.sinks import Batch, Plan, PlanInput
 from shipper.sinks.grouping import group
 from shipper.sinks.options import HttpOptions, http_client
-from shipper.sinks.outcome import Disposition, Outcome, Reason, classify_failure, retry
+from shipper.sinks.outcome import DELIVERED, Disposition, Outcome, Reason, classify_failure, retry
 from shipper.sinks.timeseries.classify import ALREADY_THERE, SERVER_ERROR, TOO_OLD, classify
 from shipper.sinks.timeseries.series import (
     KINDS,
@@ -139,7 +139,7 @@ class TimeSeriesSink(ABC):
 
     def judge_success(self, answer: Answer, request: SignalRequest) -> Outcome:
         """What a receiver that took the request says of single points."""
-        return Outcome(disposition=Disposition.DELIVERED, reason="delivered")
+        return DELIVERED
 
     @abstractmethod
     def probes(self) -> Iterator[SignalRequest]:
@@ -219,7 +219,7 @@ class TimeSeriesSink(ABC):
             # The receiver has records from the first one on. One at a time tells how many.
             detail = "the records before are there already"
             return Outcome(disposition=Disposition.SPLIT, reason=ALREADY_THERE, detail=detail)
-        outcome = Outcome(disposition=Disposition.DELIVERED, reason="delivered")
+        outcome = DELIVERED
         for request in self.requests(batch.payload, identity):
             if tried.stored.get(request.signal, 0) >= batch.last:
                 continue
