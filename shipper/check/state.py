@@ -33,7 +33,7 @@ def findings(context: CheckContext) -> Iterator[Finding]:
             "state",
             f"{context.config.spool} {'is' if other.running else 'was last'} shipped with the state"
             f" {other.state}: with {state}, what that one has delivered is sent again",
-            f"give --state {other.state}, or stop that service",
+            f"give --state {other.state}" + (", or stop that service" if other.running else ""),
         )
     if not os.path.exists(state):
         yield _not_created(state)

@@ -91,7 +91,7 @@ def main() -> None:
             click.echo(f"lens-ship: {sanitize(line, None)}", err=True)
         sys.exit(error.exit_code)
     except OSError as error:  # of a module that is loaded when it is needed, too
-        text = sanitize(f"{error}. Nothing undelivered was given up; try again.", None)
+        text = sanitize(f"{error}. No undelivered record was dropped. Try again.", None)
         click.echo(f"lens-ship: {text}", err=True)
         sys.exit(1)
 

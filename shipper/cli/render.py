@@ -295,7 +295,7 @@ def print_plan(
     places = [sanitize(place) for place in sorted(destinations)]
     places += [f"{counted(len(lost), 'source')} without an address"] if lost else []
     if rows and places:
-        out.print(f"destination: {', '.join(places)}")
+        out.print(f"receiver: {', '.join(places)}")
 
 
 def _left_out(parts: Sequence[ReplayPart]) -> Iterator[str]:

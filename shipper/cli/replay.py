@@ -57,8 +57,7 @@ def timestamp(value: str) -> float:
 @word("--workload", help="Only this workload.")
 @click.option(
     "--kind",
-    default="",
-    type=click.Choice(["", "step", "detection", "report"]),
+    type=click.Choice(["step", "detection", "report"]),
     help="Only records of this kind.",
 )
 @word(
@@ -230,7 +229,7 @@ def _request(
     return ReplayRequest(
         places=places,
         sinks=sinks,
-        selection=Selection(kind=given["kind"], **{name: given[name] for name in SELECTING}),
+        selection=Selection(kind=given["kind"] or "", **{name: given[name] for name in SELECTING}),
         resend_delivered=given["resend_delivered"],
         overwrite_newer=given["overwrite_newer"],
         step_keys=config.keys_of_steps,

@@ -162,6 +162,9 @@ class Launch:
         text = account.text()
         if account.pending:
             text += f" in {self._plan.config.spool}. Deliver it: {self._plan.command}"
+        if account.dead_letters:
+            state = shlex.quote(str(self._plan.config.state))
+            text += f". Reasons of dead letters: lens-ship dead-letter list --state {state}"
         _say(text)
 
 

@@ -75,7 +75,8 @@ def plot(options: PlotOptions) -> int:
     for problem in found.problems:
         _warn(problem)
     if options.patterns and not found.series:
-        _warn(f"run {found.run} has no metric {', '.join(options.patterns)}")
+        missing = ", ".join(options.patterns)
+        _warn(f"run {found.run} has no metric {missing}. List them: lens-ship plot {found.run}")
         return 1
     if options.as_json:
         print(to_json(json_safe(found.to_map()), indent=True).decode())  # noqa: T201
