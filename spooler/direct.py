@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from spooler._version import __version__
-from spooler.async_exceptions import is_async
+from spooler.async_exceptions import ours
 from spooler.hooks import run_id
 from spooler.hooks.guard import count, guarded, guarded_step
 from spooler.hooks.run_tracker import RunTracker, runs
@@ -101,9 +101,7 @@ def start_run(
         run = str(id) or run_id.stable(os.environ, "run", place, project, name)
         known = config if isinstance(config, Mapping) else None
         _run = DirectRun(run, known, name=name, project=project, tags=[str(one) for one in tags])
-    except Exception as error:
-        if is_async(error):
-            raise
+    except ours(Exception) as error:
         count(error)
         _run = DirectRun("run")
     guarded(RunTracker.finish_at_exit, runs)

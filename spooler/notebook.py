@@ -8,7 +8,7 @@ from typing import Any
 
 from spooler import config
 from spooler.activate import install
-from spooler.async_exceptions import is_async
+from spooler.async_exceptions import ours
 
 _STATE = "LENS_SHIP_STATE"
 # Without the directory of the notebook, where a file may have the name of a library.
@@ -31,9 +31,7 @@ def ship(**settings: Any) -> None:
     """
     try:
         problem = _start(settings)
-    except Exception as error:
-        if is_async(error):
-            raise
+    except ours(Exception) as error:
         problem = f"lens-ship: {type(error).__name__}: {error}"
     root = os.environ.get(config.OUTPUT_PATH)
     if root:

@@ -14,9 +14,7 @@ def guarded(observe: Callable[[Any], None], subject: Any) -> None:
     """Call `observe(subject)`; count what it raises, except what is the user's."""
     try:
         observe(subject)
-    except Exception as error:
-        if async_exceptions.is_async(error):
-            raise
+    except async_exceptions.ours(Exception) as error:
         count(error)
 
 

@@ -275,9 +275,7 @@ class RunTracker:
         )
         try:
             return names.decide(job, chosen["sole_writer"], chosen["run_prefix"])
-        except Exception as error:  # modules and configurations are the program's
-            if async_exceptions.is_async(error):
-                raise
+        except async_exceptions.ours(Exception):  # modules and configurations are the program's
             return names.Names()
 
     def change_config(self, tracked: TrackedRun | None) -> None:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from spooler import async_exceptions
+from spooler.async_exceptions import ours
 from spooler.hooks import names
 from spooler.hooks.axes import RunAxes
 from spooler.recorder import Recorder
@@ -75,9 +75,7 @@ class TrackedRun(abc.ABC):
         """The configuration, empty where the tracker's code raises."""
         try:
             return dict(self.config())
-        except Exception as error:
-            if async_exceptions.is_async(error):
-                raise
+        except ours(Exception):
             return {}
 
     def _record(

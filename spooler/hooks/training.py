@@ -71,9 +71,7 @@ def _starting(start: Callable[..., None], original: Callable[..., Any]) -> Calla
     def call(*args: Any, **kwargs: Any) -> Any:
         try:
             start(*args, **kwargs)
-        except Exception as error:
-            if async_exceptions.is_async(error):
-                raise
+        except async_exceptions.ours(Exception) as error:
             _report(error)
         return original(*args, **kwargs)
 

@@ -65,9 +65,7 @@ def wrap_log(hook: Any, original: Callable[..., Any]) -> Callable[..., Any]:
         before = None
         try:
             before = hook.before_log(self)
-        except Exception as error:
-            if async_exceptions.is_async(error):
-                raise
+        except async_exceptions.ours(Exception) as error:
             count(error)
         # Not in the handler above: an error of the tracker's would carry ours with it.
         try:
@@ -118,9 +116,7 @@ def wrap_call(
         try:
             args = args if fill is None else fill(args, kwargs)
             subject = told(self, *args, **kwargs)
-        except Exception as error:  # of ours, unless the arguments are wrong
-            if async_exceptions.is_async(error):
-                raise
+        except async_exceptions.ours(Exception) as error:  # unless the arguments are wrong
             problem = error
         accepted, returned = False, None
         try:
