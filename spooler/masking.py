@@ -91,7 +91,7 @@ _KNOWN = re.compile(
     r"|\bapi_org_[A-Za-z0-9]{20,}|\bxai-[A-Za-z0-9]{30,}|\bpplx-[A-Za-z0-9]{30,}"
     r"|\btgp_v1_[\w-]{30,}|\bfw_[A-Za-z0-9]{20,}|\bdckr_pat_[\w-]{20,}|\bdop_v1_[0-9a-f]{40,}"
     r"|\b\d{8,10}:AA[\w-]{30,}|(?<![\w+/=-])[\w-]{43}=(?![\w=])|\bAGE-SECRET-KEY-1[0-9A-Z]{40,}"
-    r"|\bya29\.[\w-]{20,}|\bASIA[0-9A-Z]{16}\b|\bkey-[0-9a-f]{32}\b|\b[0-9a-f]{32}-us\d{1,2}\b"
+    r"|\bya29\.[\w-]{20,}|\bkey-[0-9a-f]{32}\b|\b[0-9a-f]{32}-us\d{1,2}\b"
 )
 # `name=value` and `name: value`; a value in quotes ends with them.
 _PAIR = re.compile(
@@ -174,11 +174,6 @@ def hidden_positions(items: list[object]) -> frozenset[int]:
         and "=" not in item
         and hides(item, following)
     )
-
-
-def names_secret(name: str) -> bool:
-    """Say whether a name alone tells that a text under it is a secret."""
-    return hides(name, "text")
 
 
 def _mask_pair(match: re.Match[str]) -> str:

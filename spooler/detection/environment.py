@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from spooler.detection.catalogue import load
 from spooler.detection.view import View
-from spooler.masking import names_secret
+from spooler.masking import hides
 
 MOST_VARIABLES = 256
 
@@ -32,4 +32,4 @@ def look(view: View) -> dict[str, str]:
 def is_listed(name: str) -> bool:
     if name in NAMES:
         return True
-    return name.startswith(PREFIXES) and not name.startswith(OURS) and not names_secret(name)
+    return name.startswith(PREFIXES) and not name.startswith(OURS) and not hides(name, "text")

@@ -19,21 +19,18 @@ from spooler.detection.view import View
 
 def wrappers(view: View) -> dict[str, dict[str, Any]]:
     """Return the frameworks that a user's script drives."""
-    return _found(view, wrapper=True)
+    return _found(view, "wrapper")
 
 
 def bases(view: View) -> dict[str, dict[str, Any]]:
     """Return the frameworks underneath, runtimes included."""
-    return _found(view, wrapper=False)
+    return _found(view, "base", "runtime")
 
 
-def _found(view: View, *, wrapper: bool) -> dict[str, dict[str, Any]]:
+def _found(view: View, *layers: str) -> dict[str, dict[str, Any]]:
     there = installed.look(view)
-    seen = {
-        entry.name: _evidence(view, there, entry)
-        for entry in CATALOGUE
-        if (entry.layer == "wrapper") is wrapper
-    }
+    entries = (entry for entry in CATALOGUE if entry.layer in layers)
+    seen = {entry.name: _evidence(view, there, entry) for entry in entries}
     return {name: evidence for name, evidence in seen.items() if evidence["indicators"]}
 
 
@@ -42,7 +39,7 @@ def _evidence(view: View, there: Installed, entry: Framework) -> dict[str, Any]:
     modules = [
         name for name in dict.fromkeys((*entry.modules, *entry.working)) if view.loaded(name)
     ]
-    distributions = [name for name in entry.distributions if there.has(name)]
+    distributions = [name for name in entry.distributions if there.version(name)]
     sources = [] if distributions else [name for name in entry.modules if name in there.sources]
     return {
         "imported": any(name in modules for name in entry.modules),

@@ -52,7 +52,6 @@ class Case:
 
     @property
     def strength(self) -> int:
-        """Return the strength by the table above."""
         if len(self.declared) > 1 or (self.declared and self.working):
             return 3
         if self.declared or self.working:
@@ -72,13 +71,14 @@ def derive(
 ) -> dict[str, Any]:
     """Return the hints for the reported environment, configuration and frameworks."""
     cases = _cases(environment, config, frameworks)
-    possible = _possible(cases)
-    names = [case.name for case in possible]
+    probable = [case for case in cases if case.strength >= 2]
+    possible = probable or [case for case in cases if case.layer != "runtime"] or cases
     strongest = max((case.strength for case in possible), default=0)
-    if _contradicting(cases):
+    declared = [case.layer for case in cases if case.declared and case.layer]
+    if len(declared) != len(set(declared)):
         strongest = min(strongest, 2)
     return {
-        "possible_frameworks": names,
+        "possible_frameworks": [case.name for case in possible],
         "wrapper_frameworks": [case.name for case in cases if case.layer == "wrapper"],
         "base_frameworks": [case.name for case in cases if case.layer in ("base", "runtime")],
         "primary_indicators": _primary(possible),
@@ -134,17 +134,6 @@ def _case(name: str, declared: tuple[str, ...], evidence: Mapping[str, Any]) -> 
         working=tuple(text for text in indicators if text in working),
         loaded=tuple(text for text in indicators if text.startswith(_MODULE)),
     )
-
-
-def _possible(cases: list[Case]) -> list[Case]:
-    probable = [case for case in cases if case.strength >= 2]
-    loaded = [case for case in cases if case.layer != "runtime"]
-    return probable or loaded or cases
-
-
-def _contradicting(cases: list[Case]) -> bool:
-    layers = [case.layer for case in cases if case.declared and case.layer]
-    return len(layers) != len(set(layers))
 
 
 def _primary(possible: list[Case]) -> list[str]:

@@ -36,12 +36,8 @@ class Installed:
     sources: frozenset[str]
 
     def version(self, *names: str) -> str:
-        """Return the version of the first of these distributions that is there."""
+        """Return the version of the first of these distributions that is there, or nothing."""
         return next((self.versions[name] for name in names if name in self.versions), "")
-
-    def has(self, *names: str) -> bool:
-        """Say whether one of these distributions is there."""
-        return any(name in self.versions for name in names)
 
 
 def look(view: View) -> Installed:

@@ -35,11 +35,12 @@ class Built:
 
 def look(view: View) -> dict[str, Any]:
     there = installed.look(view)
+    version = there.version("torch")
     return {
-        "available": view.loaded("torch") or there.has("torch"),
+        "available": view.loaded("torch") or bool(version),
         "version": view.attribute_text("torch.version", "__version__")
         or view.attribute_text("torch", "__version__")
-        or there.version("torch"),
+        or version,
         "cuda_available": _cuda_available(view),
         "detected_modules": {name: view.loaded(name) for name in MODULES},
     }

@@ -78,12 +78,14 @@ class View:
         return ""
 
     def exists(self, path: str) -> bool:
-        return os.path.exists(self._real(path))
+        return os.path.exists(_under(self.files, path))
 
     def read(self, path: str) -> str:
         """Return the start of a regular file as stripped text."""
         try:
-            descriptor = os.open(self._real(path), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            descriptor = os.open(
+                _under(self.files, path), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+            )
         except (OSError, ValueError):
             return ""
         try:
@@ -105,9 +107,6 @@ class View:
             return os.getcwd()
         except OSError:
             return ""
-
-    def _real(self, path: str) -> str:
-        return _under(self.files, path)
 
 
 def list_names(files: Path, path: str) -> list[str]:

@@ -53,8 +53,8 @@ TRAINING_BUILDS: dict[str, BrokenBuild] = {
         patches=(
             Patch(
                 file="spooler/detection/pytorch.py",
-                old='        "available": view.loaded("torch") or there.has("torch"),\n',
-                new='        "available": there.has("torch") and bool(_imported()),\n',
+                old='        "available": view.loaded("torch") or bool(version),\n',
+                new='        "available": bool(version) and bool(_imported()),\n',
             ),
             Patch(
                 file="spooler/detection/pytorch.py",
