@@ -25,9 +25,11 @@ if TYPE_CHECKING:
     from spooler.direct import finish as finish
     from spooler.direct import log as log
     from spooler.direct import start_run as start_run
-    from spooler.dlrover.master_client import SpoolMasterClient
-    from spooler.dlrover.metric import DiagnosisDataType, WorkerTrainingMetric
-    from spooler.dlrover.reporter import get_global_reporter, stats
+    from spooler.dlrover.master_client import SpoolMasterClient as SpoolMasterClient
+    from spooler.dlrover.metric import DiagnosisDataType as DiagnosisDataType
+    from spooler.dlrover.metric import WorkerTrainingMetric as WorkerTrainingMetric
+    from spooler.dlrover.reporter import get_global_reporter as get_global_reporter
+    from spooler.dlrover.reporter import stats as stats
     from spooler.log_handler import LogHandler as LogHandler
     from spooler.notebook import ship as ship
 
@@ -53,26 +55,7 @@ _FRONT = {
     "DiagnosisDataType": "spooler.dlrover.metric",
 }
 
-__all__ = [
-    "install",
-    "uninstall",
-    "start_run",
-    "log",
-    "finish",
-    "LogHandler",
-    "ship",
-    "stats",
-    "get_global_reporter",
-    "DiagnosisAgent",
-    "DiagnosisAction",
-    "DiagnosisActionType",
-    "LogCollector",
-    "MetricCollector",
-    "StackCollector",
-    "SpoolMasterClient",
-    "WorkerTrainingMetric",
-    "DiagnosisDataType",
-]
+__all__ = [name for name in _FRONT if name != "__version__"]
 
 
 def __getattr__(name: str) -> Any:
