@@ -230,7 +230,8 @@ class Recorder:
         self._maintain_at = time.monotonic() + TICK_SECONDS
         self._writer, self.last_seq = writer, 0
         self.generation += 1
-        self._end_with_child()
+        if not self._ends_with_child:
+            self._ends_with_child = at_end_of_child(self.shutdown, _LAST_OF_CHILD)
         stderr.debug(f"Recording to {writer.directory}")
         if not codec.IS_COMPILED:
             stderr.report_once(
@@ -302,10 +303,6 @@ class Recorder:
             known.first = loss.first
 
     # --- the background thread, the end, the fork -----------------------------------------------
-
-    def _end_with_child(self) -> None:
-        if not self._ends_with_child:
-            self._ends_with_child = at_end_of_child(self.shutdown, _LAST_OF_CHILD)
 
     def _start_background(self) -> BackgroundThread:
         if self._background is None:

@@ -346,8 +346,7 @@ def _taken_over(path: Path, mode: int) -> int | None:
         if not _is_silent(path):
             return None
         draft = path.with_name(f".{path.name}")
-        with contextlib.suppress(FileNotFoundError):
-            draft.unlink()
+        draft.unlink(missing_ok=True)
         descriptor = _locked(draft, mode)
         if descriptor is not None:
             os.pwrite(descriptor, path.read_bytes(), 0)

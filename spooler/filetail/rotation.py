@@ -111,9 +111,7 @@ def is_rotated(path: Path) -> bool:
     """Whether there may be rotated files of `path`, or some that are being renamed."""
     try:
         return bool(rotated_files(path))
-    except FileMoved:
-        return True
-    except ours(OSError):
+    except ours(FileMoved, OSError):
         return True
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from itertools import product
-from typing import Any, Generic, NoReturn, ParamSpec, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar
 
 from spooler.errors import MalformedBody
 
@@ -81,12 +81,9 @@ class Schema(Generic[Fields, Record]):
             elif value is default or type(value) in accepted:
                 yield value
             else:
-                _refuse(name, value, accepted)
-
-
-def _refuse(name: str, value: object, accepted: tuple[type, ...]) -> NoReturn:
-    found = _WORDS.get(type(value), type(value).__name__)
-    raise MalformedBody(f"{name} is {found}, not {' or '.join(_WORDS[one] for one in accepted)}")
+                found = _WORDS.get(type(value), type(value).__name__)
+                wanted = " or ".join(_WORDS[one] for one in accepted)
+                raise MalformedBody(f"{name} is {found}, not {wanted}")
 
 
 def _types_of(annotation: Any) -> tuple[type, ...]:

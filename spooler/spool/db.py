@@ -186,7 +186,7 @@ def _try(scratch: Path, offset: int, size: int) -> OSError | None:
     return None
 
 
-def create(path: Path, number: int, identity: bytes, checksum: int, *, mode: int) -> None:
+def create(path: Path, identity: bytes, checksum: int, *, mode: int) -> None:
     """Write an empty segment file at `path`, complete but for its records, and close it."""
     try:
         _make(path, mode)

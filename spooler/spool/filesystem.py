@@ -62,7 +62,7 @@ def file_system_of(path: Path, mounts: str | None = None) -> FileSystem:
     for line in mounts.splitlines():
         entry = _parse(line)
         # Of two mounts on one place the later hides the earlier.
-        if entry and _is_below(place, entry.mount) and len(entry.mount) >= len(best.mount):
+        if entry and place.is_relative_to(entry.mount) and len(entry.mount) >= len(best.mount):
             best = entry
     return best
 
@@ -74,10 +74,6 @@ def _parse(line: str) -> FileSystem | None:
         return None
     mount = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), parts[4])
     return FileSystem(type=rest.split(" ")[0], mount=mount)
-
-
-def _is_below(place: Path, mount: str) -> bool:
-    return mount == "/" or place == Path(mount) or Path(mount) in place.parents
 
 
 def wal_size(segment: Path) -> int:

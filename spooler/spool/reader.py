@@ -93,7 +93,7 @@ class Reader(Segments):
         raise failure
 
     def _identity(self, number: int) -> Identity:
-        with Segment(self._path(number)) as one:
+        with Segment(self.path_of(number)) as one:
             problem: Exception | None = None
             try:
                 one.check()
@@ -104,7 +104,7 @@ class Reader(Segments):
             except SpoolDamaged as error:
                 raise problem or error from error
         if found.spool != self.spool:
-            path = self._path(number)
+            path = self.path_of(number)
             raise NotASpool(f"{path}: belongs to spool {found.spool}, not to this directory")
         return found
 
@@ -152,7 +152,7 @@ class Reader(Segments):
             jumps = part.rows and part.rows[0][0] > position + 1 and not part.inside
             asked = asked_again.issuperset(before)
             if jumps and asked and self._is_being_sealed(before):
-                problem = SpoolDamaged(str(self._path(before[0])), position, _BEING_SEALED)
+                problem = SpoolDamaged(str(self.path_of(before[0])), position, _BEING_SEALED)
             if problem and position > after:
                 whole = False
                 break
@@ -167,7 +167,7 @@ class Reader(Segments):
                 rest = (position, room, left)
                 position, whole = self._rescue(number, rest, problem, records, damage)
             elif part.rows:
-                path, inside = self._path(number), part.inside
+                path, inside = self.path_of(number), part.inside
                 position = verify(
                     path, part.rows, position, records, damage, inside=inside, skipped=skipped
                 )
@@ -245,7 +245,7 @@ class Reader(Segments):
         """Whether a writer is still copying the log of this segment into it."""
         for number in earlier:
             with contextlib.suppress(FileNotFoundError):
-                return os.stat(f"{self._path(number)}-wal").st_size == 0 and self.is_owned()
+                return os.stat(f"{self.path_of(number)}-wal").st_size == 0 and self.is_owned()
         return False
 
     # --- one segment ------------------------------------------------------------------------------
@@ -256,7 +256,7 @@ class Reader(Segments):
         """The next rows of a segment, with all that can be found of those that seem to miss."""
         if self._is_read(number, after):
             return _Part()
-        with Segment(self._path(number)) as one:
+        with Segment(self.path_of(number)) as one:
             mark = self._marks.get(number)
             found = one.read(after, limit, mark, skip, most)
             if mark is None or mark.inode != found.mark.inode:
@@ -280,7 +280,7 @@ class Reader(Segments):
         mark = self._marks.get(number)
         if mark is None or mark.seq > after:
             return False
-        path = self._path(number)
+        path = self.path_of(number)
         try:
             return mark.is_at_end(os.stat(f"{path}-wal"))
         except FileNotFoundError:
@@ -310,9 +310,7 @@ class Reader(Segments):
             return found.rows, found.whole
         final = self._is_final(number)
         rows = {row[0]: row for row in found.rows}
-        salvaged, is_all = one.salvage(
-            after, limit, final=final, most=CHUNK_BYTES if most is None else most
-        )
+        salvaged, is_all = one.salvage(after, limit, final=final, most=most)
         if not is_all:
             rows = {seq: row for seq, row in rows.items() if seq <= salvaged[-1][0]}
         rows.update((row[0], row) for row in salvaged)
@@ -343,11 +341,9 @@ class Reader(Segments):
         following = self.first_after(number)
         if following is not None and following <= position + 1:
             return position, True
-        path = self._path(number)
+        path = self.path_of(number)
         with Segment(path) as one:
-            rows, is_all = one.salvage(
-                position, limit, final=True, most=CHUNK_BYTES if most is None else most
-            )
+            rows, is_all = one.salvage(position, limit, final=True, most=most)
         position = verify(path, rows, position, records, damage, inside=True)
         if following is not None and is_all and position < following - 1:
             last = following - 1

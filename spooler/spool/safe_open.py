@@ -46,7 +46,7 @@ def check(path: Path | str) -> Mark:
     """Make sure that `path` is a regular file, reached without a link.
 
     Raises:
-        Strange: it is not.
+        UnsafePath: it is not.
         FileNotFoundError: nothing is there.
     """
     text = os.fspath(path)
@@ -69,7 +69,7 @@ def open_regular(path: Path | str) -> int:
     """Open `path` for reading if it is what `check` wants; a descriptor.
 
     Raises:
-        Strange: it is not.
+        UnsafePath: it is not.
         OSError: it cannot be opened.
     """
     for _ in range(2):  # a writer replaces a segment once, when it seals it
@@ -117,7 +117,7 @@ def inside(folder: Path) -> Iterator[int]:
     """`folder`, opened, for calls that take a `dir_fd`.
 
     Raises:
-        Strange: the folder, or one above it, has become a link.
+        UnsafePath: the folder, or one above it, has become a link.
         OSError: it cannot be opened.
     """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)

@@ -86,9 +86,7 @@ class Segment(Source):
         try:
             self._check()
         except (NotASpool, SpoolDamaged):
-            safe_open.count_failure(
-                os.path.dirname(self.path)
-            )  # a thousand of these cost as much as a few
+            safe_open.count_failure(os.path.dirname(self.path))
             raise
 
     def _check(self) -> None:
@@ -314,13 +312,15 @@ class Segment(Source):
     # --- whatever is damaged ----------------------------------------------------------------------
 
     def salvage(
-        self, after: int, limit: int, *, final: bool, most: int = CHUNK_BYTES
+        self, after: int, limit: int, *, final: bool, most: int | None = None
     ) -> tuple[list[Row], bool]:
         """At most `limit` sound rows above `after`, the lowest, in order, wherever they lie.
 
-        The bodies have at most `most` bytes, or there is one row. Returns, too, whether these are
-        all. `final`: nothing is written any more. Then what lies behind damage in the log counts.
+        The bodies have at most `most` bytes, `CHUNK_BYTES` by default, or there is one row.
+        Returns, too, whether these are all. `final`: nothing is written any more. Then what lies
+        behind damage in the log counts.
         """
+        most = CHUNK_BYTES if most is None else most
         found: dict[int, Row] = {}
         size, end = 0, _LAST
         with translated(self.path):
@@ -380,17 +380,6 @@ def _usual_rows(
 def _end_row(data: bytes, cell: pages.Cell, chain: pages.Chain) -> Row | None:
     """A row of which the body does not matter."""
     return (pages.long_row if cell[1] > _END_BYTES else pages.row)(data, cell, chain)
-
-
-def last_seq(path: Path) -> int:
-    """The last seq in a segment that a reader would find now, 0 for none.
-
-    Raises:
-        SpoolDamaged, FileNotFoundError: it cannot be read now.
-    """
-    with Segment(path) as segment:
-        last = segment.last()
-    return last[0] if last is not None else 0
 
 
 def is_sealed(path: Path) -> bool:

@@ -111,7 +111,7 @@ class Segments:
         changed_at = _changed_at(folder or self.folder_status())
         known, before = self._watermark
         if changed_at != known:
-            before = {f"{self._path(number)}-wal": -1 for number in self.segments()[-2:]}
+            before = {f"{self.path_of(number)}-wal": -1 for number in self.segments()[-2:]}
         sizes = {name: _size(name) for name in before}
         grown = [name for name, size in sizes.items() if size != before[name]]
         self._grown = grown if changed_at == known else []
@@ -212,7 +212,7 @@ class Segments:
 
     def segment_bytes(self, number: int) -> int:
         """Bytes on disk of a segment with its WAL."""
-        path = self._path(number)
+        path = self.path_of(number)
         with contextlib.suppress(FileNotFoundError):
             return os.lstat(path).st_size + wal_size(path)
         return 0
@@ -220,7 +220,7 @@ class Segments:
     def written_at(self, number: int) -> float:
         """When the segment or its WAL was last written, Unix seconds; 0.0 when it is not there."""
         written = []
-        for name in (self._path(number), f"{self._path(number)}-wal"):
+        for name in (self.path_of(number), f"{self.path_of(number)}-wal"):
             with contextlib.suppress(FileNotFoundError):
                 written.append(os.lstat(name).st_mtime)
         return max(written, default=0.0)
@@ -229,7 +229,7 @@ class Segments:
         """Segments that are damaged and get no more records: number, why."""
         found = {}
         for number in self.segments():
-            path = self._path(number)
+            path = self.path_of(number)
             try:
                 if is_sealed(path):
                     self._sound_bounds(number)
@@ -247,7 +247,7 @@ class Segments:
     def seqs_in(self, number: int) -> list[int]:
         """Every seq that a segment holds, readable or not, by their checksums."""
         try:
-            with Segment(self._path(number)) as one:
+            with Segment(self.path_of(number)) as one:
                 return one.seqs()
         except (FileNotFoundError, SpoolDamaged):
             return []
@@ -256,13 +256,9 @@ class Segments:
         """The first seq in the readable segments after this one, None where there is none."""
         return self._first_in(later for later in self.segments() if later > number)
 
-    def path_of(self, number: int) -> Path:
-        """The file of a segment."""
-        return self._path(number)
-
     def is_movable(self, number: int) -> bool:
         """Whether no process has the segment open for writing."""
-        return is_sealed(self._path(number)) or self.liveness().certain
+        return is_sealed(self.path_of(number)) or self.liveness().certain
 
     def move_segment(self, number: int, folder: Path) -> None:
         """Set a segment aside: the database last, so that a half-done move is repeated.
@@ -310,14 +306,14 @@ class Segments:
             except OSError:  # not empty, or not ours to remove
                 break
 
-    def _path(self, number: int) -> Path:
+    def path_of(self, number: int) -> Path:
         return self.place / fmt.segment_name(number)
 
     # --- bounds -----------------------------------------------------------------------------------
 
     def _is_final(self, number: int) -> bool:
         """Whether a segment gets no more records."""
-        turned_over = is_sealed(self._path(number)) and self._highest > number
+        turned_over = is_sealed(self.path_of(number)) and self._highest > number
         return turned_over or self.first_after(number) is not None or not self.is_owned()
 
     def _first_in(self, numbers: Iterable[int]) -> int | None:
@@ -335,7 +331,7 @@ class Segments:
         Raises:
             SpoolError, FileNotFoundError: it is not a segment, cannot be read, or is gone.
         """
-        one = Segment(self._path(number))
+        one = Segment(self.path_of(number))
         try:
             one.check()
         except BaseException:
@@ -353,7 +349,7 @@ class Segments:
             return self._remembered(number, sound=False)
 
     def _sound_bounds(self, number: int) -> Bounds | None:
-        if is_sealed(self._path(number)):
+        if is_sealed(self.path_of(number)):
             return self._remembered(number, sound=True)
         return self._read_bounds(number)
 
@@ -367,7 +363,7 @@ class Segments:
 
     def _remembered(self, number: int, *, sound: bool) -> Bounds | None:
         """The bounds of a file that does not change any more, found once."""
-        status = os.stat(self._path(number))
+        status = os.stat(self.path_of(number))
         mark = (status.st_ino, status.st_size, status.st_mtime_ns)
         known = self._known.get((number, sound))
         if known is None or known[0] != mark:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import heapq
 import os
+from bisect import bisect_right
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -26,6 +27,7 @@ from spooler.spool.stored import Row, is_sound
 # A body that is larger is not decoded only to learn its time.
 _BODY_BYTES = 256 * 1024
 _MOST_PROBLEMS = 100  # unreadable segments in a row, those beyond are not read
+_NO_RECORD = 2**63  # beyond every seq
 _TRIES = 3  # segments to read for one record
 
 
@@ -163,14 +165,8 @@ class SummaryReader:
     def _from(self, seq: int) -> list[int]:
         """The segments from the one on that `seq` lies in, or should; found by halving."""
         numbers = list(self._files)
-        low, high = 0, len(numbers)
-        while low < high:
-            middle = (low + high) // 2
-            if 0 < self._first_of(numbers[middle], []) <= seq:
-                low = middle + 1
-            else:
-                high = middle
-        return numbers[max(0, low - 1) :]
+        later = bisect_right(numbers, seq, key=lambda one: self._first_of(one, []) or _NO_RECORD)
+        return numbers[max(0, later - 1) :]
 
     def _first_of(self, number: int, problems: list[str]) -> int:
         """Seq of the first record of a segment, 0 while there is none or it cannot be read."""

@@ -40,7 +40,7 @@ from spooler.spool.layout import (
     unlink_segment,
 )
 from spooler.spool.owner import Owner
-from spooler.spool.segment import last_seq
+from spooler.spool.segment import Segment
 from spooler.spool.sync import Sync, sync_file, sync_folder
 
 # After these a writer cannot go on: another one has to.
@@ -403,7 +403,7 @@ class Writer:
         final = self.directory / fmt.segment_name(number)
         draft = self.directory / fmt.preparing_name(number)
         checksum = codec.checksum(fmt.IDENTITY_KIND, self._identity, number)
-        db.create(draft, number, self._identity, checksum, mode=self._limits.file_mode)
+        db.create(draft, self._identity, checksum, mode=self._limits.file_mode)
         if self._sync.is_on and self._durable:
             sync_file(draft)
         held = db.publish(draft, final, mode=self._limits.file_mode)
@@ -511,6 +511,7 @@ def _next_seq(segment: ActiveSegment) -> int:
 
 def _visible_seq(segment: Path) -> int:
     """The last number that a reader of the segment sees; 0 when it sees none."""
-    with suppress(SpoolError, OSError):
-        return last_seq(segment)
+    with suppress(SpoolError, OSError), Segment(segment) as one:
+        last = one.last()
+        return last[0] if last is not None else 0
     return 0

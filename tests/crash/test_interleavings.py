@@ -343,7 +343,7 @@ def test_a_segment_is_only_there_if_all_of_it_is(tmp_path: Path) -> None:
         def make(path: Path = path, identity: bytes = identity) -> int:
             checksum = codec.checksum(fmt.IDENTITY_KIND, identity, 1)
             try:
-                db.create(path, 1, identity, checksum, mode=0o600)
+                db.create(path, identity, checksum, mode=0o600)
             except SpoolUnavailable:
                 return 1
             return 0
