@@ -101,7 +101,6 @@ class suppress(contextlib.suppress):  # noqa: N801 - it takes the place of conte
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> bool:
-        """Whether `error` ends here."""
         ends = bool(super().__exit__(kind, error, trace))
         return ends and error is not None and not is_async(error)
 

@@ -55,7 +55,6 @@ class BackgroundThread:
 
     @property
     def is_running(self) -> bool:
-        """Whether the thread was started."""
         return self._thread is not None
 
     def cancel(self) -> None:

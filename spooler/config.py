@@ -445,7 +445,6 @@ class CollectorSettings:
 
 
 def from_environ(environ: Mapping[str, str]) -> Settings:
-    """Read the settings of the hook and the spool."""
     values = read(Settings, environ)
     # Disk is freed in whole segments: one must be a small part of the limit.
     values["segment_bytes"] = min(values["segment_bytes"], values["max_bytes"] // 8)
@@ -453,16 +452,13 @@ def from_environ(environ: Mapping[str, str]) -> Settings:
 
 
 def collectors_from_environ(environ: Mapping[str, str]) -> CollectorSettings:
-    """Read the settings of the collectors."""
     return CollectorSettings(**read(CollectorSettings, environ))
 
 
 def is_hook_on(environ: Mapping[str, str]) -> bool:
-    """Whether the hook has not been switched off."""
     return is_not_false(environ.get(HOOK, ""))
 
 
 def is_tracker_on(environ: Mapping[str, str], tracker: str) -> bool:
-    """Whether this tracker is recorded."""
     chosen = words(environ.get(TRACKERS, ""))
     return not chosen or tracker in chosen

@@ -36,7 +36,6 @@ class DirectRun(TrackedRun):
         guarded_step(self._log, (data, step, commit))
 
     def finish(self, exit_code: int | None = None) -> None:
-        """End the run."""
         self._exit_code = exit_code
         guarded(runs.finish, self)
 
@@ -47,15 +46,12 @@ class DirectRun(TrackedRun):
         self.finish(0 if error is None else 1)
 
     def facts(self) -> dict[str, Any]:
-        """What `start_run` was given."""
         return {**self._facts, "tracker_version": __version__}
 
     def config(self) -> Mapping[str, Any]:
-        """What `start_run` was given."""
         return self._config
 
     def exit_code(self) -> int | None:
-        """What `finish` was given."""
         return self._exit_code
 
     def _log(self, call: tuple[Mapping[str, Any], Any, Any]) -> None:

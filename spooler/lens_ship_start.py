@@ -87,7 +87,6 @@ def wait(trackers: Iterable[str]) -> None:
 
 
 def stop_waiting() -> None:
-    """Hook nothing more."""
     sys.meta_path[:] = [one for one in sys.meta_path if not hasattr(one, "is_lens_ship")]
 
 

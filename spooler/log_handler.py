@@ -34,7 +34,6 @@ class LogHandler(logging.Handler):
         return passed
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Record one line."""
         if not record.name.startswith("lens_ship") and not getattr(self._inside, "now", False):
             self._inside.now = True  # what it formats may log
             try:

@@ -37,7 +37,6 @@ class LogRun(TrackedRun):
         self._path = path
 
     def facts(self) -> dict[str, Any]:
-        """The name of the log."""
         return {"name": self._path.name}
 
 

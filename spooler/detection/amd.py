@@ -43,7 +43,6 @@ def rocm_version(view: View) -> str:
 
 
 def architecture(target: int) -> str:
-    """Return the name of a gfx target version."""
     if target <= 0:
         return ""
     return f"gfx{target // 10000}{target // 100 % 100:x}{target % 100:x}"

@@ -18,7 +18,6 @@ VARIABLES: dict[str, list[str]] = load("build")
 
 
 def look(view: View) -> dict[str, str]:
-    """Return the fields that something is known of."""
     said = {field: view.variable(*names) for field, names in VARIABLES.items()}
     github = _github(view)
     checkout = git.look(view)

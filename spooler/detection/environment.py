@@ -22,7 +22,6 @@ OURS = tuple(_LISTED["excluded_prefixes"])
 
 
 def look(view: View) -> dict[str, str]:
-    """Return the variables of the allow-list that are set."""
     # Names first: listing them is one step, while other threads may set variables.
     names = sorted(name for name in list(view.environ) if is_listed(name))
     found = {name: view.environ.get(name, "") for name in names[:MOST_VARIABLES]}

@@ -41,7 +41,6 @@ class Installed:
 
 
 def look(view: View) -> Installed:
-    """Return what lies on the import path of the process."""
     path = view.attributes("sys").get("path")
     entries = path if type(path) is list else []
     texts = [entry for entry in list(entries) if type(entry) is str]

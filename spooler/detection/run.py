@@ -14,7 +14,6 @@ from spooler.detection.view import View
 
 
 def identity(view: View) -> dict[str, Any]:
-    """Return project, name, id and tags."""
     run = view.run
     facts: dict[str, Any] = {
         "project": run.project if isinstance(run.project, str) else "",
@@ -30,6 +29,5 @@ def names(view: View) -> dict[str, Any]:
 
 
 def config(view: View) -> Mapping[str, Any]:
-    """Return the run's configuration as the user gave it."""
     given = view.run.config
     return given if issubclass(type(given), dict) else dict(given.items())

@@ -37,5 +37,4 @@ class GlobalReporter:
 
 
 def get_global_reporter() -> GlobalReporter:
-    """See `GlobalReporter`."""
     return GlobalReporter()

@@ -417,7 +417,6 @@ class Follower:
         return True
 
     def _open(self, one: RotatedFile, offset: int) -> bool:
-        """Open a file at `offset`."""
         descriptor = one.open()
         if descriptor is None:
             return False

@@ -24,7 +24,6 @@ _TIMESTAMP = 3  # where the argument stands in a call of `log_metric`
 
 
 def wrap(module: Any) -> None:
-    """Put the wrappers on the class `TrackingServiceClient`."""
     wrappers: dict[str, Callable[..., Any]] = {
         "create_run": functools.partial(wrap_call, _nothing, _observe_run),
         "log_metric": functools.partial(wrap_call, _metric, _observe_metrics, fill=_fill_time),
@@ -36,7 +35,6 @@ def wrap(module: Any) -> None:
 
 
 def unwrap(module: Any) -> None:
-    """Give the class its own functions back."""
     names = ("create_run", "log_metric", "log_batch", "log_param", "set_terminated")
     unwrap_functions([(module.TrackingServiceClient, name) for name in names])
 
@@ -63,7 +61,6 @@ class _MlflowRun(TrackedRun):
         }
 
     def config(self) -> Mapping[str, Any]:
-        """The parameters logged so far."""
         return self.params
 
     def exit_code(self) -> int | None:

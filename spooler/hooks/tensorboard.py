@@ -31,7 +31,6 @@ _OF_SAMPLES = " vs samples"
 
 
 def wrap(module: Any) -> None:
-    """Put the wrappers on the class `SummaryWriter` of `module`."""
     wrappers = {
         "__init__": _wrap_init,
         "add_scalar": functools.partial(wrap_log, _Scalar),
@@ -43,7 +42,6 @@ def wrap(module: Any) -> None:
 
 
 def unwrap(module: Any) -> None:
-    """Give the class its own functions back."""
     names = ("__init__", "add_scalar", "add_scalars", "add_hparams", "close")
     unwrap_functions([(module.SummaryWriter, name) for name in names])
 
@@ -69,7 +67,6 @@ class _TensorBoardRun(TrackedRun):
         return {"name": os.path.basename(self.directory), "tracker_version": version}
 
     def config(self) -> Mapping[str, Any]:
-        """What `add_hparams` was given so far."""
         return self.hparams
 
 

@@ -35,7 +35,6 @@ def wrap(module: Any) -> None:
 
 
 def unwrap(module: Any) -> None:
-    """Give the module its own functions back."""
     for owner, name, _start in _places(module):
         original = getattr(vars(owner).get(name), _MARK, None)
         if original is not None:

@@ -21,7 +21,6 @@ from spooler.hooks.wrappers import unwrap_functions, wrap_call, wrap_functions
 
 
 def wrap(module: Any) -> None:
-    """Put the wrappers on the class `CallbackHandler`."""
     wrappers: dict[str, Callable[..., Any]] = {
         "on_train_begin": functools.partial(wrap_call, _event, _begin),
         "on_log": functools.partial(wrap_call, _log_event, _log),
@@ -31,7 +30,6 @@ def wrap(module: Any) -> None:
 
 
 def unwrap(module: Any) -> None:
-    """Give the class its own functions back."""
     names = ("on_train_begin", "on_log", "on_train_end")
     unwrap_functions([(module.CallbackHandler, name) for name in names])
 
@@ -47,7 +45,6 @@ class _TrainerRun(TrackedRun):
         self._arguments = arguments
 
     def facts(self) -> dict[str, Any]:
-        """What the training arguments say."""
         version = getattr(sys.modules.get("transformers"), "__version__", "")
         name = getattr(self._arguments, "run_name", None)
         return {"name": str(name or ""), "tracker_version": str(version)}

@@ -31,7 +31,6 @@ _AXES_BEGIN_AT_0 = (0, 18)
 
 
 def wrap(wandb: Any) -> None:
-    """Put the wrappers on the imported module `wandb`."""
     stderr.debug("Installing WandB hook...")
     log = functools.partial(wrap_log, sys.modules[__name__])
     finish = functools.partial(wrap_end, _observe_finish)
@@ -44,7 +43,6 @@ def wrap(wandb: Any) -> None:
 
 
 def unwrap(wandb: Any) -> None:
-    """Give the module its own functions back."""
     if _RUN_MODULE in sys.modules:  # else it is another module of the name wandb
         unwrap_functions(_places(wandb))
         _rebind(wandb)
@@ -131,7 +129,6 @@ class _WandbRun(TrackedRun):
             self.next_step = local_step
 
     def facts(self) -> dict[str, Any]:
-        """What wandb knows of the run."""
         subject = self._subject()
         settings = getattr(subject, "_settings", None)
 

@@ -34,7 +34,6 @@ def wrap_functions(places: list[tuple[Any, str]], wrappers: Mapping[str, Any]) -
 
 
 def unwrap_functions(places: list[tuple[Any, str]]) -> None:
-    """Undo `wrap_functions`."""
     for owner, name in places:
         original = getattr(vars(owner).get(name), _MARK, None)
         if original is not None:

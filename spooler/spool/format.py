@@ -214,7 +214,6 @@ def segment_number(name: str) -> int | None:
 
 
 def is_spool_id(name: str) -> bool:
-    """Whether `name` has the form of a spool id."""
     return _SPOOL_ID.fullmatch(name) is not None
 
 
@@ -224,7 +223,6 @@ def user_name(uid: int) -> str:
 
 
 def user_of(name: str) -> int | None:
-    """The user whose folder has this name."""
     match = _USER_NAME.fullmatch(name)
     return int(match[1]) if match else None
 

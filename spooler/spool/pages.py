@@ -79,7 +79,6 @@ def images(data: bytes) -> dict[int, int]:
 
 
 def number_at(data: bytes, at: int) -> int:
-    """The 32-bit number at `at`."""
     return int.from_bytes(data[at : at + 4], "big")
 
 

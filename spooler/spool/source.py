@@ -107,7 +107,6 @@ class Source:
         self.close()
 
     def close(self) -> None:
-        """Close what is open."""
         opened, self._file, self._log = (self._file, self._log), -1, -1
         for descriptor in opened:
             if descriptor >= 0:
