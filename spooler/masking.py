@@ -57,11 +57,7 @@ _KEY_OWNERS = _words(
     wandb
     """
 )
-_PASS_OWNERS = _words(
-    """
-    admin db database ftp mail mongo mysql pg redis root smtp user
-    """
-)
+_PASS_OWNERS = _words("admin db database ftp mail mongo mysql pg redis root smtp user")
 
 # Names of values that are long and look random, and may be seen.
 _DIGESTS = _words(

@@ -78,8 +78,9 @@ def imported_frameworks(modules: Mapping[str, object]) -> frozenset[str]:
 
     When the answer has grown since the last ``collect``, another look would find more.
     """
-    known: frozenset[str] = import_module("spooler.detection.catalogue").MODULES
-    return frozenset(name for name in known if modules.get(name) is not None)
+    from spooler.detection.catalogue import MODULES
+
+    return frozenset(name for name in MODULES if modules.get(name) is not None)
 
 
 def _attempt(name: str, work: Callable[[], T], errors: dict[str, str]) -> T | None:
@@ -91,10 +92,11 @@ def _attempt(name: str, work: Callable[[], T], errors: dict[str, str]) -> T | No
 
 
 def _section(name: str, view: View) -> dict[str, Any]:
-    json_safe = import_module("spooler.json_safe")
+    from spooler.json_safe import json_safe
+
     file, _, function = REGISTRY[name].partition(":")
     look = getattr(import_module(f"spooler.detection.{file}"), function)
-    cleaned: dict[str, Any] = json_safe.json_safe(look(view), hide_by_key=name in KEYED_BY_USER)
+    cleaned: dict[str, Any] = json_safe(look(view), hide_by_key=name in KEYED_BY_USER)
     return cleaned
 
 
@@ -107,10 +109,10 @@ def _place(evidence: dict[str, Any], name: str, section: dict[str, Any]) -> None
 
 
 def _hints(evidence: Mapping[str, Any]) -> dict[str, Any]:
-    derive = import_module("spooler.detection.hints").derive
-    found: dict[str, Any] = derive(
+    from spooler.detection.hints import derive
+
+    return derive(
         evidence.get("environment", {}),
         evidence.get("wandb", {}).get("config", {}),
         {**evidence.get("wrapper_frameworks", {}), **evidence.get("base_frameworks", {})},
     )
-    return found

@@ -12,17 +12,18 @@ from __future__ import annotations
 from typing import Any
 
 from spooler.detection import amd, nvidia
+from spooler.detection.gpu import Gpu
 from spooler.detection.view import View
 
 
 def look(view: View) -> dict[str, Any]:
     """Return count, name, architecture and memory of the GPUs, and the toolkit versions."""
     gpus = nvidia.gpus(view) or amd.gpus(view)
-    first = gpus[0] if gpus else None
+    first = gpus[0] if gpus else Gpu()
     facts: dict[str, Any] = {
-        "gpu_arch": first.arch if first else "",
-        "gpu_memory_gb": round(first.memory_gb, 1) if first else 0.0,
-        "gpu_name": first.name if first else "",
+        "gpu_arch": first.arch,
+        "gpu_memory_gb": round(first.memory_gb, 1),
+        "gpu_name": first.name,
         "rocm_version": amd.rocm_version(view),
         "cuda_version": nvidia.cuda_version(view),
     }

@@ -33,9 +33,8 @@ def gpus(view: View) -> list[Gpu]:
 
 
 def driver_version(view: View) -> str:
-    text = view.read("/proc/driver/nvidia/version")
-    found = re.search(r"NVRM version:.*?\s(\d+\.\d+(?:\.\d+)?)\s", f"{text}\n")
-    return found.group(1) if found else ""
+    pattern = r"NVRM version:.*?\s(\d+\.\d+(?:\.\d+)?)(?:\s|$)"
+    return view.search("/proc/driver/nvidia/version", pattern)
 
 
 def cuda_version(view: View) -> str:

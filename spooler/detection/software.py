@@ -21,11 +21,9 @@ _MODULES = {"flash-attn-3": "flash_attn_interface", "hydra-core": "hydra", "mega
 def look(view: View) -> dict[str, Any]:
     there = installed.look(view)
     versions = {name: there.version(name) or _stated(view, name) for name in PACKAGES}
-    facts: dict[str, Any] = {
-        "packages": {name: version for name, version in versions.items() if version}
-    }
+    packages = {name: version for name, version in versions.items() if version}
     rocm = amd.rocm_version(view)
-    return {**facts, "rocm_version": rocm} if rocm else facts
+    return {"packages": packages, **({"rocm_version": rocm} if rocm else {})}
 
 
 def _stated(view: View, name: str) -> str:

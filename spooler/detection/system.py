@@ -43,11 +43,11 @@ def _interpreter(view: View) -> dict[str, Any]:
 
 def _machine(view: View) -> dict[str, Any]:
     kernel = os.uname()
-    group = _own_group(view)
+    group = view.search("/proc/self/cgroup", r"^0::(/.*)$").rstrip("/")
     return {
         "platform": f"{kernel.sysname}-{kernel.release}-{kernel.machine}",
         "hostname": kernel.nodename,
-        "os_release": _os_release(view),
+        "os_release": view.search("/etc/os-release", r"^PRETTY_NAME=\"?([^\"\n]*)"),
         "cpu_count": os.cpu_count(),
         "cpu_usable": len(os.sched_getaffinity(0)),
         "cpu_limit": _cpu_limit(view, group),
@@ -71,19 +71,9 @@ def _command(view: View) -> dict[str, Any]:
     }
 
 
-def _os_release(view: View) -> str:
-    found = re.search(r"^PRETTY_NAME=\"?([^\"\n]*)", view.read("/etc/os-release"), re.MULTILINE)
-    return found.group(1) if found else ""
-
-
 def _memory(view: View) -> float | None:
-    found = re.search(r"^MemTotal:\s+(\d+) kB", view.read("/proc/meminfo"), re.MULTILINE)
-    return round(number(found.group(1)) * KIB / GIB, 1) if found else None
-
-
-def _own_group(view: View) -> str:
-    found = re.search(r"^0::(/.*)$", view.read("/proc/self/cgroup"), re.MULTILINE)
-    return found.group(1).rstrip("/") if found else ""
+    total = view.search("/proc/meminfo", r"^MemTotal:\s+(\d+) kB")
+    return round(number(total) * KIB / GIB, 1) if total else None
 
 
 def _memory_limit(view: View, group: str) -> float | None:

@@ -11,6 +11,7 @@ Rules:
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -96,6 +97,11 @@ class View:
             return ""
         finally:
             os.close(descriptor)
+
+    def search(self, path: str, pattern: str) -> str:
+        """Return what the group of a pattern matches in a file; empty where nothing does."""
+        found = re.search(pattern, self.read(path), re.MULTILINE)
+        return found[1] if found else ""
 
     def names(self, path: str) -> list[str]:
         """Return the sorted names in a directory; none when it cannot be read."""

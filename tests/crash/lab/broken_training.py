@@ -72,13 +72,14 @@ TRAINING_BUILDS: dict[str, BrokenBuild] = {
         patches=(
             Patch(
                 file="spooler/detection/nvidia.py",
-                old='    text = view.read("/proc/driver/nvidia/version")\n',
-                new='    text = view.read("/proc/driver/nvidia/version")\n'
-                "    if not text:\n"
+                old='    return view.search("/proc/driver/nvidia/version", pattern)\n',
+                new='    found = view.search("/proc/driver/nvidia/version", pattern)\n'
+                "    if not found:\n"
                 "        import contextlib\n"
                 "        import subprocess\n\n"
                 "        with contextlib.suppress(OSError):\n"
-                '            subprocess.run(["nvidia-smi"], check=False)\n',
+                '            subprocess.run(["nvidia-smi"], check=False)\n'
+                "    return found\n",
             ),
         ),
     ),
