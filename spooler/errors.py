@@ -19,7 +19,6 @@ class SpoolUnavailable(SpoolError):
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
-        self.detail = detail
 
 
 class NotASpool(SpoolError):
@@ -38,8 +37,6 @@ class SpoolDamaged(SpoolError):
 
     def __init__(self, path: str, position: int, reason: str, *, lasting: bool = False) -> None:
         super().__init__(f"{path}: after record {position}: {reason}")
-        self.path = path
-        self.position = position
         self.reason = reason
         self.lasting = lasting
 

@@ -287,7 +287,8 @@ class Recorder:
                 continue  # the counting was interrupted
             packed = b""
             try:
-                packed = codec.pack(_gap(reason, loss))
+                body = gap_record.encode(time=time.time(), reason=reason, **asdict(loss))
+                packed = codec.pack(body)
                 writer.append(gap_record.NAME, packed)
             except BaseException as error:
                 failed = isinstance(error, SpoolUnavailable)
@@ -498,12 +499,6 @@ def _end_by_interrupt() -> None:
     if getattr(sys, "last_type", None) is KeyboardInterrupt and not hasattr(sys, "ps1"):
         with contextlib.suppress(KeyboardInterrupt):
             exec("raise KeyboardInterrupt")
-
-
-def _gap(reason: str, loss: _Loss) -> dict[str, Any]:
-    return gap_record.encode(
-        time=time.time(), reason=reason, count=loss.count, first=loss.first, last=loss.last
-    )
 
 
 def _pack(body: dict[str, Any]) -> bytes:

@@ -108,9 +108,7 @@ def taken(data: Any, *, now: float, own: Mapping[str, Any] = _NOTHING) -> dict[s
         "timestamp": lambda value: _timestamp(value, now),
         "data_type": _type,
         "data_content": _content,
-        "node_id": lambda value: node_id() if value is None else _integer("node_id", value),
-        "node_type": lambda value: node_type() if not value else _text("node_type", value),
-        "node_rank": lambda value: node_rank() if value is None else _integer("node_rank", value),
+        **_NODE_CHECKS,
         "is_final_result": bool,
         "need_report": bool,
     }
@@ -122,11 +120,14 @@ def taken(data: Any, *, now: float, own: Mapping[str, Any] = _NOTHING) -> dict[s
 
 def node(own: Mapping[str, Any]) -> dict[str, Any]:
     """`node_id` and `node_type` of the process, those in `own` first, checked as in `taken`."""
-    number, kind = own.get("node_id"), own.get("node_type")
-    return {
-        "node_id": node_id() if number is None else _integer("node_id", number),
-        "node_type": _text("node_type", kind) if kind else node_type(),
-    }
+    return {name: _NODE_CHECKS[name](own.get(name)) for name in ("node_id", "node_type")}
+
+
+_NODE_CHECKS: dict[str, Callable[[Any], Any]] = {
+    "node_id": lambda value: node_id() if value is None else _integer("node_id", value),
+    "node_type": lambda value: _text("node_type", value) if value else node_type(),
+    "node_rank": lambda value: node_rank() if value is None else _integer("node_rank", value),
+}
 
 
 def _has(data: Any, name: str) -> bool:

@@ -114,13 +114,6 @@ class Follower:
         """The bytes before the position, at most `WINDOW`."""
         return self._tail
 
-    def _skip(self) -> None:
-        """Go on at the end of the last whole line that there is now."""
-        size = os.fstat(self._fd).st_size
-        begin = max(0, size - lines.PIECE_BYTES)
-        block = os.pread(self._fd, size - begin, begin)
-        self._stand_at(begin + block.rfind(b"\n") + 1)
-
     def next(self, now: float, *, last: bool = False) -> Piece | None:
         """The next piece, None while there is none; `now` in monotonic seconds.
 
@@ -302,8 +295,11 @@ class Follower:
         if there is None or not self._open(there, 0):
             return False
         self._known = known
-        if self._from_end:
-            self._skip()
+        if self._from_end:  # of the last whole line that there is now
+            size = os.fstat(self._fd).st_size
+            begin = max(0, size - lines.PIECE_BYTES)
+            block = os.pread(self._fd, size - begin, begin)
+            self._stand_at(begin + block.rfind(b"\n") + 1)
         return True
 
     def _seek_again(self) -> None:

@@ -124,15 +124,12 @@ class Identity:
         Raises:
             TypeError: one of the fields without a default is missing.
         """
-        known = {f.name: f.type for f in fields(cls)}
-        accepted = {
-            name: values[name]
-            for name, type_name in known.items()
-            if name in values and _fits(values[name], str(type_name))
+        known = (one for one in fields(cls) if one.name in values)
+        accepted: dict[str, Any] = {
+            one.name: value[:_CHARACTERS] if isinstance(value, str) else value
+            for one in known
+            if _fits(value := values[one.name], str(one.type))
         }
-        for name, value in accepted.items():
-            if isinstance(value, str):
-                accepted[name] = value[:_CHARACTERS]
         if "api_base_url" in accepted:
             accepted["api_base_url"] = _without_password(accepted["api_base_url"])
         return cls(**accepted)

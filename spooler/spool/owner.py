@@ -4,9 +4,9 @@ The writer locks the file `owner` as an open file description (OFD): unlike a PO
 dropped when the program closes another descriptor of the file, and POSIX locks that older readers
 try conflict with it. A clean end unlinks the file, which works on a full disk, too.
 
-A reader gathers evidence without locking, changing or waiting for anything (`Witness`), and `judge`
-concludes from it. A lock that is free does not prove a death: the program may have closed the
-descriptor, or replaced its image. So a verdict also depends on the process and on how long the
+A reader gathers evidence without locking, changing or waiting for anything (`LivenessCheck`), and
+`judge` concludes from it. A lock that is free does not prove a death: the program may have closed
+the descriptor, or replaced its image. So a verdict also depends on the process and on how long the
 files are quiet. New data refutes every verdict.
 """
 

@@ -26,6 +26,7 @@ from typing import BinaryIO
 
 READING = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NAMING = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC  # opens nothing, only holds what is there
+_LINKED = "a folder on the way to it has become a symbolic link"
 
 PENALTY_SECONDS = 30.0
 _MOST_FAILURES = 1000  # in one folder within that time
@@ -61,7 +62,7 @@ def check(path: Path | str) -> Mark:
             text, f"its folder costs too much time, not read for up to {PENALTY_SECONDS:.0f} s"
         )
     if place != text and os.path.realpath(text) != text:
-        raise UnsafePath(text, "a folder on the way to it has become a symbolic link")
+        raise UnsafePath(text, _LINKED)
     return status.st_dev, status.st_ino
 
 
@@ -123,9 +124,7 @@ def inside(folder: Path) -> Iterator[int]:
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         if os.readlink(f"/proc/self/fd/{descriptor}") != os.fspath(folder):
-            raise UnsafePath(
-                os.fspath(folder), "a folder on the way to it has become a symbolic link"
-            )
+            raise UnsafePath(os.fspath(folder), _LINKED)
         yield descriptor
     finally:
         os.close(descriptor)

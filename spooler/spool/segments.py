@@ -12,7 +12,7 @@ import contextlib
 import heapq
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from spooler.errors import NotASpool, SpoolDamaged, SpoolError
@@ -76,14 +76,7 @@ class Segments:
 
     def last_seq(self) -> int:
         """Seq of the last record there is, 0 without any; unreadable segments are skipped."""
-        for number in reversed(self.segments()):
-            try:
-                bounds = self._bounds(number)
-            except (FileNotFoundError, NotASpool, SpoolDamaged):
-                continue
-            if bounds is not None:
-                return bounds[1]
-        return 0
+        return next((last for _, last in self._readable(reversed(self.segments()))), 0)
 
     def last_segment_first_seq(self) -> int:
         """Seq of the first record in the last segment that holds any, 0 without any.
@@ -267,7 +260,7 @@ class Segments:
             OSError: `folder` is not there, not writable, or on another file system.
         """
         with safe_open.inside(self.place) as here:
-            for name in _names(number):
+            for name in segment_files(Path(fmt.segment_name(number))):
                 with contextlib.suppress(FileNotFoundError):
                     os.rename(name, folder / name, src_dir_fd=here)
 
@@ -278,7 +271,7 @@ class Segments:
             OSError: it cannot be deleted, or the folder is not the one it was.
         """
         with safe_open.inside(self.place) as here:
-            for name in _names(number):
+            for name in segment_files(Path(fmt.segment_name(number))):
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(name, dir_fd=here)
 
@@ -318,12 +311,16 @@ class Segments:
 
     def _first_in(self, numbers: Iterable[int]) -> int | None:
         """First seq in the readable ones of these segments, None without any record there."""
+        return next((first for first, _ in self._readable(numbers)), None)
+
+    def _readable(self, numbers: Iterable[int]) -> Iterator[Bounds]:
+        """The bounds of those of these segments that can be read and hold records."""
         for number in numbers:
+            bounds = None
             with contextlib.suppress(FileNotFoundError, NotASpool, SpoolDamaged):
                 bounds = self._bounds(number)
-                if bounds is not None:
-                    return bounds[0]
-        return None
+            if bounds is not None:
+                yield bounds
 
     def _opened(self, number: int) -> Segment:
         """A segment, opened and found to be one.
@@ -375,11 +372,6 @@ class Segments:
 def _real(directory: Path) -> Path:
     place = os.path.realpath(directory)
     return directory if place == str(directory) else Path(place)
-
-
-def _names(number: int) -> tuple[str, ...]:
-    """A segment's files by name, the database last."""
-    return tuple(Path(file).name for file in segment_files(Path(fmt.segment_name(number))))
 
 
 def _is_left_over(name: str, folder: int) -> bool:
