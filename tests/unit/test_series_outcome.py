@@ -10,11 +10,11 @@ from shipper import protobuf
 from shipper.errors import Unreachable
 from shipper.http_client import Answer
 from shipper.sinks import Batch, PlanInput
+from shipper.sinks.grouping import each
 from shipper.sinks.otlp.sink import OtlpOptions, OtlpSink
 from shipper.sinks.outcome import Disposition, Outcome
 from shipper.sinks.prometheus import sink as prometheus
 from shipper.sinks.timeseries.classify import TRIES_ON_500, classify
-from shipper.sinks.timeseries.series import each
 from tests.kit.shipping import NoNetwork, Record, finish, step, stored
 from tests.kit.spools import identity
 

@@ -10,14 +10,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from operator import attrgetter
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from shipper.sinks import Plan, PlanInput
+from shipper.sinks import PlanInput
+from shipper.sinks.grouping import Collected, collected
 from shipper.sinks.mlflow.encode import tags_of_process
 from shipper.sinks.values import sane_time
-from shipper.steps import Block, Rejected, Skipped, Step, collect_steps, unsendable
+from shipper.steps import Block, Rejected, Step, collect_steps, unsendable
 from spooler.errors import BodyUnreadable
 from spooler.records import detection, finish, run
 from spooler.spool import codec
@@ -26,7 +26,6 @@ from spooler.spool.identity import Identity
 KINDS = frozenset({"step", "run", "finish", "gap", "exit", "detection"})
 RUNNING, FINISHED, FAILED, KILLED = "RUNNING", "FINISHED", "FAILED", "KILLED"
 _INTEGERS = range(-(2**63), 2**63)
-_SEQS = attrgetter("seqs")
 
 
 class Metric(NamedTuple):
@@ -62,6 +61,9 @@ class RunItem(NamedTuple):
     @property
     def text(self) -> int:
         return 0
+
+    def items(self) -> tuple[RunItem]:
+        return (self,)
 
     def part(self, begin: int, end: int) -> RunItem:
         return self
@@ -111,23 +113,14 @@ class RunBlock(NamedTuple):
             yield RunItem((seq,), self.run, at, metrics)
 
 
-def each(items: Iterable[RunItem | RunBlock]) -> Iterator[RunItem]:
-    """The items, those of blocks one by one."""
-    for item in items:
-        if isinstance(item, RunBlock):
-            yield from item.items()
-        else:
-            yield item
-
-
-def collect(chunk: PlanInput) -> tuple[list[RunItem | RunBlock], Plan]:
-    """The items of a chunk in the order of their first records, and a plan without batches."""
+def collect(chunk: PlanInput) -> Collected:
+    """The records of a chunk as items."""
     steps = collect_steps(chunk.records, chunk.deleted, chunk.step_keys, in_blocks=True)
     due = steps.due(ended=chunk.ended, waited=chunk.waited)
-    rejected, items, blocks = list(steps.rejected), list[RunItem](), list[RunBlock]()
+    rejected, items = list(steps.rejected), list[RunItem | RunBlock]()
     for one in due.steps:
         if isinstance(one, Block):
-            blocks.append(_of_block(one, chunk.identity))
+            items.append(_of_block(one, chunk.identity))
         elif all(number in _INTEGERS for number, _ in one.rows()):
             items.append(_of_step(one, chunk.identity))
         else:
@@ -142,17 +135,7 @@ def collect(chunk: PlanInput) -> tuple[list[RunItem | RunBlock], Plan]:
         except BodyUnreadable as error:
             if stored.kind != finish.NAME:  # which `collect_steps` has rejected
                 rejected.append(Rejected(stored=stored, reason=error.reason, detail=str(error)))
-    full = [one for one in items if _is_sent(one)]
-    taken = {seq for one in full for seq in one.seqs} | {one.stored.seq for one in rejected}
-    skipped = {one.seq: one for one in due.skipped if one.seq not in taken}
-    skipped |= {one.seq: one for item in items if not _is_sent(item) for one in _skipped(item)}
-    plan = Plan(
-        batches=(),
-        pending=due.pending,
-        rejected=tuple(rejected),
-        skipped=tuple(skipped.values()),
-    )
-    return sorted([*full, *blocks], key=_SEQS), plan
+    return collected(items, due, rejected, _is_sent)
 
 
 def killed(step: Step, identity: Identity) -> RunItem:
@@ -219,13 +202,8 @@ def _of_detection(seq: int, body: Mapping[str, Any], identity: Identity) -> RunI
 _EVENTS = {run.NAME: _of_run, finish.NAME: _of_finish, detection.NAME: _of_detection}
 
 
-def _is_sent(item: RunItem) -> bool:
-    return bool(item.metrics or item.tags or item.begun or item.status)
-
-
-def _skipped(item: RunItem) -> Iterator[Skipped]:
-    for number, seq in enumerate(item.seqs):
-        yield Skipped(seq=seq, run=item.run, left_out=0 if number else item.left_out)
+def _is_sent(item: RunItem | RunBlock) -> bool:
+    return bool(item.size or item.tags or item.begun or item.status)
 
 
 def _milliseconds(time: float, identity: Identity) -> int:

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -21,11 +20,11 @@ from shipper.errors import Unreachable
 from shipper.finding import Finding, fail, ok, warn
 from shipper.http_client.redact import masked
 from shipper.sinks import Batch, Plan, PlanInput
-from shipper.sinks.grouping import group
+from shipper.sinks.grouping import batch_of, group
 from shipper.sinks.mlflow import encode
 from shipper.sinks.mlflow.classify import NO_RUN, RUN_DELETED
 from shipper.sinks.mlflow.client import MlflowClient, Refused, from_variables
-from shipper.sinks.mlflow.plan import KINDS, RUNNING, RunBlock, RunItem, collect, each, killed
+from shipper.sinks.mlflow.plan import KINDS, RUNNING, RunBlock, RunItem, collect, killed
 from shipper.sinks.mlflow.runs import Run, Runs
 from shipper.sinks.options import HttpOptions
 from shipper.sinks.outcome import DELIVERED, Disposition, Outcome, Reason, classify_failure, retry
@@ -87,8 +86,8 @@ class MlflowSink:
         return identity.spool
 
     def plan(self, chunk: PlanInput) -> Plan:
-        items, plan = collect(chunk)
-        return replace(plan, batches=tuple(map(_batch, group(items, most=self._limit))))
+        found = collect(chunk)
+        return found.plan(map(_batch, group(found.items, most=self._limit)))
 
     def exit_notice(self, steps: Sequence[Step], identity: Identity) -> tuple[Batch, ...]:
         """The status of each run that was left open."""
@@ -209,19 +208,5 @@ class MlflowSink:
 
 
 def _batch(items: tuple[RunItem | RunBlock, ...]) -> Batch:
-    return Batch(
-        run=items[0].run,
-        seqs=tuple(sorted(seq for item in items for seq in item.seqs)),
-        payload=items,
-        counts={
-            "points": sum(item.length * item.size for item in items),
-            "left_out": sum(item.left_out for item in items),
-        },
-        split=partial(_halves, items) if sum(item.length for item in items) > 1 else None,
-    )
-
-
-def _halves(items: tuple[RunItem | RunBlock, ...]) -> tuple[Batch, Batch]:
-    single = tuple(each(items))
-    middle = len(single) // 2
-    return _batch(single[:middle]), _batch(single[middle:])
+    points = sum(item.length * item.size for item in items)
+    return batch_of(items, _batch, points=points, left_out=sum(item.left_out for item in items))

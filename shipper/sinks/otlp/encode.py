@@ -23,6 +23,7 @@ from functools import lru_cache
 
 from shipper import protobuf
 from shipper.protobuf import field, varint
+from shipper.sinks.grouping import each
 from shipper.sinks.timeseries.series import (
     CACHED,
     ERROR,
@@ -33,7 +34,6 @@ from shipper.sinks.timeseries.series import (
     ItemBlock,
     Labels,
     Log,
-    each,
     instance,
     otel_attributes,
     service_name,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
@@ -11,12 +11,13 @@ from typing import Any
 
 from shipper.finding import Finding
 from shipper.sinks import Batch, Plan, PlanInput
+from shipper.sinks.grouping import nothing_in
 from shipper.sinks.options import HttpOptions, like
 from shipper.sinks.outcome import Outcome
 from shipper.sinks.processor import encode
 from shipper.sinks.processor.client import ProcessorBase
 from shipper.sinks.processor.probe import probe
-from shipper.steps import Block, Skipped, Step, collect_steps, unsendable
+from shipper.steps import Block, Step, collect_steps, unsendable
 from spooler.spool.identity import Identity
 
 
@@ -83,7 +84,7 @@ class MetricsSink(ProcessorBase):
             batches=tuple(map(_batch, requests)),
             pending=due.pending,
             rejected=tuple(rejected),
-            skipped=(*due.skipped, *_skipped(empty)),
+            skipped=(*due.skipped, *chain.from_iterable(map(nothing_in, empty))),
         )
 
     def exit_notice(self, steps: Sequence[Step], identity: Identity) -> tuple[Batch, ...]:
@@ -132,10 +133,3 @@ def _batch(request: encode.Request) -> Batch:
 def _halves(request: encode.Request) -> tuple[Batch, Batch]:
     one, other = request.halves()
     return _batch(one), _batch(other)
-
-
-def _skipped(empty: Iterable[encode.EncodedStep]) -> Iterator[Skipped]:
-    """Steps with nothing to send: all of their values are left out."""
-    for step in empty:
-        for place, seq in enumerate(step.seqs):
-            yield Skipped(seq=seq, run=step.run, left_out=0 if place else step.left_out)

@@ -17,12 +17,12 @@ from collections.abc import Mapping
 from functools import lru_cache
 
 from shipper.protobuf import field, repeated, varint
+from shipper.sinks.grouping import each
 from shipper.sinks.timeseries.series import (
     CACHED,
     ItemBlock,
     Items,
     SeriesKey,
-    each,
     instance,
     service_name,
 )

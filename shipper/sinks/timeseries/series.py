@@ -21,11 +21,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
-from operator import attrgetter
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 from shipper.sinks import PlanInput
+from shipper.sinks.grouping import Collected, collected
 from shipper.sinks.values import clean, clean_text, dump, sane_time, sort_values
 from shipper.steps import Block, Rejected, Skipped, Step, collect_steps, unsendable
 from spooler.errors import BodyUnreadable
@@ -62,7 +62,6 @@ _REPORTS = {"STACK_TRACE": "training.stack", "XPU_TIMER_METRIC": "training.xpu_t
 _INTEGERS = range(-(2**63), 2**63)
 _NANOSECONDS = 10**6  # in a millisecond
 Labels = tuple[tuple[str, str], ...]
-_SEQS = attrgetter("seqs")
 _SAME_STEP: Mapping[Any, int] = {}
 
 
@@ -132,6 +131,9 @@ class Item(NamedTuple):
     def text(self) -> int:
         return sum(len(log.body) for log in self.logs)
 
+    def items(self) -> tuple[Item]:
+        return (self,)
+
     def part(self, begin: int, end: int) -> Item:
         return self
 
@@ -192,42 +194,23 @@ class ItemBlock(NamedTuple):
 Items = Sequence[Item | ItemBlock]
 
 
-def each(items: Iterable[Item | ItemBlock]) -> Iterator[Item]:
-    """The items, those of blocks one by one."""
-    for item in items:
-        if isinstance(item, ItemBlock):
-            yield from item.items()
-        else:
-            yield item
-
-
 def points_in(item: Item | ItemBlock) -> int:
     """How many points it has."""
     return len(item.points) if isinstance(item, Item) else len(item.seqs) * len(item.series)
 
 
-class Collected(NamedTuple):
-    """What becomes of the records of a chunk."""
-
-    items: list[Item | ItemBlock]  # in the order of their first records
-    pending: tuple[int, ...]
-    rejected: tuple[Rejected, ...]
-    skipped: tuple[Skipped, ...]
-
-
 def collect(chunk: PlanInput, options: SeriesOptions) -> Collected:
-    """Steps and events of a chunk as items; what has nothing to send is skipped."""
+    """Steps and events of a chunk as items."""
     blocks = options.numbers and not options.logs
     steps = collect_steps(chunk.records, chunk.deleted, chunk.step_keys, in_blocks=blocks)
     due = steps.due(ended=chunk.ended, waited=chunk.waited)
     rejected = list(steps.rejected)
-    items: list[Item] = []
-    tables: list[ItemBlock] = []
+    items: list[Item | ItemBlock] = []
     for step in due.steps:
         if isinstance(step, Block):
             table = _of_block(step, chunk.identity, options)
             if len({series.name for series in table.series}) == len(table.series):
-                tables.append(table)
+                items.append(table)
             else:  # points of one metric with other labels come between each other
                 items += table.items()
             continue
@@ -244,18 +227,7 @@ def collect(chunk: PlanInput, options: SeriesOptions) -> Collected:
                 rejected.append(Rejected(stored=stored, reason=error.reason, detail=str(error)))
             continue
         items.append(_of_event(stored.seq, event, chunk.identity, options))
-    full = [item for item in items if item.size]
-    taken = {seq for item in full for seq in item.seqs}
-    taken.update(one.stored.seq for one in rejected)
-    empty = (_skipped(item) for item in items if not item.size)
-    skipped = {one.seq: one for one in due.skipped if one.seq not in taken}
-    skipped |= {one.seq: one for ones in empty for one in ones}
-    return Collected(
-        items=sorted([*full, *tables], key=_SEQS),
-        pending=due.pending,
-        rejected=tuple(rejected),
-        skipped=tuple(skipped.values()),
-    )
+    return collected(items, due, rejected)
 
 
 def _events(
@@ -463,11 +435,6 @@ def _place(seq: int, run: str, identity: Identity) -> Iterator[tuple[str, str | 
         yield "rank", str(identity.rank)
     yield "lens.spool", identity.spool
     yield "lens.seq", seq
-
-
-def _skipped(item: Item) -> Iterator[Skipped]:
-    for number, seq in enumerate(item.seqs):
-        yield Skipped(seq=seq, run=item.run, left_out=0 if number else item.left_out)
 
 
 def _milliseconds(time: float, identity: Identity) -> int:

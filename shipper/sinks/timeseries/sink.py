@@ -12,7 +12,6 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 from shipper.config import parse
@@ -22,7 +21,7 @@ from shipper.finding import Finding, fail, ok, warn
 from shipper.http_client import Answer
 from shipper.http_client.redact import masked
 from shipper.sinks import Batch, Plan, PlanInput
-from shipper.sinks.grouping import group
+from shipper.sinks.grouping import batch_of, each, group
 from shipper.sinks.options import HttpOptions, http_client
 from shipper.sinks.outcome import DELIVERED, Disposition, Outcome, Reason, classify_failure, retry
 from shipper.sinks.timeseries.classify import ALREADY_THERE, SERVER_ERROR, TOO_OLD, classify
@@ -35,7 +34,6 @@ from shipper.sinks.timeseries.series import (
     SeriesOptions,
     collect,
     cut_off_item,
-    each,
     late_item,
 )
 from shipper.steps import Step
@@ -155,13 +153,7 @@ class TimeSeriesSink(ABC):
         """Steps and events become items, and consecutive items of a run a request."""
         found = collect(chunk, self._series)
         limit = self._options.batch_max_points
-        batches = group(found.items, most=limit, most_text=_MAX_BYTES)
-        return Plan(
-            batches=tuple(map(_batch, batches)),
-            pending=found.pending,
-            rejected=found.rejected,
-            skipped=found.skipped,
-        )
+        return found.plan(map(_batch, group(found.items, most=limit, most_text=_MAX_BYTES)))
 
     def exit_notice(self, steps: Sequence[Step], identity: Identity) -> tuple[Batch, ...]:
         """The status of each run that was left open."""
@@ -336,20 +328,10 @@ def _times(batch: Batch) -> tuple[int, int]:
 
 
 def _batch(items: tuple[Item | ItemBlock, ...]) -> Batch:
-    return Batch(
-        run=items[0].run,
-        seqs=tuple(sorted(seq for item in items for seq in item.seqs)),
-        payload=items,
-        counts={
-            "points": sum(item.values for item in items),
-            "nonfinite": sum(item.nonfinite for item in items),
-            "left_out": sum(item.left_out for item in items),
-        },
-        split=partial(_halves, items) if sum(item.length for item in items) > 1 else None,
+    return batch_of(
+        items,
+        _batch,
+        points=sum(item.values for item in items),
+        nonfinite=sum(item.nonfinite for item in items),
+        left_out=sum(item.left_out for item in items),
     )
-
-
-def _halves(items: tuple[Item | ItemBlock, ...]) -> tuple[Batch, Batch]:
-    single = tuple(each(items))
-    middle = len(single) // 2
-    return _batch(single[:middle]), _batch(single[middle:])
