@@ -37,26 +37,28 @@ def _selection(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _selected(ledger: Any, numbers: tuple[int, ...], sink: str, reason: str, spool_id: str) -> Any:
-    from shipper.dead_letters import DeadLetterFilter, select
+    """The kept dead letters with these numbers and words, oldest first; "" and () select all."""
     from shipper.sinks import DEFAULT
     from shipper.sinks.outcome import Reason
 
     rows = ledger.dead_letters()
-    sinks = {*(ledger.sinks() or DEFAULT)}
-    _need_known("--sink", sink, {row["sink"] for row in rows} | sinks)
-    _need_known("--reason", reason, {row["reason"] for row in rows} | {one.word for one in Reason})
-    _need_known("--of", spool_id, {row["spool"] for row in rows} | {*_spool_ids(ledger)})
-    kept = {row["id"] for row in select(ledger, DeadLetterFilter(numbers=numbers))}
-    unknown = ", ".join(str(number) for number in numbers if number not in kept)
+    conditions = (
+        ("--sink", "sink", sink, ledger.sinks() or DEFAULT),
+        ("--reason", "reason", reason, [one.word for one in Reason]),
+        ("--of", "spool", spool_id, [row["id"] for row in ledger.spools()]),
+    )
+    for option, column, chosen, known in conditions:
+        _need_known(option, chosen, {row[column] for row in rows}.union(known))
+    rows = [row for row in rows if row["state"] == "kept"]
+    unknown = ", ".join(map(str, (n for n in numbers if all(row["id"] != n for row in rows))))
     if unknown:
         raise click.ClickException(f"no dead letter {unknown}; see `lens-ship dead-letter list`")
-    return select(
-        ledger, DeadLetterFilter(numbers=numbers, sink=sink, reason=reason, spool=spool_id)
-    )
-
-
-def _spool_ids(ledger: Any) -> set[str]:
-    return {row["id"] for row in ledger.spools()}
+    return [
+        row
+        for row in rows
+        if (not numbers or row["id"] in numbers)
+        and all(chosen in ("", row[column]) for _, column, chosen, _ in conditions)
+    ]
 
 
 def _need_known(option: str, word: str, known: set[str]) -> None:
@@ -97,11 +99,17 @@ def dead_letter_list(
 def dead_letter_show(number: int, config_file: Path | None, state: str | None) -> None:
     """Print one dead letter with the receiver's answer and the record, as JSON."""
     from shipper.cli.render import print_json
-    from shipper.dead_letters import show
+    from spooler.errors import BodyUnreadable
+    from spooler.spool import codec
 
     with open_ledger(_config(state, config_file)) as ledger:
         (row,) = _selected(ledger, (number,), "", "", "")
-        print_json(show(ledger, row))
+        body = ledger.dead_letter_body(number) or b""
+        try:
+            decoded: Any = codec.unpack(body)
+        except BodyUnreadable:
+            decoded = body.hex()
+        print_json({**row, "body": decoded})
 
 
 @dead_letter.command("retry")
@@ -158,11 +166,11 @@ def dead_letter_drop(
 
     They remain in the counters.
     """
-    from shipper.dead_letters import drop
     from shipper.humanize import counted
 
     with open_ledger(_config(state, config_file)) as ledger:
         rows = _selected(ledger, **selection)
         if rows and not yes:
             click.confirm(f"Discard {counted(len(rows), 'dead letter')} permanently?", abort=True)
-        click.echo(f"{drop(ledger, rows)} discarded")
+        ledger.resolve_dead_letters([row["id"] for row in rows], "dropped")
+        click.echo(f"{len(rows)} discarded")

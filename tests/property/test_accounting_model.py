@@ -24,7 +24,6 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from shipper import dead_letters
 from shipper.config.load import load
 from shipper.replay.find import Places
 from shipper.replay.plan import ReplayRequest, make_plan
@@ -286,7 +285,7 @@ class Accounting(RuleBasedStateMachine):
         self.live = False
         # The command may be killed, too: what it has not been told about stays a dead letter.
         with self.node.ledger() as ledger, contextlib.suppress(Killed):
-            rows = dead_letters.select(ledger, dead_letters.DeadLetterFilter())
+            rows = [row for row in ledger.dead_letters() if row["state"] == "kept"]
             means = RetryContext(
                 ledger=ledger,
                 config=self.node.config,
@@ -300,9 +299,8 @@ class Accounting(RuleBasedStateMachine):
     @rule()
     def drop_dead_letters(self) -> None:
         with self.node.ledger() as ledger:
-            dead_letters.drop(
-                ledger, dead_letters.select(ledger, dead_letters.DeadLetterFilter())[:1]
-            )
+            kept = [row["id"] for row in ledger.dead_letters() if row["state"] == "kept"]
+            ledger.resolve_dead_letters(kept[:1], "dropped")
 
     @rule(again=st.booleans())
     def replay(self, again: bool) -> None:
