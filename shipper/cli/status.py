@@ -13,8 +13,6 @@ import click
 from shipper.cli.options import Number, load_config, report_missing_root, settings, word
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
     from shipper.status.collect import StatusCollector
     from shipper.status.model import Status
     from shipper.status.summary import Summary
@@ -53,6 +51,7 @@ def status(
     """
     from shipper.status.collect import StatusCollector
 
+    options["everything"] |= bool(options["only"])
     config = load_config({"spool": spool, "state": state}, config_file)
     with StatusCollector(config) as collector:
         if not options["watch"]:
@@ -65,6 +64,7 @@ def status(
 def _show(collector: StatusCollector, options: dict[str, Any]) -> bool:
     """Print the status once; whether operator action is required."""
     from shipper.cli.render import print_json
+    from shipper.status.terminal import render
     from shipper.tables import console
 
     status, summary = _collect(collector, options)
@@ -73,7 +73,7 @@ def _show(collector: StatusCollector, options: dict[str, Any]) -> bool:
         print_json(facts, on_one_line=bool(options["watch"]))
     else:
         out = console()
-        out.print(_render(status, summary, out.width, options))
+        out.print(render(status, summary, width=out.width, everything=options["everything"]))
     return summary.action_required
 
 
@@ -81,6 +81,7 @@ def _watch(collector: StatusCollector, options: dict[str, Any]) -> None:
     """Print it repeatedly, in place on a terminal."""
     from rich.live import Live
 
+    from shipper.status.terminal import render
     from shipper.tables import console
 
     out = console()
@@ -90,8 +91,8 @@ def _watch(collector: StatusCollector, options: dict[str, Any]) -> None:
             time.sleep(options["watch"])
     with Live(console=out, screen=True, auto_refresh=False) as live:
         while True:
-            screen = _render(*_collect(collector, options), out.width, options)
-            live.update(screen, refresh=True)
+            found, everything = _collect(collector, options), options["everything"]
+            live.update(render(*found, width=out.width, everything=everything), refresh=True)
             time.sleep(options["watch"])
 
 
@@ -104,12 +105,3 @@ def _collect(collector: StatusCollector, options: dict[str, Any]) -> tuple[Statu
             f"no spool under {found.root} has an id with this prefix: {options['only']}"
         )
     return found, summarize(found, max_dead_letters=options["max_dead_letters"])
-
-
-def _render(
-    status: Status, summary: Summary, width: int, options: dict[str, Any]
-) -> RenderableType:
-    from shipper.status.terminal import render
-
-    everything = options["everything"] or bool(options["only"])
-    return render(status, summary, width=width, everything=everything)
