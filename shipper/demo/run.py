@@ -13,7 +13,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
 
 import click
 
@@ -43,7 +42,9 @@ def run_demo(*, seconds: float, keep: Path | None, seed: int | None = None) -> i
         click.echo(f"lens-ship: {obstacle}", err=True)
         return _CANNOT_RUN
     chosen = random.SystemRandom().randrange(10_000) if seed is None else seed
-    with _files(keep) as place, _clean_exit(), Terminal() as terminal, ProcessGroup(place) as group:
+    for number in (signal.SIGTERM, signal.SIGHUP):  # exit as Ctrl-C does, through every clean-up
+        signal.signal(number, lambda caught, _: sys.exit(128 + caught))
+    with _files(keep) as place, Terminal() as terminal, ProcessGroup(place) as group:
         terminal.head(chosen)
         try:
             result = Scenario(group, terminal, script(), chosen, seconds).play()
@@ -99,19 +100,3 @@ def _files(keep: Path | None) -> Iterator[DemoFiles]:
         while scratch.exists() and time.monotonic() < until:
             time.sleep(0.1)
             shutil.rmtree(scratch, ignore_errors=True)
-
-
-@contextmanager
-def _clean_exit() -> Iterator[None]:
-    """SIGTERM and SIGHUP exit as Ctrl-C does, through every clean-up."""
-
-    def leave(number: int, _: object) -> NoReturn:
-        sys.exit(128 + number)
-
-    numbers = (signal.SIGTERM, signal.SIGHUP)
-    before = [signal.signal(number, leave) for number in numbers]
-    try:
-        yield
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)

@@ -74,6 +74,7 @@ class Scenario:
         self._group = group
         self._files = group.files
         self._terminal = terminal
+        self._show = terminal.event
         self._script = script
         self._draw = random.Random(seed).uniform
         self._seconds = seconds  # of training, both processes together
@@ -208,6 +209,3 @@ class Scenario:
         if self._training and last is not None and "loss" in last.data:
             name = self._training.process.name
             self._terminal.progress(f"{name}: step {last.step:,}, loss {last.data['loss']:.4f}")
-
-    def _show(self, process: str, event: str, style: str = "") -> None:
-        self._terminal.event(process, event, style)
