@@ -48,11 +48,11 @@ class RunStats:
         return {**asdict(self), "metrics": sorted(self.metrics)}
 
     def add(self, kind: str, body: Mapping[str, Any]) -> None:
-        self.began, self.ended = _widened(self.began, self.ended, record_time(body))
+        self.began, self.ended = _range(self.began, self.ended, record_time(body))
         if kind == "step":
             self.steps += 1
             for number, data in rows_in(body):
-                self.first_step, self.last_step = _widened(self.first_step, self.last_step, number)
+                self.first_step, self.last_step = _range(self.first_step, self.last_step, number)
                 self._add_metrics(data)
         elif kind == "run":
             begun = run_record.decode(body)
@@ -65,10 +65,9 @@ class RunStats:
         """Add what later records of the same run said."""
         self.project, self.name = self.project or later.project, self.name or later.name
         self.steps += later.steps
-        for number in (later.first_step, later.last_step):
-            self.first_step, self.last_step = _widened(self.first_step, self.last_step, number)
-        for time in (later.began, later.ended):
-            self.began, self.ended = _widened(self.began, self.ended, time)
+        steps = (self.first_step, self.last_step, later.first_step, later.last_step)
+        self.first_step, self.last_step = _range(*steps)
+        self.began, self.ended = _range(self.began, self.ended, later.began, later.ended)
         if later.finished:
             self.finished, self.exit_code = True, later.exit_code
         if later.reason:
@@ -168,15 +167,10 @@ def record_time(body: Mapping[str, Any]) -> float | None:
     return float(time) if abs(time) < 1e11 else None
 
 
-def _widened(
-    first: _Number | None, last: _Number | None, value: _Number | None
-) -> tuple[_Number | None, _Number | None]:
-    """The range from `first` to `last`, grown to include `value`."""
-    if value is None:
-        return first, last
-    return min(value, value if first is None else first), max(
-        value, value if last is None else last
-    )
+def _range(*values: _Number | None) -> tuple[_Number | None, _Number | None]:
+    """The least and the greatest of those that are not None."""
+    known = [value for value in values if value is not None]
+    return min(known, default=None), max(known, default=None)
 
 
 def _gap_stats(seq: int, record: gap.GapRecord) -> GapStats:
