@@ -12,7 +12,7 @@ import os
 import re
 import stat
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -72,6 +72,11 @@ def find_spools(root: Path, on_unreadable: OnUnreadable | None = None) -> Iterat
                 "directory has too many entries, spools beyond the limit are not found",
                 extra=fields(path=entry.path, count=MOST_ENTRIES, reason="too-many-files"),
             )
+
+
+def spools_at(place: Path) -> Iterable[Path]:
+    """`place` itself if its name is a spool id, else the spools below it."""
+    return [place] if fmt.is_spool_id(place.resolve().name) else find_spools(place)
 
 
 def _most_entries(root: Path) -> int:

@@ -10,18 +10,18 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 import orjson
 
-from shipper.discovery.layout import find_spools
+from shipper.discovery.layout import spools_at
 from shipper.discovery.root_watcher import RootWatcher
 from shipper.humanize import json_safe, sanitize
 from shipper.inspection.record_line import TailRecord, format_record
 from spooler.errors import BodyUnreadable, SpoolError
 from spooler.records.axes import STEP_KEYS
 from spooler.spool import codec
-from spooler.spool import format as fmt
 from spooler.spool.identity import Identity
 from spooler.spool.reader import Reader, Stored
 
@@ -117,11 +117,9 @@ class SpoolsFollower:
                     self.problems.append(f"{directory}: the writer exited uncleanly")
 
     def _find_spools(self, *, from_start: bool) -> None:
-        for place in self.places:
-            single = fmt.is_spool_id(place.resolve().name)
-            for directory in [place] if single else find_spools(place):
-                if directory not in self._spools and directory not in self._filtered_out:
-                    self._add_spool(directory, from_start=from_start)
+        for directory in chain.from_iterable(map(spools_at, self.places)):
+            if directory not in self._spools and directory not in self._filtered_out:
+                self._add_spool(directory, from_start=from_start)
 
     def _add_spool(self, directory: Path, *, from_start: bool) -> None:
         reader = Reader(directory)

@@ -122,16 +122,12 @@ def _draw(found: RunSeries, options: PlotOptions) -> None:
         out.print(f"{counted(left, 'matching metric')} not drawn, narrow METRIC or --rank")
 
 
-def _x_range(found: RunSeries) -> tuple[float, float]:
-    ends = [series.buckets() for series in found.series.values()]
-    return min(one[0].x for one in ends), max(one[-1].end for one in ends)
-
-
 def _x_axis(found: RunSeries, options: PlotOptions) -> tuple[float, float, str]:
     """The x at the origin, the length of a unit, and the label."""
     if not options.by_time:
         return 0.0, 1.0, "step"
-    first, last = _x_range(found)
+    every = [series.buckets() for series in found.series.values()]
+    first, last = min(one[0].x for one in every), max(one[-1].end for one in every)
     fitting = ((unit, name) for least, unit, name in _UNITS if last - first >= least)
     unit, name = next(fitting, (1.0, "seconds"))
     return first, unit, f"{name} since {clock(first)}"

@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from shipper.discovery.layout import find_spools
+from shipper.discovery.layout import spools_at
 from shipper.inspection.spool import merged_stats, read_segments
 from shipper.inspection.stats import MAX_METRICS, RunStats, record_time
 from shipper.plot.downsample import Series
@@ -23,7 +24,6 @@ from shipper.steps import rows_in
 from spooler.errors import BodyUnreadable, SpoolError
 from spooler.records.axes import STEP_KEYS
 from spooler.spool import codec
-from spooler.spool import format as fmt
 from spooler.spool.identity import Identity
 from spooler.spool.reader import Reader, Stored
 
@@ -78,19 +78,17 @@ class SpoolRuns:
 def find_runs(places: Sequence[Path]) -> tuple[list[SpoolRuns], list[str]]:
     """Every readable spool at or below `places`, newest first, and what could not be read."""
     found, problems = dict[str, SpoolRuns](), list[str]()
-    for place in places:
-        single = fmt.is_spool_id(place.resolve().name)
-        for directory in [place] if single else find_spools(place):
-            reader = Reader(directory)
-            if not reader.segments():
-                continue
-            try:
-                identity = reader.identity()
-            except (SpoolError, OSError) as error:
-                problems.append(f"{directory}: {error}")
-                continue
-            runs = merged_stats(read_segments(reader, alive=False, whole=False)).runs
-            found[identity.spool] = SpoolRuns(reader=reader, identity=identity, runs=runs)
+    for directory in chain.from_iterable(map(spools_at, places)):
+        reader = Reader(directory)
+        if not reader.segments():
+            continue
+        try:
+            identity = reader.identity()
+        except (SpoolError, OSError) as error:
+            problems.append(f"{directory}: {error}")
+            continue
+        runs = merged_stats(read_segments(reader, alive=False, whole=False)).runs
+        found[identity.spool] = SpoolRuns(reader=reader, identity=identity, runs=runs)
     newest = sorted(found.values(), key=lambda one: (-one.identity.created, one.identity.spool))
     return newest, problems
 
@@ -111,9 +109,6 @@ class RunSeries:
     omitted: set[SeriesKey] = field(default_factory=set)
     problems: list[str] = field(default_factory=list)
     step_keys: Sequence[str] = STEP_KEYS  # see `shipper.steps`
-
-    def metrics(self) -> list[str]:
-        return sorted({metric for metric, _ in self.series})
 
     def add(self, key: SeriesKey, x: float, y: float) -> None:
         series = self.series.get(key)
