@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import tempfile
 import threading
+from contextlib import nullcontext
 from pathlib import Path
 
 import click
@@ -30,8 +31,9 @@ def dev_server(listen: str, data: Path | None, prefix: str) -> None:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    with tempfile.TemporaryDirectory(prefix="lens-ship-") as folder:
-        place = data or Path(folder) / "telemetry.sqlite"
+    temporary = tempfile.TemporaryDirectory(prefix="lens-ship-") if data is None else None
+    with temporary or nullcontext("") as folder:
+        place = data or Path(folder, "telemetry.sqlite")
         try:
             host, port = host_and_port(listen)
             server = DevServer(place, host, port, prefix)
