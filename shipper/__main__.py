@@ -16,7 +16,6 @@ _LIBRARIES = (
 
 
 def main() -> None:
-    """Run the command line."""
     if sys.argv[1:2] == ["run"] and "--once" not in sys.argv:
         # The service awaits them. Until then one would kill it, or be lost as process 1 of a pod.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})

@@ -16,7 +16,6 @@ _MIN_FREE_INODES = 10_000
 
 
 def findings(context: CheckContext) -> Iterator[Finding]:
-    """Free space of the spool root and of the state directory, and the limits."""
     config = context.config
     root, state = _existing(config.spool), _existing(config.state)
     yield _free(root, "the spool root")

@@ -10,7 +10,6 @@ from shipper.sinks import Probe, build_sinks, enabled_sinks
 
 
 def findings(context: CheckContext) -> Iterator[Finding]:
-    """What each sink's probe reports."""
     config = context.config
     if not config.api_reporting:
         yield warn("sinks", "api_reporting is false: nothing is sent", "set api_reporting = true")

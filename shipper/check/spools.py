@@ -28,7 +28,6 @@ _MOST = 3  # findings of one level about spools; the others are counted
 
 
 def findings(context: CheckContext) -> Iterator[Finding]:
-    """About the root's file system, its permissions, and each spool."""
     root = context.config.spool
     yield _file_system(root)
     closed = why_unreadable(root)

@@ -21,7 +21,6 @@ _OF_NAMESPACE = Path("/proc/sys/user/max_inotify_instances")
 
 
 def findings(context: CheckContext) -> Iterator[Finding]:
-    """Of the versions and limits of this host."""
     yield _sqlite()
     yield from _inotify(context.config.spool)
 

@@ -71,7 +71,6 @@ EXITS_OF: dict[str, str] = {
 
 
 def main() -> None:
-    """Entry point of the `lens-ship` command."""
     _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -127,7 +126,6 @@ class _Registered(Group):
 
     @quiet_on_closed_pipe
     def invoke(self, ctx: click.Context) -> object:
-        """Run the command."""
         return super().invoke(ctx)
 
     def resolve_command(

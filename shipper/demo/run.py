@@ -62,7 +62,6 @@ def run_demo(*, seconds: float, keep: Path | None, seed: int | None = None) -> i
 
 
 def script() -> Path:
-    """The training script."""
     return SHARE / "examples" / "train.py"
 
 
