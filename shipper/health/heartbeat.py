@@ -117,7 +117,9 @@ class HeartbeatWriter:
         delivered = known if stamp == self._stamp else totals.delivered_by_sink(self._ledger)
         self._stamp = stamp
         for sink, count in delivered.items():
-            self._note_delivered(sink, count - known.get(sink, 0))
+            if count > known.get(sink, 0):
+                self.delivered[sink] += count - known.get(sink, 0)
+                log.info("records delivered", extra=fields(sink=sink, total=self.delivered[sink]))
         self._readings.append((now, delivered))
         while len(self._readings) > 2 and self._readings[1][0] <= now - RATE_SECONDS:
             self._readings.popleft()
@@ -128,8 +130,3 @@ class HeartbeatWriter:
             sink: round(max(0, count - before.get(sink, 0)) / (now - began), 3)
             for sink, count in delivered.items()
         }
-
-    def _note_delivered(self, sink: str, count: int) -> None:
-        if count > 0:
-            self.delivered[sink] += count
-            log.info("records delivered", extra=fields(sink=sink, total=self.delivered[sink]))

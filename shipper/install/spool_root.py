@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import stat
 import struct
+from contextlib import suppress
 from pathlib import Path
 
 from shipper.errors import ShipperError
@@ -54,8 +55,9 @@ def repair_pod(directory: Path, *, gid: int) -> list[str]:
 
 
 def _set_acl(directory: Path) -> list[str]:
-    if _acl(directory) == _ACL:
-        return []
+    with suppress(OSError):  # it has none yet
+        if os.getxattr(directory, _ACL_NAME, follow_symlinks=False) == _ACL:
+            return []
     try:
         os.setxattr(directory, _ACL_NAME, _ACL, follow_symlinks=False)
     except OSError as error:
@@ -101,10 +103,3 @@ def _give(directory: Path, uid: int, gid: int, mode: int) -> list[str]:
             f"{directory}: {error}; this needs root, or its capabilities CHOWN, FOWNER and FSETID"
         ) from error
     return [f"{directory}: mode {mode:o}, owner {uid}:{gid}"]
-
-
-def _acl(directory: Path) -> bytes:
-    try:
-        return os.getxattr(directory, _ACL_NAME, follow_symlinks=False)
-    except OSError:
-        return b""

@@ -65,8 +65,8 @@ def plan(*, user: bool, root: Path, spool: str, program: Path | None = None) -> 
         raise UnitError(f"--spool {spool!r}: give an absolute path without spaces, quotes, % and $")
 
     def made(name: str) -> str:
-        text = _template(name).replace(_PROGRAM, _quoted(str(program)))
-        return text.replace(DEFAULT_SPOOL, spool)
+        text = (SHARE / "systemd" / name).read_text(encoding="utf-8")
+        return text.replace(_PROGRAM, _quoted(str(program))).replace(DEFAULT_SPOOL, spool)
 
     unit = made(_UNIT)
     if user:
@@ -205,10 +205,6 @@ def _program() -> Path:
             " run its own `lens-ship systemd install`"
         )
     return program
-
-
-def _template(name: str) -> str:
-    return (SHARE / "systemd" / name).read_text(encoding="utf-8")
 
 
 def _quoted(word: str) -> str:
