@@ -363,6 +363,14 @@ class Recorder:
             background.finish(self._shut_down, _SHUTDOWN_SECONDS)
         elif self._writer is not None:
             self._shut_down()
+        losses = dict(self._losses)
+        if dropped := sum(loss.count for loss in losses.values()):
+            stderr.report_once(
+                "shutdown",
+                f"lens-ship: {dropped:,} records were dropped ({', '.join(losses)}), and until"
+                " the process ended the spool took no record of it. lens-ship audit does not count"
+                " them.",
+            )
 
     def _shut_down(self) -> bool:
         writer = self._writer

@@ -444,3 +444,24 @@ print(json.dumps([spools.kinds(path)[-1], reader.is_unclean(), names]))
     assert kinds == "step"
     assert unclean is False
     assert "00000001.sqlite-wal" in names
+
+
+@pytest.mark.promise("G2")
+def test_a_loss_that_no_gap_tells_is_on_stderr_at_the_end(mountpoint: Path) -> None:
+    unwritten, said = run(
+        """
+for number in range(3000):
+    mine.record("step", spools.step(number))
+with open(place / "rest", "wb", buffering=0) as file:
+    try:
+        while file.write(b"x" * 512):
+            pass
+    except OSError:
+        pass
+mine.shutdown()
+print(json.dumps(sum(mine.dropped.values()) - sum(gap["count"] for gap in found()["gap"])))
+""",
+        mountpoint,
+    )
+    assert unwritten > 1
+    assert f"{unwritten:,} records were dropped (disk-full), and" in said
