@@ -302,7 +302,7 @@ def test_after_an_error_of_the_disk_the_segment_is_written_on(tmp_path: Path) ->
             with pytest.raises(SpoolUnavailable) as raised:
                 one.append("step", bytes(10_000))
             assert raised.value.reason == "quota"
-            assert f"{full} bytes" in raised.value.detail
+            assert f"{full} bytes" in str(raised.value)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert [one.append("step", spools.body(n)) for n in (2, 3)] == [2, 3]
