@@ -56,9 +56,7 @@ def inspect_paths(paths: Sequence[Path], *, verify: bool, as_json: bool) -> int:
             if place:
                 out.print()
             _print(path, spools, out)
-    return (
-        1 if any(not spools or any(spool.errors for spool in spools) for _, spools in found) else 0
-    )
+    return int(any(not spools or any(spool.errors for spool in spools) for _, spools in found))
 
 
 def _inspect(path: Path, *, verify: bool) -> list[InspectedSpool]:

@@ -13,11 +13,9 @@ from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
-import orjson
-
 from shipper.discovery.layout import spools_at
 from shipper.discovery.root_watcher import RootWatcher
-from shipper.humanize import json_safe, sanitize
+from shipper.humanize import json_safe, sanitize, to_json
 from shipper.inspection.record_line import TailRecord, format_record
 from spooler.errors import BodyUnreadable, SpoolError
 from spooler.records.axes import STEP_KEYS
@@ -225,7 +223,7 @@ def tail(
 
 
 def _print(record: TailRecord, *, as_json: bool) -> None:
-    text = orjson.dumps(json_safe(record.to_map())).decode() if as_json else format_record(record)
+    text = to_json(json_safe(record.to_map())).decode() if as_json else format_record(record)
     print(text)  # noqa: T201
 
 
