@@ -147,12 +147,14 @@ def dead_letter_retry(
             ledger=ledger, config=config, sinks=sinks, overwrite_newer=overwrite_newer
         )
         done = retry_letters(rows, context)
-    failed = [one for one in done if one.outcome.disposition is not Disposition.DELIVERED]
-    for one in failed:
-        text = f"{one.number}: {one.outcome.reason}: {one.outcome.detail}"
-        click.echo(sanitize(text, 2000), err=True)
-    click.echo(f"{len(done) - len(failed)} delivered, {len(failed)} kept")
-    sys.exit(1 if failed else 0)
+    kept = 0
+    for number, outcome in done.items():
+        if outcome.disposition is not Disposition.DELIVERED:
+            kept += 1
+            text = f"{number}: {outcome.reason}: {outcome.detail}"
+            click.echo(sanitize(text, 2000), err=True)
+    click.echo(f"{len(done) - kept} delivered, {kept} kept")
+    sys.exit(1 if kept else 0)
 
 
 @dead_letter.command("drop")

@@ -29,9 +29,6 @@ from shipper.http_client.connection import DeadlineAdapter, begin_exchange
 from shipper.http_client.credentials import CredentialCache, Credentials, LoadedCredentials
 from shipper.http_client.redact import masked
 
-CONNECT_SECONDS = 5.0
-# The receiver cancels what it has not stored when the client hangs up, so waiting is cheaper.
-READ_SECONDS = 30.0
 # An answer is a few hundred bytes; a stranger's page need not be read to its end.
 ANSWER_LIMIT = 1024 * 1024
 # What is asked for may be long: the pods of a whole cluster.
@@ -55,8 +52,8 @@ class HttpClient:
         self,
         *,
         user_agent: str,
-        connect_seconds: float = CONNECT_SECONDS,
-        read_seconds: float = READ_SECONDS,
+        connect_seconds: float,
+        read_seconds: float,
         credentials: Credentials | None = None,
     ) -> None:
         self._agent = user_agent

@@ -1,4 +1,4 @@
-"""What a failed TLS handshake means and what to do about it, in words; and whose certificate it is.
+"""What a failed TLS handshake means and what to do about it; how long a certificate holds.
 
 Everything here is told, nothing decided: whatever fails is retried.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import socket
 import ssl
-from dataclasses import dataclass
 from pathlib import Path
 
 # A part of OpenSSL's text -> what it means and what to do; the first that fits counts.
@@ -107,18 +106,10 @@ def system_authorities() -> str | None:
     return str(folder) if paths.capath and any(folder.iterdir()) else None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Peer:
-    """The certificate of a receiver: until when it is valid, Unix seconds, and for whom."""
-
-    expires: float
-    names: tuple[str, ...]
-
-
-def peer_of(
+def expiry_of(
     host: str, port: int, *, seconds: float, authorities: str | None, pair: tuple[str, str | None]
-) -> Peer:
-    """Shake hands and look at the certificate.
+) -> float:
+    """Shake hands; until when the receiver's certificate is valid, Unix seconds.
 
     Raises:
         OSError: no connection, or a handshake that fails (`ssl.SSLError`).
@@ -135,8 +126,4 @@ def peer_of(
     ):
         certificate = secured.getpeercert() or {}
     until = certificate.get("notAfter")
-    names = certificate.get("subjectAltName") or ()
-    return Peer(
-        expires=ssl.cert_time_to_seconds(until) if isinstance(until, str) else float("inf"),
-        names=tuple(str(pair[1]) for pair in names if len(pair) == 2),
-    )
+    return ssl.cert_time_to_seconds(until) if isinstance(until, str) else float("inf")

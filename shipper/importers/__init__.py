@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from spooler.errors import NotASpool
 from spooler.spool.identity import Identity
@@ -40,45 +40,25 @@ _NAME_LIMIT = 48  # characters of a name inside a spool id
 
 @dataclass(frozen=True, kw_only=True)
 class SourceInfo:
-    """What the file does not say about its source; unknown by default.
-
-    `run` is the run id if the file has none. The global rank is `rank`, for a single file, or
-    follows from node and local rank if `ranks_per_node` is given.
-    """
+    """What the file does not say about its source; unknown by default."""
 
     workload_uid: str = ""
-    pod_uid: str = ""
     pod_name: str = ""
-    namespace: str = ""
-    run: str = ""
-    rank: int | None = None
-    node_rank: int | None = None
-    local_rank: int | None = None
-    world_size: int | None = None
-    ranks_per_node: int | None = None
 
     def identity(
         self, *, spool: str, created: float, host: str, place: tuple[int | None, int | None]
     ) -> Identity:
         """The identity of a source; `place` is node and local rank according to its path."""
-        node = place[0] if self.node_rank is None else self.node_rank
-        local = place[1] if self.local_rank is None else self.local_rank
-        rank = self.rank
-        if rank is None and None not in (node, local, self.ranks_per_node):
-            rank = (node or 0) * (self.ranks_per_node or 0) + (local or 0)
+        node, local = place
         return Identity(
             spool=spool,
             created=created,
             pid=0,
             host=host,
             workload_uid=self.workload_uid,
-            pod_uid=self.pod_uid,
             pod_name=self.pod_name,
-            namespace=self.namespace,
-            rank=rank,
             local_rank=local,
             node_rank=node,
-            world_size=self.world_size,
         )
 
 
@@ -132,7 +112,7 @@ def known_files() -> str:
     return ", ".join(one.FILES for one in formats().values())
 
 
-def open_imports(path: Path, **origin: Any) -> list[ImportSource]:
+def open_imports(path: Path, **origin: str) -> list[ImportSource]:
     """Sources for a file, or for all files of known formats below a folder, sorted by path.
 
     The other arguments are the fields of `SourceInfo`.

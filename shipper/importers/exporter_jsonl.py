@@ -18,8 +18,8 @@ a name that occurs twice the later value counts.
   open: steps 5, null, null are 5, 5, 6. A step below the counter stays as it is. The file does not
   have `commit`: parts logged with ``commit=False`` and no step become steps of their own.
 - A "run" record precedes the first complete line. There is no "finish": the file has no end mark.
-- The run id is the option's, or `import-<hash of the root>`, the same for all ranks. Node and local
-  rank come from the path, which does not have the global rank.
+- The run id is `import-<hash of the root>`, the same for all ranks. Node and local rank come from
+  the path, which does not have the global rank.
 - The key `_primus_lens_enabled` is left out, `_primus_sys_*` and `_primus_gpu_*` are metrics.
 - The text after the last line end is not written yet, unless it is a complete object. Empty lines
   are skipped. A line that cannot be read is damage. When a killed writer's line and the next
@@ -95,7 +95,7 @@ class ExporterFile(ScannedFile[JsonlState]):
 
     def __init__(self, path: Path, origin: SourceInfo) -> None:
         super().__init__(path, origin, JsonlState())
-        self.run = origin.run or f"import-{path_digest(_root(path))}"
+        self.run = f"import-{path_digest(_root(path))}"
 
     @classmethod
     def recognises(cls, path: Path) -> bool:

@@ -47,14 +47,6 @@ _NOTHING = Outcome(disposition=Disposition.DELIVERED, reason="nothing to send")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Retried:
-    """The outcome of one retry."""
-
-    number: int
-    outcome: Outcome
-
-
-@dataclass(frozen=True, kw_only=True)
 class RetryContext:
     """The dependencies of a retry."""
 
@@ -65,8 +57,11 @@ class RetryContext:
     now: Callable[[], float] = time.monotonic
 
 
-def retry_letters(rows: Sequence[Row], context: RetryContext) -> list[Retried]:
-    """Send these dead letters; those delivered are closed, the others stay as they are."""
+def retry_letters(rows: Sequence[Row], context: RetryContext) -> dict[int, Outcome]:
+    """Send these dead letters; those delivered are closed, the others stay as they are.
+
+    Returns what became of each, by its number.
+    """
     spools = {row["id"]: row for row in context.ledger.spools()}
     known = {spool: _source(row, context.ledger) for spool, row in spools.items()}
     newer = NewerSteps(list(known.values()), context.config.keys_of_steps)
@@ -84,7 +79,7 @@ def retry_letters(rows: Sequence[Row], context: RetryContext) -> list[Retried]:
             letters = [row for row in letters if row["id"] not in stale]
         if letters:
             outcomes |= _send(sink, source.identity, letters, context, failing)
-    return [Retried(number=row["id"], outcome=outcomes[row["id"]]) for row in rows]
+    return {row["id"]: outcomes[row["id"]] for row in rows}
 
 
 def _by_spool(

@@ -33,10 +33,10 @@ def place(root: Path, node: int = 0, rank: int = 0) -> Path:
     return path
 
 
-def source(tmp_path: Path, *lines: bytes, **origin: Any) -> ExporterFile:
+def source(tmp_path: Path, *lines: bytes) -> ExporterFile:
     path = place(tmp_path)
     path.write_bytes(b"".join(lines))
-    return ExporterFile(path, SourceInfo(**origin))
+    return ExporterFile(path, SourceInfo())
 
 
 def numbers(one: ImportSource) -> list[int]:
@@ -69,13 +69,14 @@ def test_the_holes_of_a_sparse_file_are_not_read(kind: Any, tmp_path: Path) -> N
 
 
 def test_a_file_becomes_a_run_and_its_steps(tmp_path: Path) -> None:
-    one = source(tmp_path, line(0, {"loss": 2.5}), line(1, {"loss": 1.5}, 1700000001.5), run="r")
+    one = source(tmp_path, line(0, {"loss": 2.5}), line(1, {"loss": 1.5}, 1700000001.5))
     found = read_all(one)
     assert [stored.kind for stored in found.records] == ["run", "step", "step"]
-    assert found.bodies("run")[0]["run"] == "r"
+    (run,) = {body["run"] for body in found.bodies("run")}
+    assert run.startswith("import-")
     assert [step.decode(body) for body in found.bodies("step")] == [
-        StepRecord("r", 0, 1700000000.5, closed=False, data={"loss": 2.5}, step_given=True),
-        StepRecord("r", 1, 1700000001.5, closed=False, data={"loss": 1.5}, step_given=True),
+        StepRecord(run, 0, 1700000000.5, closed=False, data={"loss": 2.5}, step_given=True),
+        StepRecord(run, 1, 1700000001.5, closed=False, data={"loss": 1.5}, step_given=True),
     ]
     assert one.last_seq() == 3
     assert not one.is_owned()
@@ -330,13 +331,11 @@ def test_a_chunk_of_large_records_ends_early(
 def test_identity_comes_from_path_and_options(tmp_path: Path) -> None:
     path = place(tmp_path, node=2, rank=3)
     path.write_bytes(line(0, timestamp=12.5))
-    (one,) = open_imports(path, workload_uid="w", pod_name="p", ranks_per_node=8)
+    (one,) = open_imports(path, workload_uid="w", pod_name="p")
     who = one.identity()
     assert (who.workload_uid, who.pod_name, who.created) == ("w", "p", 12.5)
-    assert (who.node_rank, who.local_rank, who.rank) == (2, 3, 19)
+    assert (who.node_rank, who.local_rank, who.rank) == (2, 3, None)
     assert who.spool == one.spool
-    assert open_imports(path)[0].identity().rank is None
-    assert open_imports(path, rank=7)[0].identity().rank == 7
 
 
 def test_the_id_is_stable_and_unlike_a_live_one(tmp_path: Path) -> None:

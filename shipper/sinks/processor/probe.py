@@ -152,13 +152,13 @@ def _certificate(host: str, port: int, credentials: Credentials, base: str) -> I
     try:
         keys = credentials.read()
         pair = keys.pair if credentials.is_for(base) else ("", None)
-        peer = tls.peer_of(host, port, seconds=5.0, authorities=keys.authorities, pair=pair)
+        until = tls.expiry_of(host, port, seconds=5.0, authorities=keys.authorities, pair=pair)
     except (Unreachable, OSError) as error:
         yield warn("tls", f"{host}:{port}: {error}", "run the check again; the receiver did answer")
         return
-    days = (peer.expires - time.time()) / 86400
-    text = f"the certificate of {host} is valid for {days:.0f} days"
-    if peer.expires - time.time() < EXPIRY_SECONDS:
+    left = until - time.time()
+    text = f"the certificate of {host} is valid for {left / 86400:.0f} days"
+    if left < EXPIRY_SECONDS:
         yield warn("tls", text, "renew it at the receiver before it ends")
     else:
         yield ok("tls", text)
