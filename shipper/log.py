@@ -15,6 +15,7 @@ import os
 import queue
 import re
 import select
+import shutil
 import sys
 import threading
 import time
@@ -22,6 +23,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 import orjson
@@ -44,6 +46,7 @@ _PRIORITY = ((50, 2), (40, 3), (30, 4), (20, 6), (0, 7))  # level at least -> th
 # What waits for a reader of stderr at most, and how long the end of the process waits for him.
 _MAX_WAITING_BYTES = 1024 * 1024
 _DRAIN_SECONDS = 2.0
+FILE_BYTES = 1024 * 1024  # of a file that only the service writes
 _BARE = re.compile(r"[^\s\"=\\]+")
 
 
@@ -52,9 +55,11 @@ def fields(**values: Any) -> dict[str, Any]:
     return {"fields": {name: value for name, value in values.items() if value is not None}}
 
 
-def start(level: str, style: str = "text", repeat_seconds: float = 0.0) -> None:
-    """Log to stderr from `level` on, in one of `FORMATS`."""
-    handler = RateLimitHandler(BackgroundStream(sys.stderr), repeat_seconds)
+def start(
+    level: str, style: str = "text", repeat_seconds: float = 0.0, own: Path | None = None
+) -> None:
+    """Log to stderr from `level` on, in one of `FORMATS`; `own` is as for `BackgroundStream`."""
+    handler = RateLimitHandler(BackgroundStream(sys.stderr, own), repeat_seconds)
     handler.setFormatter(FORMATS[style](journal=is_journal(sys.stderr, os.environ)))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for chatty in ("urllib3", "watchdog"):
@@ -86,9 +91,12 @@ class BackgroundStream:
 
     A pipe that no process reads, or a disk that hangs, would stop the thread that logs. Text beyond
     `_MAX_WAITING_BYTES` is discarded and counted. What the descriptor refuses has no other place.
+
+    If the stream is the file `own`, it is emptied at `FILE_BYTES`, and what it had is in `own`.1.
     """
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, own: Path | None = None) -> None:
+        self._own = own
         self._discarded = 0  # writes
         self._descriptor = stream.fileno()
         self._encoding = stream.encoding
@@ -128,9 +136,20 @@ class BackgroundStream:
             if isinstance(item, threading.Event):
                 item.set()
                 continue
+            if self._own is not None:
+                with suppress(OSError):  # deleted
+                    self._cut(self._own)
             with suppress(OSError):  # closed, or its disk is full
                 self._write(item)
             self._written += len(item)
+
+    def _cut(self, own: Path) -> None:
+        """Empty the file if it is full, and the one of that name."""
+        found = os.fstat(self._descriptor)
+        if found.st_size > FILE_BYTES and os.path.samestat(found, os.stat(own)):
+            with suppress(OSError):
+                shutil.copy(own, f"{own}.1")
+            os.ftruncate(self._descriptor, 0)
 
     def _write(self, data: bytes) -> None:
         while data:

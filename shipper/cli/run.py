@@ -52,11 +52,13 @@ def run(
     numbers = _signals()
     # The service gets them once it can answer them.
     signal.pthread_sigmask(signal.SIG_UNBLOCK if once else signal.SIG_BLOCK, numbers)
+    from shipper.launch.keeper import log_of
     from shipper.log import fields, start
     from shipper.service import Service
 
     config = load_config(flags, config_file, warn=False, sends=True)
-    start(config.log_level, config.log_format, config.log_repeat_seconds)
+    own = log_of(config.state)
+    start(config.log_level, config.log_format, config.log_repeat_seconds, own)
     for warning in config.warnings:
         name, _, problem = warning.partition(": ")
         log.warning("setting ignored", extra=fields(reason=name, detail=problem))

@@ -16,6 +16,7 @@ from shipper.health.root_mark import other_service
 from shipper.humanize import sanitize
 from shipper.launch.job import IGNORED_BY_PYTHON, inherited
 from shipper.ledger.service_status import is_running
+from shipper.log import FILE_BYTES
 
 # Without the directory of the caller, where a file may have the name of a library.
 _PROGRAM = (
@@ -24,7 +25,6 @@ _PROGRAM = (
     "import sys; del sys.path[0]; from shipper.cli import main; main()",
 )
 _RETRY_SECONDS = 10.0
-_LOG_BYTES = 1024 * 1024
 
 
 def start_service(flags: Sequence[str], state: Path, stdin: int) -> int:
@@ -34,7 +34,7 @@ def start_service(flags: Sequence[str], state: Path, stdin: int) -> int:
         OSError: it cannot be started.
     """
     log = log_of(state)
-    fresh = not log.exists() or log.stat().st_size > _LOG_BYTES
+    fresh = not log.exists() or log.stat().st_size > FILE_BYTES
     mode = os.O_WRONLY | os.O_CREAT | os.O_APPEND | (os.O_TRUNC if fresh else 0)
     # Signals stay blocked, as here, until the service awaits them.
     return os.posix_spawn(

@@ -14,6 +14,7 @@ import pytest
 
 from shipper.humanize import sanitize
 from shipper.log import (
+    FILE_BYTES,
     FORMATS,
     BackgroundStream,
     RateLimitHandler,
@@ -204,6 +205,33 @@ def test_at_the_end_what_is_held_is_written() -> None:
     assert log.stream.getvalue() == "<4>down sink=a detail=0\n"
     log.handler.close()
     assert log.stream.getvalue().splitlines()[1:] == ["<4>down sink=a detail=2 suppressed=1"]
+
+
+# --- a file of the service's own ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_own", [True, False])
+def test_a_file_of_the_service_s_own_is_bounded(is_own: bool, tmp_path: Path) -> None:
+    path, own = tmp_path / "service.log", tmp_path / ("service.log" if is_own else "other.log")
+    line = "x" * 1023 + "\n"
+    with path.open("a") as file:
+        path.chmod(0o600)
+        stream = BackgroundStream(file, own)
+        for number in range(5000):
+            stream.write(f"{number:4}{line[4:]}")
+            if number % 500 == 0:
+                stream.drain()
+        stream.drain()
+    kept = tmp_path / "service.log.1"
+    lines = [*(kept.read_text() if is_own else "").splitlines(), *path.read_text().splitlines()]
+    numbers = [int(one[:4]) for one in lines]
+    assert numbers == list(range(numbers[0], 5000))
+    if not is_own:
+        assert not kept.exists()
+        assert len(numbers) == 5000
+        return
+    assert kept.stat().st_mode & 0o777 == 0o600
+    assert max(path.stat().st_size, kept.stat().st_size) <= FILE_BYTES + len(line)
 
 
 # --- a reader that does not read ------------------------------------------------------------------
