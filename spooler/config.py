@@ -421,7 +421,7 @@ class CollectorSettings:
         "PRIMUS_LENS_NODE_ERROR_PATTERNS",
         "",
         str,
-        "The same with regular expressions of Python between `#`.",
+        "The same with `{}` for any text: `#NPU{}gone#`. It is not a regular expression.",
         "No two sites have the same devices.",
     )
     node_error_codes: frozenset[int] = variable(

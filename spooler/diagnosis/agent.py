@@ -15,7 +15,6 @@ from __future__ import annotations
 import atexit
 import logging
 import os
-import re
 import threading
 import time
 from dataclasses import dataclass
@@ -302,13 +301,20 @@ class DiagnosisAgent:
         return found[0] if found else ""
 
     def _node_errors(self) -> rules.NodeErrors:
-        """What the operator has named. A pattern that is none is reported."""
+        """What the operator has named. A pattern without a text is left out, and reported."""
         settings, patterns = self._settings, []
         for pattern in rules.named(settings.node_error_patterns):
-            try:
-                patterns.append(re.compile(pattern))
-            except ours(re.error) as error:
-                logger.warning("The pattern %r of node errors is ignored: %s", pattern, error)
+            has_text = bool(pattern.replace(rules.ANY, "").strip())
+            if has_text:
+                patterns.append(pattern)
+            if not has_text or "\\" in pattern or ".*" in pattern:
+                logger.warning(
+                    "The pattern %r of node errors %s. A pattern is a text in which %s stands for"
+                    " any text.",
+                    pattern,
+                    "looks like a regular expression" if has_text else "is ignored",
+                    rules.ANY,
+                )
         return rules.NodeErrors(
             texts=rules.named(self._errors or settings.node_errors),
             patterns=tuple(patterns),

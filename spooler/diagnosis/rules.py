@@ -267,12 +267,18 @@ _COMPILED = tuple((rule, re.compile("|".join(rule.signs), re.IGNORECASE)) for ru
 _NAMES_A_PATH = re.compile(r"\[Errno|python|cannot open", re.IGNORECASE)
 
 
+ANY = "{}"  # in an operator's pattern
+
+
 @dataclass(frozen=True, kw_only=True)
 class NodeErrors:
-    """What an operator has named: parts of a line, regular expressions, exit codes."""
+    """What an operator has named: parts of a line, the same with `{}` for any text, exit codes.
+
+    A regular expression may never end on some line, and Python does not let it be ended.
+    """
 
     texts: tuple[str, ...] = ()
-    patterns: tuple[re.Pattern[str], ...] = ()
+    patterns: tuple[str, ...] = ()
     codes: frozenset[int] = frozenset()
 
     def found(self, line: str) -> str:
@@ -280,18 +286,28 @@ class NodeErrors:
         told = self._without_setting(line) if "#" in line else line
         if any(text in told for text in self.texts):
             return line.strip()
-        if any(pattern.search(told) for pattern in self.patterns):
+        if any(_has_in_order(told, pattern.split(ANY)) for pattern in self.patterns):
             return line.strip()
         if self.codes and (codes := self.codes & exit_codes(line)):
             return f"exit code {min(codes)}"
         return ""
 
     def _without_setting(self, line: str) -> str:
-        mine = {*self.texts, *(pattern.pattern for pattern in self.patterns)}
+        mine = {*self.texts, *self.patterns}
         return "#".join(part for part in line.split("#") if part.strip(" \t\r'\"") not in mine)
 
 
 NO_NODE_ERRORS = NodeErrors()
+
+
+def _has_in_order(line: str, texts: list[str]) -> bool:
+    at = 0
+    for text in texts:
+        at = line.find(text, at)
+        if at < 0:
+            return False
+        at += len(text)
+    return True
 
 
 def named(text: str) -> tuple[str, ...]:

@@ -102,7 +102,7 @@ def test_a_damaged_history_is_none(tmp_path: Path, content: str) -> None:
     ("variable", "value", "error"),
     [
         ("FAILURE_NODE_ERRORS", "#error code is 12345# device is gone#", "device is gone"),
-        ("PRIMUS_LENS_NODE_ERROR_PATTERNS", r"#(#\bNPU\d gone#", "NPU3 gone"),
+        ("PRIMUS_LENS_NODE_ERROR_PATTERNS", "#{}#NPU{}gone#", "NPU3 is gone"),
         ("PRIMUS_LENS_NODE_ERROR_CODES", "77, 99", "exit code 99"),
     ],
 )
@@ -114,15 +114,17 @@ def test_an_operator_names_errors_of_the_node(
     assert bodies(tmp_path, "decision")[-1]["rule"] == "node-error"
 
 
-def test_a_pattern_that_is_none_is_reported() -> None:
+def test_a_pattern_that_names_no_text_or_is_a_regular_expression_is_reported() -> None:
     code = """
 import logging
 logging.basicConfig()
 spooler.DiagnosisAgent().diagnose_training_failure("x")
 """
-    done = spools.python(_BEGIN + code, PRIMUS_LENS_NODE_ERROR_PATTERNS="#(#")
+    done = spools.python(_BEGIN + code, PRIMUS_LENS_NODE_ERROR_PATTERNS=r"#{}#NPU\d gone#a {}#")
     assert done.returncode == 0, done.stderr
-    assert "The pattern '(' of node errors is ignored" in done.stderr
+    assert "The pattern '{}' of node errors is ignored" in done.stderr
+    assert r"The pattern 'NPU\\d gone' of node errors looks like a regular" in done.stderr
+    assert "'a {}'" not in done.stderr
 
 
 # --- update_config --------------------------------------------------------------------------------
