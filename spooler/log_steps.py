@@ -67,7 +67,9 @@ class LogSteps:
         """
         if self._is_new:
             self._is_new = False
-            self._recall(before())
+            known = before()
+            self._reader.counts = not (self._end or known)
+            self._recall(known)
         if begin != self._end:
             self._end = begin
             self._reader.cut()

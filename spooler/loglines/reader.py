@@ -5,7 +5,8 @@
 - Several processes may print the same step to one file. A step belongs to the one that printed it
   first. Without a sign of who printed it, the same numbers of the same step count once.
 - A row without a step that stands in the place of a progress bar, after a carriage return, has the
-  step of the next bar: the bar is drawn again below it. Other rows without a step are counted.
+  step of the next bar: the bar is drawn again below it. Other rows without a step are counted, if
+  the log was read from its beginning or an earlier row had one. Otherwise they are left out.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ class LineReader:
     """Reads a log from some place on."""
 
     parsers: Mapping[str, Parser]
+    counts: bool = True  # the log is read from its beginning
     _rest: str = ""  # of a line that has not ended
     _held: tuple[str, Row, float | None] | None = None  # waits for its step
     _drawn: bool = False  # that line takes the place of another one
@@ -128,5 +130,6 @@ class LineReader:
         """Count the row that waits."""
         if self._held is not None:
             (name, row, time), self._held = self._held, None
-            step = self._last.get(name, -1) + 1
-            yield from self._found(end, name, row._replace(step=step), time, "", False)
+            if self.counts or name in self._last:
+                step = self._last.get(name, -1) + 1
+                yield from self._found(end, name, row._replace(step=step), time, "", False)

@@ -207,6 +207,30 @@ def test_the_next_process_goes_on_after_the_last_step(collecting: Collecting) ->
     assert len({one.run for one in collecting.steps()}) == 1
 
 
+def test_a_process_that_takes_over_counts_no_lines_without_a_step(collecting: Collecting) -> None:
+    """It cannot know how many there were: no step is better than a wrong one."""
+    row = "{{'loss': {}, 'epoch': 0.5}}\n"
+    for numbers, killed in ((range(3), "before"), (range(3, 5), "after")):
+        collecting.write("".join(map(row.format, numbers)))
+        collecting.elsewhere(killed)
+    collecting.write("".join(map(row.format, range(5, 9))) + line(9))
+    collecting.collect()
+    found = {(one.step, one.data.get("loss")) for one in collecting.steps()}
+    assert found == {*((n, float(n)) for n in range(5)), (9, None)}
+    assert "'loss': 8, " in str(collecting.records("report")), "as text"
+
+
+def test_a_log_that_is_followed_from_its_end_counts_no_lines(
+    collecting: Collecting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PRIMUS_LENS_LOG_START", "end")
+    collecting.write("{'loss': 1.0, 'epoch': 0.5}\n")
+    collecting.collect()
+    collecting.write("{'loss': 2.0, 'epoch': 0.6}\n" + line(9))
+    collecting.collect()
+    assert collecting.numbers() == [9]
+
+
 def test_a_line_that_two_processes_read_is_one(collecting: Collecting) -> None:
     """It was begun, waited for its end in vain, and ended when another process followed."""
     begun, ended = line(7)[:100], line(7)[100:]

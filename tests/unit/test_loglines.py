@@ -150,6 +150,14 @@ def test_dicts_without_a_bar_are_counted() -> None:
     assert [(one.step, one.step_given) for one in read(*log)] == [(n, False) for n in range(3)]
 
 
+def test_dicts_within_a_log_have_the_steps_of_bars_alone() -> None:
+    reader = LineReader(parsers=parsers(), counts=False)
+    bar = "\r   \r" + DICT.format(0.5) + BAR.format(5, 5) + "\n"
+    log = [DICT.format(1), DICT.format(2), bar, DICT.format(3)]
+    found = [one for piece in log for one in reader.feed(piece)]
+    assert [(one.step, one.values["loss"]) for one in found] == [(5, 0.5), (6, 3.0)]
+
+
 def test_the_bar_of_an_evaluation_is_not_that_of_the_training() -> None:
     evaluation = "\r   \r{'eval_loss': 0.5, 'epoch': 0.5}\n\r100%|██| 6/6 [00:01<00:01]"
     log = ["\r   \r", DICT.format(1), BAR.format(5, 5), evaluation, BAR.format(5, 5)]
