@@ -333,8 +333,8 @@ def seal(connection: Writing, path: Path, *, size: int, mode: int, durable: bool
 def _pack(connection: Writing, path: Path, *, mode: int) -> bool:
     """Put a copy with large pages, which hold more, in the segment's place; its log stays.
 
-    False where no copy can be made, as on a full disk or by SQLite before 3.27. The segment is as
-    it was then.
+    False where no copy can be made, as on a full disk or by SQLite before 3.27, or the segment is
+    deleted meanwhile. The segment is as it was then.
 
     Raises:
         sqlite3.Error, OSError: the segment cannot be read, or the disk does not take the new name.
@@ -348,6 +348,7 @@ def _pack(connection: Writing, path: Path, *, mode: int) -> bool:
         # Another SQLite would put the pages of the log into the new file. The old one has them
         # already, and a reader of ours does not look at this number.
         os.pwrite(connection.log.number, bytes(4), 0)
+        os.stat(path)  # the service deletes a delivered one meanwhile: its name must not come back
         os.rename(draft, path)
     except async_exceptions.ours(OSError, sqlite3.OperationalError):
         connection.execute(fmt.READ_ALL).fetchone()

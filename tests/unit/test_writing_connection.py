@@ -19,6 +19,7 @@ import pytest
 from spooler.errors import SpoolUnavailable
 from spooler.spool import db, pages, writer
 from spooler.spool import format as fmt
+from spooler.spool.reader import Reader
 from tests.kit import images, spools
 from tests.kit.system_calls import between, traced
 
@@ -161,6 +162,35 @@ def test_a_segment_that_cannot_be_packed_is_sealed_as_small_ones_are(
     assert not db.wal_size(path)
     assert pages.page_size(path.read_bytes()) == fmt.PAGE_SIZE
     assert spools.read_whole(one.directory).numbers == [1]
+
+
+@pytest.mark.promise("G11")
+def test_a_segment_that_is_deleted_while_it_is_packed_does_not_come_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The service may delete it as soon as a later segment holds a record."""
+    monkeypatch.setattr(db, "LARGE_BYTES", 1)
+    one = spools.writer(tmp_path, segment_records=2)
+    reader, real, deleted = Reader(one.directory), db._sync, list[int]()
+
+    def sync(path: Path, flags: int) -> None:
+        real(path, flags)
+        if path.name == fmt.preparing_name(1):
+            one.append("step", spools.body(3))
+            deleted.extend(reader.segments_below(2))
+            reader.delete_segment(1)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(db, "_sync", sync)
+        for number in (1, 2):
+            one.append("step", spools.body(number))
+            one.maintain()
+    assert deleted == [1]
+    assert reader.segments() == [2]
+    one.append("step", spools.body(4))
+    one.close()
+    assert spools.read(one.directory).numbers == [3, 4]
+    assert not list(one.directory.glob(".*")) + list(one.directory.glob("00000001*"))
 
 
 @pytest.mark.promise("G2", "G11")
