@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
 from hypothesis import settings
@@ -15,6 +16,9 @@ if os.environ.get("LENS_SHIP_FUZZ_EXAMPLES"):
     examples = int(os.environ["LENS_SHIP_FUZZ_EXAMPLES"])
     settings.register_profile("fuzz", deadline=None, max_examples=examples)
     settings.load_profile("fuzz")
+
+# A shell ignores it for a command in the background, and so would each process that a test starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
