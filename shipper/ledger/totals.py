@@ -26,7 +26,7 @@ _OLD = "(SELECT id FROM spool WHERE deleted < ?)"
 class LedgerTotals:
     """Counts of records by sink; a record counts once for each sink. Replays do not count."""
 
-    settled: Counter[tuple[str, str]]  # (sink, one of SETTLED)
+    settled: Counter[tuple[str, str]]  # (sink, one of COUNTERS)
     lost: Counter[tuple[str, str]]  # (sink, "corrupt" or why it was dropped)
     dead: Counter[tuple[str, str, str]]  # (sink, reason, state)
     dropped: Counter[str]  # never written by the training side, by reason

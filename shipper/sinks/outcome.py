@@ -144,15 +144,12 @@ UNKNOWN_WORKLOAD = Reason.UNKNOWN_WORKLOAD.word
 TIMEOUT = Reason.TIMEOUT.word
 NO_URL = Reason.NO_URL.word
 # Failures that no waiting ends.
-_FOR_OPERATORS = frozenset(
-    reason.word
-    for reason in (
-        Reason.NO_URL,
-        Reason.BAD_URL,
-        Reason.BAD_HEADER,
-        Reason.TLS,
-        Reason.NO_CREDENTIAL,
-    )
+_FOR_OPERATORS = (
+    Reason.NO_URL,
+    Reason.BAD_URL,
+    Reason.BAD_HEADER,
+    Reason.TLS,
+    Reason.NO_CREDENTIAL,
 )
 
 
@@ -258,7 +255,7 @@ def classify_failure(failure: Unreachable, *, tries: int) -> Outcome:
         )
     # Another workload's job may have recorded a URL.
     scope = "workload" if failure.sent or failure.reason == NO_URL else "sink"
-    needs_operator = failure.reason in _FOR_OPERATORS
+    needs_operator = Reason.of(failure.reason) in _FOR_OPERATORS
     return retry(failure.reason, failure.detail, scope=scope, needs_operator=needs_operator)
 
 

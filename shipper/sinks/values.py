@@ -23,6 +23,11 @@ def sane_time(time: Any, identity: Identity) -> float:
     return identity.created if 0 <= identity.created <= TIME_MAX else 0.0
 
 
+def milliseconds(time: float, identity: Identity) -> int:
+    """`sane_time` in whole milliseconds."""
+    return round(sane_time(time, identity) * 1000)
+
+
 def dump(value: Any) -> bytes:
     """JSON bytes; lone surrogates are replaced, as UTF-8 cannot hold them."""
     try:

@@ -114,11 +114,9 @@ def judge_failure(failure: Unreachable) -> Outcome:
 
 def rejected(reason: str, detail: str, refusals: int) -> Outcome:
     """A clear no: a pause, and after some of them a dead letter."""
-    if refusals + 1 >= TRIES_REFUSED:
-        return Outcome(
-            disposition=Disposition.PERMANENT, reason=reason, detail=detail, needs_operator=True
-        )
-    return Outcome(disposition=Disposition.RETRY, reason=reason, detail=detail, needs_operator=True)
+    last = refusals + 1 >= TRIES_REFUSED
+    disposition = Disposition.PERMANENT if last else Disposition.RETRY
+    return Outcome(disposition=disposition, reason=reason, detail=detail, needs_operator=True)
 
 
 def _pause(

@@ -56,7 +56,7 @@ class WorkerTrainingMetric:
 
 
 class CustomClientSession:
-    """As `Conversation`, with a client of the operator's; it knows nothing of a master's lives."""
+    """The session with a client of the operator's, which knows no epochs."""
 
     def __init__(self, address: str, client: Any, now: Callable[[], float]) -> None:
         self.address = address
@@ -67,7 +67,6 @@ class CustomClientSession:
         self._refusals = 0
 
     def handshake(self, key: str, node: JobNode) -> Handshake:
-        """A client of the operator's has no epochs."""
         return Handshake()
 
     def report(self, report: Report, contents: Sequence[str], node: JobNode) -> Sent:

@@ -69,22 +69,22 @@ class Message:
 def report_data(generation: str, content: str, node_rank: int) -> bytes:
     """The pickle of a report whose JSON is `content`."""
     values = {"data_cls": DATA_CLASS, "data_content": content, "node_rank": node_rank}
-    return _pickle(generation, "DiagnosisReportData", values)
+    return object_data(generation, "DiagnosisReportData", values)
 
 
 def object_data(generation: str, name: str, values: Mapping[str, Any]) -> bytes:
-    """The pickle of any other message."""
-    return _pickle(generation, name, values)
+    """The pickle of an object of this class, without frame and memo, which no master needs."""
+    return b"\x80\x04" + _value(generation) + _value(name) + b"\x93)\x81" + _value(values) + b"b."
 
 
 def keep_data(generation: str, key: str, value: bytes) -> bytes:
     """The pickle that has the master keep `value` in its memory."""
-    return _pickle(generation, "KeyValuePair", {"key": key, "value": value, "op": "set"})
+    return object_data(generation, "KeyValuePair", {"key": key, "value": value, "op": "set"})
 
 
 def ask_data(generation: str, key: str) -> bytes:
     """The pickle that asks for what the master keeps under `key`."""
-    return _pickle(generation, "KeyValuePair", {"key": key, "value": b"", "op": "get"})
+    return object_data(generation, "KeyValuePair", {"key": key, "value": b"", "op": "get"})
 
 
 def to_protobuf(message: Message) -> bytes:
@@ -165,11 +165,6 @@ def attributes(pickled: bytes) -> dict[str, Any] | None:
 
 
 # --- pickle ---------------------------------------------------------------------------------------
-
-
-def _pickle(module: str, name: str, values: Mapping[str, Any]) -> bytes:
-    """An object by its class and attributes: no frame, no memo, which no master needs."""
-    return b"\x80\x04" + _value(module) + _value(name) + b"\x93)\x81" + _value(values) + b"b."
 
 
 def _value(value: str | bytes | int | Mapping[str, Any]) -> bytes:

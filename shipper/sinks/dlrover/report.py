@@ -156,7 +156,7 @@ def contents(report: Report, limit: int) -> tuple[str, ...]:
     """The JSON of each message of a report; several where its text is cut at the ends of lines.
 
     Raises:
-        Unfit: it is larger than `limit` bytes on the wire and must not be cut.
+        InvalidReport: it is larger than `limit` bytes on the wire and must not be cut.
     """
     whole = encode.metric_json(report.metric)
     node_type = report.metric["node_type"]

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from shipper.sinks import PlanInput
 from shipper.sinks.grouping import Collected, collected
 from shipper.sinks.mlflow.encode import tags_of_process
-from shipper.sinks.values import sane_time
+from shipper.sinks.values import milliseconds
 from shipper.steps import Block, Rejected, Step, collect_steps, unsendable
 from spooler.errors import BodyUnreadable
 from spooler.records import detection, finish, run
@@ -140,7 +140,7 @@ def collect(chunk: PlanInput) -> Collected:
 
 def killed(step: Step, identity: Identity) -> RunItem:
     """The end of a run whose process exited uncleanly, at the time of its last step."""
-    time = _milliseconds(step.time, identity)
+    time = milliseconds(step.time, identity)
     return RunItem((step.last,), step.run, time, status=KILLED)
 
 
@@ -148,7 +148,7 @@ def killed(step: Step, identity: Identity) -> RunItem:
 
 
 def _of_step(step: Step, identity: Identity) -> RunItem:
-    time = _milliseconds(step.time, identity)
+    time = milliseconds(step.time, identity)
     prefix = f"process{identity.pid}/" if step.own_count else ""
     metrics, left_out = [], 0
     for number, data in step.rows():
@@ -178,7 +178,7 @@ def _number(value: Any) -> float | None:
 
 def _of_run(seq: int, body: Mapping[str, Any], identity: Identity) -> RunItem:
     record = run.decode(body)
-    time = _milliseconds(record.time, identity)
+    time = milliseconds(record.time, identity)
     tags = tags_of_process(identity, record)
     return RunItem(
         (seq,), record.run, time, begun=record, tags=tags, status="" if record.update else RUNNING
@@ -188,7 +188,7 @@ def _of_run(seq: int, body: Mapping[str, Any], identity: Identity) -> RunItem:
 def _of_finish(seq: int, body: Mapping[str, Any], identity: Identity) -> RunItem:
     record = finish.decode(body)
     status = FAILED if record.exit_code else FINISHED
-    return RunItem((seq,), record.run, _milliseconds(record.time, identity), status=status)
+    return RunItem((seq,), record.run, milliseconds(record.time, identity), status=status)
 
 
 def _of_detection(seq: int, body: Mapping[str, Any], identity: Identity) -> RunItem:
@@ -196,7 +196,7 @@ def _of_detection(seq: int, body: Mapping[str, Any], identity: Identity) -> RunI
     found = record.hints.get("possible_frameworks")
     names = ", ".join(map(str, found)) if isinstance(found, list) else ""
     tags = {"lens.frameworks": names} if names else {}
-    return RunItem((seq,), record.run, _milliseconds(record.time, identity), tags=tags)
+    return RunItem((seq,), record.run, milliseconds(record.time, identity), tags=tags)
 
 
 _EVENTS = {run.NAME: _of_run, finish.NAME: _of_finish, detection.NAME: _of_detection}
@@ -204,7 +204,3 @@ _EVENTS = {run.NAME: _of_run, finish.NAME: _of_finish, detection.NAME: _of_detec
 
 def _is_sent(item: RunItem | RunBlock) -> bool:
     return bool(item.size or item.tags or item.begun or item.status)
-
-
-def _milliseconds(time: float, identity: Identity) -> int:
-    return round(sane_time(time, identity) * 1000)

@@ -26,7 +26,7 @@ from urllib.parse import unquote
 
 from shipper.sinks import PlanInput
 from shipper.sinks.grouping import Collected, collected
-from shipper.sinks.values import clean, clean_text, dump, sane_time, sort_values
+from shipper.sinks.values import clean, clean_text, dump, milliseconds, sort_values
 from shipper.steps import Block, Rejected, Skipped, Step, collect_steps, unsendable
 from spooler.errors import BodyUnreadable
 from spooler.records import REGISTRY, decision, failure, finish, gap, report, run
@@ -313,7 +313,7 @@ def _of_step(step: Step, identity: Identity, options: SeriesOptions) -> Item:
             points.append((series_of(prefix, name, run, who), float(value)))
         if options.step_series:
             points.append((_own(prefix, "step", run, who), step.step))
-    time = _milliseconds(step.time, identity)
+    time = milliseconds(step.time, identity)
     logs: tuple[Log, ...] = ()
     if options.logs and (numbers or others):
         names = {clean_text(name): value for name, value in {**numbers, **others}.items()}
@@ -337,8 +337,8 @@ def _of_block(block: Block, identity: Identity, options: SeriesOptions) -> ItemB
     if options.step_series:
         series.append(_own(prefix, "step", run, who))
         columns.append(steps)
-    milliseconds = tuple(round(time * 1000) for time in times)
-    return ItemBlock(block.seqs, run, milliseconds, steps, tuple(series), tuple(columns), values)
+    stamps = tuple(round(time * 1000) for time in times)
+    return ItemBlock(block.seqs, run, stamps, steps, tuple(series), tuple(columns), values)
 
 
 def _of_rows(step: Step, identity: Identity, options: SeriesOptions) -> Item:
@@ -407,7 +407,7 @@ def _of_report(record: report.ReportRecord) -> _Event:
 
 
 def _of_event(seq: int, event: _Event, identity: Identity, options: SeriesOptions) -> Item:
-    begun = _milliseconds(event.time, identity)
+    begun = milliseconds(event.time, identity)
     points: tuple[tuple[SeriesKey, float | int], ...] = ()
     if event.status is not None and options.numbers:
         series = _own(options.prefix, "run.status", event.run, LoggingProcess(identity.rank))
@@ -435,10 +435,6 @@ def _place(seq: int, run: str, identity: Identity) -> Iterator[tuple[str, str | 
         yield "rank", str(identity.rank)
     yield "lens.spool", identity.spool
     yield "lens.seq", seq
-
-
-def _milliseconds(time: float, identity: Identity) -> int:
-    return round(sane_time(time, identity) * 1000)
 
 
 def _json(body: Mapping[str, Any]) -> str:
