@@ -21,6 +21,7 @@ from shipper.health.root_mark import read_mark
 from shipper.launch import background
 from shipper.ledger.database import DATABASE_NAME, LOCK_NAME
 from shipper.ledger.service_status import is_running
+from shipper.log import FILE_BYTES
 from tests.kit.command import Ran, lens_ship, start_lens_ship
 from tests.kit.delivery import arrived
 from tests.kit.faulty_receiver import FaultyReceiver
@@ -150,6 +151,17 @@ def test_settings_that_cannot_be_used_are_refused_before_it_starts(user: User) -
     assert done.code == 2
     assert "--workers: 'none'" in done.err
     assert not user.state.exists()
+
+
+def test_its_log_is_bounded_while_it_runs(user: User) -> None:
+    pid, log = said_pid(user.start().out), user.state / "service.log"
+    with log.open("a") as file:
+        file.write("x" * (FILE_BYTES + 1) + "\n")
+    os.kill(pid, signal.SIGHUP)  # which it logs
+    wait_until(lambda: "SIGHUP ignored" in log.read_text())
+    assert log.stat().st_size < 1000
+    assert log.with_name("service.log.1").stat().st_size > FILE_BYTES
+    assert user.services() == 0, "the first lines are in the other file"
 
 
 def test_a_service_that_ends_at_once_says_why(user: User) -> None:
