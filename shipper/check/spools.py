@@ -156,7 +156,9 @@ def _problem(directory: Path) -> Finding | None:
 
 def _unreadable(path: Path, *, of: Path | None = None) -> Finding:
     groups = ", ".join(_group(gid) for gid in sorted({os.getegid(), *os.getgroups()}))
-    text = f"{path} is not readable by {_user(os.geteuid())} in {groups} ({_owner(path)})"
+    text = (
+        f"{path} is not readable by user {_user(os.geteuid())} of group {groups} ({_owner(path)})"
+    )
     return fail("spool", text, _permission_step(of or path))
 
 

@@ -57,8 +57,8 @@ EXITS_OF: dict[str, str] = {
     "start": "the service has ended at once, or cannot be started",
     "status": "operator action is required, or the spool root does not exist",
     "check": "a check failed, or with `--strict` gave a warning",
-    "audit": "an account does not balance, a directory cannot be read or does not exist, or"
-    " replayed records differ from those on disk",
+    "audit": "an account does not balance, a directory below the root cannot be read, the root does"
+    " not exist, or replayed records differ from those on disk",
     "inspect": "a path has a problem or is not a spool",
     "tail": "no spool was found (without `--follow`)",
     "plot": "no such run, or no such metric",

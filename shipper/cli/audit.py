@@ -36,8 +36,8 @@ def audit(as_json: bool, accept_missing: bool, config_file: Path | None, **flags
 
     A state directory in which only replays have been needs no --spool.
 
-    Exits 1 if an account does not balance, if a directory cannot be read, if the spool root
-    does not exist, or if replayed records differ from those on disk.
+    Exits 1 if an account does not balance, if a directory below the spool root cannot be
+    read, if the root does not exist, or if replayed records differ from those on disk.
     """
     from shipper.audit import audit as audits
     from shipper.cli.render import print_accounts
