@@ -38,7 +38,7 @@ from tests.kit.processor import queries
 from tests.kit.processor.store import Store
 from tests.kit.spools import environment
 
-STEPS = 300
+STEPS = 350  # the last of them stay in the log of a segment that is not full
 MARK = "honest"  # a metric of the honest tenant, which no other may have
 WAIT_SECONDS = 90.0
 MOST_BYTES = 768 * 2**20  # of memory, whatever lies in the spools
@@ -97,6 +97,11 @@ class HostileRoot:
         """The directory of a spool that is known becomes a link to the honest tenant's."""
         self.swap.rename(self.swap.with_name("away"))
         self.swap.symlink_to(self.victim)
+
+    def is_swap_refused(self) -> bool:
+        """Whether the service has said that it does not read that directory any more."""
+        refusal = re.compile(rf"spool cannot be shipped.* spool={self.swap.name} ")
+        return refusal.search(self.log.read_text(errors="replace")) is not None
 
     def _uid(self) -> str:
         return str(uuid.UUID(int=self.rng.getrandbits(128), version=4))
@@ -195,22 +200,26 @@ def _watch(
 ) -> None:
     """Wait until all of the honest tenant has arrived; swap a directory on the way.
 
-    And until the tenant who says that he is the honest one has, so that his claim is looked at.
+    And until the tenant who says that he is the honest one has, so that his claim is looked at, and
+    until the service has looked at the swapped directory: it refuses it, or ships what is there.
     """
-    swapped, took = False, None
+    swapped, looked, took = False, False, None
     while time.monotonic() - began < WAIT_SECONDS and service.poll() is None:
         there = _rows(store)
         if not swapped and "swapper" in {row["workload_uid"] for row in there}:
             root.swap_for_link()
             swapped = True
+        elif swapped and not looked:
+            looked = root.is_swap_refused() or _count(store, "swapper") > len(hostile.three())
         if took is None and _count(store, MARK) >= STEPS:
             took = time.monotonic() - began
         claimed = any("stolen" in str(row["performance"]) for row in there)
-        if swapped and claimed and took is not None:
+        if looked and claimed and took is not None:
             break
         time.sleep(0.05)
     found.worst("seconds to all of the honest tenant", took or time.monotonic() - began)
     found.check(swapped, "G15", "a tenant's first spool was not shipped in time")
+    found.check(looked or not swapped, "G15", "a link in a directory's place was not looked at")
 
 
 def _wait(holds: Callable[[], bool], service: subprocess.Popen[str]) -> None:
