@@ -37,10 +37,14 @@ class BackgroundThread:
         """
         if self._thread is None and threading.main_thread().is_alive():
             thread = threading.Thread(target=self._run, name="lens-ship-recorder", daemon=True)
+            if self._thread is not None:  # a signal handler has come here meanwhile
+                return True
+            self._thread = thread
             handled = sys.exc_info()[1]
             try:
                 thread.start()
             except async_exceptions.ours(RuntimeError) as error:
+                self._thread = None
                 stderr.report_once(
                     "thread",
                     f"lens-ship cannot start its thread ({error}). Recording continues. The start"
@@ -49,8 +53,6 @@ class BackgroundThread:
             except BaseException as error:  # noqa: BLE001 - raised on below
                 self.cancel()
                 raise async_exceptions.uncovered(error, handled)  # noqa: B904
-            else:
-                self._thread = thread
         return self.is_running
 
     @property

@@ -94,7 +94,9 @@ class Recorder:
         self._alone = False  # there is no background thread
         self._maintain_at = 0.0  # monotonic: when the caller does its work then
         self._left: list[Writer] = []  # not used any more, and still open
-        self._held: Writer | None = None
+        # Taken by whoever does the work of a writer that appends must not wait for. One for all
+        # writers: a thread may still be at work on one that is not used any more.
+        self._tending = threading.Lock()
         self._forking = False  # a thread wants to fork, or does
 
     def record(self, kind: str, body: dict[str, Any]) -> bool:
@@ -225,10 +227,15 @@ class Recorder:
             spool=spool,
             identity=codec.pack(who.to_map()),
             limits=replace(settings, group=_group_id(settings.group_name, settings.root)),
+            tending=self._tending,
         )
         writer.wake = background.wake
-        self._maintain_at = time.monotonic() + TICK_SECONDS
+        if self._writer is not None:  # a signal handler has recorded amid this
+            writer.abandon()
+            return self._writer
+        # No call between: a handler comes before all of it or after.
         self._writer, self.last_seq = writer, 0
+        self._maintain_at = time.monotonic() + TICK_SECONDS
         self.generation += 1
         if not self._ends_with_child:
             self._ends_with_child = at_end_of_child(self.shutdown, _LAST_OF_CHILD)
@@ -396,30 +403,20 @@ class Recorder:
 
     def hold(self, seconds: float) -> bool:
         """Keep every thread of ours out of SQLite until `release`; False if one stays in."""
-        self._forking = True
+        self._forking, is_mine, is_held = True, False, False
         try:
             is_mine = self._lock.acquire(timeout=seconds)
-        except BaseException:
-            self._forking = False
-            raise
-        if not is_mine:
-            self._forking = False
-            return False
-        self._held = self._writer
-        is_held = False
-        try:
-            is_held = self._held is None or self._held.hold(seconds)
+            is_held = is_mine and self._tending.acquire(timeout=seconds)
         finally:
             if not is_held:
-                self._held = None
-                self.release()
+                self._forking = False
+                if is_mine:
+                    self._lock.release()
         return is_held
 
     def release(self) -> None:
         """Undo a `hold` that returned True."""
-        if self._held is not None:
-            self._held.release()
-            self._held = None
+        self._tending.release()
         self._forking = False
         self._lock.release()
 

@@ -63,6 +63,7 @@ class Writer:
         spool: str,
         identity: bytes,
         limits: Limits,
+        tending: threading.Lock | None = None,
     ) -> None:
         self.directory = root.joinpath(*below, spool)
         self._root = root
@@ -71,7 +72,7 @@ class Writer:
         self._half_records = (limits.segment_records + 1) // 2
         self._half_bytes = (limits.segment_bytes + 1) // 2
         self._gate = threading.RLock()
-        self._tending = threading.Lock()
+        self._tending = tending or threading.Lock()
         self._durable = False  # whether what runs in `maintain` may wait for the disk
         self._verified = 0  # last number when all files were in their places
         self._retired: list[ActiveSegment] = []
@@ -265,24 +266,10 @@ class Writer:
                 segment.connection.leave()
             self._owner.release()
 
-    def hold(self, seconds: float) -> bool:
-        """Keep every thread out of SQLite, as a fork needs; False if one would not leave in time.
-
-        Both locks stay taken until `release`.
-        """
-        if not self._tending.acquire(timeout=seconds):
-            return False
-        is_held = False
-        try:
-            is_held = self._gate.acquire(timeout=seconds)
-        finally:
-            if not is_held:
-                self._tending.release()
-        return is_held
-
-    def release(self) -> None:
-        self._gate.release()
-        self._tending.release()
+    def abandon(self) -> None:
+        """Leave no trace: nothing was appended."""
+        self.discard()
+        shutil.rmtree(self.directory, ignore_errors=True)
 
     def _failed(
         self, error: db.Error, segment: ActiveSegment, seq: int, size: int

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from spooler import recorder, stderr
 from spooler.background import BackgroundThread
 from spooler.recorder import Recorder
+from spooler.spool import writer
 from tests.kit import spools
 
 
@@ -56,6 +58,30 @@ def test_a_signal_handler_may_record_at_any_bytecode_of_recording(
         assert ("gap" in found) == (state != "new")
         at += stride
     assert seen > 100
+
+
+@pytest.mark.promise("G2")
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [(threading.Thread, "__init__"), (threading.Thread, "start"), (writer, "make_directories")],
+)
+def test_a_signal_handler_that_opens_the_spool_opens_the_only_one(
+    owner: Any, name: str, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two, one is never sealed, and a fork does not wait for the work on it."""
+    one, before, original = Recorder(), threading.active_count(), getattr(owner, name)
+
+    def interrupted(*args: Any, **kwargs: Any) -> Any:
+        monkeypatch.setattr(owner, name, original)
+        assert one.record("signal", {})
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, interrupted)
+    assert one.record("step", {})
+    assert threading.active_count() == before + 1
+    (path,) = spools.spools_below(root)
+    assert spools.kinds(path) == ["signal", "step"]
+    one.shutdown()
 
 
 def _raise(error: BaseException) -> Callable[..., None]:
