@@ -101,7 +101,7 @@ class Wire(HttpClient):
     """Carries requests to the receiver's handlers, through the faults that are next."""
 
     def __init__(self, receiver: Receiver, clock: Clock) -> None:
-        super().__init__(user_agent="model")
+        super().__init__(user_agent="model", connect_seconds=10.0, read_seconds=10.0)
         self.faults: deque[Fault] = deque()
         self.acknowledged: Callable[[str, Any], None] = lambda path, body: None
         self._receiver = receiver

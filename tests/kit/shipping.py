@@ -130,7 +130,7 @@ class NoNetwork(HttpClient):
     """Answers by script: a status, an answer, or a failure for each URL and turn."""
 
     def __init__(self, judge: Callable[[str, int], Answer | Unreachable]) -> None:
-        super().__init__(user_agent="test")
+        super().__init__(user_agent="test", connect_seconds=10.0, read_seconds=10.0)
         self.urls: list[str] = []
         self.waits: list[float | None] = []  # seconds granted to each answer
         self._judge = judge

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from tests.kit.processor import Receiver
 from tests.kit.processor.store import Store
+from tests.kit.spools import PATIENCE_SECONDS
 
 Tell = Callable[[int], None]
 
@@ -43,10 +44,14 @@ class Child:
             if select.select([self._pipe], [], [], left)[0] and not self._take():
                 return
 
-    def wait_for_first(self) -> None:
-        """Wait until it has told something or has ended."""
-        if not self.told:
+    def wait_for_first(self) -> bool:
+        """Wait until it has told something or has ended; False if it does neither."""
+        if self.told:
+            return True
+        is_heard = bool(select.select([self._pipe], [], [], PATIENCE_SECONDS)[0])
+        if is_heard:
             self._take()
+        return is_heard
 
     def kill(self) -> int:
         """End it with SIGKILL, wherever it is; what it told before counts. The wait status."""
