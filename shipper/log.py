@@ -204,7 +204,8 @@ class RateLimitHandler(_ToStream):
         due: list[tuple[tuple[Any, ...], logging.LogRecord]] = []
         self.acquire()
         try:
-            for key, window in list(self._windows.items()):
+            while self._windows:
+                key, window = next(iter(self._windows.items()))
                 if not everything and now < window.until and len(self._windows) <= _MAX_SUBJECTS:
                     break
                 del self._windows[key]
