@@ -131,7 +131,7 @@ def shown(sink: Any, plan: Plan, who: Identity) -> list[Any]:
         (batch.seqs, batch.run, dict(batch.counts), requests(sink, batch, who))
         for batch in plan.batches
     ]
-    return [batches, plan.pending, plan.rejected, sorted(plan.skipped)]
+    return [batches, sorted(plan.pending), plan.rejected, sorted(plan.skipped)]
 
 
 @pytest.mark.promise("G3")
