@@ -57,11 +57,13 @@ def run_trial(name: str, seed: int, work: Path, tree: Path = REPOSITORY) -> Verd
     try:
         said, complained = process.communicate(timeout=TRIAL_SECONDS)
     except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGABRT)  # it prints where its threads are
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(10.0)
         _end_group(process.pid)
         said, complained = process.communicate()
-        return Verdict(
-            failures=(f"hangs: still running after {TRIAL_SECONDS:.0f} s; {_tail(said)}",)
-        )
+        where = _tail(f"{said}\n{complained}")
+        return Verdict(failures=(f"hangs: still running after {TRIAL_SECONDS:.0f} s; {where}",))
     finally:
         _end_group(process.pid)
     if process.returncode != 0:
