@@ -67,7 +67,7 @@ def instructions(code: str) -> int | None:
 
 
 def _run(command: tuple[str, ...]) -> str:
-    done = subprocess.run(command, env=environment(), stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=True)
     return done.stdout
 
 
