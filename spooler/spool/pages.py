@@ -174,7 +174,8 @@ def _is_like(head: bytes, size: int, one: Row) -> bool:
     """Whether all records that begin like this one are divided like it, by `_usual_record`."""
     usual = head[:2] == b"\6\0" and head[3] >= 0x80 > head[4]
     _, kind, body, _ = one
-    return usual and head[6:] == kind.encode() and size - _LIKE - len(body) in (4, 6)
+    is_kind = head[6:] == kind.encode("utf-8", "surrogateescape")
+    return usual and is_kind and size - _LIKE - len(body) in (4, 6)
 
 
 def row(data: bytes, cell: Cell, chain: Chain) -> Row | None:

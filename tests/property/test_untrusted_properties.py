@@ -102,6 +102,7 @@ def spool_in(folder: str) -> tuple[Path, Path]:
 
 
 @given(_EDITS)
+@example(edits=[(9609, b"\x80")])  # of a kind, which is no text any more
 def test_any_damage_to_a_segment(edits: list[tuple[int, bytes]]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         spool, path = spool_in(folder)
