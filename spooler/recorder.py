@@ -94,8 +94,8 @@ class Recorder:
         self._alone = False  # there is no background thread
         self._maintain_at = 0.0  # monotonic: when the caller does its work then
         self._left: list[Writer] = []  # not used any more, and still open
-        # Taken by whoever does the work of a writer that appends must not wait for. One for all
-        # writers: a thread may still be at work on one that is not used any more.
+        # Held during the work of a writer that an append must not wait for. One for all writers: a
+        # thread may still be at work on one that is not used any more.
         self._tending = threading.Lock()
         self._forking = False  # a thread wants to fork, or does
 
