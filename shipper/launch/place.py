@@ -37,13 +37,10 @@ def choose(
     """
     try:
         usual = _usual_spool()
-        root = (
-            spool.absolute()
-            if spool
-            else usual
-            if _is_usable(usual)
-            else _own(shared, make) / "spool"
-        )
+        if spool:
+            root = spool.absolute()
+        else:
+            root = usual if _is_usable(usual) else _own(shared, make) / "spool"
         if state is None:
             state = default_state(environ)
             state = state if _is_usable(state) else _own(shared, make) / "state"
