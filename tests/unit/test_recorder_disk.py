@@ -70,6 +70,13 @@ def found():
         for kind in bodies:
             bodies[kind] += got.bodies(kind)
     return bodies
+def fill():
+    with open(place / "rest", "wb", buffering=0) as file:
+        try:
+            while file.write(b"x" * 512):
+                pass
+        except OSError:
+            pass
 """
 
 
@@ -425,12 +432,7 @@ def test_a_process_that_ends_on_a_full_disk_was_not_cut_off(mountpoint: Path) ->
 if os.fork() == 0:
     for number in range(3000):
         recorder.recorder().record("step", spools.step(number))
-    with open(place / "rest", "wb", buffering=0) as file:
-        try:
-            while file.write(b"x" * 512):
-                pass
-        except OSError:
-            pass
+    fill()
     recorder.recorder().shutdown()
     os._exit(0)
 os.wait()
@@ -452,12 +454,7 @@ def test_a_loss_that_no_gap_tells_is_on_stderr_at_the_end(mountpoint: Path) -> N
         """
 for number in range(3000):
     mine.record("step", spools.step(number))
-with open(place / "rest", "wb", buffering=0) as file:
-    try:
-        while file.write(b"x" * 512):
-            pass
-    except OSError:
-        pass
+fill()
 mine.shutdown()
 print(json.dumps(sum(mine.dropped.values()) - sum(gap["count"] for gap in found()["gap"])))
 """,
