@@ -469,7 +469,9 @@ def test_a_terminal_that_is_lost_ends_the_job_and_everything_is_delivered(
     screen.wait_for(r"\nready\r" if not leader else r"ready\r")
     screen.close()
     wait_until(lambda: is_whole(receiver))
-    assert one.signals().count("SIGHUP") == 1
+    # A shell sends its jobs one and the kernel sends one as the shell ends, to a bare job too. A
+    # job that is slow to look sees the two as one.
+    assert one.signals().count("SIGHUP") in ({1} if leader else {1, 2})
     wait_until(lambda: not one.is_served())
 
 
