@@ -163,11 +163,12 @@ class StateDatabase:
                 ) from error
 
     def close(self) -> None:
-        """Close the database and unlock the directory."""
+        """Close the database and unlock the directory; nothing more the second time."""
         with self._lock:
             self._db.conn.close()
-            if self._guard >= 0:
-                os.close(self._guard)
+            guard, self._guard = self._guard, -1
+            if guard >= 0:
+                os.close(guard)
 
 
 def exists(directory: Path) -> bool:

@@ -197,6 +197,15 @@ def test_a_second_owner_is_refused_and_told_what_to_do(tmp_path: Path) -> None:
         pass  # free again
 
 
+def test_a_ledger_that_is_closed_twice_closes_no_file_of_another(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.close()
+    descriptors = [os.open(tmp_path, os.O_RDONLY) for _ in range(8)]
+    ledger.close()
+    for descriptor in descriptors:
+        os.close(descriptor)
+
+
 def test_a_place_that_cannot_be_a_directory_is_refused_with_a_next_step(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StateUnusable, match=r"Nothing was read or sent.*--state") as refusal:
