@@ -380,13 +380,14 @@ class Terminal:
     """A shell, or another command, with a terminal of its own; what a person types and sees."""
 
     def __init__(self, words: list[str], environ: dict[str, str]) -> None:
-        self.pid, self.master = pty.fork()
+        self.pid, master = pty.fork()
         if self.pid == 0:
             os.execvpe(words[0], words, environ)
+        self.master = open(master, "r+b", buffering=0)  # noqa: SIM115 (until close)
         self.seen = ""
 
     def type(self, text: str) -> None:
-        os.write(self.master, text.encode())
+        self.master.write(text.encode())
 
     def wait_for(self, pattern: str, asking: str = "") -> None:
         """Until it is seen after what was waited for before; `asking` is typed meanwhile."""
@@ -398,12 +399,12 @@ class Terminal:
             if not screen.poll(200):
                 self.type(asking)
             else:
-                self.seen += os.read(self.master, 4096).decode(errors="replace")
+                self.seen += os.read(self.master.fileno(), 4096).decode(errors="replace")
         self.seen = self.seen[found.end() :]
 
     def close(self) -> None:
-        with suppress(OSError):
-            os.close(self.master)
+        """Lose it. The number may be that of another file later: nothing is closed again."""
+        self.master.close()
 
 
 @pytest.fixture
