@@ -330,3 +330,29 @@ def test_one_thread_keeps_one_connection(poster: HttpClient) -> None:
         assert [poster.post(url, b"", {}).body for _ in range(3)] == [b"{}"] * 3
         serving.join(10)
         assert counted == [0, 1, 2]
+
+
+NGINX = b"""<html>\r\n<head><title>502 Bad Gateway</title></head>\r\n<body>\r
+<center><h1>502 Bad Gateway</h1></center>\r\n<hr><center>nginx/1.25</center>\r\n</body></html>"""
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b"", "502"),
+        (b"502 Bad Gateway", "502 Bad Gateway"),
+        (b"5020 rows\nare  too many\n", "502 5020 rows are too many"),
+        (b'{"error": "a < b"}', '502 {"error": "a < b"}'),
+        (NGINX, "502 Bad Gateway nginx/1.25"),
+        (
+            b"<!DOCTYPE html><style>p {color: red}</style><p class='a'>No way<br>here",
+            "502 No way here",
+        ),
+        (b"<html><head><style>" + b"x" * 5000, "502"),
+        (b"\xff\x00" * 4, "502 " + "\ufffd\x00" * 4),
+        (b"long " * 999, ("502 " + "long " * 50).rstrip()),
+    ],
+)
+def test_what_an_answer_says_is_one_line_of_text(body: bytes, said: str) -> None:
+    shown = HttpAnswer(status=502, headers={}, body=body).said()
+    assert shown == said

@@ -34,7 +34,7 @@ class HttpTransport:
         return Reply(
             status=_status(answer),
             success=success if isinstance(success, bool) else None,
-            detail=_said(answer),
+            detail=answer.text(),
         )
 
     def get(self, message: encode.Message, job_uid: str) -> Reply:
@@ -44,7 +44,7 @@ class HttpTransport:
         return Reply(
             status=_status(answer),
             data=data if isinstance(data, bytes) else b"",
-            detail=_said(answer),
+            detail=answer.text(),
         )
 
     def close(self) -> None:
@@ -62,7 +62,3 @@ def _facts(answer: Answer) -> dict[str, object]:
 
 def _status(answer: Answer) -> str:
     return "OK" if answer.status == 200 else str(answer.status)
-
-
-def _said(answer: Answer) -> str:
-    return repr(answer.body[:100])

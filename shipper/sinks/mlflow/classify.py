@@ -50,10 +50,10 @@ def classify(answer: Answer) -> Outcome:
     said = content(answer)
     if 200 <= answer.status < 300:
         if said is None:
-            return blocked("other-service", _text(answer))
+            return blocked("other-service", answer.said())
         return DELIVERED
     code, message = _error(said)
-    detail = f"{answer.status} {code} {message}".strip() if code else _text(answer)
+    detail = f"{answer.status} {code} {message}".strip() if code else answer.said()
     if code in _BUSY_CODES:
         return busy(answer, detail)
     hint = _HOST_ADVICE if _HOST in detail else _CREDENTIALS
@@ -83,8 +83,3 @@ def content(answer: Answer) -> dict[str, Any] | None:
 def _error(said: Mapping[str, Any] | None) -> tuple[str, str]:
     code, message = (said or {}).get("error_code"), (said or {}).get("message")
     return str(code or ""), str(message or "")[:300]
-
-
-def _text(answer: Answer) -> str:
-    text = answer.body[:300].decode("utf-8", "replace").strip()
-    return f"{answer.status} {text}".strip()

@@ -43,9 +43,9 @@ def classify(answer: Answer, *, items: int | None, tries: int) -> Outcome:
     if status == 500:
         return _judge_server_error(answer, tries)
     if status == 415:  # the processor takes any content type
-        return blocked("unexpected", _said(answer))
+        return blocked("unexpected", answer.said())
     credentials, address = "check token_file or cookie_file", "check the URL"
-    return classify_status(answer, _said(answer), credentials=credentials, address=address)
+    return classify_status(answer, answer.said(), credentials=credentials, address=address)
 
 
 def pods_in(answer: Answer) -> dict[str, Any] | None:
@@ -60,7 +60,7 @@ def pods_in(answer: Answer) -> dict[str, Any] | None:
 def _judge_success(answer: Answer, items: int | None) -> Outcome:
     envelope = _envelope(answer.body)
     if envelope is None:
-        return blocked("other-service", f"200 without an envelope: {_said(answer)}")
+        return blocked("other-service", f"200 without an envelope: {answer.said()}")
     code = envelope["meta"].get("code")
     if code != SUCCESS_CODE:
         detail = f"200 with meta.code {code}: not the telemetry-processor, or not this route of it"
@@ -89,8 +89,8 @@ def _judge_bad_request(answer: Answer, tries: int) -> Outcome:
     if message == BAD_REQUEST:
         if tries < 2:
             # A proxy that cuts bodies short looks the same; the same content once more tells.
-            return retry("bad-request", _said(answer))
-        return split("bad-request", _said(answer))
+            return retry("bad-request", answer.said())
+        return split("bad-request", answer.said())
     if message == NO_IDENTITY:
         return Outcome(
             disposition=Disposition.PERMANENT,
@@ -100,15 +100,15 @@ def _judge_bad_request(answer: Answer, tries: int) -> Outcome:
         )
     if message == NO_WORKLOAD:
         # The processor looks its pods up again about every 20 seconds.
-        return replace(retry(UNKNOWN_WORKLOAD, _said(answer)), retry_after=UNKNOWN_WORKLOAD_SECONDS)
-    return blocked("other-service", _said(answer))
+        return replace(retry(UNKNOWN_WORKLOAD, answer.said()), retry_after=UNKNOWN_WORKLOAD_SECONDS)
+    return blocked("other-service", answer.said())
 
 
 def _judge_server_error(answer: Answer, tries: int) -> Outcome:
     enough = TRIES_ON_500 if answer.body else TRIES_ON_PANIC
     if tries >= enough:
-        return replace(split("server-error", _said(answer)), ambiguous=True)
-    return retry("server-error", _said(answer))
+        return replace(split("server-error", answer.said()), ambiguous=True)
+    return retry("server-error", answer.said())
 
 
 def is_processors(answer: Answer) -> bool:
@@ -124,8 +124,3 @@ def _envelope(body: bytes) -> dict[str, Any] | None:
     if isinstance(value, dict) and isinstance(value.get("meta"), dict):
         return value
     return None
-
-
-def _said(answer: Answer) -> str:
-    text = answer.body[:200].decode("utf-8", "replace").strip()
-    return f"{answer.status} {text.removeprefix(str(answer.status)).lstrip()}".strip()

@@ -66,12 +66,10 @@ def _judge_refusal(status: int, said: str, tries: int) -> Outcome:
 
 def _said(answer: Answer) -> str:
     """The status and the message: as text, or out of a protobuf `Status{1 code, 2 message}`."""
-    body = answer.body[:4096]
     if "protobuf" in answer.headers.get("content-type", ""):
         try:
-            found = dict(protobuf.fields(body))
-            body = protobuf.message(found.get(2, b"")) or body
+            found = dict(protobuf.fields(answer.body))
+            return answer.said(protobuf.message(found.get(2, b"")) or None)
         except protobuf.MalformedMessage:
             pass
-    text = body[:300].decode("utf-8", "replace").strip()
-    return f"{answer.status} {text}".strip()
+    return answer.said()
