@@ -166,8 +166,6 @@ def _accounts(ledger: Ledger, spool: _AuditedSpool, removed: Collection[str]) ->
     rows = _rows(ledger, spool)
     end = time.monotonic() + _SECONDS
     for tries in itertools.count(1):
-        # Each time: a writer records a deletion just before it deletes.
-        spool.add_gaps(rows)
         # Nothing more was owed to a sink that is not configured any more.
         accounts = [
             _count(rows, spool, sink, written=0 if sink in removed else rows.written)
@@ -190,16 +188,20 @@ def _count(rows: SpoolRows, spool: _AuditedSpool, sink: str, *, written: int) ->
     of_sink = rows.sinks.get(sink, _NO_SINK_ROWS)
     reader, seq = spool.reader, of_sink.seq
     last = max(seq, reader.last_seq() if reader else written)
+    present = reader.count_after(seq) if reader else 0
+    # After the count: a writer records a deletion just before it deletes, so of what the count has
+    # not found any more the reason is known.
+    begin = reader.first_seq() if reader else last + 1
+    spool.add_gaps(rows)
     final = of_sink.final_beyond()
-    deleted = _deleted_beyond(seq, final, spool, last)
+    deleted = _deleted_between(seq + 1, min(begin - 1, last), final, spool)
     beyond = [*final, *(piece for pieces in deleted.values() for piece in pieces)]
     lost = classify_losses(of_sink.damage, deleted_by_writer(spool.gaps.values()))
     policy = Counter(lost.evicted)
     policy.update({reason: ranges.size(pieces) for reason, pieces in deleted.items()})
     policy.update(of_sink.dropped)
-    present, explained = 0, ranges.size(beyond)
+    explained = ranges.size(beyond)
     if reader:
-        present = reader.count_after(seq)
         merged = ranges.merged(beyond)
         explained -= sum(reader.count_between(first, last) for first, last in merged)
     return Account(
@@ -219,17 +221,15 @@ def _count(rows: SpoolRows, spool: _AuditedSpool, sink: str, *, written: int) ->
     )
 
 
-def _deleted_beyond(
-    seq: int, final: list[Range], spool: _AuditedSpool, last: int
+def _deleted_between(
+    first: int, last: int, final: list[Range], spool: _AuditedSpool
 ) -> dict[str, list[Range]]:
-    """What the writer has deleted after the position and the sink has not read of, by reason."""
+    """What the writer has deleted and the sink has not read of, by reason."""
     deleted: dict[str, list[Range]] = {}
-    # Deletions are recorded first, and begin at the oldest record: what is there comes after them.
-    begin = spool.reader.first_seq() if spool.reader else last + 1
     for gap in spool.gaps.values():
         if gap.first:
             counted = [piece for pieces in deleted.values() for piece in pieces]
-            span = [(max(gap.first, seq + 1), min(gap.last, begin - 1))]
+            span = [(max(gap.first, first), min(gap.last, last))]
             fresh = ranges.without(span, [*final, *counted])
             deleted.setdefault(gap.reason, []).extend(fresh)
     return deleted

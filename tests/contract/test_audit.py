@@ -191,34 +191,30 @@ def test_an_acknowledgement_too_many_is_noticed(tmp_path: Path, receiver: Faulty
     assert queries.requests(receiver.store), "the receiver did get them"
 
 
-def test_what_a_writer_deletes_while_the_account_is_taken_is_not_missed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("moment", ["last_seq", "count_after", "first_seq", "gaps"])
+def test_what_a_writer_deletes_at_one_moment_of_each_count_is_not_missed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
-    """Just when its gaps have been read, before its records are counted."""
     directory, writer = spool(
-        tmp_path / "spool", [step(n) for n in range(40)], close=False, segment_records=10
+        tmp_path / "spool", [step(n) for n in range(300)], close=False, segment_records=10
     )
-    Ledger(tmp_path / "state").close()
-    count = Reader.count_after
+    look, number = getattr(Reader, moment), itertools.count(1)
 
-    def told_and_gone(reader: Reader, seq: int) -> int:
-        oldest = directory / fmt.segment_name(1)
-        if oldest.exists():
+    def told_and_gone(reader: Reader, *args: int) -> object:
+        oldest = next(number)
+        if oldest < 30:
+            bounds = {"first_seq": 10 * oldest - 9, "last_seq": 10 * oldest}
             body = gap_record.encode(
-                time=1.0, reason="cap", count=10, first=1.0, last=2.0, first_seq=1, last_seq=10
+                time=1.0, reason="cap", count=10, first=1.0, last=2.0, **bounds
             )
             writer.append("gap", codec.pack(body))
-            unlink_segment(oldest)
-        return count(reader, seq)
+            unlink_segment(directory / fmt.segment_name(oldest))
+        return look(reader, *args)
 
-    monkeypatch.setattr(Reader, "count_after", told_and_gone)
-    for account in accounts(tmp_path).values():
-        assert account.balances, account
-        assert (account.written, account.pending, account.dropped_by_policy) == (
-            41,
-            31,
-            {"cap": 10},
-        )
+    monkeypatch.setattr(Reader, moment, told_and_gone)
+    with closing(Ledger(tmp_path / "state")) as ledger:
+        for account in run_audit(ledger, tmp_path / "spool", DEFAULT):
+            assert account.balances, account
     writer.close()
 
 
