@@ -10,12 +10,13 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 
 from tests.kit.plain_client import Client, metric
+from tests.kit.ports import reserved_port
 from tests.kit.processor import Receiver, queries
 from tests.kit.processor.errors import CannotListen, StoreFailed
 from tests.kit.processor.server import serve
@@ -26,7 +27,7 @@ TOO_LONG = "w" * 257
 
 @pytest.fixture
 def receiver(tmp_path: Path) -> Iterator[Receiver]:
-    with Receiver(path=tmp_path / "received.db") as running:
+    with Receiver(path=tmp_path / "received.db", port=reserved_port()) as running:
         yield running
 
 
@@ -160,7 +161,8 @@ def raw(receiver: Receiver, *pieces: bytes) -> bytes:
     with socket.create_connection(("127.0.0.1", receiver.port), timeout=10) as connection:
         for piece in pieces:
             connection.sendall(piece)
-        connection.shutdown(socket.SHUT_WR)
+        with suppress(OSError):  # the other side may have torn the connection down by now
+            connection.shutdown(socket.SHUT_WR)
         return b"".join(iter(lambda: connection.recv(65536), b""))
 
 
@@ -285,19 +287,20 @@ class Interrupted(threading.Event):
 
 def test_serve_runs_until_it_is_told_or_interrupted(tmp_path: Path) -> None:
     told = threading.Event()
-    ports = []
+    port = reserved_port()
 
     def ready(receiver: Receiver) -> None:
         client = Client(receiver.port)
         with closing(client.connection):
             assert client.ask("GET", "/").status == 200
-        ports.append(receiver.port)
         told.set()
 
     for until in (told, Interrupted()):
-        serve("127.0.0.1", 0, tmp_path / "received.db", ready=ready, until=until)
+        serve("127.0.0.1", port, tmp_path / "received.db", ready=ready, until=until)
+        assert told.is_set()
+        told.clear()
         with pytest.raises(ConnectionRefusedError):
-            Client(ports[-1]).ask("GET", "/")
+            Client(port).ask("GET", "/")
 
 
 def test_a_taken_port_is_named_with_the_way_out(receiver: Receiver, tmp_path: Path) -> None:

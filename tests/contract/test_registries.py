@@ -36,7 +36,7 @@ from tests.kit.faulty_receiver import (
     redirect,
 )
 from tests.kit.shipping import stored
-from tests.kit.spools import identity
+from tests.kit.spools import PATIENCE_SECONDS, identity
 
 WHO = identity(workload_uid="w")
 SINKS = sorted(REGISTRY)
@@ -74,7 +74,8 @@ class Connected:
 
     def __init__(self, kind: str, receiver: FaultyReceiver) -> None:
         self.receiver = receiver
-        self.poster = HttpClient(user_agent="test", connect_seconds=5.0, read_seconds=0.3)
+        patience = PATIENCE_SECONDS
+        self.poster = HttpClient(user_agent="t", connect_seconds=patience, read_seconds=patience)
         self.kind = kind
         self.sink = self.at(receiver.url)
 
@@ -211,6 +212,8 @@ def test_nothing_but_a_success_is_delivered_and_nothing_escapes(
     connected: Connected, fault: str, tries: int
 ) -> None:
     connected.receiver.otherwise = FAULTS[fault]
+    if fault == "no answer":
+        connected.poster.read_seconds = 0.3
     outcome = connected.send(tries=tries)
     assert outcome.disposition in (Disposition.RETRY, Disposition.SPLIT)
     assert outcome.reason
