@@ -12,14 +12,14 @@ import pytest
 from shipper.audit.account import Account
 from shipper.audit.audit import run_audit
 from shipper.ledger.ledger import Ledger
-from shipper.service import Service, ship_once
+from shipper.service import ship_once
 from spooler.records import run
 from spooler.records.report import FIELDS
 from tests.kit import master as kit
 from tests.kit import spools
 from tests.kit.command import lens_ship
 from tests.kit.master import Master, needs_master, numbers, report
-from tests.kit.running import failing, ship_until
+from tests.kit.running import failing, is_told, ship_until
 from tests.kit.shipping import Record, config, goodbye, killed, spool, step
 
 pytestmark = needs_master
@@ -197,18 +197,12 @@ def test_told_otherwise_it_is_sent_whatever_its_age(tmp_path: Path, master: Sinc
     assert numbers(master.rows) == [1]
 
 
-def is_told(service: Service) -> bool:
-    """Whether the master has everything that there is for it."""
-    queues = [queue for (sink, _), queue in list(service.app.queues.items()) if sink == "master"]
-    return bool(queues) and all(queue.caught_up() for queue in queues)
-
-
 def test_a_process_that_died_is_told_as_a_line_of_log(tmp_path: Path, master: Since) -> None:
     known = {"master_addr": master.master.address, "master_service": master.master.service}
     killed(tmp_path / "spool", [step(7, run="r"), report(1)], **known)
     given = config(tmp_path, processor_url="http://127.0.0.1:9/v1")
     for _ in range(2):
-        ship_until(given, lambda service: failing(service) and is_told(service))
+        ship_until(given, lambda service: failing(service) and is_told(service, "master"))
     first, note = master.rows
     assert numbers([first]) == [1]
     assert "exited uncleanly; last step 7 of run r" in note["data_content"]

@@ -234,7 +234,10 @@ class Master:
 
     def _is_frozen(self) -> bool:
         stats = Path(f"/proc/{self._pid}/task").glob("*/stat")
-        return all(stat.read_text().rpartition(")")[2].split()[0] == "T" for stat in stats)
+        try:
+            return all(stat.read_text().rpartition(")")[2].split()[0] == "T" for stat in stats)
+        except (FileNotFoundError, ProcessLookupError):
+            return False  # a thread has ended since it was listed
 
     def _signal(self, number: signal.Signals) -> None:
         assert self._process is not None
@@ -271,13 +274,15 @@ class Wire:
     """A TCP proxy in front of a master.
 
     After `lose_answer(n)` the n-th answer from then on is not passed on: its connection is torn
-    instead, while what was asked has arrived. A `mute` wire takes connections and says nothing.
+    instead, while what was asked has arrived; `then` runs before. A `mute` wire takes connections
+    and says nothing.
     """
 
     def __init__(self, port: int, *, mute: bool = False) -> None:
         self._to = port
         self._mute = mute
         self._until_lost = 0
+        self._then: Callable[[], object] = bool
         self.lost = 0  # answers
         self._lock = threading.Lock()
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -305,9 +310,9 @@ class Wire:
         for one in self._open:
             one.close()
 
-    def lose_answer(self, number: int) -> None:
+    def lose_answer(self, number: int, then: Callable[[], object] = bool) -> None:
         with self._lock:
-            self._until_lost = number
+            self._until_lost, self._then = number, then
 
     def _accept(self) -> None:
         while True:
@@ -337,6 +342,8 @@ class Wire:
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
                 if answers and self._loses(data):
+                    self._then()
+                    self.lost += 1
                     break
                 sink.sendall(data)
         for one in (source, sink):
@@ -348,7 +355,6 @@ class Wire:
             if not self._until_lost or not _is_answer(data):
                 return False
             self._until_lost -= 1
-            self.lost += not self._until_lost
             return not self._until_lost
 
 

@@ -53,3 +53,9 @@ def failing(service: Service) -> str:
     states = [*app.states.values(), *(queue.state for queue in list(app.queues.values()))]
     failures = [state.failure for state in states]
     return "\n".join(f"{one.reason}: {one.detail}" for one in failures if one is not None)
+
+
+def is_told(service: Service, sink: str) -> bool:
+    """Whether the receiver of a sink has acknowledged everything that there is for it."""
+    queues = [queue for (name, _), queue in list(service.app.queues.items()) if name == sink]
+    return bool(queues) and all(queue.caught_up() for queue in queues)
