@@ -19,6 +19,7 @@ from tests.kit.command import Ran, lens_ship
 from tests.kit.delivery import arrived
 from tests.kit.faulty_receiver import FaultyReceiver
 from tests.kit.images import read_only_view
+from tests.kit.running import failing, ship_until
 from tests.kit.shipping import append, config, goodbye, spool, step
 from tests.kit.spools import identity, spool_id
 
@@ -44,8 +45,8 @@ class Node:
             LENS_SHIP_SAVE_LOCAL="false",  # what is delivered is deleted at once
         )
 
-    def run(self, timeout: str = "30") -> Ran:
-        return self.command("run", "--once", "--timeout", timeout)
+    def run(self) -> Ran:
+        return self.command("run", "--once")
 
     def audit(self, *words: str) -> tuple[int, dict[str, Any]]:
         """The exit code, and the sums of the processor."""
@@ -56,7 +57,8 @@ class Node:
         """One spool that is known, with nothing delivered."""
         self.receiver.go_away()
         directory, _ = spool(self.root, RECORDS, who=identity(workload_uid="w"))
-        assert self.run("0.5").code == 1
+        given = {"spool": self.root, "state": self.state, "processor_url": self.receiver.url}
+        assert ship_until(config(self.state.parent, **given), failing) != []
         self.receiver.come_back()
         return directory
 

@@ -85,14 +85,27 @@ def test_the_service_is_ready_pings_and_says_that_it_stops(
     assert (tmp_path / "state").is_dir()
 
 
+# In the process of the service: `pinged` is set once it has pinged twice.
+PINGED = """
+import sys, threading, time
+from shipper import app, service
+from shipper.delivery import workers
+from shipper.health import heartbeat, sd_notify
+pinged, pings, ping = threading.Event(), [], sd_notify.SystemdNotifier._send
+def counted(self, message):
+    ping(self, message)
+    pings.append(message == "WATCHDOG=1")
+    if sum(pings) == 2:
+        pinged.set()
+sd_notify.SystemdNotifier._send = counted
+"""
 STUCK = {
-    # The main loop stops at its second heartbeat.
+    # The main loop stops at a heartbeat.
     "main loop": """
-beats = []
+heartbeat.BEAT_SECONDS = 0.1
 beat = service.HeartbeatWriter.beat
 def stuck(self, healths, **more):
-    beats.append(1)
-    if len(beats) > 1:
+    if pinged.is_set():
         threading.Event().wait()
     beat(self, healths, **more)
 service.HeartbeatWriter.beat = stuck
@@ -102,28 +115,18 @@ service.HeartbeatWriter.beat = stuck
 from shipper.health import liveness
 liveness.LOOP_SECONDS = 1.0
 app.Cleaner.seconds = 0.1
-walks = []
 walk = app.SpoolScanner.scan_if_due
 def stuck(self):
-    walks.append(1)
-    if len(walks) > 10:
+    if pinged.is_set():
         threading.Event().wait()
     walk(self)
 app.SpoolScanner.scan_if_due = stuck
 """,
     # A worker ends, as nothing but a fault of the interpreter could make it.
     "worker": """
-pings = threading.Semaphore(0)
-ping = sd_notify.SystemdNotifier._send
-def counted(self, message):
-    ping(self, message)
-    if message == "WATCHDOG=1":
-        pings.release()
-sd_notify.SystemdNotifier._send = counted
 def gone(self, queue):
     if threading.current_thread().name == "processor-1":
-        for _ in range(2):
-            pings.acquire()
+        pinged.wait()
         raise SystemExit
     while self._scheduler.take(queue) is not None:
         pass
@@ -136,10 +139,7 @@ workers.Workers._work = gone
 def test_a_service_that_is_stuck_stops_pinging(
     which: str, tmp_path: Path, manager: Manager
 ) -> None:
-    code = "import sys, threading, time; from shipper import app, service\n"
-    code += "from shipper.delivery import workers\n"
-    code += "from shipper.health import sd_notify\n" + STUCK[which]
-    code += "from shipper.cli import main; sys.argv[1:] = ['run']; main()"
+    code = PINGED + STUCK[which] + "from shipper.cli import main; sys.argv[1:] = ['run']; main()"
     fill(tmp_path / "spool", 1)
     service = subprocess.Popen(
         [sys.executable, "-c", code],
