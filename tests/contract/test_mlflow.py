@@ -642,17 +642,20 @@ def test_a_server_that_is_slow_gets_each_point_once(
     tmp_path: Path, server: Mlflow, name: str
 ) -> None:
     """It is stopped while it has requests, so their senders hear nothing and send again."""
-    write(tmp_path, name, begun(name), *(short(name, number) for number in range(20)))
+    # The run is there: creating one is not idempotent.
+    write(tmp_path, name, begun(name), short(name, 0))
+    assert ship(tmp_path, server.url) == []
+    write(tmp_path, name, *(short(name, number) for number in range(1, 20)), number=2)
     config = settings(tmp_path, server.url, "batch_max_metrics = 4", "read_timeout = 0.5")
-    thread = threading.Thread(target=ship_once, args=(config,), kwargs={"timeout": 60})
     assert server.process is not None
-    thread.start()
-    for _ in range(3):
-        server.process.send_signal(signal.SIGSTOP)
-        time.sleep(0.8)  # longer than an answer may take
-        server.process.send_signal(signal.SIGCONT)
-        wait_for(lambda: found(server, name), "nothing arrives")
-    thread.join(60)
+    with ThreadPoolExecutor(1) as pool:
+        left = pool.submit(ship_once, config, timeout=spools.PATIENCE_SECONDS)
+        for _ in range(3):
+            server.process.send_signal(signal.SIGSTOP)
+            time.sleep(0.8)  # longer than an answer may take
+            server.process.send_signal(signal.SIGCONT)
+            assert the_run(server, name)
+        assert left.result() == []
     assert points(server, the_run(server, name)) == loss(20)
     assert dead(tmp_path) == {}
 
@@ -725,6 +728,7 @@ def test_credentials_of_mlflow_are_used_and_not_shown(
 
     class Echo(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
             seen.append(self.headers["Authorization"])
             self.send_response(403)
             self.end_headers()

@@ -14,10 +14,10 @@ from pathlib import Path
 
 from tests.kit.engines import VICTORIA, Mlflow, needs_mlflow, needs_victoria
 from tests.kit.ports import reserved_port
-from tests.kit.spools import REPOSITORY, environment
+from tests.kit.spools import PATIENCE_SECONDS, REPOSITORY, environment
 
 PAGE = (REPOSITORY / "docs" / "your-own-receiver.md").read_text(encoding="utf-8")
-SECONDS = 120
+SECONDS = 3 * PATIENCE_SECONDS
 # VictoriaMetrics shows points from the next full second on. A person does not type as quickly.
 CURL = f"""\
 test -e sent || touch sent

@@ -20,7 +20,7 @@ import pytest
 from shipper.config.load import load
 from shipper.ledger.service_status import is_running
 from tests.kit import manifests
-from tests.kit.command import start_lens_ship
+from tests.kit.command import awaits_signals, start_lens_ship
 from tests.kit.delivery import arrived
 from tests.kit.faulty_receiver import Answer, FaultyReceiver
 from tests.kit.manifests import Object, containers, only, rendered
@@ -148,6 +148,10 @@ class Kubelet:
         self.service = start_lens_ship("run", stderr=subprocess.DEVNULL, **self.environ)
         return self.service
 
+    def is_up(self) -> bool:
+        """Whether the service has begun, or ended: one that is still loaded answers no signal."""
+        return self.service.poll() is not None or awaits_signals(self.service)
+
     def end(self, since: float) -> int:
         """SIGTERM for the service and, when the grace period is over, SIGKILL; its code."""
         self.service.send_signal(signal.SIGTERM)
@@ -187,6 +191,7 @@ def test_a_job_that_completes_is_delivered_to_its_last_record(
     node = kubelet()
     node.train.record_more()
     node.train.end()
+    wait_until(node.is_up)
     assert node.end(time.monotonic()) == 0
     assert arrived(receiver.store, "w").order == list(range(2 * STEPS))
 
@@ -226,7 +231,7 @@ def test_a_service_that_is_killed_is_started_again_and_repeats_nothing(
     node.train.record_more()
     node.start()
     node.train.end()
-    receiver.wait_for(lambda seen: len(seen) >= 2, PATIENCE_SECONDS)
+    wait_until(node.is_up)
     assert node.end(time.monotonic()) == 0
     got = arrived(receiver.store, "w")
     assert sorted(set(got.order)) == list(range(2 * STEPS))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO
 
 import click
@@ -56,6 +58,13 @@ def start_lens_ship(
         stderr=stderr,
         text=True,
     )
+
+
+def awaits_signals(process: subprocess.Popen[str]) -> bool:
+    """Whether SIGTERM does not end the process at once: it is blocked, or answered."""
+    lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+    masks = [int(line.split()[1], 16) for line in lines if line.startswith(("SigBlk", "SigCgt"))]
+    return any(mask >> (signal.SIGTERM - 1) & 1 for mask in masks)
 
 
 def _environment(changes: dict[str, str]) -> dict[str, str]:
