@@ -92,8 +92,9 @@ class JobProcess:
     def forward(self, number: int) -> None:
         """Pass on a signal that this process has got, unless the whole group has got it."""
         time.sleep(_SETTLE_SECONDS)
-        again = {number} & signal.sigpending()
-        self._of_group |= self._witness.take()
+        again = None
+        while again != (again := {number} & signal.sigpending()):  # not while another one comes
+            self._of_group |= self._witness.take()
         if number in _STOPS:
             self._stops.add(number)
         if number in self._of_group:

@@ -149,11 +149,12 @@ class Launch:
             self._await(None)
 
     def _await(self, seconds: float | None) -> None:
+        drains = self._job.status is not None  # before the signal, which may be what ends the job
         number = _step(self._job, self._keeper, seconds)
         if number not in _ENDING:
             return
         again = self._asked_at is not None or number != signal.SIGTERM
-        if self._job.status is not None and again:
+        if drains and again:
             self._is_enough = True
         elif number == signal.SIGTERM and self._asked_at is None:
             self._asked_at = time.monotonic()

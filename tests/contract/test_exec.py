@@ -47,6 +47,7 @@ class Node:
         self.name = name
         self.places = ("--spool", str(self.folder / "spool"), "--state", str(self.folder / "state"))
         self.flags = (*self.places, "--processor-url", url)
+        self.main = MAIN
         self.started: list[subprocess.Popen[str]] = []
 
     def command(self, *command: str, drain: float = PATIENCE_SECONDS) -> list[str]:
@@ -54,7 +55,7 @@ class Node:
         return [
             sys.executable,
             "-c",
-            MAIN,
+            self.main,
             "exec",
             "--drain",
             str(drain),
@@ -138,6 +139,18 @@ def waited(process: subprocess.Popen[str]) -> tuple[int, str]:
     return ended(process)
 
 
+# Records, and ends at the first signal.
+QUICK = """
+import signal
+from spooler.recorder import recorder
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+body = {"run": "r", "step": 0, "time": 1.0, "closed": True, "data": {"loss": 0.5}}
+assert recorder().record("step", body)
+print("ready", flush=True)
+signal.pause()
+"""
+
+
 def is_whole(receiver: FaultyReceiver, name: str = "w") -> bool:
     return sorted(arrived(receiver.store, name).order) == sorted(
         list(range(job.BEFORE + job.AFTER)) * job.TRAINERS
@@ -172,12 +185,20 @@ def test_two_nodes_are_ended_by_a_signal_and_everything_is_delivered(
     node: Nodes, receiver: FaultyReceiver, way: str
 ) -> None:
     nodes = [node("first"), node("second")]
+    for one in nodes:
+        # A second signal that comes after the end of the job ends the drain.
+        (one.folder / "held").touch()
     for process in [one.training() for one in nodes]:
         WAYS[way](process.pid)
+        os.kill(process.pid, signal.SIGCONT)  # is answered after these
     for one in nodes:
+        wait_until(lambda one=one: "SIGCONT" in one.signals())
+        (one.folder / "held").unlink()
         assert waited(one.started[0]) == (job.CODE, DELIVERED)
         # Of two that are further apart than exec waits for the second, the job gets both.
-        assert one.signals() in (["SIGTERM"], ["SIGTERM", "SIGUSR2"][: way.count("to ")])
+        got = sorted(set(one.signals()) - {"SIGCONT"})
+        assert got in (["SIGTERM"], ["SIGTERM", "SIGUSR2"][: way.count("to ")])
+        assert len(one.signals()) == len(got) + 1
         assert is_whole(receiver, one.name)
 
 
@@ -207,6 +228,31 @@ def test_a_signal_that_comes_twice_at_once_reaches_the_job_twice_at_most(
     assert before in (1, 2)
     os.kill(process.pid, signal.SIGUSR1)  # is not taken for one of them
     wait_until(lambda: one.signals().count("SIGUSR1") == before + 1)
+    assert ended(process)[0] == 0
+
+
+# Every process of the group gets a signal while exec asks which ones the group has got.
+WHILE_ASKED = """
+import os, signal
+from shipper.launch.job import Witness
+take = Witness.take
+def busy(witness):
+    Witness.take = take
+    os.killpg(0, signal.SIGUSR1)
+    return take(witness)
+Witness.take = busy
+"""
+
+
+def test_a_signal_to_the_group_that_comes_while_exec_asks_is_not_forwarded(node: Nodes) -> None:
+    one = node()
+    one.main = WHILE_ASKED + MAIN
+    process = one.training()
+    os.killpg(process.pid, signal.SIGUSR1)
+    wait_until(lambda: one.signals() == ["SIGUSR1"] * 2)
+    os.kill(process.pid, signal.SIGCONT)  # is answered after these
+    wait_until(lambda: "SIGCONT" in one.signals())
+    assert one.signals() == ["SIGUSR1", "SIGUSR1", "SIGCONT"]
     assert ended(process)[0] == 0
 
 
@@ -279,6 +325,7 @@ def test_a_service_that_is_killed_is_started_again(node: Nodes, receiver: Faulty
     one = node()
     process = one.training()
     receiver.wait_for(lambda seen: seen, PATIENCE_SECONDS)
+    wait_until(one.service)  # its first heartbeat may come after its first request
     first = one.service()
     os.kill(first, signal.SIGKILL)
     wait_until(lambda: one.is_served() and one.service() not in (0, first))
@@ -299,6 +346,21 @@ def test_jobs_of_a_node_share_one_service_and_another_takes_over(
     starts = [line for line in log.splitlines() if "service started" in line]
     assert len(starts) == 2
     assert "ERROR" not in log
+
+
+def test_the_interrupt_that_ends_the_job_does_not_end_the_drain(
+    node: Nodes, receiver: FaultyReceiver
+) -> None:
+    receiver.otherwise = Answer(status=503)
+    process = node().start(sys.executable, "-c", QUICK, drain=4)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    begun = time.monotonic()
+    os.killpg(process.pid, signal.SIGINT)
+    code, said = waited(process)
+    assert time.monotonic() - begun >= 4
+    assert code == -signal.SIGINT
+    assert said.startswith("lens-ship: 0 records delivered, 1 left")
 
 
 @pytest.mark.parametrize(
@@ -336,10 +398,18 @@ def test_the_command_gets_stdin_stdout_and_the_environment_as_they_are(node: Nod
     read += "grep SigBlk /proc/self/status; grep SigIgn /proc/self/status"
     process = one.start("sh", "-c", read)
     out, _ = process.communicate("hello\n", timeout=PATIENCE_SECONDS)
-    words = out.split()
-    assert words[:2] == ["hello", str(one.folder / "spool")]
+    plain = subprocess.run(
+        ["sh", "-c", read],
+        input="hello\n",
+        env=one.environ(PRIMUS_LENS_WANDB_OUTPUT_PATH=str(one.folder / "spool")),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    got, expected = ([int(word, 16) for word in one.split()[3::2]] for one in (out, plain.stdout))
     # 32 and 33 are glibc's own.
-    assert [int(word, 16) & ~(3 << 31) for word in (words[3], words[5])] == [0, 0]
+    assert [mask & ~(3 << 31) for mask in got] == expected
+    assert out.splitlines()[0] == plain.stdout.splitlines()[0] == f"hello {one.folder / 'spool'}"
 
 
 @pytest.mark.parametrize(
@@ -472,7 +542,8 @@ def test_a_terminal_that_is_lost_ends_the_job_and_everything_is_delivered(
     wait_until(lambda: is_whole(receiver))
     # A shell sends its jobs one and the kernel sends one as the shell ends, to a bare job too. A
     # job that is slow to look sees the two as one.
-    assert one.signals().count("SIGHUP") in ({1} if leader else {1, 2})
+    got = sorted(set(one.signals()) - {"SIGCONT"})
+    assert got in (["SIGHUP"], ["SIGHUP"] if leader else ["SIGHUP", "SIGUSR2"])
     wait_until(lambda: not one.is_served())
 
 
@@ -486,7 +557,8 @@ def test_process_1_of_a_container_reaps_orphans_and_gets_term(
     one = node()
     script = (
         "(sleep 0.01 & echo $! > orphan); trap 'exit 4' TERM; "
-        "while [ -e /proc/$(cat orphan) ]; do sleep 0.05; done; echo reaped; read line"
+        "while [ -e /proc/$(cat orphan) ]; do sleep 0.05; done; echo reaped; "
+        "while :; do sleep 0.05; done"
     )
     process = subprocess.Popen(
         [*inside, *one.command("sh", "-c", script, drain=5)],

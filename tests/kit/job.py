@@ -4,11 +4,13 @@
 
 The launcher prints "ready" once its trainers have recorded. A signal ends the job, and the end of a
 stdin that is not a terminal: the trainers record a little more, and the exit code says which it
-was. FOLDER/signals has the name of every signal that the launcher has got.
+was. FOLDER/signals has the name of every signal that the launcher has got, with SIGUSR2 for those
+after the one that ends the job. While there is a file FOLDER/held, the job does not end.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import select
 import signal
@@ -50,17 +52,21 @@ def launch(folder: Path) -> NoReturn:
         for rank in range(TRAINERS)
     ]
 
+    endings = itertools.count()  # in a handler, another may run between any two steps
+
     def end(code: int) -> NoReturn:
+        while (folder / "held").exists():
+            time.sleep(0.01)
         for trainer in trainers:
             trainer.communicate()
         sys.exit(code)
 
     def note(number: int, _frame: object) -> None:
+        ends = number in ENDING and next(endings) == 0
+        known = signal.SIGUSR2 if number in ENDING and not ends else signal.Signals(number)
         with (folder / "signals").open("a") as file:
-            file.write(f"{signal.Signals(number).name}\n")
-        if number in ENDING:
-            for one in ENDING:  # one that comes twice is noted, and ends nothing
-                signal.signal(one, lambda number, _: note(signal.SIGUSR2, None))
+            file.write(f"{known.name}\n")
+        if ends:
             end(CODE)
 
     # A signal that comes just before the wait ends it, too.
