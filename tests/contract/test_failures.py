@@ -22,8 +22,6 @@ from tests.kit import spools
 from tests.kit.master import Master, Wire, needs_master
 from tests.kit.shipping import Record, append, config, spool
 
-QUICK = {"read_timeout": 3.0, "connect_timeout": 3.0}
-
 
 @pytest.fixture(scope="module", params=["grpc", "http"])
 def master(
@@ -153,7 +151,7 @@ def test_a_failure_whose_answer_was_lost_counts_once(tmp_path: Path, master: Mas
     with Wire(master.port) as torn:
         job(tmp_path, torn.address, master.service, failed(11), decided())
         torn.lose_answer(3 + kit.MORE_QUESTIONS)
-        assert ship_once(config(tmp_path, **QUICK), timeout=60) == []
+        assert ship_once(config(tmp_path), timeout=60) == []
         assert torn.lost == 1
     assert got.restarts == [11, 11]
     assert got.all("relaunches") == [False, False]

@@ -28,6 +28,7 @@ from tests.kit.faulty_receiver import (
     redirect,
 )
 from tests.kit.processor import queries
+from tests.kit.spools import PATIENCE_SECONDS
 
 
 @pytest.fixture
@@ -36,7 +37,9 @@ def receiver(tmp_path: Path) -> Iterator[FaultyReceiver]:
         yield running
 
 
-def ship(receiver: FaultyReceiver, step: int = 0, timeout: float = 10) -> tuple[int, bytes]:
+def ship(
+    receiver: FaultyReceiver, step: int = 0, timeout: float = PATIENCE_SECONDS
+) -> tuple[int, bytes]:
     """Post one metric on a connection of its own; return status and body of the answer."""
     body = json.dumps({"workload_uid": "w", "metrics": [{"name": "loss", "step": step}]})
     connection = http.client.HTTPConnection("127.0.0.1", receiver.port, timeout=timeout)
@@ -64,7 +67,7 @@ def test_another_behaviour_may_be_the_rule(receiver: FaultyReceiver) -> None:
 
 def test_gets_use_up_nothing(receiver: FaultyReceiver) -> None:
     receiver.then(Answer(status=503))
-    connection = http.client.HTTPConnection("127.0.0.1", receiver.port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", receiver.port, timeout=PATIENCE_SECONDS)
     with closing(connection):
         connection.request("GET", "/v1/workloads")
         assert connection.getresponse().status == 200
@@ -82,7 +85,7 @@ def test_an_answer_may_come_with_or_without_processing(
 
 def test_an_answer_carries_its_headers(receiver: FaultyReceiver) -> None:
     receiver.then(Answer(status=503, headers=(("Retry-After", "7"),)), redirect("/v1/elsewhere"))
-    connection = http.client.HTTPConnection("127.0.0.1", receiver.port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", receiver.port, timeout=PATIENCE_SECONDS)
     with closing(connection):
         for status, name, value in ((503, "Retry-After", "7"), (307, "Location", "/v1/elsewhere")):
             connection.request("POST", "/v1/wandb/metrics", b"{}")
@@ -136,7 +139,7 @@ def test_a_hanging_request_is_answered_when_released(receiver: FaultyReceiver) -
         (post,) = receiver.wait_for(lambda seen: seen and seen[0].processed)
         assert (stored(receiver), post.status, answer.done()) == ([0], None, False)
         receiver.release()
-        assert answer.result(10)[0] == 200
+        assert answer.result(PATIENCE_SECONDS)[0] == 200
 
 
 def test_a_hanging_request_that_is_not_processed_ends_without_an_answer(
@@ -149,7 +152,7 @@ def test_a_hanging_request_that_is_not_processed_ends_without_an_answer(
         receiver.wait_for(len)
         until.set()
         with pytest.raises(http.client.RemoteDisconnected):
-            answer.result(10)
+            answer.result(PATIENCE_SECONDS)
     assert stored(receiver) == []
 
 
@@ -157,7 +160,7 @@ def test_a_client_that_gives_up_leaves_a_stored_request_behind(receiver: FaultyR
     receiver.then(Hang(processed=True))
     with pytest.raises(TimeoutError):
         ship(receiver, timeout=0.05)
-    receiver.wait_for(lambda seen: seen[0].processed)
+    receiver.wait_for(lambda seen: seen and seen[0].processed)
     assert stored(receiver) == [0]
 
 
@@ -173,7 +176,7 @@ def test_going_away_ends_what_hangs(receiver: FaultyReceiver) -> None:
         receiver.wait_for(len)
         receiver.go_away()
         with pytest.raises((ConnectionError, http.client.HTTPException)):
-            answer.result(10)
+            answer.result(PATIENCE_SECONDS)
 
 
 def test_a_slow_body_arrives_whole(receiver: FaultyReceiver) -> None:

@@ -157,7 +157,9 @@ KILLED = f"""
 import glob, os, sys, wandb
 more = {{}}
 run = wandb.init(id="r1", project="p", settings={QUIET})
-(file,) = glob.glob(os.environ["WANDB_DIR"] + "/wandb/offline-run-*/run-*.wandb")
+while not (files := glob.glob(os.environ["WANDB_DIR"] + "/wandb/offline-run-*/run-*.wandb")):
+    pass
+(file,) = files
 number = 0
 while os.path.getsize(file) < 200_000:
     run.log({{"n": number, "x": number / 7}})

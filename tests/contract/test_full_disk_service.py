@@ -41,7 +41,7 @@ def test_what_dead_writers_left_on_a_full_disk_is_delivered(
         place.release(free)
         with FaultyReceiver(path=tmp_path / "telemetry.sqlite") as receiver:
             ran = lens_ship(
-                *("run", "--once", "--timeout", "10", "--spool", str(root)),
+                *("run", "--once", "--spool", str(root)),
                 *("--state", str(tmp_path / "state"), "--processor-url", receiver.url),
             )
             assert ran.code == 0, ran.err
