@@ -95,7 +95,7 @@ class Node:
         if port is None:
             return ""
         try:
-            with urllib.request.urlopen(f"{port[1]}/-/healthy") as answer:
+            with urllib.request.urlopen(f"{port[1]}/-/healthy", timeout=self.bound) as answer:
                 text: bytes = answer.read()
         except urllib.error.HTTPError as error:
             with error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from unittest import mock
 
@@ -114,11 +114,12 @@ def test_an_owner_file_that_a_cleaner_takes_is_made_again(tmp_path: Path) -> Non
 
 def test_a_descriptor_that_the_program_closes_is_opened_again(tmp_path: Path) -> None:
     puppet = Puppet(tmp_path)
-    (number,) = [
-        int(name)
-        for name in os.listdir(f"/proc/{puppet.process.pid}/fd")
-        if os.readlink(f"/proc/{puppet.process.pid}/fd/{name}").endswith("/owner")
-    ]
+    numbers = []
+    for path in Path(f"/proc/{puppet.process.pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # of another file, which is closed by now
+            if os.readlink(path).endswith("/owner"):
+                numbers.append(int(path.name))
+    (number,) = numbers
     puppet.do(f"os.closerange({number}, {number + 1})")
     assert Reader(puppet.directory).is_owned()
     wait_until(lambda: Reader(puppet.directory).liveness_evidence().lock is Lock.HELD)
