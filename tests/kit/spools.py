@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 
 from spooler import recorder, stderr
+from spooler.background import BackgroundThread
 from spooler.spool import codec, owner
 from spooler.spool import format as fmt
 from spooler.spool.identity import Identity
@@ -205,7 +207,23 @@ def settle(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
         monkeypatch.delenv(name)
     monkeypatch.setenv("PRIMUS_LENS_WANDB_OUTPUT_PATH", str(root))
     monkeypatch.setattr(recorder, "_RETRY_SECONDS", 0.0)
+    # Also on a slow machine: a thread that is left disturbs the tests that follow.
+    monkeypatch.setattr(recorder, "_SHUTDOWN_SECONDS", PATIENCE_SECONDS)
     monkeypatch.setattr(stderr, "_reported", {})
+
+
+def tend_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From here on no background thread runs: `_maintain` is called by the test, or by nobody."""
+    monkeypatch.setattr(BackgroundThread, "start", lambda _: True)
+
+
+def open_files(place: Path) -> list[str]:
+    """Files below `place` that this process has open, be they deleted or not."""
+    found = []
+    for number in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):  # another thread has closed it, or this list
+            found.append(os.readlink(f"/proc/self/fd/{number}"))
+    return [name for name in found if name.startswith(f"{place}/")]
 
 
 def kinds(directory: Path) -> list[str]:

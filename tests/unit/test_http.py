@@ -39,7 +39,7 @@ def receiver(tmp_path: Path) -> Iterator[FaultyReceiver]:
 
 @pytest.fixture
 def poster() -> HttpClient:
-    return HttpClient(user_agent="lens-ship/test", connect_seconds=10.0, read_seconds=10.0)
+    return HttpClient(user_agent="lens-ship/test", connect_seconds=60.0, read_seconds=60.0)
 
 
 @pytest.fixture
@@ -225,27 +225,34 @@ class Raw:
         self.connections = 0
         self._left = threading.Event()
         self._socket = socket.create_server(("127.0.0.1", 0))
+        self._open = [self._socket]
+        self._thread = threading.Thread(target=self._serve, daemon=True)
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}/v1"
 
     def __enter__(self) -> Raw:
-        threading.Thread(target=self._serve, daemon=True).start()
+        self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._left.set()
-        with suppress(OSError):  # wakes the accepting thread
-            self._socket.shutdown(socket.SHUT_RDWR)
-        self._socket.close()
+        for one in list(self._open):  # wakes the thread; closed, its number could be another's
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        for one in self._open:
+            one.close()
 
     def _serve(self) -> None:
         for script in self._scripts:
             with suppress(OSError):
                 connection, _ = self._socket.accept()
+                self._open.append(connection)
                 self.connections += 1
-                with closing(connection):
-                    while self._reads and connection.recv(65536):
-                        self._play(connection, script)
-                    self._left.wait(0 if self._reads else 60)
+                while self._reads and not self._left.is_set() and connection.recv(65536):
+                    self._play(connection, script)
+                if not self._reads:
+                    self._left.wait()
+                connection.shutdown(socket.SHUT_RDWR)
 
     def _play(self, connection: socket.socket, script: Sequence[bytes | float]) -> None:
         for act in script:
@@ -257,7 +264,7 @@ class Raw:
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 DRIPPING = {
-    "head": [one for byte in OK for one in (bytes([byte]), 0.1)],
+    "head": [b"HTTP/1.1 200 OK\r\nX: ", *[one for _ in range(600) for one in (b"x", 0.1)]],
     "body": [
         b"HTTP/1.1 200 OK\r\nContent-Length: 600\r\n\r\n",
         *[one for _ in range(600) for one in (b"x", 0.1)],
@@ -328,7 +335,7 @@ def test_one_thread_keeps_one_connection(poster: HttpClient) -> None:
         url = f"http://127.0.0.1:{server.getsockname()[1]}/v1"
         # The server accepts once, so a second connection would never be answered.
         assert [poster.post(url, b"", {}).body for _ in range(3)] == [b"{}"] * 3
-        serving.join(10)
+        serving.join()
         assert counted == [0, 1, 2]
 
 

@@ -207,10 +207,12 @@ def test_what_takes_the_lock_away_is_undone_at_the_next_check(tmp_path: Path, ho
         fcntl.fcntl(
             descriptor, fcntl.F_OFD_SETLK, struct.pack("hhqqi0q", fcntl.F_UNLCK, 0, 0, 0, 0)
         )
-    else:
+    elif how == "closed":
         os.close(descriptor)
-    if how == "closed and reused":
-        assert os.open(tmp_path, os.O_RDONLY) == descriptor
+    else:
+        reused = os.open(tmp_path, os.O_RDONLY)
+        os.dup2(reused, descriptor)
+        os.close(reused)
     witness = LivenessCheck(tmp_path, this_process)
     assert witness.liveness_evidence().lock is not Lock.HELD
     one.check()
@@ -246,6 +248,7 @@ def test_a_living_writer_touches_its_file_now_and_then(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = Owner.take(tmp_path, 0o600)
+    monkeypatch.setattr(owner, "BEAT_SECONDS", 3600.0)
     os.utime(tmp_path / "owner", (1.0, 1.0))
     one.check()
     assert (tmp_path / "owner").stat().st_mtime == 1.0

@@ -136,6 +136,7 @@ def test_what_passes_is_waited_for_in_the_same_spool(
 def test_when_the_files_are_suspect_recording_goes_on_in_a_new_spool(
     reason: str, root: Path, mine: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    spools.tend_by_hand(monkeypatch)
     mine.record("step", spools.step(1))
     first = mine.directory
     fail_with(monkeypatch, SpoolUnavailable(reason, "the file"))
@@ -232,8 +233,11 @@ def test_a_body_beyond_the_limit_is_counted_not_written(
 
 
 @pytest.mark.promise("G2")
-def test_files_removed_under_the_writer_are_noticed(root: Path, mine: Recorder) -> None:
+def test_files_removed_under_the_writer_are_noticed(
+    root: Path, mine: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Writes to a deleted file succeed and are lost: a new spool says how many."""
+    spools.tend_by_hand(monkeypatch)
     for number in range(3):
         mine.record("step", spools.step(number))
     shutil.rmtree(root)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import resource
 import shutil
 import subprocess
@@ -12,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from spooler.background import BackgroundThread
 from spooler.recorder import Recorder
 from spooler.spool import db
 from tests.kit import spools
@@ -61,6 +59,7 @@ import json, os, pathlib, subprocess, sys, time
 from spooler import recorder
 from tests.kit import spools
 recorder._RETRY_SECONDS = 0.0
+recorder._SHUTDOWN_SECONDS = recorder._FORK_SECONDS = spools.PATIENCE_SECONDS
 place = pathlib.Path(sys.argv[1])
 mine = recorder.recorder()
 def found():
@@ -85,31 +84,32 @@ def fill():
 def test_a_full_disk_costs_what_did_not_fit_and_says_how_much(mountpoint: Path) -> None:
     told, said = run(
         """
-taken = []
-slowest = 0.0
+taken, refused = [], []
 for number in range(3000):
     before = time.monotonic()
     if mine.record("step", spools.step(number)):
         taken.append(number)
-    slowest = max(slowest, time.monotonic() - before)
+    else:
+        refused.append(time.monotonic() - before)
+usual = sorted(refused)[len(refused) // 2]
 full = dict(mine.dropped)
 on_disk = [body["step"] for body in found()["step"]]
 assert taken == on_disk, "what was promised is there, and nothing else"
 subprocess.run(["mount", "-o", "remount,size=4m", str(place)], check=True)
 assert mine.record("step", spools.step(3000)), mine.dropped
 gaps = found()["gap"]
-print(json.dumps([len(taken), full, gaps, [b["step"] for b in found()["step"]][-1], slowest]))
+print(json.dumps([len(taken), full, gaps, [b["step"] for b in found()["step"]][-1], usual]))
 """,
         mountpoint,
     )
-    taken, dropped, gaps, last, slowest = told
+    taken, dropped, gaps, last, usual = told
     assert 100 < taken < 2900
     assert set(dropped) == {"disk-full"}
     assert sum(dropped.values()) == 3000 - taken
     assert sum(gap["count"] for gap in gaps) == 3000 - taken
     assert last == 3000
     assert said.count("lens-ship cannot record now") == 1
-    assert slowest < 5.0
+    assert usual < 0.01, "a refusal waits for nothing"
 
 
 @pytest.mark.promise("G2")
@@ -171,13 +171,13 @@ ballast.unlink()
 freed = time.monotonic()
 number += 1
 while not mine.record("step", spools.step(number)):
-    assert time.monotonic() - freed < 60, "it does not come back"
+    assert time.monotonic() - freed < spools.PATIENCE_SECONDS, "it does not come back"
     number += 1
 mine.shutdown()
 with FaultyReceiver(path=elsewhere / "receiver.sqlite") as receiver:
     config = load({{"spool": place / "spool", "state": elsewhere / "state",
                     "processor_url": receiver.url}}, {{}})
-    pending = ship_once(config, timeout=20)
+    pending = ship_once(config, timeout=60)
     bodies = [post.body for post in receiver.seen]
 print(json.dumps([pending, number, sum(mine.dropped.values()), json.dumps(bodies)]))
 """,
@@ -233,10 +233,9 @@ def test_a_file_system_that_refuses_wal_is_survived_without_leaving_anything(
     spools.settle(monkeypatch, tmp_path)
     monkeypatch.setattr(db, "_WRITER_PRAGMAS", ())
     mine = Recorder()
-    files = len(os.listdir("/proc/self/fd"))
     for number in range(10):
         assert not mine.record("step", spools.step(number))
-    assert len(os.listdir("/proc/self/fd")) == files
+    assert spools.open_files(tmp_path) == []
     assert mine.dropped == {"cannot-open": 10}
     assert spools.spools_below(tmp_path) == []
     assert capsys.readouterr().err.count("\n") == 1
@@ -250,24 +249,22 @@ def test_files_that_are_gone_give_their_disk_back(
     """A file that is deleted takes its room for as long as it is open."""
     spools.settle(monkeypatch, tmp_path / "spool")
     mine = Recorder()
-    monkeypatch.setattr(BackgroundThread, "start", lambda _: False)
+    spools.tend_by_hand(monkeypatch)
     for number in range(5):
         assert mine.record("step", spools.step(number))
         shutil.rmtree(tmp_path / "spool")
         mine._maintain()
-        held = [
-            os.readlink(f"/proc/self/fd/{fd}")
-            for fd in os.listdir("/proc/self/fd")
-            if os.path.islink(f"/proc/self/fd/{fd}")
-        ]
-        assert not [name for name in held if "(deleted)" in name and str(tmp_path) in name]
+        assert not [name for name in spools.open_files(tmp_path) if "(deleted)" in name]
     assert mine.record("step", spools.step(5))
     mine.shutdown()
 
 
+# At work the background thread has files open for a moment.
 _FILES = """
+os.environ["PRIMUS_LENS_SPOOL_SYNC_SECONDS"] = "0"
 def files():
-    return len(os.listdir("/proc/self/fd"))
+    with mine._tending:
+        return len(os.listdir("/proc/self/fd"))
 """
 
 

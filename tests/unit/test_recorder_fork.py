@@ -19,6 +19,7 @@ warnings.simplefilter("ignore", DeprecationWarning)
 from spooler import recorder as module
 from spooler.recorder import recorder
 from tests.kit import spools
+module._SHUTDOWN_SECONDS = module._FORK_SECONDS = spools.PATIENCE_SECONDS
 def record(number):
     assert recorder().record("step", spools.step(number))
 def wait(child):
@@ -197,8 +198,10 @@ def test_multiprocessing_works_with_each_of_its_ways(method: str, tmp_path: Path
 import multiprocessing, os, sys, warnings
 warnings.simplefilter("ignore", DeprecationWarning)
 sys.path.insert(0, {str(spools.REPOSITORY)!r})
+from spooler import recorder as module
 from spooler.recorder import recorder
 from tests.kit import spools
+module._FORK_SECONDS = spools.PATIENCE_SECONDS
 
 def work(number):
     assert recorder().record("step", spools.step(number))
@@ -237,9 +240,11 @@ if __name__ == "__main__":
 def test_a_child_does_not_end_the_run_of_its_parent(leaves: str, tmp_path: Path) -> None:
     program = f"""
 import os
+from spooler import recorder as module
 from spooler.hooks.run_tracker import runs
 from spooler.hooks.tracked_run import TrackedRun
 from spooler.recorder import recorder
+module._SHUTDOWN_SECONDS = module._FORK_SECONDS = {spools.PATIENCE_SECONDS}
 class Run(TrackedRun):
     tracker = "wandb"
     def facts(self):
@@ -255,7 +260,10 @@ assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
 """
     done = spools.python(program, PRIMUS_LENS_WANDB_OUTPUT_PATH=str(tmp_path))
     assert done.returncode == 0, done.stderr
-    kinds = sorted(map(spools.kinds, spools.spools_below(tmp_path)), key=len)
-    child, parent = ([kind for kind in one if kind != "detection"] for one in kinds)
+    kinds = (
+        [kind for kind in spools.kinds(path) if kind != "detection"]
+        for path in spools.spools_below(tmp_path)
+    )
+    child, parent = sorted(kinds, key=len)
     assert child in (["run", "step"], ["run", "step", "exit"])
     assert parent == ["run", "step", "finish", "exit"]

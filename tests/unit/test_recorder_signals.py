@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from spooler import recorder, stderr
-from spooler.background import BackgroundThread
 from spooler.recorder import Recorder
 from spooler.spool import writer
 from tests.kit import spools
@@ -28,7 +27,7 @@ def test_a_signal_handler_may_record_at_any_bytecode_of_recording(
     while at < seen:
         shutil.rmtree(root, ignore_errors=True)
         one = Recorder()
-        monkeypatch.setattr(BackgroundThread, "start", lambda _: False)
+        spools.tend_by_hand(monkeypatch)
         monkeypatch.setattr(stderr, "_reported", {})
         if state != "new":
             root.write_text("in the way")
@@ -69,7 +68,7 @@ def test_a_signal_handler_that_opens_the_spool_opens_the_only_one(
     owner: Any, name: str, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of two, one is never sealed, and a fork does not wait for the work on it."""
-    one, before, original = Recorder(), threading.active_count(), getattr(owner, name)
+    one, before, original = Recorder(), set(threading.enumerate()), getattr(owner, name)
 
     def interrupted(*args: Any, **kwargs: Any) -> Any:
         monkeypatch.setattr(owner, name, original)
@@ -78,7 +77,8 @@ def test_a_signal_handler_that_opens_the_spool_opens_the_only_one(
 
     monkeypatch.setattr(owner, name, interrupted)
     assert one.record("step", {})
-    assert threading.active_count() == before + 1
+    begun = [thread.name for thread in set(threading.enumerate()) - before]
+    assert begun.count("lens-ship-recorder") == 1
     (path,) = spools.spools_below(root)
     assert spools.kinds(path) == ["signal", "step"]
     one.shutdown()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import shutil
 import signal
 from pathlib import Path
@@ -57,9 +56,10 @@ def test_a_prepared_segment_that_lost_a_file_is_prepared_again(name: str, tmp_pa
 @pytest.mark.promise("G1")
 @pytest.mark.parametrize("what", ["root", "spool", "segment", "replaced"])
 def test_what_went_with_its_files_is_counted_in_the_next_spool(
-    what: str, root: Path, mine: Recorder
+    what: str, root: Path, mine: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Counted are the records since the files were last seen; the others may be delivered."""
+    spools.tend_by_hand(monkeypatch)
     for number in range(10):
         assert mine.record("step", spools.step(number))
     mine._maintain()
@@ -75,7 +75,7 @@ def test_what_went_with_its_files_is_counted_in_the_next_spool(
     if what == "replaced":
         (first / "00000001.sqlite").write_bytes(b"another's")
     mine._maintain()
-    spools.wait_until(lambda: not held(first))
+    assert spools.open_files(first) == []
     second = Path(str(mine.directory))
     assert second != first
     (gap,) = spools.read_whole(second).bodies("gap")
@@ -87,8 +87,9 @@ def test_what_went_with_its_files_is_counted_in_the_next_spool(
 
 @pytest.mark.promise("G1")
 def test_files_that_vanish_before_the_end_are_counted_before_the_exit(
-    root: Path, mine: Recorder
+    root: Path, mine: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    spools.tend_by_hand(monkeypatch)
     for number in range(3):
         assert mine.record("step", spools.step(number))
     shutil.rmtree(root)
@@ -96,13 +97,6 @@ def test_files_that_vanish_before_the_end_are_counted_before_the_exit(
     (directory,) = spools.spools_below(root)
     assert spools.kinds(directory) == ["gap", "exit"]
     assert spools.read_whole(directory).bodies("gap")[0]["count"] == 3
-
-
-def held(directory: Path) -> list[str]:
-    """Files of a spool that this process has open, be they deleted or not."""
-    links = [f"/proc/self/fd/{number}" for number in os.listdir("/proc/self/fd")]
-    names = [os.readlink(link) for link in links if os.path.islink(link)]
-    return [name for name in names if name.startswith(f"{directory}/")]
 
 
 @pytest.mark.promise("G2")
