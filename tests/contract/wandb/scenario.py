@@ -14,6 +14,7 @@ import re
 import signal
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +26,7 @@ import odd_calls
 warnings.simplefilter("ignore")
 
 REPORT: dict[str, Any] = {}
+PATIENCE_SECONDS = 180.0
 
 
 def outcome(call: Callable[[], Any]) -> list[str]:
@@ -40,12 +42,28 @@ def start(**settings: Any) -> Any:
     """`wandb.init` without anything that needs a network or a terminal."""
     import wandb
 
-    return wandb.init(
+    run = wandb.init(
         project="scenario",
         dir=os.environ["WANDB_DIR"],
         settings=wandb.Settings(console="off", silent=True),
         **settings,
     )
+    be_patient()
+    return run
+
+
+def be_patient() -> None:
+    """Have forks and the end wait for the background thread however slow this machine is."""
+    recorder = sys.modules.get("spooler.recorder")
+    if recorder is not None:
+        recorder._FORK_SECONDS = recorder._SHUTDOWN_SECONDS = PATIENCE_SECONDS  # type: ignore[attr-defined]
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    """Wait for what the background thread does."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not holds() and time.monotonic() < deadline:
+        time.sleep(0.01)
 
 
 # --- the programs ---------------------------------------------------------------------------------
@@ -160,8 +178,6 @@ def configured() -> None:
     import spooler
 
     spooler.install()
-    import time
-
     import wandb
 
     from spooler.recorder import recorder
@@ -170,9 +186,7 @@ def configured() -> None:
     run = start(config={**config, "sizes": [1, 2], "seed": None})
     wandb.log({"a": 1})
     wandb.config.update({"batch": 8, "lr": 0.1})
-    deadline = time.monotonic() + 10
-    while recorder().recorded["run"] < 2 and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_until(lambda: recorder().recorded["run"] >= 2)
     REPORT["while it runs"] = recorder().recorded["run"]
     for number in range(100):
         run.config.update({"phase": number}, allow_val_change=True)
@@ -309,6 +323,8 @@ def faults() -> None:
     run = start()
     REPORT["run"] = run.id
     wandb.log({"a": 0})
+    # Which is recorded on another thread: else it meets one of the faults, or none.
+    wait_until(lambda: recorder.recorder().recorded["detection"] > 0)
     for place, name in (
         (recorder.Recorder, "record"),
         (hook, "observe_log"),
@@ -348,6 +364,8 @@ def unwritable() -> None:
     run = start()
     REPORT["logs"] = [outcome(lambda: wandb.log({"a": 1})) for _ in range(5)]
     REPORT["finish"] = outcome(run.finish)
+    # On another thread.
+    wait_until(lambda: sum(spooler.stats()["dropped"].values()) >= 8)
     stats = spooler.stats()
     REPORT["dropped"], REPORT["recorded"] = sum(stats["dropped"].values()), stats["recorded"]
     REPORT["errors"] = spooler.get_global_reporter().stats["errors"]
@@ -609,6 +627,7 @@ def main() -> None:
         else:
             PROGRAMS[name]()
     finally:
+        be_patient()
         Path(report).write_text(json.dumps(REPORT), encoding="utf-8")
 
 
