@@ -86,26 +86,25 @@ def run(work: Callable[[], int], fault: CallFault, trace: Path, timeout: float) 
     when = f"{fault.at}{'+' if fault.forever else ''}"
     tracer = subprocess.Popen(
         [
-            *("strace", "-f", "-qq", "-o", str(trace), "-p", str(pid)),
+            *("strace", "-f", "-o", str(trace), "-p", str(pid)),
             *("-e", f"trace={fault.call}"),
             *("-e", f"inject={fault.call}:error={fault.error}:when={when}"),
         ],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
     )
-    while not _is_traced(pid):
-        time.sleep(0.001)
+    assert tracer.stderr is not None
+    # Before it says so, the child may be traced and yet make calls that are not counted.
+    said = tracer.stderr.readline()
     os.close(go)
     status = _wait(pid, timeout)
-    tracer.wait()
+    tracer.communicate()
+    if "attached" not in said:
+        raise RuntimeError(f"strace does not trace: {said}")
     struck = "(INJECTED)" in trace.read_text(encoding="utf-8", errors="replace")
     return TracedResult(status=status, struck=struck)
-
-
-def _is_traced(pid: int) -> bool:
-    status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace")
-    return "\nTracerPid:\t0\n" not in status
 
 
 def _wait(pid: int, seconds: float) -> int | None:
