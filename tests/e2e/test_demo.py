@@ -15,6 +15,7 @@ import pytest
 
 from shipper.discovery.layout import find_spools
 from spooler.spool.reader import Reader
+from tests.kit.spools import PATIENCE_SECONDS
 
 COMMAND = [sys.executable, "-c", "from shipper.cli import main; main()", "demo"]
 COLUMNS = ("written", "recorded", "delivered", "duplicated", "lost", "changed", "disordered")
@@ -40,13 +41,14 @@ class Shown:
 def shown(tmp_path_factory: pytest.TempPathFactory) -> Shown:
     kept = tmp_path_factory.mktemp("demo") / "kept"
     environ = {k: v for k, v in os.environ.items() if k not in ("FORCE_COLOR", "COLUMNS")}
+    # So many that the second training still runs when a slow machine has service and receiver back.
     done = subprocess.run(
-        [*COMMAND, "--seconds", "10", "--seed", "3", "--keep", str(kept)],
+        [*COMMAND, "--seconds", "30", "--seed", "3", "--keep", str(kept)],
         capture_output=True,
         text=True,
         encoding="utf-8",
         env={**environ, "PYTHONIOENCODING": "utf-8"},
-        timeout=180,
+        timeout=4 * PATIENCE_SECONDS,
         check=False,
     )
     return Shown(code=done.returncode, text=done.stdout + done.stderr, kept=kept)
