@@ -18,7 +18,7 @@ from tests.kit.delivery import arrived
 from tests.kit.faulty_receiver import Answer, Behaviour, FaultyReceiver, Hang
 from tests.kit.processor.routes import Call
 from tests.kit.shipping import Record, config, goodbye, spool, step
-from tests.kit.spools import identity, spool_id
+from tests.kit.spools import PATIENCE_SECONDS, identity, spool_id
 
 BAD = -1.0
 
@@ -48,13 +48,12 @@ def write(folder: Path, *records: Record, salt: int = 0, **who: Any) -> str:
 
 
 def ship(folder: Path, receiver: FaultyReceiver) -> None:
-    assert ship_once(config(folder, processor_url=receiver.url), timeout=60) == []
+    assert ship_once(config(folder, processor_url=receiver.url), timeout=PATIENCE_SECONDS) == []
 
 
 def retry(folder: Path, receiver: FaultyReceiver, *more: str) -> Ran:
     places = ("--spool", str(folder / "spool"), "--state", str(folder / "state"))
-    url = ("--processor-url", receiver.url, "--read-timeout", "0.5")
-    return lens_ship("dead-letter", "retry", *places, *url, *more)
+    return lens_ship("dead-letter", "retry", *places, "--processor-url", receiver.url, *more)
 
 
 def kept(folder: Path) -> list[int]:
@@ -177,9 +176,9 @@ def test_a_receiver_that_hangs_is_not_waited_for_once_per_letter(
     receiver.refuses = False
     receiver.otherwise = Hang()
     before = len(receiver.seen)
-    done = retry(tmp_path, receiver)
+    done = retry(tmp_path, receiver, "--read-timeout", "0.5")
     assert done.code == 1
-    assert len(receiver.seen) - before == 2  # of one it may be the workload
+    assert len(receiver.seen) - before <= 2  # of one it may be the workload
     assert done.err.count("not-tried") == 4
     assert len(kept(tmp_path)) == 6
 
@@ -193,14 +192,15 @@ def test_two_replays_at_once_do_not_send_everything_twice(
     ship(tmp_path, receiver)
     places = ("--spool", str(tmp_path / "spool"), "--state", str(tmp_path / "state"))
     words = ("replay", "--resend-delivered", *places, "--processor-url", receiver.url)
+    words += ("--read-timeout", "600")  # the first one waits until the others have ended
     receiver.then(Hang(processed=True))
     before = len(receiver.seen)
     first = start_lens_ship(*words)
-    receiver.wait_for(lambda seen: len(seen) > before, 60)
+    receiver.wait_for(lambda seen: len(seen) > before)
     for second in (lens_ship(*words), retry(tmp_path, receiver)):
         assert second.code == 3
         assert "another replay" in second.err
     receiver.release()
-    assert first.communicate(timeout=60)[1] is not None
+    assert first.communicate(timeout=PATIENCE_SECONDS)[1] is not None
     assert first.returncode == 0
     assert len(receiver.seen) - before == 1

@@ -6,6 +6,7 @@ import logging
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -14,7 +15,8 @@ from typing import Any
 import pytest
 
 from shipper.config.schema import Config
-from shipper.service import STOP_SECONDS, Service, ship_once
+from shipper.service import Service, ship_once
+from shipper.sinks.outcome import TIMEOUT
 from tests.kit.delivery import arrived, is_ordered
 from tests.kit.faulty_receiver import (
     Answer,
@@ -26,6 +28,7 @@ from tests.kit.faulty_receiver import (
     Hang,
     Normal,
     Reset,
+    Seen,
     SlowBody,
     not_json,
     other_code,
@@ -62,18 +65,49 @@ def write(folder: Path, *before: Record, workload: str = "w", salt: int = 0) -> 
 
 
 def settings(folder: Path, receiver: FaultyReceiver, **more: Any) -> Config:
-    given = {"batch_max_steps": BATCH, "read_timeout": 0.5, "processor_url": receiver.url, **more}
+    # A busy machine may answer late: where nothing hangs there is no repetition for that.
+    given = {"batch_max_steps": BATCH, "read_timeout": LONG, "processor_url": receiver.url, **more}
     return config(folder, **given)
 
 
 def check(receiver: FaultyReceiver, *, twice: int = 0, workload: str = "w") -> None:
     """Everything is there in order, and just so many requests came twice."""
+    assert repeated(receiver, workload) == twice
+
+
+def repeated(receiver: FaultyReceiver, workload: str = "w") -> int:
+    """How many requests came twice; everything must be there in order."""
     got = arrived(receiver.store, workload)
     assert sorted(got.steps) == list(range(STEPS))
     for number, values in got.steps.items():
         assert values == {"loss": number + 0.5}
     assert is_ordered(list(dict.fromkeys(got.order)))
-    assert sum(got.repeated.values()) == twice
+    return sum(got.repeated.values())
+
+
+def is_stored(seen: Sequence[Seen], *workloads: str) -> bool:
+    """Whether every request of these workloads is stored, once or more often."""
+    stored = {
+        (post.body["workload_uid"], post.headers["lens-ship-records"])
+        for post in seen
+        if post.processed
+    }
+    counts = Counter(workload for workload, _ in stored)
+    return all(counts[workload] == STEPS / BATCH for workload in workloads)
+
+
+def delivered(made: Config) -> Service:
+    """A service that has delivered all there is, and has ended."""
+    service = Service(made, once=True)
+    limit = threading.Timer(LONG, service.stop)
+    limit.start()
+    try:
+        service.run()
+    finally:
+        limit.cancel()
+        limit.join()
+    assert service.app.pending() == []
+    return service
 
 
 def envelope(code: int, message: str) -> dict[str, Any]:
@@ -118,8 +152,11 @@ def test_one_fault_loses_nothing_and_repeats_at_most_what_was_in_flight(
     write(tmp_path)
     behaviour, twice = FAULTS[fault]
     receiver.then(*[Normal()] * before, behaviour)
-    assert ship_once(settings(tmp_path, receiver), timeout=LONG) == []
-    check(receiver, twice=twice)
+    hangs = isinstance(behaviour, Hang)
+    service = delivered(settings(tmp_path, receiver, read_timeout=0.5 if hangs else LONG))
+    # A busy machine may miss the short time of those that hang more often.
+    late = service.app.metrics.requests["processor", TIMEOUT] - hangs
+    assert twice <= repeated(receiver) <= twice + late
 
 
 @pytest.mark.promise("G4")
@@ -191,7 +228,7 @@ def test_a_receiver_that_comes_back_is_found_without_help(
     with Said(PAUSED, reason="refused") as away, serving(settings(tmp_path, receiver)):
         assert away.heard.wait(LONG)
         receiver.come_back()
-        receiver.wait_for(lambda seen: sum(post.processed for post in seen) == STEPS / BATCH)
+        receiver.wait_for(lambda seen: is_stored(seen, "w"))
     check(receiver)
 
 
@@ -201,13 +238,13 @@ def test_a_receiver_that_went_away_in_the_middle_is_found_again(
 ) -> None:
     write(tmp_path)
     receiver.then(Normal(), Normal(), Hang())
-    made = settings(tmp_path, receiver, read_timeout=LONG, workers=1)
+    made = settings(tmp_path, receiver, workers=1)
     with Said(PAUSED, reason="connection-lost") as lost, serving(made):
         receiver.wait_for(lambda seen: len(seen) == 3)
         receiver.go_away()
         assert lost.heard.wait(LONG)
         receiver.come_back()
-        receiver.wait_for(lambda seen: sum(post.processed for post in seen) == STEPS / BATCH)
+        receiver.wait_for(lambda seen: is_stored(seen, "w"))
     check(receiver)
 
 
@@ -234,7 +271,7 @@ class Holding(FaultyReceiver):
 def test_a_detection_that_hangs_does_not_hold_up_metrics(tmp_path: Path) -> None:
     write(tmp_path, detection())
     with Holding(tmp_path / "received.sqlite", "detection") as receiver:
-        with serving(settings(tmp_path, receiver, read_timeout=LONG)):
+        with serving(settings(tmp_path, receiver)):
             seen = receiver.wait_for(lambda seen: len(seen) == STEPS / BATCH)
             assert {post.path for post in seen} == {"/v1/wandb/metrics"}
             receiver.gate.set()
@@ -247,11 +284,11 @@ def test_trouble_of_one_workload_does_not_hold_up_another(tmp_path: Path) -> Non
     for salt, workload in enumerate(("slow", "quick")):
         write(tmp_path, workload=workload, salt=salt)
     with Holding(tmp_path / "received.sqlite", '"workload_uid":"slow"') as receiver:
-        with serving(settings(tmp_path, receiver, read_timeout=LONG)):
+        with serving(settings(tmp_path, receiver)):
             seen = receiver.wait_for(lambda seen: len(seen) == STEPS / BATCH)
             assert {post.body["workload_uid"] for post in seen} == {"quick"}
             receiver.gate.set()
-            receiver.wait_for(lambda seen: len(seen) == 2 * STEPS / BATCH)
+            receiver.wait_for(lambda seen: is_stored(seen, "quick", "slow"))
         check(receiver, workload="quick")
         check(receiver, workload="slow")
 
@@ -272,7 +309,7 @@ def test_a_dead_address_of_one_job_does_not_hold_up_another(
         made = settings(tmp_path, receiver, processor_url="", workers=1)
         with Said(PAUSED, workload="dead", reason="refused") as refused, serving(made):
             assert refused.heard.wait(LONG)
-            receiver.wait_for(lambda seen: sum(p.processed for p in seen) == STEPS / BATCH)
+            receiver.wait_for(lambda seen: is_stored(seen, "good"))
     check(receiver, workload="good")
 
 
@@ -298,15 +335,9 @@ def test_workloads_that_hang_leave_the_others_their_workers(tmp_path: Path) -> N
             )
             quick = write(tmp_path / "aside", workload="quick", salt=len(hung))
             quick.rename(tmp_path / quick.relative_to(tmp_path / "aside"))
-            receiver.wait_for(
-                lambda seen: (
-                    sum(post.processed and post.body["workload_uid"] == "quick" for post in seen)
-                    == STEPS / BATCH
-                ),
-                LONG,
-            )
+            receiver.wait_for(lambda seen: is_stored(seen, "quick"), LONG)
             receiver.gate.set()
-        check(receiver, workload="quick")
+        repeated(receiver, "quick")  # its time for an answer is short, too
 
 
 class Limiting(FaultyReceiver):
@@ -339,9 +370,7 @@ def test_an_answer_to_some_workloads_pauses_no_other(
             serving(settings(tmp_path, receiver, workers=1)),
         ):
             assert paused.heard.wait(LONG)
-            receiver.wait_for(
-                lambda seen: sum(one.processed for one in seen) == 2 * STEPS / BATCH, LONG
-            )
+            receiver.wait_for(lambda seen: is_stored(seen, *others), LONG)
         for workload in others:
             check(receiver, workload=workload)
 
@@ -353,7 +382,7 @@ def test_a_list_of_pods_that_hangs_holds_up_nothing(tmp_path: Path) -> None:
         who = identity(spool_id(salt), workload_uid="", pod_name=pod)
         spool(tmp_path / "spool", [*(step(n) for n in range(STEPS)), goodbye()], who=who)
     with Holding(tmp_path / "received.sqlite", "pods/workload/cache", pods) as receiver:
-        made = settings(tmp_path, receiver, read_timeout=LONG, workers=1)
+        made = settings(tmp_path, receiver, workers=1)
         assert ship_once(made, timeout=LONG) == []
         receiver.gate.set()
         for number in range(3):
@@ -374,16 +403,19 @@ def test_answers_that_drip_leave_the_others_their_workers(
             other.wait_for(lambda seen: len(seen) >= 2)
             who = identity(spool_id(9), workload_uid="w", api_base_url=receiver.url)
             spool(tmp_path / "spool", [*(step(n) for n in range(STEPS)), goodbye()], who=who)
-            receiver.wait_for(lambda seen: sum(p.processed for p in seen) == STEPS / BATCH, LONG)
-    check(receiver)
+            receiver.wait_for(lambda seen: is_stored(seen, "w"), LONG)
+    repeated(receiver)  # its time for an answer is short, too
 
 
 def test_a_single_run_ends_when_it_was_told_to(tmp_path: Path, receiver: FaultyReceiver) -> None:
     write(tmp_path)
-    receiver.then(Hang())
+    receiver.otherwise = Hang()
     begun = time.monotonic()
-    assert ship_once(settings(tmp_path, receiver, read_timeout=LONG), timeout=1.0) != []
-    assert time.monotonic() - begun < 1.0 + STOP_SECONDS / 2
+    # It would wait so long for an answer: one that ends within less has not waited for it.
+    made = settings(tmp_path, receiver, read_timeout=10 * LONG)
+    assert ship_once(made, timeout=1.0) != []
+    assert time.monotonic() - begun < LONG
+    receiver.otherwise = Normal()
     receiver.release()
     # The first state is locked until its process ends.
     assert ship_once(settings(tmp_path, receiver, state=tmp_path / "new"), timeout=LONG) == []
