@@ -144,7 +144,8 @@ def test_a_root_that_is_made_later_is_found(
     process = start("--rescan-interval", "0.1")
     assert process.stderr is not None
     assert any("does not exist yet" in line for line in process.stderr)
-    write(tmp_path)
+    write(tmp_path / "aside")  # whole at once: what is written step by step may be sent so
+    (tmp_path / "aside" / "spool").rename(tmp_path / "spool")
     receiver.wait_for(lambda seen: [post.status for post in seen] == [200] * 3, LONG)
     assert end(process, signal.SIGTERM)[0] == 0
 
