@@ -9,6 +9,7 @@ from typing import Any
 from tests.kit.certificates import Files
 from tests.kit.faulty_receiver import FaultyReceiver, Turn
 from tests.kit.processor.answers import Reply
+from tests.kit.processor.listener import Listener
 
 
 class TlsReceiver(FaultyReceiver):
@@ -27,11 +28,11 @@ class TlsReceiver(FaultyReceiver):
         """The base URL, prefix included."""
         return f"https://{self.host}:{self.port}{self.prefix}"
 
-    def start(self) -> None:
-        """Serve with TLS from the first connection on: nobody knows the port before."""
-        super().start()
-        assert self._listener is not None
-        self._listener.socket = self._context.wrap_socket(self._listener.socket, server_side=True)
+    def listen(self) -> Listener:
+        """Bind the port, with TLS before a thread waits at the socket: that becomes another one."""
+        listener = super().listen()
+        listener.socket = self._context.wrap_socket(listener.socket, server_side=True)
+        return listener
 
 
 class Guarded:

@@ -75,7 +75,7 @@ class Receiver:
             return
         self.store.open()
         try:
-            listener = Listener(address=(self.host, self.port), conclude=self.conclude)
+            listener = self.listen()
         except (OSError, OverflowError) as error:
             self.store.close()
             message = (
@@ -89,6 +89,10 @@ class Receiver:
             target=listener.serve_forever, name="receiver-accept", daemon=True
         )
         self._accepting.start()
+
+    def listen(self) -> Listener:
+        """Bind the port; the place to speak another protocol on it."""
+        return Listener(address=(self.host, self.port), conclude=self.conclude)
 
     def stop(self) -> None:
         """Go away: close the port, every open connection, and the store."""
