@@ -81,6 +81,7 @@ def test_it_is_started_once_found_again_and_stopped(user: User, receiver: Faulty
         f" To see it: lens-ship status --spool {user.spool} --state {user.state}"
     )
     assert json.loads(lens_ship("status", "--json", *user.places).out)["heartbeat"]["pid"] == pid
+    wait_until(user.services)  # a thread of the service writes the log
     assert said_pid(user.start(*user.places).out) == pid
     again = user.start().out
     assert f"already, with the settings of its start. To change them: {'lens-ship stop'}" in again
@@ -88,7 +89,8 @@ def test_it_is_started_once_found_again_and_stopped(user: User, receiver: Faulty
     receiver.wait_for(lambda seen: any(post.processed for post in seen), 60.0)
     assert lens_ship("stop", *user.places).out == f"lens-ship: service (process {pid}) stopped\n"
     assert not is_running(user.state)
-    assert not Path(f"/proc/{pid}").exists() or "State:\tZ" in status_of(pid)
+    # It has let go of its state, and ends.
+    wait_until(lambda: not Path(f"/proc/{pid}").exists() or "State:\tZ" in status_of(pid))
     assert "no service runs" in lens_ship("stop", *user.places).out
 
 
@@ -143,6 +145,7 @@ def test_of_two_that_start_one_at_once_both_find_it(user: User) -> None:
     assert [process.returncode for process in started] == [0, 0], ends
     assert background.service_pid(user.state)
     assert sum("started for" in out for out, _ in ends) == 1
+    wait_until(user.services)  # a thread of the service writes the log
     assert user.services() == 1
 
 
@@ -155,6 +158,7 @@ def test_settings_that_cannot_be_used_are_refused_before_it_starts(user: User) -
 
 def test_its_log_is_bounded_while_it_runs(user: User) -> None:
     pid, log = said_pid(user.start().out), user.state / "service.log"
+    wait_until(user.services)  # a thread of the service writes the log
     with log.open("a") as file:
         file.write("x" * (FILE_BYTES + 1) + "\n")
     os.kill(pid, signal.SIGHUP)  # which it logs
