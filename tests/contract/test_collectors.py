@@ -100,6 +100,8 @@ def page(text: str | bytes, status: int = 200, length: int | None = None, **head
 @pytest.fixture
 def timer(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Timer]]:
     monkeypatch.delenv("PRIMUS_LENS_WANDB_OUTPUT_PATH", raising=False)
+    for name in ("_CONNECT_SECONDS", "_ANSWER_SECONDS"):  # a busy machine answers late
+        monkeypatch.setattr(metric_module, name, spools.PATIENCE_SECONDS)
     running = []
 
     def start(answer: Callable[[BaseHTTPRequestHandler], None]) -> Timer:
@@ -383,7 +385,7 @@ from spooler.recorder import recorder
 from spooler.diagnosis import agent as module
 module._TICK_SECONDS = 0.02
 module._LAST_SECONDS = 50.0  # for the last lines, however busy the machine is
-DEADLINE = time.monotonic() + 50
+DEADLINE = time.monotonic() + 150
 def until(what):
     while not what():
         assert time.monotonic() < DEADLINE
@@ -659,12 +661,15 @@ print(json.dumps(told()))
         assert "Stacks are not dumped on a signal or a timer: SIG" in done.stderr
 
 
-# Waits without letting go of the interpreter's lock, as a stuck driver call does.
+# Waits without letting go of the interpreter's lock, as a stuck driver call does: until a dump has
+# it, or `is_dumped` holds. Tells whether a dump has it.
 _STUCK = """
 import ctypes
-def stuck_in_the_driver_until_dumped(path, first=":", then=":"):
-    dumped = f"grep -q stuck_in_the_driver {path} || ! kill -0 {os.getpid()}"
-    ctypes.PyDLL(None).system(f"until {dumped}; do {first}; done; {then}".encode())
+def stuck_in_the_driver_until_dumped(path, first=":", then=":", is_dumped=""):
+    shown = f"grep -q stuck_in_the_driver {path}"
+    ended = f"{is_dumped or shown} || ! kill -0 {os.getpid()}"
+    words = f"until {ended}; do {first}; done; {then}; {shown}"
+    return ctypes.PyDLL(None).system(words.encode()) == 0
 """
 
 
@@ -677,11 +682,14 @@ def test_stacks_under_the_interpreter_s_lock_are_reported_when_it_is_free_again(
 agent = spooler.DiagnosisAgent()
 agent.start()
 until(lambda: agent._dumper.is_on)
-for _ in range(2):  # after the second poll, the first one has set the timer
-    polled = agent._dumper._polled
-    until(lambda: agent._dumper._polled > polled)
-stuck_in_the_driver_until_dumped(agent._dumper._file.path)
-until(lambda: told() >= 1)
+path, is_shown = agent._dumper._file.path, False
+while not is_shown:  # a busy machine may let the timer run out before
+    before = told()
+    for _ in range(2):  # after the second poll, the first one has set the timer
+        polled = agent._dumper._polled
+        until(lambda: agent._dumper._polled > polled)
+    is_shown = stuck_in_the_driver_until_dumped(path, is_dumped=f"test -s {path}")
+    until(lambda: told() > before)
 agent.stop()
 """,
         tmp_path,
@@ -715,20 +723,23 @@ file.on_signal("USR2")
 number = {"signal": int(signal.SIGUSR2), "timer": file.on_timer().number}[how]
 send = """import os, sys, time
 for _ in range(1000): os.kill(*map(int, sys.argv[1:])); time.sleep(5e-4)"""
-with subprocess.Popen([sys.executable, "-Sc", send, str(os.getpid()), str(number)]) as sender:
-    while sender.poll() is None:
-        time.sleep(0.0001)  # without the interpreter's lock, as in a call of C
-print(json.dumps(file.read_new().count("most recent call first")))
+dumps = 0
+while dumps < 500:  # signals that come together are one
+    with subprocess.Popen([sys.executable, "-Sc", send, str(os.getpid()), str(number)]) as sender:
+        while sender.poll() is None:
+            time.sleep(0.0001)  # without the interpreter's lock, as in a call of C
+    dumps += file.read_new().count("most recent call first")
+print(json.dumps(dumps))
 '''
 
 
 @pytest.mark.promise("G2")
 @pytest.mark.parametrize("how", ["signal", "timer"])
 def test_no_dump_kills_a_process_whose_threads_run(tmp_path: Path, how: str) -> None:
-    """A thousand dumps, each while another thread makes and frees frames."""
+    """Hundreds of dumps, each while another thread makes and frees frames."""
     done = agent(f"how = {how!r}\n{_BUSY}", tmp_path)
     assert done.returncode == 0, done.stderr
-    assert spools.answer(done) > 100  # signals that come together are one
+    assert spools.answer(done) >= 500
 
 
 def test_stacks_of_a_process_that_died_stuck_are_reported_by_the_next(tmp_path: Path) -> None:
@@ -808,14 +819,14 @@ with open({str(log)!r}, "w") as file: file.write("first\\nlast words")
     assert spools.kinds(spools.spools_below(tmp_path / "spool")[0])[-1] == "exit"
 
 
-def test_a_collector_that_never_returns_does_not_take_the_last_lines(tmp_path: Path) -> None:
+def test_a_collector_that_does_not_return_does_not_take_the_last_lines(tmp_path: Path) -> None:
+    """It returns when they are recorded, and not before the time for them is over."""
     log = tmp_path / "train.log"
     done = agent(
         f"""
-module._LAST_SECONDS = 5.0
 class Stuck:
     def is_enabled(self): return True
-    def collect_data(self): called.set(); time.sleep(1000)
+    def collect_data(self): called.set(); until(told)
     def store_data(self, data): pass
 called = threading.Event()
 agent = spooler.DiagnosisAgent.singleton_instance(training_log_file={str(log)!r})
@@ -863,7 +874,9 @@ with open({str(log)!r}, "w") as file: file.write("loss 0.5\\n")
 run = wandb.init(mode="offline", dir={str(tmp_path)!r}, settings=wandb.Settings(silent=True))
 run.log({{"loss": 0.5}})
 run.finish()
-import sys
+import sys, time
+from spooler.recorder import recorder
+while "report" not in recorder().recorded: time.sleep(0.01)
 print(json.dumps("spooler.diagnosis.agent" in sys.modules))
 """
     root = tmp_path / "spool"
@@ -1021,7 +1034,7 @@ agent.stop()
             PRIMUS_LENS_LOG_SECONDS="1000",
         )
         assert done.returncode == 0, done.stderr
-        assert ship_once(config(tmp_path), timeout=60) == []
+        assert ship_once(config(tmp_path), timeout=spools.PATIENCE_SECONDS) == []
         stored = one.stored()
     texts = [row["data_content"] for row in stored if row["data_type"] == "TRAINING_LOG"]
     assert texts[0] == "step 1 loss 0.5\n"

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from spooler import DiagnosisAgent
+from spooler.diagnosis import agent as agent_module
 from tests.kit import spools
 
 _ONE_FAILURE = """
@@ -23,6 +24,8 @@ print(action.action_type.name)
 """
 _BEGIN = """
 import json, threading, time, spooler
+from spooler.diagnosis import agent as module
+module._LAST_SECONDS = 50.0  # for the last lines, however busy the machine is
 def until(fact):
     pause = threading.Event()
     while not fact(): pause.wait(0.01)
@@ -135,7 +138,6 @@ def test_an_agent_at_work_follows_another_log_and_looks_for_other_errors(tmp_pat
     first.write_text("one\n")
     second.write_text("two\n")
     code = f"""
-from spooler.diagnosis import agent as module
 module._KEEP_SECONDS = 0.02
 agent = spooler.DiagnosisAgent({str(first)!r}, errors="#one#")
 reports = []
@@ -201,6 +203,7 @@ print(json.dumps(seen))
 def test_no_argument_of_update_config_raises(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.delenv("PRIMUS_LENS_WANDB_OUTPUT_PATH", raising=False)
     monkeypatch.delenv("TRAINING_LOG_FILE", raising=False)
+    monkeypatch.setattr(agent_module, "_LAST_SECONDS", spools.PATIENCE_SECONDS)
     log = tmp_path / "train.log"
     log.write_text("lost\n")
     one = DiagnosisAgent(log, node_rank=4, errors="#lost#")
@@ -216,7 +219,6 @@ def test_no_argument_of_update_config_raises(tmp_path: Path, monkeypatch: Any) -
 _CLIENT = """
 import logging
 logging.basicConfig()
-from spooler.diagnosis import agent as module
 module._LAST_SECONDS = 0.05
 got, end = [], threading.Event()
 class Client:
