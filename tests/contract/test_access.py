@@ -80,8 +80,8 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
 def poster(url: str, **access: Any) -> HttpClient:
     return HttpClient(
         user_agent="test",
-        connect_seconds=10.0,
-        read_seconds=10.0,
+        connect_seconds=PATIENCE_SECONDS,
+        read_seconds=PATIENCE_SECONDS,
         credentials=Credentials(url=url, **access),
     )
 

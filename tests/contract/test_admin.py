@@ -113,16 +113,21 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         process = start(folder, receiver, "127.0.0.1:0")
         try:
             running = Running(said(process, r"HTTP port opened address=(http://\S+)"), receiver)
-            patience = threading.Event()
-            for _ in range(int(spools.PATIENCE_SECONDS * 5)):
-                told = running.api("status")
-                if told["status"] and told["sinks"][0]["delivered"] == 300 and told["heartbeat"]:
-                    break
-                patience.wait(0.2)
+            spools.wait_until(lambda: has_told_all(running.api("status")))
             yield running
         finally:
             end(process)
             writer.close()
+
+
+def has_told_all(told: dict[str, Any]) -> bool:
+    """Whether the page has what the service has done with its spool, and a moment of it."""
+    return bool(
+        told["status"]
+        and told["sinks"][0]["delivered"] == 300
+        and told["heartbeat"]
+        and told["history"]["time"]
+    )
 
 
 @pytest.mark.parametrize("path", ["/-/healthy", "/-/ready", "/", "/metrics", "/api/status"])

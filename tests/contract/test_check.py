@@ -25,6 +25,7 @@ from shipper.check import system as system_check
 from shipper.config.load import load
 from shipper.finding import Finding
 from shipper.humanize import size
+from shipper.sinks.processor import probe
 from shipper.status.collect import _disk
 from spooler.spool.filesystem import FileSystem
 from tests.kit import spools
@@ -120,8 +121,10 @@ def test_where_all_is_well_all_is_ok_and_the_code_is_0(
 ) -> None:
     write(tmp_path, workload_uid="w")
     ran = lens_ship("check", "--json", *flags(tmp_path, receiver.url))
-    found = [one for one in told(ran)["findings"] if one["about"] != "inotify"]
-    assert [one for one in found if one["level"] != "ok"] == []
+    found = told(ran)["findings"]
+    # A busy machine may read the receiver's time late, and others may have all notices.
+    mine = [one for one in found if one["about"] not in ("inotify", "clock")]
+    assert [one for one in mine if one["level"] != "ok"] == []
     assert ran.code == 0
     assert told(ran)["fail"] == 0
     assert {"settings", "state", "spool", "disk", "sqlite", "processor", "clock"} <= {
@@ -279,12 +282,15 @@ def test_the_addresses_that_jobs_have_recorded_are_asked(tmp_path: Path, page: P
     assert levels == {page.url: "ok", "http://127.0.0.1:9/v1:": "fail"}
 
 
-@pytest.mark.parametrize(("shift", "level"), [(0, "ok"), (90, "warn"), (-90, "warn")])
-def test_a_clock_that_differs_is_told(tmp_path: Path, page: Page, shift: int, level: str) -> None:
+@pytest.mark.parametrize(("shift", "level"), [(0, "ok"), (900, "warn"), (-900, "warn")])
+def test_a_clock_that_differs_is_told(
+    tmp_path: Path, page: Page, monkeypatch: pytest.MonkeyPatch, shift: int, level: str
+) -> None:
+    monkeypatch.setattr(probe, "CLOCK_SECONDS", 60.0)  # a busy machine may look late
     page.headers["Date"] = formatdate(time.time() + shift, usegmt=True)
     found = the_only(findings(tmp_path, page.url), "clock")
     assert found.level == level
-    assert {0: "agrees", 90: "behind", -90: "ahead of"}[shift] in found.text
+    assert {0: "agrees", 900: "behind", -900: "ahead of"}[shift] in found.text
 
 
 def test_pods_are_looked_up_for_jobs_that_do_not_know_their_workload(

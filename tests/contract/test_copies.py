@@ -19,7 +19,7 @@ from tests.kit.images import read_only_view
 from tests.kit.puppet import Puppet
 from tests.kit.running import running
 from tests.kit.shipping import append, config, goodbye, spool, step
-from tests.kit.spools import identity, wait_until
+from tests.kit.spools import PATIENCE_SECONDS, identity, wait_until
 
 pytestmark = pytest.mark.promise("G4")
 
@@ -71,7 +71,7 @@ def test_of_two_that_nobody_writes_the_longer_one_is_shipped(
     shutil.copytree(directory, copy)
     append(writer, RECORDS[5:])
     writer.close()
-    ship_once(given, timeout=60)
+    ship_once(given, timeout=PATIENCE_SECONDS)
     assert len(arrived(receiver.store, "w").steps) == 20
 
 

@@ -13,7 +13,7 @@ from shipper.steps import CUT_OFF_NAME
 from tests.kit.delivery import arrived
 from tests.kit.faulty_receiver import Answer, FaultyReceiver
 from tests.kit.shipping import Record, config, detection, finish, goodbye, killed, step
-from tests.kit.spools import wait_until
+from tests.kit.spools import PATIENCE_SECONDS, wait_until
 from tests.kit.trainer import Trainer
 
 pytestmark = pytest.mark.promise("G16")
@@ -26,7 +26,7 @@ def receiver(tmp_path: Path) -> Iterator[FaultyReceiver]:
 
 
 def ship(tmp_path: Path, receiver: FaultyReceiver) -> None:
-    assert ship_once(config(tmp_path, processor_url=receiver.url), timeout=60) == []
+    assert ship_once(config(tmp_path, processor_url=receiver.url), timeout=PATIENCE_SECONDS) == []
 
 
 def marked(receiver: FaultyReceiver) -> dict[int, float]:

@@ -235,7 +235,7 @@ def test_what_was_answered_survives_sigkill(tmp_path: Path) -> None:
 def test_a_bad_request_is_rejected_and_the_server_goes_on(
     server: Server, asked: bytes, status: bytes
 ) -> None:
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as one:
+    with socket.create_connection(("127.0.0.1", server.port), spools.PATIENCE_SECONDS) as one:
         one.sendall(asked if asked.endswith((b"\r\n\r\n", b"{")) else asked + b"\r\n\r\n")
         one.shutdown(socket.SHUT_WR)
         assert one.recv(100).split()[1] == status
@@ -251,7 +251,7 @@ def test_the_service_delivers_to_it(server: Server, tmp_path: Path) -> None:
     who = spools.identity(workload_uid="w", rank=0, pid=1)
     spool(tmp_path / "spool", [step(n, loss=n / 2) for n in range(50)], who=who)
     done = lens_ship(
-        *("run", "--once", "--timeout", "30", "--processor-url", server.url),
+        *("run", "--once", "--processor-url", server.url),
         *("--spool", str(tmp_path / "spool"), "--state", str(tmp_path / "state")),
     )
     assert done.code == 0, done.err

@@ -112,7 +112,7 @@ def test_two_threads_do_not_wait_for_each_other_where_stderr_is_a_logger(tmp_pat
     done = play(
         tmp_path,
         "import faulthandler, logging, sys, threading\n"
-        "faulthandler.dump_traceback_later(20, exit=True)\n"
+        "faulthandler.dump_traceback_later(100, exit=True)\n"
         "formatting, writing = threading.Event(), threading.Event()\n"
         "class Stderr:\n"
         "    def write(self, text): writing.set(); logging.error(text)\n"

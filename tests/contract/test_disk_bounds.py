@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -111,15 +111,6 @@ def wait(event: threading.Event, times: int = 3) -> None:
         assert event.wait(spools.PATIENCE_SECONDS)
 
 
-def wait_until(reached: Callable[[], bool], done: threading.Event) -> None:
-    """Give the service a bounded number of looks to get there."""
-    for _ in range(300):
-        if reached():
-            return
-        wait(done, 1)
-    raise AssertionError("not within 300 looks")
-
-
 @pytest.mark.promise("G11")
 def test_with_drop_newest_nothing_undelivered_goes_and_writers_are_told(
     root: Root, monkeypatch: pytest.MonkeyPatch
@@ -132,8 +123,8 @@ def test_with_drop_newest_nothing_undelivered_goes_and_writers_are_told(
         assert marker.exists()
         assert root.used == before
         root.receiver.come_back()
-        root.receiver.wait_for(lambda seen: sum(post.status == 200 for post in seen) >= 2, 30)
-        wait_until(lambda: not marker.exists(), done)
+        spools.wait_until(lambda: len(root.arrived("w")) >= STEPS)
+        spools.wait_until(lambda: not marker.exists())
         assert root.used <= before // 2
     assert root.arrived("w") == list(range(STEPS))
     assert all(account.balances and not account.dropped_by_policy for account in root.accounts())
@@ -160,10 +151,10 @@ def test_with_drop_oldest_the_oldest_go_and_the_rest_arrives_in_order(
     root.spool("w")
     limit = root.used // 2
     root.receiver.go_away()
-    with tidied(root.config(root_bytes=limit, when_full="drop-oldest"), monkeypatch) as done:
-        wait_until(lambda: root.used <= limit, done)
+    with tidied(root.config(root_bytes=limit, when_full="drop-oldest"), monkeypatch):
+        spools.wait_until(lambda: root.used <= limit)
         root.receiver.come_back()
-        root.receiver.wait_for(lambda seen: sum(post.status == 200 for post in seen) >= 1, 30)
+        root.receiver.wait_for(lambda seen: sum(post.status == 200 for post in seen) >= 1)
     ship_once(root.config(), timeout=spools.PATIENCE_SECONDS)
     order = root.arrived("w")
     assert order == list(range(order[0], STEPS))

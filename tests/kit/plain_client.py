@@ -7,6 +7,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from tests.kit.spools import PATIENCE_SECONDS
+
 
 @dataclass(frozen=True, kw_only=True)
 class Got:
@@ -33,7 +35,7 @@ class Client:
     """A plain HTTP client on one kept connection."""
 
     def __init__(self, port: int) -> None:
-        self.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        self.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_SECONDS)
 
     def ask(self, method: str, path: str, body: Any = None, **headers: str) -> Got:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
