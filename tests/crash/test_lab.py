@@ -86,6 +86,16 @@ def test_a_trial_that_dies_is_a_failure_of_all_it_attacks(tmp_path: Path) -> Non
     assert breaks(verdict.failures[0], "G7")
 
 
+def test_the_children_of_a_trial_that_dies_are_not_waited_for(tmp_path: Path) -> None:
+    trial = tmp_path / "tests" / "crash" / "lab" / "trial.py"
+    trial.parent.mkdir(parents=True)
+    for package in (trial.parent, trial.parents[1], trial.parents[2]):
+        (package / "__init__.py").touch()
+    trial.write_text("import os, signal\nos.fork() or signal.pause()\nraise SystemExit(3)\n")
+    verdict = run_trial("spool-kills", 1, tmp_path / "work", tmp_path)
+    assert verdict.failures == ("died with 3: no output",)
+
+
 def test_verdicts_add_up_to_the_worst() -> None:
     one = Verdict(faults=2, failures=("G1: lost",), figures={"stall ms": 3.0})
     two = Verdict(faults=1, figures={"stall ms": 5.0, "lost": 0.0})

@@ -6,13 +6,12 @@ folder, and takes it again whenever the kernel has broken it.
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 import signal
 import subprocess
 import sys
-import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,11 +49,15 @@ def own(folder: Path) -> None:
             os.chown(path, TENANT, TENANT, follow_symlinks=False)
 
 
-def _hold(descriptor: int, how: str) -> None:
-    if how == "lock":
-        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    elif fcntl.fcntl(descriptor, fcntl.F_GETLEASE) != fcntl.F_WRLCK:
-        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+def _holds(descriptor: int, how: str) -> bool:
+    try:
+        if how == "lock":
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        elif fcntl.fcntl(descriptor, fcntl.F_GETLEASE) != fcntl.F_WRLCK:
+            fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _main(folder: str, how: str) -> None:
@@ -65,13 +68,14 @@ def _main(folder: str, how: str) -> None:
         os.setgroups([])
         os.setresgid(TENANT, TENANT, TENANT)
         os.setresuid(TENANT, TENANT, TENANT)
-    for descriptor in descriptors:
-        _hold(descriptor, how)
+    # One that the service has open just now is held later.
+    while not all(_holds(descriptor, how) for descriptor in descriptors):
+        time.sleep(_AGAIN_SECONDS)
     print("held", flush=True)
-    while not threading.Event().wait(_AGAIN_SECONDS):
+    while True:
+        time.sleep(_AGAIN_SECONDS)
         for descriptor in descriptors:
-            with contextlib.suppress(OSError):  # it is open elsewhere just now
-                _hold(descriptor, how)
+            _holds(descriptor, how)
 
 
 if __name__ == "__main__":

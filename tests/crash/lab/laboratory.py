@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from tests.crash.lab.verdict import Verdict
 from tests.kit import master
@@ -39,36 +40,43 @@ def workplace(keep: Path | None = None) -> Iterator[Path]:
 def run_trial(name: str, seed: int, work: Path, tree: Path = REPOSITORY) -> Verdict:
     """Attack the product in `tree`; a trial that dies or hangs is a failure too."""
     work.mkdir(parents=True)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.crash.lab.trial", name, str(seed), str(work)],
-        cwd=tree,
-        env=environment(
-            PYTHONPATH=str(tree),
-            PYTHONDONTWRITEBYTECODE="1",
-            **{master.VARIABLE: str(master.PYTHON)},  # which lies in the repository alone
-        ),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
-        start_new_session=True,
-    )
-    try:
-        said, complained = process.communicate(timeout=TRIAL_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGABRT)  # it prints where its threads are
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(10.0)
-        _end_group(process.pid)
-        said, complained = process.communicate()
-        where = _tail(f"{said}\n{complained}")
-        return Verdict(failures=(f"hangs: still running after {TRIAL_SECONDS:.0f} s; {where}",))
-    finally:
-        _end_group(process.pid)
+    # Not pipes: children of a trial that has died would keep them open.
+    with _words() as out, _words() as err:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.crash.lab.trial", name, str(seed), str(work)],
+            cwd=tree,
+            env=environment(
+                PYTHONPATH=str(tree),
+                PYTHONDONTWRITEBYTECODE="1",
+                **{master.VARIABLE: str(master.PYTHON)},  # which lies in the repository alone
+            ),
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=err,
+            start_new_session=True,
+        )
+        hangs = ""
+        try:
+            process.wait(TRIAL_SECONDS)
+        except subprocess.TimeoutExpired:
+            hangs = f"hangs: still running after {TRIAL_SECONDS:.0f} s; "
+            process.send_signal(signal.SIGABRT)  # it prints where its threads are
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(10.0)
+        finally:
+            _end_group(process.pid)
+            process.wait()
+        out.seek(0), err.seek(0)
+        said, complained = out.read(), err.read()
+    if hangs:
+        return Verdict(failures=(hangs + _tail(f"{said}\n{complained}"),))
     if process.returncode != 0:
         return Verdict(failures=(f"died with {process.returncode}: {_tail(complained)}",))
     return Verdict.from_json(said.splitlines()[-1])
+
+
+def _words() -> IO[str]:
+    return tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
 
 
 def _end_group(leader: int) -> None:
