@@ -329,14 +329,14 @@ def test_a_kill_repeats_at_most_one_request(
 
     def kill(count: int) -> None:
         if count == number:
-            ready.wait(60)
+            ready.wait(spools.PATIENCE_SECONDS)
             process.send_signal(signal.SIGKILL)
-            process.wait(60)
+            process.wait(spools.PATIENCE_SECONDS)
 
     found.on_data = kill
     process = start_lens_ship(*words, *places, stderr=subprocess.DEVNULL)
     ready.set()
-    assert process.wait(60) in (0, -signal.SIGKILL)
+    assert process.wait(spools.PATIENCE_SECONDS) in (0, -signal.SIGKILL)
     killed = process.returncode != 0
     found.on_data = lambda count: None
     assert ship_once(settings(tmp_path, file), timeout=60) == []
@@ -474,7 +474,7 @@ def test_a_stop_ends_in_time_and_loses_nothing(
     process = start_lens_ship(*words, *places, stderr=subprocess.DEVNULL)
     wait_for(lambda: found.seen, "nothing is sent")
     process.terminate()
-    process.wait(60)
+    process.wait(spools.PATIENCE_SECONDS)
     assert not found.released.is_set()
     found.released.set()
     assert ship_once(settings(tmp_path, file), timeout=60) == []

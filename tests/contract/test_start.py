@@ -102,7 +102,9 @@ def test_what_is_removed_or_unreadable_is_not_noticed(
 def test_a_damaged_package_does_not_fail_the_import_of_wandb(damaged: str, tmp_path: Path) -> None:
     venv.create(tmp_path / "env", symlinks=True)
     (site,) = (tmp_path / "env").glob("lib/python*/site-packages")
-    shutil.copytree(spools.REPOSITORY / "spooler", site / "spooler")
+    # Without what other processes are just writing there.
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(spools.REPOSITORY / "spooler", site / "spooler", ignore=ignored)
     (site / "spooler" / damaged).write_text("raise OSError('Stale file handle')\n")
     (site / "lens_ship.pth").write_text(LINE.read_text())
     (tmp_path / "wandb.py").touch()

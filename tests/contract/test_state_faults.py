@@ -53,7 +53,7 @@ def locked(state: Path) -> Iterator[None]:
     """Another program has a transaction open in the database."""
     code = (
         "import sqlite3, sys\n"
-        "database = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
+        "database = sqlite3.connect(sys.argv[1], timeout=60, isolation_level=None)\n"
         "database.execute('BEGIN EXCLUSIVE')\n"
         "print('locked', flush=True)\n"
         "sys.stdin.read()\n"

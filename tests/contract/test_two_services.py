@@ -14,6 +14,7 @@ from shipper.health.root_mark import NAME, read_mark
 from tests.kit.command import Ran, lens_ship, start_lens_ship
 from tests.kit.faulty_receiver import FaultyReceiver
 from tests.kit.shipping import goodbye, spool, step
+from tests.kit.spools import PATIENCE_SECONDS
 
 TWICE = "another service ships this root"
 AGAIN = "root was shipped with another state"
@@ -30,7 +31,7 @@ def receiver(tmp_path: Path) -> Iterator[FaultyReceiver]:
 def service(tmp_path: Path, receiver: FaultyReceiver) -> Iterator[subprocess.Popen[str]]:
     """A service on the root, with state `a`, that has delivered what is there."""
     process = start_lens_ship("run", *places(tmp_path, "a"), "--processor-url", receiver.url)
-    receiver.wait_for(lambda seen: len(seen) == 1 and seen[0].processed, 60.0)
+    receiver.wait_for(lambda seen: len(seen) == 1 and seen[0].processed)
     yield process
     process.kill()
     process.communicate()
@@ -79,7 +80,7 @@ def test_a_second_service_is_reported_by_its_log_and_by_status(
     mine = json.loads(lens_ship("status", "--json", *places(tmp_path, "a")).out)
     assert mine["other_state"] == ""
     service.terminate()
-    assert service.wait(60.0) == 0
+    assert service.wait(PATIENCE_SECONDS) == 0
     assert TWICE not in once(tmp_path, "b", receiver).err
 
 

@@ -23,7 +23,7 @@ import pytest
 
 from tests.kit.master import wait_for
 from tests.kit.ports import reserved_port
-from tests.kit.spools import REPOSITORY
+from tests.kit.spools import PATIENCE_SECONDS, REPOSITORY
 
 VICTORIA = Path(
     os.environ.get("LENS_SHIP_TEST_VICTORIA_METRICS")
@@ -98,7 +98,7 @@ class Engine:
     def kill(self, number: int = signal.SIGKILL) -> None:
         if self.process is not None:
             self.process.send_signal(number)
-            self.process.wait(60)
+            self.process.wait(PATIENCE_SECONDS)
             self.process = None
 
     def get(self, path: str, **query: str) -> bytes:

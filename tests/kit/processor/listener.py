@@ -30,7 +30,7 @@ from tests.kit.processor.errors import BadFraming
 from tests.kit.processor.routes import Call
 
 _log = logging.getLogger(__name__)
-_PATIENCE = 5.0  # seconds for a thread to end after its connection was shut down
+_PATIENCE = 60.0  # seconds for a thread to end after its connection was shut down
 
 
 class Exchange(BaseHTTPRequestHandler):
