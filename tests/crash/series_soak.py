@@ -177,8 +177,9 @@ def main(kills: int, with_mlflow: bool, seed: int) -> None:
                 + (f'[sinks.three]\ntype = "mlflow"\nurl = "{mlflow.url}"\n' if mlflow else "")
             )
             soak.run(kills)
-            while lens_ship(*soak.words("run", "--once", "--timeout", "30")).code != 0:
-                """Under load a backlog may take longer."""
+            for _ in range(20):  # under load a backlog may take longer
+                if lens_ship(*soak.words("run", "--once", "--timeout", "30")).code == 0:
+                    break
             audit = lens_ship(*soak.words("audit"))
             findings = [
                 *judge(victoria.found(), soak.last, "VictoriaMetrics"),

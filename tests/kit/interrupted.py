@@ -209,7 +209,7 @@ def _is_free(lock: Any) -> bool:
     got: list[bool] = []
 
     def take() -> None:
-        if lock.acquire(timeout=10):
+        if lock.acquire(timeout=60):
             lock.release()
             got.append(True)
 

@@ -19,6 +19,7 @@ import pytest
 
 from spooler import detection
 from spooler.detection import hardware
+from tests.kit import spools
 
 ROOT = Path(detection.__file__).parents[2]
 ROOM = Path(detection.__file__).parent
@@ -156,7 +157,11 @@ importlib.metadata zipfile select
 def test_collecting_imports_nothing_but_itself() -> None:
     code = textwrap.dedent(PROBE.format(root=str(ROOT)))
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=spools.PATIENCE_SECONDS,
     )
     imported, threads = json.loads(done.stdout)
     assert {name.partition(".")[0] for name in imported}.isdisjoint(FORBIDDEN.split())

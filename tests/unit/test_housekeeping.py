@@ -40,7 +40,7 @@ def test_one_that_hangs_is_waited_for_no_longer_than_asked() -> None:
 
     def work() -> float:
         begun.set()
-        release.wait()
+        release.wait(spools.PATIENCE_SECONDS)
         return HOUR
 
     house = Housekeeping(work, lambda: None)
@@ -72,7 +72,7 @@ def test_once_says_that_a_walk_has_not_come_to_its_end(
     identity = Reader.identity
 
     def stuck(reader: Reader) -> Identity:
-        release.wait()
+        release.wait(spools.PATIENCE_SECONDS)
         return identity(reader)
 
     monkeypatch.setattr(Reader, "identity", stuck)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from spooler.errors import NotASpool
-from spooler.spool import db, safe_open
+from spooler.spool import db, safe_open, source
 from spooler.spool.owner import Lock
 from spooler.spool.reader import Reader
 from spooler.spool.segment import Segment
@@ -291,9 +291,10 @@ def test_a_reader_beside_a_writer_at_full_speed_sees_each_record_once(
 
 @pytest.mark.promise("G1")
 def test_a_reader_that_pauses_while_its_segment_is_filled_and_sealed_still_sees_a_whole_one(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It was opened when it was prepared, when it was half full, when it was full."""
+    monkeypatch.setattr(source, "SECONDS", spools.PATIENCE_SECONDS)
     directory, one = spools.fill(tmp_path, 3, close=False, segment_records=400)
     paused = [Segment(directory / "00000001.sqlite")]
     for number in range(4, 300):
@@ -355,6 +356,7 @@ def test_a_segment_is_safe_to_read_from_the_moment_it_has_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The reader comes between the naming of a segment and its opening by the writer."""
+    monkeypatch.setattr(source, "SECONDS", spools.PATIENCE_SECONDS)
     paused: list[Segment] = []
     real = db.open_for_writing
 

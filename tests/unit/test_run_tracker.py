@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from spooler.hooks import guard, run_tracker, wrappers
+from spooler.hooks import detection_task, guard, run_tracker, wrappers
 from spooler.hooks.run_tracker import RunTracker
 from spooler.hooks.tracked_run import TrackedRun
 from spooler.hooks.wrappers import wrap_call
@@ -36,7 +36,7 @@ class Stopped(Exception):
 
 @pytest.fixture
 def runs(mine: Recorder, monkeypatch: pytest.MonkeyPatch) -> RunTracker:
-    for module in (run_tracker, guard, wrappers):
+    for module in (run_tracker, guard, wrappers, detection_task):
         monkeypatch.setattr(module, "recorder", lambda: mine)
     return RunTracker()
 
