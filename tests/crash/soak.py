@@ -153,7 +153,11 @@ class Soak:
         if self.receiver is None:
             self.receiver = self._receive()
         self.service.send_signal(signal.SIGTERM)
-        found.check(self.service.wait(60) == 0, "G4", f"the service: {self.service.returncode}")
+        found.check(
+            self.service.wait(_PATIENCE_SECONDS) == 0,
+            "G4",
+            f"the service: {self.service.returncode}",
+        )
         last = self._lens_ship("run", "--once", "--timeout", "120")
         found.check(last.returncode == 0, "G4", f"never at rest: {last.stderr[-600:]}")
         audit = self._lens_ship("audit", "--json")
