@@ -62,6 +62,7 @@ def environ_of(manager: Manager, folder: Path) -> dict[str, str]:
         "LENS_SHIP_SPOOL": str(folder / "spool"),
         "LENS_SHIP_STATE": str(folder / "state"),
         "LENS_SHIP_PROCESSOR_URL": "http://127.0.0.1:9/v1",
+        "LENS_SHIP_HTTP_LISTEN": "off",
     }
 
 
