@@ -12,7 +12,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -90,12 +89,6 @@ class Steady:
         """Wait until it has tried to record so many steps more."""
         until = self.tried() + steps
         spools.wait_until(lambda: self.tried() >= until)
-
-    def go_on_for(self, seconds: float) -> None:
-        """Wait until so much time has gone by, with new steps at its end."""
-        until = time.monotonic() + seconds
-        spools.wait_until(lambda: self.tried() and time.monotonic() > until)
-        self.go_on(1)
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
