@@ -164,12 +164,17 @@ class Writer:
         It stands among the last: what an interruption can add behind it is a handler's.
         """
         with self._gate:
-            for segment in (self._segment, *reversed(self._retired)):
-                least = _next_seq(segment) - _LOOKED_BACK
-                with suppress(db.Error):
-                    row = segment.connection.execute(fmt.SELECT_SEQ, (least, kind, body)).fetchone()
-                    if row is not None:
-                        return int(row[0])
+            segment = self._segment
+            least = _next_seq(segment) - _LOOKED_BACK
+            with suppress(db.Error):
+                row = segment.connection.execute(fmt.SELECT_SEQ, (least, kind, body)).fetchone()
+                if row is not None:
+                    return int(row[0])
+            # Another thread seals the one before, and closes it: its file is read.
+            before = self.directory / fmt.segment_name(segment.number - 1)
+            with suppress(SpoolError, OSError), Segment(before) as one:
+                rows = one.each(max(0, least))
+                return max((row[0] for row in rows if row[1:3] == (kind, body)), default=0)
         return 0
 
     def ignore_limits(self) -> None:

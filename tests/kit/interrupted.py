@@ -154,7 +154,7 @@ def main() -> None:
     rng = random.Random(int(seed))
     mine = recorder.recorder()
     recorder._RETRY_SECONDS = 0.0
-    if state == "sound":
+    if state in ("sound", "rotating"):
         # Opening takes longer than the limits. And while a thread is being started, CPython may
         # take it for the one that an asynchronous exception is meant for.
         mine.record("before", {})

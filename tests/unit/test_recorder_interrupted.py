@@ -20,7 +20,10 @@ pytestmark = pytest.mark.promise("G2")
 def interrupted(root: Path, error: str, way: str, state: str, times: int) -> dict[str, Any]:
     done = subprocess.run(
         [sys.executable, "-m", "tests.kit.interrupted", error, way, state, str(times), "7"],
-        env=spools.environment(PRIMUS_LENS_WANDB_OUTPUT_PATH=str(root)),
+        env=spools.environment(
+            PRIMUS_LENS_WANDB_OUTPUT_PATH=str(root),
+            PRIMUS_LENS_SPOOL_SEGMENT_RECORDS="8" if state == "rotating" else None,
+        ),
         cwd=spools.REPOSITORY,
         capture_output=True,
         text=True,
@@ -35,6 +38,8 @@ CASES = [
     *((name, "signal", "sound", 400) for name in ERRORS),
     ("KeyboardInterrupt", "own", "sound", 400),
     *((name, "async", "sound", 400) for name in ("TimeoutError", "Preempted", "ValueError")),
+    # The one that ends a segment is sealed with it, at once, on another thread.
+    *(("TimeoutError", way, "rotating", 400) for way in ("signal", "async")),
     *((name, "signal", "reopening", 300) for name in ("OSError", "Preempted")),
 ]
 
