@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tests.kit import spools
@@ -49,6 +52,16 @@ class Trainer:
         self._say("more")
         assert self._process.stdout is not None
         assert self._process.stdout.readline() == "recorded\n"
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Stop it in the meantime: it lives, and touches nothing."""
+        self._process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
         self._say("kill")
