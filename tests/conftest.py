@@ -17,8 +17,12 @@ if os.environ.get("LENS_SHIP_FUZZ_EXAMPLES"):
     settings.register_profile("fuzz", deadline=None, max_examples=examples)
     settings.load_profile("fuzz")
 
-# A shell ignores it for a command in the background, and so would each process that a test starts.
+# A shell ignores these for a command in the background and nohup does, and so would each process
+# that a test starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+for number in (signal.SIGQUIT, signal.SIGHUP):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, signal.SIG_DFL)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
