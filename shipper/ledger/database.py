@@ -45,7 +45,7 @@ _REPLAYED = (
 _BUSY_SECONDS = 10.0
 _SERVICE_BUSY_SECONDS = 1.0
 _EMPTY = "it is empty: a crash or a full disk has cost its content"
-_LOCK_TRIES = 4
+_LOCK_TRIES = 100
 _LOCK_SECONDS = 0.05
 _MOVE_AWAY = (
     "To continue, move the file away. All records that are still in the spools are then sent again."
@@ -240,16 +240,15 @@ def _unusable(directory: Path, error: OSError) -> StateUnusable:
 
 
 def _lock(guard: int) -> None:
-    """Lock it. A process that checks the lock holds it for a moment, so try several times."""
-    for last in (*(False,) * _LOCK_TRIES, True):
-        try:
+    """Lock it. A process that only looks whether it is locked shares it for a moment."""
+    for _ in range(_LOCK_TRIES):
+        with contextlib.suppress(BlockingIOError):
             fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if last:
-                raise
-            time.sleep(_LOCK_SECONDS)
-        else:
             return
+        fcntl.flock(guard, fcntl.LOCK_SH | fcntl.LOCK_NB)  # refused where another holds it alone
+        fcntl.flock(guard, fcntl.LOCK_UN)
+        time.sleep(_LOCK_SECONDS)
+    fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _lock_directory(directory: Path, name: str, complaint: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sqlite3
 from contextlib import closing
@@ -195,6 +196,28 @@ def test_a_second_owner_is_refused_and_told_what_to_do(tmp_path: Path) -> None:
         assert refusal.value.exit_code == 3
     with closing(Ledger(tmp_path)):
         pass  # free again
+
+
+def test_a_process_that_only_looks_at_the_lock_keeps_no_owner_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stands still meanwhile, for longer than an owner that is there is waited for."""
+    Ledger(tmp_path).close()
+    waits: list[float] = []
+    with (tmp_path / database.LOCK_NAME).open() as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)
+
+        def wait(seconds: float) -> None:
+            waits.append(seconds)
+            if sum(waits) >= 3:
+                fcntl.flock(looking, fcntl.LOCK_UN)
+
+        monkeypatch.setattr(database.time, "sleep", wait)
+        with closing(Ledger(tmp_path)):
+            waits.clear()
+            with pytest.raises(StateInUse):
+                Ledger(tmp_path)
+    assert not waits
 
 
 def test_a_ledger_that_is_closed_twice_closes_no_file_of_another(tmp_path: Path) -> None:
