@@ -34,8 +34,8 @@ def start_service(flags: Sequence[str], state: Path, stdin: int) -> int:
         OSError: it cannot be started.
     """
     log = log_of(state)
-    fresh = not log.exists() or log.stat().st_size > FILE_BYTES
-    mode = os.O_WRONLY | os.O_CREAT | os.O_APPEND | (os.O_TRUNC if fresh else 0)
+    is_full = log.exists() and log.stat().st_size > FILE_BYTES
+    mode = os.O_WRONLY | os.O_CREAT | os.O_APPEND | (os.O_TRUNC if is_full else 0)
     # Signals stay blocked, as here, until the service awaits them.
     return os.posix_spawn(
         sys.executable,
