@@ -159,7 +159,9 @@ def _is_asynchronous(error: BaseException, entries: list[TracebackType]) -> bool
 def _is_known(module: str) -> bool:
     """Whether it is one of ours, of msgpack's or of the standard library's."""
     top = _top(module)
-    return top in ("spooler", "msgpack", "builtins") or top in sys.stdlib_module_names
+    if top in ("spooler", "msgpack", "builtins") or top in sys.stdlib_module_names:
+        return True
+    return top.startswith("namedtuple_")  # code that the standard library makes
 
 
 def _top(module: str) -> str:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import CodeType, FrameType, TracebackType
 from typing import Any
 
 import pytest
 
 from spooler import async_exceptions
+from spooler.recorder import Recorder
 from spooler.records import gap
 from tests.kit import spools
 from tests.kit.interrupted import ERRORS
@@ -99,3 +101,25 @@ def test_what_an_object_or_our_code_raises_is_not_the_user_s() -> None:
     assert not async_exceptions.is_async(_caught(lambda: values.plain(_Item())))
     assert not async_exceptions.is_async(_caught(lambda: codec.pack({"a": object()})))
     assert not async_exceptions.is_async(_caught(lambda: codec.unpack(b"\xc1")))
+
+
+def test_an_asynchronous_exception_is_the_user_s_in_every_frame_below_a_record(
+    mine: Recorder,
+) -> None:
+    """Also in those that the standard library makes, as the constructor of a named tuple."""
+    frames: dict[CodeType, FrameType] = {}
+    mine.record("step", {"n": 0})
+    before = sys.gettrace()
+    sys.settrace(lambda frame, *_: frames.setdefault(frame.f_code, frame) and None)
+    try:
+        mine.interrupted()
+        mine.record("step", {"n": 1})  # which writes the gap first
+        mine.shutdown()
+    finally:
+        sys.settrace(before)
+    modules = {str(frame.f_globals["__name__"]) for frame in frames.values()}
+    assert {"spooler.recorder", "spooler.spool.writer", "spooler.records.schema"} < modules
+    for frame in frames.values():
+        if frame.f_globals["__name__"] != __name__:
+            error = TimeoutError().with_traceback(TracebackType(None, frame, 0, 1))
+            assert async_exceptions.is_async(error), frame
