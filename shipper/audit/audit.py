@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -51,6 +51,15 @@ class _AuditedSpool:
             gap = gap_of(self.id, stored)
             if gap is not None:
                 self.gaps[gap.seq] = gap
+
+
+@dataclass(frozen=True, kw_only=True)
+class _FileCounts:
+    """What the files of a spool have: seq of the first and last record, and counts by sink."""
+
+    first: int
+    last: int
+    present: Mapping[str, int]  # records beyond the position of each sink
 
 
 def run_audit(
@@ -166,9 +175,10 @@ def _accounts(ledger: Ledger, spool: _AuditedSpool, removed: Collection[str]) ->
     rows = _rows(ledger, spool)
     end = time.monotonic() + _SECONDS
     for tries in itertools.count(1):
+        files = _look(rows, spool)
         # Nothing more was owed to a sink that is not configured any more.
         accounts = [
-            _count(rows, spool, sink, written=0 if sink in removed else rows.written)
+            _count(rows, spool, files, sink, written=0 if sink in removed else rows.written)
             for sink in spool.sinks
         ]
         before, rows = rows, _rows(ledger, spool)
@@ -184,17 +194,31 @@ def _rows(ledger: Ledger, spool: _AuditedSpool) -> SpoolRows:
     return found.get(spool.id, _NO_ROWS)
 
 
-def _count(rows: SpoolRows, spool: _AuditedSpool, sink: str, *, written: int) -> Account:
+def _look(rows: SpoolRows, spool: _AuditedSpool) -> _FileCounts | None:
+    """Count the files of a spool, and learn of its gaps; None where there are none any more."""
+    reader = spool.reader
+    if reader is None:
+        spool.add_gaps(rows)
+        return None
+    last = reader.last_seq()
+    positions = {sink: rows.sinks.get(sink, _NO_SINK_ROWS).seq for sink in spool.sinks}
+    present = {sink: reader.count_after(seq) for sink, seq in positions.items()}
+    files = _FileCounts(last=last, present=present, first=reader.first_seq())
+    # After the counts: a writer records a deletion just before it deletes, so of what they have not
+    # found any more the reason is known.
+    spool.add_gaps(rows)
+    return files
+
+
+def _count(
+    rows: SpoolRows, spool: _AuditedSpool, files: _FileCounts | None, sink: str, *, written: int
+) -> Account:
     of_sink = rows.sinks.get(sink, _NO_SINK_ROWS)
     reader, seq = spool.reader, of_sink.seq
-    last = max(seq, reader.last_seq() if reader else written)
-    present = reader.count_after(seq) if reader else 0
-    # After the count: a writer records a deletion just before it deletes, so of what the count has
-    # not found any more the reason is known.
-    begin = reader.first_seq() if reader else last + 1
-    spool.add_gaps(rows)
+    last = max(seq, files.last if files else written)
+    oldest = files.first if files else last + 1
     final = of_sink.final_beyond()
-    deleted = _deleted_between(seq + 1, min(begin - 1, last), final, spool)
+    deleted = _deleted_between(seq + 1, min(oldest - 1, last), final, spool)
     beyond = [*final, *(piece for pieces in deleted.values() for piece in pieces)]
     lost = classify_losses(of_sink.damage, deleted_by_writer(spool.gaps.values()))
     policy = Counter(lost.evicted)
@@ -214,7 +238,7 @@ def _count(rows: SpoolRows, spool: _AuditedSpool, sink: str, *, written: int) ->
         pending=last - seq - ranges.size(beyond),
         dead_letters=of_sink.rejected,
         corrupt=lost.corrupt,
-        unaccounted=max(0, last - seq - present - explained),
+        unaccounted=max(0, last - seq - (files.present[sink] if files else 0) - explained),
         dropped_by_policy=dict(+policy),
         dropped_by_producer=dict(producer_dropped(spool.gaps.values())),
         resent=sum(one.delivered for name, one in rows.sinks.items() if is_resend(name, sink)),
