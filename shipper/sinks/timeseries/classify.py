@@ -38,11 +38,12 @@ _ADDRESS = (
 
 def classify(answer: Answer, *, tries: int) -> Outcome:
     """Judge an answer; `tries` counts the requests with this content so far, this one included."""
-    status, said = answer.status, _said(answer)
+    status = answer.status
     if 200 <= status < 300:
         if "html" in answer.headers.get("content-type", "") or answer.body.lstrip()[:1] == b"<":
-            return blocked("other-service", said)
+            return blocked("other-service", _said(answer))
         return DELIVERED
+    said = _said(answer)
     if status in (400, 500):
         return _judge_refusal(status, said, tries)
     credentials = "check token_file or headers_file"
