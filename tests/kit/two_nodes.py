@@ -39,7 +39,7 @@ class Job:
 
     folder: Path
     python: str
-    library: str = ""  # more for the path
+    packages: str = ""  # more for the path
     timers: list[ThreadingHTTPServer] = field(default_factory=list)
     processes: list[subprocess.Popen[str]] = field(default_factory=list)
     port: int = field(default_factory=reserved_port)
@@ -66,7 +66,7 @@ class Job:
             MASTER_ADDR="127.0.0.1",
             MASTER_PORT=str(self.port),
             OMP_NUM_THREADS="1",
-            PYTHONPATH=os.pathsep.join(filter(None, (str(self.hook), here, self.library))),
+            PYTHONPATH=os.pathsep.join(filter(None, (str(self.hook), here, self.packages))),
             **{**_EVERY, **more},
         )
 
@@ -123,9 +123,9 @@ class Job:
 
 
 @contextmanager
-def job(folder: Path, python: str, library: str = "") -> Iterator[Job]:
+def job(folder: Path, python: str, packages: str = "") -> Iterator[Job]:
     """A job without processes yet; at the end it has none left."""
-    made = Job(folder=folder, python=python, library=library)
+    made = Job(folder=folder, python=python, packages=packages)
     made.timers += [_timer(node) for node in range(2)]
     try:
         yield made
