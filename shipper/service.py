@@ -84,10 +84,10 @@ class Housekeeping:
     def _run(self) -> None:
         try:
             while self._last is None:
-                self._woken.clear()
                 seconds = self._work()
                 self._done()
                 self._woken.wait(max(0.001, seconds))
+                self._woken.clear()
             self._last()
         except Exception as error:  # noqa: BLE001 - the main thread raises it
             self._error = error

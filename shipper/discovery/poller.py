@@ -111,9 +111,9 @@ class SpoolPoller:
 
     def _run(self) -> None:
         while not self._stopped:
-            self._changed.clear()
             wait = self.poll()
             self._changed.wait(min(max(wait, TOGETHER_SECONDS), threading.TIMEOUT_MAX))
+            self._changed.clear()
 
 
 def _next(one: _Polled, now: float) -> float:

@@ -35,6 +35,21 @@ def test_it_works_at_once_when_it_is_woken_and_ends_with_the_last() -> None:
     house.check()
 
 
+def test_an_end_that_comes_as_it_wakes_is_not_slept_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    house, ended = Housekeeping(lambda: HOUR, lambda: None), threading.Event()
+    clear = house._woken.clear
+
+    def stopped() -> None:
+        house._last = ended.set  # as `stop` does on its thread
+        house._woken.set()
+        clear()
+
+    monkeypatch.setattr(house._woken, "clear", stopped)
+    house.wake()
+    house.start()
+    assert ended.wait(spools.PATIENCE_SECONDS)
+
+
 def test_one_that_hangs_is_waited_for_no_longer_than_asked() -> None:
     begun, release = threading.Event(), threading.Event()
 

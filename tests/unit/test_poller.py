@@ -130,6 +130,21 @@ def test_a_new_spool_is_felt_more_often_at_first(tmp_path: Path) -> None:
     assert len(woken) == len(waits)
 
 
+def test_an_end_that_comes_as_it_wakes_is_not_slept_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    poller = SpoolPoller(lambda _: None, Clock())
+    clear = poller._changed.clear
+
+    def stopped() -> None:
+        poller.stop()
+        clear()
+
+    monkeypatch.setattr(poller._changed, "clear", stopped)
+    poller._changed.set()
+    poller.start()
+    poller._thread.join(spools.PATIENCE_SECONDS)
+    assert not poller._thread.is_alive()
+
+
 @pytest.mark.parametrize("count", [1, 7])
 def test_a_sleeping_spool_costs_five_system_calls(tmp_path: Path, count: int) -> None:
     """Its folder and its log are looked at once each, and its owner is asked for the lock."""
