@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from shipper import log as log_module
 from shipper.humanize import sanitize
 from shipper.log import (
     FILE_BYTES,
@@ -23,8 +24,15 @@ from shipper.log import (
     is_journal,
     start,
 )
+from tests.kit.spools import PATIENCE_SECONDS
 
 EVENT = "sink paused, data is kept"
+
+
+@pytest.fixture(autouse=True)
+def drained(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that writes on after its test does so to a descriptor that is another's then."""
+    monkeypatch.setattr(log_module, "_DRAIN_SECONDS", PATIENCE_SECONDS)
 
 
 def record(event: str = EVENT, *, level: int = logging.WARNING, **values: Any) -> logging.LogRecord:

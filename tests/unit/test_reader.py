@@ -252,8 +252,9 @@ one.close()
 @pytest.mark.promise("G3")
 @pytest.mark.parametrize("limit", [3, 40])
 def test_a_reader_beside_a_writer_at_full_speed_sees_each_record_once(
-    limit: int, tmp_path: Path
+    limit: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(source, "SECONDS", spools.PATIENCE_SECONDS)
     count = 6000
     with subprocess.Popen(
         [sys.executable, "-c", _FULL_SPEED, str(tmp_path), str(count)],
