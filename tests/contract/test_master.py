@@ -269,7 +269,11 @@ def test_reports_without_a_master_hold_nothing_up_and_are_counted(tmp_path: Path
 
 def test_reports_without_a_master_wait_for_one_when_told_so(tmp_path: Path, master: Since) -> None:
     spool(tmp_path / "spool", [report(1)])
-    (pending,) = ship_until(config(tmp_path, dlrover_wait_for_endpoint=600), failing)
+    others = ("processor", "processor-detection")
+    (pending,) = ship_until(
+        config(tmp_path, dlrover_wait_for_endpoint=600),
+        lambda service: failing(service) and all(is_told(service, name) for name in others),
+    )
     assert "no-master" in pending
     one = master.master
     given = config(

@@ -39,7 +39,7 @@ from tests.kit import spools
 from tests.kit.command import lens_ship, start_lens_ship
 from tests.kit.engines import MLFLOW, Mlflow, needs_mlflow
 from tests.kit.master import wait_for
-from tests.kit.running import failing, ship_until
+from tests.kit.running import failing, is_told, ship_until
 from tests.kit.shipping import T0, Record, append, goodbye, killed, spool
 
 pytestmark = needs_mlflow
@@ -569,10 +569,9 @@ def test_a_run_that_is_deleted_while_it_is_logged_stops_no_other_run(
     thread = threading.Thread(target=service.run)
     thread.start()
     try:
-        wait_for(
-            lambda: [points(server, one) for one in found(server, name)] == [loss(1)],
-            "nothing arrives",
-        )
+        # Its status follows its metrics.
+        wait_for(lambda: is_told(service, "one"), "nothing arrives")
+        assert points(server, the_run(server, name)) == loss(1)
         server.ask("runs/delete", {"run_id": the_run(server, name)["info"]["run_id"]})
         append(writer, [short(name, number) for number in range(1, 5)])
         append(writer, [short(f"{name}-2", 0)])

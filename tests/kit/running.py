@@ -58,4 +58,5 @@ def failing(service: Service) -> str:
 def is_told(service: Service, sink: str) -> bool:
     """Whether the receiver of a sink has acknowledged everything that there is for it."""
     queues = [queue for (name, _), queue in list(service.app.queues.items()) if name == sink]
-    return bool(queues) and all(queue.caught_up() for queue in queues)
+    # A queue that was just made has no spool yet, of which nothing would be left.
+    return bool(queues) and all(queue.spools() and queue.caught_up() for queue in queues)
