@@ -163,11 +163,11 @@ def test_what_was_pending_when_the_root_was_closed_is_delivered_when_it_is_open(
             try:
                 assert any("sink paused" in line for line in said)
                 root.chmod(0)
-                receiver.come_back()
                 left = {"directory cannot be read", "spool cannot be shipped, retrying"}
                 while left:  # the scan or the turn is first
                     line = next(said)
                     left = {event for event in left if event not in line}
+                receiver.come_back()  # not before: a turn that has read already would deliver
                 root.chmod(0o755)
                 wait_until(lambda: len(arrived(receiver.store, "w").steps) == 20)
             finally:
