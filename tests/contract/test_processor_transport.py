@@ -20,6 +20,7 @@ from tests.kit.ports import reserved_port
 from tests.kit.processor import Receiver, queries
 from tests.kit.processor.errors import CannotListen, StoreFailed
 from tests.kit.processor.server import serve
+from tests.kit.spools import PATIENCE_SECONDS
 
 BAD_FORMAT = "invalid request format"
 TOO_LONG = "w" * 257
@@ -156,9 +157,13 @@ def test_the_connection_is_kept_after_refusals(client: Client) -> None:
     assert client.connection.sock is first
 
 
+def connected(receiver: Receiver) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", receiver.port), timeout=PATIENCE_SECONDS)
+
+
 def raw(receiver: Receiver, *pieces: bytes) -> bytes:
     """Send bytes as they are, and return everything until the connection ends."""
-    with socket.create_connection(("127.0.0.1", receiver.port), timeout=10) as connection:
+    with connected(receiver) as connection:
         for piece in pieces:
             connection.sendall(piece)
         with suppress(OSError):  # the other side may have torn the connection down by now
@@ -184,7 +189,7 @@ def test_head_is_a_404_without_a_body(receiver: Receiver) -> None:
 def test_expect_100_continue_is_answered_before_the_body(receiver: Receiver) -> None:
     body = b'{"workload_uid":"w"}'
     head = POST + b"Expect: 100-continue\r\nContent-Length: %d\r\n\r\n" % len(body)
-    with socket.create_connection(("127.0.0.1", receiver.port), timeout=10) as connection:
+    with connected(receiver) as connection:
         connection.sendall(head)
         assert connection.recv(65536) == b"HTTP/1.1 100 Continue\r\n\r\n"
         connection.sendall(body)
@@ -225,7 +230,7 @@ def test_broken_requests_are_refused_and_the_receiver_goes_on(
 
 def test_an_answer_leaves_in_one_piece(receiver: Receiver) -> None:
     body = b'{"workload_uid":"w"}'
-    with socket.create_connection(("127.0.0.1", receiver.port), timeout=10) as connection:
+    with connected(receiver) as connection:
         connection.sendall(POST + b"Content-Length: %d\r\n\r\n" % len(body) + body)
         head, _, rest = connection.recv(65536).partition(b"\r\n\r\n")
     length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
