@@ -21,7 +21,7 @@ FORWARDED = {
     *(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2),
     *(signal.SIGTSTP, signal.SIGCONT),
 }
-AWAITED = {*FORWARDED, signal.SIGCHLD}
+AWAITED = {*FORWARDED, signal.SIGCHLD, signal.SIGALRM}
 # Python ignores these two. The job has the default again.
 IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
 # A scheduler may signal the processes of a job one after the other.

@@ -170,13 +170,11 @@ class Launch:
 
 
 def _step(job: JobProcess, keeper: ServiceKeeper | None, seconds: float | None) -> int:
-    """Wait for one signal and answer it; its number, or 0 after so many seconds without one."""
-    if seconds is None:
-        number = signal.sigwaitinfo(AWAITED).si_signo
-    else:
-        found = signal.sigtimedwait(AWAITED, seconds)
-        number = found.si_signo if found else 0
-    if number not in (0, signal.SIGCHLD) and job.status is None:
+    """Wait for one signal and answer it; its number, SIGALRM after so many seconds without one."""
+    # Not sigtimedwait: stopped until after its time, it returns what no signal was.
+    signal.setitimer(signal.ITIMER_REAL, 0.0 if seconds is None else max(seconds, 1e-3))
+    number = signal.sigwaitinfo(AWAITED).si_signo
+    if number not in (signal.SIGCHLD, signal.SIGALRM) and job.status is None:
         job.forward(number)
     for pid, status in reap():
         if pid == job.pid:

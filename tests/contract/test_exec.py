@@ -21,6 +21,7 @@ from pathlib import Path
 
 import pytest
 
+from shipper.launch.run import _KEEP_SECONDS
 from shipper.ledger.service_status import is_running
 from tests.kit import job
 from tests.kit.command import lens_ship
@@ -346,6 +347,19 @@ def test_jobs_of_a_node_share_one_service_and_another_takes_over(
     starts = [line for line in log.splitlines() if "service started" in line]
     assert len(starts) == 2
     assert "ERROR" not in log
+
+
+def test_exec_that_is_stopped_for_longer_than_it_waits_goes_on(node: Nodes) -> None:
+    one = node()
+    first = one.training()
+    wait_until(one.is_served)
+    second = one.training()  # looks once a second whether the service of the first still runs
+    for _ in range(3):
+        os.kill(second.pid, signal.SIGSTOP)
+        time.sleep(1.5 * _KEEP_SECONDS)
+        os.kill(second.pid, signal.SIGCONT)
+    assert ended(first) == (0, DELIVERED)
+    assert ended(second) == (0, DELIVERED)
 
 
 def test_the_interrupt_that_ends_the_job_does_not_end_the_drain(
