@@ -10,7 +10,6 @@ after the one that ends the job. While there is a file FOLDER/held, the job does
 
 from __future__ import annotations
 
-import itertools
 import os
 import select
 import signal
@@ -25,6 +24,7 @@ BEFORE, AFTER = 40, 10
 STEPS = TRAINERS * (BEFORE + AFTER)
 CODE = 5  # of a job that was ended by a signal
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+SIGNALS = (*ENDING, signal.SIGUSR1, signal.SIGCONT)
 
 
 def train() -> None:
@@ -52,38 +52,39 @@ def launch(folder: Path) -> NoReturn:
         for rank in range(TRAINERS)
     ]
 
-    endings = itertools.count()  # in a handler, another may run between any two steps
+    # No handlers: one may run inside another, and note its signal first.
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    code: int | None = None
 
-    def end(code: int) -> NoReturn:
-        while (folder / "held").exists():
-            time.sleep(0.01)
-        for trainer in trainers:
-            trainer.communicate()
-        sys.exit(code)
-
-    def note(number: int, _frame: object) -> None:
-        ends = number in ENDING and next(endings) == 0
-        known = signal.SIGUSR2 if number in ENDING and not ends else signal.Signals(number)
+    def note() -> bool:
+        """Take the next signal; whether there was one."""
+        nonlocal code
+        pending = signal.sigpending().intersection(SIGNALS)
+        if not pending:
+            return False
+        number = signal.Signals(signal.sigwait({min(pending)}))
+        if number in ENDING and code is not None:
+            number = signal.SIGUSR2
         with (folder / "signals").open("a") as file:
-            file.write(f"{known.name}\n")
-        if ends:
-            end(CODE)
+            file.write(f"{number.name}\n")
+        if number in ENDING:
+            code = CODE
+        return True
 
-    # A signal that comes just before the wait ends it, too.
-    signalled, wakeup = os.pipe()
-    os.set_blocking(wakeup, False)
-    signal.set_wakeup_fd(wakeup)
-    for number in (*ENDING, signal.SIGUSR1, signal.SIGCONT):
-        signal.signal(number, note)
     for trainer in trainers:
         assert trainer.stdout is not None
         assert trainer.stdout.readline() == b"ready\n"
     # A terminal that is lost is none any more, so look before the caller may close it.
-    awaited = [signalled] if os.isatty(0) else [signalled, 0]
+    awaited: list[int] = [] if os.isatty(0) else [0]
     os.write(1, b"ready\n")
-    while 0 not in select.select(awaited, [], [])[0]:
-        os.read(signalled, 1)
-    end(0)
+    while note() or code is None or (folder / "held").exists():
+        if select.select(awaited if code is None else [], [], [], 0.01)[0]:
+            code = 0
+    for trainer in trainers:
+        trainer.communicate()
+    while note():
+        pass
+    sys.exit(code)
 
 
 if __name__ == "__main__":
