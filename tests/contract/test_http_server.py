@@ -8,7 +8,7 @@ import struct
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 
 import pytest
 
@@ -153,8 +153,8 @@ def test_what_is_no_fair_request_is_refused(
     with closing(
         socket.create_connection(bounded.server_address[:2], timeout=spools.PATIENCE_SECONDS)
     ) as one:
-        one.sendall(asked)
-        one.settimeout(spools.PATIENCE_SECONDS)
+        with suppress(ConnectionError):  # it is refused before all of it is read
+            one.sendall(asked)
         assert one.recv(100).split()[1] == status
 
 

@@ -120,10 +120,11 @@ def test_a_descriptor_that_the_program_closes_is_opened_again(tmp_path: Path) ->
             if os.readlink(path).endswith("/owner"):
                 numbers.append(int(path.name))
     (number,) = numbers
-    puppet.do(f"os.closerange({number}, {number + 1})")
+    # With a record: how long it is believed to live without its lock counts from the last.
+    puppet.do(f"os.closerange({number}, {number + 1}); log(1)")
     assert Reader(puppet.directory).is_owned()
     wait_until(lambda: Reader(puppet.directory).liveness_evidence().lock is Lock.HELD)
-    puppet.do("log(1)")
+    puppet.do("log(2)")
     puppet.end()
     assert Reader(puppet.directory).liveness() == ENDED
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -893,7 +894,9 @@ for _ in os.fdopen(0, "rb", buffering=0):
 def is_stopped(pid: int) -> bool:
     """Whether every thread of a process has stopped."""
     stats = Path(f"/proc/{pid}/task").glob("*/stat")
-    return all(stat.read_text().rpartition(")")[2].split()[0] == "T" for stat in stats)
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread has ended since
+        return all(stat.read_text().rpartition(")")[2].split()[0] == "T" for stat in stats)
+    return False
 
 
 @pytest.mark.parametrize("silent", ["stopped", "hangs in C"])

@@ -95,5 +95,5 @@ def end_service_of(pid: int) -> None:
     """End the service process of an old wandb, which outlives its parent and holds its pipes."""
     for command in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
-            if command.read_text().startswith(f"wandb-service(2-{pid}-"):
+            if command.read_bytes().startswith(b"wandb-service(2-%d-" % pid):
                 os.kill(int(command.parent.name), signal.SIGKILL)
