@@ -105,7 +105,7 @@ class Turn:
 
     def wait(self, seconds: float | None, until: threading.Event | None = None) -> None:
         """Wait until released, or until the seconds are over."""
-        self._receiver.hold(until or threading.Event(), seconds)
+        self._receiver.hold(until or threading.Event(), seconds, self._index)
 
 
 class Behaviour(Protocol):
@@ -276,6 +276,7 @@ class FaultyReceiver(Receiver):
         self._changed = threading.Condition()
         self._seen: list[Seen] = []
         self._held: list[threading.Event] = []
+        self._released = 0  # how many POSTs had arrived at the last release
         self._away = False
 
     @property
@@ -300,8 +301,9 @@ class FaultyReceiver(Receiver):
             return list(self._seen)
 
     def release(self) -> None:
-        """Let everything that hangs go on."""
+        """Let everything that has arrived go on, also what does not hang yet."""
         with self._changed:
+            self._released = len(self._seen)
             for event in self._held:
                 event.set()
 
@@ -344,10 +346,13 @@ class FaultyReceiver(Receiver):
             self._seen[index] = replace(self._seen[index], **became)
             self._changed.notify_all()
 
-    def hold(self, event: threading.Event, seconds: float | None) -> None:
-        """Wait for the event, for the seconds, or until released, whichever is first."""
+    def hold(self, event: threading.Event, seconds: float | None, index: int | None = None) -> None:
+        """Wait for the event, for the seconds, or until released, whichever is first.
+
+        `index`: the number of a POST that has arrived.
+        """
         with self._changed:
-            if self._away:
+            if self._away or (index is not None and index < self._released):
                 event.set()
             self._held.append(event)
         event.wait(seconds)
