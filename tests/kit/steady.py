@@ -94,6 +94,7 @@ class Steady:
     def paused(self) -> Iterator[None]:
         """Stop it in the meantime, as a step that takes long does for the spool."""
         os.kill(self.pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
         try:
             yield
         finally:
