@@ -75,7 +75,9 @@ def test_it_ends_when_told_to_with_everything_saved(
 ) -> None:
     write(tmp_path)
     process = start()
-    receiver.wait_for(lambda seen: [post.status for post in seen] == [200] * 3, LONG)
+    receiver.wait_for(
+        lambda seen: [(post.status, post.answered) for post in seen] == [(200, True)] * 3, LONG
+    )
     code, said = end(process, number)
     assert code == 0
     assert "service stopped" in said
@@ -130,7 +132,7 @@ def test_it_finds_spools_and_records_that_come_while_it_runs(
     for number in range(1, 4):
         receiver.wait_for(lambda seen, done=number: len(seen) >= done, LONG)
         append(writer, [step(number)])
-    receiver.wait_for(lambda seen: len(seen) >= 4, LONG)
+    receiver.wait_for(lambda seen: len(seen) >= 4 and seen[3].answered, LONG)
     writer.close()
     assert end(process, signal.SIGTERM)[0] == 0
     got = arrived(receiver.store, "w")
