@@ -17,6 +17,7 @@ from typing import Any
 LOG, STACKS = "TRAINING_LOG", "STACK_TRACE"
 _Report = Mapping[str, Any]
 _OWN = "lens-ship: process "
+_DUMPED, _DUMP_HEAD = "the thread that took the signal", "most recent call first"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,11 +49,15 @@ def log_lines(found: Collected) -> ReportCounts:
 
 
 def stacks(found: Collected) -> ReportCounts:
-    """Count looks at the stacks; what they hold is known from their records alone."""
+    """Count looks at the stacks; what they hold is known from their records alone.
+
+    Of a dump that was read while it was written, the rest is in a further report.
+    """
     recorded = [_of(one, STACKS) for one in found.recorded]
     every = [text for texts in recorded for text in texts]
     counted = _count(every, recorded, _of(found.stored, STACKS))
-    return replace(counted, written=found.stacks_asked)
+    rests = sum(_DUMPED in text and _DUMP_HEAD not in text for text in every)
+    return replace(counted, written=found.stacks_asked + rests)
 
 
 def unclean_exits(stored: Sequence[_Report]) -> int:

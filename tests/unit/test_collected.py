@@ -79,6 +79,16 @@ def test_stacks_that_were_asked_for_and_not_taken_show() -> None:
     assert found == ReportCounts(written=2, recorded=1, delivered=1)
 
 
+def test_the_rest_of_a_dump_is_no_further_look() -> None:
+    title = "--- the thread that took the signal, then"
+    begun, rest = [title, "Stack (most recent call first):"], [title, "  File"]
+    taken = [report(*lines, data_type=STACKS) for lines in (begun, rest)]
+
+    found = stacks(Collected(lines=LINES, stacks_asked=1, recorded=[taken], stored=taken))
+
+    assert found == ReportCounts(written=2, recorded=2, delivered=2)
+
+
 def test_unclean_exits_are_counted_once() -> None:
     told = {"data_type": LOG, "data_content": GOODBYE}
 
