@@ -326,7 +326,8 @@ class Wire:
             try:
                 server = socket.create_connection(("127.0.0.1", self._to), 5)
             except OSError:
-                client.shutdown(socket.SHUT_RDWR)
+                with contextlib.suppress(OSError):  # the client is gone, too
+                    client.shutdown(socket.SHUT_RDWR)
                 continue
             self._open.append(server)
             for one in (client, server):  # else what comes in two parts waits for 40 ms

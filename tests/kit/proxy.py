@@ -165,15 +165,17 @@ class Proxy:
 
     def _serve(self, client: socket.socket) -> None:
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        with client, socket.create_connection(self._upstream) as server:
+        with (
+            client,
+            contextlib.suppress(Gone, OSError),  # also where the receiver has ended by now
+            socket.create_connection(self._upstream) as server,
+        ):
             with self._lock:
                 self._open |= {client, server}
             try:
                 wire = Wire(client, self._over)
-                while True:
+                while not self._over.is_set():
                     self._exchange(_Stream(client), wire, server)
-            except (Gone, OSError):
-                pass
             finally:
                 with self._lock:
                     self._open -= {client, server}
