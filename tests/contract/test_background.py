@@ -26,7 +26,7 @@ from tests.kit.command import Ran, lens_ship, start_lens_ship
 from tests.kit.delivery import arrived
 from tests.kit.faulty_receiver import FaultyReceiver
 from tests.kit.shipping import goodbye, spool, step
-from tests.kit.spools import REPOSITORY, environment, python, wait_until
+from tests.kit.spools import PATIENCE_SECONDS, REPOSITORY, environment, python, wait_until
 
 JUPYTER = Path(os.environ.get("LENS_SHIP_TEST_JUPYTER") or REPOSITORY / ".venv/jupyter/bin/python")
 POD = "0b9c6f6e-1f0a-4f0e-8f51-6a0f5c1d2e3f"
@@ -102,7 +102,9 @@ def test_a_service_of_another_version_is_stopped_too(user: User, version: int) -
         other = subprocess.Popen(["sleep", "infinity"], stdin=lock)
     try:
         pid = said_pid(user.start(*user.places).out)
-        with closing(sqlite3.connect(user.state / DATABASE_NAME)) as ledger:
+        # The service writes meanwhile, however slowly.
+        database = sqlite3.connect(user.state / DATABASE_NAME, timeout=PATIENCE_SECONDS)
+        with closing(database) as ledger:
             ledger.execute(f"PRAGMA user_version={version}")
         done = lens_ship("stop", *user.places)
         assert (done.err, done.out) == ("", f"lens-ship: service (process {pid}) stopped\n")
