@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from spooler.errors import SpoolDamaged
+from spooler.spool import source
 from spooler.spool.reader import Reader
 from tests.kit import spools
 from tests.kit.images import disk
@@ -23,6 +24,12 @@ from tests.kit.steady import Steady, steps_below, training
 
 FULL = ("btrfs", "btrfs-quota", "ext4", "ext4-1k")
 SMALL_SEGMENTS = {"PRIMUS_LENS_SPOOL_SEGMENT_RECORDS": "100"}
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a reader that stands still beside the writer read on."""
+    monkeypatch.setattr(source, "SECONDS", spools.PATIENCE_SECONDS)
 
 
 @pytest.mark.promise("G2")

@@ -37,17 +37,21 @@ COPIES = {
     "tarfile": "tarfile.open(recorder().directory + '.tar', 'w').add(recorder().directory)",
     "read": "open(recorder().directory + '/owner').close()",
 }
-FORKED = """
+PATIENT = f"""
+import spooler.recorder
+spooler.recorder._SHUTDOWN_SECONDS = {spools.PATIENCE_SECONDS}  # also on a slow machine
+"""
+FORKED = f"""{PATIENT}
 import os, sys, wandb
 from spooler.hooks.wandb import wrap
 wrap(wandb)
 run = wandb.init(mode="offline", dir=sys.argv[1], settings=wandb.Settings(console="off"))
-run.log({"loss": 0.5}, step=0)
+run.log({{"loss": 0.5}}, step=0)
 if os.fork() == 0:
-    run.log({"loss": 1.5}, step=1)
+    run.log({{"loss": 1.5}}, step=1)
     os._exit(0)
 os.wait()
-run.log({"loss": 2.5}, step=2)
+run.log({{"loss": 2.5}}, step=2)
 run.finish()
 """
 
@@ -175,7 +179,7 @@ def test_a_run_is_not_over_with_a_forked_child_that_logged_to_it(
 def test_a_child_of_multiprocessing_ends_its_spool(tmp_path: Path, method: str) -> None:
     script = tmp_path / "training.py"
     script.write_text(
-        f"""
+        f"""{PATIENT}
 import multiprocessing, warnings
 warnings.simplefilter("ignore", DeprecationWarning)
 from spooler.recorder import recorder

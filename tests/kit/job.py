@@ -30,6 +30,7 @@ SIGNALS = (*ENDING, signal.SIGUSR1, signal.SIGCONT)
 def train() -> None:
     from spooler import recorder
 
+    recorder._SHUTDOWN_SECONDS = 180.0  # also on a slow machine
     for number in ENDING:
         signal.signal(number, signal.SIG_IGN)
     for number in range(BEFORE + AFTER):

@@ -14,8 +14,10 @@ _CODE = """
 import fcntl, multiprocessing, os, shutil, sys, tarfile, time, warnings
 warnings.simplefilter("ignore", DeprecationWarning)
 {first}
+import spooler.recorder
 from spooler.recorder import recorder
-from tests.kit.spools import step
+from tests.kit.spools import PATIENCE_SECONDS, step
+spooler.recorder._SHUTDOWN_SECONDS = PATIENCE_SECONDS  # also on a slow machine
 def log(*numbers):
     for number in numbers:
         assert recorder().record("step", step(number))

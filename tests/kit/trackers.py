@@ -207,6 +207,9 @@ sys.path.insert(0, work)
 from spooler import hooks
 hooks.REGISTRY["tinytrack"] = "hook.tinytrack"
 import spooler
+from spooler import recorder
+# Also on a slow machine a fork and the end wait for the background thread.
+recorder._FORK_SECONDS = recorder._SHUTDOWN_SECONDS = {patience}
 """
 
 
@@ -244,6 +247,7 @@ def play(
     install = "spooler.install()\n" if hooked else "spooler.uninstall()\n"
     if program.tracker == "mlflow":
         shutil.copy(_mlflow_store(python_of(program)), work / "mlflow.db")
+    prelude = _PRELUDE.format(work=str(work), patience=spools.PATIENCE_SECONDS)
     begun = f"{program.begin}\ndef log(data, step=None):\n    {program.log}\n"
     known = {
         "PRIMUS_LENS_WANDB_OUTPUT_PATH": str(work / "spool"),
@@ -253,7 +257,7 @@ def play(
         "PYTHONWARNINGS": "ignore",
     }
     return subprocess.run(
-        [python_of(program), "-c", _PRELUDE.format(work=str(work)) + install + begun + code],
+        [python_of(program), "-c", prelude + install + begun + code],
         env=spools.environment(**{**known, **environ}),
         cwd=work,
         capture_output=True,
