@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -52,27 +53,38 @@ def test_a_folder_of_another_name_stays(tmp_path: Path) -> None:
 
 _REMOVE = """
 import os, random, sys, time
-removed, *folders = sys.argv[1:]
+turn, removed, *folders = sys.argv[1:]
+turn = os.open(turn, os.O_RDONLY)
+seen, left = b"", 0
 while True:
     time.sleep(random.random() / 2000)
-    for folder in folders:
+    number = os.pread(turn, 9, 0)
+    if number != seen:
+        seen, left = number, 10
+    for folder in folders if left > 0 else ():
         try:
             os.rmdir(folder)
         except OSError:
             continue
+        left -= 1
         os.close(os.open(removed, os.O_CREAT))
 """
 
 
 def test_a_writer_makes_its_folders_however_often_they_are_removed(tmp_path: Path) -> None:
-    """Another process removes them thousands of times a second, the service now and then."""
-    root, removed = tmp_path / "root", tmp_path / "removed"
+    """Another process removes them thousands of times a second, the service now and then.
+
+    For each spool it does so about a dozen times: a writer tries more often, however slow it is.
+    """
+    root, turn, removed = tmp_path / "root", tmp_path / "turn", tmp_path / "removed"
     folders = [str(root / "node_0" / "rank_0"), str(root / "node_0")]
-    command = [sys.executable, "-c", _REMOVE, str(removed), *folders]
-    with subprocess.Popen(command) as remover:
+    turn.write_text("")
+    command = [sys.executable, "-c", _REMOVE, str(turn), str(removed), *folders]
+    with subprocess.Popen(command) as remover, turn.open("r+b", buffering=0) as now:
         try:
             number = 0
             while number < 300 or not removed.exists():
+                os.pwrite(now.fileno(), b"%9d" % number, 0)
                 name = f"spool-{number}"
                 make_directories(root, ("node_0", "rank_0", name), Limits())
                 made = root / "node_0" / "rank_0" / name
