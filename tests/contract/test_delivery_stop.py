@@ -23,6 +23,8 @@ PROMISED_SECONDS = 10.0
 STEPS = 30
 BATCH = 10
 LONG = 60.0
+# A busy machine may answer later than a service waits at its end.
+PATIENT = "from shipper import service; service.STOP_SECONDS = 3600.0"
 
 Start = Callable[..., "subprocess.Popen[str]"]
 
@@ -47,8 +49,9 @@ def start(tmp_path: Path, receiver: FaultyReceiver) -> Iterator[Start]:
     """Start a service on the spools of this test; none outlives it."""
     started: list[subprocess.Popen[str]] = []
 
-    def begin(*more: str) -> subprocess.Popen[str]:
-        started.append(start_lens_ship("run", *settings(tmp_path, receiver), *more))
+    def begin(*more: str, before: str = "") -> subprocess.Popen[str]:
+        flags = settings(tmp_path, receiver)
+        started.append(start_lens_ship("run", *flags, *more, before=before))
         return started[-1]
 
     yield begin
@@ -111,7 +114,7 @@ def test_it_waits_for_an_answer_that_still_comes(
 ) -> None:
     write(tmp_path)
     receiver.then(Normal(), Hang(processed=True))
-    process = start()
+    process = start(before=PATIENT)
     receiver.wait_for(lambda seen: len(seen) == 2 and seen[1].processed, LONG)
     process.send_signal(signal.SIGTERM)
     receiver.release()
