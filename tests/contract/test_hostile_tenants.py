@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import re
 import signal
 import subprocess
@@ -90,7 +91,7 @@ class Node:
         return words
 
     def health(self) -> str:
-        """What the service says of its health; "" while it has no port."""
+        """What the service says of its health; "" where it has no port or does not answer."""
         port = re.search(r"HTTP port opened address=(http://\S+)", self.log.read_text())
         if port is None:
             return ""
@@ -100,6 +101,8 @@ class Node:
         except urllib.error.HTTPError as error:
             with error:
                 text = error.read()
+        except (OSError, http.client.HTTPException):
+            return ""
         return text.decode()
 
     def wait_for(self, workload: str, steps: int) -> None:
