@@ -21,7 +21,7 @@ from shipper.sinks import Batch
 from shipper.sinks.outcome import Outcome
 from spooler.errors import BodyTooLarge, BodyUnreadable
 from spooler.records import step as step_record
-from spooler.spool import codec
+from spooler.spool import codec, source
 from spooler.spool.reader import Reader
 from tests.kit import spools
 from tests.kit.shipping import DELIVERED, Clock, OwnedReader, ScriptedSink, config, spool, step
@@ -135,8 +135,9 @@ def test_a_large_record_is_only_read_when_asked_for(tmp_path: Path, closed: bool
 
 @pytest.mark.parametrize("closed", [True, False], ids=["sealed", "in its log"])
 def test_where_a_spool_begins_and_ends_is_found_without_its_bodies(
-    tmp_path: Path, closed: bool
+    tmp_path: Path, closed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(source, "SECONDS", spools.PATIENCE_SECONDS)  # traced, it takes long
     directory, writer = spools.fill(tmp_path, 0, close=False)
     writer.append("step", b"\x91" * 12_000_000)  # one for each segment, which it fills
     writer.maintain()
