@@ -24,24 +24,27 @@ from spooler.spool.filesystem import file_system_of
 from spooler.spool.layout import is_marked_full
 from spooler.spool.reader import Reader
 
+_REMOUNT = "mount it writable, in a container without readOnly"
 _MOST = 3  # findings of one level about spools; the others are counted
 
 
 def findings(context: CheckContext) -> Iterator[Finding]:
     root = context.config.spool
     yield _file_system(root)
+    if _is_read_only(root):
+        yield warn(
+            "spool",
+            f"{root} is mounted read-only: delivered spools are not deleted, and a job that has the"
+            " same mount drops all records",
+            _REMOUNT,
+        )
     closed = why_unreadable(root)
     if closed and os.path.isfile(root):
         yield fail("spool", f"{root} {closed}", "give --spool the directory that jobs record to")
     elif closed:
         yield _unreadable(root)
     elif not root.exists():
-        yield warn(
-            "spool",
-            f"{root} does not exist yet",
-            "the first training job with PRIMUS_LENS_WANDB_OUTPUT_PATH set to it creates it; if"
-            " jobs are running already, compare that variable with this path",
-        )
+        yield _missing(root)
     else:
         if is_marked_full(root):
             yield fail(
@@ -51,7 +54,25 @@ def findings(context: CheckContext) -> Iterator[Finding]:
                 " delivered",
             )
         yield from _limited(_unreadable_below(root), "path")
-        yield from _spools(context.spools)
+        yield from _spools(root, context.spools)
+
+
+def _missing(root: Path) -> Finding:
+    above = next(folder for folder in root.absolute().parents if os.path.exists(folder))
+    if not os.access(above, os.W_OK | os.X_OK):
+        return warn(
+            "spool",
+            f"{root} does not exist, and a job of user {_user(os.geteuid())} cannot create it in"
+            f" {above}: it drops all records",
+            "create it, writable for the jobs (`lens-ship docs deployment`), or give another"
+            " --spool",
+        )
+    return warn(
+        "spool",
+        f"{root} does not exist yet",
+        "the first training job with PRIMUS_LENS_WANDB_OUTPUT_PATH set to it creates it; if jobs"
+        " are running already, compare that variable with this path",
+    )
 
 
 def _file_system(root: Path) -> Finding:
@@ -118,7 +139,7 @@ def _limited(found: list[Finding], what: str) -> Iterator[Finding]:
             yield more("spool", f"and {counted(len(same) - _MOST, what)} more", "the same as above")
 
 
-def _spools(spools: list[Path]) -> Iterator[Finding]:
+def _spools(root: Path, spools: list[Path]) -> Iterator[Finding]:
     problems = [problem for directory in spools if (problem := _problem(directory))]
     yield from _limited(problems, "spool")
     if spools:
@@ -126,6 +147,10 @@ def _spools(spools: list[Path]) -> Iterator[Finding]:
         fine = len(spools) - len(problems)
         text = f"{counted(len(spools), 'spool')}: {live} being written, {fine} without problems"
         yield ok("spool", text)
+    elif not os.access(root, os.W_OK | os.X_OK) and not _is_read_only(root):
+        text = f"no spools below the root, which user {_user(os.geteuid())} cannot write"
+        text += f" ({_owner(root)}): a job of this user drops all records"
+        yield warn("spool", text, _permission_step(root))
     else:
         yield warn(
             "spool",
@@ -177,6 +202,8 @@ def _permission_step(path: Path) -> str:
         found = path.lstat()
     except OSError:
         return "run the check again: the path has been deleted"
+    if _is_read_only(path):
+        return _REMOUNT
     if found.st_uid == os.geteuid():
         return f"chmod -R u+rwX {path}"
     theirs, mine = _group(found.st_gid), _group(os.getegid())
@@ -195,6 +222,14 @@ def _permission_step(path: Path) -> str:
         f" PRIMUS_LENS_SPOOL_GROUP={mine} in the jobs, or share the root (`lens-ship docs"
         " deployment#a-root-that-several-users-share`)"
     )
+
+
+def _is_read_only(path: Path) -> bool:
+    """Whether the mount of a path refuses every write."""
+    try:
+        return bool(os.statvfs(path).f_flag & os.ST_RDONLY)
+    except OSError:
+        return False
 
 
 def _user(uid: int) -> str:

@@ -32,6 +32,7 @@ from tests.kit import spools
 from tests.kit.certificates import Authority
 from tests.kit.command import Ran, lens_ship, start_lens_ship
 from tests.kit.faulty_receiver import FaultyReceiver
+from tests.kit.images import read_only_view
 from tests.kit.master import needs_master, running
 from tests.kit.shipping import goodbye, spool, step
 from tests.kit.tls_receiver import TlsReceiver
@@ -511,6 +512,38 @@ def test_what_is_told_to_a_user_who_cannot_read_a_spool_helps(public: Path) -> N
             subprocess.run(one.next.partition(";")[0], shell=True, check=True)
         wrong = [one for one in about(look(), "spool") if one.level != "ok"]
     assert wrong == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be another user")
+def test_a_root_that_this_user_cannot_write_is_told(public: Path) -> None:
+    root = public / "spool"
+
+    def look() -> Finding:
+        done = spools.python(OTHER_USER, root, public / "state")
+        found = [Finding(**one) for one in spools.answer(done)]
+        return about(found, "spool")[1]  # the first is about the file system
+
+    missing = look()
+    assert f"user 61003 cannot create it in {public}" in missing.text
+    root.mkdir(mode=0o555)
+    closed = look()
+    assert "a job of this user drops all records" in closed.text
+    subprocess.run(closed.next.partition(";")[0], shell=True, check=True)
+    assert look().text == "no spools below the root"
+
+
+@pytest.mark.parametrize("written", [True, False])
+def test_a_root_that_is_mounted_read_only_is_told_and_not_to_be_changed_by_chmod(
+    tmp_path: Path, written: bool
+) -> None:
+    if written:
+        write(tmp_path, workload_uid="w")
+    else:
+        (tmp_path / "spool").mkdir()
+    with read_only_view(tmp_path / "spool", tmp_path / "view") as view:
+        found = about(findings(tmp_path, spool=view), "spool")
+    assert f"{view} is mounted read-only" in found[1].text
+    assert "chmod" not in repr(found)
 
 
 def test_limits_beyond_the_disk_are_told(tmp_path: Path) -> None:
