@@ -10,7 +10,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 
 from shipper.admin.refresher import StatusRefresher
@@ -329,14 +329,15 @@ def _log_failure(error: Exception) -> None:
 
 
 def ship_once(config: Config, *, timeout: float) -> list[str]:
-    """Ship everything that is there; return what is still pending after `timeout` seconds."""
+    """Ship everything that is there; what is still pending after `timeout` seconds or Ctrl-C."""
     service = Service(config, once=True)
     # Its time is over then: a request in flight is sent again by the next service.
     timer = threading.Timer(timeout, partial(service.stop, within=LAST_SECONDS))
     timer.daemon = True
     timer.start()
     try:
-        service.run()
+        with suppress(KeyboardInterrupt):  # ends it as the timeout does
+            service.run()
     finally:
         timer.cancel()
     lines = [f"{config.spool}: {_NO_ROOT}"] if is_missing(config.spool) else []

@@ -49,7 +49,7 @@ EXITS: dict[int, str] = {
     2: "invalid arguments or settings. stderr lists all of them",
     3: "the state directory is in use by another service",
     4: "the state directory cannot be used. stderr gives the reason and what to do",
-    130: "interrupted at a prompt",
+    130: "interrupted with Ctrl-C",
     141: "the output pipe was closed (`| head`)",
 }
 EXITS_OF: dict[str, str] = {

@@ -89,6 +89,19 @@ def test_it_ends_when_told_to_with_everything_saved(
     ledger.close()
 
 
+def test_ctrl_c_ends_once_as_its_timeout_does_and_what_is_pending_is_told(
+    tmp_path: Path, receiver: FaultyReceiver, start: Start
+) -> None:
+    write(tmp_path)
+    receiver.go_away()
+    process = start("--once", "--timeout", str(10 * LONG))
+    assert process.stderr is not None
+    assert any("sink paused" in line for line in process.stderr)
+    code, said = end(process, signal.SIGINT)
+    assert code == 1
+    assert "lens-ship: still pending: " in said
+
+
 @pytest.mark.promise("G4")
 def test_it_ends_in_time_while_a_request_hangs_and_repeats_at_most_that_one(
     tmp_path: Path, receiver: FaultyReceiver, start: Start
