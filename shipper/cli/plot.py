@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from shipper.cli.options import load_config, need_readable, settings
+from shipper.cli.options import load_config, need_readable, report_missing_root, settings
 
 
 @click.command()
@@ -41,5 +41,6 @@ def plot(
 
     config = load_config({"spool": spool}, config_file)
     need_readable(config.spool)
+    report_missing_root(config.spool)
     options |= {"by_time": x_axis == "time", "step_keys": config.keys_of_steps}
     sys.exit(draw(PlotOptions(places=(config.spool,), run=run, **options)))

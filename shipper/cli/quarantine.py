@@ -7,7 +7,15 @@ from typing import Any
 
 import click
 
-from shipper.cli.options import Group, json_flag, load_config, need_readable, settings, yes_flag
+from shipper.cli.options import (
+    Group,
+    json_flag,
+    load_config,
+    need_readable,
+    report_missing_root,
+    settings,
+    yes_flag,
+)
 
 
 @click.group(cls=Group)
@@ -20,6 +28,7 @@ def _open(config_file: Path | None, flags: dict[str, Any]) -> Any:
 
     root = load_config(flags, config_file).spool
     need_readable(root)
+    report_missing_root(root)
     return Quarantine(root)
 
 

@@ -8,7 +8,14 @@ from typing import Any
 
 import click
 
-from shipper.cli.options import NamedPath, load_config, need_readable, settings, word
+from shipper.cli.options import (
+    NamedPath,
+    load_config,
+    need_readable,
+    report_missing_root,
+    settings,
+    word,
+)
 from spooler.records import REGISTRY
 
 
@@ -56,5 +63,7 @@ def tail(
     config = load_config({"spool": spool}, config_file, needs_spool=not places)
     roots = places or (config.spool,)
     need_readable(*roots)
+    for root in roots:
+        report_missing_root(root)
     wanted = RecordFilter(**conditions, step_keys=config.keys_of_steps)
     sys.exit(print_tail(roots, wanted, count=count, follow=follow, as_json=as_json))

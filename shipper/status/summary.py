@@ -67,7 +67,8 @@ def summarize(status: Status, *, max_dead_letters: int = 0) -> Summary:
         level = HealthState.DEGRADED
         messages = [_outage_text(status, *found) for found in _ongoing(status)]
     if not messages:
-        level, messages = HealthState.HEALTHY, [_healthy(status)]
+        level = HealthState.DEGRADED if _lacks_root(status) else HealthState.HEALTHY
+        messages = [_healthy(status)]
     messages += map(_shared_text, status.shared_names[:_MOST_SHARED])
     for name, count in status.unconfigured.items():
         messages.append(f"Sink {name} is not configured: {counted(count, 'record')} unsent")
@@ -220,14 +221,22 @@ def _capital(text: str) -> str:
     return text[0].upper() + text[1:]
 
 
+def _lacks_root(status: Status) -> bool:
+    return not status.disk.size and not status.spools
+
+
 def _healthy(status: Status) -> str:
-    missing = "" if status.disk.size else ", which does not exist yet"
+    missing = ", which does not exist" if _lacks_root(status) else ""
     if not status.spools and status.heartbeat is None:
         return f"No records under {status.root}{missing}, and no service has run yet"
+    if missing and not status.running:
+        return f"No records under {status.root}{missing}, and the service is not running"
     if not status.running:
         return "No records are pending, and the service is not running"
+    if missing:
+        return f"Waiting for the first spool under {status.root}{missing}"
     if not status.spools:
-        return f"Healthy: waiting for the first spool under {status.root}{missing}"
+        return f"Healthy: waiting for the first spool under {status.root}"
     if not status.pending:
         return "Healthy: all records are delivered"
     oldest = f", the oldest {duration(status.age(status.oldest))} old" if status.oldest else ""

@@ -33,7 +33,9 @@ def without_inotify(*words: str, **environ: str) -> subprocess.CompletedProcess[
     )
 
 
-@pytest.mark.parametrize("command", [("run", "--once"), ("status",), ("audit",)])
+@pytest.mark.parametrize(
+    "command", [("run", "--once"), ("status",), ("audit",), ("tail",), ("plot",)]
+)
 def test_a_root_that_does_not_exist_is_an_error(command: tuple[str, ...], tmp_path: Path) -> None:
     root, state = tmp_path / "spool", tmp_path / "state"
     root.mkdir()

@@ -55,13 +55,18 @@ CASES = {
     ),
     "a root that is not there": (
         overview(running=False, heartbeat=None, disk=DiskStatus()),
-        "healthy",
-        "No records under /spool, which does not exist yet, and no service has run yet",
+        "degraded",
+        "No records under /spool, which does not exist, and no service has run yet",
+    ),
+    "a root that is gone": (
+        overview(running=False, disk=DiskStatus()),
+        "degraded",
+        "No records under /spool, which does not exist, and the service is not running",
     ),
     "a root that nobody has made": (
         overview(disk=DiskStatus()),
-        "healthy",
-        "Healthy: waiting for the first spool under /spool, which does not exist yet",
+        "degraded",
+        "Waiting for the first spool under /spool, which does not exist",
     ),
     "a closed root": (
         overview(unreadable_directories={"/spool": "cannot be read: Permission denied"}),
