@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from shipper.ledger.ledger import CommitDelta, Ledger
+from shipper.ledger.snapshot import read_snapshot
 from shipper.log import fields
 from shipper.sinks import DEFAULT
 from spooler.errors import SpoolError
@@ -27,8 +28,13 @@ def start_new_sinks(ledger: Ledger, sinks: Mapping[str, str]) -> None:
         for row in ledger.spools():
             if not row["deleted"]:
                 _begin(ledger, row["id"], name, Reader(Path(row["directory"])), known)
-    for name in known.keys() - sinks.keys():
-        log.warning("sink removed, records are not kept for it any more", extra=fields(sink=name))
+    removed = known.keys() - sinks.keys()
+    rows = read_snapshot(ledger).values() if removed else ()
+    for name in removed:
+        pending = sum(one.owed(name) for one in rows)
+        say = log.warning if pending else log.info
+        extra = fields(sink=name, pending=pending)
+        say("sink removed, records are not kept for it any more", extra=extra)
     ledger.note_sinks(sinks)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -83,6 +84,28 @@ def test_a_sink_that_is_not_configured_holds_nothing_back_and_raises_no_alarm(
         assert done.code == 0, done
         assert "master" not in done.out
         assert "detection" not in done.out
+
+
+@pytest.mark.parametrize("delivers", [True, False])
+def test_a_removed_sink_is_a_warning_only_if_it_had_records_to_send(
+    tmp_path: Path,
+    two: tuple[FaultyReceiver, FaultyReceiver],
+    caplog: pytest.LogCaptureFixture,
+    delivers: bool,
+) -> None:
+    one, other = two
+    caplog.set_level(logging.INFO)
+    spool(tmp_path / "spool", [*map(step, range(20)), goodbye()])
+    both = sinks(tmp_path, east=one.url, west=other.url)
+    if delivers:
+        assert ship_once(both, timeout=60) == []
+    else:
+        other.go_away()
+        ship_until(both, failing)
+    assert ship_once(sinks(tmp_path, east=one.url), timeout=60) == []
+    (removed,) = [record for record in caplog.records if "sink removed" in record.message]
+    assert removed.levelname == ("INFO" if delivers else "WARNING")
+    assert removed.fields["pending"] == (0 if delivers else 21)
 
 
 def test_a_sink_that_is_added_starts_at_the_oldest_record_kept(
