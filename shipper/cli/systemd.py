@@ -53,12 +53,10 @@ def systemd_install(force: bool, dry_run: bool, user: bool, root: Path, spool: s
 
     spool = _spool(spool, user)
     planned = plan(user=user, root=root, spool=spool)
-    if dry_run:
-        for file in planned:
-            click.echo(f"{file.state():9} {file.path}")
-        return
-    for line in install(planned, force=force):
+    for line in install(planned, force=force, dry_run=dry_run):
         click.echo(line)
+    if dry_run:
+        return
     if not user:
         _warn_about_hidden("the Python", os.path.realpath(sys.executable))
         _warn_about_hidden("--spool", spool)

@@ -86,8 +86,8 @@ def plan(*, user: bool, root: Path, spool: str, program: Path | None = None) -> 
     return [*files, File(path=_below(root, environment), text=made("lens-ship.env"), kept=True)]
 
 
-def install(planned: list[File], *, force: bool) -> list[str]:
-    """Write missing and outdated files; return one line for each file.
+def install(planned: list[File], *, force: bool, dry_run: bool = False) -> list[str]:
+    """Write missing and outdated files, or with `dry_run` none; return one line for each file.
 
     Raises:
         UnitError: a file was changed by hand and `force` is not given, or cannot be written.
@@ -100,7 +100,7 @@ def install(planned: list[File], *, force: bool) -> list[str]:
             + "\nnothing was written. --force replaces it. Or put your changes into a drop-in"
             " (`systemctl edit lens-ship`) first"
         )
-    return [_write(file) for file in planned]
+    return [_write(file, dry_run=dry_run) for file in planned]
 
 
 def uninstall(planned: list[File], *, force: bool) -> list[str]:
@@ -155,10 +155,12 @@ def next_steps(*, user: bool, root: Path, spool: str) -> list[str]:
     ]
 
 
-def _write(file: File) -> str:
+def _write(file: File, *, dry_run: bool) -> str:
     state = file.state()
     if state == "current" or (file.kept and state != "missing"):
         return f"kept     {file.path}"
+    if dry_run:
+        return f"to write {file.path}"
     try:
         file.path.parent.mkdir(parents=True, exist_ok=True)
         file.path.write_text(file.text, encoding="utf-8")
@@ -184,7 +186,7 @@ def _cannot(file: File, error: OSError) -> UnitError:
     where = file.path
     if isinstance(error, PermissionError):
         return UnitError(
-            f"{where}: {error.strerror}. Files before it are changed. "
+            f"{where}: {error.strerror}. Files after it are not changed. "
             + (
                 "Make it writable for this user, or set HOME"
                 if ".config" in where.parts
@@ -192,7 +194,7 @@ def _cannot(file: File, error: OSError) -> UnitError:
             )
         )
     return UnitError(
-        f"{where}: {error.strerror}. Files before it are changed. Correct that and run it again"
+        f"{where}: {error.strerror}. Files after it are not changed. Correct that and run it again"
     )
 
 

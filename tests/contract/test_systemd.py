@@ -153,7 +153,8 @@ def test_a_file_that_was_changed_is_not_overwritten_without_force(tmp_path: Path
     assert "--force" in ran.err
     assert unit.read_text(encoding="utf-8") == changed
     assert not rules.exists()
-    assert "changed" in lens_ship(*install, "--dry-run").out
+    assert "was changed by hand" in lens_ship(*install, "--dry-run").err
+    assert f"to write {rules}" in lens_ship(*install, "--dry-run", "--force").out
     assert not rules.exists()
     assert lens_ship(*install, "--force").code == 0
     assert unit.read_text(encoding="utf-8") == whole
@@ -272,7 +273,7 @@ def test_an_unwritable_directory_is_reported_with_a_next_step(tmp_path: Path) ->
     (tmp_path / "etc").write_text("in the way", encoding="utf-8")
     ran = lens_ship("systemd", "install", "--root", str(tmp_path))
     assert ran.code == 1
-    assert "lens-ship.service: Not a directory" in ran.err
+    assert "lens-ship.service: Not a directory. Files after it are not changed" in ran.err
     assert "Correct that and run it again" in ran.err
 
 
