@@ -90,7 +90,9 @@ def main() -> None:
             click.echo(f"lens-ship: {sanitize(line, None)}", err=True)
         sys.exit(error.exit_code)
     except OSError as error:  # of a module that is loaded when it is needed, too
-        text = sanitize(f"{error}. No undelivered record was dropped. Try again.", None)
+        text = sanitize(
+            f"{error}. No undelivered record was dropped. Correct this, then try again.", None
+        )
         click.echo(f"lens-ship: {text}", err=True)
         sys.exit(1)
 

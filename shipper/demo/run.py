@@ -21,7 +21,7 @@ from shipper.demo.report import report
 from shipper.demo.scenario import Scenario
 from shipper.demo.terminal import Terminal
 from shipper.docs import SHARE
-from shipper.errors import DemoFailed
+from shipper.errors import ConfigError, DemoFailed
 
 _CANNOT_RUN = 2
 _REMOVE_SECONDS = 3.0
@@ -89,8 +89,13 @@ def _files(keep: Path | None) -> Iterator[DemoFiles]:
     scratch = Path(tempfile.mkdtemp(prefix="lens-ship-demo-"))
     place = DemoFiles(scratch / "demo" if keep is None else keep.resolve(), scratch)
     try:
-        for directory in (place.spool, place.training, place.logs):
-            directory.mkdir(parents=True, exist_ok=True)
+        try:
+            for directory in (place.spool, place.training, place.logs):
+                directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            text = f"{error.filename}: {error.strerror}. The demo was not started."
+            text += " Give --keep a directory that this user can write."
+            raise ConfigError([text]) from error
         yield place
     finally:
         # A helper process of wandb may write until it sees that its training is dead.

@@ -465,4 +465,4 @@ def test_what_the_system_refuses_is_told_in_one_line() -> None:
     (line,) = done.stderr.splitlines()
     assert "Too many open files" in line
     assert line.startswith("lens-ship: ")
-    assert line.endswith("Try again.")
+    assert line.endswith("Correct this, then try again.")

@@ -131,6 +131,18 @@ def test_it_fits_a_terminal_of_80_columns(shown: Shown):
     assert "\x1b" not in shown.text
 
 
+def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path):
+    (tmp_path / "file").touch()
+    done = subprocess.run(
+        [*COMMAND, "--keep", str(tmp_path / "file" / "kept")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "kept/spool: Not a directory. The demo was not started. Give --keep" in done.stderr
+
+
 def test_old_files_are_not_counted(tmp_path: Path):
     (tmp_path / "something").touch()
 
