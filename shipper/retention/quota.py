@@ -62,7 +62,7 @@ class DiskQuota:
             try:
                 _set_marker(directory / fmt.ROOT_FULL_NAME, full=full)
             except OSError as error:
-                if str(error) != self._logged:
+                if self._limit and str(error) != self._logged:
                     self._logged = str(error)
                     log.error(
                         "quota of the root cannot be enforced",

@@ -137,6 +137,7 @@ def test_the_service_and_status_say_that_a_root_is_a_file(tmp_path: Path) -> Non
     once = lens_ship("run", "--once", **places)
     assert once.code == 1
     assert f"still pending: {tmp_path}/file: is not a directory" in once.err
+    assert "quota" not in once.err, "none is set"
     looked = lens_ship("status", **places)
     assert looked.code == 1
     assert f"▲ {tmp_path}/file is not a directory" in looked.out
