@@ -16,7 +16,7 @@ from shipper.ledger.database import exists
 from shipper.ledger.ledger import Ledger
 from shipper.ledger.snapshot import SpoolRows, read_snapshot
 from shipper.sinks import sink_names
-from shipper.sinks.outcome import Reason
+from shipper.sinks.outcome import NO_URL, Reason
 from shipper.status.collect import SpoolCollector
 from spooler.errors import SpoolError
 from spooler.spool.reader import Reader
@@ -26,6 +26,7 @@ from spooler.spool.reader import Reader
 class LaunchAccount:
     """Counts of records; `pending` are those that some sink has not got."""
 
+    recorded: int = 0
     pending: int = 0
     delivered: Counter[str] = field(default_factory=Counter)  # by sink
     dead_letters: int = 0
@@ -33,10 +34,15 @@ class LaunchAccount:
     why: str = ""  # records are pending
 
     def text(self) -> str:
-        """One sentence, without its end."""
+        """What is known, without the last full stop."""
+        if not self.recorded + self.dropped:
+            return (
+                "nothing was recorded. If the job logs metrics, run `lens-ship hook status` in its"
+                " environment"
+            )
         parts = [f"{counted(self.delivered.total(), 'record')} delivered"]
         if len(+self.delivered) > 1:
-            parts[0] += f" ({by_reason(self.delivered)})"
+            parts[0] += f" ({by_reason(+self.delivered)})"
         if self.dead_letters:
             parts.append(counted(self.dead_letters, "dead letter"))
         if self.dropped:
@@ -74,12 +80,15 @@ class Accountant:
         for spool, collector in self._spools(names, ledger):
             rows = read_snapshot(ledger, spool).get(spool, SpoolRows()) if ledger else SpoolRows()
             status = collector.collect(rows)
+            total.recorded += status.written
             total.pending += status.pending
             total.dead_letters += status.dead_letters
             total.dropped += status.dropped
             total.delivered.update({one.sink: one.delivered for one in status.sinks})
         for outage in service_status.outages(ledger) if ledger and total.pending else ():
-            if outage.until is None:
+            if outage.until is None and outage.reason == NO_URL and not self._config.sinks:
+                total.why = "no receiver is given"
+            elif outage.until is None:
                 reason = Reason.of(outage.reason)
                 total.why = f"{outage.sink} {reason.sentence if reason else outage.reason}"
         return total
@@ -87,7 +96,8 @@ class Accountant:
     def _spools(
         self, sinks: tuple[str, ...], ledger: Ledger | None
     ) -> Iterator[tuple[str, SpoolCollector]]:
-        for directory in find_spools(self._config.spool):
+        known = ledger.directories(self._since) if ledger else []
+        for directory in (*find_spools(self._config.spool), *known):
             name = directory.name
             if name not in self._found and name >= self._since:
                 is_own = self._is_own(directory, name, ledger)

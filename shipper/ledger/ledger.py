@@ -77,6 +77,11 @@ class Ledger(StateDatabase):
         rows = self.execute("SELECT id, directory FROM spool WHERE deleted IS NULL")
         return {spool: Path(directory) for spool, directory in rows}
 
+    def directories(self, since: str) -> list[Path]:
+        """Where spools were found whose id is not below `since`; their files may be gone."""
+        rows = self.execute("SELECT directory FROM spool WHERE id >= ?", since)
+        return [Path(directory) for (directory,) in rows]
+
     def spools(self) -> list[dict[str, Any]]:
         """Every spool that was found and is not pruned; `identity` is a map."""
         return [{**row, "identity": json.loads(row["identity"])} for row in self._rows("spool")]

@@ -542,7 +542,7 @@ def test_a_job_that_reads_the_terminal_in_the_background_is_stopped_by_it(
     shell.wait_for(r"\[1\]")
     shell.wait_for(r"Stopped.*read line", asking="jobs -s\n")
     shell.type("fg\n7\n")
-    shell.wait_for(r"nothing left")
+    shell.wait_for(r"nothing was recorded")
     shell.type("echo code=$?\n")
     shell.wait_for(r"code=7\r")
 
