@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from shipper.cli.options import Number, load_config, settings
+from shipper.cli.options import Number, load_config, more_sinks, settings
 
 if TYPE_CHECKING:
     from shipper.config.schema import Config
@@ -25,6 +25,7 @@ _PLACES = ("LENS_SHIP_SPOOL", "LENS_SHIP_STATE", "PRIMUS_LENS_WANDB_OUTPUT_PATH"
     help="Seconds after the end of the job for which its records are delivered, or after the first"
     f" SIGTERM.  [default: {DRAIN_SECONDS:g}]",
 )
+@more_sinks
 @settings()
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def exec_(
@@ -58,16 +59,19 @@ def _plan(drain: float | None, file: Path | None, flags: dict[str, Any]) -> Laun
 
     try:
         config = load_config(flags, file, needs_spool=False)
+        is_usable = True
     except ConfigError:
         # The service ends with the reason. The job records all the same.
         places = {name: flags[name] for name in ("spool", "state")}
         config = load(
             places, {n: os.environ[n] for n in _PLACES if n in os.environ}, needs_spool=False
         )
+        is_usable = False
     spool, state, words = own_places(config, file, flags)
     if drain is None:
         drain = config.drain_seconds if "drain_seconds" in config.given else DRAIN_SECONDS
-    return LaunchPlan(config=replace(config, spool=spool, state=state), flags=words, drain=drain)
+    config = replace(config, spool=spool, state=state)
+    return LaunchPlan(config=config, flags=words, drain=drain, is_usable=is_usable)
 
 
 def own_places(
@@ -85,4 +89,6 @@ def own_places(
     for one in SETTINGS:
         if one.name not in ("spool", "state", "drain_seconds") and flags[one.name] is not None:
             words += [one.flag, flags[one.name]]
+    for text in flags["sinks"]:
+        words += ["--sink", text]
     return spool, state, words

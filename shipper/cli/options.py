@@ -7,7 +7,7 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -113,23 +113,10 @@ def settings(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     return decorate
 
 
-def tables_of(
-    _context: click.Context, _parameter: click.Parameter, texts: tuple[str, ...]
-) -> dict[str, dict[str, Any]]:
-    """The tables of the sinks that options `--sink TYPE=URL` describe, by name."""
-    from shipper.sinks import from_words
-
-    try:
-        return dict(map(from_words, texts))
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from error
-
-
 more_sinks = click.option(
     "--sink",
     "sinks",
     multiple=True,
-    callback=tables_of,
     metavar="TYPE=URL",
     help="A sink beside those of [sinks.NAME], with the defaults of its type, for example"
     " otlp=http://HOST:4318. May be given several times.",
@@ -142,9 +129,14 @@ def load_config(
     """The settings for a command; `needs` are arguments of `shipper.config.load.load`.
 
     With `warn`, warnings are printed to stderr.
+
+    Raises:
+        ConfigError: with every problem; of the options `--sink`, with the first alone.
     """
     from shipper.config.load import load
 
+    if flags.get("sinks"):
+        flags = {**flags, "sinks": _tables_of(flags["sinks"])}
     more: dict[str, Any] = dict(needs)
     if needs.get("sends"):
         from shipper.sinks import table_problems
@@ -154,6 +146,17 @@ def load_config(
     for warning in config.warnings if warn else ():
         click.echo(f"lens-ship: warning: {warning}", err=True)
     return config
+
+
+def _tables_of(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The tables of the sinks that options `--sink TYPE=URL` describe, by name."""
+    from shipper.errors import ConfigError
+    from shipper.sinks import from_words
+
+    try:
+        return dict(map(from_words, texts))
+    except ValueError as error:
+        raise ConfigError([f"--sink: {error}"]) from error
 
 
 def need_readable(*places: Path) -> None:

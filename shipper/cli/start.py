@@ -28,30 +28,33 @@ def start(as_json: bool, config_file: Path | None, **flags: Any) -> None:
     """
     from shipper.cli.render import print_json
     from shipper.launch import background
+    from shipper.launch.run import has_receiver
 
     config = load_config(flags, config_file, needs_spool=False, sends=True)
     spool, state, words = own_places(config, config_file, flags)
-    for table in flags["sinks"].values():
-        words += ["--sink", "=".join(table.values())]
     off = [] if "http_listen" in config.given else ["--http-listen", "off"]
     found = background.start(spool, state, [*words, *off])
-    text = _sentence(found, spool, given=len(words) > len(["--spool", spool, "--state", state]))
+    given = len(words) > len(["--spool", spool, "--state", state])
+    text = _sentence(found, spool, given=given, receiver=has_receiver(config))
     if as_json:
         print_json({"text": text, "spool": str(spool), "state": str(found.state), "pid": found.pid})
     else:
         click.echo(f"lens-ship: {text}")
 
 
-def _sentence(found: Serving, spool: Path, *, given: bool) -> str:
+def _sentence(found: Serving, spool: Path, *, given: bool, receiver: bool) -> str:
     """One line about the service, and the command that shows what it delivers."""
     if found.foreign:
         return f"a service with state {found.state} delivers {spool} already"
+    places = shlex.join(["--spool", str(spool), "--state", str(found.state)])
     process = f"service (process {found.pid})" if found.pid else "service"
     text = f"{process} {'started for' if found.started else 'delivers'} {spool}"
     if given and not found.started:
-        text += " already, with the settings of its start. To change them: lens-ship stop"
-    command = ["lens-ship", "status", "--spool", str(spool), "--state", str(found.state)]
-    return f"{text}. To see it: {shlex.join(command)}"
+        text += f" already, with the settings of its start. To change them: lens-ship stop {places}"
+    if found.started and not receiver:
+        text += ". No receiver is given (processor_url, sink or config): records stay there, unless"
+        text += " a job names one"
+    return f"{text}. To see it: lens-ship status {places}"
 
 
 @click.command()
@@ -62,11 +65,20 @@ def stop(config_file: Path | None, **flags: Any) -> None:
     It first delivers what is there for up to its --drain-seconds. The rest stays in the spools.
     """
     from shipper.launch import background
+    from shipper.launch.keeper import foreign
     from shipper.launch.place import choose
 
     config = load_config(flags, config_file, needs_spool=False)
     given = {name: getattr(config, name) for name in ("spool", "state") if name in config.given}
-    _, state = choose(os.environ, spool=given.get("spool"), state=given.get("state"), make=False)
+    spool, state = choose(
+        os.environ, spool=given.get("spool"), state=given.get("state"), make=False
+    )
     pid = background.stop(state)
-    ended = f"service (process {pid}) stopped" if pid else f"no service runs with state {state}"
-    click.echo(f"lens-ship: {ended}")
+    if pid:
+        text = f"service (process {pid}) stopped"
+    elif other := foreign(spool, state):
+        text = f"no service runs with state {state}. One with state {other} delivers {spool}"
+    else:
+        text = f"no service runs with state {state}. If its start had --spool or --state, give them"
+        text += " here too"
+    click.echo(f"lens-ship: {text}")

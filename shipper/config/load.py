@@ -69,7 +69,7 @@ def load(
         if needs_spool and "spool" not in given:
             problems.append(NO_ROOT)
     problems += _contradictions(values, given)
-    more = flags.get("sinks", {})
+    more = flags.get("sinks") or {}
     if sinks or more:
         problems += _without_effect(given, f"{file}")
         problems += check_sinks(sinks, f"{file}: ") if check_sinks else []

@@ -43,11 +43,20 @@ class LaunchPlan:
     config: Config  # with the places
     flags: Sequence[str]
     drain: float  # seconds
+    is_usable: bool  # or the service ends with what is wrong with the settings
 
     @property
     def command(self) -> str:
         """What delivers the rest."""
-        return shlex.join(["lens-ship", "run", "--once", *self.flags])
+        places = ["--spool", str(self.config.spool), "--state", str(self.config.state)]
+        words = self.flags if self.is_usable else places
+        more = [] if has_receiver(self.config) else ["--processor-url", "URL"]
+        return shlex.join(["lens-ship", "run", "--once", *words, *more])
+
+
+def has_receiver(config: Config) -> bool:
+    """Whether one is given, or nothing is to be sent. Otherwise only a job may name one."""
+    return bool(config.sinks or config.processor_url or not config.api_reporting)
 
 
 def run_plain(command: list[str]) -> NoReturn:
@@ -103,6 +112,13 @@ class Launch:
 
     def run(self) -> None:
         """Wait for the job, then until its records are delivered or the time is over."""
+        self._keeper.keep()
+        config = self._plan.config
+        if self._keeper.pid is not None and self._plan.is_usable and not has_receiver(config):
+            _say(
+                f"no receiver is given: records stay in {config.spool}, unless the job"
+                " names one. Give --processor-url, --sink or --config"
+            )
         while self._job.status is None:
             self._keeper.keep()
             self._await(_KEEP_SECONDS if self._keeper.pid is None else None)

@@ -84,14 +84,19 @@ def test_it_is_started_once_found_again_and_stopped(user: User, receiver: Faulty
     wait_until(user.services)  # a thread of the service writes the log
     assert said_pid(user.start(*user.places).out) == pid
     again = user.start().out
-    assert f"already, with the settings of its start. To change them: {'lens-ship stop'}" in again
+    assert "already, with the settings of its start. To change them: lens-ship stop" in again
+    command = re.search(r"lens-ship (stop .*?)\. To see it", again)
+    assert command
     assert user.services() == 1
     receiver.wait_for(lambda seen: any(post.processed for post in seen), 60.0)
-    assert lens_ship("stop", *user.places).out == f"lens-ship: service (process {pid}) stopped\n"
+    assert lens_ship(*command[1].split()).out == f"lens-ship: service (process {pid}) stopped\n"
     assert not is_running(user.state)
     # It has let go of its state, and ends.
     wait_until(lambda: not Path(f"/proc/{pid}").exists() or "State:\tZ" in status_of(pid))
-    assert "no service runs" in lens_ship("stop", *user.places).out
+    assert lens_ship("stop", *user.places).out == (
+        f"lens-ship: no service runs with state {user.state}."
+        " If its start had --spool or --state, give them here too\n"
+    )
 
 
 @pytest.mark.parametrize("version", [1, 999], ids=["older", "later"])
@@ -199,9 +204,19 @@ def test_a_root_that_another_service_ships_gets_no_second_one(
         said = f"a service with state {node} delivers {place} already"
         assert (done.code, done.out) == (0, f"lens-ship: {said}\n")
         assert not is_running(user.state)
+        done = lens_ship("stop", "--spool", str(place), "--state", str(user.state))
+        said = f"no service runs with state {user.state}. One with state {node} delivers {place}"
+        assert (done.code, done.out) == (0, f"lens-ship: {said}\n")
+        assert other.poll() is None
     finally:
         other.kill()
         other.wait()
+
+
+def test_a_service_without_a_receiver_is_started_and_says_so(user: User) -> None:
+    said = f"started for {user.spool}. No receiver is given (processor_url, sink or config): "
+    assert said in user.start(*user.places).out
+    assert "No receiver" not in user.start(*user.places).out  # its own settings are not known
 
 
 def test_it_takes_the_sinks_that_run_takes(user: User, receiver: FaultyReceiver) -> None:

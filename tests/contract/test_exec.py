@@ -293,6 +293,54 @@ def test_an_outage_is_reported_with_what_is_left_and_the_command_for_it(
     assert is_whole(receiver)
 
 
+def test_without_a_receiver_it_says_so_and_the_command_for_the_rest_asks_for_one(
+    node: Nodes, receiver: FaultyReceiver
+) -> None:
+    one = node()
+    one.flags = one.places
+    code, said = ended(one.training(drain=0))
+    assert code == 0
+    first, last = said.splitlines()
+    root = one.folder / "spool"
+    assert first == (
+        f"lens-ship: no receiver is given: records stay in {root}, unless the job names one."
+        " Give --processor-url, --sink or --config"
+    )
+    head, command = last.split(". Deliver it: ")
+    assert head.startswith("lens-ship: 0 records delivered, ")
+    assert head.endswith(f" in {root}")
+    words = [receiver.url if word == "URL" else word for word in shlex.split(command)]
+    assert receiver.url in words
+    assert lens_ship(*words[1:]).code == 0
+    assert is_whole(receiver)
+
+
+def test_it_takes_the_sinks_that_run_takes(node: Nodes) -> None:
+    one = node()
+    sink = ("--sink", "otlp=http://127.0.0.1:1")
+    one.flags = (*one.places, *sink)
+    _, said = ended(one.training(drain=0))
+    head, command = said.removesuffix("\n").split(". Deliver it: ")
+    assert head.count("\n") == 0
+    assert command == shlex.join(["lens-ship", "run", "--once", *one.flags])
+
+
+def test_settings_that_cannot_be_used_are_not_in_the_command_for_the_rest(node: Nodes) -> None:
+    one = node()
+    one.flags = (*one.flags, "--sink", "otlp=http://u:hunter2@h")
+    _, said = ended(one.training(drain=0))
+    command = shlex.join(["lens-ship", "run", "--once", *one.places, "--processor-url", "URL"])
+    assert said.endswith(f". Deliver it: {command}\n")
+    assert "hunter2" not in said
+
+
+def test_a_job_that_records_nothing_is_told_from_one_that_is_delivered(node: Nodes) -> None:
+    code, said = ended(node().start("sh", "-c", "exit 0"))
+    assert code == 0
+    assert said.startswith("lens-ship: nothing was recorded. ")
+    assert "`lens-ship hook status`" in said
+
+
 def test_a_second_term_ends_the_drain_at_once(node: Nodes, receiver: FaultyReceiver) -> None:
     receiver.otherwise = Answer(status=503)
     one = node()
@@ -438,6 +486,7 @@ def test_the_command_gets_stdin_stdout_and_the_environment_as_they_are(node: Nod
     [
         (["--workers", "none"], "--workers: 'none'"),
         (["--token-file", "/no/such/file"], "/no/such/file"),
+        (["--sink", "otlx"], "'otlx' is not a type of sink"),
         (["--state", "/proc/no"], "the job runs, and nothing of it is recorded"),
     ],
     ids=str,
