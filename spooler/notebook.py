@@ -33,6 +33,8 @@ def ship(**settings: Any) -> None:
         problem = _start(settings)
     except ours(Exception) as error:
         problem = f"lens-ship: {type(error).__name__}: {error}"
+    if problem and settings.get("spool"):
+        os.environ[config.OUTPUT_PATH] = config.absolute(str(settings["spool"]))
     root = os.environ.get(config.OUTPUT_PATH)
     if root:
         install()

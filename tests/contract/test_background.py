@@ -26,7 +26,14 @@ from tests.kit.command import Ran, lens_ship, start_lens_ship
 from tests.kit.delivery import arrived
 from tests.kit.faulty_receiver import FaultyReceiver
 from tests.kit.shipping import goodbye, spool, step
-from tests.kit.spools import PATIENCE_SECONDS, REPOSITORY, environment, python, wait_until
+from tests.kit.spools import (
+    PATIENCE_SECONDS,
+    REPOSITORY,
+    environment,
+    python,
+    spools_below,
+    wait_until,
+)
 
 JUPYTER = Path(os.environ.get("LENS_SHIP_TEST_JUPYTER") or REPOSITORY / ".venv/jupyter/bin/python")
 POD = "0b9c6f6e-1f0a-4f0e-8f51-6a0f5c1d2e3f"
@@ -324,11 +331,13 @@ def test_kernels_that_end_in_every_way_are_delivered_by_one_service(
 
 @needs_jupyter
 def test_without_the_libraries_of_the_service_it_says_what_to_install(tmp_path: Path) -> None:
-    code = "import spooler; spooler.ship(); spooler.log({'loss': 1})"
-    for root in ("", str(tmp_path / "spool")):
+    mine, other = str(tmp_path / "spool"), str(tmp_path / "other")
+    for variable, given in (("", None), (mine, None), (other, mine), ("", mine)):
+        root = given or variable
+        code = f"import spooler; spooler.ship(spool={given!r}); spooler.log({{'loss': 1}})"
         done = subprocess.run(
             [JUPYTER, "-c", code],
-            env=environment(PYTHONPATH=str(REPOSITORY), PRIMUS_LENS_WANDB_OUTPUT_PATH=root),
+            env=environment(PYTHONPATH=str(REPOSITORY), PRIMUS_LENS_WANDB_OUTPUT_PATH=variable),
             capture_output=True,
             text=True,
             check=False,
@@ -338,4 +347,5 @@ def test_without_the_libraries_of_the_service_it_says_what_to_install(tmp_path: 
         assert "pip install 'lens-ship[service]'" in done.stderr
         rest = f"Records go to {root}" if root else "Nothing is recorded"
         assert f"lens-ship: no service was started. {rest}" in done.stderr
-    assert list((tmp_path / "spool").rglob("*.sqlite"))
+    assert os.listdir(tmp_path) == ["spool"]
+    assert len(spools_below(Path(mine))) == 3
