@@ -65,7 +65,7 @@ EXITS_OF: dict[str, str] = {
     "dead-letter retry": "a record is kept: rejected again, its receiver fails, or newer"
     " values would be overwritten",
     "replay": "records are left, or a source cannot be replayed",
-    "hook status": "the hook is not active in this environment",
+    "hook status": "the hook is not active in this environment, or records would be dropped",
     "demo": "records were lost, or a process did not start",
 }
 

@@ -83,7 +83,7 @@ class HookError(ShipperError):
 
 
 def report(environ: Mapping[str, str]) -> tuple[list[str], bool]:
-    """Lines for people, and whether a Python process started now has the hook."""
+    """Lines for people, and whether a Python process started now has the hook and can record."""
     path, root = _pth_path(), environ.get(config.OUTPUT_PATH, "").strip()
     intact, on = _is_intact(path), config.is_hook_on(environ)
     if intact:
@@ -93,15 +93,17 @@ def report(environ: Mapping[str, str]) -> tuple[list[str], bool]:
     else:
         state = "missing; `lens-ship hook install` writes it"
     problem = _problem(environ) if intact and root and on else "see above"
+    spool_root, drops = _root_state(Path(config.absolute(root))) if root else ("", False)
+    active = "active, but records would be dropped: see above" if drops else "active"
     lines = [
         f"activation file   {path}: {state}",
         *_trackers(environ),
         f"variable          {config.OUTPUT_PATH} is {root or 'not set: the hook is off'}",
         f"switch            {config.HOOK} is {'on' if on else 'off: the hook is off'}",
-        *([f"spool root        {_root_state(Path(config.absolute(root)))}"] if root else []),
-        f"hook              {f'not active: {problem}' if problem else 'active'}",
+        *([f"spool root        {spool_root}"] if root else []),
+        f"hook              {f'not active: {problem}' if problem else active}",
     ]
-    return lines, not problem
+    return lines, not problem and not drops
 
 
 def _trackers(environ: Mapping[str, str]) -> Iterator[str]:
@@ -326,13 +328,14 @@ def _is_intact(path: Path) -> bool:
         return False
 
 
-def _root_state(root: Path) -> str:
+def _root_state(root: Path) -> tuple[str, bool]:
+    """For people, and whether records would be dropped there."""
     nearest = root
     while not os.path.lexists(nearest) and nearest != nearest.parent:
         nearest = nearest.parent
     named = root if nearest == root else f"{root}: {nearest}"
     if not os.path.isdir(nearest):
-        return f"{named} is not a directory; records would be dropped"
+        return f"{named} is not a directory; records would be dropped", True
     if not os.access(nearest, os.W_OK | os.X_OK):
-        return f"{named} is not writable by this user; records would be dropped"
-    return f"{root}: {'writable' if nearest == root else 'the first job creates it'}"
+        return f"{named} is not writable by this user; records would be dropped", True
+    return f"{root}: {'writable' if nearest == root else 'the first job creates it'}", False

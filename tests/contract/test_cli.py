@@ -426,15 +426,22 @@ def test_settings_that_cannot_be_used_are_one_exception_for_callers() -> None:
 
 def test_a_root_that_nothing_can_be_recorded_in_is_told_by_hook_status(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    for root, told in (
-        (tmp_path / "file", f"{tmp_path}/file is not a directory"),
-        (tmp_path / "file" / "below", f"{tmp_path}/file/below: {tmp_path}/file is not a directory"),
-        (tmp_path, f"{tmp_path}: writable"),
-        (tmp_path / "new", f"{tmp_path}/new: the first job creates it"),
+    drops = "active, but records would be dropped: see above"
+    for root, told, ends, code in (
+        (tmp_path / "file", f"{tmp_path}/file is not a directory", drops, 1),
+        (
+            tmp_path / "file" / "b",
+            f"{tmp_path}/file/b: {tmp_path}/file is not a directory",
+            drops,
+            1,
+        ),
+        (tmp_path, f"{tmp_path}: writable", "active", 0),
+        (tmp_path / "new", f"{tmp_path}/new: the first job creates it", "active", 0),
     ):
-        said = lens_ship("hook", "status", PRIMUS_LENS_WANDB_OUTPUT_PATH=str(root)).out
-        (line,) = [line for line in said.splitlines() if line.startswith("spool root ")]
-        assert line.removeprefix("spool root").strip().startswith(told)
+        done = lens_ship("hook", "status", PRIMUS_LENS_WANDB_OUTPUT_PATH=str(root))
+        *_, line, last = done.out.splitlines()
+        assert line.startswith(f"spool root        {told}")
+        assert (last, done.code) == (f"hook              {ends}", code)
 
 
 def test_a_shell_completes_commands_and_options() -> None:
