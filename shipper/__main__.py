@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 
 # Imported by the commands, and not by the training side. gRPC is loaded only for a gRPC master.
 _LIBRARIES = (
@@ -20,11 +21,11 @@ def main() -> None:
         # The service awaits them. Until then one would kill it, or be lost as process 1 of a pod.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
     if not all(find_spec(name) for name in _LIBRARIES):
-        if sys.argv[1:2] == ["docs"]:
-            sys.exit(_print_page(*sys.argv[2:3]))
+        if sys.argv[1:2] in (["docs"], ["hook"]):
+            _run_without(sys.argv[1:])
         problem = (
-            "lens-ship: only the training side and `lens-ship docs` are installed here;"
-            " for the service run: pip install 'lens-ship[service]'"
+            "lens-ship: only the training side is installed here, with the commands `docs` and"
+            " `hook`. For the others: pip install 'lens-ship[service]'"
         )
         if sys.argv[1:2] == ["exec"] and "--" in sys.argv[:-1]:
             sys.stderr.write(
@@ -38,17 +39,35 @@ def main() -> None:
     cli.main()
 
 
-def _print_page(topic: str = "") -> int:
-    """As the command does where stdout is not a terminal."""
-    from shipper.docs import overview, page
+def _run_without(words: list[str]) -> None:
+    """Run a command that needs no library, as it does where stdout is not a terminal, and exit."""
+    from shipper import docs
     from shipper.errors import ShipperError
+    from shipper.install import pth
 
+    active = True
     try:
-        sys.stdout.write(f"{page(topic) if topic else overview()}\n")
+        match words:
+            case ["docs"]:
+                text = docs.overview()
+            case ["docs", topic]:
+                text = docs.page(topic)
+            case ["hook", "status"]:
+                lines, active = pth.report(os.environ)
+                text = "\n".join(lines)
+            case ["hook", "install"]:
+                text = pth.install()
+            case ["hook", "uninstall"]:
+                text = pth.uninstall()
+            case ["hook", "export", folder]:
+                text = pth.export(Path(folder).absolute())
+            case _:
+                return
     except ShipperError as error:
         sys.stderr.write(f"lens-ship: {error}\n")
-        return error.exit_code
-    return 0
+        sys.exit(error.exit_code)
+    sys.stdout.write(f"{text}\n")
+    sys.exit(0 if active else 1)
 
 
 if __name__ == "__main__":

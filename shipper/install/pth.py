@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import spooler
-from shipper import humanize
 from shipper.errors import ShipperError
 from spooler import config
 from spooler.loglines.pattern import UnusableError, patterns
@@ -164,7 +163,7 @@ def _patterns(environ: Mapping[str, str]) -> Iterator[str]:
         yield f"log pattern       {config.LOG_PATTERN} cannot be used: {error}"
     else:
         if count:
-            yield f"log pattern       {config.LOG_PATTERN}: {humanize.counted(count, 'pattern')}"
+            yield f"log patterns      {count} in {config.LOG_PATTERN}"
 
 
 def _problem(environ: Mapping[str, str]) -> str:

@@ -125,11 +125,25 @@ def test_the_training_side_needs_msgpack_only(bare: Path, spool_root: Path, tmp_
     losses = [body["data"]["loss"] for one in found for body in one.bodies("step")]
     assert losses == [0.5, 1.5, 2.5]
     output_of(bare / "python", "-m", "spooler.activate", folder=tmp_path)
-    for words in ([], ["run", "--once"], ["--help"], ["hook", "export", "x"]):
+    for words in ([], ["run", "--once"], ["--help"], ["hook", "exprot", "x"]):
         done = run(bare / "lens-ship", *words, folder=tmp_path)
         assert (done.returncode, done.stdout) == (1, "")
         assert len(done.stderr.splitlines()) == 1
         assert "pip install 'lens-ship[service]'" in done.stderr
+    on = {"PRIMUS_LENS_WANDB_OUTPUT_PATH": str(spool_root)}
+    status = output_of(bare / "lens-ship", "hook", "status", folder=tmp_path, **on)
+    assert status.splitlines()[-1] == "hook              active"
+    for done in (
+        run(bare / "lens-ship", "hook", "status", folder=tmp_path),
+        run(bare / "lens-ship", "hook", "export", spool_root, folder=tmp_path),
+    ):
+        assert done.returncode == 1
+    assert done.stderr.startswith(f"lens-ship: {spool_root} exists and is not an exported hook;")
+    for words in ("install", "uninstall", "install"):
+        output_of(bare / "lens-ship", "hook", words, folder=tmp_path)
+    assert "lens-ship hook" in output_of(bare / "lens-ship", "docs", "training", folder=tmp_path)
+    output_of(bare / "lens-ship", "hook", "export", "hook", folder=tmp_path)
+    assert (tmp_path / "hook" / "sitecustomize.py").exists()
 
 
 def test_the_service_ships_what_the_training_side_recorded(
