@@ -64,9 +64,15 @@ def wrap(name: str, module: Any) -> None:
 
 
 def _is_on(tracker: str) -> bool:
-    from spooler import config
+    from spooler import config, stderr
 
-    return config.is_tracker_on(os.environ, tracker)
+    if config.is_tracker_on(os.environ, tracker):
+        return True
+    bad: dict[str, str] = {}
+    config.from_environ(os.environ, bad)
+    stderr.report_settings(bad)
+    stderr.debug(f"{tracker} is not recorded: {config.TRACKERS} does not name it")
+    return False
 
 
 def _hook(name: str) -> Any:

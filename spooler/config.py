@@ -2,14 +2,15 @@
 
 All settings come from the environment, because the hook starts before any code of the user. They
 are read when a spool is opened, so a script may set them before its first `wandb.init`. A bad value
-counts as not set. Nothing here raises.
+counts as not set, and callers that report it give a dict for it. Nothing here raises.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ _LEAST_BYTES = 1024 * 1024
 _TRUE = frozenset({"true", "1", "yes", "on"})
 _FALSE = frozenset({"false", "0", "no", "off"})
 ALL_COLLECTORS = frozenset({"log", "metric", "stack"})
+ALL_TRACKERS = frozenset({"wandb", "mlflow", "tensorboard", "transformers", LOG_TRACKER})
 
 
 @dataclass(frozen=True)
@@ -81,16 +83,21 @@ def know(**variables: str) -> None:
     _known.update(variables)
 
 
-def read(cls: type, environ: Mapping[str, str]) -> dict[str, Any]:
-    """The values of the fields that have a variable, by the field's name."""
+def read(
+    cls: type, environ: Mapping[str, str], bad: dict[str, str] | None = None
+) -> dict[str, Any]:
+    """The values of the fields that have a variable, by the field's name.
+
+    `bad` gets the variables of lens-ship with a value that cannot be used, and what to say of it.
+    """
     return {
-        one.name: _value(one.metadata["variable"], environ)
+        one.name: _value(one.metadata["variable"], environ, bad)
         for one in fields(cls)
         if "variable" in one.metadata
     }
 
 
-def _value(variable: Variable, environ: Mapping[str, str]) -> Any:
+def _value(variable: Variable, environ: Mapping[str, str], bad: dict[str, str] | None) -> Any:
     for name in variable.names:
         text = environ.get(name, "").strip()  # a value from a file ends with its line end
         if not text:
@@ -98,7 +105,11 @@ def _value(variable: Variable, environ: Mapping[str, str]) -> Any:
         try:
             return variable.parse(text)
         except ours(ValueError):
-            continue
+            if bad is not None and name.startswith("PRIMUS_LENS_"):
+                bad[name] = (
+                    f"is {text[:40]!r}, which cannot be used and counts as not set."
+                    " `lens-ship docs configuration` describes it."
+                )
     return variable.default
 
 
@@ -120,10 +131,10 @@ def number(least: float) -> Callable[[str], float]:
 def whole(least: float) -> Callable[[str], int]:
     """The same without the fraction."""
     parse = number(least)
-    return lambda text: int(parse(text))
+    return lambda text: integer(parse(text))
 
 
-def integer(text: str) -> int:
+def integer(text: str | float) -> int:
     """A whole number of at most 64 bits."""
     value = int(text)
     if not -(2**63) <= value < 2**63:
@@ -139,21 +150,18 @@ def positive(text: str) -> float:
     return value
 
 
-def is_true(text: str) -> bool:
-    """For a switch that is off by default."""
-    return text.strip().lower() in _TRUE
+def choice(off: Collection[str], on: Collection[str]) -> Callable[[str], bool]:
+    """Whether the word is one of `on`; it must be one of these or of `off`."""
+
+    def parse(text: str) -> bool:
+        if text.lower() not in {*off, *on}:
+            raise ValueError("is an unknown word")
+        return text.lower() in on
+
+    return parse
 
 
-def is_not_false(text: str) -> bool:
-    """For a switch that is on by default."""
-    return text.strip().lower() not in _FALSE
-
-
-def truth(text: str) -> bool:
-    """For a switch that decides by itself unless it is set."""
-    if text.lower() not in _TRUE | _FALSE:
-        raise ValueError("is no truth value")
-    return is_true(text)
+truth = choice(_FALSE, _TRUE)
 
 
 def absolute(text: str) -> str:
@@ -170,8 +178,10 @@ def words(text: str) -> frozenset[str]:
     return frozenset(name.strip() for name in text.lower().split(",") if name.strip())
 
 
-def one_word(word: str) -> Callable[[str], bool]:
-    return lambda text: text.strip().lower() == word
+@lru_cache(maxsize=1)
+def chosen_trackers(text: str) -> frozenset[str]:
+    """The known ones of the trackers in a list. None: the list counts as not set."""
+    return words(text) & (ALL_TRACKERS | _FALSE)
 
 
 # --- the variables --------------------------------------------------------------------------------
@@ -213,7 +223,7 @@ class Limits:
     drop_oldest: bool = variable(
         "PRIMUS_LENS_SPOOL_WHEN_FULL",
         False,
-        one_word("drop-oldest"),
+        choice({"drop-newest"}, {"drop-oldest"}),
         "What happens when the spool is full and no delivered segment is left. `drop-newest`"
         " rejects new records, `drop-oldest` deletes the oldest segment. Both are counted.",
         "Records that were accepted stay.",
@@ -248,7 +258,7 @@ class Settings(Limits):
     hook: bool = variable(
         HOOK,
         True,
-        is_not_false,
+        truth,
         "`false` switches all hooks off.",
         "The root alone switches it on.",
     )
@@ -264,7 +274,7 @@ class Settings(Limits):
     debug: bool = variable(
         DEBUG,
         False,
-        is_true,
+        truth,
         "`true` prints what the hook does to stderr.",
         "The output of a training job belongs to the job.",
     )
@@ -313,7 +323,7 @@ class CollectorSettings:
     names: frozenset[str] = variable(
         COLLECTORS,
         frozenset(),
-        lambda text: ALL_COLLECTORS if is_true(text) else words(text),
+        lambda text: ALL_COLLECTORS if text.lower() in _TRUE else words(text),
         "What is collected without code from the beginning of training on: any of `log`, `metric`,"
         " `stack`, separated by commas, or `true` for all. Unset: nothing.",
         "Logs and stacks leave the process only on request.",
@@ -342,7 +352,7 @@ class CollectorSettings:
     log_from_end: bool = variable(
         "PRIMUS_LENS_LOG_START",
         False,
-        one_word("end"),
+        choice({"beginning"}, {"end"}),
         "`end` skips what a log file holds when it is followed for the first time.",
         "The whole log of a job belongs to the job.",
         "beginning",
@@ -389,7 +399,7 @@ class CollectorSettings:
     hang_dump: bool = variable(
         "PRIMUS_LENS_HANG_DUMP",
         False,
-        is_true,
+        truth,
         "`true`: a timer in C dumps the main thread's stack even while a call holds the"
         " interpreter's lock.",
         "It takes a real-time signal of the program.",
@@ -438,27 +448,43 @@ class CollectorSettings:
         """The collectors that start without code."""
         return self.names & ALL_COLLECTORS
 
-    @property
-    def unknown(self) -> frozenset[str]:
-        """Names given that are not collectors."""
-        return self.names - ALL_COLLECTORS - _FALSE
 
-
-def from_environ(environ: Mapping[str, str]) -> Settings:
-    values = read(Settings, environ)
+def from_environ(environ: Mapping[str, str], bad: dict[str, str] | None = None) -> Settings:
+    values = read(Settings, environ, bad)
+    _note_unknown(bad, TRACKERS, "trackers", values["trackers"], ALL_TRACKERS)
     # Disk is freed in whole segments: one must be a small part of the limit.
     values["segment_bytes"] = min(values["segment_bytes"], values["max_bytes"] // 8)
     return Settings(**values)
 
 
-def collectors_from_environ(environ: Mapping[str, str]) -> CollectorSettings:
-    return CollectorSettings(**read(CollectorSettings, environ))
+def collectors_from_environ(
+    environ: Mapping[str, str], bad: dict[str, str] | None = None
+) -> CollectorSettings:
+    values = read(CollectorSettings, environ, bad)
+    _note_unknown(bad, COLLECTORS, "collectors", values["names"], ALL_COLLECTORS)
+    return CollectorSettings(**values)
+
+
+def _note_unknown(
+    bad: dict[str, str] | None,
+    variable: str,
+    kind: str,
+    given: frozenset[str],
+    known: frozenset[str],
+) -> None:
+    unknown = given - known - _FALSE
+    if bad is not None and unknown:
+        bad[variable] = (
+            f"has unknown {kind}: {', '.join(sorted(unknown))}."
+            f" Known are {', '.join(sorted(known))}."
+            f" {'Only known ones are used.' if given - unknown else 'It counts as not set.'}"
+        )
 
 
 def is_hook_on(environ: Mapping[str, str]) -> bool:
-    return is_not_false(environ.get(HOOK, ""))
+    return environ.get(HOOK, "").strip().lower() not in _FALSE
 
 
 def is_tracker_on(environ: Mapping[str, str], tracker: str) -> bool:
-    chosen = words(environ.get(TRACKERS, ""))
+    chosen = chosen_trackers(environ.get(TRACKERS, ""))
     return not chosen or tracker in chosen

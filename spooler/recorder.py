@@ -196,7 +196,8 @@ class Recorder:
     # --- opening, failing, coming back ----------------------------------------------------------
 
     def _open(self) -> Writer | None:
-        settings = config.from_environ(os.environ)
+        bad: dict[str, str] = {}
+        settings = config.from_environ(os.environ, bad)
         if self._silent:
             return None
         if settings.root is None:
@@ -211,12 +212,14 @@ class Recorder:
         spool = fmt.spool_id(start, os.getpid(), os.urandom(4).hex())
         who = identity.from_environ(
             identity.with_master(config.environ(), self.master_addr),
+            bad,
             spool=spool,
             created=now,
             pid=os.getpid(),
             host=os.uname().nodename,
             version=__version__,
         )
+        stderr.report_settings(bad)
         who = replace(who, **asdict(owner.this_process()))
         # Before the writer: an interruption here must not leave one that is not looked after.
         background = self._start_background()

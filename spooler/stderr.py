@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 
 from spooler import config
 from spooler.async_exceptions import ours
@@ -21,6 +22,12 @@ def report_once(key: str, message: str) -> None:
     mine = object()
     if _reported.setdefault(key, mine) is mine:
         _print(message)
+
+
+def report_settings(bad: Mapping[str, str]) -> None:
+    """Print what `config.read` has found."""
+    for name, problem in bad.items():
+        report_once(name, f"{name} {problem}")
 
 
 def debug(message: str) -> None:

@@ -26,6 +26,7 @@ import spooler
 from shipper.errors import ShipperError
 from spooler import config
 from spooler.loglines.pattern import UnusableError, patterns
+from spooler.spool.identity import Identity
 
 PTH_NAME = "lens_ship.pth"
 # The text of spooler/lens_ship.pth. The build moves that file out of the package, so an installed
@@ -97,6 +98,9 @@ def report(environ: Mapping[str, str]) -> tuple[list[str], bool]:
     lines = [
         f"activation file   {path}: {state}",
         *_trackers(environ),
+        *_patterns(environ),
+        *_collectors(environ),
+        *_wrong_values(environ),
         f"variable          {config.OUTPUT_PATH} is {root or 'not set: the hook is off'}",
         f"switch            {config.HOOK} is {'on' if on else 'off: the hook is off'}",
         *([f"spool root        {spool_root}"] if root else []),
@@ -107,20 +111,20 @@ def report(environ: Mapping[str, str]) -> tuple[list[str], bool]:
 
 def _trackers(environ: Mapping[str, str]) -> Iterator[str]:
     """A line for each library that has a hook: its version, and whether the hook is off."""
-    hooks = _hooks()
-    chosen = config.from_environ(environ).trackers
-    known = {config.LOG_TRACKER}
-    for module, hook in hooks["REGISTRY"].items():
+    for module, hook in _hooks()["REGISTRY"].items():
         library, tracker = module.partition(".")[0], hook.rpartition(".")[2]
-        known.add(tracker)
         state = _version(library) or "not installed in this environment"
         off = "" if config.is_tracker_on(environ, tracker) else f", off: {config.TRACKERS}"
         yield f"{library:<18}{state}{off}"
-    if chosen - known:
-        unknown = ", ".join(sorted(chosen - known))
-        yield f"unknown trackers  {unknown} in {config.TRACKERS}; known: {', '.join(sorted(known))}"
-    yield from _patterns(environ)
-    yield from _collectors(environ)
+
+
+def _wrong_values(environ: Mapping[str, str]) -> list[str]:
+    """A line for each variable whose value cannot be used, as the job reports it."""
+    bad: dict[str, str] = {}
+    config.from_environ(environ, bad)
+    config.collectors_from_environ(environ, bad)
+    config.read(Identity, environ, bad)
+    return [f"wrong value       {name} {problem}" for name, problem in bad.items()]
 
 
 def _hooks() -> dict[str, Any]:
@@ -140,7 +144,7 @@ def _collectors(environ: Mapping[str, str]) -> Iterator[str]:
     """Lines about the collectors: which, what they read, and what starts them here."""
     wanted = config.collectors_from_environ(environ).wanted
     if not wanted:
-        yield f"collectors        none: {config.COLLECTORS} names none"
+        yield f"collectors        none: {config.COLLECTORS} names no known collector"
         return
     sources = {"log": config.LOG_FILE, "metric": config.XPU_TIMER_PORT}
     states = []

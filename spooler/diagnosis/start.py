@@ -24,11 +24,11 @@ def start_from_environ(*, launcher: bool = False) -> None:
 
     `launcher`: this process only starts the ranks of the node, and outlives them.
     """
-    settings = config.collectors_from_environ(os.environ)
-    wanted = settings.wanted
+    bad: dict[str, str] = {}
+    wanted = config.collectors_from_environ(os.environ, bad).wanted
     left = wanted & {"metric"} if os.environ.get(_DLROVER_AGENT) else frozenset[str]()
     if not launcher and not config.read(Identity, config.environ())["local_rank"]:
-        _report_unknown(settings.unknown)
+        stderr.report_settings(bad)
         _report_unset(wanted - left)
         _report_left(left)
     wanted -= left
@@ -44,15 +44,6 @@ def _report_left(left: frozenset[str]) -> None:
             "dlrover",
             "The metric collector is off: DLRover's agent samples the XPU timer, and its master"
             " must not get a sample twice.",
-        )
-
-
-def _report_unknown(unknown: frozenset[str]) -> None:
-    if unknown:
-        stderr.report_once(
-            "collectors",
-            f"{config.COLLECTORS} has unknown collectors: {', '.join(sorted(unknown))}."
-            f" Known are {', '.join(sorted(config.ALL_COLLECTORS))}.",
         )
 
 

@@ -2,7 +2,7 @@
 
 A hook is one module and one line in `REGISTRY` for each module of the tracker that it wraps. The
 hook is applied when the program has imported that module, and never imports it. The name of the
-hook is that of the tracker in every record, and in `PRIMUS_LENS_TRACKERS`. It has:
+hook is that of the tracker in every record, and in `ALL_TRACKERS` of `spooler.config`. It has:
 
 - `wrap(module)`: put wrappers in place of the tracker's functions. A second call changes nothing.
 - `unwrap(module)`: put the tracker's own functions back. What is recorded stays recorded.

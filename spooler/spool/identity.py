@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timezone
 from typing import Any
 
-from spooler.config import MAX_BYTES, integer, is_not_false, positive, read, variable
+from spooler.config import MAX_BYTES, integer, positive, read, truth, variable, whole
 
 # Launchers set the same numbers under other names: torchrun, the libraries of MPI (Open MPI,
 # MVAPICH, MPICH and Intel's, PMIx), Flux, Cray's PALS, Slurm. What starts the process itself comes
@@ -95,12 +95,12 @@ class Identity:
 
     # Of disk for this spool; None: the writer's default. The service deletes what is delivered
     # before the spool is full.
-    max_bytes: int | None = variable(MAX_BYTES, None, integer)
+    max_bytes: int | None = variable(MAX_BYTES, None, whole(1))
 
     # The job's own settings of delivery. The settings of the service come first.
     api_base_url: str = variable("PRIMUS_LENS_API_BASE_URL", "", _without_password)
-    api_reporting: bool = variable("PRIMUS_LENS_WANDB_API_REPORTING", True, is_not_false)
-    save_local: bool = variable("PRIMUS_LENS_WANDB_SAVE_LOCAL", True, is_not_false)
+    api_reporting: bool = variable("PRIMUS_LENS_WANDB_API_REPORTING", True, truth)
+    save_local: bool = variable("PRIMUS_LENS_WANDB_SAVE_LOCAL", True, truth)
     batch_size: int | None = variable("PRIMUS_LENS_WANDB_BATCH_SIZE", None, integer)  # steps
     flush_interval: float | None = variable(  # seconds
         "PRIMUS_LENS_WANDB_FLUSH_INTERVAL", None, positive
@@ -135,11 +135,18 @@ class Identity:
         return cls(**accepted)
 
 
-def from_environ(
-    environ: Mapping[str, str], *, spool: str, created: float, pid: int, host: str, version: str
+def from_environ(  # noqa: PLR0913 - what the environment does not say
+    environ: Mapping[str, str],
+    bad: dict[str, str] | None = None,
+    *,
+    spool: str,
+    created: float,
+    pid: int,
+    host: str,
+    version: str,
 ) -> Identity:
-    """Read the identity of this process; malformed numbers count as not set."""
-    values = read(Identity, environ)
+    """Read the identity of this process; malformed numbers count as not set, see `config.read`."""
+    values = read(Identity, environ, bad)
     if "KUBERNETES_SERVICE_HOST" in environ:
         # Inside Kubernetes the host name is the pod's name unless the pod sets another.
         values["pod_name"] = values["pod_name"] or environ.get("HOSTNAME", "")

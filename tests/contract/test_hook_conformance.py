@@ -121,11 +121,11 @@ for number in range(50):
 time.time = real
 print(0)
 """,
-        {"PRIMUS_LENS_TRACKERS": "other, NAME"},
+        {"PRIMUS_LENS_TRACKERS": "log, NAME"},
     ),
     "off": (
         "log({'a': 1}, 1)\nFINISH\nprint(json.dumps(hasattr(METHOD, '_lens_ship_original')))",
-        {"PRIMUS_LENS_TRACKERS": "other"},
+        {"PRIMUS_LENS_TRACKERS": "log"},
     ),
 }
 

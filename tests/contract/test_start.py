@@ -190,7 +190,9 @@ def test_hook_status_shows_each_tracker(tmp_path: Path, environment: Path) -> No
     lines = {line[:18].strip(): line[18:] for line in done.stdout.splitlines()}
     assert re.fullmatch(r"[\d.]+", lines["wandb"])
     assert lines["mlflow"] == "not installed in this environment, off: PRIMUS_LENS_TRACKERS"
-    assert lines["unknown trackers"].startswith("foo in PRIMUS_LENS_TRACKERS; known: log, mlflow, ")
+    assert lines["wrong value"].startswith(
+        "PRIMUS_LENS_TRACKERS has unknown trackers: foo. Known are"
+    )
     assert lines["log pattern"] == "PRIMUS_LENS_LOG_PATTERN cannot be used: it has no {step}"
     assert lines["collectors"] == (
         "log (/var/log/train.log), metric (off: XPU_TIMER_PORT is not set),"
@@ -198,3 +200,36 @@ def test_hook_status_shows_each_tracker(tmp_path: Path, environment: Path) -> No
     )
     assert lines["they start with"] == "a run of a tracker, a training with torch installed"
     assert lines["hook"] == "active"
+
+
+def test_hook_status_names_each_wrong_value(environment: Path, tmp_path: Path) -> None:
+    names = ("SPOOL_MAX_BYTES", "COLLECTORS", "HANG_SECONDS", "WANDB_SAVE_LOCAL")
+    wrong = {f"PRIMUS_LENS_{name}": "stacks" for name in names}
+    target = os.pathsep.join([str(spools.REPOSITORY), sysconfig.get_path("purelib")])
+    done = run(environment, tmp_path, "-m", "shipper", "hook", "status", PYTHONPATH=target, **wrong)
+    lines = [line for line in done.stdout.splitlines() if line.startswith("wrong value ")]
+    assert sorted(line.split()[2] for line in lines) == sorted(wrong)
+    none = "collectors        none: PRIMUS_LENS_COLLECTORS names no known collector"
+    assert none in done.stdout.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("trackers", "said"),
+    [
+        ("wandb, mlfow", ["unknown trackers: mlfow", "mlflow is not recorded"]),
+        ("wandb", ["mlflow is not recorded"]),
+    ],
+)
+def test_a_tracker_that_is_left_out_is_reported(
+    trackers: str, said: list[str], environment: Path, tmp_path: Path
+) -> None:
+    place = tmp_path / "mlflow" / "tracking" / "_tracking_service"
+    place.mkdir(parents=True)
+    (place / "client.py").touch()
+    chosen = {"PRIMUS_LENS_TRACKERS": trackers, "PRIMUS_LENS_WANDB_DEBUG": "true"}
+    code = "import mlflow.tracking._tracking_service.client"
+    done = run(environment, tmp_path, "-c", code, **chosen)
+    assert done.returncode == 0
+    lines = done.stderr.splitlines()
+    assert len(lines) == len(said)
+    assert all(text in line for text, line in zip(said, lines, strict=True))

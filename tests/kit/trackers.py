@@ -116,7 +116,7 @@ PROGRAMS = {
 }
 NAMES = sorted({*REGISTRY, *PROGRAMS})
 
-# A tracker that nobody has, and its hook: one file and one line.
+# A tracker that nobody has, and its hook: one file and two lines.
 _TINYTRACK = '''
 class Experiment:
     def __init__(self, name):
@@ -204,8 +204,9 @@ _PRELUDE = """
 import json, os, sys
 work = {work!r}
 sys.path.insert(0, work)
-from spooler import hooks
+from spooler import config, hooks
 hooks.REGISTRY["tinytrack"] = "hook.tinytrack"
+config.ALL_TRACKERS |= {{"tinytrack"}}
 import spooler
 from spooler import recorder
 # Also on a slow machine a fork and the end wait for the background thread.

@@ -52,6 +52,27 @@ def test_nothing_is_opened_before_the_first_record(root: Path, mine: Recorder) -
     assert mine.generation == 1
 
 
+def test_values_that_cannot_be_used_are_reported_once(
+    root: Path,
+    mine: Recorder,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("PRIMUS_LENS_SPOOL_MAX_BYTES", "abc")
+    monkeypatch.setenv("PRIMUS_LENS_WANDB_API_REPORTING", "flase")
+    monkeypatch.setenv("PRIMUS_LENS_TRACKERS", "logg")
+    other = Recorder()
+    assert mine.record("step", spools.step(1))
+    assert other.record("step", spools.step(1))
+    other.shutdown()
+    found = [line.split()[3] for line in capsys.readouterr().err.splitlines()]
+    assert sorted(found) == [
+        "PRIMUS_LENS_SPOOL_MAX_BYTES",
+        "PRIMUS_LENS_TRACKERS",
+        "PRIMUS_LENS_WANDB_API_REPORTING",
+    ]
+
+
 def test_the_spool_says_who_wrote_it(
     root: Path, mine: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

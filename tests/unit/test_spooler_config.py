@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from spooler import config
+from spooler import config, hooks
+from spooler.spool.identity import Identity
 from spooler.spool.writer import Limits
 
 DEFAULTS = config.from_environ({})
@@ -128,11 +129,85 @@ def test_the_variables_of_the_collectors_are_read() -> None:
         max_restarts=0,
     )
     assert given.wanted == {"log", "stack"}
-    assert given.unknown == {"nonsense"}
-    off = config.collectors_from_environ({"PRIMUS_LENS_COLLECTORS": "off"})
-    assert (off.wanted, off.unknown) == (frozenset(), frozenset())
+    assert config.collectors_from_environ({"PRIMUS_LENS_COLLECTORS": "off"}).wanted == frozenset()
     assert config.collectors_from_environ({"PRIMUS_LENS_COLLECTORS": "true"}).wanted == {
         "log",
         "metric",
         "stack",
     }
+
+
+def bad(environ: dict[str, str]) -> dict[str, str]:
+    """The variables that cannot be used, and what is said of each."""
+    found: dict[str, str] = {}
+    config.from_environ(environ, found)
+    config.collectors_from_environ(environ, found)
+    config.read(Identity, environ, found)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PRIMUS_LENS_SPOOL_MAX_BYTES", "abc"),
+        ("PRIMUS_LENS_SPOOL_MAX_BYTES", "1e30"),
+        ("PRIMUS_LENS_SPOOL_SYNC_SECONDS", "-1"),
+        ("PRIMUS_LENS_SPOOL_WHEN_FULL", "drop_oldest"),
+        ("PRIMUS_LENS_WANDB_DEBUG", "ture"),
+        ("PRIMUS_LENS_WANDB_HOOK", "flase"),
+        ("PRIMUS_LENS_SOLE_WRITER", "rank0"),
+        ("PRIMUS_LENS_WANDB_API_REPORTING", "flase"),
+        ("PRIMUS_LENS_WANDB_BATCH_SIZE", "many"),
+        ("PRIMUS_LENS_LOG_START", "ende"),
+        ("PRIMUS_LENS_HANG_SECONDS", "5min"),
+        ("PRIMUS_LENS_HANG_DUMP", "y"),
+    ],
+)
+def test_a_value_that_cannot_be_used_counts_as_not_set_and_is_named(name: str, value: str) -> None:
+    assert bad({name: f" {value}\n"}) == {
+        name: f"is '{value}', which cannot be used and counts as not set."
+        " `lens-ship docs configuration` describes it."
+    }
+    for read in (config.from_environ, config.collectors_from_environ):
+        assert read({name: value}) == read({})
+    assert config.read(Identity, {name: value}) == config.read(Identity, {})
+
+
+def test_nothing_is_said_of_values_that_can_be_used() -> None:
+    environ = {
+        "PRIMUS_LENS_SPOOL_MAX_BYTES": "1e9",
+        "PRIMUS_LENS_SPOOL_WHEN_FULL": "Drop-Newest",
+        "PRIMUS_LENS_LOG_START": "beginning",
+        "PRIMUS_LENS_WANDB_HOOK": "ON",
+        "PRIMUS_LENS_TRACKERS": " WandB, log",
+        "PRIMUS_LENS_COLLECTORS": "off",
+        "PRIMUS_LENS_NODE_ERROR_CODES": "",
+        "RANK": "of a launcher",  # it is not ours
+    }
+    assert bad(environ) == {}
+    assert config.read(Identity, environ)["max_bytes"] == config.from_environ(environ).max_bytes
+
+
+@pytest.mark.parametrize(
+    ("given", "on", "said"),
+    [
+        ("wandbb", {"wandb", "mlflow", "log"}, "It counts as not set."),
+        ("wandbb, mlflow", {"mlflow"}, "Only known ones are used."),
+        ("mlflow,log", {"mlflow", "log"}, ""),
+        ("off", set(), ""),
+        ("", {"wandb", "mlflow", "log"}, ""),
+    ],
+)
+def test_a_misspelt_tracker_costs_only_itself(given: str, on: set[str], said: str) -> None:
+    environ = {"PRIMUS_LENS_TRACKERS": given}
+    assert {
+        name for name in ("wandb", "mlflow", "log") if config.is_tracker_on(environ, name)
+    } == on
+    known = "log, mlflow, tensorboard, transformers, wandb"
+    text = f"has unknown trackers: wandbb. Known are {known}. {said}"
+    assert bad(environ) == ({"PRIMUS_LENS_TRACKERS": text} if said else {})
+
+
+def test_the_known_trackers_are_those_with_a_hook_and_the_log() -> None:
+    hooked = {hook.rpartition(".")[2] for hook in hooks.REGISTRY.values()}
+    assert hooked | {config.LOG_TRACKER} == config.ALL_TRACKERS

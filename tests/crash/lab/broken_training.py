@@ -98,11 +98,12 @@ TRAINING_BUILDS: dict[str, BrokenBuild] = {
         patches=(
             Patch(
                 file="spooler/recorder.py",
-                old="        settings = config.from_environ(os.environ)\n"
+                old="        settings = config.from_environ(os.environ, bad)\n"
                 "        if self._silent:\n",
                 new="        with contextlib.suppress(ImportError):\n"
                 "            import requests\n"
-                "        settings = config.from_environ(os.environ)\n        if self._silent:\n",
+                "        settings = config.from_environ(os.environ, bad)\n"
+                "        if self._silent:\n",
             ),
             Patch(
                 file="spooler/recorder.py",
