@@ -293,7 +293,10 @@ def _advice_on(error: Exception) -> str:
 
 def _advice(path: Path) -> str:
     """What to do about a database that cannot be opened."""
-    if os.statvfs(path.parent).f_bavail == 0:
+    disk = os.statvfs(path.parent)
+    if disk.f_flag & os.ST_RDONLY:
+        return "The disk is read-only: make it writable, or set --state to another directory."
+    if disk.f_bavail == 0:
         return "The disk is full: free some space."
     closed = path.exists() and not os.access(path, os.R_OK | os.W_OK)
     if closed or not os.access(path.parent, os.W_OK | os.X_OK):

@@ -27,7 +27,7 @@ from shipper.service import Service
 from shipper.sinks import DEFAULT
 from tests.kit.delivery import arrived
 from tests.kit.faulty_receiver import FaultyReceiver
-from tests.kit.images import disk
+from tests.kit.images import disk, read_only_view
 from tests.kit.running import running
 from tests.kit.shipping import config, goodbye, spool, step
 from tests.kit.spools import identity, python, spool_id, wait_until
@@ -108,6 +108,17 @@ def test_a_state_that_is_locked_at_the_start_is_not_to_be_moved_away(tmp_path: P
     with locked(given.state), pytest.raises(StateUnusable, match="end that program") as refusal:
         Service(given)
     assert "move the file away" not in str(refusal.value)
+
+
+def test_a_state_on_a_read_only_disk_is_no_matter_of_users(tmp_path: Path) -> None:
+    given = config(tmp_path)
+    Ledger(given.state).close()
+    with (
+        read_only_view(given.state, tmp_path / "view") as view,
+        pytest.raises(StateUnusable, match="The disk is read-only") as refusal,
+    ):
+        Ledger(view, exclusive=False)
+    assert "user" not in str(refusal.value)
 
 
 @pytest.mark.promise("G17")
