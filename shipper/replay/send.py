@@ -115,7 +115,7 @@ def receipt_of(part: ReplayPart, rejected: Collection[int] = ()) -> Receipt:
     return Receipt(
         spool=part.spool,
         entry=part.entry,
-        directory=str(part.source.directory),
+        directory=str(part.source.directory.absolute()),
         first=first,
         last=last,
         records=count,

@@ -69,6 +69,19 @@ def test_what_was_sent_is_what_lies_there(replayed: Path, tmp_path: Path) -> Non
     assert "1 of 1 replay receipts match the records on disk" in done.out
 
 
+def test_a_receipt_of_a_relative_path_holds_from_everywhere(
+    tmp_path: Path, receiver: FaultyReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "spool").mkdir()
+    spool(tmp_path / "away", [step(1), goodbye()])
+    monkeypatch.chdir(tmp_path)
+    sent = run(tmp_path, "replay", "away", "--processor-url", receiver.url)
+    assert sent.code == 0, sent.out + sent.err
+    monkeypatch.chdir("/")
+    done = run(tmp_path, "audit")
+    assert (done.code, "1 of 1 replay receipts match" in done.out) == (0, True), done.out
+
+
 def test_a_record_that_was_changed_since_is_noticed(replayed: Path, tmp_path: Path) -> None:
     body = codec.pack(step(7, loss=1.0)[1])
     checksum = codec.checksum("step", body, 8)
