@@ -6,12 +6,14 @@ control characters in them are escaped.
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+import click
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -34,6 +36,7 @@ NO_WORKLOAD = "it names neither workload nor pod: give --as-workload or --as-pod
 
 _ANSWER = 2000  # characters of an answer that are shown
 _MOST_RUNS = 5  # that are named
+_PROGRESS_SECONDS = 30.0  # between two lines
 _STYLES = {OK: "green", WARN: "yellow", FAIL: "bold red"}
 
 _ACCOUNT_COLUMNS = (
@@ -378,7 +381,21 @@ def _why(sink: str, word: str) -> str:
 
 @contextmanager
 def progress_bar(total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on standard error; the value is called with the number of records done."""
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    """A bar on standard error, or a line from time to time where that is not a terminal.
+
+    The value is called with the number of records done.
+    """
+    out = Console(stderr=True)
+    due = time.monotonic() + _PROGRESS_SECONDS
+    with Progress(console=out, transient=True, disable=not out.is_terminal) as progress:
         task = progress.add_task("replay", total=total)
-        yield lambda records: progress.advance(task, records)
+
+        def advance(records: int) -> None:
+            nonlocal due
+            progress.advance(task, records)
+            if not out.is_terminal and time.monotonic() >= due:
+                due = time.monotonic() + _PROGRESS_SECONDS
+                sent = int(progress.tasks[task].completed)
+                click.echo(f"lens-ship: {sent:,} of {counted(total, 'record')} sent", err=True)
+
+        yield advance

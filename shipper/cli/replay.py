@@ -112,7 +112,7 @@ def replay(
     from shipper.config.schema import SETTINGS
     from shipper.log import start
 
-    start("warning")
+    start("info")
     flags = {setting.name: given[setting.name] for setting in SETTINGS if setting.name in given}
     config = load_config(flags, config_file, needs_spool=not paths, sends=not dry_run)
     config, given["only_sink"] = with_sink(config, given["only_sink"])

@@ -47,7 +47,7 @@ def carry_out(
     context: ReplayContext,
     delivered: Callable[[ReplayPart, int], None],
 ) -> list[Receipt]:
-    """Send every part and return their receipts; `delivered` reports progress in records.
+    """Send every part and return their receipts; `delivered` reports progress in records, or 0.
 
     A receipt counts what was sent; rejected records become dead letters. A part whose source
     fails is logged and has no receipt, the others continue. When stopped, the rest have none.
@@ -150,7 +150,7 @@ def _send(
         sent = pipeline.take_delivered()
         if sent:
             state.succeeded()
-            delivered(part, sent)
+        delivered(part, sent)
         if progress.failure is not None:
             context.stop.wait(state.failed(progress.failure))
         elif progress.at_end:

@@ -386,6 +386,18 @@ def test_rejected_records_are_an_error_and_are_sent_again(
     assert len(queries.requests(receiver.store)) == before
 
 
+def test_an_outage_that_ends_is_told_like_its_beginning(
+    tmp_path: Path, receiver: FaultyReceiver
+) -> None:
+    exporter_file(tmp_path)
+    receiver.then(Answer(status=503))
+    done = run_replay(tmp_path, receiver, "--as-workload", "w", "--sink", "processor")
+    assert done.code == 0, done.out + done.err
+    said = [line for line in done.err.splitlines() if "sink=processor" in line]
+    assert ["sink paused" in line for line in said] == [True, False]
+    assert "sink resumed" in said[1]
+
+
 @pytest.mark.parametrize(
     ("text", "seconds"),
     [

@@ -9,7 +9,13 @@ import pytest
 from rich.text import Text
 
 from shipper.audit.account import Account
-from shipper.cli.render import print_accounts, print_dead_letters, print_plan, print_quarantine
+from shipper.cli.render import (
+    print_accounts,
+    print_dead_letters,
+    print_plan,
+    print_quarantine,
+    progress_bar,
+)
 from shipper.humanize import by_reason, most_frequent
 from shipper.replay.plan import ReplayPart, ReplayPlan
 from shipper.retention.quarantine import QuarantineReport
@@ -83,6 +89,18 @@ def test_of_many_reasons_the_rare_ones_are_one_number() -> None:
 def test_the_console_escapes_whatever_it_is_given(capsys: pytest.CaptureFixture[str]) -> None:
     console().print(Text(NASTY), NASTY, soft_wrap=True)
     assert capsys.readouterr().out == f"{SHOWN} {SHOWN}\n"
+
+
+def test_where_no_terminal_is_progress_is_a_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shipper.cli.render._PROGRESS_SECONDS", 0.0)
+    with progress_bar(2000) as advance:
+        advance(0)
+        advance(1500)
+    assert capsys.readouterr().err.splitlines() == [
+        f"lens-ship: {sent} of 2,000 records sent" for sent in ("0", "1,500")
+    ]
 
 
 def test_a_plan_that_sends_nothing_names_no_destination(capsys: pytest.CaptureFixture[str]) -> None:
