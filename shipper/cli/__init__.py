@@ -64,7 +64,7 @@ EXITS_OF: dict[str, str] = {
     "plot": "no such run, or no such metric",
     "dead-letter retry": "a record is kept: rejected again, its receiver fails, or newer"
     " values would be overwritten",
-    "replay": "records are left, or a source cannot be replayed",
+    "replay": "records are left, a source cannot be replayed, or `--run` does not name one run",
     "hook status": "the hook is not active in this environment, or records would be dropped",
     "demo": "records were lost, or a process did not start",
 }

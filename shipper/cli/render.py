@@ -286,7 +286,7 @@ def print_plan(
         for part in plan.parts
         if part.records + part.overwriting
     ]
-    nothing = "nothing to send: no record is selected, and of a kind that these sinks take"
+    nothing = "nothing to send: no selected record is of a kind that these sinks take"
     nothing = nothing if plan.parts else "nothing found to replay"
     out.print(fitted(_PLAN_COLUMNS, rows, out.width) if rows else nothing)
     for line in (*_left_out(plan.parts), *plan.notes):

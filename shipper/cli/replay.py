@@ -53,7 +53,7 @@ def timestamp(value: str) -> float:
 
 @click.command()
 @click.argument("paths", nargs=-1, type=click.Path(exists=True, path_type=Path))
-@word("--run", help="Only this run.")
+@word("--run", help="Only this run, a prefix of its id is enough.")
 @word("--workload", help="Only this workload.")
 @click.option(
     "--kind",

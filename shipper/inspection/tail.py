@@ -192,13 +192,15 @@ def tail(
     Returns the exit code: 1 if no spool was found and `follow` is off.
     """
     follower = SpoolsFollower(places=places, wanted=wanted)
-    for record in follower.last(count):
+    last = follower.last(count)
+    for record in last:
         _print(record, as_json=as_json)
     _print_problems(follower)
-    if not follower.spools:
+    if not follower.spools or (count and not last):
+        what = "matching record" if follower.spools else "spool"
         below = ", ".join(str(place) for place in places)
         waiting = ", waiting for the first record" if follow else ""
-        _warn(f"no spool at or below {below}{waiting}")
+        _warn(f"no {what} at or below {below}{waiting}")
     if not follow:
         return 0 if follower.spools else 1
     # An interrupt in the middle of an event makes watchdog warn of nothing that matters.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -83,6 +84,14 @@ class ReplayPlan:
 def make_plan(request: ReplayRequest, ledger: Ledger) -> ReplayPlan:
     found = find_sources(request.places, ledger)
     plan = ReplayPlan(problems=found.problems, notes=found.notes)
+    if request.selection.run and found.sources:
+        given = request.selection.run
+        runs = _matching_runs(found.sources.values(), given)
+        if len(runs) != 1:
+            several = f"several runs begin with {given}: {', '.join(runs[:10])}"
+            plan.problems.append(several if runs else f"no run begins with {given}")
+            return plan
+        request = replace(request, selection=replace(request.selection, run=runs[0]))
     newer = NewerSteps(found.sources.values(), request.step_keys)
     for one in sorted(found.sources.values(), key=lambda one: (one.identity.created, one.spool)):
         if request.selection.workload not in ("", one.identity.workload_uid):
@@ -95,6 +104,15 @@ def make_plan(request: ReplayRequest, ledger: Ledger) -> ReplayPlan:
         except (SpoolError, OSError) as error:
             plan.problems.append(about(one.place, error))
     return plan
+
+
+def _matching_runs(found: Iterable[FoundSource], run: str) -> list[str]:
+    """The run with the id `run`, else all whose id begins with it."""
+    names = set[str]()
+    for one in found:
+        with suppress(SpoolError, OSError):  # the plan of this source says it
+            names.update(str(decode(stored).get("run", "")) for stored in records_in(one.reader))
+    return [run] if run in names else sorted(name for name in names if name.startswith(run))
 
 
 def _parts(

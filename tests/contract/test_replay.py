@@ -185,7 +185,7 @@ def test_what_is_done_of_a_replay_is_not_done_again_when_it_goes_on(
     [
         (Selection(first_step=5, last_step=8), 4),
         (Selection(run="r", kind="step"), STEPS),
-        (Selection(run="other"), 0),
+        (Selection(run="r", kind="report"), 0),
         (Selection(kind="detection"), 1),
         (Selection(since=1700000015.0, kind="step"), 5),
         (Selection(until=1700000003.0, kind="step"), 4),
@@ -199,6 +199,26 @@ def test_only_what_is_selected_goes_out(
     deliver(tmp_path, receiver)
     receipts = replay(tmp_path, receiver, resend_delivered=True, selection=selection)
     assert sum(receipt.records for receipt in receipts) == expected
+
+
+def test_a_run_is_named_by_its_id_or_by_the_beginning_of_no_other(tmp_path: Path) -> None:
+    records = [step(number, run=run) for run in ("ab", "abc", "b1") for number in range(2)]
+    spool(tmp_path / "spool", [*records, goodbye()])
+    places = ("--spool", str(tmp_path / "spool"), "--state", str(tmp_path / "state"))
+
+    def chosen(run: str) -> tuple[int, str]:
+        sink = ("--sink", "otlp=http://127.0.0.1:1")
+        done = lens_ship("replay", "--dry-run", "--run", run, *places, *sink)
+        return done.code, " ".join(done.out.split())
+
+    for given, run in (("ab", "ab"), ("b", "b1")):
+        code, out = chosen(given)
+        assert (code, f"1 run without an end: {run}." in out) == (0, True), out
+    assert chosen("a") == (
+        1,
+        "nothing found to replay not replayed: several runs begin with a: ab, abc",
+    )
+    assert chosen("x") == (1, "nothing found to replay not replayed: no run begins with x")
 
 
 def test_steps_that_a_later_process_has_written_are_left_alone(

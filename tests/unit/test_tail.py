@@ -227,6 +227,13 @@ def test_a_reader_that_goes_away_ends_it_quietly(
     writer.close()
 
 
+def test_a_condition_that_no_record_meets_is_said(tmp_path: Path) -> None:
+    two_ranks(tmp_path)
+    done = lens_ship("tail", str(tmp_path), "--run", "nosuch")
+    assert (done.code, done.out) == (0, "")
+    assert done.err == f"lens-ship: no matching record at or below {tmp_path}\n"
+
+
 def test_no_spool_exits_with_1(tmp_path: Path) -> None:
     done = lens_ship("tail", str(tmp_path))
     assert (done.code, done.out) == (1, "")
