@@ -63,7 +63,7 @@ _PLAN_COLUMNS = (
     Column("steps", rank=2, spare=""),
     Column("records", right=True),
     Column("bytes", right=True, rank=1),
-    *numbers("delivered", "to send"),
+    *numbers("done", "to send"),
 )
 _QUARANTINE_COLUMNS = (
     Column("name"),
@@ -312,8 +312,13 @@ def _left_out(parts: Sequence[ReplayPart]) -> Iterator[str]:
             )
     if any(part.delivered and not part.resend for part in parts):
         yield (
-            "delivered records are sent again only with --resend-delivered. They are known from the"
-            " state directory, receivers are not asked"
+            "delivered records, and those that were dropped, are sent again only with"
+            " --resend-delivered. They are known from the state directory, receivers are not asked"
+        )
+    if letters := sum(part.letters for part in parts):
+        yield (
+            f"{counted(letters, 'dead letter')} left out: `lens-ship dead-letter retry` sends them."
+            " For spools that name no workload, give --as-workload here"
         )
     if any(part.pending for part in parts):
         yield "pending records are left to the service"

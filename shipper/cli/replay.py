@@ -86,7 +86,7 @@ def timestamp(value: str) -> float:
 )
 @click.option("--rate", type=Number(0.1), help="Maximum records a second.")
 @word("--as-workload", help="The workload of files that do not name one.")
-@word("--as-pod", help="The pod of files that do not name one.")
+@word("--as-pod", help="The pod of files that name neither workload nor pod.")
 @settings("spool", "pod_directories", "state", *SINK_SETTINGS)
 def replay(
     paths: tuple[Path, ...],

@@ -5,7 +5,8 @@ instead of a growing spool. Its positions have entries of their own in the ledge
 a kill and never moves the position of the service.
 
 - Of a spool below the root of the service, and of its copies, delivered records are sent only with
-  `resend_delivered`. Pending records are left to the service.
+  `resend_delivered`. Pending records are left to the service, dead letters to `dead-letter retry`
+  unless the spool names no workload and the request does.
 - A file of another tool (`shipper.importers`) has a position of its own, and so has a spool for a
   sink that the service does not run. Delivered records are not sent again without
   `resend_delivered`. Rejected records are. A selection has a position of its own, too: that of the

@@ -34,7 +34,8 @@ class Places:
         root: where the service ships; None: it is not known what the service ships.
         served: the service sends to the sink. Otherwise its spools are sources like any other.
         whole: copies of what the service ships are sent too.
-        workload_uid, pod_name: of sources that name neither.
+        workload_uid: of sources that name none.
+        pod_name: of sources that name neither workload nor pod.
     """
 
     root: Path | None
@@ -54,6 +55,7 @@ class FoundSource:
     place: Path
     identity: Identity
     live: bool  # the service ships it
+    named: bool = False  # the request names its workload or pod, which the spool does not
 
     @property
     def spool(self) -> str:
@@ -68,8 +70,7 @@ class FoundSources:
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
-    def add(self, reader: Records, place: Path, identity: Identity, *, live: bool = False) -> None:
-        source = FoundSource(reader=reader, place=place, identity=identity, live=live)
+    def add(self, source: FoundSource) -> None:
         self.sources[source.spool] = source
 
 
@@ -130,7 +131,7 @@ def _add_files(found: FoundSources, files: list[ImportSource]) -> None:
             if file.last_seq() <= copied.reader.last_seq():
                 continue
             del found.sources[copied.spool]
-        found.add(file, file.path, identity)
+        found.add(FoundSource(reader=file, place=file.path, identity=identity, live=False))
 
 
 def _copied(found: FoundSources, file: ImportSource, identity: Identity) -> FoundSource | None:
@@ -160,11 +161,20 @@ def _add_spools(
             continue
         reader = Reader(directory)
         try:
-            identity = remembered(_identity(reader, places, below=below), ledger)
+            own = remembered(_identity(reader, places, below=below), ledger)
         except _FAILURES as error:
             found.problems.append(about(directory, error))
             continue
-        found.add(reader, directory, identity, live=below and places.served)
+        identity = _completed(own, places)
+        found.add(
+            FoundSource(
+                reader=reader,
+                place=directory,
+                identity=identity,
+                live=below and places.served,
+                named=identity != own,
+            )
+        )
 
 
 def _shipped(root: Path, ledger: Ledger) -> dict[str, Path]:
@@ -195,17 +205,21 @@ def _why_not(places: Places, place: Path | None) -> str:
 
 
 def _identity(reader: Reader, places: Places, *, below: bool) -> Identity:
-    """The spool's own, completed from the request where it names neither workload nor pod."""
+    """The spool's own; what its name says, where the request says whose it is."""
     try:
         if below and places.pod_directories and places.root:
             there = Reader(reader.directory.resolve())
-            identity = identity_of(there, places.root.resolve(), by_directory=True)
-        else:
-            identity = reader.identity()
+            return identity_of(there, places.root.resolve(), by_directory=True)
+        return reader.identity()
     except SpoolError:
         if not (places.workload_uid or places.pod_name):
             raise
-        identity = from_spool_id(reader.spool)
-    if identity.workload_uid or identity.pod_name:
-        return identity
-    return replace(identity, workload_uid=places.workload_uid, pod_name=places.pod_name)
+        return from_spool_id(reader.spool)
+
+
+def _completed(own: Identity, places: Places) -> Identity:
+    """With the workload of the request where a spool names none, and its pod likewise."""
+    if own.workload_uid:
+        return own
+    pod_name = own.pod_name or places.pod_name
+    return replace(own, workload_uid=places.workload_uid, pod_name=pod_name)

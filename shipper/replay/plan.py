@@ -48,7 +48,7 @@ class ReplayPart:
     entry: str
     records: int
     bytes: int
-    delivered: int  # already, and therefore not sent without `resend`
+    delivered: int  # or dropped already, and therefore not sent without `resend`
     overwriting: int  # steps left out because a later process has written them since
     steps: tuple[int, int] | None  # lowest and highest
     runs: tuple[str, ...]
@@ -57,10 +57,12 @@ class ReplayPart:
     oldest: float = 0.0  # Unix seconds of the oldest record; 0: none has a time
     ended: bool = True  # the run has its end
     pending: bool = False  # the service has not delivered all of it
+    letters: int = 0  # dead letters of the service, which are not sent
 
     @property
     def to_send(self) -> int:
-        return self.records if self.resend else self.records - self.delivered
+        left_out = 0 if self.resend else self.delivered + self.letters
+        return self.records - left_out
 
     @property
     def spool(self) -> str:
@@ -122,7 +124,10 @@ def _parts(
     sink: Sink,
     newer: Mapping[str, Collection[int]],
 ) -> Iterator[ReplayPart]:
-    """One part; a second one for records that the receiver rejected in an earlier replay."""
+    """One part; a second one for records that the receiver rejected before.
+
+    Rejected records of a live spool are sent only if the request says whose they are.
+    """
     position = ledger.position(found.spool, sink.name)
     source = RecordRange(
         reader=found.reader,
@@ -136,7 +141,8 @@ def _parts(
     if request.resend_delivered:
         yield _part(request, ledger, source, sink, resend=True, pending=pending)
         return
-    rejected = frozenset() if found.live else rejected_in(ledger, found.spool, sink.name)
+    kept = found.live and not found.named
+    rejected = frozenset() if kept else rejected_in(ledger, found.spool, sink.name)
     first = replace(source, without=rejected)
     yield _part(request, ledger, first, sink, resend=False, pending=pending)
     if rejected and isinstance(sink, Overwrites) and not request.overwrite_newer:
@@ -167,6 +173,8 @@ def _part(
     spool, entry, counted = source.identity.spool, sink.name, source
     kinds = carried(sink.kinds)
     delivered_to = ledger.position(spool, entry).seq if source.only is None else 0
+    rejected = frozenset() if resend else rejected_in(ledger, spool, sink.name)
+    letters = rejected.difference(source.without)
     if resend:
         more = ["overwrite" if request.overwrite_newer else ""]
         more += ["rejected"] if source.only is not None else []
@@ -184,7 +192,7 @@ def _part(
         resend=resend,
         unfinished=ledger.is_unfinished(spool, entry),
         pending=pending,
-        **_count(counted, kinds, delivered_to),
+        **_count(counted, kinds, delivered_to, letters),
     )
 
 
@@ -197,7 +205,9 @@ def rejected_in(ledger: Ledger, spool: str, sink: str) -> frozenset[int]:
     )
 
 
-def _count(source: RecordRange, kinds: Kinds, delivered_to: int) -> dict[str, Any]:
+def _count(
+    source: RecordRange, kinds: Kinds, delivered_to: int, letters: Collection[int]
+) -> dict[str, Any]:
     counts: Counter[str] = Counter()
     steps: list[int] = []
     runs: dict[str, None] = {}
@@ -212,7 +222,9 @@ def _count(source: RecordRange, kinds: Kinds, delivered_to: int) -> dict[str, An
             continue
         counts["records"] += 1
         counts["bytes"] += len(stored.body)
-        counts["delivered"] += stored.seq <= delivered_to
+        rejected = stored.seq in letters
+        counts["letters"] += rejected
+        counts["delivered"] += not rejected and stored.seq <= delivered_to
         runs.setdefault(str(body.get("run", "")))
         numbers = [*steps, *(step for step, _ in source.rows(stored, body))]
         steps = [min(numbers), max(numbers)] if numbers else steps
@@ -222,6 +234,7 @@ def _count(source: RecordRange, kinds: Kinds, delivered_to: int) -> dict[str, An
         "records": counts["records"],
         "bytes": counts["bytes"],
         "delivered": counts["delivered"],
+        "letters": counts["letters"],
         "overwriting": counts["overwriting"],
         "steps": (steps[0], steps[1]) if steps else None,
         "runs": tuple(runs),

@@ -322,19 +322,20 @@ def _text(report: QuarantineReport, place: Path) -> str:
 
 
 def _next(report: QuarantineReport, place: Path) -> list[str]:
+    root = place.parents[2]
     if report.dropped:
         return ["The files have been deleted."]
     if not report.delivered:
         return [
             "Nothing of it was sent, because its workload is unknown. To send it:",
-            f"  lens-ship replay --as-workload WORKLOAD {place.parent}",
+            f"  lens-ship replay {place.parent} --spool {root} --as-workload WORKLOAD",
         ]
     return [
         "Its records were delivered or are kept as dead letters. No action is required.",
         "To free the disk space:",
         f"  lens-ship quarantine drop {report.name}",
         "To send its records again, after the file was repaired:",
-        f"  lens-ship replay --resend-delivered {place.parent}",
+        f"  lens-ship replay {place.parent} --spool {root} --resend-delivered",
     ]
 
 

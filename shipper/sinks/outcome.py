@@ -79,7 +79,7 @@ class Reason(Enum):
     NO_IDENTITY = (
         "no-identity",
         "needs a workload or a pod",
-        "set WORKLOAD_UID or POD_NAME in the job",
+        "set WORKLOAD_UID or POD_NAME in the job, then lens-ship replay --as-workload",
     )
     NOT_STORED = ("not-stored", "stores nothing", "check the receiver's log")
     MISCOUNTED = ("miscounted", "counts other than was sent", "check the proxy between")

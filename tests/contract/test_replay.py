@@ -494,3 +494,33 @@ def test_what_is_gone_undelivered_is_replayed_from_a_backup(
     done = lens_ship("audit", "--json", *places)
     sums = json.loads(done.out)["totals"]["processor"]
     assert (sums["delivered"], sums["unaccounted"]) == (STEPS, 0)
+
+
+@pytest.mark.parametrize("named", [{}, {"pod_name": "gone"}])
+def test_dead_letters_without_a_workload_are_sent_for_the_one_that_is_given(
+    tmp_path: Path, receiver: FaultyReceiver, named: dict[str, str]
+) -> None:
+    """Once they counted as delivered, and a pod that the processor does not know stayed theirs."""
+    directory, _ = spool(
+        tmp_path / "spool",
+        [*(step(number) for number in range(STEPS)), goodbye()],
+        who=identity(spool_id(), **named),
+    )
+    receiver.otherwise = Answer(
+        status=400, body=enveloped(status=400, code=4000, message=NO_IDENTITY, data={}).body
+    )
+    assert ship_once(settings(tmp_path, receiver), timeout=60) == []
+    receiver.otherwise = Normal()
+    places = ("--spool", str(tmp_path / "spool"), "--state", str(tmp_path / "state"))
+    command = ("replay", str(directory), *places, "--processor-url", receiver.url)
+
+    plain = lens_ship(*command)
+    assert (plain.code, f"{STEPS} dead letters left out" in plain.out) == (0, True), plain.out
+    given = lens_ship(*command, "--as-workload", "w")
+    assert given.code == 0, given.out + given.err
+    assert sorted(state(receiver)) == list(range(STEPS))
+    with closing(Ledger(tmp_path / "state", exclusive=False)) as ledger:
+        assert {row["state"] for row in ledger.dead_letters()} == {"delivered"}
+    before = len(queries.requests(receiver.store))
+    assert lens_ship(*command, "--as-workload", "w").code == 0
+    assert len(queries.requests(receiver.store)) == before

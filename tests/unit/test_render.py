@@ -106,9 +106,9 @@ def test_where_no_terminal_is_progress_is_a_line(
 def test_a_plan_that_sends_nothing_names_no_destination(capsys: pytest.CaptureFixture[str]) -> None:
     part = SimpleNamespace(
         spool="s", sink="processor", runs=("r",), steps=(0, 1), records=2, bytes=9, delivered=2,
-        to_send=0, overwriting=0, resend=False, pending=False, ended=True,
+        to_send=0, overwriting=0, resend=False, pending=False, ended=True, letters=0,
     )  # fmt: skip
     print_plan(ReplayPlan(parts=[cast(ReplayPart, part)]), set())
     out = capsys.readouterr().out
-    assert "delivered records are sent again only with --resend-delivered" in out
+    assert "those that were dropped, are sent again only with --resend-delivered" in out
     assert "destination" not in out

@@ -95,7 +95,8 @@ def _judge_bad_request(answer: Answer, tries: int) -> Outcome:
         return Outcome(
             disposition=Disposition.PERMANENT,
             reason="no-identity",
-            detail="neither WORKLOAD_UID nor POD_NAME was set in the training process",
+            detail="neither WORKLOAD_UID nor POD_NAME was set in the training process. To send"
+            " this, give the workload: lens-ship replay --as-workload",
             needs_operator=True,
         )
     if message == NO_WORKLOAD:

@@ -207,8 +207,8 @@ def _nameless(identities: Sequence[Identity]) -> Iterator[Finding]:
             "pod",
             f"neither WORKLOAD_UID nor POD_NAME is named by {len(nameless)} of the spools (the"
             f" first is {nameless[0]}): the processor refuses their records",
-            "set WORKLOAD_UID in the jobs; send what is recorded with"
-            " `lens-ship replay --as-workload`",
+            "set WORKLOAD_UID in the jobs. `lens-ship replay SPOOL --spool ROOT --as-workload UID`"
+            " sends what the processor has refused",
         )
 
 
