@@ -211,7 +211,8 @@ def _count(
     counts: Counter[str] = Counter()
     steps: list[int] = []
     runs: dict[str, None] = {}
-    oldest, ended = 0.0, False
+    # Of single records it is not known whether their runs have ended, and nothing of them follows.
+    oldest, ended = 0.0, source.only is not None
     for stored in records_in(replace(source, newer={})):
         ended = ended or stored.kind == finish.NAME
         if not carries(kinds, stored.kind):
