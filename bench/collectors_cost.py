@@ -26,7 +26,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-WARM_SECONDS = 2.0  # the first looks load modules and find the position: told apart
+WARM_SECONDS = 12.0  # two looks at the log load modules and find the position: told apart
 STEP_SECONDS = 0.01
 SAMPLE = "".join(f'XPU_TIMER_MM_KERNEL{{rank="0",kernel="{n}"}} {n}.5\n' for n in range(400))
 
