@@ -26,7 +26,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-WARM_SECONDS = 12.0  # two looks at the log load modules and find the position: told apart
+WARM_SECONDS = 12.0  # the first lines of the log load modules: told apart
 STEP_SECONDS = 0.01
 SAMPLE = "".join(f'XPU_TIMER_MM_KERNEL{{rank="0",kernel="{n}"}} {n}.5\n' for n in range(400))
 
@@ -47,9 +47,9 @@ def train(seconds: float, *, collect: bool) -> dict[str, float]:
     from spooler.recorder import recorder
 
     agent = DiagnosisAgent.singleton_instance()
-    if collect:
-        agent.start()
     with open(os.environ["TRAINING_LOG_FILE"], "a", encoding="utf-8") as log:
+        if collect:
+            agent.start()
         begun = time.monotonic()
         before: dict[str, float] = {}
         number = 0
