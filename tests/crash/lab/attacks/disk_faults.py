@@ -14,6 +14,7 @@ import os
 import random
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -90,8 +91,12 @@ def inodes(place: Path) -> Callable[[], None]:
 
 def read_only(place: Path) -> Callable[[], None]:
     """The disk becomes read-only for every file that is opened from now on."""
-    # In one go: a segment opened in between would keep the disk from becoming so.
-    mount("-o", "bind,ro", str(place), str(place))
+    # Elsewhere, then moved: a segment that is opened here meanwhile would keep it writable.
+    view = tempfile.mkdtemp()
+    mount("--bind", str(place), view)
+    mount("-o", "remount,bind,ro", view)
+    mount("--move", view, str(place))
+    os.rmdir(view)
 
     def heal() -> None:
         subprocess.run(["umount", "-n", "-l", str(place)], check=True)
