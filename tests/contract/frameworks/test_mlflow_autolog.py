@@ -20,7 +20,9 @@ pytestmark = pytest.mark.skipif(
 )
 AUTOLOG = replace(
     PROGRAMS["mlflow.tracking._tracking_service.client"],
-    begin="import mlflow; mlflow.set_tracking_uri(f'sqlite:///{work}/mlflow.db')",
+    begin="import mlflow; mlflow.set_tracking_uri(f'sqlite:///{work}/mlflow.db')\n"
+    "made = mlflow.create_experiment('autolog', artifact_location=f'file://{work}/artifacts')\n"
+    "mlflow.set_experiment(experiment_id=made)",
     log="pass",
     package="torch",
 )
