@@ -179,7 +179,7 @@ def words(text: str) -> frozenset[str]:
 
 
 @lru_cache(maxsize=1)
-def chosen_trackers(text: str) -> frozenset[str]:
+def _known_trackers(text: str) -> frozenset[str]:
     """The known ones of the trackers in a list. None: the list counts as not set."""
     return words(text) & (ALL_TRACKERS | _FALSE)
 
@@ -485,6 +485,11 @@ def is_hook_on(environ: Mapping[str, str]) -> bool:
     return environ.get(HOOK, "").strip().lower() not in _FALSE
 
 
+def chosen_trackers(environ: Mapping[str, str]) -> frozenset[str]:
+    """The known trackers that the user has listed, none without a usable list."""
+    return _known_trackers(environ.get(TRACKERS, ""))
+
+
 def is_tracker_on(environ: Mapping[str, str], tracker: str) -> bool:
-    chosen = chosen_trackers(environ.get(TRACKERS, ""))
+    chosen = chosen_trackers(environ)
     return not chosen or tracker in chosen

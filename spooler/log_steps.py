@@ -50,7 +50,7 @@ class LogSteps:
         self._path = path
         self._run = LogRun(path)
         self._elsewhere = Elsewhere(root)
-        self._is_chosen = bool(config.chosen_trackers(os.environ.get(config.TRACKERS, "")))
+        self._is_chosen = bool(config.chosen_trackers(os.environ))
         self._reader = LineReader(parsers=known_parsers())
         self._end = position.end if position is not None else 0  # of the piece before
         self._is_new = True  # nothing of the log was read

@@ -86,7 +86,7 @@ class RunTracker:
             tracked.waiting.clear()
 
     def _leaders(self, tracked: TrackedRun) -> list[TrackedRun]:
-        if (given := os.environ.get(config.TRACKERS)) and config.chosen_trackers(given):
+        if config.chosen_trackers(os.environ):
             return []  # chosen by the user
         mine, pid = recorder(), os.getpid()
         return [
