@@ -6,6 +6,7 @@ may run beside the service, and ends within seconds. A finding that is not ok sa
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -51,6 +52,12 @@ class CheckContext:
             except (SpoolError, OSError):
                 continue
         return found
+
+
+def nearest(path: Path) -> Path:
+    """`path`, or the nearest directory above it that exists."""
+    path = path.absolute()
+    return next(folder for folder in (path, *path.parents) if os.path.exists(folder))
 
 
 def check_settings(config: Config) -> Iterator[Finding]:

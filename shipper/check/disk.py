@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from shipper.check import CheckContext
+from shipper.check import CheckContext, nearest
 from shipper.finding import Finding, fail, ok, warn
 from shipper.humanize import size
 from spooler.spool.filesystem import bytes_in
@@ -17,7 +17,7 @@ _MIN_FREE_INODES = 10_000
 
 def findings(context: CheckContext) -> Iterator[Finding]:
     config = context.config
-    root, state = _existing(config.spool), _existing(config.state)
+    root, state = nearest(config.spool), nearest(config.state)
     yield _free(root, "the spool root")
     yield _limits(context, root)
     if root.stat().st_dev != state.stat().st_dev:
@@ -63,9 +63,3 @@ def _limits(context: CheckContext, root: Path) -> Finding:
 def _free_bytes(path: Path) -> int:
     found = os.statvfs(path)
     return found.f_bavail * found.f_frsize
-
-
-def _existing(path: Path) -> Path:
-    """`path`, or the nearest directory above it that exists."""
-    path = path.absolute()
-    return next(folder for folder in (path, *path.parents) if os.path.exists(folder))

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 
-from shipper.check import CheckContext
+from shipper.check import CheckContext, nearest
 from shipper.discovery.layout import (
     TakenDirectory,
     find_spools,
@@ -58,7 +58,7 @@ def findings(context: CheckContext) -> Iterator[Finding]:
 
 
 def _missing(root: Path) -> Finding:
-    above = next(folder for folder in root.absolute().parents if os.path.exists(folder))
+    above = nearest(root)
     if not os.access(above, os.W_OK | os.X_OK):
         return warn(
             "spool",
