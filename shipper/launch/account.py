@@ -86,12 +86,15 @@ class Accountant:
             total.dropped += status.dropped
             total.delivered.update({one.sink: one.delivered for one in status.sinks})
         for outage in service_status.outages(ledger) if ledger and total.pending else ():
-            if outage.until is None and outage.reason == NO_URL and not self._config.sinks:
-                total.why = "no receiver is given"
-            elif outage.until is None:
-                reason = Reason.of(outage.reason)
-                total.why = f"{outage.sink} {reason.sentence if reason else outage.reason}"
+            if outage.until is None:
+                total.why = self._why(outage.sink, outage.reason)
         return total
+
+    def _why(self, sink: str, word: str) -> str:
+        if word == NO_URL and not self._config.sinks:
+            return "no receiver is given"
+        reason = Reason.of(word)
+        return f"{sink} {reason.sentence if reason else word}"
 
     def _spools(
         self, sinks: tuple[str, ...], ledger: Ledger | None
